@@ -1,0 +1,38 @@
+# make setup    creates .venv with the pinned packages and the package itself (the ops compiled where there is a compiler)
+# make demo     detects objects in a small generated video and writes the result to output/demo
+# make test     runs the test suite
+# make lint     checks style and format
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+SOURCES := setup.py pyproject.toml constraints.txt $(wildcard vod2/csrc/*.* vod2/csrc/*/*.*)
+
+# Two worker processes share the cores; more threads in each would only compete.
+TEST_FLAGS ?= -n 2
+
+.PHONY: setup demo test lint clean
+
+setup: $(STAMP)
+
+# PyTorch comes first: the ops are compiled against it, in this environment and not in an isolated one.
+$(STAMP): $(SOURCES)
+	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install -c constraints.txt setuptools wheel ninja torch torchvision
+	$(RUN) -m pip install -c constraints.txt --no-build-isolation -e ".[test]"
+	touch $@
+
+demo: $(STAMP)
+	$(RUN) tools/run_demo.py --output output/demo
+
+test: $(STAMP)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest tests $(TEST_FLAGS)
+
+lint: $(STAMP)
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+clean:
+	rm -rf $(VENV) build dist output *.egg-info .pytest_cache .ruff_cache .hypothesis vod2/_C*.so
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

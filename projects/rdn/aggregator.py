@@ -1,0 +1,108 @@
+"""Relation distillation: the basic and the advanced stage of RDN, section 3.3.
+
+N: reference proposals R^r, M: support pool R^s, A: advanced support pool R^sa, D: embedding.
+"""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vod2.d2 import CfgNode, configurable
+from vod2.layers import GeometryBias, RelationAttention
+from vod2.modeling import PROPOSAL_AGGREGATOR_REGISTRY, Aggregated, ProposalAggregator
+from vod2.structures import ProposalSet, TemporalContext
+
+
+@PROPOSAL_AGGREGATOR_REGISTRY.register()
+class RDNAggregator(ProposalAggregator):
+    """Equations 3 to 7. Every relation module has weights of its own.
+
+    Example:
+        >>> import torch
+        >>> from vod2.projects.rdn import RDNAggregator
+        >>> from vod2.structures import ProposalSet, TemporalContext
+        >>> rdn = RDNAggregator(dim=64, num_heads=4, geometry_dim=64, scale=100.0, wavelength=1000.0)
+        >>> boxes = torch.tensor([[0.0, 0.0, 9.0, 9.0], [4.0, 4.0, 20.0, 24.0]])
+        >>> query = ProposalSet.of_frame(boxes, torch.rand(2, 64), torch.tensor([2.0, 1.0]), (32, 32))
+        >>> rdn(query, TemporalContext()).value.shape
+        torch.Size([2, 64])
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        dim: int,
+        num_heads: int,
+        geometry_dim: int,
+        scale: float,
+        wavelength: float,
+        num_basic: int = 2,
+        advanced: bool = True,
+        support_topk: int = 75,
+        advanced_ratio: float = 0.2,
+    ) -> None:
+        """
+        Args:
+            dim: D.
+            num_heads: relation features M of a module.
+            geometry_dim, scale, wavelength: embedding of box pairs, see `GeometryBias`.
+            num_basic: relation modules N_b of the basic stage; 0 is no basic stage.
+            advanced: whether there is an advanced stage.
+            support_topk: proposals K of a support frame.
+            advanced_ratio: share r% in (0, 1] of them that is refined.
+        """
+        super().__init__()
+        if num_basic < 0 or support_topk < 0:
+            raise ValueError(f"RDN: expected NUM_BASIC and SUPPORT_TOPK of at least 0, got {num_basic}, {support_topk}")
+        if not 0 < advanced_ratio <= 1:
+            raise ValueError(f"RDN: expected ADVANCED_RATIO in (0, 1], got {advanced_ratio}")
+
+        def relation() -> RelationAttention:
+            return RelationAttention(dim, num_heads, GeometryBias(num_heads, geometry_dim, scale, wavelength))
+
+        self.support_topk = support_topk
+        self.advanced_topk = max(1, round(advanced_ratio * support_topk))
+        self.basic = nn.ModuleList(relation() for _ in range(num_basic))
+        self.transform = nn.ModuleList(nn.Linear(dim, dim) for _ in range(num_basic - 1))  # h() of equation 4
+        self.refine = relation() if advanced else None
+        self.distill = relation() if advanced else None
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, dim: int) -> dict:
+        relation = cfg.MODEL.VIDEO.RELATION
+        return {
+            "dim": dim,
+            "num_heads": relation.NUM_HEADS,
+            "geometry_dim": relation.GEOMETRY_DIM,
+            "scale": relation.GEOMETRY_SCALE,
+            "wavelength": relation.GEOMETRY_WAVELENGTH,
+            "num_basic": cfg.MODEL.RDN.NUM_BASIC,
+            "advanced": cfg.MODEL.RDN.ADVANCED,
+            "support_topk": cfg.MODEL.VIDEO.SUPPORT_TOPK,
+            "advanced_ratio": cfg.MODEL.RDN.ADVANCED_RATIO,
+        }
+
+    def forward(self, query: ProposalSet, context: TemporalContext) -> Aggregated[Tensor]:
+        """R^r (N, D) and the context's R^s -> R^r2 (N, D), or R^r1 without advanced stage."""
+        support = context.proposals(self.support_topk)
+        if support is None:
+            support = query[:0]
+        features = self._basic_stage(query, support)
+        if self.refine is not None:
+            features = self._advanced_stage(features, query.boxes, support)
+        return Aggregated(features)
+
+    def _basic_stage(self, query: ProposalSet, support: ProposalSet) -> Tensor:
+        """Equations 3 and 4; the support features stay as they are."""
+        features = query.features
+        for k, relation in enumerate(self.basic):
+            if k > 0:
+                features = F.relu(self.transform[k - 1](features))
+            features = features + relation(features, support.features, query.boxes, support.boxes)
+        return features
+
+    def _advanced_stage(self, features: Tensor, boxes: Tensor, support: ProposalSet) -> Tensor:
+        """Equations 5 to 7."""
+        pool = support[support.rank() < self.advanced_topk]
+        refined = pool.features + self.refine(pool.features, support.features, pool.boxes, support.boxes)
+        return features + self.distill(features, refined, boxes, pool.boxes)

@@ -1,0 +1,125 @@
+"""Installs vod2, the folders under projects/ as vod2.projects.<name>, and, where a compiler allows it, the ops in vod2/csrc.
+
+Environment variables:
+
+- ``VOD2_BUILD_OPS=0``: do not compile anything; every op then runs its Python version.
+- ``FORCE_CUDA=1``: compile the CUDA kernels although no GPU is visible (a build machine); needs a CUDA toolkit.
+
+A build that fails only warns: the package works without its compiled ops, slower.
+"""
+
+import os
+import re
+import sys
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).resolve().parent
+
+REQUIREMENTS = [
+    "torch>=2.5",
+    "torchvision>=0.20",
+    "fvcore",
+    "iopath",
+    "opencv-python",
+    "pycocotools",
+    "numpy",
+    "av<19",
+    "safetensors",
+    "tqdm",
+    "tensorboard",
+    "tabulate",
+    "termcolor",
+]
+# Detectron2 is optional and no extra: no package registry has it, so an extra could not be resolved.
+TEST_REQUIREMENTS = ["pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "ruff"]
+
+
+def read_version():
+    text = (ROOT / "vod2" / "version.py").read_text()
+    return re.search(r'^__version__ = "([^"]+)"', text, re.MULTILINE).group(1)
+
+
+def discover_packages():
+    """Returns all packages and the folders of those that do not lie where their name says (the projects)."""
+    packages = find_packages(include=["vod2", "vod2.*"])
+    folders = {}
+    for init in sorted((ROOT / "projects").glob("*/__init__.py")):
+        name = f"vod2.projects.{init.parent.name}"
+        folders[name] = f"projects/{init.parent.name}"
+        packages += [name] + [f"{name}.{child}" for child in find_packages(str(init.parent))]
+    return packages, folders
+
+
+def warn_not_built(reason):
+    print(f"WARNING: the compiled ops of vod2 were not built ({reason}); their slower Python versions will be used.")
+
+
+def optional(build_extension_class):
+    """The class, made to warn where it would fail."""
+
+    class OptionalBuildExtension(build_extension_class):
+        def build_extensions(self):
+            try:
+                super().build_extensions()
+            except (Exception, SystemExit) as error:
+                first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+                warn_not_built(first_line)
+                self.extensions = []
+
+    return OptionalBuildExtension
+
+
+def wants_cuda(torch, cuda_home):
+    if torch.version.cuda is None or cuda_home is None:
+        return False
+    return torch.cuda.is_available() or os.environ.get("FORCE_CUDA", "0") == "1"
+
+
+def compiled_ops():
+    """Returns the keyword arguments of ``setup`` that build vod2._C; none where it cannot or shall not be built."""
+    if os.environ.get("VOD2_BUILD_OPS", "1") == "0":
+        return {}
+    try:
+        import torch
+        from torch.utils import cpp_extension
+    except ImportError as error:
+        warn_not_built(f"PyTorch does not import while building, install it first: {error}")
+        return {}
+    folder = Path("vod2") / "csrc"
+    sources = [*folder.glob("*.cpp"), *folder.glob("cpu/*.cpp")]
+    flags = {"cxx": ["-O3", "-std=c++17"], "nvcc": ["-O3", "-std=c++17"]}
+    if sys.platform == "linux":
+        flags["cxx"].append("-fopenmp")  # at::parallel_for runs on one thread without it
+    extension_class, macros = cpp_extension.CppExtension, []
+    if wants_cuda(torch, cpp_extension.CUDA_HOME):
+        sources += folder.glob("cuda/*.cu")
+        extension_class, macros = cpp_extension.CUDAExtension, [("WITH_CUDA", None)]
+    extension = extension_class(
+        "vod2._C",
+        sorted(str(source) for source in sources),
+        depends=sorted(str(header) for header in folder.glob("**/*.h")),
+        define_macros=macros,
+        extra_compile_args=flags,
+        optional=True,
+    )
+    return {"ext_modules": [extension], "cmdclass": {"build_ext": optional(cpp_extension.BuildExtension)}}
+
+
+os.chdir(ROOT)
+PACKAGES, PACKAGE_FOLDERS = discover_packages()
+
+setup(
+    name="vod2",
+    version=read_version(),
+    description="Video object detection on Detectron2",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=PACKAGES,
+    package_dir=PACKAGE_FOLDERS,
+    install_requires=REQUIREMENTS,
+    extras_require={"test": TEST_REQUIREMENTS},
+    zip_safe=False,
+    **compiled_ops(),
+)

@@ -1,0 +1,208 @@
+"""VIDEvaluator: what it registers, gathers, reports and writes."""
+
+import json
+import logging
+
+import numpy as np
+import pytest
+import torch
+
+from vod2.d2 import Boxes, BoxMode, DatasetCatalog, Instances, MetadataCatalog
+from vod2.errors import UserError
+from vod2.evaluation import VIDEvaluator, vid
+
+CLASSES = ["cat", "dog", "fox"]
+BOX = [10.0, 10.0, 110.0, 110.0]
+FAR = [200.0, 200.0, 260.0, 260.0]
+
+
+def annotation(category_id, box=BOX, **more):
+    return {"bbox": box, "bbox_mode": BoxMode.XYXY_ABS, "category_id": category_id, "iscrowd": 0, **more}
+
+
+@pytest.fixture
+def register():
+    """A function that registers frames (lists of annotations) with image_ids f0, f1, ..., unregistered at the end."""
+    names = []
+
+    def register(frames, classes=CLASSES):
+        name = f"evaluator_test_{len(names)}"
+        records = [{"image_id": f"f{i}", "annotations": notes} for i, notes in enumerate(frames)]
+        DatasetCatalog.register(name, lambda: records)
+        MetadataCatalog.get(name).set(thing_classes=classes)
+        names.append(name)
+        return name
+
+    yield register
+    for name in names:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+def found(rows):
+    """Instances from rows (box, score, label)."""
+    instances = Instances((300, 300))
+    instances.pred_boxes = Boxes(torch.tensor([box for box, _, _ in rows]).reshape(-1, 4))
+    instances.scores = torch.tensor([score for _, score, _ in rows])
+    instances.pred_classes = torch.tensor([label for _, _, label in rows], dtype=torch.int64)
+    return {"instances": instances}
+
+
+def process(evaluator, frames):
+    """Feed {frame: rows}."""
+    for frame, rows in frames.items():
+        evaluator.process([{"image_id": f"f{frame}"}], [found(rows)])
+
+
+def test_map_is_the_mean_over_classes_that_have_ground_truth(register):
+    evaluator = VIDEvaluator(register([[annotation(0)], [annotation(1)]]))
+    process(evaluator, {0: [(BOX, 0.9, 0)], 1: [(FAR, 0.9, 1), (BOX, 0.5, 1), (BOX, 0.5, 2)]})
+    results = evaluator.evaluate()["vid"]
+    assert list(results) == ["AP50", "AP50-clean", "AP50-cat", "AP50-dog", "AP50-fox"]
+    assert results["AP50-cat"] == 100 and results["AP50-dog"] == 50 and np.isnan(results["AP50-fox"])
+    assert results["AP50"] == 75
+
+
+def test_objects_of_other_groups_are_ignored_and_not_false(register):
+    blurred = annotation(0, deterioration={"motion_blur": 0.7})
+    both = annotation(0, deterioration={"motion_blur": 0.2, "occlusion": 1.0})
+    evaluator = VIDEvaluator(register([[annotation(0)], [blurred], [both]]))
+    process(evaluator, {0: [(BOX, 0.5, 0)], 1: [(BOX, 0.9, 0)], 2: [(FAR, 0.8, 0)]})
+    results = evaluator.evaluate()["vid"]
+    # By score: true (blurred), false, true (clean); the object of frame 2 is missed.
+    assert results["AP50"] == pytest.approx(100 * (1 + 2 / 3) / 3)
+    assert results["AP50-clean"] == pytest.approx(50)
+    assert results["AP50-motion_blur"] == pytest.approx(50)
+    assert results["AP50-occlusion"] == 0
+
+
+def test_crowds_are_ignored(register):
+    evaluator = VIDEvaluator(register([[annotation(0), annotation(0, FAR, iscrowd=1)]]))
+    process(evaluator, {0: [(FAR, 0.9, 0), (BOX, 0.8, 0)]})
+    assert evaluator.evaluate()["vid"]["AP50"] == 100
+
+
+def test_the_protocol_is_chosen_by_name(register):
+    name = register([[annotation(0, [0.0, 0.0, 9.0, 9.0])]])
+    for protocol, expected in (("imagenet", 100), ("fixed", 0)):
+        evaluator = VIDEvaluator(name, protocol=protocol)
+        process(evaluator, {0: [([0.0, 0.0, 19.0, 19.0], 0.9, 0)]})
+        assert evaluator.evaluate()["vid"]["AP50"] == expected
+    with pytest.raises(ValueError, match="'coco'"):
+        VIDEvaluator(name, protocol="coco")
+
+
+def test_nothing_found_is_zero_and_a_dataset_without_objects_is_nan(register):
+    evaluator = VIDEvaluator(register([[annotation(0)]]))
+    process(evaluator, {0: []})
+    assert evaluator.evaluate()["vid"]["AP50"] == 0
+    evaluator = VIDEvaluator(register([[]]))
+    process(evaluator, {0: [(BOX, 0.9, 0)]})
+    assert np.isnan(evaluator.evaluate()["vid"]["AP50"])
+
+
+def test_frames_that_were_not_processed_are_counted_in_a_warning(register, caplog):
+    evaluator = VIDEvaluator(register([[annotation(0)], [annotation(0)], []]))
+    process(evaluator, {0: [(BOX, 0.9, 0)]})
+    with caplog.at_level(logging.WARNING):
+        assert evaluator.evaluate()["vid"]["AP50"] == 50
+    assert "2 of the 3 frames" in caplog.text
+
+
+def test_a_frame_seen_twice_counts_once_with_a_warning(register, caplog):
+    evaluator = VIDEvaluator(register([[annotation(0)]]))
+    process(evaluator, {0: [(BOX, 0.5, 0)]})
+    process(evaluator, {0: [(FAR, 0.9, 0)]})
+    with caplog.at_level(logging.WARNING):
+        assert evaluator.evaluate()["vid"]["AP50"] == 100
+    assert "1 frames were evaluated more than once" in caplog.text
+
+
+def test_reset_forgets_what_was_processed(register):
+    evaluator = VIDEvaluator(register([[annotation(0)]]))
+    process(evaluator, {0: [(BOX, 0.9, 0)]})
+    evaluator.reset()
+    assert evaluator.evaluate()["vid"]["AP50"] == 0
+
+
+def test_a_label_beyond_the_classes_is_an_error_that_names_label_and_dataset(register):
+    name = register([[annotation(0)]])
+    with pytest.raises(UserError, match=f"label 3, but dataset '{name}' has 3 classes"):
+        process(VIDEvaluator(name), {0: [(BOX, 0.9, 3)]})
+
+
+def test_bad_datasets_are_refused(register):
+    with pytest.raises(ValueError, match="category_id 3, but 3 classes"):
+        VIDEvaluator(register([[annotation(3)]]))
+    with pytest.raises(ValueError, match="'clean'"):
+        VIDEvaluator(register([[]], classes=["clean"]))
+    with pytest.raises(KeyError, match="'f7'"):
+        process(VIDEvaluator(register([[]])), {7: []})
+
+
+def test_two_processes_give_the_result_of_one_whatever_their_shares(register, monkeypatch, tmp_path):
+    rng = np.random.default_rng(0)
+    frames = {i: [(BOX, float(rng.integers(1, 5)) / 5, int(rng.integers(3))) for _ in range(3)] for i in range(8)}
+    name = register([[annotation(i % 3)] for i in range(8)])
+    whole = VIDEvaluator(name, tmp_path / "whole")
+    process(whole, frames)
+    expected = whole.evaluate()
+    ranks = [VIDEvaluator(name, tmp_path / "ranks") for _ in range(2)]
+    process(ranks[1], {i: frames[i] for i in (2, 0, 5)})
+    process(ranks[0], {i: frames[i] for i in (7, 1, 3, 4, 6)})
+
+    sent = []
+    monkeypatch.setattr(vid.comm, "gather", lambda data, dst: sent.append(data) or [])
+    monkeypatch.setattr(vid.comm, "is_main_process", lambda: False)
+    assert ranks[1].evaluate() == {}
+    monkeypatch.setattr(vid.comm, "gather", lambda data, dst: [data, *sent])
+    monkeypatch.setattr(vid.comm, "is_main_process", lambda: True)
+    assert ranks[0].evaluate() == expected
+    one, two = (np.load(tmp_path / folder / "detections.npz") for folder in ("whole", "ranks"))
+    for key in one:
+        np.testing.assert_array_equal(one[key], two[key])
+
+
+def test_the_written_files_hold_the_metrics_and_the_detections(register, tmp_path):
+    name = register([[annotation(0)], [annotation(1)]])
+    evaluator = VIDEvaluator(name, tmp_path / "new" / "folder", write_json=True)
+    process(evaluator, {1: [(FAR, 0.25, 1)], 0: [(BOX, 0.75, 0), (FAR, 0.5, 2)]})
+    results = evaluator.evaluate()["vid"]
+    folder = tmp_path / "new" / "folder"
+    assert sorted(p.name for p in folder.iterdir()) == ["coco_instances_results.json", "detections.npz", "results.json"]
+    written = json.loads((folder / "results.json").read_text())["vid"]
+    assert written["AP50"] == results["AP50"] and written["AP50-fox"] is None
+    arrays = np.load(folder / "detections.npz")
+    assert arrays["image_ids"].tolist() == ["f0", "f1"]
+    assert arrays["image"].tolist() == [0, 0, 1] and arrays["labels"].tolist() == [0, 2, 1]
+    assert arrays["boxes"].tolist() == [BOX, FAR, FAR] and arrays["scores"].tolist() == [0.75, 0.5, 0.25]
+    entries = json.loads((folder / "coco_instances_results.json").read_text())
+    assert entries[2] == {"image_id": "f1", "category_id": 1, "bbox": [200, 200, 60, 60], "score": 0.25}
+
+
+def test_the_coco_file_is_written_only_on_request(register, tmp_path):
+    VIDEvaluator(register([[annotation(0)]]), tmp_path).evaluate()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["detections.npz", "results.json"]
+
+
+def test_the_table_is_logged(register, caplog):
+    evaluator = VIDEvaluator(register([[annotation(0, deterioration={"defocus": 0.5})]]))
+    process(evaluator, {0: [(BOX, 0.9, 0)]})
+    with caplog.at_level(logging.INFO, logger="vod2.evaluation.vid"):
+        evaluator.evaluate()
+    table = [line.split() for line in caplog.messages[-1].splitlines()[1:]]
+    assert table[:4] == [
+        ["AP50", "objects", "detections"],
+        ["all", "100.00", "1", "1"],
+        ["clean", "nan", "0"],
+        ["defocus", "100.00", "1"],
+    ]
+
+
+def test_half_precision_detections_on_any_device_are_accepted(register):
+    evaluator = VIDEvaluator(register([[annotation(0)]]))
+    output = found([(BOX, 0.5, 0)])
+    output["instances"].pred_boxes = Boxes(output["instances"].pred_boxes.tensor.half())
+    output["instances"].scores = output["instances"].scores.half().requires_grad_()
+    evaluator.process([{"image_id": "f0"}], [output])
+    assert evaluator.evaluate()["vid"]["AP50"] == 100

@@ -1,0 +1,74 @@
+"""vod2: video object detection on Detectron2. Importing it registers every component and project.
+
+Example:
+    >>> import vod2
+    >>> from vod2.d2 import get_cfg
+    >>> cfg = vod2.add_video_config(get_cfg())
+    >>> "RDNAggregator" in vod2.PROPOSAL_AGGREGATOR_REGISTRY
+    True
+"""
+
+from vod2.config import add_video_config, register_config
+from vod2.data import VideoDatasetMapper, build_video_test_loader, build_video_train_loader
+from vod2.engine import VideoPredictor, VideoTrainer
+from vod2.errors import UserError, VideoError
+from vod2.evaluation import StreamingModel, VIDEvaluator
+from vod2.modeling import (
+    PIXEL_AGGREGATOR_REGISTRY,
+    PROPOSAL_AGGREGATOR_REGISTRY,
+    Aggregated,
+    PixelAggregator,
+    ProposalAggregator,
+    VideoRCNN,
+    VideoROIHeads,
+    VideoRPN,
+)
+from vod2.projects import import_all as _import_projects
+from vod2.structures import Frame, ProposalSet, Role, Support, TemporalContext
+from vod2.temporal import (
+    FrameMemory,
+    GlobalSample,
+    Keyframes,
+    RandomNear,
+    RandomVideo,
+    SlidingWindow,
+    Union,
+)
+from vod2.version import __version__
+
+_import_projects()
+
+__all__ = [
+    "PIXEL_AGGREGATOR_REGISTRY",
+    "PROPOSAL_AGGREGATOR_REGISTRY",
+    "Aggregated",
+    "Frame",
+    "FrameMemory",
+    "GlobalSample",
+    "Keyframes",
+    "PixelAggregator",
+    "ProposalAggregator",
+    "ProposalSet",
+    "RandomNear",
+    "RandomVideo",
+    "Role",
+    "SlidingWindow",
+    "StreamingModel",
+    "Support",
+    "TemporalContext",
+    "Union",
+    "UserError",
+    "VIDEvaluator",
+    "VideoDatasetMapper",
+    "VideoError",
+    "VideoPredictor",
+    "VideoRCNN",
+    "VideoROIHeads",
+    "VideoRPN",
+    "VideoTrainer",
+    "__version__",
+    "add_video_config",
+    "build_video_test_loader",
+    "build_video_train_loader",
+    "register_config",
+]

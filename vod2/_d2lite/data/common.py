@@ -1,0 +1,156 @@
+"""Wrappers of datasets."""
+
+import copy
+import itertools
+import logging
+import pickle
+import random
+
+import numpy as np
+import torch.utils.data as torchdata
+
+# A mapper that rejects this many different items in a row rejects, for all practical purposes, all of them.
+_MAX_REJECTED = 100
+
+
+class DatasetFromList(torchdata.Dataset):
+    """A list as a map-style dataset.
+
+    Args:
+        lst: the items.
+        copy: whether an item is deep-copied on access, so that callers may change it. Serialized ones always are.
+        serialize: whether the items are kept as bytes in one array. Worker processes then share that memory; a list
+            of Python objects would be copied page by page as reference counts change.
+    """
+
+    def __init__(self, lst, copy=True, serialize=True):
+        self._copy = copy
+        self._serialize = serialize
+        if not serialize:
+            self._list = lst
+            return
+        items = [np.frombuffer(pickle.dumps(item, protocol=-1), dtype=np.uint8) for item in lst]
+        self._ends = np.cumsum([len(item) for item in items], dtype=np.int64)
+        self._bytes = np.concatenate(items) if items else np.zeros(0, dtype=np.uint8)
+
+    def __len__(self):
+        return len(self._ends) if self._serialize else len(self._list)
+
+    def __getitem__(self, idx):
+        if not self._serialize:
+            return copy.deepcopy(self._list[idx]) if self._copy else self._list[idx]
+        if not -len(self) <= idx < len(self):
+            raise IndexError(f"index {idx} is outside of a dataset of {len(self)} items")
+        idx %= len(self)
+        start = self._ends[idx - 1] if idx else 0
+        return pickle.loads(memoryview(self._bytes[start : self._ends[idx]]))
+
+
+class MapDataset(torchdata.Dataset):
+    """`map_func` applied to each item of a dataset.
+
+    Where `map_func` returns None, another item of a map-style dataset is given in its place, and the item of an
+    iterable dataset is left out.
+
+    Raises:
+        RuntimeError: on access, where `map_func` gave None for 100 items in a row, or for all there are.
+    """
+
+    def __new__(cls, dataset, map_func):
+        if isinstance(dataset, torchdata.IterableDataset):
+            return _MapIterableDataset(dataset, map_func)
+        return super().__new__(cls)
+
+    def __init__(self, dataset, map_func):
+        self._dataset = dataset
+        self._map_func = map_func
+        # A fixed seed: which item stands in for a rejected one must not depend on, nor disturb, the global state.
+        self._rng = random.Random(42)
+        self._candidates = set(range(len(dataset)))
+
+    def __getnewargs__(self):
+        return self._dataset, self._map_func
+
+    def __len__(self):
+        return len(self._dataset)
+
+    def __getitem__(self, idx):
+        idx = int(idx)
+        tried = []
+        while True:
+            data = self._map_func(self._dataset[idx])
+            if data is not None:
+                self._candidates.add(idx)
+                return data
+            tried.append(idx)
+            self._candidates.discard(idx)
+            if not self._candidates or len(tried) >= _MAX_REJECTED:
+                raise RuntimeError(
+                    f"the mapper {self._map_func} returned None for each of the {len(tried)} items tried "
+                    f"(the first: {tried[:3]}) of a dataset of {len(self)}: check what it rejects and why"
+                )
+            if len(tried) == 3:
+                logging.getLogger(__name__).warning("The mapper returned None for items %s in a row", tried)
+            idx = self._rng.choice(tuple(self._candidates))
+
+
+class _MapIterableDataset(torchdata.IterableDataset):
+    def __init__(self, dataset, map_func):
+        self._dataset = dataset
+        self._map_func = map_func
+
+    def __len__(self):
+        return len(self._dataset)
+
+    def __iter__(self):
+        return (data for data in map(self._map_func, self._dataset) if data is not None)
+
+
+class ToIterableDataset(torchdata.IterableDataset):
+    """A map-style dataset, read in the order of a sampler.
+
+    The sampler runs inside each worker process of a `DataLoader`; with `shard_sampler` the workers take turns, chunks
+    of `shard_chunk_size` indices at a time, so that together they yield each index once.
+    """
+
+    def __init__(self, dataset, sampler, shard_sampler=True, shard_chunk_size=1):
+        if isinstance(dataset, torchdata.IterableDataset):
+            raise TypeError(f"expected a map-style dataset, got the iterable {type(dataset).__name__}")
+        self.dataset = dataset
+        self.sampler = sampler
+        self.shard_sampler = shard_sampler
+        self.shard_chunk_size = shard_chunk_size
+
+    def __len__(self):
+        return len(self.sampler)
+
+    def __iter__(self):
+        worker = torchdata.get_worker_info()
+        indices = iter(self.sampler)
+        if self.shard_sampler and worker is not None:
+            turn = itertools.count()
+            indices = (i for i in indices if next(turn) // self.shard_chunk_size % worker.num_workers == worker.id)
+        for idx in indices:
+            yield self.dataset[idx]
+
+
+class AspectRatioGroupedDataset(torchdata.IterableDataset):
+    """Batches of images that are all wide (width > height), or all tall.
+
+    Args:
+        dataset: an iterable of dicts with "width" and "height".
+        batch_size: length of the lists it yields. What does not fill a batch at the end is dropped.
+    """
+
+    def __init__(self, dataset, batch_size):
+        self.dataset = dataset
+        self.batch_size = batch_size
+
+    def __iter__(self):
+        groups = {True: [], False: []}
+        for item in self.dataset:
+            group = groups[item["width"] > item["height"]]
+            group.append(item)
+            if len(group) == self.batch_size:
+                yield group[:]
+                group.clear()

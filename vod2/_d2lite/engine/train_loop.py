@@ -1,0 +1,304 @@
+"""The training loop, and what a hook is."""
+
+import logging
+import time
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from torch import nn
+
+from vod2._d2lite.utils import comm
+from vod2._d2lite.utils.events import EventStorage, get_event_storage
+
+__all__ = ["AMPTrainer", "HookBase", "SimpleTrainer", "TrainerBase"]
+
+
+class HookBase:
+    """Something to do besides the training itself; ``self.trainer`` is the trainer it is registered with.
+
+    The order is before_train, then per iteration before_step, (run_step: after_backward), after_step, at last after_train.
+    after_train is also called when an exception ended the training; ``trainer.iter`` tells how far it came.
+    """
+
+    trainer: "TrainerBase" = None
+
+    def before_train(self) -> None: ...  # noqa: B027
+
+    def after_train(self) -> None: ...  # noqa: B027
+
+    def before_step(self) -> None: ...  # noqa: B027
+
+    def after_backward(self) -> None: ...  # noqa: B027
+
+    def after_step(self) -> None: ...  # noqa: B027
+
+    def state_dict(self) -> dict:
+        """What to save with the trainer; a hook that returns something also has ``load_state_dict``."""
+        return {}
+
+
+class TrainerBase:
+    """A loop over ``iter`` in [start_iter, max_iter) that calls `run_step` and the hooks.
+
+    Attributes:
+        iter: the current iteration; ``max_iter`` in after_train of a completed training.
+        storage: the `EventStorage` that is open during the training.
+    """
+
+    def __init__(self) -> None:
+        self._hooks: list[HookBase] = []
+        self.iter: int = 0
+        self.start_iter: int = 0
+        self.max_iter: int
+        self.storage: EventStorage
+
+    def register_hooks(self, hooks: list[HookBase | None]) -> None:
+        """Append hooks, in the order of their execution; None is left out."""
+        for hook in hooks:
+            if hook is None:
+                continue
+            assert isinstance(hook, HookBase), f"expected a HookBase, got {type(hook).__name__}"
+            hook.trainer = weakref.proxy(self)  # no cycle: the model is freed with the trainer
+            self._hooks.append(hook)
+
+    def train(self, start_iter: int, max_iter: int) -> None:
+        logger = logging.getLogger(__name__)
+        logger.info(f"Starting training from iteration {start_iter}")
+        self.iter = self.start_iter = start_iter
+        self.max_iter = max_iter
+        with EventStorage(start_iter) as self.storage:
+            try:
+                self.before_train()
+                for self.iter in range(start_iter, max_iter):
+                    self.before_step()
+                    self.run_step()
+                    self.after_step()
+                self.iter += 1  # tells after_train that the training is complete
+            except Exception:
+                logger.exception("Exception during training:")
+                raise
+            finally:
+                self.after_train()
+
+    def before_train(self) -> None:
+        for hook in self._hooks:
+            hook.before_train()
+
+    def after_train(self) -> None:
+        self.storage.iter = self.iter
+        for hook in self._hooks:
+            hook.after_train()
+
+    def before_step(self) -> None:
+        self.storage.iter = self.iter
+        for hook in self._hooks:
+            hook.before_step()
+
+    def after_backward(self) -> None:
+        for hook in self._hooks:
+            hook.after_backward()
+
+    def after_step(self) -> None:
+        for hook in self._hooks:
+            hook.after_step()
+
+    def run_step(self) -> None:
+        raise NotImplementedError
+
+    def state_dict(self) -> dict:
+        """{"iteration": the iteration that is done, "hooks": {class name: state}}."""
+        state = {"iteration": self.iter}
+        hooks = {}
+        for hook in self._hooks:
+            hook_state = hook.state_dict()
+            name = type(hook).__qualname__
+            if hook_state and name not in hooks:
+                hooks[name] = hook_state
+        if hooks:
+            state["hooks"] = hooks
+        return state
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        self.iter = state_dict["iteration"]
+        for name, hook_state in state_dict.get("hooks", {}).items():
+            hook = next((hook for hook in self._hooks if type(hook).__qualname__ == name), None)
+            if hook is None:
+                logging.getLogger(__name__).warning(f"Cannot find the hook '{name}', its state_dict is ignored.")
+            else:
+                hook.load_state_dict(hook_state)
+
+
+class SimpleTrainer(TrainerBase):
+    """One model that returns a dict of losses, one optimizer, one data loader.
+
+    Args:
+        gather_metric_period: metrics are gathered over the processes and recorded every so many iterations.
+        zero_grad_before_forward: clear the gradients before the forward pass instead of before the backward pass.
+        async_write_metrics: record metrics in a thread, so that the CPU does not wait for the GPU in every iteration.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data_loader: Iterable,
+        optimizer: torch.optim.Optimizer,
+        gather_metric_period: int = 1,
+        zero_grad_before_forward: bool = False,
+        async_write_metrics: bool = False,
+    ):
+        super().__init__()
+        model.train()
+        self.model = model
+        self.data_loader = data_loader
+        self.optimizer = optimizer
+        self.gather_metric_period = gather_metric_period
+        self.zero_grad_before_forward = zero_grad_before_forward
+        self._data_iterator = None  # made at the first step: workers must not start before the training does
+        self._metric_thread = ThreadPoolExecutor(max_workers=1) if async_write_metrics else None
+
+    def _next_data(self) -> tuple[object, float]:
+        """The next batch and the seconds that it took."""
+        start = time.perf_counter()
+        if self._data_iterator is None:
+            self._data_iterator = iter(self.data_loader)
+        data = next(self._data_iterator)
+        return data, time.perf_counter() - start
+
+    def _losses(self, data) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        losses = self.model(data)
+        if isinstance(losses, torch.Tensor):
+            return {"total_loss": losses}, losses
+        return losses, sum(losses.values())
+
+    def _backward(self, loss: torch.Tensor) -> None:
+        if not self.zero_grad_before_forward:
+            self.optimizer.zero_grad()
+        loss.backward()
+        self.after_backward()
+
+    def run_step(self) -> None:
+        """
+        Raises:
+            FloatingPointError: the loss is NaN or infinite; names the iteration and the losses.
+        """
+        assert self.model.training, f"[{type(self).__name__}] model was changed to eval mode!"
+        data, data_time = self._next_data()
+        if self.zero_grad_before_forward:
+            self.optimizer.zero_grad()
+        loss_dict, loss = self._losses(data)
+        self._backward(loss)
+        self._write_metrics(loss_dict, data_time)
+        self.optimizer.step()
+
+    def reset_data_loader(self, data_loader_builder: Callable) -> None:
+        """Replace the data loader by ``data_loader_builder()``; the old one is freed first."""
+        self._data_iterator = self.data_loader = None
+        self.data_loader = data_loader_builder()
+
+    def _write_metrics(self, loss_dict: Mapping[str, torch.Tensor], data_time: float, prefix: str = "") -> None:
+        if (self.iter + 1) % self.gather_metric_period != 0:
+            return
+        if self._metric_thread is None:
+            self.write_metrics(loss_dict, data_time, self.iter, prefix)
+        else:
+            detached = {name: value.detach() for name, value in loss_dict.items()}
+            self._metric_thread.submit(self._write_metrics_logged, detached, data_time, self.iter, prefix)
+
+    def _write_metrics_logged(self, *args) -> None:
+        try:
+            self.write_metrics(*args)
+        except Exception:  # the training goes on: nobody waits for the thread's result
+            logging.getLogger(__name__).exception("Exception in writing metrics:")
+
+    @staticmethod
+    def write_metrics(
+        loss_dict: Mapping[str, torch.Tensor], data_time: float, cur_iter: int, prefix: str = ""
+    ) -> None:
+        """Record each loss and their sum ``total_loss`` averaged over the processes, and the slowest ``data_time``.
+
+        Raises:
+            FloatingPointError: the sum is NaN or infinite.
+        """
+        metrics = {name: float(value.detach()) for name, value in loss_dict.items()}
+        every = comm.gather({**metrics, "data_time": data_time})
+        storage = get_event_storage()
+        storage.put_scalar("rank_data_time", data_time, cur_iter=cur_iter)
+        if not comm.is_main_process():
+            return
+        storage.put_scalar("data_time", float(np.max([m.pop("data_time") for m in every])), cur_iter=cur_iter)
+        mean = {name: float(np.mean([m[name] for m in every])) for name in every[0]}
+        total = sum(mean.values())
+        if not np.isfinite(total):
+            raise FloatingPointError(f"Loss became infinite or NaN at iteration={cur_iter}!\nloss_dict = {mean}")
+        storage.put_scalar(f"{prefix}total_loss", total, cur_iter=cur_iter)
+        if len(mean) > 1:
+            storage.put_scalars(cur_iter=cur_iter, **mean)
+
+    def after_train(self) -> None:
+        super().after_train()
+        if self._metric_thread is not None:
+            self._metric_thread.shutdown(wait=True)
+
+    def state_dict(self) -> dict:
+        return {**super().state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        super().load_state_dict(state_dict)
+        self.optimizer.load_state_dict(state_dict["optimizer"])
+
+
+class AMPTrainer(SimpleTrainer):
+    """`SimpleTrainer` in mixed precision: ``precision`` with a gradient scaler on CUDA, bfloat16 without one on the CPU.
+
+    Args:
+        grad_scaler: a torch GradScaler, by default a new one; not used on the CPU.
+        log_grad_scaler: record the scale as the scalar "[metric]grad_scaler".
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data_loader: Iterable,
+        optimizer: torch.optim.Optimizer,
+        gather_metric_period: int = 1,
+        zero_grad_before_forward: bool = False,
+        grad_scaler: torch.amp.GradScaler | None = None,
+        precision: torch.dtype = torch.float16,
+        log_grad_scaler: bool = False,
+        async_write_metrics: bool = False,
+    ):
+        super().__init__(
+            model, data_loader, optimizer, gather_metric_period, zero_grad_before_forward, async_write_metrics
+        )
+        self._device_type = next(model.parameters()).device.type
+        on_gpu = self._device_type == "cuda"
+        # a disabled scaler passes everything through and has an empty state
+        self.grad_scaler = grad_scaler if on_gpu and grad_scaler is not None else torch.amp.GradScaler(enabled=on_gpu)
+        self.precision = precision if on_gpu else torch.bfloat16
+        self.log_grad_scaler = log_grad_scaler
+
+    def run_step(self) -> None:
+        """As in `SimpleTrainer`."""
+        assert self.model.training, f"[{type(self).__name__}] model was changed to eval mode!"
+        data, data_time = self._next_data()
+        if self.zero_grad_before_forward:
+            self.optimizer.zero_grad()
+        with torch.autocast(self._device_type, dtype=self.precision):
+            loss_dict, loss = self._losses(data)
+        self._backward(self.grad_scaler.scale(loss))
+        if self.log_grad_scaler:
+            get_event_storage().put_scalar("[metric]grad_scaler", self.grad_scaler.get_scale())
+        self._write_metrics(loss_dict, data_time)
+        self.grad_scaler.step(self.optimizer)
+        self.grad_scaler.update()
+
+    def state_dict(self) -> dict:
+        return {**super().state_dict(), "grad_scaler": self.grad_scaler.state_dict()}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        super().load_state_dict(state_dict)
+        if state_dict.get("grad_scaler"):  # empty where it was saved on a CPU
+            self.grad_scaler.load_state_dict(state_dict["grad_scaler"])

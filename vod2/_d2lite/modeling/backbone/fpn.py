@@ -1,0 +1,119 @@
+"""Feature pyramid (Lin et al., CVPR 2017).
+
+Letters: B images, C channels, H W height and width, s stride.
+"""
+
+import math
+
+import torch.nn.functional as F
+from fvcore.nn import weight_init
+from torch import Tensor, nn
+
+from vod2._d2lite.layers import Conv2d, ShapeSpec, get_norm
+from vod2._d2lite.modeling.backbone.backbone import BACKBONE_REGISTRY, Backbone
+from vod2._d2lite.modeling.backbone.resnet import build_resnet_backbone
+
+
+class LastLevelMaxPool(nn.Module):
+    """One more level, p6, by subsampling p5."""
+
+    num_levels = 1
+    in_feature = "p5"
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [F.max_pool2d(x, kernel_size=1, stride=2, padding=0)]
+
+
+class FPN(Backbone):
+    """A pyramid p2, p3, ... (p of log2 of the stride) with equal channels on the outputs of a backbone.
+
+    Args:
+        bottom_up: the backbone.
+        in_features: consecutive outputs of it, from high to low resolution.
+        out_channels: channels of every level.
+        norm: normalization of every convolution; without one they have a bias.
+        top_block: module with `num_levels` and `in_feature` that makes further levels from that feature.
+        fuse_type: "sum" or "avg" of the lateral and the upsampled map.
+        square_pad: least height and width of the padded input, where positive.
+    """
+
+    def __init__(
+        self, bottom_up, in_features, out_channels, norm="", top_block=None, fuse_type: str = "sum", square_pad=0
+    ):
+        super().__init__()
+        if not in_features:
+            raise ValueError("FPN needs at least one of in_features")
+        if fuse_type not in ("sum", "avg"):
+            raise ValueError(f"fuse_type {fuse_type!r}: expected 'sum' or 'avg'")
+        shapes = bottom_up.output_shape()
+        strides = [shapes[name].stride for name in in_features]
+        if any(low != 2 * high for high, low in zip(strides, strides[1:], strict=False)):
+            raise ValueError(
+                f"FPN: the strides of {list(in_features)} are {strides}, each must be twice the one before"
+            )
+        self.levels = [int(math.log2(stride)) for stride in strides]
+        for name, level in zip(in_features, self.levels, strict=True):
+            self.add_module(f"fpn_lateral{level}", _conv(shapes[name].channels, out_channels, 1, norm))
+            self.add_module(f"fpn_output{level}", _conv(out_channels, out_channels, 3, norm))
+        self.bottom_up = bottom_up
+        self.in_features = tuple(in_features)
+        self.top_block = top_block
+        self._fuse_scale = 0.5 if fuse_type == "avg" else 1.0
+        num_top = 0 if top_block is None else top_block.num_levels
+        all_levels = self.levels + [self.levels[-1] + 1 + i for i in range(num_top)]
+        self._out_features = [f"p{level}" for level in all_levels]
+        self._out_feature_strides = {f"p{level}": 2**level for level in all_levels}
+        self._out_feature_channels = dict.fromkeys(self._out_features, out_channels)
+        self._size_divisibility = strides[-1]
+        self._square_pad = square_pad
+
+    @property
+    def size_divisibility(self) -> int:
+        return self._size_divisibility
+
+    @property
+    def padding_constraints(self) -> dict[str, int]:
+        return {"square_size": self._square_pad}
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """(B, 3, H, W) -> {"p2": (B, C, H/4, W/4), ...} from high to low resolution."""
+        features = self.bottom_up(x)
+        outputs, merged = {}, None
+        for name, level in reversed(list(zip(self.in_features, self.levels, strict=True))):
+            lateral = getattr(self, f"fpn_lateral{level}")(features[name])
+            if merged is None:
+                merged = lateral
+            else:
+                merged = (lateral + F.interpolate(merged, scale_factor=2.0, mode="nearest")) * self._fuse_scale
+            outputs[f"p{level}"] = getattr(self, f"fpn_output{level}")(merged)
+        if self.top_block is not None:
+            source = self.top_block.in_feature
+            top = self.top_block(features[source] if source in features else outputs[source])
+            outputs.update(zip(self._out_features[len(self.levels) :], top, strict=True))
+        return {name: outputs[name] for name in self._out_features}
+
+
+def _conv(in_channels: int, out_channels: int, kernel_size: int, norm) -> Conv2d:
+    conv = Conv2d(
+        in_channels,
+        out_channels,
+        kernel_size,
+        padding=kernel_size // 2,
+        bias=norm == "",
+        norm=get_norm(norm, out_channels),
+    )
+    weight_init.c2_xavier_fill(conv)
+    return conv
+
+
+@BACKBONE_REGISTRY.register()
+def build_resnet_fpn_backbone(cfg, input_shape: ShapeSpec) -> FPN:
+    """The pyramid of ``cfg.MODEL.FPN`` on the ResNet of ``cfg.MODEL.RESNETS``, with p6."""
+    return FPN(
+        bottom_up=build_resnet_backbone(cfg, input_shape),
+        in_features=cfg.MODEL.FPN.IN_FEATURES,
+        out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
+        norm=cfg.MODEL.FPN.NORM,
+        top_block=LastLevelMaxPool(),
+        fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
+    )

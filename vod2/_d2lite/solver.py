@@ -1,0 +1,221 @@
+"""Optimizer and learning-rate schedule from the configuration (keys ``SOLVER.*``)."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from fvcore.common.param_scheduler import (
+    CompositeParamScheduler,
+    ConstantParamScheduler,
+    CosineParamScheduler,
+    LinearParamScheduler,
+    MultiStepParamScheduler,
+    ParamScheduler,
+)
+from torch import nn
+
+_NORMS = (
+    nn.modules.batchnorm._NormBase,  # batch and instance norm of every dimension, synchronized batch norm
+    nn.GroupNorm,
+    nn.LayerNorm,
+    nn.LocalResponseNorm,
+)
+
+
+def _bias_overrides(base_lr: float | None, factor: float | None, weight_decay: float | None) -> dict[str, float]:
+    values = {}
+    if factor is not None and factor != 1.0:
+        if base_lr is None:
+            raise ValueError("bias_lr_factor requires base_lr")
+        values["lr"] = base_lr * factor
+    if weight_decay is not None:
+        values["weight_decay"] = weight_decay
+    return values
+
+
+def get_default_optimizer_params(
+    model: nn.Module,
+    base_lr: float | None = None,
+    weight_decay: float | None = None,
+    weight_decay_norm: float | None = None,
+    bias_lr_factor: float | None = 1.0,
+    weight_decay_bias: float | None = None,
+    lr_factor_func: Callable[[str], float] | None = None,
+    overrides: dict[str, dict[str, float]] | None = None,
+) -> list[dict[str, Any]]:
+    """The parameters that learn, grouped by their hyper-parameters in the order of first occurrence.
+
+    Args:
+        base_lr, weight_decay: of every group; None leaves them to the optimizer.
+        weight_decay_norm: weight decay of the parameters of normalization layers.
+        bias_lr_factor, weight_decay_bias: for parameters named "bias".
+        lr_factor_func: full parameter name -> factor on its learning rate; needs ``base_lr``.
+        overrides: {parameter name within its module: {"lr": ..., "weight_decay": ...}}; wins over all the above.
+
+    Returns:
+        groups {"params": [...], and "lr", "weight_decay" where they are set}.
+
+    Raises:
+        ValueError: a factor without ``base_lr``, or both ``overrides["bias"]`` and one of the arguments for biases.
+    """
+    overrides = dict(overrides or {})
+    bias = _bias_overrides(base_lr, bias_lr_factor, weight_decay_bias)
+    if bias and "bias" in overrides:
+        raise ValueError("Conflicting overrides for 'bias'")
+    if bias:
+        overrides["bias"] = bias
+    if lr_factor_func is not None and base_lr is None:
+        raise ValueError("lr_factor_func requires base_lr")
+    defaults = {k: v for k, v in (("lr", base_lr), ("weight_decay", weight_decay)) if v is not None}
+
+    groups: dict[tuple, dict[str, Any]] = {}
+    seen = set()
+    for module_name, module in model.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if not parameter.requires_grad or parameter in seen:
+                continue
+            seen.add(parameter)
+            values = dict(defaults)
+            if isinstance(module, _NORMS) and weight_decay_norm is not None:
+                values["weight_decay"] = weight_decay_norm
+            if lr_factor_func is not None:
+                values["lr"] *= lr_factor_func(f"{module_name}.{name}" if module_name else name)
+            values.update(overrides.get(name, {}))
+            group = groups.setdefault(tuple(sorted(values.items())), {"params": [], **values})
+            group["params"].append(parameter)
+    return list(groups.values())
+
+
+def maybe_add_gradient_clipping(cfg, optimizer: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
+    """``optimizer``, or where ``SOLVER.CLIP_GRADIENTS.ENABLED`` a subclass that clips each parameter's gradient before a step.
+
+    Raises:
+        ValueError: ``CLIP_TYPE`` is neither "value" nor "norm".
+    """
+    clip = cfg.SOLVER.CLIP_GRADIENTS.clone()
+    if not clip.ENABLED:
+        return optimizer
+    if clip.CLIP_TYPE not in ("value", "norm"):
+        raise ValueError(f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE={clip.CLIP_TYPE!r}: expected 'value' or 'norm'")
+
+    def clip_parameter(parameter: torch.Tensor) -> None:
+        if clip.CLIP_TYPE == "value":
+            nn.utils.clip_grad_value_(parameter, clip.CLIP_VALUE)
+        else:
+            nn.utils.clip_grad_norm_(parameter, clip.CLIP_VALUE, clip.NORM_TYPE)
+
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                clip_parameter(parameter)
+        return optimizer.step(self, closure)
+
+    return type(f"{optimizer.__name__}WithGradientClip", (optimizer,), {"step": step})
+
+
+def build_optimizer(cfg, model: nn.Module) -> torch.optim.Optimizer:
+    """SGD with momentum over `get_default_optimizer_params`."""
+    solver = cfg.SOLVER
+    params = get_default_optimizer_params(
+        model,
+        base_lr=solver.BASE_LR,
+        weight_decay_norm=solver.WEIGHT_DECAY_NORM,
+        bias_lr_factor=solver.BIAS_LR_FACTOR,
+        weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
+    )
+    optimizer = maybe_add_gradient_clipping(cfg, torch.optim.SGD)
+    return optimizer(
+        params,
+        lr=solver.BASE_LR,
+        momentum=solver.MOMENTUM,
+        nesterov=solver.NESTEROV,
+        weight_decay=solver.WEIGHT_DECAY,
+    )
+
+
+class WarmupParamScheduler(CompositeParamScheduler):
+    """``scheduler`` with a warm-up in front of it.
+
+    Args:
+        warmup_factor: the first value over the first value of ``scheduler``.
+        warmup_length: the part of the training, in [0, 1], that the warm-up takes.
+        warmup_method: "linear" (up to the value at which ``scheduler`` takes over) or "constant".
+        rescale_interval: whether ``scheduler`` is squeezed into the rest, instead of losing its beginning.
+    """
+
+    def __init__(
+        self,
+        scheduler: ParamScheduler,
+        warmup_factor: float,
+        warmup_length: float,
+        warmup_method: str = "linear",
+        rescale_interval: bool = False,
+    ):
+        start = warmup_factor * scheduler(0.0)
+        end = scheduler(0.0) if rescale_interval else scheduler(warmup_length)
+        if warmup_method == "linear":
+            warmup = LinearParamScheduler(start, end)
+        elif warmup_method == "constant":
+            warmup = ConstantParamScheduler(start)
+        else:
+            raise ValueError(f"SOLVER.WARMUP_METHOD={warmup_method!r}: expected 'linear' or 'constant'")
+        super().__init__(
+            [warmup, scheduler],
+            lengths=[warmup_length, 1 - warmup_length],
+            interval_scaling=["rescaled", "rescaled" if rescale_interval else "fixed"],
+        )
+
+
+class LRMultiplier(torch.optim.lr_scheduler.LRScheduler):
+    """Every learning rate is its initial value times ``multiplier(iteration / max_iter)``."""
+
+    def __init__(self, optimizer, multiplier: ParamScheduler, max_iter: int, last_iter: int = -1):
+        if not isinstance(multiplier, ParamScheduler):
+            raise ValueError(f"LRMultiplier: multiplier must be a fvcore ParamScheduler, got {multiplier!r}")
+        self._multiplier = multiplier
+        self._max_iter = max_iter
+        super().__init__(optimizer, last_epoch=last_iter)
+
+    def state_dict(self) -> dict:
+        """Only what has changed: the multiplier comes from the configuration."""
+        return {"base_lrs": self.base_lrs, "last_epoch": self.last_epoch}
+
+    def get_lr(self) -> list[float]:
+        multiplier = self._multiplier(self.last_epoch / self._max_iter)
+        return [base_lr * multiplier for base_lr in self.base_lrs]
+
+
+def _steps(gamma: float, milestones: list[int], max_iter: int) -> ParamScheduler:
+    values = [gamma**k for k in range(len(milestones) + 1)]
+    return MultiStepParamScheduler(values, milestones=milestones, num_updates=max_iter)
+
+
+def build_lr_scheduler(cfg, optimizer: torch.optim.Optimizer) -> LRMultiplier:
+    """The schedule ``SOLVER.LR_SCHEDULER_NAME`` behind the warm-up that ``SOLVER.WARMUP_*`` describe.
+
+    WarmupMultiStepLR: times ``GAMMA`` at each of ``STEPS``. WarmupCosineLR: half a cosine down to ``BASE_LR_END``.
+    WarmupStepWithFixedGammaLR: times ``GAMMA`` at ``NUM_DECAYS`` places that split the training into equal parts.
+    """
+    solver = cfg.SOLVER
+    name, max_iter = solver.LR_SCHEDULER_NAME, solver.MAX_ITER
+    if name == "WarmupMultiStepLR":
+        milestones = [step for step in solver.STEPS if step < max_iter]
+        if len(milestones) != len(solver.STEPS):
+            logging.getLogger(__name__).warning("SOLVER.STEPS from SOLVER.MAX_ITER on are ignored.")
+        scheduler = _steps(solver.GAMMA, milestones, max_iter)
+    elif name == "WarmupCosineLR":
+        if not 0 <= solver.BASE_LR_END <= solver.BASE_LR:
+            raise ValueError(f"SOLVER.BASE_LR_END={solver.BASE_LR_END}: expected a value in [0, {solver.BASE_LR}]")
+        scheduler = CosineParamScheduler(1, solver.BASE_LR_END / solver.BASE_LR)
+    elif name == "WarmupStepWithFixedGammaLR":
+        parts = solver.NUM_DECAYS + 1
+        milestones = [-(-k * max_iter // parts) for k in range(1, parts)]  # rounded up
+        scheduler = _steps(solver.GAMMA, milestones, max_iter)
+    else:
+        raise ValueError(f"Unknown LR scheduler: {name}")
+    warmup_length = min(solver.WARMUP_ITERS / max_iter, 1.0)
+    scheduler = WarmupParamScheduler(
+        scheduler, solver.WARMUP_FACTOR, warmup_length, solver.WARMUP_METHOD, solver.RESCALE_INTERVAL
+    )
+    return LRMultiplier(optimizer, multiplier=scheduler, max_iter=max_iter)

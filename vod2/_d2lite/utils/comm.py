@@ -1,0 +1,122 @@
+"""Communication between the processes of one job. Every function also works in a single process, without torch.distributed."""
+
+import functools
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+_local_group = None
+
+
+def _distributed() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def get_world_size() -> int:
+    return dist.get_world_size() if _distributed() else 1
+
+
+def get_rank() -> int:
+    return dist.get_rank() if _distributed() else 0
+
+
+@functools.lru_cache
+def create_local_process_group(num_workers_per_machine: int) -> None:
+    """Make the group of the processes on this machine known; every process calls it once, `launch` does so.
+
+    Raises:
+        ValueError: the world size is no multiple of ``num_workers_per_machine``.
+    """
+    global _local_group
+    world = get_world_size()
+    if world % num_workers_per_machine:
+        raise ValueError(f"{world} processes cannot be split into machines of {num_workers_per_machine} processes")
+    machine = get_rank() // num_workers_per_machine
+    for i in range(world // num_workers_per_machine):
+        ranks = list(range(i * num_workers_per_machine, (i + 1) * num_workers_per_machine))
+        group = dist.new_group(ranks)  # every process takes part in creating every group
+        if i == machine:
+            _local_group = group
+
+
+def get_local_process_group():
+    """The group of the processes on this machine, None without torch.distributed."""
+    if not _distributed():
+        return None
+    if _local_group is None:
+        raise RuntimeError("there is no local process group: start the processes with launch()")
+    return _local_group
+
+
+def get_local_rank() -> int:
+    """The rank within this machine."""
+    return dist.get_rank(group=get_local_process_group()) if _distributed() else 0
+
+
+def get_local_size() -> int:
+    """The number of processes on this machine."""
+    return dist.get_world_size(group=get_local_process_group()) if _distributed() else 1
+
+
+def is_main_process() -> bool:
+    return get_rank() == 0
+
+
+def synchronize() -> None:
+    """Wait until every process is here."""
+    if get_world_size() == 1:
+        return
+    if dist.get_backend() == dist.Backend.NCCL:
+        dist.barrier(device_ids=[torch.cuda.current_device()])
+    else:
+        dist.barrier()
+
+
+@functools.lru_cache
+def _gloo_group():
+    """A group of all processes that carries CPU objects, which NCCL does not."""
+    return dist.new_group(backend="gloo") if dist.get_backend() == dist.Backend.NCCL else dist.group.WORLD
+
+
+def all_gather(data, group=None) -> list:
+    """Picklable ``data`` of every process, in the order of the ranks."""
+    if get_world_size() == 1:
+        return [data]
+    group = group or _gloo_group()
+    gathered = [None] * dist.get_world_size(group)
+    dist.all_gather_object(gathered, data, group=group)
+    return gathered
+
+
+def gather(data, dst: int = 0, group=None) -> list:
+    """Picklable ``data`` of every process on rank ``dst``, an empty list on the others."""
+    if get_world_size() == 1:
+        return [data]
+    group = group or _gloo_group()
+    here = dist.get_rank() == dst
+    gathered = [None] * dist.get_world_size(group) if here else None
+    dist.gather_object(data, gathered, dst=dst, group=group)
+    return gathered if here else []
+
+
+def shared_random_seed() -> int:
+    """A seed in [0, 2**31) drawn from numpy's global state and equal in every process. Every process must call it."""
+    return all_gather(int(np.random.randint(2**31)))[0]
+
+
+def reduce_dict(input_dict: dict[str, torch.Tensor], average: bool = True) -> dict[str, torch.Tensor]:
+    """Sum or average scalar tensors over the processes; only rank 0 holds the result.
+
+    Every process must have the same keys.
+    """
+    world = get_world_size()
+    if world == 1:
+        return input_dict
+    with torch.no_grad():
+        names = sorted(input_dict)
+        values = torch.stack([input_dict[name] for name in names])
+        dist.reduce(values, dst=0)
+        if average and get_rank() == 0:
+            values = values / world
+        return dict(zip(names, values, strict=True))

@@ -1,0 +1,39 @@
+"""The one `PathManager` through which paths and URLs are opened."""
+
+from iopath.common.file_io import HTTPURLHandler, OneDrivePathHandler, PathHandler
+from iopath.common.file_io import PathManager as PathManagerBase
+
+__all__ = ["PathManager", "PathHandler"]
+
+_REMEDY = "set MODEL.WEIGHTS to a local file, or to '' to go without"
+
+
+class _ZooHandler(PathHandler):
+    """detectron2:// names files of Detectron2's model zoo, which this backend does not know how to find."""
+
+    def _get_supported_prefixes(self) -> list[str]:
+        return ["detectron2://"]
+
+    def _get_local_path(self, path: str, **kwargs) -> str:
+        raise OSError(
+            f"{path}: files of Detectron2's model zoo must be given locally: download the file, then {_REMEDY}."
+        )
+
+    def _open(self, path: str, mode: str = "r", **kwargs):
+        return open(self._get_local_path(path), mode)
+
+
+class _DownloadHandler(HTTPURLHandler):
+    """http(s) and ftp URLs, downloaded into iopath's cache; a failure says which URL and what to do."""
+
+    def _get_local_path(self, path: str, **kwargs) -> str:
+        try:
+            return super()._get_local_path(path, **kwargs)
+        except Exception as error:
+            raise OSError(f"{path}: the download failed ({error}). Download it by other means, then {_REMEDY}.") from error
+
+
+PathManager = PathManagerBase()
+PathManager.register_handler(_DownloadHandler())
+PathManager.register_handler(OneDrivePathHandler())
+PathManager.register_handler(_ZooHandler())

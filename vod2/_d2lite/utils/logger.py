@@ -1,0 +1,138 @@
+"""Logging: a coloured console on the main process, a file per process, and messages that do not repeat."""
+
+import copy
+import logging
+import os
+import sys
+import time
+from collections import Counter
+
+from tabulate import tabulate
+from termcolor import colored
+
+from vod2._d2lite.utils.file_io import PathManager
+
+_FORMAT = "[%(asctime)s %(name)s]: %(message)s"
+_DATE = "%m/%d %H:%M:%S"
+_OWN_ROOT = __name__.rsplit(".", 2)[0]  # the package whose modules play the part of the logger "detectron2"
+_configured: dict[tuple, logging.Logger] = {}
+_streams: dict[str, object] = {}
+
+
+class _Formatter(logging.Formatter):
+    """Shortens the root of the logger's name and marks warnings and errors."""
+
+    def __init__(self, fmt: str, root: str, short: str, color: bool):
+        super().__init__(fmt, datefmt=_DATE)
+        self._root, self._short, self._color = root, short, color
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        if record.name.startswith(self._root + "."):
+            record = copy.copy(record)  # other handlers see the full name
+            record.name = self._short + record.name[len(self._root) :]
+        line = super().formatMessage(record)
+        if not self._color or record.levelno < logging.WARNING:
+            return line
+        attrs = ["blink"] if record.levelno == logging.WARNING else ["blink", "underline"]
+        return colored(record.levelname, "red", attrs=attrs) + " " + line
+
+
+def _log_file(output: str, rank: int):
+    """The open log file: ``output`` itself where it ends in .txt or .log, else ``output``/log.txt; with its rank if not 0."""
+    name = output if output.endswith((".txt", ".log")) else os.path.join(output, "log.txt")
+    if rank > 0:
+        name += f".rank{rank}"
+    if name not in _streams:
+        PathManager.mkdirs(os.path.dirname(name) or ".")
+        _streams[name] = PathManager.open(name, "a", buffering=1)
+    return _streams[name]
+
+
+def setup_logger(
+    output: str | None = None,
+    distributed_rank: int = 0,
+    *,
+    color: bool = True,
+    name: str = "detectron2",
+    abbrev_name: str | None = None,
+    enable_propagation: bool = False,
+    configure_stdout: bool = True,
+) -> logging.Logger:
+    """Send the logger ``name`` to the console (rank 0 only) and, where ``output`` is given, to a file.
+
+    A second call with the same arguments changes nothing. The name "detectron2" also stands for this package's own messages.
+
+    Args:
+        output: a folder (its log.txt is appended to) or a file ending in .txt or .log; other ranks append ".rank<N>".
+        abbrev_name: what stands for ``name`` at the beginning of the names of its children; "d2" for "detectron2".
+    """
+    key = (output, distributed_rank, color, name, abbrev_name, enable_propagation, configure_stdout)
+    if key in _configured:
+        return _configured[key]
+    if abbrev_name is None:
+        abbrev_name = "d2" if name == "detectron2" else name
+    for root in (name, _OWN_ROOT) if name == "detectron2" else (name,):
+        logger = logging.getLogger(root)
+        logger.setLevel(logging.DEBUG)
+        logger.propagate = enable_propagation
+        if configure_stdout and distributed_rank == 0:
+            handler = logging.StreamHandler(stream=sys.stdout)
+            fmt = colored("[%(asctime)s %(name)s]: ", "green") + "%(message)s" if color else _FORMAT
+            handler.setFormatter(_Formatter(fmt, root, abbrev_name, color))
+            logger.addHandler(handler)
+        if output is not None:
+            handler = logging.StreamHandler(_log_file(output, distributed_rank))
+            fmt = "[%(asctime)s] %(name)s %(levelname)s: %(message)s"
+            handler.setFormatter(_Formatter(fmt, root, abbrev_name, False))
+            logger.addHandler(handler)
+    return _configured.setdefault(key, logging.getLogger(name))
+
+
+_count: Counter = Counter()
+_last_time: dict[tuple, float] = {}
+
+
+def _caller() -> tuple[str, tuple]:
+    """The module that called a function of this file, and the place of the call (file, line)."""
+    frame = sys._getframe(1)
+    while frame.f_code.co_filename == __file__:
+        frame = frame.f_back
+    return frame.f_globals.get("__name__", "__main__"), (frame.f_code.co_filename, frame.f_lineno)
+
+
+def log_first_n(lvl: int, msg: str, n: int = 1, *, name: str | None = None, key: str | tuple = "caller") -> None:
+    """Log only the first ``n`` times.
+
+    Args:
+        name: the logger, by default the calling module.
+        key: "caller", "message" or both: calls that agree in it are counted together.
+    """
+    module, place = _caller()
+    parts = (key,) if isinstance(key, str) else tuple(key)
+    counted = tuple(place if part == "caller" else msg for part in parts)
+    _count[counted] += 1
+    if _count[counted] <= n:
+        logging.getLogger(name or module).log(lvl, msg)
+
+
+def log_every_n(lvl: int, msg: str, n: int = 1, *, name: str | None = None) -> None:
+    """Log the first of every ``n`` calls from the same place."""
+    module, place = _caller()
+    _count[place] += 1
+    if n == 1 or _count[place] % n == 1:
+        logging.getLogger(name or module).log(lvl, msg)
+
+
+def log_every_n_seconds(lvl: int, msg: str, n: float = 1, *, name: str | None = None) -> None:
+    """Log at most once in ``n`` seconds from the same place."""
+    module, place = _caller()
+    now = time.monotonic()
+    if place not in _last_time or now - _last_time[place] >= n:
+        logging.getLogger(name or module).log(lvl, msg)
+        _last_time[place] = now
+
+
+def create_small_table(small_dict: dict) -> str:
+    """A table of one row whose headers are the keys."""
+    keys, values = tuple(small_dict), tuple(small_dict.values())
+    return tabulate([values], headers=keys, tablefmt="pipe", floatfmt=".3f", stralign="center", numalign="center")

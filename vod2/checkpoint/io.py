@@ -1,0 +1,62 @@
+"""Weights for a model that is to detect, not to be trained: all of them must be there."""
+
+import logging
+import os
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from vod2.d2 import DetectionCheckpointer
+from vod2.errors import UserError
+
+_LOGGER = logging.getLogger("vod2.checkpoint")
+
+
+def load_weights(model: nn.Module, path: str) -> None:
+    """Fill `model` from a checkpoint; an empty path keeps its random initialisation and says so.
+
+    Raises:
+        UserError: if the file is missing or unreadable, or does not hold every parameter of the model in its shape.
+    """
+    if not path:
+        _LOGGER.warning("MODEL.WEIGHTS is empty: the detector runs with random weights")
+        return
+    require_weights(path)
+    if path.endswith(".pth"):
+        _require_complete(model, _read_state(path), path)
+    DetectionCheckpointer(model).load(path)
+
+
+def require_weights(path: str) -> None:
+    """Raise a `UserError` unless `path` is empty, a readable local file, or an address for the checkpointer to resolve."""
+    if path and "://" not in path and not os.path.isfile(path):
+        raise UserError(
+            f"weights {path!r} do not exist: give a local file with MODEL.WEIGHTS, or MODEL.WEIGHTS '' to go without"
+        )
+
+
+def _read_state(path: str) -> Mapping[str, Tensor]:
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        state = checkpoint.get("model", checkpoint)
+        return {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    except Exception as error:  # torch raises whatever the unpickler meets
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"weights {path!r} are not a PyTorch checkpoint of plain tensors: {reason}") from error
+
+
+def _require_complete(model: nn.Module, state: Mapping[str, Tensor], path: str) -> None:
+    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    missing = sorted(wanted.keys() - state.keys())
+    if missing:
+        raise UserError(
+            f"weights {path!r} are of another model: {len(missing)} of {len(wanted)} parameters are missing, for "
+            f"example {missing[0]!r}; give the configuration that they were trained with"
+        )
+    for name, shape in wanted.items():
+        if tuple(state[name].shape) != shape:
+            raise UserError(
+                f"weights {path!r} are of another model: {name!r} has the shape {tuple(state[name].shape)}, expected "
+                f"{shape}; give the configuration that they were trained with (number of classes, widths)"
+            )

@@ -1,0 +1,76 @@
+"""The configuration keys that vod2 adds to Detectron2's."""
+
+from collections.abc import Callable
+
+from vod2.d2 import CfgNode
+
+_EXTENSIONS: list[Callable[[CfgNode], None]] = []
+
+
+def register_config(add_keys: Callable[[CfgNode], None]) -> Callable[[CfgNode], None]:
+    """Decorator for a project's function that adds its keys; `add_video_config` calls it."""
+    _EXTENSIONS.append(add_keys)
+    return add_keys
+
+
+def add_video_config(cfg: CfgNode) -> CfgNode:
+    """Add every key of vod2 and of the projects to `cfg` (in place) and return it.
+
+    Example:
+        >>> from vod2 import add_video_config
+        >>> from vod2.d2 import get_cfg
+        >>> add_video_config(get_cfg()).VIDEO.TEST_SCHEDULE.NAME
+        'NoWindow'
+    """
+    _add_time(cfg)
+    _add_model(cfg)
+    _add_data(cfg)
+    _add_engine(cfg)
+    for add_keys in _EXTENSIONS:
+        add_keys(cfg)
+    return cfg
+
+
+def _add_time(cfg: CfgNode) -> None:
+    cfg.VIDEO = CfgNode()
+    # Supports of a training clip
+    train = cfg.VIDEO.TRAIN_SCHEDULE = CfgNode()
+    train.NAME = "NoSupport"  # in TRAINING_SCHEDULE_REGISTRY
+    train.RADIUS = 18  # RandomNear: frames on either side of the key frame
+    train.COUNT = 2  # supports to draw
+    # The window of a frame in inference
+    test = cfg.VIDEO.TEST_SCHEDULE = CfgNode()
+    test.NAME = "NoWindow"  # in SUPPORT_SCHEDULE_REGISTRY; "A+B" is the union of A and B
+    test.RADIUS = 18  # SlidingWindow: frames before the key frame
+    test.LOOKAHEAD = -1  # SlidingWindow: frames after it, -1 for as many as RADIUS, 0 for causal
+    test.EDGE = "clip"  # SlidingWindow at the ends of a video: "clip" or "repeat" the edge frame
+    test.COUNT = 21  # GlobalSample: frames of the whole video
+    test.INCLUDE_KEY = True  # GlobalSample: the key frame belongs to its own window
+    test.INTERVAL = 10  # Keyframes: distance of two keyframes
+
+
+def _add_model(cfg: CfgNode) -> None:
+    video = cfg.MODEL.VIDEO = CfgNode()
+    video.SUPPORT_TOPK = 75  # proposals kept of a support frame, those of the highest objectness
+    video.PIXEL_AGGREGATOR = CfgNode({"NAME": ""})  # level 1, in PIXEL_AGGREGATOR_REGISTRY; "" for none
+    video.PROPOSAL_AGGREGATOR = CfgNode({"NAME": ""})  # level 2, in PROPOSAL_AGGREGATOR_REGISTRY; "" for none
+    relation = video.RELATION = CfgNode()
+    relation.NUM_HEADS = 16  # relation features M of a relation module (RDN, section 4)
+    relation.GEOMETRY_DIM = 64  # length of the sine/cosine embedding of a pair of boxes
+    relation.GEOMETRY_SCALE = 100.0  # its factor
+    relation.GEOMETRY_WAVELENGTH = 1000.0  # its longest wavelength
+    # build_narrow_resnet_backbone: basic blocks, for a CPU
+    narrow = cfg.MODEL.NARROW_RESNET = CfgNode()
+    narrow.STEM_CHANNELS = 16
+    narrow.CHANNELS = [16, 32, 64, 96]  # of res2 .. res5
+    narrow.BLOCKS = [1, 1, 1, 1]  # of res2 .. res5
+
+
+def _add_data(cfg: CfgNode) -> None:
+    cfg.DATASETS.MAX_IMAGES_PER_CLASS = 0  # of still-image datasets: at most so many of each class, 0 for all
+
+
+def _add_engine(cfg: CfgNode) -> None:
+    cfg.SOLVER.OPTIMIZER = "SGD"  # or "AdamW"
+    cfg.TEST.VID_PROTOCOL = "imagenet"  # rule of matching boxes: "imagenet" or "fixed"
+    cfg.TEST.COCO_AP = True  # also the AP of COCO, by pycocotools

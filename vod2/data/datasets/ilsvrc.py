@@ -1,0 +1,248 @@
+"""What ImageNet VID and DET share: class names, XML annotations, and their cache.
+
+F: files, N: objects of all files together. Boxes are xyxy in pixels of the original image, as they stand in the XML.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import NamedTuple
+from xml.etree import ElementTree
+
+import numpy as np
+from tqdm import tqdm
+
+from vod2.atomic import replacing
+from vod2.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+VID_WNIDS: dict[str, str] = {
+    "n02691156": "airplane",
+    "n02419796": "antelope",
+    "n02131653": "bear",
+    "n02834778": "bicycle",
+    "n01503061": "bird",
+    "n02924116": "bus",
+    "n02958343": "car",
+    "n02402425": "cattle",
+    "n02084071": "dog",
+    "n02121808": "domestic_cat",
+    "n02503517": "elephant",
+    "n02118333": "fox",
+    "n02510455": "giant_panda",
+    "n02342885": "hamster",
+    "n02374451": "horse",
+    "n02129165": "lion",
+    "n01674464": "lizard",
+    "n02484322": "monkey",
+    "n03790512": "motorcycle",
+    "n02324045": "rabbit",
+    "n02509815": "red_panda",
+    "n02411705": "sheep",
+    "n01726692": "snake",
+    "n02355227": "squirrel",
+    "n02129604": "tiger",
+    "n04468005": "train",
+    "n01662784": "turtle",
+    "n04530566": "watercraft",
+    "n02062744": "whale",
+    "n02391049": "zebra",
+}
+"""WordNet id -> readable name of the 30 classes, in the order of their category ids."""
+
+VID_CLASSES: tuple[str, ...] = tuple(VID_WNIDS.values())
+
+_FORMAT_VERSION = 1  # of the cache file
+
+
+def require_folder(folder: str | os.PathLike, dataset: str, remedy: str) -> None:
+    """Raise a UserError that names the folder, the dataset and the remedy, unless `folder` is there."""
+    if not os.path.isdir(folder):
+        raise UserError(
+            f"{folder}: no such folder, but the dataset {dataset} needs it: {remedy}, or set DETECTRON2_DATASETS to the "
+            "folder that holds the datasets"
+        )
+
+
+def category_ids(class_names: Sequence[str]) -> dict[str, int]:
+    """{name in the XML: category id}: the readable names, and the WordNet ids of those that are VID's."""
+    ids = {name: category for category, name in enumerate(class_names)}
+    return ids | {wnid: ids[name] for wnid, name in VID_WNIDS.items() if name in ids}
+
+
+class XmlObject(NamedTuple):
+    """One <object> of an annotation file; `box` is xyxy as written, `track` is None where there is no <trackid>."""
+
+    name: str
+    box: tuple[float, float, float, float]
+    track: int | None
+    occluded: int
+
+
+def parse_xml(file: str | os.PathLike) -> tuple[int, int, list[XmlObject]]:
+    """Height, width and objects of one annotation file.
+
+    Raises:
+        UserError: the file is missing or broken, or an element is missing or not a number; names the file.
+    """
+    try:
+        root = ElementTree.parse(file).getroot()
+    except FileNotFoundError as error:
+        raise UserError(f"{file}: no such annotation file, though its frame is listed: complete the dataset") from error
+    except ElementTree.ParseError as error:
+        raise UserError(f"{file}: broken XML ({error}): get the file again") from error
+    height, width = (int(_number(root, f"size/{side}", file)) for side in ("height", "width"))
+    objects = []
+    for element in root.iter("object"):
+        box = tuple(_number(element, f"bndbox/{side}", file) for side in ("xmin", "ymin", "xmax", "ymax"))
+        track = int(_number(element, "trackid", file)) if element.find("trackid") is not None else None
+        occluded = int(_number(element, "occluded", file)) if element.find("occluded") is not None else 0
+        objects.append(XmlObject((element.findtext("name") or "").strip(), box, track, occluded))
+    return height, width, objects
+
+
+def _number(element: ElementTree.Element, tag: str, file: str | os.PathLike) -> float:
+    text = element.findtext(tag)
+    try:
+        return float(text)
+    except (TypeError, ValueError):
+        raise UserError(f"{file}: <{element.tag}> has {tag}={text!r}, expected a number: mend the file") from None
+
+
+@dataclass
+class AnnotationTable:
+    """The annotations of F files as arrays, the objects of a file one after the other.
+
+    Args:
+        sizes: (F, 2) int32 height and width.
+        counts: (F,) int32 objects of each file.
+        boxes: (N, 4) float32.
+        category: (N,) int16 category ids.
+        track: (N,) int32 track ids; the number of the object in its file where the XML has none.
+        occluded: (N,) uint8, 0 or 1.
+    """
+
+    sizes: np.ndarray
+    counts: np.ndarray
+    boxes: np.ndarray
+    category: np.ndarray
+    track: np.ndarray
+    occluded: np.ndarray
+
+
+def read_annotations(
+    files: Sequence[str], categories: dict[str, int], ignore_other_classes: bool = False
+) -> AnnotationTable:
+    """Parse annotation files. Boxes are clipped to the image; those without area are dropped; both are counted in a warning.
+
+    Args:
+        files: paths of the XML files.
+        categories: {name in the XML: category id}.
+        ignore_other_classes: leave out objects whose name is not in `categories`, rather than raise.
+
+    Raises:
+        UserError: a file is broken, or names a class that is not in `categories`.
+    """
+    sizes, counts, rows = [], [], []
+    mended: Counter[str] = Counter()
+    examples: dict[str, str] = {}
+    for file in tqdm(files, desc="annotations", unit="file", disable=None):
+        height, width, objects = parse_xml(file)
+        before = len(rows)
+        for number, thing in enumerate(objects):
+            if thing.name not in categories:
+                if ignore_other_classes:
+                    continue
+                raise UserError(f"{file}: class {thing.name!r} is unknown, expected one of {', '.join(categories)}")
+            box = np.clip(thing.box, 0, (width, height, width, height)).tolist()
+            problem = _problem(thing.box, box)
+            if problem:
+                mended[problem] += 1
+                examples.setdefault(problem, f"{file}: {thing.box} in {width} x {height} pixels")
+            if problem != "without area, dropped":
+                track = number if thing.track is None else thing.track
+                rows.append((*box, categories[thing.name], track, int(thing.occluded > 0)))
+        sizes.append((height, width))
+        counts.append(len(rows) - before)
+    for problem, count in mended.items():
+        logger.warning("%d boxes %s; the first is %s", count, problem, examples[problem])
+    columns = np.array(rows, np.float64).reshape(-1, 7)
+    return AnnotationTable(
+        np.array(sizes, np.int32).reshape(-1, 2),
+        np.array(counts, np.int32),
+        columns[:, :4].astype(np.float32),
+        columns[:, 4].astype(np.int16),
+        columns[:, 5].astype(np.int32),
+        columns[:, 6].astype(np.uint8),
+    )
+
+
+def _problem(written: Sequence[float], clipped: Sequence[float]) -> str | None:
+    if not (clipped[2] > clipped[0] and clipped[3] > clipped[1]):
+        return "without area, dropped"
+    return "outside of their image, clipped" if list(written) != list(clipped) else None
+
+
+def cached_annotations(
+    root: str | os.PathLike,
+    label: str,
+    files: Sequence[str],
+    categories: dict[str, int],
+    read: Callable[[], AnnotationTable],
+) -> AnnotationTable:
+    """The table that `read` returns, from the cache if it was made of the same files before.
+
+    The cache is one file named after `label`, in <root>/.vod2_cache or, where that cannot be written, in ~/.cache/vod2.
+    It is made anew when the list of files, the classes or an annotation folder has changed; a file that is edited in
+    place does not change its folder: delete the cache then.
+    """
+    root = os.path.abspath(root)
+    key = _cache_key(root, files, categories)
+    in_home = f"{label}-{hashlib.sha256(root.encode()).hexdigest()[:12]}.npz"
+    places = [Path(root, ".vod2_cache", f"{label}.npz"), Path.home() / ".cache" / "vod2" / in_home]
+    for place in places:
+        table = _load_cache(place, key)
+        if table is not None:
+            return table
+    table = read()
+    for place in places:
+        try:
+            with replacing(place) as temporary:
+                np.savez(temporary, key=np.array(key), **{f.name: getattr(table, f.name) for f in fields(table)})
+            logger.info("Wrote the parsed annotations to %s", place)
+            return table
+        except OSError as error:
+            logger.info("Cannot write the parsed annotations to %s (%s)", place, error)
+    logger.warning("The parsed annotations of %s could not be cached: they are parsed again at the next start", root)
+    return table
+
+
+def _cache_key(root: str, files: Sequence[str], categories: dict[str, int]) -> str:
+    # Every folder's time of change is a cheap sign that a file came, went, or was replaced; the data set as a whole
+    # may also have been generated again.
+    folders = sorted({os.path.dirname(file) for file in files})
+    changed = [os.stat(folder).st_mtime_ns if os.path.isdir(folder) else 0 for folder in folders]
+    content = hashlib.sha256()
+    for part in (_FORMAT_VERSION, root, list(files), categories, changed):
+        content.update(json.dumps(part).encode())
+    return content.hexdigest()
+
+
+def _load_cache(path: Path, key: str) -> AnnotationTable | None:
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            if str(arrays["key"]) != key:
+                return None
+            return AnnotationTable(**{field.name: arrays[field.name] for field in fields(AnnotationTable)})
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        logger.warning("%s: the cache is broken (%s), it is built again", path, error)
+        return None

@@ -1,0 +1,138 @@
+"""Reading frames from a video file or from a folder of images."""
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+
+from vod2.errors import VideoError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+# A folder of images does not say how fast it plays.
+FOLDER_FPS = Fraction(25)
+
+
+class VideoReader:
+    """The frames of a video file (whatever FFmpeg decodes) or of a folder of images, as (H, W, 3) uint8 BGR arrays.
+
+    It can be iterated any number of times, each time from the first frame. Images of a folder come in natural order
+    (frame 9 before frame 10). A rotation that a phone has stored is applied.
+
+    Attributes:
+        fps: frames per second, a Fraction; 25 for a folder.
+        size: (width, height) in pixels.
+        frame_count_hint: how many frames the file says it has, None where it does not say. It may be wrong for a
+            file, see `count_frames`.
+
+    Example:
+        >>> import tempfile, cv2
+        >>> folder = tempfile.mkdtemp()
+        >>> for name in ("0.png", "1.png"):
+        ...     _ = cv2.imwrite(f"{folder}/{name}", np.zeros((24, 32, 3), np.uint8))
+        >>> reader = VideoReader(folder)
+        >>> reader.size, [frame.shape for frame in reader]
+        ((32, 24), [(24, 32, 3), (24, 32, 3)])
+    """
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        """Open `path` and decode its first frame.
+
+        Raises:
+            VideoError: there is no such file or folder, or it holds no frame that can be read. Iteration raises it
+                where a later frame cannot be read or has another size.
+        """
+        self.path = Path(path)
+        if not self.path.exists():
+            raise VideoError(f"There is no video {str(path)!r}: expected a video file or a folder of images")
+        self._images = _images_in(self.path) if self.path.is_dir() else None
+        if self._images is None:
+            with self._open() as (_, stream):
+                rate = stream.average_rate or stream.guessed_rate
+                self.fps = Fraction(rate) if rate else FOLDER_FPS
+                self.frame_count_hint = stream.frames or _frames_in(stream, self.fps)
+        else:
+            self.fps, self.frame_count_hint = FOLDER_FPS, len(self._images)
+        self.size = None
+        first = next(iter(self), None)
+        if first is None:
+            raise VideoError(f"{str(path)!r} has no frames: expected a video file or a folder of images")
+        self.size = (first.shape[1], first.shape[0])
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        frames = self._decode() if self._images is None else map(_read_image, self._images)
+        for index, frame in enumerate(frames):
+            size = (frame.shape[1], frame.shape[0])
+            if self.size not in (None, size):
+                raise VideoError(
+                    f"Frame {index} of {str(self.path)!r} is {size[0]}x{size[1]} pixels, but the first one is "
+                    f"{self.size[0]}x{self.size[1]}: all frames of a video must have one size"
+                )
+            yield frame
+
+    def count_frames(self) -> int:
+        """The exact number of frames that iteration gives; of a file all frames are decoded to find out.
+
+        Raises:
+            VideoError: a frame cannot be decoded.
+        """
+        if self._images is not None:
+            return len(self._images)
+        with self._open() as (container, stream):
+            return sum(1 for _ in self._frames(container, stream))
+
+    def _decode(self) -> Iterator[np.ndarray]:
+        with self._open() as (container, stream):
+            for frame in self._frames(container, stream):
+                image = frame.to_ndarray(format="bgr24")
+                # FFmpeg and NumPy both count a rotation counterclockwise.
+                yield np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90))) if frame.rotation else image
+
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
+        try:
+            container = av.open(str(self.path))
+        except (av.FFmpegError, OSError) as error:
+            raise VideoError(f"{str(self.path)!r} cannot be read as a video ({error.strerror})") from error
+        with container:
+            if not container.streams.video:
+                raise VideoError(f"{str(self.path)!r} has no video stream: expected a video file or a folder of images")
+            stream = container.streams.video[0]
+            stream.thread_type = "AUTO"
+            yield container, stream
+
+    def _frames(self, container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
+        index = 0
+        try:
+            for frame in container.decode(stream):
+                yield frame
+                index += 1
+        except av.FFmpegError as error:
+            raise VideoError(
+                f"Frame {index} of {str(self.path)!r} cannot be decoded ({error.strerror}): the file may be damaged"
+            ) from error
+
+
+def _frames_in(stream: av.VideoStream, fps: Fraction) -> int | None:
+    """The number of frames by duration, for containers that do not count them."""
+    if stream.duration is None or stream.time_base is None:
+        return None
+    return round(stream.duration * stream.time_base * fps)
+
+
+def _images_in(folder: Path) -> list[Path]:
+    """The images of a folder in natural order: digits compare as numbers."""
+    images = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
+    return sorted(images, key=lambda path: [int(s) if s.isdigit() else s for s in re.split(r"([0-9]+)", path.name)])
+
+
+def _read_image(path: Path) -> np.ndarray:
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        raise VideoError(f"{str(path)!r} cannot be read as an image: the file may be damaged")
+    return image

@@ -1,0 +1,50 @@
+"""From a command line to a frozen configuration."""
+
+import argparse
+import logging
+import os
+
+import torch
+
+from vod2.config import add_video_config
+from vod2.d2 import CfgNode, default_setup, get_cfg
+from vod2.errors import UserError
+
+_LOGGER = logging.getLogger("vod2")
+
+
+def load_config(config_file: str, overrides: list[str] | None = None) -> CfgNode:
+    """Detectron2's and vod2's defaults, then the file, then `KEY VALUE ...`; the CPU is chosen where there is no GPU.
+
+    Raises:
+        UserError: if the file is missing or broken, or a key or value does not exist.
+    """
+    cfg = add_video_config(get_cfg())
+    if config_file:
+        if not os.path.isfile(config_file):
+            raise UserError(f"configuration {config_file!r} does not exist")
+        _merge(cfg.merge_from_file, config_file, config_file)
+    _merge(cfg.merge_from_list, list(overrides or []), "the command line")
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        _LOGGER.warning("no GPU found, running on the CPU")
+        cfg.MODEL.DEVICE = "cpu"
+    return cfg
+
+
+def _merge(merge, argument, source: str) -> None:
+    """yacs tells a wrong key by KeyError, AssertionError or ValueError; one sentence is enough for each."""
+    try:
+        merge(argument)
+    except (KeyError, AssertionError, ValueError, TypeError) as error:
+        reason = str(error.args[0] if error.args else error)
+        raise UserError(
+            f"{source}: {reason}; the keys are those of Detectron2 and of vod2/config.py and projects/*/config.py"
+        ) from error
+
+
+def setup(args: argparse.Namespace) -> CfgNode:
+    """`load_config` of the arguments of `default_argument_parser`, frozen, with log and config.yaml in OUTPUT_DIR."""
+    cfg = load_config(args.config_file, args.opts)
+    cfg.freeze()
+    default_setup(cfg, args)
+    return cfg

@@ -1,0 +1,80 @@
+"""Attention between proposals: the relation module of RDN, SELSA, MEGA, HVR-Net and MST.
+
+N: queries, M: keys, D: embedding, h: heads, d = D / h.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vod2.layers.geometry import GeometryBias
+
+
+class RelationAttention(nn.Module):
+    """The relation features of RDN's equation 1, all M = h of them concatenated (the sum of equation 2 is the caller's).
+
+    Query i takes, in head m, sum_j w_ij W_L f_j, where w is a softmax over the keys j of
+    (W_Q f_i) . (W_K f_j) / sqrt(d) + geometry bias. Each head projects the whole key feature to d numbers, which is
+    multi-head attention with a value projection D -> D and no output projection. Without keys the result is 0.
+
+    Args:
+        dim: D.
+        num_heads: h, a divisor of D.
+        geometry: bias of box pairs with h heads, or None for attention without position.
+
+    Raises:
+        ValueError: if h does not divide D.
+
+    Example:
+        >>> import torch
+        >>> from vod2.layers import RelationAttention
+        >>> boxes = torch.tensor([[0.0, 0.0, 8.0, 8.0]])
+        >>> RelationAttention(dim=32, num_heads=4)(torch.ones(1, 32), torch.ones(5, 32), boxes, boxes.repeat(5, 1)).shape
+        torch.Size([1, 32])
+    """
+
+    def __init__(self, dim: int, num_heads: int, geometry: GeometryBias | None = None) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"RelationAttention: {num_heads} heads do not divide {dim} features")
+        self.num_heads = num_heads
+        self.query = nn.Linear(dim, dim)
+        self.key = nn.Linear(dim, dim)
+        self.value = nn.Linear(dim, dim)
+        self.geometry = geometry
+        for layer in (self.query, self.key, self.value):
+            nn.init.normal_(layer.weight, std=0.32 / math.sqrt(dim))  # .01 at the papers' 1024
+            nn.init.zeros_(layer.bias)
+
+    def forward(
+        self, query: Tensor, key: Tensor, query_boxes: Tensor, key_boxes: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
+        """query (N, D), key (M, D), boxes (N, 4) and (M, 4) xyxy pixels -> (N, D).
+
+        `mask` (N, M) bool is True where query i may look at key j; a query that may look at none gets 0.
+        """
+        q, k, v = (self._heads(layer(x)) for layer, x in ((self.query, query), (self.key, key), (self.value, key)))
+        bias = self._bias(query_boxes, key_boxes, mask)
+        out = F.scaled_dot_product_attention(q[None], k[None], v[None], None if bias is None else bias.to(q.dtype)[None])
+        out = out[0].transpose(0, 1).flatten(1)  # (h, N, d) -> (N, D)
+        return out if mask is None else out * mask.any(dim=1, keepdim=True)
+
+    def weights(self, query: Tensor, key: Tensor, query_boxes: Tensor, key_boxes: Tensor) -> Tensor:
+        """(h, N, M): the relation weights w of equation 1, for linking and for pictures; rows sum to 1."""
+        q, k = self._heads(self.query(query)), self._heads(self.key(key))
+        logits = q @ k.transpose(1, 2) / math.sqrt(q.shape[-1])
+        bias = self._bias(query_boxes, key_boxes, None)
+        return (logits if bias is None else logits + bias).softmax(dim=-1)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(1, (self.num_heads, -1)).transpose(0, 1)  # (N, D) -> (h, N, d)
+
+    def _bias(self, query_boxes: Tensor, key_boxes: Tensor, mask: Tensor | None) -> Tensor | None:
+        bias = None if self.geometry is None else self.geometry(query_boxes, key_boxes)
+        if mask is None:
+            return bias
+        # Finite, so that a row without any key has a gradient of 0 and not of NaN.
+        closed = torch.where(mask, 0.0, -1e4)
+        return closed[None].expand(self.num_heads, -1, -1) if bias is None else bias + closed

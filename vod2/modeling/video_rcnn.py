@@ -1,0 +1,173 @@
+"""A two-stage detector that looks at other frames: the whole story.
+
+B: clips, T: supports of a clip. Boxes are xyxy in pixels of the resized image until they leave the model.
+"""
+
+from collections.abc import Sequence
+from itertools import chain
+
+import torch
+from torch import Tensor
+
+from vod2.d2 import META_ARCH_REGISTRY, CfgNode, GeneralizedRCNN, Instances, configurable, detector_postprocess
+from vod2.modeling.backbone import resume
+from vod2.modeling.pixel import PixelAggregator, build_pixel_aggregator
+from vod2.modeling.roi_heads import as_proposal_set
+from vod2.structures import Frame, Role, TemporalContext
+from vod2.temporal import FrameMemory
+
+
+@META_ARCH_REGISTRY.register()
+class VideoRCNN(GeneralizedRCNN):
+    """`GeneralizedRCNN` for clips. It needs a `VideoRPN` and `VideoROIHeads`, and holds no state of a video.
+
+    A clip is Detectron2's dict (image, height, width, in training instances) plus video_id, frame_index and
+    support: [{image, frame_index, role}]. Without supports it is the image detector with the same parameters.
+    """
+
+    @configurable
+    def __init__(self, *, pixel_aggregator: PixelAggregator | None = None, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.pixel_aggregator = pixel_aggregator
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict:
+        ret = super().from_config(cfg)
+        ret["pixel_aggregator"] = build_pixel_aggregator(cfg, ret["backbone"].output_shape())
+        return ret
+
+    def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
+        """B clips -> losses in training, else B times {"instances": Instances} in original pixels."""
+        if not self.training:
+            return self.inference(batched_inputs)
+        keys, contexts = self._clips(batched_inputs)
+        targets = [clip["instances"].to(self.device) for clip in batched_inputs]
+        keys, losses = self.enhance(keys, contexts)
+        keys, contexts, rpn_losses = self._propose_clips(keys, contexts, targets)
+        return losses | rpn_losses | self.roi_heads.detect(keys, contexts).losses
+
+    @torch.no_grad()
+    def inference(
+        self,
+        batched_inputs: list[dict],
+        detected_instances: list[Instances] | None = None,
+        do_postprocess: bool = True,
+    ) -> list[dict] | list[Instances]:
+        """B clips, each with its whole context in `support`; a stream is cheaper with `step`."""
+        if detected_instances is not None:
+            raise ValueError("VideoRCNN makes its own boxes: detected_instances is not supported")
+        keys, contexts = self._clips(batched_inputs)
+        keys, _ = self.enhance(keys, contexts)
+        keys, contexts, _ = self._propose_clips(keys, contexts, None)
+        instances = self.roi_heads.detect(keys, contexts).instances
+        if not do_postprocess:
+            return instances
+        return [{"instances": self._finish(one, clip)} for one, clip in zip(instances, batched_inputs, strict=True)]
+
+    @torch.no_grad()
+    def step(self, clip: dict, memory: FrameMemory) -> dict:
+        """One frame of a stream: encode what is new in `clip`, detect in its key frame from memory.
+
+        `clip` needs no image where the memory already holds the key frame. The memory must have been started with
+        the clip's video. Returns {"instances": Instances} in original pixels.
+        """
+        fresh = ([clip] if "image" in clip else []) + list(clip.get("support", ()))
+        for one in fresh:  # one by one: the first window of a video may be large
+            frames, _ = self.propose(self.encode([{**one, "video_id": memory.video}]))
+            memory.put(frames[0])
+        context = memory.context(clip["frame_index"])
+        keys = [memory.frame(clip["frame_index"])]
+        if self.pixel_aggregator is not None:
+            keys, _ = self.enhance(keys, [context])
+            keys, _ = self.propose(keys)
+        found = self.roi_heads.detect(keys, [context])
+        memory.carry(found.carry[0])
+        return {"instances": self._finish(found.instances[0], clip)}
+
+    def encode(self, inputs: Sequence[dict]) -> list[Frame]:
+        """Images (3, H, W) of any clips -> frames with feature maps, in one call of the backbone."""
+        images = self.preprocess_image(inputs)
+        features = self.backbone(images.tensor)
+        return [
+            Frame(
+                str(one.get("video_id", "")),
+                one.get("frame_index", 0),
+                tuple(size),
+                {name: value[row : row + 1] for name, value in features.items()},
+            )
+            for row, (one, size) in enumerate(zip(inputs, images.image_sizes, strict=True))
+        ]
+
+    def enhance(
+        self, keys: Sequence[Frame], contexts: Sequence[TemporalContext]
+    ) -> tuple[list[Frame], dict[str, Tensor]]:
+        """Level 1: the key frames with aggregated feature maps, and the losses of that."""
+        if self.pixel_aggregator is None:
+            return list(keys), {}
+        enhanced, losses = [], {}
+        for key, context in zip(keys, contexts, strict=True):
+            found = self.pixel_aggregator(key, context)
+            later = resume(self.backbone, self.pixel_aggregator.stage, found.value[self.pixel_aggregator.stage])
+            enhanced.append(key.with_(features=key.features | found.value | later))
+            for name, value in found.losses.items():
+                losses[name] = losses.get(name, 0) + value / len(keys)
+        return enhanced, losses
+
+    def propose(
+        self, frames: Sequence[Frame], targets: Sequence[Instances | None] | None = None
+    ) -> tuple[list[Frame], dict[str, Tensor]]:
+        """The frames with embedded proposals, and the losses of the RPN on those with targets.
+
+        Feature maps are dropped where nothing will look at them again.
+        """
+        features = {name: torch.cat([frame.features[name] for frame in frames]) for name in frames[0].features}
+        sizes = [frame.image_size for frame in frames]
+        proposals, losses = self.proposal_generator.propose(sizes, features, targets)
+        proposals = self.roi_heads.select(proposals, targets)
+        embedded = self.roi_heads.embed(features, proposals)
+        done = [
+            frame.with_(
+                features={} if self.pixel_aggregator is None else frame.features,
+                proposals=as_proposal_set(one, embedding),
+                targets=one if self.training else None,
+            )
+            for frame, one, embedding in zip(frames, proposals, embedded, strict=True)
+        ]
+        return done, losses
+
+    def _clips(self, batched_inputs: list[dict]) -> tuple[list[Frame], list[TemporalContext]]:
+        """Encode the key frames and the supports of B clips at once."""
+        supports = [list(clip.get("support", ())) for clip in batched_inputs]
+        named = [
+            [{**support, "video_id": clip.get("video_id", "")} for support in group]
+            for clip, group in zip(batched_inputs, supports, strict=True)
+        ]
+        frames = iter(self.encode([*batched_inputs, *chain.from_iterable(named)]))
+        keys = [next(frames) for _ in batched_inputs]
+        contexts = [
+            TemporalContext(
+                tuple(next(frames) for _ in group), tuple(support.get("role", Role.LOCAL) for support in group)
+            )
+            for group in supports
+        ]
+        return keys, contexts
+
+    def _propose_clips(
+        self, keys: list[Frame], contexts: list[TemporalContext], targets: list[Instances] | None
+    ) -> tuple[list[Frame], list[TemporalContext], dict[str, Tensor]]:
+        """`propose` for the key frames (with targets) and all supports (without) at once."""
+        supports = list(chain.from_iterable(context.frames for context in contexts))
+        padded = None if targets is None else [*targets, *[None] * len(supports)]
+        frames, losses = self.propose([*keys, *supports], padded)
+        rest = iter(frames[len(keys) :])
+        contexts = [
+            TemporalContext(tuple(next(rest) for _ in context.frames), context.roles, context.carry)
+            for context in contexts
+        ]
+        return frames[: len(keys)], contexts, losses
+
+    @staticmethod
+    def _finish(instances: Instances, clip: dict) -> Instances:
+        """Scale to the original size: the clip's height and width, or the resized image's where it has none."""
+        height, width = instances.image_size
+        return detector_postprocess(instances, clip.get("height", height), clip.get("width", width))

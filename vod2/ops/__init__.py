@@ -1,0 +1,9 @@
+"""Operators of the project: each has a Python reference and, where the extension was built, compiled kernels.
+
+`compiled_device_types` says for which devices there are kernels; the functions here work without any.
+"""
+
+from vod2.ops.library import compiled_device_types
+from vod2.ops.relation_geometry_bias import relation_geometry_bias, relation_geometry_bias_reference
+
+__all__ = ["compiled_device_types", "relation_geometry_bias", "relation_geometry_bias_reference"]

@@ -1,0 +1,9 @@
+"""Plain data that crosses the library, validated on construction."""
+
+from vod2.structures.boxes import PreciseBoxes
+from vod2.structures.context import TemporalContext
+from vod2.structures.frame import Frame
+from vod2.structures.proposals import ProposalSet
+from vod2.structures.role import Role, Support
+
+__all__ = ["Frame", "PreciseBoxes", "ProposalSet", "Role", "Support", "TemporalContext"]

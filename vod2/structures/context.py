@@ -1,0 +1,69 @@
+"""All that a key frame may look at.
+
+T: support frames, M: support proposals, C: channels.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+
+from vod2.structures.frame import Frame
+from vod2.structures.proposals import ProposalSet
+from vod2.structures.role import Role
+
+
+@dataclass(frozen=True)
+class TemporalContext:
+    """The support frames of one key frame, with what is carried from step to step. Read-only.
+
+    Args:
+        frames: T frames (T may be 0; a frame may stand in it more than once).
+        roles: T roles.
+        carry: {name: tensor} that a recurrent aggregator returned for the previous frame.
+
+    Raises:
+        ValueError: if there are not as many roles as frames.
+    """
+
+    frames: tuple[Frame, ...] = ()
+    roles: tuple[Role, ...] = ()
+    carry: dict[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if len(self.frames) != len(self.roles):
+            raise ValueError(f"context: expected as many roles as frames ({len(self.frames)}), got {len(self.roles)}")
+        object.__setattr__(self, "frames", tuple(self.frames))
+        object.__setattr__(self, "roles", tuple(self.roles))
+        object.__setattr__(self, "carry", MappingProxyType(dict(self.carry)))
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def select(self, *roles: Role) -> "TemporalContext":
+        """The part of the context with one of the `roles`, in the same order."""
+        kept = [(frame, role) for frame, role in zip(self.frames, self.roles, strict=True) if role in roles]
+        return TemporalContext(tuple(f for f, _ in kept), tuple(r for _, r in kept), self.carry)
+
+    def features(self, name: str) -> Tensor:
+        """(T, C, H, W): the level `name` of every support frame; frames must agree in size.
+
+        Raises:
+            ValueError: if T is 0, or a frame does not have that level.
+        """
+        if not self.frames:
+            raise ValueError(f"context without frames has no features {name!r}")
+        missing = [f"{frame.video_id}:{frame.index}" for frame in self.frames if name not in frame.features]
+        if missing:
+            raise ValueError(f"feature {name!r} is missing in the frames {', '.join(missing)}")
+        return torch.cat([frame.features[name] for frame in self.frames])
+
+    def proposals(self, top: int | None = None) -> ProposalSet | None:
+        """The proposals of all support frames, at most `top` of the highest objectness of each; None if T is 0."""
+        sets: Sequence[ProposalSet] = [frame.proposals for frame in self.frames if frame.proposals is not None]
+        if not sets:
+            return None
+        joined = ProposalSet.cat(sets)
+        return joined if top is None else joined.top(top)

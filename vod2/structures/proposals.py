@@ -1,0 +1,105 @@
+"""Proposals of one or more frames with their embedded features.
+
+M: proposals in all, D: embedding dimension, T: frames.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ProposalSet:
+    """Proposals of one frame, or of the T frames of a context.
+
+    Args:
+        boxes: (M, 4) xyxy in pixels of the resized image.
+        features: (M, D), or (M, P*P, D) where an aggregator keeps the patches of a RoI apart.
+        scores: (M,) objectness logits, descending within each frame.
+        frame: (M,) int64, row of the proposal's frame in the context; zeros for one frame.
+        image_sizes: T pairs (height, width) of the resized images.
+
+    Raises:
+        ValueError: if the lengths or shapes contradict each other.
+
+    Example:
+        >>> import torch
+        >>> from vod2.structures import ProposalSet
+        >>> boxes = torch.tensor([[0.0, 0.0, 8.0, 8.0], [2.0, 2.0, 6.0, 6.0]])
+        >>> one = ProposalSet.of_frame(boxes, torch.zeros(2, 16), torch.tensor([0.9, 0.1]), (32, 32))
+        >>> both = ProposalSet.cat([one, one])
+        >>> len(both), both.frame.tolist(), len(both.top(1))
+        (4, [0, 0, 1, 1], 2)
+    """
+
+    boxes: Tensor
+    features: Tensor
+    scores: Tensor
+    frame: Tensor
+    image_sizes: tuple[tuple[int, int], ...]
+
+    def __post_init__(self) -> None:
+        count = len(self.boxes)
+        if self.boxes.dim() != 2 or self.boxes.shape[1] != 4:
+            raise ValueError(f"boxes: expected the shape (M, 4), got {tuple(self.boxes.shape)}")
+        for name in ("features", "scores", "frame"):
+            value = getattr(self, name)
+            if len(value) != count:
+                raise ValueError(f"{name}: expected {count} rows, one for each box, got {len(value)}")
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    @staticmethod
+    def of_frame(boxes: Tensor, features: Tensor, scores: Tensor, image_size: tuple[int, int]) -> "ProposalSet":
+        """The proposals of a single frame; arguments as in the class."""
+        frame = torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
+        return ProposalSet(boxes, features, scores, frame, (image_size,))
+
+    @staticmethod
+    def cat(sets: Sequence["ProposalSet"]) -> "ProposalSet":
+        """Join the sets, frame after frame; rows of `frame` are shifted accordingly.
+
+        Raises:
+            ValueError: if `sets` is empty (there is no device or dimension to make an empty set of).
+        """
+        if not sets:
+            raise ValueError("ProposalSet.cat: expected at least one set")
+        frames, sizes = [], ()
+        for one in sets:
+            frames.append(one.frame + len(sizes))
+            sizes += one.image_sizes
+        return ProposalSet(
+            torch.cat([one.boxes for one in sets]),
+            torch.cat([one.features for one in sets]),
+            torch.cat([one.scores for one in sets]),
+            torch.cat(frames),
+            sizes,
+        )
+
+    def top(self, count: int) -> "ProposalSet":
+        """The first `count` proposals of every frame, that is those of the highest objectness."""
+        return self[self.rank() < count]
+
+    def rank(self) -> Tensor:
+        """(M,) int64: the place of each proposal among those of its frame, from 0."""
+        counts = torch.bincount(self.frame, minlength=len(self.image_sizes))
+        first = counts.cumsum(0) - counts
+        return torch.arange(len(self), device=self.frame.device) - first[self.frame]
+
+    def counts(self) -> Tensor:
+        """(T,) int64: the number of proposals of each frame."""
+        return torch.bincount(self.frame, minlength=len(self.image_sizes))
+
+    def __getitem__(self, rows: Tensor) -> "ProposalSet":
+        return ProposalSet(
+            self.boxes[rows], self.features[rows], self.scores[rows], self.frame[rows], self.image_sizes
+        )
+
+    def detach(self) -> "ProposalSet":
+        """The same values without gradient."""
+        return ProposalSet(
+            self.boxes.detach(), self.features.detach(), self.scores.detach(), self.frame, self.image_sizes
+        )

@@ -1,0 +1,85 @@
+"""What a stream remembers: the frames of the current window, nothing else. No weights."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from vod2.structures import Frame, TemporalContext
+from vod2.temporal.schedule import SupportSchedule
+
+
+class FrameMemory:
+    """The encoded frames of one video that its next detections still need; owned by the caller of `VideoRCNN.step`.
+
+    Its size is bounded: after `context(t)` it holds exactly the frames of window(t) and t itself.
+
+    Args:
+        schedule: names the window of each frame.
+
+    Example:
+        >>> from vod2.structures import Frame
+        >>> from vod2.temporal import FrameMemory, SlidingWindow
+        >>> memory = FrameMemory(SlidingWindow(1))
+        >>> memory.start("video", length=4)
+        >>> for index in range(3):
+        ...     memory.put(Frame("video", index, (32, 32)))
+        >>> [frame.index for frame in memory.context(1).frames]
+        [0, 1, 2]
+    """
+
+    def __init__(self, schedule: SupportSchedule) -> None:
+        self.schedule = schedule
+        self.start("", None)
+
+    def start(self, video: str, length: int | None) -> None:
+        """Forget everything and begin the video named `video`; length None for a live stream."""
+        self.video, self.length = video, length
+        self._frames: dict[int, Frame] = {}
+        self._carry: dict[str, Tensor] = {}
+        self.previous: int | None = None
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def __contains__(self, index: int) -> bool:
+        return index in self._frames
+
+    def put(self, frame: Frame) -> None:
+        """Remember an encoded frame.
+
+        Raises:
+            ValueError: if the frame belongs to another video.
+        """
+        if frame.video_id != self.video:
+            raise ValueError(
+                f"the memory holds video {self.video!r}, got a frame of {frame.video_id!r}: call start() first"
+            )
+        self._frames[frame.index] = frame
+
+    def missing(self, t: int) -> list[int]:
+        """Frames that must be put before `context(t)`, ascending."""
+        wanted = {support.index for support in self.schedule.window(t, self.length, self.video)} | {t}
+        return sorted(wanted - self._frames.keys())
+
+    def context(self, t: int) -> TemporalContext:
+        """The context of frame t; frames that no window from t on needs are dropped.
+
+        Raises:
+            ValueError: if a frame of window(t), or t itself, has not been put.
+        """
+        if lacking := self.missing(t):
+            raise ValueError(f"video {self.video!r}, frame {t}: frames {lacking} of its window were never put in memory")
+        window = self.schedule.window(t, self.length, self.video)
+        kept = {support.index for support in window} | {t}
+        self._frames = {index: frame for index, frame in self._frames.items() if index in kept}
+        self.previous = t
+        frames = tuple(self._frames[support.index] for support in window)
+        return TemporalContext(frames, tuple(support.role for support in window), self._carry)
+
+    def frame(self, index: int) -> Frame:
+        """The remembered frame `index`."""
+        return self._frames[index]
+
+    def carry(self, values: Mapping[str, Tensor]) -> None:
+        """Replace what the aggregators carry from frame to frame; values are detached."""
+        self._carry = {name: value.detach() for name, value in values.items()}

@@ -1,0 +1,274 @@
+"""Which frames a frame looks at. Pure: no weights, no files, no state.
+
+A `TrainingSchedule` draws a few supports of a key frame; a `SupportSchedule` names, in inference, the whole window of
+frame t. t and length count frames of one video; t is in [0, length).
+"""
+
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+
+from vod2.d2 import CfgNode, Registry
+from vod2.structures import Role, Support
+
+TRAINING_SCHEDULE_REGISTRY = Registry("TRAINING_SCHEDULE")
+TRAINING_SCHEDULE_REGISTRY.__doc__ = """
+Subclasses of `TrainingSchedule` with a `from_config(cfg.VIDEO.TRAIN_SCHEDULE)`, chosen by VIDEO.TRAIN_SCHEDULE.NAME.
+"""
+SUPPORT_SCHEDULE_REGISTRY = Registry("SUPPORT_SCHEDULE")
+SUPPORT_SCHEDULE_REGISTRY.__doc__ = """
+Subclasses of `SupportSchedule` with a `from_config(cfg.VIDEO.TEST_SCHEDULE)`, chosen by VIDEO.TEST_SCHEDULE.NAME.
+"""
+
+
+def build_training_schedule(cfg: CfgNode) -> "TrainingSchedule":
+    """The schedule that VIDEO.TRAIN_SCHEDULE describes."""
+    node = cfg.VIDEO.TRAIN_SCHEDULE
+    return TRAINING_SCHEDULE_REGISTRY.get(node.NAME).from_config(node)
+
+
+def build_support_schedule(cfg: CfgNode) -> "SupportSchedule":
+    """The schedule that VIDEO.TEST_SCHEDULE describes; several names joined by "+" make a `Union`."""
+    node = cfg.VIDEO.TEST_SCHEDULE
+    parts = [SUPPORT_SCHEDULE_REGISTRY.get(name).from_config(node) for name in node.NAME.split("+")]
+    return parts[0] if len(parts) == 1 else Union(parts)
+
+
+def _check_frame(t: int, length: int | None) -> None:
+    if t < 0 or (length is not None and t >= length):
+        raise ValueError(f"frame {t} is not in a video of {length} frames (frames count from 0)")
+
+
+class TrainingSchedule(ABC):
+    """Draws the supports of a training clip."""
+
+    @classmethod
+    @abstractmethod
+    def from_config(cls, node: CfgNode) -> "TrainingSchedule":
+        """Build from VIDEO.TRAIN_SCHEDULE."""
+
+    @abstractmethod
+    def sample(self, t: int, length: int, rng: np.random.Generator) -> list[Support]:
+        """Supports of frame t; the same generator state gives the same frames."""
+
+
+@TRAINING_SCHEDULE_REGISTRY.register()
+class NoSupport(TrainingSchedule):
+    """Single-frame training: no supports."""
+
+    @classmethod
+    def from_config(cls, node: CfgNode) -> "NoSupport":
+        return cls()
+
+    def sample(self, t: int, length: int, rng: np.random.Generator) -> list[Support]:
+        _check_frame(t, length)
+        return []
+
+
+@TRAINING_SCHEDULE_REGISTRY.register()
+class RandomNear(TrainingSchedule):
+    """`count` frames of [t - radius, t + radius], t included (RDN, "temporal dropout" of section 3.3).
+
+    Frames are distinct where the video has that many; a shorter one repeats some, a still image repeats itself.
+
+    Example:
+        >>> import numpy as np
+        >>> from vod2.temporal import RandomNear
+        >>> [s.index for s in RandomNear(radius=18, count=2).sample(0, 1, np.random.default_rng(0))]
+        [0, 0]
+    """
+
+    def __init__(self, radius: int, count: int) -> None:
+        if radius < 0 or count < 0:
+            raise ValueError(f"RandomNear: expected radius and count of at least 0, got {radius} and {count}")
+        self.radius, self.count = radius, count
+
+    @classmethod
+    def from_config(cls, node: CfgNode) -> "RandomNear":
+        return cls(node.RADIUS, node.COUNT)
+
+    def sample(self, t: int, length: int, rng: np.random.Generator) -> list[Support]:
+        _check_frame(t, length)
+        near = np.arange(max(t - self.radius, 0), min(t + self.radius, length - 1) + 1)
+        return _draw(near, self.count, rng, Role.LOCAL)
+
+
+@TRAINING_SCHEDULE_REGISTRY.register()
+class RandomVideo(TrainingSchedule):
+    """`count` frames from the whole video (SELSA); distinct where the video has that many."""
+
+    def __init__(self, count: int) -> None:
+        if count < 0:
+            raise ValueError(f"RandomVideo: expected a count of at least 0, got {count}")
+        self.count = count
+
+    @classmethod
+    def from_config(cls, node: CfgNode) -> "RandomVideo":
+        return cls(node.COUNT)
+
+    def sample(self, t: int, length: int, rng: np.random.Generator) -> list[Support]:
+        _check_frame(t, length)
+        return _draw(np.arange(length), self.count, rng, Role.GLOBAL)
+
+
+def _draw(frames: np.ndarray, count: int, rng: np.random.Generator, role: Role) -> list[Support]:
+    drawn = rng.choice(frames, size=count, replace=len(frames) < count)
+    return [Support(int(index), role) for index in drawn]
+
+
+class SupportSchedule(ABC):
+    """Names the window of every frame in inference.
+
+    `lookahead` is how many frames after t the window of t may reach: 0 is causal, None is the whole video. A live
+    stream has no length: `length=None` is legal for causal schedules only.
+    """
+
+    lookahead: int | None = 0
+
+    @classmethod
+    @abstractmethod
+    def from_config(cls, node: CfgNode) -> "SupportSchedule":
+        """Build from VIDEO.TEST_SCHEDULE."""
+
+    @abstractmethod
+    def _window(self, t: int, length: int | None, video: str) -> list[Support]:
+        """The window of t; t and length have been checked."""
+
+    def window(self, t: int, length: int | None, video: str = "") -> list[Support]:
+        """All that frame t of the video named `video` looks at; a frame may stand in it more than once.
+
+        Raises:
+            ValueError: if t is not in the video, or length is None and the schedule is not causal.
+        """
+        _check_frame(t, length)
+        if length is None and self.lookahead != 0:
+            reach = "the whole video" if self.lookahead is None else f"{self.lookahead} frames ahead"
+            raise ValueError(
+                f"{type(self).__name__} looks at {reach}: it cannot run on a stream of unknown length; give the length, "
+                "or use a causal schedule (lookahead 0)"
+            )
+        return self._window(t, length, video)
+
+    def new(self, t: int, length: int | None, video: str = "", previous: int | None = None) -> list[int]:
+        """Frames to be read and encoded at t, ascending: t and window(t), less what `previous` has left in memory.
+
+        `previous` is the frame that was detected before t in this video (None at the beginning).
+        """
+        wanted = {support.index for support in self.window(t, length, video)} | {t}
+        if previous is not None:
+            wanted -= {support.index for support in self.window(previous, length, video)} | {previous}
+        return sorted(wanted)
+
+
+@SUPPORT_SCHEDULE_REGISTRY.register()
+class NoWindow(SupportSchedule):
+    """Single-frame inference: an empty window."""
+
+    @classmethod
+    def from_config(cls, node: CfgNode) -> "NoWindow":
+        return cls()
+
+    def _window(self, t: int, length: int | None, video: str) -> list[Support]:
+        return []
+
+
+@SUPPORT_SCHEDULE_REGISTRY.register()
+class SlidingWindow(SupportSchedule):
+    """[t - radius, t + lookahead], t included (RDN, Algorithm 1).
+
+    Args:
+        radius: frames before t.
+        lookahead: frames after t; None means radius.
+        edge: "clip" ends the window at the ends of the video (Algorithm 1: max(1, t - T)); "repeat" repeats the edge
+            frame, so that every window has radius + 1 + lookahead entries.
+
+    Example:
+        >>> from vod2.temporal import SlidingWindow
+        >>> [s.index for s in SlidingWindow(2).window(0, 10)]
+        [0, 1, 2]
+        >>> SlidingWindow(2).new(1, 10, previous=0)
+        [3]
+    """
+
+    def __init__(self, radius: int, lookahead: int | None = None, edge: str = "clip") -> None:
+        if radius < 0 or (lookahead is not None and lookahead < 0):
+            raise ValueError(f"SlidingWindow: expected radius and lookahead of at least 0, got {radius}, {lookahead}")
+        if edge not in ("clip", "repeat"):
+            raise ValueError(f"SlidingWindow: expected edge 'clip' or 'repeat', got {edge!r}")
+        self.radius, self.edge = radius, edge
+        self.lookahead = radius if lookahead is None else lookahead
+
+    @classmethod
+    def from_config(cls, node: CfgNode) -> "SlidingWindow":
+        return cls(node.RADIUS, None if node.LOOKAHEAD < 0 else node.LOOKAHEAD, node.EDGE)
+
+    def _window(self, t: int, length: int | None, video: str) -> list[Support]:
+        last = t + self.lookahead if length is None else length - 1
+        indices = np.arange(t - self.radius, t + self.lookahead + 1)
+        indices = indices.clip(0, last) if self.edge == "repeat" else indices[(indices >= 0) & (indices <= last)]
+        return [Support(int(index), Role.LOCAL) for index in indices]
+
+
+@SUPPORT_SCHEDULE_REGISTRY.register()
+class GlobalSample(SupportSchedule):
+    """`count` frames of the whole video, the same for each of its frames (SELSA); drawn from the video's name.
+
+    Args:
+        count: size of the sample, at most the length of the video is taken.
+        include_key: frame t itself belongs to its window, whether it was drawn or not.
+    """
+
+    lookahead = None
+
+    def __init__(self, count: int, include_key: bool = True) -> None:
+        if count < 0:
+            raise ValueError(f"GlobalSample: expected a count of at least 0, got {count}")
+        self.count, self.include_key = count, include_key
+
+    @classmethod
+    def from_config(cls, node: CfgNode) -> "GlobalSample":
+        return cls(node.COUNT, node.INCLUDE_KEY)
+
+    def _window(self, t: int, length: int | None, video: str) -> list[Support]:
+        rng = np.random.default_rng(zlib.crc32(video.encode()))
+        indices = set(rng.permutation(length)[: self.count].tolist())
+        if self.include_key:
+            indices.add(t)
+        return [Support(index, Role.GLOBAL) for index in sorted(indices)]
+
+
+@SUPPORT_SCHEDULE_REGISTRY.register()
+class Keyframes(SupportSchedule):
+    """The last keyframe at or before t, where every `interval`-th frame is one (DFF, LSTS). Causal."""
+
+    def __init__(self, interval: int) -> None:
+        if interval < 1:
+            raise ValueError(f"Keyframes: expected an interval of at least 1, got {interval}")
+        self.interval = interval
+
+    @classmethod
+    def from_config(cls, node: CfgNode) -> "Keyframes":
+        return cls(node.INTERVAL)
+
+    def _window(self, t: int, length: int | None, video: str) -> list[Support]:
+        return [Support(t - t % self.interval, Role.KEYFRAME)]
+
+
+class Union(SupportSchedule):
+    """The windows of several schedules, one after the other (MEGA: local and global)."""
+
+    def __init__(self, schedules: Sequence[SupportSchedule]) -> None:
+        if not schedules:
+            raise ValueError("Union: expected at least one schedule")
+        self.schedules = tuple(schedules)
+        reaches = [schedule.lookahead for schedule in schedules]
+        self.lookahead = None if None in reaches else max(reaches)
+
+    @classmethod
+    def from_config(cls, node: CfgNode) -> "Union":
+        raise TypeError("a Union is written as names joined by '+' in VIDEO.TEST_SCHEDULE.NAME")
+
+    def _window(self, t: int, length: int | None, video: str) -> list[Support]:
+        return [support for schedule in self.schedules for support in schedule.window(t, length, video)]

@@ -1,0 +1,6 @@
+"""Pictures and videos of detections."""
+
+from vod2.visualization.draw import class_color, class_name, draw_instances
+from vod2.visualization.video_writer import VideoWriter
+
+__all__ = ["VideoWriter", "class_color", "class_name", "draw_instances"]
