@@ -102,7 +102,6 @@ def compiled_ops():
         depends=sorted(str(header) for header in folder.glob("**/*.h")),
         define_macros=macros,
         extra_compile_args=flags,
-        optional=True,
     )
     return {"ext_modules": [extension], "cmdclass": {"build_ext": optional(cpp_extension.BuildExtension)}}
 

@@ -1,25 +1,20 @@
 #!/usr/bin/env python
-"""Detect objects in a video: draws them into a copy of it, and writes them as JSON if asked.
+r"""Detect objects in a video: draws them into a copy of it, and writes them as JSON if asked.
 
     python tools/demo.py --config-file configs/RDN_R101.yaml --video-input in.mp4 --output out.mp4 \
         --opts MODEL.WEIGHTS rdn.pth
 """
 
 import argparse
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
-import numpy as np
-import torch
 from tqdm import tqdm
 
-import vod2  # noqa: F401  registers the methods that a configuration names
 from vod2.atomic import write_json
+from vod2.checkpoint import require_weights
 from vod2.d2 import CfgNode, Instances, MetadataCatalog
 from vod2.data.reader import VideoReader
-from vod2.engine.cli import load_config, run
-from vod2.engine.predictor import VideoPredictor
-from vod2.errors import UserError
+from vod2.engine import VideoPredictor, cli, load_config
 from vod2.visualization import VideoWriter, class_name, draw_instances
 
 
@@ -34,36 +29,11 @@ def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
-def setup(args: argparse.Namespace) -> CfgNode:
-    """The configuration with weights that exist and a device that is there."""
-    cfg = load_config(args.config_file, args.opts)
-    weights = cfg.MODEL.WEIGHTS
-    if not weights:
-        raise UserError("the model has no weights: end the command with --opts MODEL.WEIGHTS FILE")
-    if "://" not in weights and not Path(weights).is_file():
-        raise UserError(f"there is no file of weights {weights!r}: correct MODEL.WEIGHTS")
-    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-        print("no GPU found, running on the CPU")
-        cfg.MODEL.DEVICE = "cpu"
-    return cfg
-
-
 def class_names_of(cfg: CfgNode) -> list[str]:
     """The class names of the first test dataset, empty where it has none."""
     if not cfg.DATASETS.TEST:
         return []
     return list(getattr(MetadataCatalog.get(cfg.DATASETS.TEST[0]), "thing_classes", []))
-
-
-def detect(
-    predictor: VideoPredictor, reader: VideoReader, threshold: float
-) -> Iterator[tuple[int, np.ndarray, Instances]]:
-    """Yield (index, image (H, W, 3) BGR, detections on the CPU with a score of at least `threshold`) frame by frame."""
-    length = reader.count_frames()
-    stream = predictor.stream(reader, length=length)
-    for index, image, output in tqdm(stream, total=length, unit="frame"):
-        instances = output["instances"].to("cpu")
-        yield index, image, instances[instances.scores >= threshold]
 
 
 def as_record(index: int, instances: Instances, class_names: Sequence[str]) -> dict:
@@ -78,14 +48,17 @@ def as_record(index: int, instances: Instances, class_names: Sequence[str]) -> d
 
 def main() -> None:
     args = parse_args()
-    cfg = setup(args)
+    cfg = load_config(args.config_file, args.opts)
+    require_weights(cfg.MODEL.WEIGHTS)
     reader = VideoReader(args.video_input)
     writer = VideoWriter(args.output, reader.fps, reader.size)
     class_names = class_names_of(cfg)
-    predictor = VideoPredictor(cfg)
+    stream = VideoPredictor(cfg).stream(reader)
     frames = []
     with writer:
-        for index, image, instances in detect(predictor, reader, args.confidence_threshold):
+        for index, image, output in tqdm(stream, total=reader.frame_count_hint, unit="frame"):
+            instances = output["instances"].to("cpu")
+            instances = instances[instances.scores >= args.confidence_threshold]
             writer.write(draw_instances(image, instances, class_names, args.confidence_threshold))
             frames.append(as_record(index, instances, class_names))
     if args.json:
@@ -95,4 +68,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    cli.run(main)

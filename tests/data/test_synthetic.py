@@ -18,6 +18,7 @@ from vod2.data.synthetic import (
     look_alikes,
     read_deterioration,
     render_video,
+    scene,
     video_id,
     write_mp4,
     write_synthetic,
@@ -152,7 +153,7 @@ def test_the_sidecar_holds_exactly_the_deteriorated_objects(written):
 def test_a_box_is_around_the_pixels_that_the_object_changes(monkeypatch):
     config = replace(CONFIG, frames=8, max_objects=1, blur_fraction=0, classes=30, val_videos=30)
     with_object = [list(render_video(config, "val", index)) for index in range(30)]
-    monkeypatch.setattr("vod2.data.synthetic.scene._blend", lambda *_: None)
+    monkeypatch.setattr(scene, "_blend", lambda *_: None)
     for index, frames in enumerate(with_object):
         for (image, (item,)), (empty, _) in zip(frames, render_video(config, "val", index), strict=True):
             changed = np.abs(image.astype(int) - empty).max(axis=2) > 25

@@ -28,7 +28,7 @@ def test_the_frames_come_back_at_the_rate_that_was_given(tmp_path):
             video.write(frame(value))
         assert not path.exists()
     assert names(path.parent) == ["clip.mp4"]
-    np.testing.assert_allclose([picture.mean() for picture in decode(path)], [0, 100, 250], atol=3)
+    np.testing.assert_allclose([picture.mean() for picture in decode(path)], [0, 100, 250], atol=5)
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         assert (stream.average_rate, stream.pix_fmt) == (12.5, "yuv420p")
@@ -58,7 +58,7 @@ def test_an_interrupted_video_is_kept_playable_beside_the_complete_one(tmp_path,
 
 
 def test_without_a_frame_there_is_an_error_and_no_file(tmp_path):
-    with pytest.raises(VideoError, match="No frame was written"), VideoWriter(tmp_path / "clip.mp4", 25, (64, 48)):
+    with pytest.raises(VideoError, match="no frame was written"), VideoWriter(tmp_path / "clip.mp4", 25, (64, 48)):
         pass
     with pytest.raises(KeyboardInterrupt), VideoWriter(tmp_path / "clip.mp4", 25, (64, 48)):
         raise KeyboardInterrupt

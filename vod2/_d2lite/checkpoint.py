@@ -4,13 +4,13 @@ import logging
 import os
 import pickle
 import re
-import tempfile
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from fvcore.common.checkpoint import Checkpointer, PeriodicCheckpointer
+from torch import nn
 
 from vod2._d2lite.utils import comm
 from vod2._d2lite.utils.file_io import PathManager
@@ -119,38 +119,29 @@ def match_by_suffix(model_names: list[str], weights: dict[str, torch.Tensor], sh
 
 
 @contextmanager
-def _replacing(path: str, mode: str):
-    """Open a temporary file beside ``path``; it takes the place of ``path`` once it is complete."""
-    handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path) or ".", prefix=os.path.basename(path) + ".")
+def _replacing(path: str):
+    """The name of a temporary file beside ``path`` that takes its place once the block is left without an exception."""
+    temporary = f"{path}.{os.getpid()}.tmp"
     try:
-        os.fchmod(handle, 0o666 & ~_umask())
-        with os.fdopen(handle, mode) as f:
-            yield f
-            f.flush()
-            os.fsync(f.fileno())
+        yield temporary
         os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    finally:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
 
 
 class DetectionCheckpointer(Checkpointer):
     """fvcore's `Checkpointer` that reads .pth, .safetensors and Detectron2's .pkl files, and writes atomically.
 
-    A .pth file is {"model": state dict, ...} or a bare state dict; a .pkl file holds numpy arrays, under the model's names or
-    under Caffe2's. Nothing that is read can run code. Names are matched by suffix where the file sets "matching_heuristics"
-    or the path ends in "?matching_heuristics=True".
+    A .pth file is {"model": state dict, ...} or a bare state dict; a .pkl file holds numpy arrays, under the model's
+    names or under Caffe2's. Nothing that is read can run code. Names are matched by suffix where the file sets
+    "matching_heuristics" or the path ends in "?matching_heuristics=True".
     """
 
-    def __init__(self, model: torch.nn.Module, save_dir: str = "", *, save_to_disk: bool | None = None, **checkpointables):
-        main = comm.is_main_process()
-        super().__init__(model, save_dir, save_to_disk=main if save_to_disk is None else save_to_disk, **checkpointables)
+    def __init__(self, model: nn.Module, save_dir: str = "", *, save_to_disk: bool | None = None, **checkpointables):
+        if save_to_disk is None:
+            save_to_disk = comm.is_main_process()
+        super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
         self.path_manager = PathManager
         self._match_by_suffix = False
 
@@ -196,7 +187,9 @@ class DetectionCheckpointer(Checkpointer):
             loaded["matching_heuristics"] = True
         for name, value in loaded["model"].items():
             if not isinstance(value, (torch.Tensor, np.ndarray)):
-                raise ValueError(f"{filename}: {name!r} is a {type(value).__name__}, expected a tensor or a numpy array")
+                raise ValueError(
+                    f"{filename}: {name!r} is a {type(value).__name__}, expected a tensor or a numpy array"
+                )
         return loaded
 
     def _load_model(self, checkpoint: dict[str, Any]):
@@ -212,7 +205,7 @@ class DetectionCheckpointer(Checkpointer):
         return incompatible
 
     def save(self, name: str, **kwargs) -> None:
-        """Write ``save_dir``/``name``.pth: the model, the checkpointables and ``kwargs``, and tag it as the last checkpoint.
+        """Write the model, the checkpointables and ``kwargs`` to ``save_dir``/``name``.pth and tag it as the last one.
 
         Raises:
             TypeError: something in it is neither a tensor nor plain data, so that `load` would refuse the file.
@@ -225,14 +218,13 @@ class DetectionCheckpointer(Checkpointer):
         os.makedirs(self.save_dir, exist_ok=True)
         path = os.path.join(self.save_dir, f"{name}.pth")
         self.logger.info(f"Saving checkpoint to {path}")
-        with _replacing(path, "wb") as f:
-            torch.save(data, f)
-            f.flush()
-            foreign = torch.serialization.get_unsafe_globals_in_checkpoint(temporary_name(f))
+        with _replacing(path) as temporary:
+            torch.save(data, temporary)
+            foreign = torch.serialization.get_unsafe_globals_in_checkpoint(temporary)
             if foreign:
                 raise TypeError(f"{path}: only tensors and plain data can be saved, found {', '.join(foreign)}")
         self.tag_last_checkpoint(f"{name}.pth")
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        with _replacing(os.path.join(self.save_dir, "last_checkpoint"), "w") as f:
+        with _replacing(os.path.join(self.save_dir, "last_checkpoint")) as temporary, open(temporary, "w") as f:
             f.write(last_filename_basename)

@@ -288,7 +288,7 @@ def configurable(init_func: Callable | None = None, *, from_config: Callable | N
 
     On a class: decorate ``__init__`` and give the class a classmethod ``from_config(cls, cfg, ...)`` that returns the
     arguments as a dict. On a function: ``@configurable(from_config=lambda cfg: {...})``. Called with a `CfgNode` as
-    first argument (or as ``cfg=``), arguments that ``from_config`` takes go to it, the others override what it returned.
+    first argument (or as ``cfg=``), arguments that ``from_config`` takes go to it; the others override its result.
 
     Example::
 

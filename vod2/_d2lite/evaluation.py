@@ -106,15 +106,15 @@ def inference_on_dataset(model, data_loader, evaluator, callbacks=None):
         call("on_start", _nothing)()
         clock = _Clock(len(data_loader))
         for inputs in data_loader:
-            with clock.measure("data", until_now=True):
-                call("before_inference", _nothing)()
-            with clock.measure("inference"):
-                outputs = model(inputs)
-                if torch.cuda.is_available():
-                    torch.cuda.synchronize()
-            with clock.measure("eval"):
-                call("after_inference", _nothing)()
-                evaluator.process(inputs, outputs)
+            call("before_inference", _nothing)()
+            clock.lap("data")
+            outputs = model(inputs)
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            clock.lap("inference")
+            call("after_inference", _nothing)()
+            evaluator.process(inputs, outputs)
+            clock.lap("eval")
             clock.batch_done()
         call("on_end", _nothing)()
     clock.report()
@@ -139,17 +139,11 @@ class _Clock:
         self.seconds = dict.fromkeys(("data", "inference", "eval"), 0.0)
         self.start = self.last = time.perf_counter()
 
-    @contextlib.contextmanager
-    def measure(self, part, until_now=False):
-        """Adds to `part` the time of the block; with `until_now`, since the end of the block before instead."""
-        begin = self.last if until_now else time.perf_counter()
-        if until_now:
-            self.seconds[part] += time.perf_counter() - begin
-            yield
-        else:
-            yield
-            self.seconds[part] += time.perf_counter() - begin
-        self.last = time.perf_counter()
+    def lap(self, part):
+        """Adds the time since the lap before to `part`."""
+        now = time.perf_counter()
+        self.seconds[part] += now - self.last
+        self.last = now
 
     def batch_done(self):
         self.done += 1
@@ -277,7 +271,7 @@ class COCOEvaluator(DatasetEvaluator):
         self._predictions = []
 
     def process(self, inputs, outputs):
-        """Takes inputs with "image_id", and outputs with "instances": pred_boxes (original pixels), scores, pred_classes."""
+        """Takes inputs with image_id and outputs with instances: pred_boxes (original pixels), scores, pred_classes."""
         for x, output in zip(inputs, outputs, strict=True):
             if "instances" in output:
                 instances = instances_to_coco_json(output["instances"].to("cpu"), x["image_id"])
@@ -335,13 +329,13 @@ class COCOEvaluator(DatasetEvaluator):
         with contextlib.redirect_stdout(io.StringIO()):
             # loadRes adds keys to the dicts it is given
             coco_eval = COCOeval(self._coco_api, self._coco_api.loadRes(copy.deepcopy(detections)), "bbox")
-            coco_eval.params.maxDets = [1, 10, self._max_dets]
+            coco_eval.params.maxDets = [self._max_dets]
             if img_ids is not None:
                 coco_eval.params.imgIds = img_ids
             coco_eval.evaluate()
             coco_eval.accumulate()
-        # (IoU thresholds, recalls, classes, areas, maxDets) -> the last maxDets; areas are all, small, medium, large
-        precision = coco_eval.eval["precision"][..., -1]
+        # (IoU thresholds, recalls, classes, areas); areas are all, small, medium, large
+        precision = coco_eval.eval["precision"][..., 0]
         halves = {0.5: precision[:1], 0.75: precision[5:6]}
         parts = (precision[..., 0], halves[0.5][..., 0], halves[0.75][..., 0], *np.moveaxis(precision, -1, 0)[1:])
         results = dict(zip(_METRICS, map(_percent, parts), strict=True))

@@ -105,6 +105,8 @@ class FrozenBatchNorm2d(nn.Module):
         self.register_buffer("bias", torch.zeros(num_features))
         self.register_buffer("running_mean", torch.zeros(num_features))
         self.register_buffer("running_var", torch.ones(num_features) - eps)
+        # Of no use here, but a converted BatchNorm2d keeps it, so that its checkpoints still match
+        self.register_buffer("num_batches_tracked", None)
 
     def forward(self, x: Tensor) -> Tensor:
         if not x.requires_grad:
@@ -140,6 +142,7 @@ class FrozenBatchNorm2d(nn.Module):
             frozen.bias = module.bias.detach().clone()
         frozen.running_mean = module.running_mean.detach().clone()
         frozen.running_var = module.running_var.detach().clone()
+        frozen.num_batches_tracked = module.num_batches_tracked
         return frozen.to(module.running_mean.device)
 
 

@@ -88,7 +88,7 @@ def get_default_optimizer_params(
 
 
 def maybe_add_gradient_clipping(cfg, optimizer: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
-    """``optimizer``, or where ``SOLVER.CLIP_GRADIENTS.ENABLED`` a subclass that clips each parameter's gradient before a step.
+    """``optimizer``, or with ``SOLVER.CLIP_GRADIENTS.ENABLED`` a subclass that first clips each parameter's gradient.
 
     Raises:
         ValueError: ``CLIP_TYPE`` is neither "value" nor "norm".

@@ -210,8 +210,8 @@ class ImageList:
 class Instances:
     """The instances of one image, as named fields of equal length.
 
-    Fields are attributes: ``instances.gt_boxes = Boxes(...)`` sets one, ``instances.gt_boxes`` reads it. Indexing with a
-    mask, a slice or a vector of integers indexes every field.
+    Fields are attributes: ``instances.gt_boxes = Boxes(...)`` sets one, ``instances.gt_boxes`` reads it. Indexing with
+    a mask, a slice or a vector of integers indexes every field.
 
     Attributes:
         image_size: (height, width), pixels.

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from vod2.d2 import DetectionCheckpointer
+from vod2.d2 import DetectionCheckpointer, PathManager
 from vod2.errors import UserError
 
 _LOGGER = logging.getLogger("vod2.checkpoint")
@@ -29,11 +29,21 @@ def load_weights(model: nn.Module, path: str) -> None:
 
 
 def require_weights(path: str) -> None:
-    """Raise a `UserError` unless `path` is empty, a readable local file, or an address for the checkpointer to resolve."""
-    if path and "://" not in path and not os.path.isfile(path):
-        raise UserError(
-            f"weights {path!r} do not exist: give a local file with MODEL.WEIGHTS, or MODEL.WEIGHTS '' to go without"
-        )
+    """Make sure that the file can be had; an empty path is fine, an address is fetched into the cache.
+
+    Raises:
+        UserError: if it cannot.
+    """
+    if not path:
+        return
+    remedy = "give a local file with MODEL.WEIGHTS, or MODEL.WEIGHTS '' to go without"
+    try:
+        found = os.path.isfile(PathManager.get_local_path(path))
+    except Exception as error:  # every protocol fails in its own way
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"weights {path!r} cannot be downloaded ({reason}): {remedy}") from error
+    if not found:
+        raise UserError(f"weights {path!r} do not exist: {remedy}")
 
 
 def _read_state(path: str) -> Mapping[str, Tensor]:

@@ -27,8 +27,8 @@ class VideoReader:
     Attributes:
         fps: frames per second, a Fraction; 25 for a folder.
         size: (width, height) in pixels.
-        frame_count_hint: how many frames the file says it has, None where it does not say. It may be wrong for a
-            file, see `count_frames`.
+        frame_count_hint: how many frames there are as far as the file says, None where it does not say; decoding it may
+            give a few more or less.
 
     Example:
         >>> import tempfile, cv2
@@ -49,13 +49,13 @@ class VideoReader:
         """
         self.path = Path(path)
         if not self.path.exists():
-            raise VideoError(f"There is no video {str(path)!r}: expected a video file or a folder of images")
+            raise VideoError(f"there is no video {str(path)!r}: expected a video file or a folder of images")
         self._images = _images_in(self.path) if self.path.is_dir() else None
         if self._images is None:
-            with self._open() as (_, stream):
+            with self._open() as (container, stream):
                 rate = stream.average_rate or stream.guessed_rate
                 self.fps = Fraction(rate) if rate else FOLDER_FPS
-                self.frame_count_hint = stream.frames or _frames_in(stream, self.fps)
+                self.frame_count_hint = stream.frames or _frames_by_duration(container, self.fps)
         else:
             self.fps, self.frame_count_hint = FOLDER_FPS, len(self._images)
         self.size = None
@@ -70,28 +70,24 @@ class VideoReader:
             size = (frame.shape[1], frame.shape[0])
             if self.size not in (None, size):
                 raise VideoError(
-                    f"Frame {index} of {str(self.path)!r} is {size[0]}x{size[1]} pixels, but the first one is "
+                    f"frame {index} of {str(self.path)!r} is {size[0]}x{size[1]} pixels, but the first one is "
                     f"{self.size[0]}x{self.size[1]}: all frames of a video must have one size"
                 )
             yield frame
 
-    def count_frames(self) -> int:
-        """The exact number of frames that iteration gives; of a file all frames are decoded to find out.
-
-        Raises:
-            VideoError: a frame cannot be decoded.
-        """
-        if self._images is not None:
-            return len(self._images)
-        with self._open() as (container, stream):
-            return sum(1 for _ in self._frames(container, stream))
-
     def _decode(self) -> Iterator[np.ndarray]:
+        index = 0
         with self._open() as (container, stream):
-            for frame in self._frames(container, stream):
-                image = frame.to_ndarray(format="bgr24")
-                # FFmpeg and NumPy both count a rotation counterclockwise.
-                yield np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90))) if frame.rotation else image
+            try:
+                for frame in container.decode(stream):
+                    image = frame.to_ndarray(format="bgr24")
+                    # FFmpeg and NumPy both count a rotation counterclockwise.
+                    yield np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90))) if frame.rotation else image
+                    index += 1
+            except av.FFmpegError as error:
+                raise VideoError(
+                    f"frame {index} of {str(self.path)!r} cannot be decoded ({error.strerror}): the file may be damaged"
+                ) from error
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
@@ -106,23 +102,10 @@ class VideoReader:
             stream.thread_type = "AUTO"
             yield container, stream
 
-    def _frames(self, container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
-        index = 0
-        try:
-            for frame in container.decode(stream):
-                yield frame
-                index += 1
-        except av.FFmpegError as error:
-            raise VideoError(
-                f"Frame {index} of {str(self.path)!r} cannot be decoded ({error.strerror}): the file may be damaged"
-            ) from error
 
-
-def _frames_in(stream: av.VideoStream, fps: Fraction) -> int | None:
-    """The number of frames by duration, for containers that do not count them."""
-    if stream.duration is None or stream.time_base is None:
-        return None
-    return round(stream.duration * stream.time_base * fps)
+def _frames_by_duration(container: av.container.InputContainer, fps: Fraction) -> int | None:
+    """The number of frames in a container that does not count them; FFmpeg's durations are in microseconds."""
+    return None if container.duration is None else round(container.duration * fps / 1_000_000)
 
 
 def _images_in(folder: Path) -> list[Path]:

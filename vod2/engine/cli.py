@@ -1,13 +1,8 @@
-"""What the command line tools share."""
+"""How a command line tool ends."""
 
 import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 
-import yaml
-
-from vod2.config import add_video_config
-from vod2.d2 import CfgNode, get_cfg
 from vod2.errors import UserError
 
 
@@ -24,28 +19,3 @@ def run(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
-
-
-def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
-    """The configuration of a YAML file with `opts` (KEY VALUE KEY VALUE ...) on top; not frozen.
-
-    Raises:
-        UserError: no such file, an unknown key, or a value that does not fit its key.
-    """
-    if not Path(config_file).is_file():
-        raise UserError(f"there is no configuration file {config_file!r}: expected a YAML file as in configs/")
-    cfg = add_video_config(get_cfg())
-    _merge(cfg.merge_from_file, config_file, f"in the configuration file {config_file!r}")
-    if len(opts) % 2:
-        raise UserError(f"--opts takes pairs of KEY VALUE, got {len(opts)} words: {' '.join(opts)}")
-    _merge(cfg.merge_from_list, list(opts), "in --opts")
-    return cfg
-
-
-def _merge(merge: Callable[[str | list[str]], None], source: str | list[str], where: str) -> None:
-    try:
-        merge(source)
-    except (KeyError, ValueError, AssertionError, FileNotFoundError, yaml.YAMLError) as error:
-        # KeyError puts its message in quotes; the others do not.
-        message = error.args[0] if isinstance(error, KeyError) else error
-        raise UserError(f"{where}: {message}") from error

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import vod2.d2
+from vod2.checkpoint import require_weights
 from vod2.data import build_video_test_loader, build_video_train_loader
 from vod2.d2 import CfgNode, COCOEvaluator, DatasetEvaluator, DatasetEvaluators, DefaultTrainer, MetadataCatalog
 from vod2.engine.optimizer import build_video_optimizer
@@ -25,6 +26,12 @@ class VideoTrainer(DefaultTrainer):
     def __init__(self, cfg: CfgNode) -> None:
         super().__init__(cfg)
         logging.getLogger("vod2").info("Detectron2 backend: %s", vod2.d2.BACKEND)
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Detectron2's, with one clear sentence where MODEL.WEIGHTS cannot be had."""
+        if not (resume and self.checkpointer.has_checkpoint()):
+            require_weights(self.cfg.MODEL.WEIGHTS)
+        super().resume_or_load(resume)
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:

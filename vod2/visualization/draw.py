@@ -62,7 +62,7 @@ def _draw_box(canvas: np.ndarray, box: np.ndarray, text: str, color: tuple[int, 
     short_side = min(height, width)
     line = max(1, round(short_side / 300))
     x1, y1, x2, y2 = np.clip(np.round(box), 0, [width - 1, height - 1, width - 1, height - 1]).astype(int).tolist()
-    cv2.rectangle(canvas, (x1, y1), (x2, y2), color, line, cv2.LINE_AA)
+    cv2.rectangle(canvas, (x1, y1), (x2, y2), color, line)
 
     scale = (7 + short_side / 90) / _FONT_HEIGHT
     weight = max(1, round(1.6 * scale))

@@ -98,7 +98,7 @@ class VideoWriter:
         finally:
             self._temporary.unlink(missing_ok=True)
         if kind is None and not self._count:
-            raise VideoError(f"No frame was written, so there is no video {str(self.path)!r}")
+            raise VideoError(f"no frame was written, so there is no video {str(self.path)!r}")
 
     def _add_stream(self) -> av.VideoStream:
         width, height = (side + side % 2 for side in self.size)

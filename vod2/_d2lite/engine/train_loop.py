@@ -19,8 +19,8 @@ __all__ = ["AMPTrainer", "HookBase", "SimpleTrainer", "TrainerBase"]
 class HookBase:
     """Something to do besides the training itself; ``self.trainer`` is the trainer it is registered with.
 
-    The order is before_train, then per iteration before_step, (run_step: after_backward), after_step, at last after_train.
-    after_train is also called when an exception ended the training; ``trainer.iter`` tells how far it came.
+    The order is before_train, then per iteration before_step, (run_step: after_backward), after_step, at last
+    after_train. That is also called when an exception ended the training; ``trainer.iter`` tells how far it came.
     """
 
     trainer: "TrainerBase" = None
@@ -214,9 +214,7 @@ class SimpleTrainer(TrainerBase):
             logging.getLogger(__name__).exception("Exception in writing metrics:")
 
     @staticmethod
-    def write_metrics(
-        loss_dict: Mapping[str, torch.Tensor], data_time: float, cur_iter: int, prefix: str = ""
-    ) -> None:
+    def write_metrics(loss_dict: Mapping[str, torch.Tensor], data_time: float, cur_iter: int, prefix: str = "") -> None:
         """Record each loss and their sum ``total_loss`` averaged over the processes, and the slowest ``data_time``.
 
         Raises:
@@ -238,9 +236,9 @@ class SimpleTrainer(TrainerBase):
             storage.put_scalars(cur_iter=cur_iter, **mean)
 
     def after_train(self) -> None:
-        super().after_train()
         if self._metric_thread is not None:
-            self._metric_thread.shutdown(wait=True)
+            self._metric_thread.shutdown(wait=True)  # before the writers write for the last time
+        super().after_train()
 
     def state_dict(self) -> dict:
         return {**super().state_dict(), "optimizer": self.optimizer.state_dict()}
@@ -251,7 +249,7 @@ class SimpleTrainer(TrainerBase):
 
 
 class AMPTrainer(SimpleTrainer):
-    """`SimpleTrainer` in mixed precision: ``precision`` with a gradient scaler on CUDA, bfloat16 without one on the CPU.
+    """`SimpleTrainer` in mixed precision: ``precision`` and a gradient scaler on CUDA, bfloat16 alone on the CPU.
 
     Args:
         grad_scaler: a torch GradScaler, by default a new one; not used on the CPU.

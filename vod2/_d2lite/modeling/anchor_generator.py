@@ -31,7 +31,7 @@ class DefaultAnchorGenerator(nn.Module):
         sizes: square roots of the anchors' areas, in pixels of the input image: a list for each level, or one for all.
         aspect_ratios: height / width, in the same form.
         strides: stride of each level.
-        offset: place of the first anchor's center, in strides, within [0, 1). 0: the corner of the cell; 0.5: its middle.
+        offset: place of the center within its cell, in strides, [0, 1). 0: the top left corner; 0.5: the middle.
     """
 
     box_dim = 4

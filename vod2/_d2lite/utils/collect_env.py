@@ -9,7 +9,6 @@ import sys
 import numpy as np
 import torch
 from tabulate import tabulate
-from torch.utils.cpp_extension import CUDA_HOME
 
 __all__ = ["collect_env_info"]
 
@@ -45,8 +44,8 @@ def _devices() -> list[tuple[str, str]]:
 
 
 def collect_env_info() -> str:
-    """Versions of the interpreter, the libraries, the compilers and the GPUs, one per line, then torch's build settings."""
-    nvcc = os.path.join(CUDA_HOME, "bin", "nvcc") if CUDA_HOME else shutil.which("nvcc")
+    """Versions of interpreter, libraries, compilers and GPUs, one per line, then torch's build settings."""
+    nvcc = os.path.join(os.environ["CUDA_HOME"], "bin", "nvcc") if "CUDA_HOME" in os.environ else shutil.which("nvcc")
     rows = [
         ("sys.platform", sys.platform),
         ("Python", sys.version.replace("\n", "")),

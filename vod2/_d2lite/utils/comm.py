@@ -1,4 +1,4 @@
-"""Communication between the processes of one job. Every function also works in a single process, without torch.distributed."""
+"""Communication between the processes of one job; all of it also works in a single one, without torch.distributed."""
 
 import functools
 

@@ -97,7 +97,7 @@ class EventStorage:
         return self._latest
 
     def latest_with_smoothing_hint(self, window_size: int = 20) -> dict[str, tuple[float, int]]:
-        """As `latest`, with the median of the last ``window_size`` iterations for what was put with a smoothing hint."""
+        """As `latest`, but the median of the last ``window_size`` iterations for what has the smoothing hint."""
         return {
             name: (self._history[name].median(self.count_samples(name, window_size)), iteration)
             if self._smoothing_hints[name]

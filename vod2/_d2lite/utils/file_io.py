@@ -30,7 +30,9 @@ class _DownloadHandler(HTTPURLHandler):
         try:
             return super()._get_local_path(path, **kwargs)
         except Exception as error:
-            raise OSError(f"{path}: the download failed ({error}). Download it by other means, then {_REMEDY}.") from error
+            raise OSError(
+                f"{path}: the download failed ({error}). Download it by other means, then {_REMEDY}."
+            ) from error
 
 
 PathManager = PathManagerBase()

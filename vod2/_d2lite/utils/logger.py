@@ -38,7 +38,7 @@ class _Formatter(logging.Formatter):
 
 
 def _log_file(output: str, rank: int):
-    """The open log file: ``output`` itself where it ends in .txt or .log, else ``output``/log.txt; with its rank if not 0."""
+    """The open log file: ``output`` if it ends in .txt or .log, else ``output``/log.txt; with the rank if not 0."""
     name = output if output.endswith((".txt", ".log")) else os.path.join(output, "log.txt")
     if rank > 0:
         name += f".rank{rank}"
@@ -60,7 +60,7 @@ def setup_logger(
 ) -> logging.Logger:
     """Send the logger ``name`` to the console (rank 0 only) and, where ``output`` is given, to a file.
 
-    A second call with the same arguments changes nothing. The name "detectron2" also stands for this package's own messages.
+    A second call with the same arguments changes nothing. The name "detectron2" also covers this package's messages.
 
     Args:
         output: a folder (its log.txt is appended to) or a file ending in .txt or .log; other ranks append ".rank<N>".

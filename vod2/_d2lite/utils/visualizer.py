@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from PIL import ImageColor
 
-from vod2._d2lite.data.catalog import MetadataCatalog
+from vod2._d2lite.data.catalog import Metadata
 from vod2._d2lite.structures import Boxes, BoxMode
 
 _LETTERS = {
@@ -21,7 +21,7 @@ _LETTERS = {
     "w": "white",
 }
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
-_FONT_PIXELS = 22  # height of a capital letter of OpenCV's font at scale 1
+_FONT_PIXELS = 30  # height of a line of OpenCV's font at scale 1
 
 
 class ColorMode(enum.Enum):
@@ -73,6 +73,7 @@ class Visualizer:
         font_size_scale: enlarges the labels.
 
     Example:
+        >>> import numpy as np
         >>> canvas = Visualizer(np.zeros((8, 8, 3), dtype=np.uint8)).draw_box([1, 1, 6, 6], edge_color="w")
         >>> canvas.get_image().shape
         (8, 8, 3)
@@ -80,11 +81,11 @@ class Visualizer:
 
     def __init__(self, img_rgb, metadata=None, scale=1.0, instance_mode=ColorMode.IMAGE, font_size_scale=1.0):
         self.img = np.asarray(img_rgb).clip(0, 255).astype(np.uint8)
-        self.metadata = MetadataCatalog.get("__unused") if metadata is None else metadata
+        self.metadata = Metadata() if metadata is None else metadata
         self.output = VisImage(self.img, scale=scale)
         self._instance_mode = instance_mode
         # Readable on small images, not dominant on large ones.
-        self._font_size = max(np.sqrt(self.output.height * self.output.width) / 90, 10 / scale) * font_size_scale
+        self._font_size = max(np.sqrt(self.output.height * self.output.width) / 40, 10 / scale) * font_size_scale
         self._rng = np.random.default_rng(0)
 
     def draw_instance_predictions(self, predictions, jittering=True):
@@ -154,7 +155,7 @@ class Visualizer:
             line_style: "-"; anything else is drawn as thin.
         """
         x0, y0, x1, y1 = (int(round(float(v) * self.output.scale)) for v in box_coord)
-        thickness = max(int(round(self._font_size * self.output.scale / 8)), 1) if line_style == "-" else 1
+        thickness = max(int(round(self._font_size * self.output.scale / 7)), 1) if line_style == "-" else 1
         drawn = self.output.img.copy()
         cv2.rectangle(drawn, (x0, y0), (x1, y1), _rgb(edge_color), thickness)
         self.output.img = cv2.addWeighted(drawn, alpha, self.output.img, 1 - alpha, 0)
@@ -168,7 +169,7 @@ class Visualizer:
             font_size: height in pixels of the original image.
             color: see `draw_box`.
         """
-        scale = (font_size or self._font_size) * self.output.scale / _FONT_PIXELS * 0.7
+        scale = (font_size or self._font_size) * self.output.scale / _FONT_PIXELS
         (width, height), below = cv2.getTextSize(text, _FONT, scale, 1)
         shift = {"left": 0, "center": width / 2, "right": width}[horizontal_alignment]
         x, y = float(position[0]) * self.output.scale - shift, float(position[1]) * self.output.scale

@@ -96,9 +96,13 @@ class ResizeShortestEdge(Augmentation):
     @staticmethod
     def get_output_shape(oldh, oldw, short_edge_length, max_size):
         """(height, width) after the resize, in whole pixels, halves rounded up."""
-        short, long = min(oldh, oldw), max(oldh, oldw)
-        scale = min(short_edge_length / short, max_size / long)
-        return int(oldh * scale + 0.5), int(oldw * scale + 0.5)
+        # In this order of operations: it decides how a size of exactly one half more is rounded.
+        scale = short_edge_length / min(oldh, oldw)
+        height, width = (short_edge_length, scale * oldw) if oldh < oldw else (scale * oldh, short_edge_length)
+        if max(height, width) > max_size:
+            scale = max_size / max(height, width)
+            height, width = height * scale, width * scale
+        return int(height + 0.5), int(width + 0.5)
 
 
 class RandomCrop(Augmentation):

@@ -14,7 +14,7 @@ BACKBONE_REGISTRY.__doc__ = """Functions (or classes) called with ``(cfg, input_
 class Backbone(nn.Module, metaclass=ABCMeta):
     """An image to named feature maps.
 
-    A subclass sets ``_out_features``, ``_out_feature_channels`` and ``_out_feature_strides`` or overrides `output_shape`.
+    A subclass sets ``_out_features``, ``_out_feature_channels``, ``_out_feature_strides``, or overrides `output_shape`.
     """
 
     @abstractmethod

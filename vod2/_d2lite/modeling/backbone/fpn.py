@@ -53,8 +53,12 @@ class FPN(Backbone):
             )
         self.levels = [int(math.log2(stride)) for stride in strides]
         for name, level in zip(in_features, self.levels, strict=True):
-            self.add_module(f"fpn_lateral{level}", _conv(shapes[name].channels, out_channels, 1, norm))
-            self.add_module(f"fpn_output{level}", _conv(out_channels, out_channels, 3, norm))
+            lateral = _conv(shapes[name].channels, out_channels, 1, norm)
+            output = _conv(out_channels, out_channels, 3, norm)
+            weight_init.c2_xavier_fill(lateral)
+            weight_init.c2_xavier_fill(output)
+            self.add_module(f"fpn_lateral{level}", lateral)
+            self.add_module(f"fpn_output{level}", output)
         self.bottom_up = bottom_up
         self.in_features = tuple(in_features)
         self.top_block = top_block
@@ -94,7 +98,7 @@ class FPN(Backbone):
 
 
 def _conv(in_channels: int, out_channels: int, kernel_size: int, norm) -> Conv2d:
-    conv = Conv2d(
+    return Conv2d(
         in_channels,
         out_channels,
         kernel_size,
@@ -102,8 +106,6 @@ def _conv(in_channels: int, out_channels: int, kernel_size: int, norm) -> Conv2d
         bias=norm == "",
         norm=get_norm(norm, out_channels),
     )
-    weight_init.c2_xavier_fill(conv)
-    return conv
 
 
 @BACKBONE_REGISTRY.register()

@@ -26,13 +26,18 @@ _BLOCKS_PER_STAGE = {
 def _conv(in_channels: int, out_channels: int, kernel_size: int, norm, **kwargs) -> Conv2d:
     padding = kernel_size // 2 * kwargs.get("dilation", 1)
     norm_layer = get_norm(norm, out_channels)
-    conv = Conv2d(in_channels, out_channels, kernel_size, padding=padding, bias=False, norm=norm_layer, **kwargs)
-    weight_init.c2_msra_fill(conv)
-    return conv
+    return Conv2d(in_channels, out_channels, kernel_size, padding=padding, bias=False, norm=norm_layer, **kwargs)
 
 
 def _shortcut(in_channels: int, out_channels: int, stride: int, norm) -> Conv2d | None:
     return _conv(in_channels, out_channels, 1, norm, stride=stride) if in_channels != out_channels else None
+
+
+def _initialize(*convs: Conv2d | None) -> None:
+    """Fill weights once all layers of a block exist: with one seed, Detectron2 draws the same ones."""
+    for conv in convs:
+        if conv is not None:
+            weight_init.c2_msra_fill(conv)
 
 
 class BasicStem(CNNBlockBase):
@@ -41,6 +46,7 @@ class BasicStem(CNNBlockBase):
     def __init__(self, in_channels: int = 3, out_channels: int = 64, norm="BN"):
         super().__init__(in_channels, out_channels, 4)
         self.conv1 = _conv(in_channels, out_channels, 7, norm, stride=2)
+        _initialize(self.conv1)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.max_pool2d(F.relu_(self.conv1(x)), kernel_size=3, stride=2, padding=1)
@@ -54,6 +60,7 @@ class BasicBlock(CNNBlockBase):
         self.shortcut = _shortcut(in_channels, out_channels, stride, norm)
         self.conv1 = _conv(in_channels, out_channels, 3, norm, stride=stride)
         self.conv2 = _conv(out_channels, out_channels, 3, norm)
+        _initialize(self.conv1, self.conv2, self.shortcut)
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.conv2(F.relu_(self.conv1(x)))
@@ -96,6 +103,7 @@ class BottleneckBlock(CNNBlockBase):
             dilation=dilation,
         )
         self.conv3 = _conv(bottleneck_channels, out_channels, 1, norm)
+        _initialize(self.conv1, self.conv2, self.conv3, self.shortcut)
 
     def _spatial(self, x: Tensor) -> Tensor:
         return self.conv2(x)
@@ -157,7 +165,7 @@ def make_stage(block_class: type, num_blocks: int, *, in_channels: int, out_chan
     """The blocks of one stage, which share their output channels.
 
     Args:
-        kwargs: further arguments of `block_class`. One named ``xx_per_block`` is a list that gives each block its ``xx``.
+        kwargs: further arguments of `block_class`; one named ``xx_per_block`` is a list that gives each block its own
     """
     blocks = []
     for index in range(num_blocks):

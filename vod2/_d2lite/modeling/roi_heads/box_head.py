@@ -44,7 +44,6 @@ class FastRCNNConvFCHead(nn.Sequential):
                 norm=get_norm(conv_norm, dim),
                 activation=nn.ReLU(),
             )
-            weight_init.c2_msra_fill(conv)
             self.add_module(f"conv{number}", conv)
             channels = dim
         self._output_shape = ShapeSpec(channels=channels, height=height, width=width)
@@ -53,11 +52,16 @@ class FastRCNNConvFCHead(nn.Sequential):
             channels *= height * width
         for number, dim in enumerate(fc_dims, start=1):
             fc = nn.Linear(channels, dim)
-            weight_init.c2_xavier_fill(fc)
             self.add_module(f"fc{number}", fc)
             self.add_module(f"fc_relu{number}", nn.ReLU())
             channels = dim
             self._output_shape = ShapeSpec(channels=dim)
+        # Once all layers exist: with one seed, Detectron2 draws the same weights
+        for layer in self:
+            if isinstance(layer, Conv2d):
+                weight_init.c2_msra_fill(layer)
+            elif isinstance(layer, nn.Linear):
+                weight_init.c2_xavier_fill(layer)
 
     @classmethod
     def from_config(cls, cfg, input_shape: ShapeSpec):

@@ -1,0 +1,129 @@
+"""A detector small enough that a test may run it on a whole video, and videos of noise for it.
+
+D: embedding (64), K: classes (5). Images are 64 x 96, so that conv4 and conv5 have 4 x 6 cells.
+"""
+
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import vod2
+from vod2.d2 import Boxes, CfgNode, GeneralizedRCNN, Instances, build_model, get_cfg
+from vod2.modeling import VideoRCNN
+
+ROOT = Path(__file__).resolve().parents[2]
+IMAGE_SIZE = (64, 96)
+NUM_CLASSES = 5
+DIM = 64
+
+TINY = {
+    "MODEL.NARROW_RESNET.STEM_CHANNELS": 8,
+    "MODEL.NARROW_RESNET.CHANNELS": [8, 12, 16, 24],
+    "MODEL.RPN.CONV_DIMS": [16],
+    "MODEL.RPN.PRE_NMS_TOPK_TRAIN": 60,
+    "MODEL.RPN.PRE_NMS_TOPK_TEST": 60,
+    "MODEL.RPN.POST_NMS_TOPK_TRAIN": 20,
+    "MODEL.RPN.POST_NMS_TOPK_TEST": 16,
+    "MODEL.RPN.BATCH_SIZE_PER_IMAGE": 32,
+    "MODEL.ROI_HEADS.NUM_CLASSES": NUM_CLASSES,
+    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 16,
+    "MODEL.ROI_BOX_HEAD.FC_DIM": DIM,
+    "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": 3,
+    "MODEL.VIDEO.SUPPORT_TOPK": 6,
+    "MODEL.VIDEO.RELATION.NUM_HEADS": 4,
+    "MODEL.VIDEO.RELATION.GEOMETRY_DIM": 16,
+    "INPUT.MIN_SIZE_TEST": IMAGE_SIZE[0],
+    "INPUT.MAX_SIZE_TEST": IMAGE_SIZE[1],
+}
+
+DOOR = {
+    "MODEL.META_ARCHITECTURE": "GeneralizedRCNN",
+    "MODEL.PROPOSAL_GENERATOR.NAME": "RPN",
+    "MODEL.ROI_HEADS.NAME": "StandardROIHeads",
+    "MODEL.ANCHOR_GENERATOR.NAME": "DefaultAnchorGenerator",
+}
+"""The keys that turn the tiny VideoRCNN into Detectron2's own Faster R-CNN."""
+
+
+def tiny_cfg(keys: dict | None = None) -> CfgNode:
+    """configs/quick/Base.yaml made smaller still, with `keys` {dotted key: value} on top."""
+    cfg = vod2.add_video_config(get_cfg())
+    cfg.merge_from_file(str(ROOT / "configs" / "quick" / "Base.yaml"))
+    for key, value in (TINY | (keys or {})).items():
+        cfg.merge_from_list([key, value])
+    return cfg
+
+
+def build_detector(keys: dict | None = None, seed: int = 0, dtype: torch.dtype = torch.float32) -> VideoRCNN:
+    """The tiny VideoRCNN in inference mode, with weights for which scores and boxes differ clearly."""
+    model = build_model(tiny_cfg(keys))
+    randomise(model, seed)
+    return model.to(dtype).eval()
+
+
+def build_image_detector(state: dict[str, Tensor], keys: dict | None = None) -> GeneralizedRCNN:
+    """Detectron2's Faster R-CNN of the same sizes with the parameters `state`, in inference mode."""
+    model = build_model(tiny_cfg(DOOR | (keys or {})))
+    model.load_state_dict(state)
+    return model.eval()
+
+
+@torch.no_grad()
+def randomise(model: nn.Module, seed: int = 0) -> None:
+    """Draw all weights anew: activations of order 1, box deltas of order .1, normalisation that does something.
+
+    As they are initialised, detectors have nearly equal scores everywhere, and rounding would decide what is kept.
+    """
+    rng = torch.Generator().manual_seed(seed)
+
+    def normal(like: Tensor, std: float) -> Tensor:
+        return std * torch.randn(like.shape, generator=rng)
+
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            gain = 0.1 if name.endswith(("anchor_deltas", "bbox_pred")) else math.sqrt(2)
+            module.weight.copy_(normal(module.weight, gain / math.sqrt(module.weight[0].numel())))
+            if module.bias is not None:
+                module.bias.copy_(normal(module.bias, 0.1))
+        if hasattr(module, "running_var"):
+            module.running_mean.copy_(normal(module.running_mean, 0.1))
+            module.running_var.copy_(torch.rand(module.running_var.shape, generator=rng) + 0.5)
+
+
+def make_video(length: int, seed: int = 0, size: tuple[int, int] = IMAGE_SIZE) -> list[Tensor]:
+    """`length` uint8 images (3, H, W): coarse noise, so that the frames differ in every cell."""
+    rng = torch.Generator().manual_seed(seed)
+    coarse = torch.randint(0, 256, (length, 3, size[0] // 8, size[1] // 8), generator=rng)
+    images = coarse.repeat_interleave(8, dim=2).repeat_interleave(8, dim=3)
+    return list(images.to(torch.uint8))
+
+
+def make_targets(boxes: list[list[float]] | None = None, classes: list[int] | None = None) -> Instances:
+    """Ground truth with the boxes (xyxy pixels), by default two that the anchors can reach."""
+    if boxes is None:
+        boxes, classes = [[4.0, 4.0, 30.0, 34.0], [40.0, 10.0, 84.0, 58.0]], [1, 3]
+    targets = Instances(IMAGE_SIZE)
+    targets.gt_boxes = Boxes(torch.tensor(boxes).reshape(-1, 4))
+    targets.gt_classes = torch.tensor(classes or [], dtype=torch.int64)
+    return targets
+
+
+def freeze_statistics(model: nn.Module) -> None:
+    """Let normalisation in training use its running statistics, so that an image does not depend on its batch."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+
+
+def assert_same_detections(actual: Instances, expected: Instances, tolerance: float = 0.0) -> None:
+    """Boxes (absolute and relative), scores and classes in the same order; there must be some."""
+    assert actual.image_size == expected.image_size
+    assert len(expected) > 0, "a comparison of nothing proves nothing"
+    assert actual.pred_classes.tolist() == expected.pred_classes.tolist()
+    for found, wanted in (
+        (actual.pred_boxes.tensor, expected.pred_boxes.tensor),
+        (actual.scores, expected.scores),
+    ):
+        torch.testing.assert_close(found, wanted, rtol=tolerance, atol=tolerance)

@@ -1,0 +1,37 @@
+"""Random proposals and contexts for aggregators."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from vod2.structures import Frame, ProposalSet, Role, TemporalContext
+
+IMAGE_SIZE = (64, 96)
+
+
+def random_boxes(count: int, rng: torch.Generator, dtype: torch.dtype = torch.float64) -> Tensor:
+    """(count, 4) xyxy boxes of at least 2 pixels inside the image."""
+    height, width = IMAGE_SIZE
+    extent = torch.tensor([width, height], dtype=dtype)
+    first = torch.rand(count, 2, generator=rng, dtype=dtype) * (extent - 2)
+    size = 2 + torch.rand(count, 2, generator=rng, dtype=dtype) * (extent - 2 - first)
+    return torch.cat([first, first + size], dim=1)
+
+
+def random_proposals(
+    count: int, dim: int, rng: torch.Generator, dtype: torch.dtype = torch.float64, requires_grad: bool = False
+) -> ProposalSet:
+    """The proposals of one frame: features (count, dim), scores descending."""
+    features = torch.randn(count, dim, generator=rng, dtype=dtype).requires_grad_(requires_grad)
+    scores = torch.randn(count, generator=rng, dtype=dtype).sort(descending=True).values
+    return ProposalSet.of_frame(random_boxes(count, rng, dtype), features, scores, IMAGE_SIZE)
+
+
+def random_context(counts: Sequence[int], dim: int, rng: torch.Generator, **options) -> TemporalContext:
+    """One support frame for each entry of `counts`, with so many proposals; `options` as in `random_proposals`."""
+    frames = tuple(
+        Frame("video", index, IMAGE_SIZE, proposals=random_proposals(count, dim, rng, **options))
+        for index, count in enumerate(counts)
+    )
+    return TemporalContext(frames, (Role.LOCAL,) * len(frames))

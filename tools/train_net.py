@@ -1,0 +1,37 @@
+"""Train or evaluate a detector of a configuration, with Detectron2's flags.
+
+    python tools/train_net.py --config-file configs/RDN_R101.yaml --num-gpus 4
+    python tools/train_net.py --config-file configs/RDN_R101.yaml --eval-only MODEL.WEIGHTS output/RDN_R101/model_final.pth
+"""
+
+import argparse
+
+from vod2.checkpoint import load_weights
+from vod2.d2 import build_model, comm, default_argument_parser, launch, verify_results
+from vod2.engine import VideoTrainer, cli, load_config, setup
+
+
+def work(args: argparse.Namespace) -> dict:
+    """Run in every process; returns the metrics of the last evaluation."""
+    cfg = setup(args)
+    if not args.eval_only:
+        trainer = VideoTrainer(cfg)
+        trainer.resume_or_load(resume=args.resume)
+        return trainer.train()
+    model = build_model(cfg)
+    load_weights(model, cfg.MODEL.WEIGHTS)
+    results = VideoTrainer.test(cfg, model)
+    if comm.is_main_process():
+        verify_results(cfg, results)
+    return results
+
+
+def main() -> None:
+    args = default_argument_parser(__doc__).parse_args()
+    load_config(args.config_file, args.opts)  # a mistake in it is told once, before any process starts
+    processes = args.num_gpus
+    launch(work, processes, args.num_machines, args.machine_rank, args.dist_url, args=(args,))
+
+
+if __name__ == "__main__":
+    cli.run(main)

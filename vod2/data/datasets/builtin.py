@@ -1,0 +1,33 @@
+"""Registers the datasets that vod2 knows by name; importing it twice is harmless, and nothing is read.
+
+They lie below the folder that the environment variable DETECTRON2_DATASETS names ("datasets" by default).
+"""
+
+import os
+
+from vod2.d2 import DatasetCatalog
+from vod2.data.datasets.imagenet_det import register_imagenet_det
+from vod2.data.datasets.imagenet_vid import register_imagenet_vid
+from vod2.data.synthetic import SYNTHETIC_CLASSES
+
+
+def register_builtin_datasets(folder: str) -> None:
+    """Register those of the builtin names that are not taken yet; `folder` holds ILSVRC2015 and synthetic."""
+    imagenet, synthetic = os.path.join(folder, "ILSVRC2015"), os.path.join(folder, "synthetic")
+    taken = set(DatasetCatalog.list())
+    for name, split, options in (
+        ("imagenet_vid_train", "train", {}),
+        ("imagenet_vid_train_all", "train", {"every_frame": True}),
+        ("imagenet_vid_val", "val", {}),
+    ):
+        if name not in taken:
+            register_imagenet_vid(name, imagenet, split, **options)
+    if "imagenet_det_train_30classes" not in taken:
+        register_imagenet_det("imagenet_det_train_30classes", imagenet)
+    remedy = f"make it with python tools/make_synthetic.py --output {synthetic}"
+    for split in ("train", "val"):
+        if f"synthetic_{split}" not in taken:
+            register_imagenet_vid(f"synthetic_{split}", synthetic, split, SYNTHETIC_CLASSES, remedy=remedy)
+
+
+register_builtin_datasets(os.environ.get("DETECTRON2_DATASETS", "datasets"))

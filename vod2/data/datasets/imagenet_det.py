@@ -1,0 +1,135 @@
+"""The images of ImageNet DET that show VID's 30 classes: training data beside the videos.
+
+    <root>/Data/DET/train/.../<image>.JPEG
+    <root>/Annotations/DET/train/.../<image>.xml
+    <root>/ImageSets/DET_train_30classes.txt        (or in ImageSets/DET; optional)
+"""
+
+import os
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from vod2.d2 import BoxMode, DatasetCatalog, MetadataCatalog
+from vod2.data.datasets.ilsvrc import (
+    VID_CLASSES,
+    VID_WNIDS,
+    cached_annotations,
+    category_ids,
+    read_annotations,
+    require_folder,
+)
+from vod2.errors import UserError
+
+_LIST = "DET_train_30classes.txt"
+_REMEDY = "see datasets/README.md for how to lay it out"
+
+
+def register_imagenet_det(name: str, root: str | os.PathLike, list_file: str | os.PathLike | None = None) -> None:
+    """Register the dataset `name`; nothing is read before it is used. Arguments as in `load_imagenet_det`."""
+    DatasetCatalog.register(name, lambda: load_imagenet_det(root, list_file, name=name))
+    MetadataCatalog.get(name).set(thing_classes=list(VID_CLASSES), evaluator_type="vid", image_root=str(root))
+
+
+def load_imagenet_det(
+    root: str | os.PathLike, list_file: str | os.PathLike | None = None, name: str = "ImageNet DET"
+) -> list[dict]:
+    """Read the images of the 30 classes as videos of one frame; objects of other classes are left out.
+
+    Args:
+        root: folder with Data, Annotations and perhaps ImageSets.
+        list_file: lines `path 1`, the path below Data/DET without suffix; None looks for DET_train_30classes.txt, and
+            without one takes the images in the 30 classes' own folders, train/ILSVRC2013_train/<WordNet id>.
+        name: of the dataset, for messages.
+
+    Returns:
+        Dicts as of `load_imagenet_vid`, without frame_template; track_id is the object's number in its image.
+
+    Raises:
+        UserError: a folder or annotation is missing, or a file is broken; names it.
+    """
+    for part in ("Data", "Annotations"):
+        require_folder(Path(root, part, "DET", "train"), name, _REMEDY)
+    found = list_file or _find_list(root)
+    paths = _read_list(found) if found else _derive(root)
+    if not paths:
+        raise UserError(f"{found or Path(root, 'Data', 'DET')}: expected images of {name}, found none: {_REMEDY}")
+    files = [os.path.join(root, "Annotations", "DET", f"{path}.xml") for path in paths]
+    categories = category_ids(VID_CLASSES)
+    table = cached_annotations(
+        root,
+        f"det-{Path(found).stem if found else 'derived'}",
+        files,
+        categories,
+        lambda: read_annotations(files, categories, ignore_other_classes=True),
+    )
+    boxes, labels, tracks = table.boxes.tolist(), table.category.tolist(), table.track.tolist()
+    dicts, end = [], 0
+    for path, (height, width), count in zip(paths, table.sizes.tolist(), table.counts.tolist(), strict=True):
+        begin, end = end, end + count
+        annotations = [
+            {
+                "bbox": boxes[i],
+                "bbox_mode": BoxMode.XYXY_ABS,
+                "category_id": labels[i],
+                "iscrowd": 0,
+                "track_id": tracks[i],
+                "occluded": 0,
+            }
+            for i in range(begin, end)
+        ]
+        dicts.append(_to_dict(root, path, height, width, annotations))
+    return dicts
+
+
+def _to_dict(root: str | os.PathLike, path: str, height: int, width: int, annotations: list[dict]) -> dict:
+    return {
+        "file_name": os.path.join(root, "Data", "DET", f"{path}.JPEG"),
+        "image_id": f"DET/{path}",
+        "height": height,
+        "width": width,
+        "video_id": f"DET/{path}",
+        "frame_index": 0,
+        "video_length": 1,
+        "annotations": annotations,
+    }
+
+
+def _find_list(root: str | os.PathLike) -> Path | None:
+    places = (Path(root, "ImageSets", _LIST), Path(root, "ImageSets", "DET", _LIST))
+    return next((place for place in places if place.is_file()), None)
+
+
+def _read_list(path: str | os.PathLike) -> list[str]:
+    try:
+        lines = [line.split() for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    except OSError as error:
+        raise UserError(f"{path}: the list of images cannot be read ({error.strerror}): give another one") from error
+    for number, line in enumerate(lines, start=1):
+        if len(line) not in (0, 2):
+            raise UserError(f"{path}, line {number}: {' '.join(line)!r}, expected 'path 1': mend the list")
+    return [line[0] for line in lines if line]
+
+
+def _derive(root: str | os.PathLike) -> list[str]:
+    data = Path(root, "Data", "DET")
+    folders = [data / "train" / "ILSVRC2013_train" / wnid for wnid in VID_WNIDS]
+    images = [image for folder in folders for image in sorted(folder.rglob("*.JPEG"))]
+    return [image.relative_to(data).with_suffix("").as_posix() for image in images]
+
+
+def limit_images_per_class(dicts: Sequence[dict], limit: int) -> list[dict]:
+    """Keep at most `limit` images of each class, always the same ones, in their order. Images without objects stay.
+
+    An image with several classes counts for each, and is left out if one of them has enough images.
+    """
+    counts: Counter[int] = Counter()
+    kept = []
+    # The order of a checksum is as good as random, and the same on every machine.
+    for position in sorted(range(len(dicts)), key=lambda i: (zlib.crc32(str(dicts[i]["image_id"]).encode()), i)):
+        classes = {annotation["category_id"] for annotation in dicts[position].get("annotations", ())}
+        if all(counts[category] < limit for category in classes):
+            counts.update(classes)
+            kept.append(position)
+    return [dicts[position] for position in sorted(kept)]

@@ -1,0 +1,256 @@
+"""ImageNet VID, and every set in its folder layout (the synthetic benchmark).
+
+    <root>/Data/VID/<split>/.../<video>/000000.JPEG
+    <root>/Annotations/VID/<split>/.../<video>/000000.xml
+    <root>/ImageSets/VID_train_15frames.txt, VID_val_videos.txt     (or in ImageSets/VID; optional)
+
+A video is named by its path below Data/VID, such as "val/ILSVRC2015_val_00000000".
+"""
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from vod2.d2 import BoxMode, DatasetCatalog, MetadataCatalog
+from vod2.data.datasets.ilsvrc import (
+    VID_CLASSES,
+    AnnotationTable,
+    cached_annotations,
+    category_ids,
+    read_annotations,
+    require_folder,
+)
+from vod2.data.synthetic import read_deterioration
+from vod2.errors import UserError
+
+_LISTS = {"train": ("VID_train_15frames.txt",), "val": ("VID_val_videos.txt", "VID_val_frames.txt")}
+_TRAIN_FRAMES = 15  # frames of a training video where there is no list
+_REMEDY = "see datasets/README.md for how to lay it out"
+
+
+class FrameRef(NamedTuple):
+    """One frame: name of its video, number from 0, frames in the video."""
+
+    video: str
+    index: int
+    length: int
+
+
+def register_imagenet_vid(
+    name: str, root: str | os.PathLike, split: str, class_names: Sequence[str] = VID_CLASSES, **options
+) -> None:
+    """Register the dataset `name`; nothing is read before it is used.
+
+    Args:
+        name: in the DatasetCatalog.
+        root, split, class_names, options: see `load_imagenet_vid`.
+    """
+    class_names = list(class_names)
+    DatasetCatalog.register(name, lambda: load_imagenet_vid(root, split, class_names, name=name, **options))
+    MetadataCatalog.get(name).set(thing_classes=class_names, evaluator_type="vid", image_root=str(root))
+
+
+def load_imagenet_vid(
+    root: str | os.PathLike,
+    split: str,
+    class_names: Sequence[str] | None = None,
+    list_file: str | os.PathLike | None = None,
+    every_frame: bool = False,
+    name: str = "ImageNet VID",
+    remedy: str = _REMEDY,
+) -> list[dict]:
+    """Read a split as video dataset dicts, one for each listed frame, in the order of the list.
+
+    Without a list, the frames are those that the published lists name: of a training video the 15 frames
+    floor((i + 0.5) L / 15) (all, if it has fewer), of any other video all.
+
+    Args:
+        root: folder with Data, Annotations and perhaps ImageSets.
+        split: folder below Data/VID, such as "train" or "val".
+        class_names: readable names by category id; None for those in <root>/synthetic.json if there is such a file,
+            or else the 30 of VID. In the XML, VID's classes may also go by their WordNet ids.
+        list_file: the list of frames in one of the formats of `read_frame_list`; None looks for the usual one.
+        every_frame: take all frames of the folders, whatever lists there are.
+        name: of the dataset, for messages.
+        remedy: what to do if the dataset is not there, for messages.
+
+    Returns:
+        Detectron2's dicts (annotations: bbox xyxy in pixels, category_id, track_id, occluded, and deterioration
+        {kind: strength} where the set records it) with video_id, frame_index, video_length, frame_template and
+        frame_offset: the path of frame i of the same video is frame_template % (i + frame_offset).
+
+    Raises:
+        UserError: a folder or annotation is missing, or a file is broken; names it.
+    """
+    require_folder(Path(root, "Data", "VID", split), name, remedy)
+    require_folder(Path(root, "Annotations", "VID", split), name, remedy)
+    if class_names is None:
+        class_names = _default_classes(root)
+    found = None if every_frame else list_file or _find_list(root, split)
+    refs = read_frame_list(found, root, split) if found else derive_frames(root, split, every_frame)
+    if not refs:
+        raise UserError(f"{found or Path(root, 'Data', 'VID', split)}: expected frames of {name}, found none: {remedy}")
+    files = [os.path.join(root, "Annotations", "VID", ref.video, f"{ref.index:06d}.xml") for ref in refs]
+    categories = category_ids(class_names)
+    label = f"vid-{split}-{'all' if every_frame else Path(found).stem if found else 'derived'}"
+    table = cached_annotations(root, label, files, categories, lambda: read_annotations(files, categories))
+    return list(_to_dicts(root, refs, table))
+
+
+def _default_classes(root: str | os.PathLike) -> Sequence[str]:
+    manifest = Path(root, "synthetic.json")
+    if not manifest.is_file():
+        return VID_CLASSES
+    try:
+        return json.loads(manifest.read_text(encoding="utf-8"))["class_names"]
+    except (ValueError, KeyError) as error:
+        raise UserError(f"{manifest}: expected JSON with the key 'class_names' ({error}): generate the set again") from error
+
+
+def _find_list(root: str | os.PathLike, split: str) -> Path | None:
+    for name in _LISTS.get(split, ()):
+        for folder in (Path(root, "ImageSets"), Path(root, "ImageSets", "VID")):
+            if (folder / name).is_file():
+                return folder / name
+    return None
+
+
+def read_frame_list(path: str | os.PathLike, root: str | os.PathLike, split: str) -> list[FrameRef]:
+    """Read a list of frames or videos.
+
+    Lines are, all of one kind:
+        video 1 frame length    one frame (VID_train_15frames.txt)
+        video first 0 length    all frames of a video (VID_val_videos.txt); `first` counts frames from 1 over the list
+        video/frame number      one frame (VID_val_frames.txt); the video's length is counted in its folder
+    A video's name may lack its leading "<split>/".
+
+    Raises:
+        UserError: no such file, or a line in no known format; names file and line.
+    """
+    try:
+        lines = [line.split() for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    except OSError as error:
+        raise UserError(f"{path}: the list of frames cannot be read ({error.strerror}): give another one") from error
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        if not line:
+            continue
+        if len(line) not in (2, 4) or len(line) != len(lines[0]) or not all(word.isdigit() for word in line[1:]):
+            raise UserError(
+                f"{path}, line {number}: {' '.join(line)!r} is neither 'video 1 frame length', 'video first 0 length' nor "
+                "'video/frame number', or not like the first line: mend the list"
+            )
+        video = line[0] if line[0].startswith(f"{split}/") else f"{split}/{line[0]}"
+        rows.append((video, *map(int, line[1:])))
+    if rows and len(rows[0]) == 2:
+        return _frames_of_paths([row[0] for row in rows], path, root)
+    if _lists_whole_videos(rows):
+        return [FrameRef(video, index, length) for video, _, _, length in rows for index in range(length)]
+    return [FrameRef(video, index, length) for video, _, index, length in rows]
+
+
+def _lists_whole_videos(rows: Sequence[tuple[str, int, int, int]]) -> bool:
+    """Whether the second column counts frames over the list, as only a list of videos does."""
+    first = 1
+    for _, count, frame, length in rows:
+        if (count, frame) != (first, 0):
+            return False
+        first += length
+    return True
+
+
+def _frames_of_paths(names: Sequence[str], path: str | os.PathLike, root: str | os.PathLike) -> list[FrameRef]:
+    lengths: dict[str, int] = {}
+    refs = []
+    for name in names:
+        video, _, frame = name.rpartition("/")
+        if not frame.isdigit():
+            raise UserError(f"{path}: {name!r} should end in a frame number, as in 'val/ILSVRC2015_val_00000000/000000'")
+        if video not in lengths:
+            lengths[video] = len(_frame_numbers(Path(root, "Data", "VID", video)))
+        refs.append(FrameRef(video, int(frame), lengths[video]))
+    return refs
+
+
+def derive_frames(root: str | os.PathLike, split: str, every_frame: bool = False) -> list[FrameRef]:
+    """The frames that the published lists name, found in the folders; all of them if `every_frame` or not training."""
+    data = os.path.join(root, "Data", "VID")
+    refs = []
+    for folder, subfolders, files in os.walk(os.path.join(data, split), followlinks=True):
+        subfolders.sort()
+        if not any(file.endswith(".JPEG") for file in files):
+            continue
+        length = len(_frame_numbers(Path(folder)))
+        video = Path(folder).relative_to(data).as_posix()
+        refs += [FrameRef(video, index, length) for index in _chosen(length, every_frame or split != "train")]
+    return refs
+
+
+def _chosen(length: int, every_frame: bool) -> Iterable[int]:
+    if every_frame or length < _TRAIN_FRAMES:
+        return range(length)
+    return [(2 * i + 1) * length // (2 * _TRAIN_FRAMES) for i in range(_TRAIN_FRAMES)]
+
+
+def _frame_numbers(folder: Path) -> list[int]:
+    """The frames in a video's folder: 0, 1, 2 ... without a gap, or else a UserError."""
+    names = [file.stem for file in folder.glob("*.JPEG")]
+    for index in range(len(names)):
+        if not (folder / f"{index:06d}.JPEG").is_file():
+            raise UserError(
+                f"{folder} holds {len(names)} frames, but not {index:06d}.JPEG: frames should count from 000000 without a "
+                "gap: complete the video or remove its folder"
+            )
+    return list(range(len(names)))
+
+
+def _to_dicts(root: str | os.PathLike, refs: Sequence[FrameRef], table: AnnotationTable) -> Iterator[dict]:
+    data = os.path.join(root, "Data", "VID")
+    boxes, categories, tracks = table.boxes.tolist(), table.category.tolist(), table.track.tolist()
+    occluded, ends = table.occluded.tolist(), table.counts.cumsum().tolist()
+    deterioration: dict[str, dict] = {}
+    for ref, (height, width), count, end in zip(
+        refs, table.sizes.tolist(), table.counts.tolist(), ends, strict=True
+    ):
+        if ref.video not in deterioration:
+            deterioration[ref.video] = _deterioration(root, ref.video)
+        kinds = deterioration[ref.video].get(ref.index, {})
+        annotations = []
+        for i in range(end - count, end):
+            annotation = {
+                "bbox": boxes[i],
+                "bbox_mode": BoxMode.XYXY_ABS,
+                "category_id": categories[i],
+                "iscrowd": 0,
+                "track_id": tracks[i],
+                "occluded": occluded[i],
+            }
+            if tracks[i] in kinds:
+                annotation["deterioration"] = kinds[tracks[i]]
+            annotations.append(annotation)
+        yield {
+            "file_name": os.path.join(data, ref.video, f"{ref.index:06d}.JPEG"),
+            "image_id": f"{ref.video}/{ref.index:06d}",
+            "height": height,
+            "width": width,
+            "video_id": ref.video,
+            "frame_index": ref.index,
+            "video_length": ref.length,
+            # A percent sign in the folders' names is not a format.
+            "frame_template": os.path.join(data, ref.video).replace("%", "%%") + "/%06d.JPEG",
+            "frame_offset": 0,
+            "annotations": annotations,
+        }
+
+
+def _deterioration(root: str | os.PathLike, video: str) -> dict[int, dict[int, dict[str, float]]]:
+    """{frame: {track id: {kind: strength}}}: only the synthetic benchmark records it."""
+    sidecar = Path(root, "Annotations", "VID", video, "deterioration.json")
+    if not sidecar.is_file():
+        return {}
+    try:
+        return read_deterioration(sidecar)
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"{sidecar}: broken deterioration file ({error}): generate the set again") from error

@@ -1,0 +1,69 @@
+"""Where the frames of a dataset's videos are."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from vod2.d2 import DatasetFromList
+
+
+def frame_path(dataset_dict: dict, index: int) -> str | None:
+    """The file of frame `index` of the video that `dataset_dict` is a frame of; None if the dict does not tell."""
+    if index == dataset_dict["frame_index"]:
+        return dataset_dict["file_name"]
+    if "frame_template" in dataset_dict:
+        return dataset_dict["frame_template"] % (index + dataset_dict["frame_offset"])
+    return None
+
+
+class VideoIndex:
+    """Finds frames by video and number.
+
+    Worker processes share its memory: the dicts are kept serialized in one array, and numbers in numpy arrays.
+
+    Args:
+        dicts: video dataset dicts (see `as_video_dicts`), in any order.
+
+    Attributes:
+        items: `dicts` as a dataset, in the same order; an item is a fresh copy.
+
+    Example:
+        >>> from vod2.data import VideoIndex
+        >>> template = {"frame_template": "fox/%06d.JPEG", "frame_offset": 0}
+        >>> index = VideoIndex([{"file_name": "fox/000007.JPEG", "video_id": "fox", "frame_index": 7, **template}])
+        >>> index.path("fox", 8), index.record("fox", 8)
+        ('fox/000008.JPEG', None)
+    """
+
+    def __init__(self, dicts: Sequence[dict]) -> None:
+        self.items = DatasetFromList(list(dicts), copy=True)
+        self._rows: dict[str, int] = {}
+        rows = np.array([self._rows.setdefault(d["video_id"], len(self._rows)) for d in dicts], dtype=np.int64)
+        frames = np.array([d["frame_index"] for d in dicts], dtype=np.int64)
+        self._positions = np.lexsort((frames, rows))  # by video, then by frame
+        self._frames = frames[self._positions]
+        self._starts = np.searchsorted(rows[self._positions], np.arange(len(self._rows) + 1))
+
+    def record(self, video_id: str, index: int) -> dict | None:
+        """The dict of frame `index`, or None if the dataset does not have it."""
+        record = self._nearest(video_id, index)
+        return record if record["frame_index"] == index else None
+
+    def path(self, video_id: str, index: int) -> str:
+        """The file of frame `index`.
+
+        In a dataset without `frame_template`, a frame that it has no dict of is replaced by the nearest one that it has.
+
+        Raises:
+            KeyError: the dataset does not have the video.
+        """
+        nearest = self._nearest(video_id, index)
+        return frame_path(nearest, index) or nearest["file_name"]
+
+    def _nearest(self, video_id: str, index: int) -> dict:
+        if video_id not in self._rows:
+            raise KeyError(f"video {video_id!r} is not in the dataset, which has {len(self._rows)} videos")
+        row = self._rows[video_id]
+        start, end = self._starts[row], self._starts[row + 1]
+        nearest = start + int(np.abs(self._frames[start:end] - index).argmin())
+        return self.items[int(self._positions[nearest])]

@@ -1,0 +1,82 @@
+"""Parameters and floating-point operations of a detector, part by part."""
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from vod2.modeling import VideoRCNN
+from vod2.temporal import FrameMemory, SupportSchedule
+
+PARTS = (
+    "backbone",
+    "pixel_aggregator",
+    "proposal_generator",
+    "roi_heads.box_head",
+    "roi_heads.aggregator",
+    "roi_heads.box_predictor",
+)
+"""Sub-modules of `VideoRCNN` that make a row each; one that is absent makes none."""
+
+
+class PartCost(NamedTuple):
+    """Parameters of a part, the trainable ones among them, and its floating-point operations (2 per multiply-add)."""
+
+    part: str
+    parameters: int
+    trainable: int
+    flops: int
+
+
+def analyze(model: VideoRCNN, schedule: SupportSchedule, size: tuple[int, int]) -> list[PartCost]:
+    """What one frame of a running stream costs: its new frame is encoded, its window is full.
+
+    Convolutions, matrix products and attention count. Frozen normalisation keeps its numbers in buffers, which are no
+    parameters. The last row is the total.
+
+    Args:
+        model: the detector.
+        schedule: the window of a frame.
+        size: (height, width) of the resized image.
+    """
+    flops = _stream_flops(model.eval(), schedule, size)
+    rows = []
+    for part in PARTS:
+        module = model.get_submodule(part) if _has(model, part) else None
+        if module is not None:
+            rows.append(_count(part, module, flops.get(part, 0)))
+    return [*rows, _count("total", model, flops.get("", 0))]
+
+
+def _has(model: nn.Module, part: str) -> bool:
+    parent, _, name = part.rpartition(".")
+    return isinstance(getattr(model.get_submodule(parent), name, None), nn.Module)
+
+
+def _count(part: str, module: nn.Module, flops: int) -> PartCost:
+    parameters = list(module.parameters())
+    return PartCost(
+        part, sum(p.numel() for p in parameters), sum(p.numel() for p in parameters if p.requires_grad), flops
+    )
+
+
+@torch.no_grad()
+def _stream_flops(model: VideoRCNN, schedule: SupportSchedule, size: tuple[int, int]) -> dict[str, int]:
+    """{sub-module name: operations}, "" for the whole, in a frame whose window does not touch the ends of the video."""
+    length = 1000
+    t = length // 2
+    memory = FrameMemory(schedule)
+    memory.start("video", length)
+    fresh = schedule.new(t, length, "video", previous=t - 1) or [t]
+    image = torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    encoded, _ = model.propose(model.encode([{"image": image, "video_id": "video"}]))
+    for index in memory.missing(t):
+        if index not in fresh:
+            memory.put(encoded[0].with_(index=index))
+    counter = FlopCounterMode(display=False)
+    with counter:
+        model.step({"frame_index": t, "support": [{"image": image, "frame_index": index} for index in fresh]}, memory)
+    counts = {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
+    prefix = type(model).__name__ + "."
+    return {name.removeprefix(prefix): value for name, value in counts.items()} | {"": counter.get_total_flops()}
