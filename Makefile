@@ -1,4 +1,4 @@
-# make setup    creates .venv with the pinned packages and the package itself (the ops compiled where there is a compiler)
+# make setup    creates .venv with the pinned packages and the package itself (ops compiled where there is a compiler)
 # make demo     detects objects in a small generated video and writes the result to output/demo
 # make test     runs the test suite
 # make lint     checks style and format
@@ -21,6 +21,7 @@ $(STAMP): $(SOURCES)
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install -c constraints.txt setuptools wheel ninja torch torchvision
 	$(RUN) -m pip install -c constraints.txt --no-build-isolation -e ".[test]"
+	$(RUN) -c "from vod2.ops import compiled_device_types as types; print('compiled ops for:', *types() or ['none'])"
 	touch $@
 
 demo: $(STAMP)

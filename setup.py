@@ -1,4 +1,4 @@
-"""Installs vod2, the folders under projects/ as vod2.projects.<name>, and, where a compiler allows it, the ops in vod2/csrc.
+"""Installs vod2, the folders under projects/ as vod2.projects.<name>, and, with a compiler, the ops in vod2/csrc.
 
 Environment variables:
 

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import logging
 
 import pytest
 import torch
@@ -10,6 +11,17 @@ from torch import nn
 pytest.importorskip("detectron2")
 
 BACKENDS = ("detectron2", "vod2._d2lite")
+
+
+@pytest.fixture(autouse=True)
+def own_loggers():
+    """Undo what setting up a run does to the loggers: the other tests capture them."""
+    loggers = [logging.getLogger(name) for name in ("detectron2", "fvcore", "vod2._d2lite")]
+    before = [(logger.level, logger.propagate, list(logger.handlers)) for logger in loggers]
+    yield
+    for logger, (level, propagate, handlers) in zip(loggers, before, strict=True):
+        logger.setLevel(level)
+        logger.propagate, logger.handlers = propagate, handlers
 
 
 def both(module):
@@ -29,8 +41,8 @@ def configs(**solver):
 
 def network():
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
-    net.again = net[0]
+    net = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 4))
+    net.again = net[0]  # runs last, and has the same parameters under a second name
     return net
 
 

@@ -57,7 +57,9 @@ def test_a_saved_checkpoint_restores_model_optimizer_and_extra_data(tmp_path):
     assert extra["iteration"] == 7 and checkpointer.get_checkpoint_file() == str(tmp_path / "mine.pth")
     assert equal(source, target)
     assert restored.param_groups[0]["lr"] == 0.1
-    buffers = [o.state[p]["momentum_buffer"] for o, m in ((optimizer, source), (restored, target)) for p in m.parameters()]
+    buffers = [
+        o.state[p]["momentum_buffer"] for o, m in ((optimizer, source), (restored, target)) for p in m.parameters()
+    ]
     assert all(torch.equal(a, b) for a, b in zip(buffers[:4], buffers[4:], strict=True))
 
 
@@ -134,7 +136,7 @@ def test_lite_reads_safetensors(tmp_path):
     assert equal(net, model(0))
 
 
-def test_lite_renames_caffe2_weights_of_a_resnet(tmp_path):
+def test_caffe2_weights_of_a_resnet_are_renamed(tmp_path):
     net = nn.Module()
     net.stem, net.res2 = nn.Module(), nn.Sequential(nn.Module())
     net.stem.conv1, net.res2[0].conv2 = nn.Conv2d(1, 1, 1, bias=False), nn.Conv2d(1, 1, 1, bias=False)
@@ -144,7 +146,7 @@ def test_lite_renames_caffe2_weights_of_a_resnet(tmp_path):
     blobs = {n: np.full(s, i + 2, np.float32) for i, (n, s) in enumerate(zip(names, shapes, strict=True))}
     whole = nn.Module()
     whole.backbone = net
-    LiteCheckpointer(whole).load(save_pickle(tmp_path / "R.pkl", {"blobs": blobs}))
+    DetectionCheckpointer(whole).load(save_pickle(tmp_path / "R.pkl", {"blobs": blobs}))
     values = [net.stem.conv1.weight, net.stem.conv1.norm.weight, net.res2[0].conv2.weight, net.res2[0].conv2.norm.bias]
     assert [v.item() for v in values] == [2, 3, 4, 5]
 

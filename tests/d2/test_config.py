@@ -1,7 +1,9 @@
 """The configuration: defaults, YAML files, overrides, and classes that are built from it."""
 
 import pytest
+import yaml
 
+from vod2._d2lite.config import get_cfg as get_lite_cfg
 from vod2.d2 import CfgNode, configurable, get_cfg
 
 
@@ -89,8 +91,8 @@ def test_a_detectron2_box_detector_file_loads(tmp_path):
         "  MASK_ON: False\n"
         "  ANCHOR_GENERATOR: {SIZES: [[32], [64], [128], [256], [512]]}\n"
         "  ROI_MASK_HEAD: {NAME: MaskRCNNConvUpsampleHead, NUM_CONV: 4, POOLER_RESOLUTION: 14}\n"
-        'DATASETS: {TRAIN: ("coco_2017_train",), TEST: ("coco_2017_val",)}\n'
-        "SOLVER: {STEPS: (60000, 80000), MAX_ITER: 90000}\n"
+        'DATASETS:\n  TRAIN: ("coco_2017_train",)\n  TEST: ("coco_2017_val",)\n'
+        "SOLVER:\n  STEPS: (60000, 80000)\n  MAX_ITER: 90000\n"
         "VERSION: 2\n"
     )
     cfg = get_cfg()
@@ -135,7 +137,8 @@ def test_a_dump_merges_back_to_the_same_configuration(tmp_path):
     (tmp_path / "dump.yaml").write_text(cfg.dump())
     again = get_cfg()
     again.merge_from_file(str(tmp_path / "dump.yaml"))
-    assert again == cfg
+    assert yaml.safe_load(again.dump()) == yaml.safe_load(cfg.dump())
+    assert again.INPUT.MIN_SIZE_TRAIN == (3, 4)
 
 
 def test_keys_can_be_added():
@@ -178,3 +181,24 @@ def test_a_configurable_class_without_from_config_cannot_be_built_from_a_configu
 
     with pytest.raises((TypeError, AttributeError)):
         Incomplete(get_cfg())
+
+
+@pytest.mark.parametrize(
+    "text, error",
+    [
+        ("SOLVER:\n  BASE_LRR: 0.1\n", KeyError),
+        ("SOLVER:\n  MAX_ITER: many\n", ValueError),
+        ("SEED: !!python/object/apply:os.getpid []\n", ValueError),
+        ("SEED: [1\n", ValueError),
+        ("VERSION: 1\n", ValueError),
+    ],
+)
+def test_the_stand_in_names_the_file_of_every_error_and_runs_none_of_it(tmp_path, text, error):
+    (tmp_path / "row.yaml").write_text(text)
+    with pytest.raises(error, match="row.yaml"):
+        get_lite_cfg().merge_from_file(str(tmp_path / "row.yaml"))
+
+
+def test_the_stand_in_names_a_file_that_is_missing(tmp_path):
+    with pytest.raises(FileNotFoundError, match="absent.yaml"):
+        get_lite_cfg().merge_from_file(str(tmp_path / "absent.yaml"))

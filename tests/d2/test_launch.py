@@ -2,32 +2,21 @@
 
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
-from torch import nn
 
-from vod2._d2lite.engine import SimpleTrainer, create_ddp_model
 from vod2._d2lite.engine import launch as lite_launch
-from vod2._d2lite.utils import comm as lite_comm
 from vod2.d2 import comm, launch
 
-
-def test_a_single_process_is_its_own_world():
-    assert (comm.get_world_size(), comm.get_rank(), comm.get_local_rank(), comm.get_local_size()) == (1, 0, 0, 1)
-    assert comm.is_main_process()
-    comm.synchronize()
-    assert comm.all_gather({"a": 1}) == [{"a": 1}] and comm.gather("b") == ["b"]
-    assert 0 <= comm.shared_random_seed() < 2**31
-    values = {"x": torch.tensor(2.0)}
-    assert comm.reduce_dict(values)["x"] == 2.0
-
-
-def test_one_process_is_not_spawned():
-    seen = []
-    launch(seen.append, 1, args=(os.getpid(),))
-    assert seen == [os.getpid()]
-
+WORK = """
+import json, sys
+import torch
+from torch import nn
+from vod2._d2lite.engine import SimpleTrainer, create_ddp_model, launch
+from vod2._d2lite.utils import comm
 
 class Mean(nn.Module):
     def __init__(self):
@@ -37,35 +26,80 @@ class Mean(nn.Module):
     def forward(self, x):
         return {"loss": (self.weight - x).square().sum()}
 
-
-def _work(folder):
-    """What each of two processes does; rank 0 writes what it saw."""
+def work(path):
     torch.set_num_threads(1)
-    c, rank = lite_comm, lite_comm.get_rank()
+    rank = comm.get_rank()
     model = create_ddp_model(Mean(), broadcast_buffers=False)
     trainer = SimpleTrainer(model, [torch.tensor([1.0 + 2 * rank])], torch.optim.SGD(model.parameters(), lr=0.25))
     trainer.train(0, 1)
+    mean = comm.reduce_dict({"x": torch.tensor(float(rank)), "y": torch.tensor(4.0)})
+    total = comm.reduce_dict({"x": torch.tensor(float(rank + 1))}, average=False)
     seen = {
-        "world": [c.get_world_size(), c.get_local_size()],
-        "all": c.all_gather({"rank": rank, "local": c.get_local_rank()}),
-        "gathered": c.gather(rank * 10),
-        "on_one": c.gather(rank, dst=1),
-        "seeds": len(set(c.all_gather(c.shared_random_seed()))),
-        "mean": c.reduce_dict({"x": torch.tensor(float(rank)), "y": torch.tensor(4.0)}),
-        "sum": c.reduce_dict({"x": torch.tensor(float(rank + 1))}, average=False),
-        "weights": c.all_gather(model.module.weight.item()),
+        "world": [comm.get_world_size(), comm.get_local_size()],
+        "all": comm.all_gather({"rank": rank, "local": comm.get_local_rank()}),
+        "gathered": comm.gather(rank * 10),
+        "on_one": comm.gather(rank, dst=1),
+        "seeds": len(set(comm.all_gather(comm.shared_random_seed()))),
+        "mean": {name: value.item() for name, value in mean.items()},
+        "sum": {name: value.item() for name, value in total.items()},
+        "weights": comm.all_gather(model.module.weight.item()),
     }
-    if rank == 0:
-        seen["loss"] = trainer.storage.latest()["loss"][0]
-        seen["mean"] = {k: v.item() for k, v in seen["mean"].items()}
-        seen["sum"] = {k: v.item() for k, v in seen["sum"].items()}
-        with open(os.path.join(folder, "seen.json"), "w") as f:
-            json.dump(seen, f)
+    if comm.is_main_process():
+        with open(path, "w") as f:
+            json.dump({**seen, "loss": trainer.storage.latest()["total_loss"][0]}, f)
+
+if __name__ == "__main__":
+    launch(work, 2, dist_url="auto", args=(sys.argv[1],))
+"""
+
+FAIL = """
+from vod2._d2lite.engine import launch
+from vod2._d2lite.utils import comm
+
+def fail():
+    if comm.get_rank() == 1:
+        raise RuntimeError("rank 1 is broken")
+
+if __name__ == "__main__":
+    launch(fail, 2)
+"""
+
+on_the_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="the processes would use the GPUs")
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="the processes would use the GPUs")
+def run_script(folder, text, *args):
+    """Run ``text`` as a program: the processes that it spawns import it again."""
+    (folder / "program.py").write_text(text)
+    path = os.pathsep.join(entry for entry in [os.getcwd(), *sys.path] if entry)
+    return subprocess.run(
+        [sys.executable, str(folder / "program.py"), *args],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_a_single_process_is_its_own_world():
+    assert (comm.get_world_size(), comm.get_rank(), comm.get_local_rank(), comm.get_local_size()) == (1, 0, 0, 1)
+    assert comm.is_main_process()
+    comm.synchronize()
+    assert comm.all_gather({"a": 1}) == [{"a": 1}] and comm.gather("b") == ["b"]
+    assert 0 <= comm.shared_random_seed() < 2**31
+    assert comm.reduce_dict({"x": torch.tensor(2.0)})["x"] == 2.0
+
+
+def test_one_process_is_not_spawned():
+    seen = []
+    launch(seen.append, 1, args=(os.getpid(),))
+    assert seen == [os.getpid()]
+
+
+@on_the_cpu
 def test_lite_launches_two_processes_on_the_cpu_that_train_and_gather_together(tmp_path):
-    lite_launch(_work, 2, dist_url="auto", args=(str(tmp_path),))
+    done = run_script(tmp_path, WORK, str(tmp_path / "seen.json"))
+    assert done.returncode == 0, done.stderr
+    assert "2 processes on the CPU" in done.stderr
     seen = json.loads((tmp_path / "seen.json").read_text())
     assert seen["world"] == [2, 2]
     assert seen["all"] == [{"rank": 0, "local": 0}, {"rank": 1, "local": 1}]
@@ -76,15 +110,10 @@ def test_lite_launches_two_processes_on_the_cpu_that_train_and_gather_together(t
     assert seen["loss"] == 5.0 and seen["weights"] == [1.0, 1.0]
 
 
-def _fail():
-    if lite_comm.get_rank() == 1:
-        raise RuntimeError("rank 1 is broken")
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="the processes would use the GPUs")
-def test_lite_reports_the_error_of_a_process():
-    with pytest.raises(Exception, match="rank 1 is broken"):
-        lite_launch(_fail, 2, dist_url="auto")
+@on_the_cpu
+def test_lite_reports_the_error_of_a_process(tmp_path):
+    done = run_script(tmp_path, FAIL)
+    assert done.returncode != 0 and "rank 1 is broken" in done.stderr
 
 
 def test_lite_does_not_choose_an_address_for_several_machines():

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import vod2
 from vod2.d2 import Boxes, CfgNode, GeneralizedRCNN, Instances, build_model, get_cfg
+from vod2.layers import GeometryBias
 from vod2.modeling import VideoRCNN
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -87,6 +88,10 @@ def randomise(model: nn.Module, seed: int = 0) -> None:
             module.weight.copy_(normal(module.weight, gain / math.sqrt(module.weight[0].numel())))
             if module.bias is not None:
                 module.bias.copy_(normal(module.bias, 0.1))
+        if isinstance(module, GeometryBias):
+            # log(relu(x)) magnifies rounding without limit where x is near 0: keep x around 1.
+            module.projection.weight.mul_(0.1)
+            module.projection.bias.add_(1)
         if hasattr(module, "running_var"):
             module.running_mean.copy_(normal(module.running_mean, 0.1))
             module.running_var.copy_(torch.rand(module.running_var.shape, generator=rng) + 0.5)

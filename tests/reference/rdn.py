@@ -74,9 +74,7 @@ def relation_features(
     return result
 
 
-def _geometry(
-    state: State, query_boxes: Tensor, key_boxes: Tensor, scale: float, wavelength: float
-) -> Tensor | None:
+def _geometry(state: State, query_boxes: Tensor, key_boxes: Tensor, scale: float, wavelength: float) -> Tensor | None:
     """(N, M, heads): relu(W_g E) of all pairs."""
     if "geometry.projection.weight" not in state:
         return None
@@ -118,9 +116,7 @@ def rdn_head(
     refined = advanced + relation_features(
         _part(state, "refine."), advanced, pool, advanced_boxes, pool_boxes, heads=heads
     )
-    return features + relation_features(
-        _part(state, "distill."), features, refined, boxes, advanced_boxes, heads=heads
-    )
+    return features + relation_features(_part(state, "distill."), features, refined, boxes, advanced_boxes, heads=heads)
 
 
 def _pool(context: TemporalContext, top: int, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-// Schema and input checks of relation_geometry_bias. The mathematics is described in vod2/ops/relation_geometry_bias.py.
+// Schema and input checks of relation_geometry_bias; vod2/ops/relation_geometry_bias.py describes the mathematics.
 #include "relation_geometry_bias.h"
 
 #include <ATen/Functions.h>

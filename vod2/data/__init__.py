@@ -1,1 +1,17 @@
 """Datasets, clips and loaders."""
+
+from vod2.data import datasets
+from vod2.data.build import as_video_dicts, build_video_test_loader, build_video_train_loader
+from vod2.data.samplers import VideoInferenceSampler
+from vod2.data.video_index import VideoIndex
+from vod2.data.video_mapper import VideoDatasetMapper
+
+__all__ = [
+    "VideoDatasetMapper",
+    "VideoIndex",
+    "VideoInferenceSampler",
+    "as_video_dicts",
+    "build_video_test_loader",
+    "build_video_train_loader",
+    "datasets",
+]

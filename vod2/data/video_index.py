@@ -52,7 +52,7 @@ class VideoIndex:
     def path(self, video_id: str, index: int) -> str:
         """The file of frame `index`.
 
-        In a dataset without `frame_template`, a frame that it has no dict of is replaced by the nearest one that it has.
+        In a dataset without `frame_template`, a frame without a dict is replaced by the nearest that has one.
 
         Raises:
             KeyError: the dataset does not have the video.

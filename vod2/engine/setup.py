@@ -5,6 +5,7 @@ import logging
 import os
 
 import torch
+import yaml
 
 from vod2.config import add_video_config
 from vod2.d2 import CfgNode, default_setup, get_cfg
@@ -35,7 +36,7 @@ def _merge(merge, argument, source: str) -> None:
     """yacs tells a wrong key by KeyError, AssertionError or ValueError; one sentence is enough for each."""
     try:
         merge(argument)
-    except (KeyError, AssertionError, ValueError, TypeError) as error:
+    except (KeyError, AssertionError, ValueError, TypeError, yaml.YAMLError) as error:
         reason = str(error.args[0] if error.args else error)
         raise UserError(
             f"{source}: {reason}; the keys are those of Detectron2 and of vod2/config.py and projects/*/config.py"

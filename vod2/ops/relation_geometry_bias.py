@@ -1,4 +1,4 @@
-"""The additive bias that the relative position of two boxes gives to their attention (Hu et al., Relation Networks, 2018).
+"""The bias that the relative position of two boxes adds to their attention (Hu et al., Relation Networks, 2018).
 
 Letters: N query boxes, M key boxes, h heads, F = dim / 8 frequencies.
 
@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from vod2.ops.library import compiled_device_types
 
 MIN_SIZE = 1e-3
-"""Smallest width and height of a box in pixels: smaller (or negative) ones count as this, so that none divides by zero."""
+"""Smallest width and height of a box in pixels: smaller or negative ones count as this, so none divides by zero."""
 
 CHUNK_NUMBERS = 1 << 22
 """How many numbers of the embedding the Python version holds at a time (16 MiB in float32)."""
@@ -55,8 +55,8 @@ def relation_geometry_bias(
         offset: pixels added to widths and heights: 0, or 1 for weights trained with the older box convention.
 
     Returns:
-        (h, N, M) in the dtype of `weight`, at least ``log(floor)``. The computation runs in the widest of the input dtypes
-        and at least in float32, also under autocast. Differentiable once, with respect to `weight` and `bias`.
+        (h, N, M) in the dtype of `weight`, at least ``log(floor)``. The computation runs in the widest of the input
+        dtypes and at least in float32, also under autocast. Differentiable once, by `weight` and `bias`.
 
     Raises:
         ValueError: for a shape, a dtype, a device or a constant that does not fit.
@@ -110,9 +110,7 @@ def relation_geometry_bias_chunked(
         return relation_geometry_bias_reference(query_boxes, key_boxes, weight, bias, *constants)
     arguments = (key_boxes, weight, bias, *constants)
     chunks = [
-        checkpoint(
-            relation_geometry_bias_reference, chunk, *arguments, use_reentrant=False, preserve_rng_state=False
-        )
+        checkpoint(relation_geometry_bias_reference, chunk, *arguments, use_reentrant=False, preserve_rng_state=False)
         for chunk in query_boxes.split(rows)
     ]
     return torch.cat(chunks, dim=1)
@@ -128,7 +126,9 @@ def pairwise_geometry(query_boxes: Tensor, key_boxes: Tensor, eps: float = 1e-3,
     return torch.cat([position, size], dim=-1)
 
 
-def sinusoidal_embedding(values: Tensor, num_frequencies: int, scale: float = 100.0, wavelength: float = 1000.0) -> Tensor:
+def sinusoidal_embedding(
+    values: Tensor, num_frequencies: int, scale: float = 100.0, wavelength: float = 1000.0
+) -> Tensor:
     """Embeds each of the last axis' C numbers as F sines, then F cosines: (..., C) -> (..., 2 F C)."""
     exponents = torch.arange(num_frequencies, dtype=torch.float64, device=values.device) / num_frequencies
     frequencies = (scale / wavelength**exponents).to(values.dtype)
@@ -165,9 +165,7 @@ def _check_inputs(
         if not tensor.is_floating_point():
             raise ValueError(f"{name} must be floating point, got {tensor.dtype}")
         if tensor.device != weight.device:
-            raise ValueError(
-                f"{name} is on {tensor.device}, but weight is on {weight.device}: move them to one device"
-            )
+            raise ValueError(f"{name} is on {tensor.device}, but weight is on {weight.device}: move them to one device")
     for name, value in (("wavelength", wavelength), ("eps", eps), ("floor", floor)):
         if value <= 0:
             raise ValueError(f"{name} must be positive, got {value}")
@@ -192,7 +190,12 @@ def _backward(ctx, grad):
     return None, None, grad_weight, grad_bias, *[None] * len(ctx.constants)
 
 
+def _refuse_second_derivative(ctx, *grads):
+    raise NotImplementedError("relation_geometry_bias is differentiable once: call backward without create_graph")
+
+
 if compiled_device_types():
     torch.library.register_fake("vod2::relation_geometry_bias", _fake_forward)
     torch.library.register_fake("vod2::relation_geometry_bias_backward", _fake_backward)
     torch.library.register_autograd("vod2::relation_geometry_bias", _backward, setup_context=_save_for_backward)
+    torch.library.register_autograd("vod2::relation_geometry_bias_backward", _refuse_second_derivative)

@@ -15,7 +15,6 @@ from vod2._d2lite.utils.file_io import PathManager
 _FORMAT = "[%(asctime)s %(name)s]: %(message)s"
 _DATE = "%m/%d %H:%M:%S"
 _OWN_ROOT = __name__.rsplit(".", 2)[0]  # the package whose modules play the part of the logger "detectron2"
-_configured: dict[tuple, logging.Logger] = {}
 _streams: dict[str, object] = {}
 
 
@@ -48,6 +47,15 @@ def _log_file(output: str, rank: int):
     return _streams[name]
 
 
+def _add_handler(logger: logging.Logger, stream, formatter: _Formatter) -> None:
+    for handler in logger.handlers:
+        if isinstance(handler.formatter, _Formatter) and handler.stream is stream:
+            return  # a second one would repeat every line
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(formatter)
+    logger.addHandler(handler)
+
+
 def setup_logger(
     output: str | None = None,
     distributed_rank: int = 0,
@@ -60,15 +68,13 @@ def setup_logger(
 ) -> logging.Logger:
     """Send the logger ``name`` to the console (rank 0 only) and, where ``output`` is given, to a file.
 
-    A second call with the same arguments changes nothing. The name "detectron2" also covers this package's messages.
+    Calling it again adds no second handler for the same console or file. The name "detectron2" also covers this
+    package's own messages.
 
     Args:
         output: a folder (its log.txt is appended to) or a file ending in .txt or .log; other ranks append ".rank<N>".
         abbrev_name: what stands for ``name`` at the beginning of the names of its children; "d2" for "detectron2".
     """
-    key = (output, distributed_rank, color, name, abbrev_name, enable_propagation, configure_stdout)
-    if key in _configured:
-        return _configured[key]
     if abbrev_name is None:
         abbrev_name = "d2" if name == "detectron2" else name
     for root in (name, _OWN_ROOT) if name == "detectron2" else (name,):
@@ -76,16 +82,12 @@ def setup_logger(
         logger.setLevel(logging.DEBUG)
         logger.propagate = enable_propagation
         if configure_stdout and distributed_rank == 0:
-            handler = logging.StreamHandler(stream=sys.stdout)
             fmt = colored("[%(asctime)s %(name)s]: ", "green") + "%(message)s" if color else _FORMAT
-            handler.setFormatter(_Formatter(fmt, root, abbrev_name, color))
-            logger.addHandler(handler)
+            _add_handler(logger, sys.stdout, _Formatter(fmt, root, abbrev_name, color))
         if output is not None:
-            handler = logging.StreamHandler(_log_file(output, distributed_rank))
             fmt = "[%(asctime)s] %(name)s %(levelname)s: %(message)s"
-            handler.setFormatter(_Formatter(fmt, root, abbrev_name, False))
-            logger.addHandler(handler)
-    return _configured.setdefault(key, logging.getLogger(name))
+            _add_handler(logger, _log_file(output, distributed_rank), _Formatter(fmt, root, abbrev_name, False))
+    return logging.getLogger(name)
 
 
 _count: Counter = Counter()

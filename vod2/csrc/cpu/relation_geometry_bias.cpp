@@ -1,5 +1,5 @@
-// CPU kernel of relation_geometry_bias. Works on tiles of one query box and kTile key boxes, whose embedding (D + 1 rows
-// of kTile numbers) stays in the cache: the (N, M, D) embedding never exists.
+// CPU kernel of relation_geometry_bias. Works on tiles of one query box and kTile key boxes, whose embedding (D + 1
+// rows of kTile numbers) stays in the cache: the (N, M, D) embedding never exists.
 #include "../relation_geometry_bias.h"
 
 #include <ATen/Dispatch.h>
@@ -29,8 +29,8 @@ constexpr int64_t kTile = 128;
 // Above this angle the three-part reduction of pi / 2 below loses accuracy in float32.
 constexpr float kLargestFastAngle = 8192.0f;
 
-// Sine and cosine of n angles x * frequency without a branch, so that the loop becomes vector instructions. Reduction to
-// [-pi/4, pi/4] by Cody and Waite, then minimax polynomials; the error is about one unit in the last place of 1.
+// Sine and cosine of n angles x * frequency without a branch, so that the loop becomes vector instructions. Reduction
+// to [-pi/4, pi/4] by Cody and Waite, then minimax polynomials; the error is about one unit in the last place of 1.
 VOD2_MULTIVERSION void fast_sincos(const float* x, float frequency, int64_t n, float* sines, float* cosines) {
   constexpr float two_over_pi = 0.636619772f;
   constexpr float round_to_integer = 12582912.0f;  // 1.5 * 2^23: adding it drops the fraction
@@ -41,8 +41,8 @@ VOD2_MULTIVERSION void fast_sincos(const float* x, float frequency, int64_t n, f
     const float r = ((angle - turns * 1.5703125f) - turns * 4.837512969970703125e-4f) - turns * 7.549789948768648e-8f;
     const float r2 = r * r;
     const float sine = r + r * r2 * (-1.6666654611e-1f + r2 * (8.3321608736e-3f - r2 * 1.9515295891e-4f));
-    const float cosine =
-        1.0f - 0.5f * r2 + r2 * r2 * (4.166664568298827e-2f - r2 * (1.388731625493765e-3f - r2 * 2.443315711809948e-5f));
+    const float tail = 4.166664568298827e-2f - r2 * (1.388731625493765e-3f - r2 * 2.443315711809948e-5f);
+    const float cosine = 1.0f - 0.5f * r2 + r2 * r2 * tail;
     const float s = (quadrant & 1) ? cosine : sine;
     const float c = (quadrant & 1) ? sine : cosine;
     sines[j] = (quadrant & 2) ? -s : s;
@@ -101,8 +101,8 @@ VOD2_MULTIVERSION void multiply(const double* a, int64_t rows, int64_t columns, 
   multiply_body(a, rows, columns, e, out);
 }
 
-// lanes (rows, columns, kLanes) += grad (rows, kTile) x embedding^T (kTile, columns), where every kLanes-th product goes to
-// the same lane: the lanes are summed once at the end, not once a tile.
+// lanes (rows, columns, kLanes) += grad (rows, kTile) x embedding^T (kTile, columns), where every kLanes-th product
+// goes to the same lane: the lanes are summed once at the end, not once a tile.
 constexpr int64_t kLanes = 16;
 
 template <typename T>
@@ -128,6 +128,24 @@ VOD2_MULTIVERSION void accumulate(const float* g, int64_t rows, int64_t columns,
 
 VOD2_MULTIVERSION void accumulate(const double* g, int64_t rows, int64_t columns, const double* e, double* lanes) {
   accumulate_body(g, rows, columns, e, lanes);
+}
+
+// Replaces n logits z by the gradient of log(max(z, floor)) times grad. Divides always, so that it vectorizes.
+template <typename T>
+VOD2_INLINE void log_gradient_body(const T* __restrict__ grad, T floor, int64_t n, T* __restrict__ z) {
+  for (int64_t j = 0; j < n; ++j) {
+    const T numerator = z[j] > floor ? grad[j] : T(0);
+    const T denominator = z[j] > floor ? z[j] : T(1);
+    z[j] = numerator / denominator;
+  }
+}
+
+VOD2_MULTIVERSION void log_gradient(const float* grad, float floor, int64_t n, float* z) {
+  log_gradient_body(grad, floor, n, z);
+}
+
+VOD2_MULTIVERSION void log_gradient(const double* grad, double floor, int64_t n, double* z) {
+  log_gradient_body(grad, floor, n, z);
 }
 
 // One thread's scratch memory, and what it computes tile by tile.
@@ -234,10 +252,7 @@ void backward_kernel(const GeometryInputs& in, const T* grad, double* totals) {
         for (int64_t h = 0; h < H; ++h) {
           const T* source = grad + (h * N + i) * M + first;
           T* z = logits + h * kTile;  // becomes the gradient of the logits in place
-          for (int64_t j = 0; j < n; ++j) {
-            const bool passes = z[j] > floor;
-            z[j] = (passes ? source[j] : T(0)) / (passes ? z[j] : T(1));  // divides always, which vectorizes
-          }
+          log_gradient(source, floor, n, z);
           std::fill(z + n, z + kTile, T(0));
         }
         worker.accumulate_grad(logits);

@@ -124,8 +124,8 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(Problem<T> p, T* out)
   }
 }
 
-// partial (gridDim.x, heads, D + 1): what each block adds to the gradient, without atomics, so that it is deterministic.
-// Shared memory: affine (heads, D + 1), total (heads, D + 1), embedding (D + 1, threads + 1), grads (heads, threads + 1).
+// partial (gridDim.x, heads, D + 1): what each block adds to the gradient; no atomics, so that it is deterministic.
+// Shared memory: affine and total (heads, D + 1), embedding (D + 1, threads + 1), grads (heads, threads + 1).
 template <typename T>
 __global__ void __launch_bounds__(kThreads) backward_kernel(Problem<T> p, const T* grad, T* partial) {
   const int threads = blockDim.x, stride = threads + 1, entries = p.heads * p.columns;  // + 1 avoids bank conflicts
@@ -176,7 +176,7 @@ int64_t backward_numbers(int64_t heads, int64_t columns, int64_t threads) {
   return 2 * heads * columns + (heads + columns) * (threads + 1);
 }
 
-// How many threads a block of the backward kernel may have, a multiple of a warp, so that its shared memory fits; 0: none.
+// How many threads a block of the backward kernel may have, a multiple of a warp, so that its shared memory fits; or 0.
 int64_t backward_threads(int64_t heads, int64_t columns, int64_t number_bytes) {
   int64_t threads = kThreads;
   while (threads > 0 && backward_numbers(heads, columns, threads) * number_bytes > kSharedBytes) {
@@ -251,7 +251,7 @@ std::tuple<at::Tensor, at::Tensor> relation_geometry_bias_backward(
       const int64_t bytes = backward_numbers(problem.heads, problem.columns, threads) * sizeof(scalar_t);
       const int64_t blocks = std::min(kBackwardBlocks, (pairs + threads - 1) / threads);
       at::Tensor partial = at::empty({blocks, problem.heads, problem.columns}, in.affine.options());
-      backward_kernel<scalar_t><<<static_cast<unsigned int>(blocks), static_cast<unsigned int>(threads), bytes, stream>>>(
+      backward_kernel<scalar_t><<<dim3(blocks), dim3(threads), bytes, stream>>>(
           problem, out_grad.data_ptr<scalar_t>() + first * pairs, partial.data_ptr<scalar_t>());
       C10_CUDA_KERNEL_LAUNCH_CHECK();
       affine_grad.narrow(0, first, problem.heads).copy_(partial.sum(0));

@@ -66,8 +66,8 @@ def require_folder(folder: str | os.PathLike, dataset: str, remedy: str) -> None
     """Raise a UserError that names the folder, the dataset and the remedy, unless `folder` is there."""
     if not os.path.isdir(folder):
         raise UserError(
-            f"{folder}: no such folder, but the dataset {dataset} needs it: {remedy}, or set DETECTRON2_DATASETS to the "
-            "folder that holds the datasets"
+            f"{folder}: no such folder, but the dataset {dataset} needs it: {remedy}, or set DETECTRON2_DATASETS to "
+            "the folder that holds the datasets"
         )
 
 
@@ -140,7 +140,7 @@ class AnnotationTable:
 def read_annotations(
     files: Sequence[str], categories: dict[str, int], ignore_other_classes: bool = False
 ) -> AnnotationTable:
-    """Parse annotation files. Boxes are clipped to the image; those without area are dropped; both are counted in a warning.
+    """Parse annotation files. Boxes are clipped to the image, those without area dropped; warnings count both.
 
     Args:
         files: paths of the XML files.

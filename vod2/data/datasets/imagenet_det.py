@@ -1,8 +1,8 @@
 """The images of ImageNet DET that show VID's 30 classes: training data beside the videos.
 
-    <root>/Data/DET/train/.../<image>.JPEG
-    <root>/Annotations/DET/train/.../<image>.xml
-    <root>/ImageSets/DET_train_30classes.txt        (or in ImageSets/DET; optional)
+<root>/Data/DET/train/.../<image>.JPEG
+<root>/Annotations/DET/train/.../<image>.xml
+<root>/ImageSets/DET_train_30classes.txt        (or in ImageSets/DET; optional)
 """
 
 import os

@@ -106,7 +106,9 @@ def _default_classes(root: str | os.PathLike) -> Sequence[str]:
     try:
         return json.loads(manifest.read_text(encoding="utf-8"))["class_names"]
     except (ValueError, KeyError) as error:
-        raise UserError(f"{manifest}: expected JSON with the key 'class_names' ({error}): generate the set again") from error
+        raise UserError(
+            f"{manifest}: expected JSON with the key 'class_names' ({error}): generate the set again"
+        ) from error
 
 
 def _find_list(root: str | os.PathLike, split: str) -> Path | None:
@@ -130,17 +132,15 @@ def read_frame_list(path: str | os.PathLike, root: str | os.PathLike, split: str
         UserError: no such file, or a line in no known format; names file and line.
     """
     try:
-        lines = [line.split() for line in Path(path).read_text(encoding="utf-8").splitlines()]
+        lines = [line.split() for line in Path(path).read_text(encoding="utf-8").rstrip().splitlines()]
     except OSError as error:
         raise UserError(f"{path}: the list of frames cannot be read ({error.strerror}): give another one") from error
     rows = []
     for number, line in enumerate(lines, start=1):
-        if not line:
-            continue
         if len(line) not in (2, 4) or len(line) != len(lines[0]) or not all(word.isdigit() for word in line[1:]):
             raise UserError(
-                f"{path}, line {number}: {' '.join(line)!r} is neither 'video 1 frame length', 'video first 0 length' nor "
-                "'video/frame number', or not like the first line: mend the list"
+                f"{path}, line {number}: {' '.join(line)!r} is neither 'video 1 frame length', 'video first 0 length' "
+                "nor 'video/frame number', or not like the first line: mend the list"
             )
         video = line[0] if line[0].startswith(f"{split}/") else f"{split}/{line[0]}"
         rows.append((video, *map(int, line[1:])))
@@ -167,9 +167,13 @@ def _frames_of_paths(names: Sequence[str], path: str | os.PathLike, root: str | 
     for name in names:
         video, _, frame = name.rpartition("/")
         if not frame.isdigit():
-            raise UserError(f"{path}: {name!r} should end in a frame number, as in 'val/ILSVRC2015_val_00000000/000000'")
+            raise UserError(
+                f"{path}: {name!r} should end in a frame number, as in 'val/ILSVRC2015_val_00000000/000000'"
+            )
         if video not in lengths:
-            lengths[video] = len(_frame_numbers(Path(root, "Data", "VID", video)))
+            folder = os.path.join(root, "Data", "VID", video)
+            require_folder(folder, str(path), "complete the dataset or mend the list")
+            lengths[video] = _video_length(folder, os.listdir(folder))
         refs.append(FrameRef(video, int(frame), lengths[video]))
     return refs
 
@@ -180,9 +184,7 @@ def derive_frames(root: str | os.PathLike, split: str, every_frame: bool = False
     refs = []
     for folder, subfolders, files in os.walk(os.path.join(data, split), followlinks=True):
         subfolders.sort()
-        if not any(file.endswith(".JPEG") for file in files):
-            continue
-        length = len(_frame_numbers(Path(folder)))
+        length = _video_length(folder, files)
         video = Path(folder).relative_to(data).as_posix()
         refs += [FrameRef(video, index, length) for index in _chosen(length, every_frame or split != "train")]
     return refs
@@ -194,16 +196,16 @@ def _chosen(length: int, every_frame: bool) -> Iterable[int]:
     return [(2 * i + 1) * length // (2 * _TRAIN_FRAMES) for i in range(_TRAIN_FRAMES)]
 
 
-def _frame_numbers(folder: Path) -> list[int]:
-    """The frames in a video's folder: 0, 1, 2 ... without a gap, or else a UserError."""
-    names = [file.stem for file in folder.glob("*.JPEG")]
-    for index in range(len(names)):
-        if not (folder / f"{index:06d}.JPEG").is_file():
-            raise UserError(
-                f"{folder} holds {len(names)} frames, but not {index:06d}.JPEG: frames should count from 000000 without a "
-                "gap: complete the video or remove its folder"
-            )
-    return list(range(len(names)))
+def _video_length(folder: str, files: Iterable[str]) -> int:
+    """Frames among the `files` of a video's folder: 0, 1, 2 ... without a gap, or else a UserError."""
+    frames = {file for file in files if file.endswith(".JPEG")}
+    missing = next((name for name in map("{:06d}.JPEG".format, range(len(frames))) if name not in frames), None)
+    if missing:
+        raise UserError(
+            f"{folder} holds {len(frames)} frames, but not {missing}: frames should count from 000000 without a gap: "
+            "complete the video or remove its folder"
+        )
+    return len(frames)
 
 
 def _to_dicts(root: str | os.PathLike, refs: Sequence[FrameRef], table: AnnotationTable) -> Iterator[dict]:
@@ -211,9 +213,7 @@ def _to_dicts(root: str | os.PathLike, refs: Sequence[FrameRef], table: Annotati
     boxes, categories, tracks = table.boxes.tolist(), table.category.tolist(), table.track.tolist()
     occluded, ends = table.occluded.tolist(), table.counts.cumsum().tolist()
     deterioration: dict[str, dict] = {}
-    for ref, (height, width), count, end in zip(
-        refs, table.sizes.tolist(), table.counts.tolist(), ends, strict=True
-    ):
+    for ref, (height, width), count, end in zip(refs, table.sizes.tolist(), table.counts.tolist(), ends, strict=True):
         if ref.video not in deterioration:
             deterioration[ref.video] = _deterioration(root, ref.video)
         kinds = deterioration[ref.video].get(ref.index, {})

@@ -138,14 +138,18 @@ class DeformBottleneckBlock(BottleneckBlock):
             in_channels, out_channels, stride=stride, stride_in_1x1=stride_in_1x1, dilation=dilation, **kwargs
         )
         self.deform_modulated = deform_modulated
+        # Parameters keep Detectron2's order, by which the states of an optimizer are stored: offsets before conv2
+        conv2, conv3 = self.conv2, self.conv3
+        del self.conv2, self.conv3
         self.conv2_offset = Conv2d(
-            self.conv2.in_channels,
+            conv2.in_channels,
             (27 if deform_modulated else 18) * deform_num_groups,
             kernel_size=3,
-            stride=self.conv2.stride,
+            stride=conv2.stride,
             padding=dilation,
             dilation=dilation,
         )
+        self.conv2, self.conv3 = conv2, conv3
         nn.init.zeros_(self.conv2_offset.weight)
         nn.init.zeros_(self.conv2_offset.bias)
 

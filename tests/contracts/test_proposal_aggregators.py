@@ -1,0 +1,314 @@
+"""The eight contracts of every registered proposal aggregator.
+
+1. Without supports it is the image detector.        5. Zero proposals and zero supports work.
+2. Streaming equals clip.                            6. Neither context nor memory is changed.
+3. Interleaved videos equal each alone.              7. The gradient reaches every parameter.
+4. The order of supports is irrelevant.              8. bfloat16 autocast stays near float32.
+
+A new aggregator is added to CASES, nothing else.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from helpers.models import (
+    DIM,
+    assert_same_detections,
+    build_detector,
+    build_image_detector,
+    make_targets,
+    make_video,
+    randomise,
+    tiny_cfg,
+)
+from helpers.proposals import random_context, random_proposals
+from helpers.streams import detect_as_stream, step_clip, window_clip
+from torch import Tensor
+
+from vod2.d2 import EventStorage
+from vod2.modeling import PROPOSAL_AGGREGATOR_REGISTRY, ProposalAggregator
+from vod2.structures import TemporalContext
+from vod2.temporal import FrameMemory, GlobalSample, SlidingWindow
+
+PREFIX = "roi_heads.aggregator."
+
+
+def rdn_without_supports(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict]:
+    """Relations without keys are 0: what is left are the fc of the box head and h() of equation 4, one after the other."""
+    kept = {name: value for name, value in state.items() if not name.startswith(PREFIX)}
+    transforms = sorted({int(name.split(".")[3]) for name in state if name.startswith(f"{PREFIX}transform.")})
+    for k in transforms:
+        for part in ("weight", "bias"):
+            kept[f"roi_heads.box_head.fc{k + 2}.{part}"] = state[f"{PREFIX}transform.{k}.{part}"]
+    return kept, {"MODEL.ROI_BOX_HEAD.NUM_FC": 1 + len(transforms)}
+
+
+@dataclass(frozen=True)
+class Case:
+    """What the contracts need to know of an aggregator.
+
+    Args:
+        image_detector: the parameters of the VideoRCNN -> those of the image detector that it is without supports, and
+            the configuration keys of that detector.
+        variants: configurations {dotted key: value} to test, each under a name.
+        order_matters: whether contract 4 is waived, for an aggregator whose documentation says so.
+        no_gradient: ends of the names of parameters whose gradient is 0 by construction.
+    """
+
+    image_detector: Callable[[dict[str, Tensor]], tuple[dict[str, Tensor], dict]]
+    variants: dict[str, dict] = field(default_factory=lambda: {"default": {}})
+    order_matters: bool = False
+    no_gradient: tuple[str, ...] = ()
+
+
+CASES = {
+    "RDNAggregator": Case(
+        image_detector=rdn_without_supports,
+        variants={
+            "full": {"MODEL.RDN.ADVANCED_RATIO": 0.5},
+            "basic": {"MODEL.RDN.ADVANCED": False},
+            "three": {"MODEL.RDN.NUM_BASIC": 3},
+            "none": {"MODEL.RDN.NUM_BASIC": 0},
+        },
+        no_gradient=("key.bias",),  # adds the same to all logits of a query: the softmax does not see it
+    ),
+}
+REGISTERED = sorted(name for name, _ in PROPOSAL_AGGREGATOR_REGISTRY)
+
+
+def each_case() -> Iterator:
+    for name in REGISTERED:
+        for variant in CASES[name].variants if name in CASES else ["default"]:
+            yield pytest.param((name, variant), id=f"{name}-{variant}")
+
+
+@pytest.fixture(params=each_case())
+def chosen(request) -> tuple[Case, dict]:
+    """The case and the configuration that switches the aggregator on."""
+    name, variant = request.param
+    if name not in CASES:
+        pytest.fail(f"{name} is registered, but {__file__} has no entry for it in CASES: add one", pytrace=False)
+    return CASES[name], {"MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME": name} | CASES[name].variants[variant]
+
+
+@pytest.fixture
+def case(chosen) -> Case:
+    return chosen[0]
+
+
+@pytest.fixture
+def keys(chosen) -> dict:
+    return chosen[1]
+
+
+@pytest.fixture
+def aggregator(keys) -> ProposalAggregator:
+    return make_aggregator(keys, torch.float64)
+
+
+def make_aggregator(keys: dict, dtype: torch.dtype) -> ProposalAggregator:
+    model = PROPOSAL_AGGREGATOR_REGISTRY.get(keys["MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME"])(tiny_cfg(keys), DIM)
+    randomise(model, seed=1)
+    return model.to(dtype)
+
+
+def tensors_of(context: TemporalContext) -> list[Tensor]:
+    sets = [frame.proposals for frame in context.frames if frame.proposals is not None]
+    maps = [value for frame in context.frames for value in frame.features.values()]
+    return [*maps, *context.carry.values(), *(t for s in sets for t in (s.boxes, s.features, s.scores, s.frame))]
+
+
+# 1
+
+
+def test_without_supports_it_equals_the_image_detector_exactly(case, keys):
+    model = build_detector(keys)
+    state, image_keys = case.image_detector(model.state_dict())
+    image_detector = build_image_detector(state, image_keys)
+    for image in make_video(3):
+        inputs = [{"image": image, "height": 128, "width": 192}]
+        assert_same_detections(model(inputs)[0]["instances"], image_detector(inputs)[0]["instances"])
+
+
+def test_without_supports_it_has_the_losses_of_the_image_detector(case, keys):
+    model = build_detector(keys).train()
+    state, image_keys = case.image_detector(model.state_dict())
+    image_detector = build_image_detector(state, image_keys).train()
+    inputs = [{"image": image, "instances": make_targets()} for image in make_video(2)]
+    losses = []
+    for detector in (model, image_detector):
+        torch.manual_seed(3)  # for the sampling of anchors and RoIs
+        with EventStorage():
+            losses.append({name: value.item() for name, value in detector(inputs).items()})
+    assert losses[0] == losses[1]
+
+
+def test_supports_make_a_difference(keys):
+    """Otherwise the contracts on streams would hold for an aggregator that does nothing."""
+    model, video = build_detector(keys), make_video(3)
+    with_supports = model([window_clip(video, 1, SlidingWindow(1))])[0]["instances"]
+    alone = model([{"image": video[1]}])[0]["instances"]
+    different_count = len(with_supports) != len(alone)
+    assert different_count or not torch.allclose(with_supports.scores, alone.scores, atol=1e-3)
+
+
+# 2
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.float64, 1e-10)])
+@pytest.mark.parametrize(
+    "schedule",
+    [SlidingWindow(2), SlidingWindow(1, lookahead=0), SlidingWindow(2, edge="repeat"), GlobalSample(3)],
+    ids=["sliding", "causal", "repeat", "global"],
+)
+def test_a_stream_detects_what_clips_with_the_whole_window_detect(keys, schedule, dtype, tolerance):
+    model, video = build_detector(keys, dtype=dtype), make_video(7)
+    for t, streamed in enumerate(detect_as_stream(model, video, schedule)):
+        clip = model([window_clip(video, t, schedule)])[0]["instances"]
+        # Rounding of coordinates is relative to the image of 96 pixels.
+        assert_same_detections(streamed, clip, tolerance * 10 if dtype == torch.float32 else tolerance)
+
+
+# 3
+
+
+def test_two_interleaved_videos_do_not_touch_each_other(keys):
+    model, schedule = build_detector(keys), SlidingWindow(2)
+    videos = {"first": make_video(5, seed=1), "second": make_video(5, seed=2)}
+    memories = {}
+    for name, video in videos.items():
+        memories[name] = FrameMemory(schedule)
+        memories[name].start(name, len(video))
+    together = {name: [] for name in videos}
+    for t in range(5):
+        for name, video in videos.items():
+            clip = step_clip(video, t, memories[name])
+            together[name].append(model.step(clip, memories[name])["instances"])
+    for name, video in videos.items():
+        for actual, expected in zip(together[name], detect_as_stream(model, video, schedule, name), strict=True):
+            assert_same_detections(actual, expected)
+
+
+# 4
+
+
+def test_the_order_of_supports_is_irrelevant(case, aggregator):
+    if case.order_matters:
+        pytest.skip("the aggregator declares that order matters")
+    rng = torch.Generator().manual_seed(0)
+    query, context = random_proposals(4, DIM, rng), random_context([6, 2, 0, 8], DIM, rng)
+    expected = aggregator(query, context).value
+    for order in ([3, 2, 1, 0], [1, 3, 0, 2]):
+        permuted = TemporalContext(
+            tuple(context.frames[i] for i in order), tuple(context.roles[i] for i in order), context.carry
+        )
+        torch.testing.assert_close(aggregator(query, permuted).value, expected, rtol=1e-10, atol=1e-10)
+
+
+# 5
+
+
+@pytest.mark.parametrize(
+    "count, supports", [(0, []), (3, []), (0, [4, 2]), (3, [0]), (3, [0, 0]), (0, [0]), (3, [0, 4])]
+)
+def test_no_proposals_and_no_supports_work_forward_and_backward(aggregator, count, supports):
+    rng = torch.Generator().manual_seed(0)
+    query = random_proposals(count, DIM, rng, requires_grad=True)
+    context = random_context(supports, DIM, rng, requires_grad=True)
+    value = aggregator(query, context).value
+    assert value.shape == (count, DIM) and value.isfinite().all()
+    value.square().sum().backward()
+    assert query.features.grad is not None and query.features.grad.isfinite().all()
+    for parameter in aggregator.parameters():
+        assert parameter.grad is None or parameter.grad.isfinite().all()
+
+
+def test_a_frame_without_any_proposal_is_a_frame_without_detections(keys):
+    model, video = build_detector(keys), make_video(2)
+    model.proposal_generator.min_box_size = 1e6
+    for clip in ({"image": video[0]}, window_clip(video, 0, SlidingWindow(1))):
+        instances = model([clip])[0]["instances"]
+        assert len(instances) == 0 and instances.pred_boxes.tensor.shape == (0, 4)
+
+
+def test_a_clip_without_any_proposal_trains(keys):
+    model, video = build_detector(keys).train(), make_video(2)
+    model.proposal_generator.min_box_size = 1e6
+    clip = window_clip(video, 0, SlidingWindow(1)) | {"instances": make_targets([])}
+    with EventStorage():
+        losses = model([clip])
+    sum(losses.values()).backward()
+    assert all(value.isfinite() for value in losses.values())
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+# 6
+
+
+def test_query_and_context_are_left_as_they_were(aggregator):
+    rng = torch.Generator().manual_seed(0)
+    query, context = random_proposals(4, DIM, rng), random_context([6, 2], DIM, rng)
+    tensors = [query.boxes, query.features, query.scores, query.frame, *tensors_of(context)]
+    before = [(tensor.clone(), tensor._version) for tensor in tensors]
+    value = aggregator(query, context).value
+    value.add_(1)  # nor does the result share memory with them
+    for tensor, (clone, version) in zip(tensors, before, strict=True):
+        assert tensor.equal(clone) and tensor._version == version
+
+
+def test_memory_is_left_as_it_was(keys):
+    model, video, memory = build_detector(keys), make_video(4), FrameMemory(SlidingWindow(3))
+    memory.start("video", len(video))
+    model.step(step_clip(video, 0, memory), memory)
+    tensors = tensors_of(memory.context(0))
+    before = [(tensor.clone(), tensor._version) for tensor in tensors]
+    for t in range(1, 4):
+        model.step(step_clip(video, t, memory), memory)
+    assert len(tensors) >= 4 * 4
+    for tensor, (clone, version) in zip(tensors, before, strict=True):
+        assert tensor.equal(clone) and tensor._version == version
+
+
+# 7
+
+
+def test_the_gradient_reaches_every_parameter_in_one_training_step(case, keys):
+    model, video = build_detector(keys, dtype=torch.float64).train(), make_video(3)
+    clip = window_clip(video, 1, SlidingWindow(1))
+    clip["support"] = [support for support in clip["support"] if support["frame_index"] != 1]
+    assert len(clip["support"]) == 2
+    torch.manual_seed(0)
+    with EventStorage():
+        losses = model([clip | {"instances": make_targets()}])
+    sum(losses.values()).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, f"{name} has no gradient"
+        assert parameter.grad.isfinite().all(), f"the gradient of {name} is not finite"
+        if not name.endswith(case.no_gradient or ("\0",)):
+            assert parameter.grad.ne(0).any(), f"the gradient of {name} is 0"
+
+
+# 8
+
+
+def test_bfloat16_autocast_stays_near_float32(keys):
+    aggregator, rng = make_aggregator(keys, torch.float32), torch.Generator().manual_seed(0)
+    query = random_proposals(6, DIM, rng, dtype=torch.float32)
+    context = random_context([6, 6], DIM, rng, dtype=torch.float32)
+    with torch.no_grad():
+        full = aggregator(query, context).value
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            half = aggregator(query, context).value
+    error = (half.float() - full).norm() / full.norm()
+    assert error < 0.03, f"relative error {error:.4f}"
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_whole_detector_runs_under_autocast(keys, dtype):
+    model, video = build_detector(keys), make_video(3)
+    with torch.autocast("cpu", dtype=dtype):
+        for instances in detect_as_stream(model, video, SlidingWindow(1)):
+            assert len(instances) > 0
+            assert instances.scores.isfinite().all() and instances.pred_boxes.tensor.isfinite().all()

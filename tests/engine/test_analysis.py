@@ -1,0 +1,49 @@
+"""Cost of a model, against numbers counted by hand."""
+
+import pytest
+import torch
+
+from vod2.d2 import build_model
+from vod2.engine import load_config
+from vod2.engine.analysis import analyze
+from vod2.temporal import NoWindow, SlidingWindow
+
+
+@pytest.fixture
+def rows():
+    cfg = load_config("configs/quick/RDN.yaml", ["MODEL.DEVICE", "cpu"])
+    model = build_model(cfg)
+    return model, {row.part: row for row in analyze(model, SlidingWindow(2), (64, 96))}
+
+
+def test_the_parts_add_up_to_the_total(rows):
+    _, parts = rows
+    total = parts.pop("total")
+    assert total.parameters == sum(row.parameters for row in parts.values())
+    assert total.flops == sum(row.flops for row in parts.values())
+
+
+def test_parameters_of_a_relation_are_three_projections_and_the_geometry(rows):
+    _, parts = rows
+    relation = 3 * (256 * 256 + 256) + (64 * 8 + 8)
+    assert parts["roi_heads.aggregator"].parameters == 4 * relation + (256 * 256 + 256)  # 2 basic, 2 advanced, one h()
+
+
+def test_the_stem_costs_what_a_7x7_convolution_costs(rows):
+    model, _ = rows
+    stem = 2 * (32 * 48) * 7 * 7 * 3 * model.backbone.stem.conv1.out_channels
+    later = [row for row in analyze(model, NoWindow(), (64, 96)) if row.part == "backbone"]
+    assert later[0].flops > stem
+
+
+def test_a_frame_of_the_stream_is_encoded_once_however_long_the_window(rows):
+    model, parts = rows
+    wide = {row.part: row for row in analyze(model, SlidingWindow(5), (64, 96))}
+    assert wide["backbone"].flops == parts["backbone"].flops
+    assert wide["roi_heads.aggregator"].flops > parts["roi_heads.aggregator"].flops
+
+
+def test_analysis_leaves_no_gradient_behind(rows):
+    model, _ = rows
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert torch.is_grad_enabled()

@@ -1,0 +1,180 @@
+"""RDN against the slow reference of its equations."""
+
+import pytest
+import torch
+from helpers.models import DIM, tiny_cfg
+from helpers.proposals import random_boxes, random_context, random_proposals
+from reference.rdn import rdn_head, relation_features
+
+from vod2.layers import GeometryBias, RelationAttention
+from vod2.projects.rdn import RDNAggregator
+from vod2.structures import TemporalContext
+
+HEADS, SMALL = 4, 16
+
+
+def make_rdn(dtype: torch.dtype = torch.float64, **arguments) -> RDNAggregator:
+    """An RDN head of 16 features whose weights are large enough for every term to matter."""
+    torch.manual_seed(0)
+    values = {"dim": SMALL, "num_heads": HEADS, "geometry_dim": 16, "scale": 100.0, "wavelength": 1000.0}
+    rdn = RDNAggregator(**(values | {"support_topk": 5, "advanced_ratio": 0.4} | arguments))
+    for parameter in rdn.parameters():
+        torch.nn.init.normal_(parameter, std=0.4)
+    return rdn.to(dtype)
+
+
+def assert_equals_reference(rdn: RDNAggregator, query, context, topk: int = 5, advanced_topk: int = 2) -> None:
+    expected = rdn_head(rdn.state_dict(), query, context, heads=HEADS, topk=topk, advanced_topk=advanced_topk)
+    actual = rdn(query, context)
+    torch.testing.assert_close(actual.value, expected, rtol=1e-10, atol=1e-10)
+    assert actual.losses == {} and actual.carry == {}
+
+
+@pytest.mark.parametrize("geometry", [True, False])
+@pytest.mark.parametrize("n, m", [(4, 7), (1, 1), (3, 0)])
+def test_the_relation_module_is_equation_one(geometry, n, m):
+    torch.manual_seed(0)
+    layer = RelationAttention(SMALL, HEADS, GeometryBias(HEADS, 16) if geometry else None).double()
+    for parameter in layer.parameters():
+        torch.nn.init.normal_(parameter, std=0.4)
+    rng = torch.Generator().manual_seed(1)
+    query, key = (torch.randn(count, SMALL, generator=rng, dtype=torch.float64) for count in (n, m))
+    query_boxes, key_boxes = random_boxes(n, rng), random_boxes(m, rng)
+    expected = relation_features(layer.state_dict(), query, key, query_boxes, key_boxes, heads=HEADS)
+    torch.testing.assert_close(layer(query, key, query_boxes, key_boxes), expected, rtol=1e-10, atol=1e-10)
+
+
+def test_scale_and_wavelength_reach_the_embedding():
+    layer = RelationAttention(SMALL, HEADS, GeometryBias(HEADS, 16, scale=10.0, wavelength=50.0)).double()
+    torch.nn.init.normal_(layer.geometry.projection.weight, std=0.4)
+    rng = torch.Generator().manual_seed(1)
+    features, boxes = torch.randn(5, SMALL, generator=rng, dtype=torch.float64), random_boxes(5, rng)
+    arguments = (features, features, boxes, boxes)
+    expected = relation_features(layer.state_dict(), *arguments, heads=HEADS, scale=10.0, wavelength=50.0)
+    torch.testing.assert_close(layer(*arguments), expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("advanced", [False, True])
+@pytest.mark.parametrize("num_basic", [0, 1, 2, 3])
+def test_the_head_is_equations_two_to_seven(num_basic, advanced):
+    rng = torch.Generator().manual_seed(2)
+    query, context = random_proposals(4, SMALL, rng), random_context([6, 6, 6], SMALL, rng)
+    assert_equals_reference(make_rdn(num_basic=num_basic, advanced=advanced), query, context)
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [
+        pytest.param([7, 2, 0, 5], id="ragged"),
+        pytest.param([1, 3], id="fewer than SUPPORT_TOPK"),
+        pytest.param([0, 0], id="none in any frame"),
+        pytest.param([6], id="one frame"),
+        pytest.param([], id="no frames"),
+    ],
+)
+def test_the_number_of_proposals_may_differ_from_frame_to_frame(counts):
+    rng = torch.Generator().manual_seed(3)
+    query, context = random_proposals(3, SMALL, rng), random_context(counts, SMALL, rng)
+    assert_equals_reference(make_rdn(), query, context)
+
+
+def test_a_frame_that_stands_twice_in_the_context_counts_twice():
+    rng = torch.Generator().manual_seed(4)
+    query, context = random_proposals(3, SMALL, rng), random_context([6, 6], SMALL, rng)
+    doubled = TemporalContext(context.frames + context.frames[:1], context.roles + context.roles[:1])
+    rdn = make_rdn()
+    assert_equals_reference(rdn, query, doubled)
+    assert not torch.allclose(rdn(query, doubled).value, rdn(query, context).value)
+
+
+def test_proposals_beyond_support_topk_do_not_matter():
+    rng = torch.Generator().manual_seed(5)
+    query, context = random_proposals(3, SMALL, rng), random_context([8, 8], SMALL, rng)
+    cut = [frame.with_(proposals=frame.proposals.top(5)) for frame in context.frames]
+    rdn = make_rdn(support_topk=5)
+    assert rdn(query, context).value.equal(rdn(query, TemporalContext(tuple(cut), context.roles)).value)
+
+
+@pytest.mark.parametrize(
+    "topk, ratio, expected", [(75, 0.2, 15), (20, 0.2, 4), (5, 1.0, 5), pytest.param(3, 0.01, 1, id="at least one")]
+)
+def test_the_advanced_pool_is_a_share_of_support_topk(topk, ratio, expected):
+    """The paper's 20% of 75."""
+    assert make_rdn(support_topk=topk, advanced_ratio=ratio).advanced_topk == expected
+
+
+def test_only_the_advanced_pool_is_refined_and_looked_at_in_the_second_stage():
+    rng = torch.Generator().manual_seed(6)
+    query, context = random_proposals(3, SMALL, rng), random_context([6, 6], SMALL, rng)
+    assert_equals_reference(make_rdn(support_topk=6, advanced_ratio=0.5), query, context, topk=6, advanced_topk=3)
+
+
+def test_no_parameter_is_shared_between_relation_modules():
+    """Every relation has its own weights, in both stages: 4 of them for N_b = 2, with 8 tensors each, and one h()."""
+    rdn = make_rdn(num_basic=2)
+    assert len(list(rdn.parameters())) == 4 * 8 + 2
+    assert len(list(make_rdn(num_basic=2, advanced=False).parameters())) == 2 * 8 + 2
+    assert len(list(make_rdn(num_basic=0).parameters())) == 2 * 8
+
+
+def test_without_any_stage_the_features_pass_unchanged():
+    rng = torch.Generator().manual_seed(7)
+    query = random_proposals(3, SMALL, rng)
+    rdn = make_rdn(num_basic=0, advanced=False)
+    assert rdn(query, random_context([4], SMALL, rng)).value.equal(query.features)
+
+
+def test_the_gradient_agrees_with_finite_differences():
+    rng = torch.Generator().manual_seed(8)
+    query, context = random_proposals(2, SMALL, rng), random_context([3, 2], SMALL, rng)
+    rdn = make_rdn(support_topk=3)
+
+    def run(features):
+        return rdn(type(query).of_frame(query.boxes, features, query.scores, (64, 96)), context).value
+
+    assert torch.autograd.gradcheck(run, query.features.requires_grad_())
+
+
+def test_the_configuration_keys_arrive():
+    keys = {
+        "MODEL.RDN.NUM_BASIC": 3,
+        "MODEL.RDN.ADVANCED": False,
+        "MODEL.RDN.ADVANCED_RATIO": 0.5,
+        "MODEL.VIDEO.SUPPORT_TOPK": 8,
+        "MODEL.VIDEO.RELATION.NUM_HEADS": 2,
+        "MODEL.VIDEO.RELATION.GEOMETRY_DIM": 24,
+        "MODEL.VIDEO.RELATION.GEOMETRY_SCALE": 10.0,
+        "MODEL.VIDEO.RELATION.GEOMETRY_WAVELENGTH": 50.0,
+    }
+    rdn = RDNAggregator(tiny_cfg(keys), DIM)
+    assert (len(rdn.basic), len(rdn.transform), rdn.refine, rdn.distill) == (3, 2, None, None)
+    assert (rdn.support_topk, rdn.advanced_topk) == (8, 4)
+    for relation in rdn.basic:
+        assert relation.num_heads == 2 and relation.query.in_features == DIM
+        assert relation.geometry.projection.weight.shape == (2, 24)
+        assert (relation.geometry.scale, relation.geometry.wavelength) == (10.0, 50.0)
+
+
+def test_the_defaults_are_those_of_the_paper():
+    import vod2
+    from vod2.d2 import get_cfg
+
+    rdn = RDNAggregator(vod2.add_video_config(get_cfg()), 1024)
+    assert (len(rdn.basic), rdn.support_topk, rdn.advanced_topk) == (2, 75, 15)
+    assert rdn.basic[0].num_heads == 16 and rdn.basic[0].geometry.projection.in_features == 64
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"num_basic": -1}, "NUM_BASIC and SUPPORT_TOPK of at least 0, got -1"),
+        ({"support_topk": -2}, "NUM_BASIC and SUPPORT_TOPK of at least 0, got 2, -2"),
+        ({"advanced_ratio": 0.0}, r"ADVANCED_RATIO in \(0, 1\], got 0"),
+        ({"advanced_ratio": 1.5}, r"ADVANCED_RATIO in \(0, 1\], got 1.5"),
+        ({"num_heads": 3}, "3 heads do not divide 16"),
+        ({"geometry_dim": 12}, "multiple of 8"),
+    ],
+)
+def test_values_that_make_no_sense_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        make_rdn(**arguments)

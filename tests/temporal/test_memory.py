@@ -1,0 +1,133 @@
+"""FrameMemory: what it holds, what it refuses."""
+
+import pytest
+import torch
+
+from vod2.structures import Frame, Role
+from vod2.temporal import FrameMemory, GlobalSample, Keyframes, NoWindow, SlidingWindow, Union
+
+SIZE = (32, 48)
+
+
+def make_memory(schedule, length: int | None = 10, video: str = "video") -> FrameMemory:
+    memory = FrameMemory(schedule)
+    memory.start(video, length)
+    return memory
+
+
+def put_missing(memory: FrameMemory, t: int) -> list[int]:
+    missing = memory.missing(t)
+    for index in missing:
+        memory.put(Frame(memory.video, index, SIZE))
+    return missing
+
+
+def test_a_sliding_window_forgets_the_frame_that_leaves_it():
+    memory = make_memory(SlidingWindow(2))
+    assert put_missing(memory, 4) == [2, 3, 4, 5, 6]
+    assert [frame.index for frame in memory.context(4).frames] == [2, 3, 4, 5, 6]
+    assert put_missing(memory, 5) == [7]
+    assert [frame.index for frame in memory.context(5).frames] == [3, 4, 5, 6, 7]
+    assert len(memory) == 5 and 2 not in memory and 7 in memory
+
+
+def test_the_key_frame_is_held_even_if_no_window_names_it():
+    memory = make_memory(NoWindow())
+    assert put_missing(memory, 3) == [3]
+    assert len(memory.context(3)) == 0
+    assert memory.frame(3).index == 3 and len(memory) == 1
+
+
+def test_frames_that_are_not_needed_yet_are_dropped_as_well():
+    """What a caller puts too early is not kept: the size is bounded by the window."""
+    memory = make_memory(SlidingWindow(1))
+    for index in range(8):
+        memory.put(Frame("video", index, SIZE))
+    memory.context(1)
+    assert len(memory) == 3
+
+
+def test_a_repeated_edge_frame_stands_in_the_context_more_than_once_but_in_memory_once():
+    memory = make_memory(SlidingWindow(2, edge="repeat"))
+    put_missing(memory, 0)
+    assert [frame.index for frame in memory.context(0).frames] == [0, 0, 0, 1, 2]
+    assert len(memory) == 3
+
+
+def test_roles_come_from_the_schedule():
+    memory = make_memory(Union([SlidingWindow(1), Keyframes(4)]))
+    put_missing(memory, 6)
+    assert memory.context(6).roles == (Role.LOCAL,) * 3 + (Role.KEYFRAME,)
+
+
+def test_a_global_sample_is_drawn_for_the_video_of_the_memory():
+    """Drawn from the name that start() was given, as the loader draws it."""
+    schedule, lengths = GlobalSample(3, include_key=False), 50
+    for name in ("one", "two", "three"):
+        expected = [support.index for support in schedule.window(0, lengths, name)]
+        memory = make_memory(schedule, lengths, name)
+        assert put_missing(memory, 0) == sorted({*expected, 0})
+        assert [frame.index for frame in memory.context(0).frames] == expected
+
+
+def test_a_context_with_a_frame_that_was_never_put_names_it():
+    memory = make_memory(SlidingWindow(1))
+    memory.put(Frame("video", 0, SIZE))
+    with pytest.raises(ValueError, match=r"'video', frame 0: frames \[1\]"):
+        memory.context(0)
+
+
+def test_a_frame_of_another_video_is_refused_and_the_remedy_is_named():
+    memory = make_memory(NoWindow())
+    with pytest.raises(ValueError, match=r"holds video 'video', got a frame of 'other': call start"):
+        memory.put(Frame("other", 0, SIZE))
+
+
+def test_starting_forgets_frames_and_carry():
+    memory = make_memory(NoWindow())
+    put_missing(memory, 0)
+    memory.carry({"state": torch.ones(1)})
+    memory.start("next", 5)
+    assert len(memory) == 0 and memory.previous is None
+    put_missing(memory, 0)
+    assert dict(memory.context(0).carry) == {}
+
+
+def test_what_is_carried_is_detached_and_found_in_the_next_context():
+    memory = make_memory(NoWindow())
+    put_missing(memory, 0)
+    assert dict(memory.context(0).carry) == {}
+    memory.carry({"state": torch.ones(2, requires_grad=True) * 3})
+    put_missing(memory, 1)
+    state = memory.context(1).carry["state"]
+    assert state.tolist() == [3, 3] and not state.requires_grad
+
+
+def test_what_is_carried_replaces_what_was():
+    memory = make_memory(NoWindow())
+    memory.carry({"old": torch.ones(1)})
+    memory.carry({"new": torch.ones(1)})
+    put_missing(memory, 0)
+    assert set(memory.context(0).carry) == {"new"}
+
+
+def test_a_context_stays_as_it_was_when_the_memory_moves_on():
+    memory = make_memory(SlidingWindow(1))
+    put_missing(memory, 1)
+    context = memory.context(1)
+    put_missing(memory, 5)
+    memory.context(5)
+    assert [frame.index for frame in context.frames] == [0, 1, 2]
+
+
+def test_a_live_stream_without_length_runs_on_a_causal_schedule():
+    memory = make_memory(SlidingWindow(2, lookahead=0), length=None)
+    for t in range(30):
+        put_missing(memory, t)
+        assert [frame.index for frame in memory.context(t).frames] == list(range(max(0, t - 2), t + 1))
+        assert len(memory) <= 3
+
+
+def test_a_schedule_that_looks_ahead_refuses_a_live_stream():
+    with pytest.raises(ValueError, match="2 frames ahead.*unknown length"):
+        make_memory(SlidingWindow(2), length=None).missing(0)

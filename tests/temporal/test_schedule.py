@@ -1,0 +1,191 @@
+"""Schedules, by hand: which frames, in which order, with which role."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from helpers.models import tiny_cfg
+
+from vod2.structures import Role
+from vod2.temporal import (
+    GlobalSample,
+    Keyframes,
+    NoSupport,
+    NoWindow,
+    RandomNear,
+    RandomVideo,
+    SlidingWindow,
+    Union,
+    build_support_schedule,
+    build_training_schedule,
+)
+
+
+def indices(supports) -> list[int]:
+    return [support.index for support in supports]
+
+
+class TestSlidingWindow:
+    @pytest.mark.parametrize(
+        "t, expected", [(0, [0, 1, 2]), (1, [0, 1, 2, 3]), (4, [2, 3, 4, 5, 6]), (8, [6, 7, 8, 9]), (9, [7, 8, 9])]
+    )
+    def test_the_window_ends_where_the_video_ends(self, t, expected):
+        assert indices(SlidingWindow(2).window(t, 10)) == expected
+
+    @pytest.mark.parametrize("t, expected", [(0, [0, 0, 0, 1, 2]), (4, [2, 3, 4, 5, 6]), (9, [7, 8, 9, 9, 9])])
+    def test_with_repeat_the_edge_frame_fills_the_window(self, t, expected):
+        assert indices(SlidingWindow(2, edge="repeat").window(t, 10)) == expected
+
+    def test_the_papers_window_has_37_frames(self):
+        assert len(SlidingWindow(18).window(100, 1000)) == 37
+
+    def test_lookahead_may_differ_from_radius(self):
+        schedule = SlidingWindow(3, lookahead=1)
+        assert indices(schedule.window(5, 10)) == [2, 3, 4, 5, 6] and schedule.lookahead == 1
+        assert SlidingWindow(3).lookahead == 3
+
+    def test_radius_zero_is_the_frame_itself(self):
+        assert indices(SlidingWindow(0).window(3, 10)) == [3]
+
+    def test_what_is_new_is_the_frame_that_enters(self):
+        schedule = SlidingWindow(2)
+        assert schedule.new(0, 10) == [0, 1, 2]
+        assert schedule.new(1, 10, previous=0) == [3]
+        assert schedule.new(8, 10, previous=7) == []
+
+    def test_what_is_new_after_a_jump_is_counted_from_the_last_detected_frame(self):
+        assert SlidingWindow(1).new(6, 10, previous=4) == [6, 7]
+        assert SlidingWindow(1).new(8, 10, previous=0) == [7, 8, 9]
+
+    @pytest.mark.parametrize("arguments", [(-1,), (1, -1)])
+    def test_negative_sizes_are_refused(self, arguments):
+        with pytest.raises(ValueError, match="at least 0, got"):
+            SlidingWindow(*arguments)
+
+    def test_an_unknown_edge_is_refused(self):
+        with pytest.raises(ValueError, match="'clip' or 'repeat', got 'wrap'"):
+            SlidingWindow(1, edge="wrap")
+
+
+class TestGlobalSample:
+    def test_the_sample_is_the_same_for_all_frames_of_a_video(self):
+        schedule = GlobalSample(5, include_key=False)
+        windows = {tuple(indices(schedule.window(t, 100, "video"))) for t in range(100)}
+        assert len(windows) == 1 and len(set(windows.pop())) == 5
+
+    def test_the_name_of_the_video_decides_the_sample(self):
+        samples = {tuple(indices(GlobalSample(5).window(0, 100, str(name)))) for name in range(10)}
+        assert len(samples) > 5
+
+    def test_the_key_frame_is_added_once(self):
+        for t in range(20):
+            window = indices(GlobalSample(5).window(t, 20, "video"))
+            assert window.count(t) == 1 and len(window) in (5, 6)
+
+    def test_a_short_video_is_taken_whole(self):
+        assert indices(GlobalSample(21).window(1, 4, "video")) == [0, 1, 2, 3]
+
+    def test_a_negative_count_is_refused(self):
+        with pytest.raises(ValueError, match="at least 0, got -1"):
+            GlobalSample(-1)
+
+
+class TestKeyframes:
+    @pytest.mark.parametrize("t, expected", [(0, 0), (1, 0), (9, 0), (10, 10), (19, 10), (20, 20)])
+    def test_the_window_is_the_last_keyframe(self, t, expected):
+        assert Keyframes(10).window(t, 100) == [(expected, Role.KEYFRAME)]
+
+    def test_an_interval_below_one_is_refused(self):
+        with pytest.raises(ValueError, match="at least 1, got 0"):
+            Keyframes(0)
+
+
+class TestUnion:
+    def test_the_windows_follow_each_other_with_their_roles(self):
+        window = Union([SlidingWindow(1), Keyframes(4)]).window(6, 10)
+        assert window == [(5, Role.LOCAL), (6, Role.LOCAL), (7, Role.LOCAL), (4, Role.KEYFRAME)]
+
+    def test_its_lookahead_is_the_longest(self):
+        assert Union([SlidingWindow(2), SlidingWindow(5, 3)]).lookahead == 3
+        assert Union([SlidingWindow(2), GlobalSample(3)]).lookahead is None
+        assert Union([SlidingWindow(2, 0), Keyframes(3)]).lookahead == 0
+
+    def test_no_schedules_are_refused(self):
+        with pytest.raises(ValueError, match="at least one"):
+            Union([])
+
+
+class TestRandomNear:
+    def test_all_frames_of_the_neighbourhood_are_drawn_and_no_others(self):
+        rng = np.random.default_rng(0)
+        drawn = Counter(index for _ in range(500) for index in indices(RandomNear(3, 2).sample(10, 100, rng)))
+        assert set(drawn) == set(range(7, 14))
+        assert min(drawn.values()) > 500 * 2 / 7 / 2
+
+    def test_the_ends_of_the_video_clip_the_neighbourhood(self):
+        rng = np.random.default_rng(0)
+        drawn = {index for _ in range(200) for index in indices(RandomNear(3, 2).sample(1, 4, rng))}
+        assert drawn == {0, 1, 2, 3}
+
+    def test_supports_are_distinct_where_there_are_enough_frames(self):
+        rng = np.random.default_rng(0)
+        for _ in range(50):
+            assert len(set(indices(RandomNear(1, 3).sample(5, 10, rng)))) == 3
+
+    def test_a_still_image_is_a_clip_of_itself(self):
+        assert RandomNear(18, 2).sample(0, 1, np.random.default_rng(0)) == [(0, Role.LOCAL)] * 2
+
+
+class TestRandomVideo:
+    def test_all_frames_of_the_video_are_drawn_with_the_role_global(self):
+        rng = np.random.default_rng(0)
+        supports = [support for _ in range(200) for support in RandomVideo(2).sample(0, 8, rng)]
+        assert set(indices(supports)) == set(range(8))
+        assert {support.role for support in supports} == {Role.GLOBAL}
+
+    def test_a_video_shorter_than_the_count_repeats_frames(self):
+        supports = RandomVideo(5).sample(0, 2, np.random.default_rng(0))
+        assert len(supports) == 5 and set(indices(supports)) <= {0, 1}
+
+
+def test_single_frame_schedules_look_at_nothing():
+    assert NoSupport().sample(0, 5, np.random.default_rng(0)) == []
+    assert NoWindow().window(0, None) == [] and NoWindow().new(3, None, previous=2) == [3]
+
+
+@pytest.mark.parametrize("kind, arguments", [(RandomNear, (-1, 2)), (RandomNear, (1, -2)), (RandomVideo, (-1,))])
+def test_negative_numbers_of_training_schedules_are_refused(kind, arguments):
+    with pytest.raises(ValueError, match="at least 0, got"):
+        kind(*arguments)
+
+
+def test_the_configuration_keys_arrive():
+    cfg = tiny_cfg(
+        {
+            "VIDEO.TRAIN_SCHEDULE.NAME": "RandomNear",
+            "VIDEO.TRAIN_SCHEDULE.RADIUS": 7,
+            "VIDEO.TRAIN_SCHEDULE.COUNT": 3,
+            "VIDEO.TEST_SCHEDULE.NAME": "SlidingWindow+GlobalSample+Keyframes",
+            "VIDEO.TEST_SCHEDULE.RADIUS": 5,
+            "VIDEO.TEST_SCHEDULE.LOOKAHEAD": 2,
+            "VIDEO.TEST_SCHEDULE.EDGE": "repeat",
+            "VIDEO.TEST_SCHEDULE.COUNT": 4,
+            "VIDEO.TEST_SCHEDULE.INCLUDE_KEY": False,
+            "VIDEO.TEST_SCHEDULE.INTERVAL": 6,
+        }
+    )
+    train = build_training_schedule(cfg)
+    assert (train.radius, train.count) == (7, 3)
+    sliding, sample, keyframes = build_support_schedule(cfg).schedules
+    assert (sliding.radius, sliding.lookahead, sliding.edge) == (5, 2, "repeat")
+    assert (sample.count, sample.include_key, keyframes.interval) == (4, False, 6)
+
+
+def test_a_lookahead_of_minus_one_in_the_configuration_means_the_radius():
+    cfg = tiny_cfg({"VIDEO.TEST_SCHEDULE.NAME": "SlidingWindow", "VIDEO.TEST_SCHEDULE.RADIUS": 5})
+    assert build_support_schedule(cfg).lookahead == 5
+
+
+def test_an_unknown_schedule_is_named_in_the_error():
+    with pytest.raises(KeyError, match="Yesterday"):
+        build_support_schedule(tiny_cfg({"VIDEO.TEST_SCHEDULE.NAME": "Yesterday"}))

@@ -1,0 +1,70 @@
+"""Building the extension is optional: nothing that goes wrong with it fails the installation."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+WARNING = "WARNING: the compiled ops of vod2 were not built"
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """What setup.py reads, in a folder of its own."""
+    for name in ("setup.py", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    for name in ("vod2", "projects"):
+        ignored = shutil.ignore_patterns("__pycache__", "*.so")
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=ignored)
+    return tmp_path
+
+
+def run_setup(folder, *arguments, **variables):
+    return subprocess.run(
+        [sys.executable, "setup.py", *arguments],
+        cwd=folder,
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_switching_the_ops_off_builds_nothing_and_says_nothing(checkout):
+    result = run_setup(checkout, "build_ext", "--inplace", VOD2_BUILD_OPS="0")
+    assert result.returncode == 0, result.stderr
+    assert WARNING not in result.stdout + result.stderr
+    assert not list(checkout.glob("vod2/_C*"))
+
+
+def test_a_compiler_that_fails_gives_one_warning_and_no_error(checkout):
+    result = run_setup(checkout, "build_ext", "--inplace", VOD2_BUILD_OPS="1", CC="/bin/false", CXX="/bin/false")
+    assert result.returncode == 0, result.stderr
+    assert (result.stdout + result.stderr).count(WARNING) == 1
+    assert not list(checkout.glob("vod2/_C*"))
+
+
+def test_a_build_environment_without_pytorch_gives_one_warning_and_no_error(checkout):
+    (checkout / "torch.py").write_text("raise ImportError('hidden')")
+    result = run_setup(checkout, "build_ext", "--inplace", VOD2_BUILD_OPS="1", PYTHONPATH=str(checkout))
+    assert result.returncode == 0, result.stderr
+    assert (result.stdout + result.stderr).count(WARNING) == 1
+
+
+def test_every_project_is_packaged_under_its_importable_name(checkout):
+    result = run_setup(checkout, "build_py", "--build-lib", str(checkout / "built"), VOD2_BUILD_OPS="0")
+    assert result.returncode == 0, result.stderr
+    projects = {init.parent.name for init in (ROOT / "projects").glob("*/__init__.py")}
+    packaged = {init.parent.name for init in (checkout / "built" / "vod2" / "projects").glob("*/__init__.py")}
+    assert projects and packaged == projects
+
+
+def test_the_version_of_the_package_is_the_one_in_the_version_file(checkout):
+    result = run_setup(checkout, "--version", VOD2_BUILD_OPS="0")
+    stated = re.search(r'"(.+)"', (ROOT / "vod2" / "version.py").read_text().split("__version__")[1]).group(1)
+    assert result.stdout.strip().splitlines()[-1] == stated

@@ -1,0 +1,63 @@
+"""The command line of training: mistakes end in one sentence."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+QUICK = str(ROOT / "configs" / "quick" / "RDN.yaml")
+
+
+def train_net(folder: Path, *words: str) -> subprocess.CompletedProcess:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "DETECTRON2_DATASETS": str(folder)}
+    command = [sys.executable, str(ROOT / "tools" / "train_net.py"), *words]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def assert_one_sentence(done: subprocess.CompletedProcess, *named: str) -> None:
+    last = done.stderr.strip().splitlines()[-1]
+    assert done.returncode == 2
+    assert last.startswith("error: ")
+    assert "Traceback" not in done.stderr
+    for name in named:
+        assert name in last
+
+
+def test_a_missing_dataset_folder_is_named_with_the_command_that_makes_it(tmp_path):
+    done = train_net(tmp_path, "--config-file", QUICK, "MODEL.WEIGHTS", "")
+    assert_one_sentence(done, "synthetic", "make_synthetic.py")
+
+
+def test_an_unknown_key_is_named(tmp_path):
+    done = train_net(tmp_path, "--config-file", QUICK, "MODEL.RELATION_HEADS", "16")
+    assert_one_sentence(done, "MODEL.RELATION_HEADS")
+
+
+def test_an_unknown_key_in_a_file_is_named_with_the_file(tmp_path):
+    (tmp_path / "mine.yaml").write_text(f'_BASE_: "{QUICK}"\nMODEL:\n  NO_SUCH_KEY: 1\n')
+    done = train_net(tmp_path, "--config-file", "mine.yaml")
+    assert_one_sentence(done, "mine.yaml", "NO_SUCH_KEY")
+
+
+@pytest.mark.parametrize("mode", [(), ("--eval-only",)], ids=["train", "eval"])
+def test_missing_weights_are_named_with_the_remedy(tmp_path, mode):
+    words = "--output synthetic --train-videos 1 --val-videos 1 --frames 2 --size 64x96 --classes 6".split()
+    subprocess.run(
+        [sys.executable, str(ROOT / "tools" / "make_synthetic.py"), *words],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        check=True,
+        capture_output=True,
+    )
+    done = train_net(tmp_path, "--config-file", QUICK, *mode, "MODEL.WEIGHTS", "nowhere.pth")
+    assert_one_sentence(done, "nowhere.pth", "MODEL.WEIGHTS")
+
+
+def test_a_checkpoint_of_another_model_is_named(tmp_path):
+    torch.save({"model": {"backbone.stem.conv1.weight": torch.zeros(1)}}, tmp_path / "other.pth")
+    done = train_net(tmp_path, "--config-file", QUICK, "--eval-only", "MODEL.WEIGHTS", "other.pth")
+    assert_one_sentence(done, "other.pth", "another model")
