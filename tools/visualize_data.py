@@ -3,8 +3,8 @@
 
     python tools/visualize_data.py --config-file configs/quick/RDN.yaml --source dataloader --output-dir output/clips
 
-`annotation` draws the frames of DATASETS.TRAIN as they are annotated. `dataloader` draws training clips as the model gets
-them, after augmentation: the key frame on the left, its supports to the right, each with its distance in frames.
+`annotation` draws the frames of DATASETS.TRAIN as they are annotated. `dataloader` draws training clips as the model
+gets them, after augmentation: the key frame on the left, its supports to the right, with their distance in frames.
 """
 
 import argparse
@@ -28,44 +28,52 @@ from vod2.d2 import (
 from vod2.data import build_video_train_loader
 from vod2.data.video_mapper import to_instances
 from vod2.engine import cli, load_config
+from vod2.visualization import class_color
 
 _GAP = 4  # pixels between two frames
+_SHORT_SIDE = 320  # smaller frames are enlarged to it, for the sake of the labels
 
 
 def draw(image: np.ndarray, instances: Instances | None, class_names: Sequence[str], title: str) -> np.ndarray:
-    """(H, W, 3) uint8 RGB with a title and, of `instances`, gt_boxes, gt_classes and gt_track_ids."""
-    visualizer = Visualizer(image)
+    """An RGB picture of `image` ((H, W, 3) uint8 RGB) with a title and the boxes of `instances`."""
+    visualizer = Visualizer(image, scale=max(1.0, _SHORT_SIDE / min(image.shape[:2])))
     if instances is not None:
         labels = [
             class_names[label] if track < 0 else f"{class_names[label]} #{track}"
             for label, track in zip(instances.gt_classes.tolist(), instances.gt_track_ids.tolist(), strict=True)
         ]
-        visualizer.overlay_instances(boxes=instances.gt_boxes.tensor.numpy(), labels=labels)
+        colors = [np.array(class_color(label)[::-1]) / 255 for label in instances.gt_classes.tolist()]
+        visualizer.overlay_instances(
+            boxes=instances.gt_boxes.tensor.numpy(), labels=labels, assigned_colors=colors, alpha=1
+        )
     visualizer.output = visualizer.draw_text(title, (0, 0), horizontal_alignment="left", color="w")
     return visualizer.output.get_image()
 
 
-def annotated_frames(cfg: CfgNode, class_names: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
-    """(image id, picture) of the frames of DATASETS.TRAIN, a tenth of them apart from each other at most."""
-    for record in get_detection_dataset_dicts(list(cfg.DATASETS.TRAIN), filter_empty=False):
+def annotated_frames(cfg: CfgNode, class_names: Sequence[str], num: int) -> Iterator[tuple[str, np.ndarray]]:
+    """(image id, picture) of `num` frames, evenly spread over DATASETS.TRAIN."""
+    records = get_detection_dataset_dicts(list(cfg.DATASETS.TRAIN), filter_empty=False)
+    for position in range(min(num, len(records))):
+        record = records[position * len(records) // min(num, len(records))]
         image = detection_utils.read_image(record["file_name"], format="RGB")
         unchanged = transforms.TransformList([transforms.NoOpTransform()])
         instances = to_instances(record.get("annotations", []), unchanged, image.shape[:2])
         yield str(record["image_id"]), draw(image, instances, class_names, str(record.get("frame_index", "")))
 
 
-def clips(cfg: CfgNode, class_names: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
-    """(image id, picture) of training clips, without end."""
+def clips(cfg: CfgNode, class_names: Sequence[str], num: int) -> Iterator[tuple[str, np.ndarray]]:
+    """(image id, picture) of the first `num` training clips."""
     cfg = cfg.clone()
     cfg.merge_from_list(["SOLVER.IMS_PER_BATCH", 1, "DATALOADER.NUM_WORKERS", 0])
-    for (clip,) in build_video_train_loader(cfg):
+    for (clip,) in itertools.islice(build_video_train_loader(cfg), num):
         tiles = []
         for frame in (clip, *clip["support"]):
-            role = f"{frame['role'].value} {frame['frame_index'] - clip['frame_index']:+d}" if "role" in frame else "key"
+            role = (
+                f"{frame['role'].value} {frame['frame_index'] - clip['frame_index']:+d}" if "role" in frame else "key"
+            )
             pixels = detection_utils.convert_image_to_rgb(frame["image"].permute(1, 2, 0), cfg.INPUT.FORMAT)
-            tiles += [draw(pixels, frame.get("instances"), class_names, role)]
-        height = tiles[0].shape[0]
-        gap = np.full((height, _GAP, 3), 255, np.uint8)
+            tiles.append(draw(pixels, frame.get("instances"), class_names, role))
+        gap = np.full((len(tiles[0]), _GAP, 3), 255, np.uint8)
         row = [part for tile in tiles for part in (gap, tile)][1:]
         yield str(clip["image_id"]), np.concatenate(row, axis=1)
 
@@ -84,8 +92,8 @@ def main(arguments: list[str] | None = None) -> None:
     args = _parser().parse_args(arguments)
     cfg = load_config(args.config_file, args.opts)
     class_names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes
-    pictures = (annotated_frames if args.source == "annotation" else clips)(cfg, class_names)
-    for number, (image_id, picture) in enumerate(itertools.islice(pictures, args.num)):
+    pictures = (annotated_frames if args.source == "annotation" else clips)(cfg, class_names, args.num)
+    for number, (image_id, picture) in enumerate(pictures):
         path = Path(args.output_dir, f"{number:04d}-{image_id.replace('/', '-')}.png")
         with replacing(path) as temporary:
             Image.fromarray(picture).save(temporary)

@@ -121,10 +121,16 @@ def test_nms_suppresses_within_a_group_only():
     assert batched_nms(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0), 0.5).tolist() == []
 
 
-def test_small_helpers():
-    x = torch.tensor([[0, 1], [2, 0]])
-    assert [i.tolist() for i in nonzero_tuple(x)] == [[0, 1], [1, 0]]
+def test_nonzero_gives_one_index_vector_for_each_axis():
+    assert [i.tolist() for i in nonzero_tuple(torch.tensor([[0, 1], [2, 0]]))] == [[0, 1], [1, 0]]
+
+
+def test_concatenating_one_tensor_does_not_copy_it():
+    x = torch.zeros(2, 2)
     assert cat([x]) is x and cat([x, x], dim=1).shape == (2, 4)
+
+
+def test_shapes_of_equal_values_are_equal():
     assert ShapeSpec(channels=3, stride=4) == ShapeSpec(3, None, None, 4)
 
 

@@ -88,6 +88,9 @@ def test_without_a_list_a_short_training_video_gives_all_its_frames(tmp_path):
     [
         (["train/x 1 10 300", "train/x 1 30 300"], [("train/x", 10, 300), ("train/x", 30, 300)]),
         (["x 1 0 20", "x 1 1 20"], [("train/x", 0, 20), ("train/x", 1, 20)]),
+        (["train/x 1 0 20", "train/y 1 0 30"], [("train/x", 0, 20), ("train/y", 0, 30)]),
+        (["train/y 3 0 1", "train/z 8 0 1"], [("train/y", 0, 1), ("train/z", 0, 1)]),
+        (["train/x 1 0 2"], [("train/x", 0, 2), ("train/x", 1, 2)]),
         (["train/x 1 0 2", "train/y 3 0 1"], [("train/x", 0, 2), ("train/x", 1, 2), ("train/y", 0, 1)]),
     ],
 )

@@ -74,13 +74,10 @@ def training_mapper(schedule, *augmentations, index=None):
     )
 
 
-def test_mapper(schedule, *augmentations, index=None):
+def streaming_mapper(schedule, *augmentations, index=None):
     return VideoDatasetMapper(
         is_train=False, augmentations=list(augmentations), image_format="BGR", schedule=schedule, index=index
     )
-
-
-test_mapper.__test__ = False  # a helper, not a test
 
 
 def value(image):
@@ -185,7 +182,7 @@ def test_a_seeded_generator_gives_the_same_clip_again(dicts):
 
 
 def test_at_test_each_frame_of_the_window_is_sent_once(dicts):
-    mapper = test_mapper(SlidingWindow(1))
+    mapper = streaming_mapper(SlidingWindow(1))
     clips = [mapper({**d, "previous_index": i - 1 if i else None}) for i, d in enumerate(dicts)]
     sent = [([s["frame_index"] for s in clip["support"]], "image" in clip) for clip in clips]
     assert sent == [([1], True), ([2], False), ([3], False), ([4], False), ([5], False), ([], False)]
@@ -195,13 +192,15 @@ def test_at_test_each_frame_of_the_window_is_sent_once(dicts):
 
 
 def test_at_test_skipped_frames_are_made_up_for(dicts):
-    clip = test_mapper(SlidingWindow(1))({**dicts[4], "previous_index": 0})
+    clip = streaming_mapper(SlidingWindow(1))({**dicts[4], "previous_index": 0})
     assert "image" in clip
     assert [s["frame_index"] for s in clip["support"]] == [3, 5]
 
 
 def test_at_test_a_single_frame_model_gets_its_image(dicts):
-    clip = test_mapper(NoWindow(), transforms.ResizeShortestEdge(64, 1000, "choice"))({**dicts[4], "previous_index": 3})
+    clip = streaming_mapper(NoWindow(), transforms.ResizeShortestEdge(64, 1000, "choice"))(
+        {**dicts[4], "previous_index": 3}
+    )
     assert clip["image"].shape == (3, 64, 96) and value(clip["image"]) == 4 and clip["support"] == []
     assert (clip["height"], clip["width"]) == (32, 48)
 
@@ -236,7 +235,7 @@ def test_a_broken_image_is_named(dicts, tmp_path, content):
 def test_a_missing_image_is_named(dicts, tmp_path):
     (tmp_path / "000004.png").unlink()
     with pytest.raises(UserError, match=r"000004\.png: no such image"):
-        test_mapper(SlidingWindow(1))({**dicts[3], "previous_index": 2})
+        streaming_mapper(SlidingWindow(1))({**dicts[3], "previous_index": 2})
 
 
 def test_an_image_of_another_size_than_annotated_is_named_with_both_sizes(dicts):

@@ -8,7 +8,7 @@ import torch
 import yaml
 
 from vod2.config import add_video_config
-from vod2.d2 import CfgNode, default_setup, get_cfg
+from vod2.d2 import CfgNode, comm, default_setup, get_cfg, setup_logger
 from vod2.errors import UserError
 
 _LOGGER = logging.getLogger("vod2")
@@ -48,4 +48,5 @@ def setup(args: argparse.Namespace) -> CfgNode:
     cfg = load_config(args.config_file, args.opts)
     cfg.freeze()
     default_setup(cfg, args)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="vod2")
     return cfg

@@ -89,4 +89,5 @@ def _worker(
     comm.synchronize()
     main_func(*args)
     comm.synchronize()
-    dist.destroy_process_group()
+    if on_gpu:  # gloo now and then aborts the process when its groups are destroyed while a model still refers to them
+        dist.destroy_process_group()

@@ -24,7 +24,8 @@ def register_builtin_datasets(folder: str) -> None:
             register_imagenet_vid(name, imagenet, split, **options)
     if "imagenet_det_train_30classes" not in taken:
         register_imagenet_det("imagenet_det_train_30classes", imagenet)
-    remedy = f"make it with python tools/make_synthetic.py --output {synthetic}"
+    size = "--train-videos 200 --val-videos 40 --frames 60 --size 128x192 --classes 6"
+    remedy = f"make it with python tools/make_synthetic.py --output {synthetic} {size}"
     for split in ("train", "val"):
         if f"synthetic_{split}" not in taken:
             register_imagenet_vid(f"synthetic_{split}", synthetic, split, SYNTHETIC_CLASSES, remedy=remedy)

@@ -152,13 +152,9 @@ def read_frame_list(path: str | os.PathLike, root: str | os.PathLike, split: str
 
 
 def _lists_whole_videos(rows: Sequence[tuple[str, int, int, int]]) -> bool:
-    """Whether the second column counts frames over the list, as only a list of videos does."""
-    first = 1
-    for _, count, frame, length in rows:
-        if (count, frame) != (first, 0):
-            return False
-        first += length
-    return True
+    """Lists of frames have a constant 1 where lists of videos count frames; the count of the first video is 1, too."""
+    counts = {count for _, count, _, _ in rows}
+    return all(frame == 0 for _, _, frame, _ in rows) and (counts != {1} or len(rows) == 1)
 
 
 def _frames_of_paths(names: Sequence[str], path: str | os.PathLike, root: str | os.PathLike) -> list[FrameRef]:

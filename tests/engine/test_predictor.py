@@ -1,0 +1,137 @@
+"""VideoPredictor: a stream of images in, detections out."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from helpers.models import assert_same_detections, make_video, randomise, tiny_cfg
+from helpers.streams import detect_as_stream
+
+from vod2 import UserError, VideoPredictor
+from vod2.temporal import FrameMemory, SlidingWindow
+
+KEYS = {
+    "MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME": "RDNAggregator",
+    "VIDEO.TEST_SCHEDULE.NAME": "SlidingWindow",
+    "VIDEO.TEST_SCHEDULE.RADIUS": 2,
+}
+
+
+def make_predictor(**schedule) -> VideoPredictor:
+    keys = {f"VIDEO.TEST_SCHEDULE.{name}": value for name, value in schedule.items()}
+    predictor = VideoPredictor(tiny_cfg(KEYS | keys))
+    randomise(predictor.model)
+    return predictor
+
+
+def make_frames(length: int) -> list[np.ndarray]:
+    """BGR uint8 images (H, W, 3) of the size that the detector wants, so that nothing is resized."""
+    return [image.permute(1, 2, 0).contiguous().numpy() for image in make_video(length)]
+
+
+@pytest.mark.parametrize("length", [0, 1, 2, 3, 7])
+def test_a_stream_gives_each_frame_once_and_in_order(length):
+    frames = make_frames(length)
+    found = list(make_predictor().stream(iter(frames)))
+    assert [one.index for one in found] == list(range(length))
+    assert all(one.image is frame for one, frame in zip(found, frames, strict=True))
+
+
+@pytest.mark.parametrize("edge", ["clip", "repeat"])
+@pytest.mark.parametrize("lookahead", [-1, 0, 1])
+def test_a_stream_detects_what_steps_through_the_whole_video_detect(lookahead, edge):
+    """Also at its end, which the predictor does not know in advance."""
+    predictor = make_predictor(LOOKAHEAD=lookahead, EDGE=edge)
+    schedule = SlidingWindow(2, None if lookahead < 0 else lookahead, edge)
+    expected = detect_as_stream(predictor.model, make_video(7), schedule)
+    for one, wanted in zip(predictor.stream(make_frames(7)), expected, strict=True):
+        assert_same_detections(one.output["instances"], wanted, 1e-5)
+
+
+def test_detections_are_in_pixels_of_the_frames_that_came_in():
+    frames = [np.kron(frame, np.ones((2, 2, 1), dtype=np.uint8)) for frame in make_frames(2)]
+    for one in make_predictor().stream(frames):
+        assert one.output["instances"].image_size == (128, 192)
+        assert one.output["instances"].pred_boxes.tensor.max() > 100
+
+
+@pytest.mark.parametrize("lookahead, expected", [(-1, 2), (0, 0), (1, 1)])
+def test_a_frame_comes_out_as_soon_as_its_lookahead_has_come_in(lookahead, expected):
+    taken = 0
+
+    def source() -> Iterator[np.ndarray]:
+        nonlocal taken
+        for frame in make_frames(6):
+            taken += 1
+            yield frame
+
+    for one in make_predictor(LOOKAHEAD=lookahead).stream(source()):
+        assert taken == min(one.index + expected + 1, 6)
+
+
+def test_memory_is_bounded_by_the_window_whatever_the_length(monkeypatch):
+    predictor, held, step = make_predictor(), [], None
+    step = predictor.model.step
+
+    def watched(clip: dict, memory: FrameMemory) -> dict:
+        result = step(clip, memory)
+        held.append(len(memory))
+        return result
+
+    monkeypatch.setattr(predictor.model, "step", watched)
+    frames = make_frames(5)
+    for _ in predictor.stream(frames[i % 5] for i in range(20)):
+        pass
+    assert held == [3, 4, *[5] * 16, 4, 3]
+
+
+def test_every_frame_is_encoded_once(monkeypatch):
+    predictor, encoded = make_predictor(), []
+    encode = predictor.model.encode
+
+    def watched(inputs: list[dict]) -> list:
+        encoded.extend(one["frame_index"] for one in inputs)
+        return encode(inputs)
+
+    monkeypatch.setattr(predictor.model, "encode", watched)
+    list(predictor.stream(make_frames(6)))
+    assert encoded == list(range(6))
+
+
+def test_two_streams_at_once_do_not_touch_each_other():
+    predictor, frames = make_predictor(), make_frames(8)
+    alone = [list(predictor.stream(part)) for part in (frames[:4], frames[4:])]
+    together = list(zip(predictor.stream(frames[:4]), predictor.stream(frames[4:]), strict=True))
+    for column, expected in enumerate(alone):
+        for pair, wanted in zip(together, expected, strict=True):
+            assert_same_detections(pair[column].output["instances"], wanted.output["instances"])
+
+
+def test_a_schedule_that_needs_the_whole_video_is_refused_with_a_remedy():
+    with pytest.raises(UserError, match="GlobalSample.*whole video.*VIDEO.TEST_SCHEDULE.NAME"):
+        list(make_predictor(NAME="GlobalSample").stream(make_frames(2)))
+
+
+def test_the_channels_are_swapped_where_the_model_wants_rgb():
+    bgr = make_predictor()
+    rgb = VideoPredictor(tiny_cfg(KEYS | {"INPUT.FORMAT": "RGB"}))
+    rgb.model.load_state_dict(bgr.model.state_dict())
+    frames = make_frames(2)
+    swapped = [np.ascontiguousarray(frame[:, :, ::-1]) for frame in frames]
+    for one, wanted in zip(rgb.stream(swapped), bgr.stream(frames), strict=True):
+        assert_same_detections(one.output["instances"], wanted.output["instances"])
+
+
+def test_weights_are_read_from_the_configuration(tmp_path):
+    source = make_predictor()
+    path = tmp_path / "weights.pth"
+    torch.save({"model": source.model.state_dict()}, path)
+    loaded = VideoPredictor(tiny_cfg(KEYS | {"MODEL.WEIGHTS": str(path)}))
+    for name, value in loaded.model.state_dict().items():
+        assert value.equal(source.model.state_dict()[name])
+
+
+def test_weights_that_do_not_exist_are_a_user_error():
+    with pytest.raises(UserError, match="nowhere.pth"):
+        VideoPredictor(tiny_cfg(KEYS | {"MODEL.WEIGHTS": "nowhere.pth"}))

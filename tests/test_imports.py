@@ -1,0 +1,166 @@
+"""Who may import whom: d2 <- structures <- {temporal, ops, layers} <- modeling <- engine, and the projects outside."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE, PROJECTS = ROOT / "vod2", ROOT / "projects"
+PROJECT_NAMES = sorted(init.parent.name for init in PROJECTS.glob("*/__init__.py"))
+
+TOOLS = {"errors", "atomic", "version"}  # no knowledge of videos or networks; everybody may use them
+CORE = {"d2", "structures"}
+ALLOWED = {
+    "_d2lite": set(),
+    "d2": {"_d2lite"},
+    "atomic": {"errors"},
+    "errors": set(),
+    "version": set(),
+    "config": {"d2"},
+    "structures": {"d2"},
+    "temporal": CORE,
+    "ops": set(),
+    "layers": CORE | {"ops"},
+    "modeling": CORE | {"temporal", "ops", "layers"},
+    "data": CORE | {"temporal", "config"},
+    "checkpoint": {"d2"},
+    "visualization": CORE | {"data"},
+    "evaluation": CORE | {"temporal", "modeling", "data"},
+    "projects": set(),
+    "engine": CORE
+    | {"temporal", "ops", "layers", "modeling", "data", "evaluation", "checkpoint", "visualization", "config"},
+}
+"""What each part of vod2 may import besides itself and TOOLS."""
+
+
+def sources(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*.py") if "__pycache__" not in path.parts)
+
+
+def imported_modules(path: Path) -> Iterator[str]:
+    """Absolute names of everything that a file imports, at any depth; `from a import b` is "a.b"."""
+    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                package = path.relative_to(ROOT).with_suffix("").parts[: -node.level]
+                base = ".".join([*package, base]).rstrip(".")
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def vod2_parts(path: Path) -> set[str]:
+    """The parts of vod2 that a file imports; "" where it asks the flat package for a name of its own."""
+    parts = set()
+    for name in imported_modules(path):
+        if name.split(".")[0] != "vod2":
+            continue
+        part = (name.split(".") + [""])[1]
+        is_part = (PACKAGE / part).is_dir() or (PACKAGE / f"{part}.py").is_file()
+        parts.add(part if is_part else "")
+    return parts
+
+
+def part_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def relative(paths) -> list[str]:
+    return [str(path.relative_to(ROOT)) for path in paths]
+
+
+def test_every_part_of_the_package_has_a_rule():
+    parts = {part_of(path) for path in sources(PACKAGE)} - {"__init__"}
+    assert parts <= ALLOWED.keys(), f"say in ALLOWED what {sorted(parts - ALLOWED.keys())} may import"
+
+
+@pytest.mark.parametrize("part", sorted(ALLOWED))
+def test_a_part_imports_only_what_stands_below_it(part):
+    for path in sources(PACKAGE):
+        if part_of(path) == part:
+            wrong = vod2_parts(path) - {part} - TOOLS - ALLOWED[part]
+            assert not wrong, f"{path.relative_to(ROOT)} imports {sorted(wrong)}"
+
+
+def test_the_rules_have_no_circle():
+    done: set[str] = set()
+    while len(done) < len(ALLOWED):
+        ready = {part for part, below in ALLOWED.items() if part not in done and below <= done}
+        assert ready, f"a circle among {sorted(ALLOWED.keys() - done)}"
+        done |= ready
+
+
+def test_projects_do_not_import_each_other():
+    for path in sources(PROJECTS):
+        own = path.relative_to(PROJECTS).parts[0]
+        for name in imported_modules(path):
+            for prefix in ("vod2.projects.", "projects."):
+                if name.startswith(prefix):
+                    assert name.split(".")[prefix.count(".")] == own, f"{path.relative_to(ROOT)} imports {name}"
+
+
+def test_the_package_never_names_a_project():
+    """Not in an import, a name or a string; docstrings may say what a paper is called."""
+    assert PROJECT_NAMES, "there are no projects to look for"
+    for path in sources(PACKAGE):
+        words = {word.lower() for word in words_of(path)}
+        named = {name for name in PROJECT_NAMES if any(name in split_words(word) for word in words)}
+        assert not named, f"{path.relative_to(ROOT)} names {sorted(named)}"
+
+
+def words_of(path: Path) -> Iterator[str]:
+    tree = ast.parse(path.read_text(), str(path))
+    docstrings = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+        and node.body
+        and isinstance(node.body[0], ast.Expr)
+    }
+    yield from imported_modules(path)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            yield node.id
+        elif isinstance(node, ast.Attribute):
+            yield node.attr
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+            yield node.value
+
+
+def split_words(text: str) -> set[str]:
+    """The words of an identifier, a dotted name or a sentence."""
+    return set("".join(character if character.isalnum() else " " for character in text).split())
+
+
+def test_only_the_door_imports_detectron2():
+    importers = [
+        path
+        for folder in ("vod2", "projects", "tools", "tests", "datasets", "docs")
+        for path in sources(ROOT / folder)
+        if any(name.split(".")[0] == "detectron2" for name in imported_modules(path))
+    ]
+    allowed = {PACKAGE / "d2.py"}
+    assert not [path for path in relative(importers) if ROOT / path not in allowed and not path.startswith("tests/d2/")]
+
+
+def test_only_the_door_imports_the_stand_in():
+    for path in [*sources(PACKAGE), *sources(PROJECTS), *sources(ROOT / "tools")]:
+        if path == PACKAGE / "d2.py" or PACKAGE / "_d2lite" in path.parents:
+            continue
+        assert not any(name.startswith("vod2._d2lite") for name in imported_modules(path)), path
+
+
+def test_nobody_but_the_door_asks_which_backend_is_active():
+    """It may be logged, never compared."""
+    for path in [*sources(PACKAGE), *sources(PROJECTS)]:
+        if path == PACKAGE / "d2.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Compare | ast.If | ast.IfExp):
+                test = node if isinstance(node, ast.Compare) else node.test
+                assert "BACKEND" not in ast.dump(test), f"{path.relative_to(ROOT)}:{node.lineno}"
