@@ -36,7 +36,7 @@ PREFIX = "roi_heads.aggregator."
 
 
 def rdn_without_supports(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict]:
-    """Relations without keys are 0: what is left are the fc of the box head and h() of equation 4, one after the other."""
+    """Relations without keys are 0: what is left are the fc of the box head, then those of h() of equation 4."""
     kept = {name: value for name, value in state.items() if not name.startswith(PREFIX)}
     transforms = sorted({int(name.split(".")[3]) for name in state if name.startswith(f"{PREFIX}transform.")})
     for k in transforms:

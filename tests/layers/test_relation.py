@@ -1,4 +1,4 @@
-"""The relation module without RDN around it; its values are held against a slow reference in tests/projects/test_rdn.py.
+"""The relation module without RDN around it; tests/projects/test_rdn.py holds it against a slow reference.
 
 N: queries, M: keys, D: embedding, h: heads.
 """

@@ -42,6 +42,20 @@ class FirstSupportRes5(FirstSupport):
     stage = "res5"
 
 
+@PIXEL_AGGREGATOR_REGISTRY.register()
+class Counting(PixelAggregator):
+    """Changes nothing and counts its calls in what it carries."""
+
+    stage = "res4"
+
+    def __init__(self, cfg, shapes):
+        super().__init__()
+
+    def forward(self, key, context):
+        count = context.carry.get("count", torch.zeros(1))
+        return Aggregated({"res4": key.features["res4"]}, carry={"count": count + 1})
+
+
 def pixel_keys(stage: str) -> dict:
     return {"MODEL.VIDEO.PIXEL_AGGREGATOR.NAME": f"FirstSupport{stage.capitalize()}"}
 
@@ -61,9 +75,17 @@ def clip_of(images, targets=None) -> dict:
 
 
 class TestWithoutAggregator:
-    def test_detections_are_those_of_the_generalized_rcnn(self):
-        model = build_detector()
-        door = build_image_detector(model.state_dict())
+    @pytest.mark.parametrize(
+        "keys",
+        [
+            pytest.param({}, id="default"),
+            pytest.param({"MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": True}, id="class-agnostic"),
+            pytest.param({"TEST.DETECTIONS_PER_IMAGE": 3, "MODEL.ROI_HEADS.NMS_THRESH_TEST": 0.2}, id="few"),
+        ],
+    )
+    def test_detections_are_those_of_the_generalized_rcnn(self, keys):
+        model = build_detector(keys)
+        door = build_image_detector(model.state_dict(), keys)
         inputs = [{"image": image, "height": 100, "width": 200} for image in make_video(3)]
         for found, wanted in zip(model(inputs), door(inputs), strict=True):
             assert_same_detections(found["instances"], wanted["instances"], 1e-6)
@@ -100,6 +122,13 @@ class TestWithoutAggregator:
         clip = losses_of(model, [clip_of(images, make_targets())])
         for name, value in alone.items():
             torch.testing.assert_close(clip[name], value, rtol=1e-10, atol=1e-10)
+
+    def test_no_detection_above_the_threshold_is_an_empty_result(self):
+        model = build_detector({"MODEL.ROI_HEADS.SCORE_THRESH_TEST": 1.0})
+        (found,) = model([{"image": make_video(1)[0], "height": 128, "width": 192}])
+        instances = found["instances"]
+        assert len(instances) == 0 and instances.pred_boxes.tensor.shape == (0, 4)
+        assert instances.has("scores") and instances.has("pred_classes") and instances.image_size == (128, 192)
 
 
 class TestClips:
@@ -249,6 +278,16 @@ class TestPixelAggregators:
             memory.start("video", 1)
             build_detector(keys).step({"image": make_video(1)[0], "frame_index": 0}, memory)
             assert memory.frame(0).features.keys() == kept
+
+    def test_what_it_carries_is_found_in_the_next_frame_of_the_stream(self):
+        """Also where there is a proposal aggregator that carries nothing."""
+        for keys in ({}, RDN):
+            model = build_detector(keys | {"MODEL.VIDEO.PIXEL_AGGREGATOR.NAME": "Counting"})
+            memory = FrameMemory(NoWindow())
+            memory.start("video", 3)
+            for t, image in enumerate(make_video(3)):
+                model.step({"image": image, "frame_index": t}, memory)
+            assert memory.context(2).carry.keys() == {"count"} and memory.context(2).carry["count"] == 3
 
 
 class TestStep:

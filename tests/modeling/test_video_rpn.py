@@ -95,7 +95,9 @@ def test_proposals_carry_no_gradient():
 
 def test_float64_is_kept():
     (one,), _ = make_rpn(dtype=torch.float64).propose(SIZES[:1], make_features(1, torch.float64))
-    assert one.proposal_boxes.tensor.dtype == one.objectness_logits.dtype == torch.float64
+    boxes = one.proposal_boxes.tensor
+    assert boxes.dtype == one.objectness_logits.dtype == torch.float64
+    assert (boxes != boxes.float().double()).any(), "the boxes have been through float32"
 
 
 def test_values_that_are_not_finite_end_training_and_are_dropped_in_inference():

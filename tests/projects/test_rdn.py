@@ -5,9 +5,11 @@ import torch
 from helpers.models import DIM, tiny_cfg
 from helpers.proposals import random_boxes, random_context, random_proposals
 from reference.rdn import rdn_head, relation_features
-
-from vod2.layers import GeometryBias, RelationAttention
 from vod2.projects.rdn import RDNAggregator
+
+import vod2
+from vod2.d2 import get_cfg
+from vod2.layers import GeometryBias, RelationAttention
 from vod2.structures import TemporalContext
 
 HEADS, SMALL = 4, 16
@@ -156,9 +158,6 @@ def test_the_configuration_keys_arrive():
 
 
 def test_the_defaults_are_those_of_the_paper():
-    import vod2
-    from vod2.d2 import get_cfg
-
     rdn = RDNAggregator(vod2.add_video_config(get_cfg()), 1024)
     assert (len(rdn.basic), rdn.support_topk, rdn.advanced_topk) == (2, 75, 15)
     assert rdn.basic[0].num_heads == 16 and rdn.basic[0].geometry.projection.in_features == 64

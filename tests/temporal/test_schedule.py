@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers.models import tiny_cfg
 
-from vod2.structures import Role
+from vod2.structures import Role, Support
 from vod2.temporal import (
     GlobalSample,
     Keyframes,
@@ -15,6 +15,7 @@ from vod2.temporal import (
     RandomNear,
     RandomVideo,
     SlidingWindow,
+    SupportSchedule,
     Union,
     build_support_schedule,
     build_training_schedule,
@@ -113,6 +114,23 @@ class TestUnion:
     def test_no_schedules_are_refused(self):
         with pytest.raises(ValueError, match="at least one"):
             Union([])
+
+
+class Before(SupportSchedule):
+    """The frame before t, without t itself."""
+
+    @classmethod
+    def from_config(cls, node):
+        return cls()
+
+    def _window(self, t, length, video):
+        return [Support(t - 1, Role.LOCAL)] if t else []
+
+
+def test_the_last_detected_frame_is_still_in_memory_although_its_own_window_left_it_out():
+    assert Before().new(1, 5, previous=0) == [1]
+    assert Before().new(2, 5, previous=1) == [2]
+    assert Before().new(2, 5) == [1, 2]
 
 
 class TestRandomNear:
