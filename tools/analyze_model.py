@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Parameters and operations of a detector by part, for one frame of a running stream.
 
-    python tools/analyze_model.py --config-file configs/RDN_R101.yaml
+python tools/analyze_model.py --config-file configs/RDN_R101.yaml
 """
 
 import argparse

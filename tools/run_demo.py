@@ -23,7 +23,7 @@ from vod2.errors import UserError
 TOOLS = Path(__file__).resolve().parent
 CONFIGS = TOOLS.parent / "configs" / "quick"
 DATASET = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")) / "synthetic"
-SET_OPTIONS = "--seed 0 --train-videos 80 --val-videos 16 --frames 40 --size 128x192 --classes 6".split()
+SET_OPTIONS = "--seed 0 --train-videos 240 --val-videos 16 --frames 40 --size 128x192 --classes 6".split()
 VIDEO = "val/ILSVRC2015_val_00000000"
 ROWS = ("AP50", "AP50-clean", "AP50-motion_blur")
 
@@ -53,9 +53,7 @@ def main() -> None:
     run("Synthetic videos", "make_synthetic.py", "--output", DATASET, *SET_OPTIONS, "--mp4", VIDEO, clip)
     metrics = {
         "single_frame": train("Single frame: train and evaluate", "FasterRCNN.yaml", single),
-        "rdn": train(
-            "RDN: train and evaluate", "RDN.yaml", rdn, "MODEL.WEIGHTS", single / "model_0000299.pth"
-        ),
+        "rdn": train("RDN: train and evaluate", "RDN.yaml", rdn, "MODEL.WEIGHTS", single / "model_0000399.pth"),
     }
     run(
         "RDN on a held-out video",

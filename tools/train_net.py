@@ -1,7 +1,7 @@
 """Train or evaluate a detector of a configuration, with Detectron2's flags.
 
-    python tools/train_net.py --config-file configs/RDN_R101.yaml --num-gpus 4
-    python tools/train_net.py --config-file configs/RDN_R101.yaml --eval-only MODEL.WEIGHTS output/RDN_R101/model_final.pth
+python tools/train_net.py --config-file configs/RDN_R101.yaml --num-gpus 4
+python tools/train_net.py --config-file configs/RDN_R101.yaml --eval-only MODEL.WEIGHTS rdn.pth
 """
 
 import argparse

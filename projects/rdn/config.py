@@ -10,4 +10,4 @@ def add_rdn_config(cfg: CfgNode) -> None:
     cfg.MODEL.RDN = CfgNode()
     cfg.MODEL.RDN.NUM_BASIC = 2  # relation modules N_b of the basic stage
     cfg.MODEL.RDN.ADVANCED = True  # with the advanced stage; False is the paper's first training phase
-    cfg.MODEL.RDN.ADVANCED_RATIO = 0.2  # share r% of each frame's support pool that is refined
+    cfg.MODEL.RDN.ADVANCED_RATIO = 0.2  # r%: the best round(r * SUPPORT_TOPK) of each support frame are refined

@@ -62,7 +62,7 @@ def test_memory_fed_with_what_is_new_holds_exactly_the_window_and_the_frame(sche
     memory = FrameMemory(schedule)
     memory.start("video", length)
     for t in range(length):
-        for index in schedule.new(t, length, "video", previous=memory.previous):
+        for index in schedule.new(t, length, "video", previous=t - 1 if t else None):
             assert index not in memory, f"frame {index} is read twice"
             memory.put(Frame("video", index, (32, 32)))
         window = schedule.window(t, length, "video")

@@ -36,8 +36,8 @@ def _merge(merge, argument, source: str) -> None:
     """yacs tells a wrong key by KeyError, AssertionError or ValueError; one sentence is enough for each."""
     try:
         merge(argument)
-    except (KeyError, AssertionError, ValueError, TypeError, yaml.YAMLError) as error:
-        reason = str(error.args[0] if error.args else error)
+    except (KeyError, AssertionError, AttributeError, OSError, ValueError, TypeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error.args[0] if isinstance(error, KeyError) else error).split())
         raise UserError(
             f"{source}: {reason}; the keys are those of Detectron2 and of vod2/config.py and projects/*/config.py"
         ) from error

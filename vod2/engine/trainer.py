@@ -8,8 +8,8 @@ from torch import nn
 
 import vod2.d2
 from vod2.checkpoint import require_weights
-from vod2.data import build_video_test_loader, build_video_train_loader
 from vod2.d2 import CfgNode, COCOEvaluator, DatasetEvaluator, DatasetEvaluators, DefaultTrainer, MetadataCatalog
+from vod2.data import build_video_test_loader, build_video_train_loader
 from vod2.engine.optimizer import build_video_optimizer
 from vod2.evaluation import StreamingModel, VIDEvaluator
 from vod2.modeling import VideoRCNN

@@ -11,9 +11,11 @@ from torch.nn import functional as F
 
 from vod2.layers.geometry import GeometryBias
 
+_CLOSED = -1e4  # logit of a pair that the mask forbids; finite, so that a row without any key has a gradient of 0
+
 
 class RelationAttention(nn.Module):
-    """The relation features of RDN's equation 1, all M = h of them concatenated (the sum of equation 2 is the caller's).
+    """The h relation features of RDN's equation 1, concatenated; the sum of equation 2 is the caller's.
 
     Query i takes, in head m, sum_j w_ij W_L f_j, where w is a softmax over the keys j of
     (W_Q f_i) . (W_K f_j) / sqrt(d) + geometry bias. Each head projects the whole key feature to d numbers, which is
@@ -31,13 +33,14 @@ class RelationAttention(nn.Module):
         >>> import torch
         >>> from vod2.layers import RelationAttention
         >>> boxes = torch.tensor([[0.0, 0.0, 8.0, 8.0]])
-        >>> RelationAttention(dim=32, num_heads=4)(torch.ones(1, 32), torch.ones(5, 32), boxes, boxes.repeat(5, 1)).shape
+        >>> relation = RelationAttention(dim=32, num_heads=4)
+        >>> relation(torch.ones(1, 32), torch.ones(5, 32), boxes, boxes.repeat(5, 1)).shape
         torch.Size([1, 32])
     """
 
     def __init__(self, dim: int, num_heads: int, geometry: GeometryBias | None = None) -> None:
         super().__init__()
-        if dim % num_heads:
+        if num_heads < 1 or dim % num_heads:
             raise ValueError(f"RelationAttention: {num_heads} heads do not divide {dim} features")
         self.num_heads = num_heads
         self.query = nn.Linear(dim, dim)
@@ -57,7 +60,8 @@ class RelationAttention(nn.Module):
         """
         q, k, v = (self._heads(layer(x)) for layer, x in ((self.query, query), (self.key, key), (self.value, key)))
         bias = self._bias(query_boxes, key_boxes, mask)
-        out = F.scaled_dot_product_attention(q[None], k[None], v[None], None if bias is None else bias.to(q.dtype)[None])
+        bias = None if bias is None else bias.to(q.dtype)[None]
+        out = F.scaled_dot_product_attention(q[None], k[None], v[None], bias)
         out = out[0].transpose(0, 1).flatten(1)  # (h, N, d) -> (N, D)
         return out if mask is None else out * mask.any(dim=1, keepdim=True)
 
@@ -75,6 +79,5 @@ class RelationAttention(nn.Module):
         bias = None if self.geometry is None else self.geometry(query_boxes, key_boxes)
         if mask is None:
             return bias
-        # Finite, so that a row without any key has a gradient of 0 and not of NaN.
-        closed = torch.where(mask, 0.0, -1e4)
+        closed = torch.where(mask, 0.0, _CLOSED)
         return closed[None].expand(self.num_heads, -1, -1) if bias is None else bias + closed

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vod2.d2 import META_ARCH_REGISTRY, CfgNode, GeneralizedRCNN, Instances, configurable, detector_postprocess
+from vod2.modeling.aggregation import Aggregated, mean_losses, merged
 from vod2.modeling.backbone import resume
 from vod2.modeling.pixel import PixelAggregator, build_pixel_aggregator
 from vod2.modeling.roi_heads import as_proposal_set
@@ -42,9 +43,9 @@ class VideoRCNN(GeneralizedRCNN):
             return self.inference(batched_inputs)
         keys, contexts = self._clips(batched_inputs)
         targets = [clip["instances"].to(self.device) for clip in batched_inputs]
-        keys, losses = self.enhance(keys, contexts)
+        keys, enhanced = self.enhance(keys, contexts)
         keys, contexts, rpn_losses = self._propose_clips(keys, contexts, targets)
-        return losses | rpn_losses | self.roi_heads.detect(keys, contexts).losses
+        return mean_losses(enhanced) | rpn_losses | self.roi_heads.detect(keys, contexts).losses
 
     @torch.no_grad()
     def inference(
@@ -70,18 +71,23 @@ class VideoRCNN(GeneralizedRCNN):
 
         `clip` needs no image where the memory already holds the key frame. The memory must have been started with
         the clip's video. Returns {"instances": Instances} in original pixels.
+
+        Raises:
+            RuntimeError: if the model is in training mode.
+            ValueError: if a frame of the window was neither in the memory nor in `clip`.
         """
+        if self.training:
+            raise RuntimeError("VideoRCNN.step detects in a stream: call model.eval() first")
         fresh = ([clip] if "image" in clip else []) + list(clip.get("support", ()))
         for one in fresh:  # one by one: the first window of a video may be large
             frames, _ = self.propose(self.encode([{**one, "video_id": memory.video}]))
             memory.put(frames[0])
         context = memory.context(clip["frame_index"])
-        keys = [memory.frame(clip["frame_index"])]
-        if self.pixel_aggregator is not None:
-            keys, _ = self.enhance(keys, [context])
+        keys, enhanced = self.enhance([memory.frame(clip["frame_index"])], [context])
+        if enhanced:
             keys, _ = self.propose(keys)
         found = self.roi_heads.detect(keys, [context])
-        memory.carry(found.carry[0])
+        memory.carry(merged(one.carry for one in (*enhanced, *found.aggregated)))
         return {"instances": self._finish(found.instances[0], clip)}
 
     def encode(self, inputs: Sequence[dict]) -> list[Frame]:
@@ -100,18 +106,20 @@ class VideoRCNN(GeneralizedRCNN):
 
     def enhance(
         self, keys: Sequence[Frame], contexts: Sequence[TemporalContext]
-    ) -> tuple[list[Frame], dict[str, Tensor]]:
-        """Level 1: the key frames with aggregated feature maps, and the losses of that."""
+    ) -> tuple[list[Frame], list[Aggregated]]:
+        """Level 1: the key frames with aggregated feature maps, and what the aggregator returned for each.
+
+        Without a pixel aggregator, the key frames as they are and an empty list.
+        """
         if self.pixel_aggregator is None:
-            return list(keys), {}
-        enhanced, losses = [], {}
-        for key, context in zip(keys, contexts, strict=True):
-            found = self.pixel_aggregator(key, context)
-            later = resume(self.backbone, self.pixel_aggregator.stage, found.value[self.pixel_aggregator.stage])
-            enhanced.append(key.with_(features=key.features | found.value | later))
-            for name, value in found.losses.items():
-                losses[name] = losses.get(name, 0) + value / len(keys)
-        return enhanced, losses
+            return list(keys), []
+        stage = self.pixel_aggregator.stage
+        found = [self.pixel_aggregator(key, context) for key, context in zip(keys, contexts, strict=True)]
+        enhanced = [
+            key.with_(features=key.features | one.value | resume(self.backbone, stage, one.value[stage]))
+            for key, one in zip(keys, found, strict=True)
+        ]
+        return enhanced, found
 
     def propose(
         self, frames: Sequence[Frame], targets: Sequence[Instances | None] | None = None
@@ -125,13 +133,14 @@ class VideoRCNN(GeneralizedRCNN):
         proposals, losses = self.proposal_generator.propose(sizes, features, targets)
         proposals = self.roi_heads.select(proposals, targets)
         embedded = self.roi_heads.embed(features, proposals)
+        known = [None] * len(frames) if targets is None else targets
         done = [
             frame.with_(
                 features={} if self.pixel_aggregator is None else frame.features,
                 proposals=as_proposal_set(one, embedding),
-                targets=one if self.training else None,
+                targets=None if target is None else one,
             )
-            for frame, one, embedding in zip(frames, proposals, embedded, strict=True)
+            for frame, one, embedding, target in zip(frames, proposals, embedded, known, strict=True)
         ]
         return done, losses
 

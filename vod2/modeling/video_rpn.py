@@ -14,7 +14,7 @@ from vod2.structures import PreciseBoxes
 
 @PROPOSAL_GENERATOR_REGISTRY.register()
 class VideoRPN(RPN):
-    """Detectron2's RPN with its keys and parameters, in any precision, for clips in which only key frames have targets."""
+    """Detectron2's RPN with its keys and parameters, in any precision, where only key frames have targets."""
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:

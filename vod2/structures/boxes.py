@@ -36,7 +36,7 @@ class PreciseBoxes(Boxes):
         rows = self.tensor[item]
         if rows.dim() not in (1, 2) or rows.shape[-1] != 4:
             raise IndexError(f"boxes[{item!r}]: expected rows of 4 numbers, got the shape {tuple(rows.shape)}")
-        return PreciseBoxes(rows)
+        return PreciseBoxes(rows.reshape(-1, 4))
 
     @classmethod
     def cat(cls, boxes_list: Sequence[Boxes]) -> "PreciseBoxes":

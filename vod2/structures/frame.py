@@ -18,7 +18,8 @@ class Frame:
         image_size: (height, width) of the resized image, without padding.
         features: {level name: (1, C, H/s, W/s)}; empty where only proposals are kept.
         proposals: the frame's proposals with embedded features, or None before they are made.
-        targets: ground truth with `gt_boxes` (resized pixels) and `gt_classes`, in training only.
+        targets: of a key frame in training, its sampled RoIs with `proposal_boxes`, `gt_boxes` (resized pixels) and
+            `gt_classes`, row by row those of `proposals`.
 
     Raises:
         ValueError: on a negative index or a feature map that is not (1, C, H, W).

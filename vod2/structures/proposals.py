@@ -18,7 +18,7 @@ class ProposalSet:
         boxes: (M, 4) xyxy in pixels of the resized image.
         features: (M, D), or (M, P*P, D) where an aggregator keeps the patches of a RoI apart.
         scores: (M,) objectness logits, descending within each frame.
-        frame: (M,) int64, row of the proposal's frame in the context; zeros for one frame.
+        frame: (M,) int64, ascending, row of the proposal's frame in the context, in [0, T); zeros for one frame.
         image_sizes: T pairs (height, width) of the resized images.
 
     Raises:
@@ -44,6 +44,8 @@ class ProposalSet:
         count = len(self.boxes)
         if self.boxes.dim() != 2 or self.boxes.shape[1] != 4:
             raise ValueError(f"boxes: expected the shape (M, 4), got {tuple(self.boxes.shape)}")
+        if self.features.dim() < 2:
+            raise ValueError(f"features: expected the shape (M, D) or (M, P*P, D), got {tuple(self.features.shape)}")
         for name in ("features", "scores", "frame"):
             value = getattr(self, name)
             if len(value) != count:
@@ -94,9 +96,7 @@ class ProposalSet:
         return torch.bincount(self.frame, minlength=len(self.image_sizes))
 
     def __getitem__(self, rows: Tensor) -> "ProposalSet":
-        return ProposalSet(
-            self.boxes[rows], self.features[rows], self.scores[rows], self.frame[rows], self.image_sizes
-        )
+        return ProposalSet(self.boxes[rows], self.features[rows], self.scores[rows], self.frame[rows], self.image_sizes)
 
     def detach(self) -> "ProposalSet":
         """The same values without gradient."""

@@ -36,7 +36,6 @@ class FrameMemory:
         self.video, self.length = video, length
         self._frames: dict[int, Frame] = {}
         self._carry: dict[str, Tensor] = {}
-        self.previous: int | None = None
 
     def __len__(self) -> int:
         return len(self._frames)
@@ -68,11 +67,10 @@ class FrameMemory:
             ValueError: if a frame of window(t), or t itself, has not been put.
         """
         if lacking := self.missing(t):
-            raise ValueError(f"video {self.video!r}, frame {t}: frames {lacking} of its window were never put in memory")
+            raise ValueError(f"video {self.video!r}, frame {t}: frames {lacking} of its window were never put")
         window = self.schedule.window(t, self.length, self.video)
         kept = {support.index for support in window} | {t}
         self._frames = {index: frame for index, frame in self._frames.items() if index in kept}
-        self.previous = t
         frames = tuple(self._frames[support.index] for support in window)
         return TemporalContext(frames, tuple(support.role for support in window), self._carry)
 

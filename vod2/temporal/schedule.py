@@ -4,6 +4,7 @@ A `TrainingSchedule` draws a few supports of a key frame; a `SupportSchedule` na
 frame t. t and length count frames of one video; t is in [0, length).
 """
 
+import functools
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -146,8 +147,8 @@ class SupportSchedule(ABC):
         if length is None and self.lookahead != 0:
             reach = "the whole video" if self.lookahead is None else f"{self.lookahead} frames ahead"
             raise ValueError(
-                f"{type(self).__name__} looks at {reach}: it cannot run on a stream of unknown length; give the length, "
-                "or use a causal schedule (lookahead 0)"
+                f"{type(self).__name__} looks at {reach}: it cannot run on a stream of unknown length; give the "
+                "length, or use a causal schedule (lookahead 0)"
             )
         return self._window(t, length, video)
 
@@ -232,11 +233,16 @@ class GlobalSample(SupportSchedule):
         return cls(node.COUNT, node.INCLUDE_KEY)
 
     def _window(self, t: int, length: int | None, video: str) -> list[Support]:
-        rng = np.random.default_rng(zlib.crc32(video.encode()))
-        indices = set(rng.permutation(length)[: self.count].tolist())
+        indices = _sample_of_video(video, length, self.count)
         if self.include_key:
-            indices.add(t)
+            indices = indices | {t}
         return [Support(index, Role.GLOBAL) for index in sorted(indices)]
+
+
+@functools.lru_cache(maxsize=64)
+def _sample_of_video(video: str, length: int, count: int) -> frozenset[int]:
+    rng = np.random.default_rng(zlib.crc32(video.encode()))
+    return frozenset(rng.permutation(length)[:count].tolist())
 
 
 @SUPPORT_SCHEDULE_REGISTRY.register()

@@ -16,7 +16,7 @@ Chosen by MODEL.VIDEO.PIXEL_AGGREGATOR.NAME.
 
 
 class PixelAggregator(nn.Module, ABC):
-    """Aggregates feature maps. `stage` is the level it replaces, "res4" or "res5": a pure function, see `Aggregated`."""
+    """Aggregates feature maps: a pure function, see `Aggregated`. `stage`, "res4" or "res5", is what it replaces."""
 
     stage: str
 

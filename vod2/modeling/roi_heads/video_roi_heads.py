@@ -10,18 +10,18 @@ import torch
 from torch import Tensor
 
 from vod2.d2 import ROI_HEADS_REGISTRY, CfgNode, ImageList, Instances, ShapeSpec, StandardROIHeads, configurable
-from vod2.modeling.aggregation import Aggregated
+from vod2.modeling.aggregation import Aggregated, mean_losses
 from vod2.modeling.roi_heads.base import ProposalAggregator, build_proposal_aggregator
 from vod2.modeling.roi_heads.predictor import VideoBoxPredictor
 from vod2.structures import Frame, PreciseBoxes, ProposalSet, TemporalContext
 
 
 class Detections(NamedTuple):
-    """What `VideoROIHeads.detect` returns; carry has one entry for each key frame."""
+    """What `VideoROIHeads.detect` returns: instances in inference, losses in training, level 2's results in both."""
 
     instances: list[Instances]
     losses: dict[str, Tensor]
-    carry: list[dict[str, Tensor]]
+    aggregated: list[Aggregated[Tensor]]
 
 
 @ROI_HEADS_REGISTRY.register()
@@ -98,16 +98,12 @@ class VideoROIHeads(StandardROIHeads):
         """
         aggregated = [self._aggregate(key, context) for key, context in zip(keys, contexts, strict=True)]
         predictions = self.box_predictor(torch.cat([one.value for one in aggregated]))
-        carry = [one.carry for one in aggregated]
         if self.training:
             losses = self.box_predictor.losses(predictions, [key.targets for key in keys])
-            for one in aggregated:
-                for name, value in one.losses.items():
-                    losses[name] = losses.get(name, 0) + value / len(aggregated)
-            return Detections([], losses, carry)
+            return Detections([], losses | mean_losses(aggregated), aggregated)
         proposals = [Instances(key.image_size, proposal_boxes=PreciseBoxes(key.proposals.boxes)) for key in keys]
         instances, _ = self.box_predictor.inference(predictions, proposals)
-        return Detections(instances, {}, carry)
+        return Detections(instances, {}, aggregated)
 
     def _aggregate(self, key: Frame, context: TemporalContext) -> Aggregated[Tensor]:
         if self.aggregator is None:
