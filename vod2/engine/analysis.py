@@ -12,7 +12,7 @@ from vod2.temporal import FrameMemory, SupportSchedule
 PARTS = (
     "backbone",
     "pixel_aggregator",
-    "proposal_generator",
+    "proposal_generator.rpn_head",
     "roi_heads.box_head",
     "roi_heads.aggregator",
     "roi_heads.box_predictor",
@@ -76,7 +76,18 @@ def _stream_flops(model: VideoRCNN, schedule: SupportSchedule, size: tuple[int, 
             memory.put(encoded[0].with_(index=index))
     counter = FlopCounterMode(display=False)
     with counter:
-        model.step({"frame_index": t, "support": [{"image": image, "frame_index": index} for index in fresh]}, memory)
+        clip = {"frame_index": t, "support": [{"image": image, "frame_index": index} for index in fresh]}
+        _Step(model)(clip, memory)
     counts = {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
-    prefix = type(model).__name__ + "."
-    return {name.removeprefix(prefix): value for name, value in counts.items()} | {"": counter.get_total_flops()}
+    return {name.removeprefix("_Step.model."): n for name, n in counts.items()} | {"": counter.get_total_flops()}
+
+
+class _Step(nn.Module):
+    """`VideoRCNN.step` as the call of a module, from which the counter takes the names of the parts."""
+
+    def __init__(self, model: VideoRCNN) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, clip: dict, memory: FrameMemory) -> dict:
+        return self.model.step(clip, memory)

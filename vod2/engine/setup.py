@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+from collections.abc import Callable
 
 import torch
 import yaml
@@ -32,15 +33,15 @@ def load_config(config_file: str, overrides: list[str] | None = None) -> CfgNode
     return cfg
 
 
-def _merge(merge, argument, source: str) -> None:
-    """yacs tells a wrong key by KeyError, AssertionError or ValueError; one sentence is enough for each."""
+def _merge(merge: Callable, argument: str | list[str], source: str) -> None:
     try:
         merge(argument)
-    except (KeyError, AssertionError, AttributeError, OSError, ValueError, TypeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error.args[0] if isinstance(error, KeyError) else error).split())
-        raise UserError(
-            f"{source}: {reason}; the keys are those of Detectron2 and of vod2/config.py and projects/*/config.py"
-        ) from error
+    except KeyError as error:
+        keys = "the keys are those of Detectron2, of vod2/config.py and of projects/*/config.py"
+        raise UserError(f"{source}: {error.args[0]}; {keys}") from error
+    except (AssertionError, AttributeError, OSError, ValueError, TypeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(reason if source in reason else f"{source}: {reason}") from error
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
