@@ -1,7 +1,8 @@
 # make setup    creates .venv with the pinned packages and the package itself (ops compiled where there is a compiler)
-# make demo     detects objects in a small generated video and writes the result to output/demo
+# make demo     makes synthetic videos, trains a single-frame detector and RDN on them, compares both, draws a video
 # make test     runs the test suite
 # make lint     checks style and format
+# make clean    removes what the others made
 
 PYTHON ?= python3
 VENV := .venv

@@ -31,6 +31,7 @@ REQUIREMENTS = [
     "tensorboard",
     "tabulate",
     "termcolor",
+    "matplotlib",
 ]
 # Detectron2 is optional and no extra: no package registry has it, so an extra could not be resolved.
 TEST_REQUIREMENTS = ["pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "ruff"]

@@ -28,6 +28,7 @@ def test_the_program_of_extending_md_turns_a_detectron2_script_into_rdn(tmp_path
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_files_that_a_document_names_exist(document):
-    named = re.findall(r"(?:tools|configs|projects|vod2|docs|tests)/[\w./-]+\.(?:py|yaml|md)\b", document.read_text())
+    pattern = r"(?:tools|configs|projects|vod2|docs|tests)/[\w./-]+\.(?:py|yaml|md|png)\b"
+    named = re.findall(pattern, document.read_text())
     missing = sorted({name for name in named if not (ROOT / name).exists()})
     assert not missing, f"{document.name} names files that do not exist: {missing}"

@@ -1,4 +1,4 @@
-#!/usr/bin/env python
+#!/usr/bin/env python3
 """Compares what the project does with the plain way of doing it: time and memory, printed as a table of ratios.
 
     python tools/benchmark.py --list

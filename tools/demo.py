@@ -1,4 +1,4 @@
-#!/usr/bin/env python
+#!/usr/bin/env python3
 r"""Detect objects in a video: draws them into a copy of it, and writes them as JSON if asked.
 
     python tools/demo.py --config-file configs/RDN_R101.yaml --video-input in.mp4 --output out.mp4 \

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Train or evaluate a detector of a configuration, with Detectron2's flags.
 
 python tools/train_net.py --config-file configs/RDN_R101.yaml --num-gpus 4
@@ -6,14 +7,14 @@ python tools/train_net.py --config-file configs/RDN_R101.yaml --eval-only MODEL.
 
 import argparse
 
-from vod2.checkpoint import load_weights
-from vod2.d2 import build_model, comm, default_argument_parser, launch, verify_results
+from vod2.checkpoint import load_weights, require_weights
+from vod2.d2 import CfgNode, build_model, comm, default_argument_parser, launch, verify_results
 from vod2.engine import VideoTrainer, cli, load_config, setup
 
 
-def work(args: argparse.Namespace) -> dict:
+def work(cfg: CfgNode, args: argparse.Namespace) -> dict:
     """Run in every process; returns the metrics of the last evaluation."""
-    cfg = setup(args)
+    setup(cfg, args)
     if not args.eval_only:
         trainer = VideoTrainer(cfg)
         trainer.resume_or_load(resume=args.resume)
@@ -28,9 +29,10 @@ def work(args: argparse.Namespace) -> dict:
 
 def main() -> None:
     args = default_argument_parser(__doc__).parse_args()
-    load_config(args.config_file, args.opts)  # a mistake in it is told once, before any process starts
-    processes = args.num_gpus
-    launch(work, processes, args.num_machines, args.machine_rank, args.dist_url, args=(args,))
+    cfg = load_config(args.config_file, args.opts)  # a mistake is told once, before any process starts
+    if args.eval_only:
+        require_weights(cfg.MODEL.WEIGHTS)
+    launch(work, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(cfg, args))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,8 @@ from vod2.d2 import (
     get_detection_dataset_dicts,
     transforms,
 )
-from vod2.data import build_video_train_loader
+from vod2.data import as_video_dicts, build_video_train_loader
+from vod2.data.frames import read_frames
 from vod2.data.video_mapper import to_instances
 from vod2.engine import cli, load_config
 from vod2.visualization import class_color
@@ -50,22 +51,30 @@ def draw(image: np.ndarray, instances: Instances | None, class_names: Sequence[s
     return visualizer.output.get_image()
 
 
-def annotated_frames(cfg: CfgNode, class_names: Sequence[str], num: int) -> Iterator[tuple[str, np.ndarray]]:
+def class_names_of(cfg: CfgNode) -> list[str]:
+    """The classes of DATASETS.TRAIN, which some datasets know only once they are loaded."""
+    return MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes
+
+
+def annotated_frames(cfg: CfgNode, num: int) -> Iterator[tuple[str, np.ndarray]]:
     """(image id, picture) of `num` frames, evenly spread over DATASETS.TRAIN."""
-    records = get_detection_dataset_dicts(list(cfg.DATASETS.TRAIN), filter_empty=False)
+    records = as_video_dicts(get_detection_dataset_dicts(list(cfg.DATASETS.TRAIN), filter_empty=False))
+    class_names = class_names_of(cfg)
     for position in range(min(num, len(records))):
         record = records[position * len(records) // min(num, len(records))]
-        image = detection_utils.read_image(record["file_name"], format="RGB")
+        image = read_frames(record, [record["frame_index"]], format="RGB")[record["frame_index"]]
         unchanged = transforms.TransformList([transforms.NoOpTransform()])
         instances = to_instances(record.get("annotations", []), unchanged, image.shape[:2])
-        yield str(record["image_id"]), draw(image, instances, class_names, str(record.get("frame_index", "")))
+        yield str(record["image_id"]), draw(image, instances, class_names, str(record["frame_index"]))
 
 
-def clips(cfg: CfgNode, class_names: Sequence[str], num: int) -> Iterator[tuple[str, np.ndarray]]:
+def clips(cfg: CfgNode, num: int) -> Iterator[tuple[str, np.ndarray]]:
     """(image id, picture) of the first `num` training clips."""
     cfg = cfg.clone()
     cfg.merge_from_list(["SOLVER.IMS_PER_BATCH", 1, "DATALOADER.NUM_WORKERS", 0])
-    for (clip,) in itertools.islice(build_video_train_loader(cfg), num):
+    loader = build_video_train_loader(cfg)
+    class_names = class_names_of(cfg)
+    for (clip,) in itertools.islice(loader, num):
         tiles = []
         for frame in (clip, *clip["support"]):
             role = (
@@ -91,8 +100,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> None:
     args = _parser().parse_args(arguments)
     cfg = load_config(args.config_file, args.opts)
-    class_names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes
-    pictures = (annotated_frames if args.source == "annotation" else clips)(cfg, class_names, args.num)
+    pictures = (annotated_frames if args.source == "annotation" else clips)(cfg, args.num)
     for number, (image_id, picture) in enumerate(pictures):
         path = Path(args.output_dir, f"{number:04d}-{image_id.replace('/', '-')}.png")
         with replacing(path) as temporary:

@@ -12,7 +12,7 @@ from vod2.config import add_video_config, register_config
 from vod2.data import VideoDatasetMapper, build_video_test_loader, build_video_train_loader
 from vod2.engine import VideoPredictor, VideoTrainer
 from vod2.errors import UserError, VideoError
-from vod2.evaluation import StreamingModel, VIDEvaluator
+from vod2.evaluation import StreamingModel, UAVDTEvaluator, VIDEvaluator
 from vod2.modeling import (
     PIXEL_AGGREGATOR_REGISTRY,
     PROPOSAL_AGGREGATOR_REGISTRY,
@@ -56,6 +56,7 @@ __all__ = [
     "StreamingModel",
     "Support",
     "TemporalContext",
+    "UAVDTEvaluator",
     "Union",
     "UserError",
     "VIDEvaluator",

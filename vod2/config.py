@@ -25,6 +25,7 @@ def add_video_config(cfg: CfgNode) -> CfgNode:
     _add_time(cfg)
     _add_model(cfg)
     _add_data(cfg)
+    _add_augmentation(cfg)
     _add_engine(cfg)
     for add_keys in _EXTENSIONS:
         add_keys(cfg)
@@ -37,7 +38,9 @@ def _add_time(cfg: CfgNode) -> None:
     train = cfg.VIDEO.TRAIN_SCHEDULE = CfgNode()
     train.NAME = "NoSupport"  # in TRAINING_SCHEDULE_REGISTRY
     train.RADIUS = 18  # RandomNear: frames on either side of the key frame
-    train.COUNT = 2  # supports to draw
+    train.COUNT = 2  # RandomNear, RandomVideo: supports to draw
+    train.INCLUDE_KEY = True  # RandomVideo: the key frame may be drawn
+    train.INTERVAL = 10  # KeyframeTriplet: distance of two keyframes
     # The window of a frame in inference
     test = cfg.VIDEO.TEST_SCHEDULE = CfgNode()
     test.NAME = "NoWindow"  # in SUPPORT_SCHEDULE_REGISTRY; "A+B" is the union of A and B
@@ -68,9 +71,34 @@ def _add_model(cfg: CfgNode) -> None:
 
 def _add_data(cfg: CfgNode) -> None:
     cfg.DATASETS.MAX_IMAGES_PER_CLASS = 0  # of still-image datasets: at most so many of each class, 0 for all
+    # One positive number for each of DATASETS.TRAIN, its share of the samples (they need not add up to 1); () for as
+    # many samples of each as it has
+    cfg.DATASETS.TRAIN_PROPORTIONS = ()
+    # DATALOADER.SAMPLER_TRAIN = "TripletVideos" (HVR-Net): a batch is NUM_CLASSES x NUM_VIDEOS clips for each process.
+    # A clip has 1 + VIDEO.TRAIN_SCHEDULE.COUNT frames, of RandomVideo: 3 by default
+    triplet = cfg.DATALOADER.TRIPLET = CfgNode()
+    triplet.NUM_CLASSES = 3
+    triplet.NUM_VIDEOS = 3  # of each class
+    cfg.DATASETS.ON_BAD_FRAME = "error"  # a frame that cannot be read: "error", or "skip" for the nearest of its video
+    cfg.DATASETS.MAX_BAD_FRAMES = 100  # "skip": stop after so many bad files (each worker process counts its own)
+
+
+def _add_augmentation(cfg: CfgNode) -> None:
+    # Of training clips, before resizing and flipping: "" for nothing, "SSD" for colours, expanding and cropping
+    cfg.INPUT.VIDEO_AUGMENTATION = ""
+    ssd = cfg.INPUT.SSD = CfgNode()
+    ssd.BRIGHTNESS = 32.0  # at most so much is added or taken away
+    ssd.CONTRAST = (0.5, 1.5)  # least and greatest factor
+    ssd.SATURATION = (0.5, 1.5)  # least and greatest factor
+    ssd.HUE = 18.0  # at most so many degrees to either side
+    ssd.PHOTOMETRIC_PROB = 0.5  # of each of these four and of a shuffle of the channels
+    ssd.EXPAND = (1.0, 2.0)  # least and greatest ratio of the canvas, filled with MODEL.PIXEL_MEAN, to the frame
+    ssd.EXPAND_PROB = 0.5
+    # Least IoU of a crop with every box of the key frame; no crop and a free one are as likely as each of these
+    ssd.CROP_MIN_IOU = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
 def _add_engine(cfg: CfgNode) -> None:
     cfg.SOLVER.OPTIMIZER = "SGD"  # or "AdamW"
-    cfg.TEST.VID_PROTOCOL = "imagenet"  # rule of matching boxes: "imagenet" or "fixed"
+    cfg.TEST.VID_PROTOCOL = "imagenet"  # rule of matching boxes: "imagenet", "fixed" or "mega"
     cfg.TEST.COCO_AP = True  # also the AP of COCO, by pycocotools

@@ -9,6 +9,8 @@ from vod2.temporal import (
     SUPPORT_SCHEDULE_REGISTRY,
     TRAINING_SCHEDULE_REGISTRY,
     FrameMemory,
+    KeyframeTriplet,
+    RandomVideo,
     SupportSchedule,
     build_support_schedule,
     build_training_schedule,
@@ -122,3 +124,37 @@ def test_the_generator_alone_decides_the_training_supports(name):
 def test_training_refuses_a_frame_outside_the_video(name):
     with pytest.raises(ValueError, match="frame 11 is not in a video of 11 frames"):
         make_training_schedule(name).sample(11, 11, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("name", TRAINING_NAMES)
+def test_a_still_image_is_its_own_support(name):
+    assert {index for index, _ in make_training_schedule(name).sample(0, 1, np.random.default_rng(0))} <= {0}
+
+
+def test_a_keyframe_triplet_reaches_back_exactly_as_far_as_lsts_does():
+    schedule, rng = KeyframeTriplet(interval=10), np.random.default_rng(0)
+    clips = [schedule.sample(50, 60, rng) for _ in range(2000)]
+    assert {tuple(role for _, role in clip) for clip in clips} == {(Role.KEYFRAME, Role.MEMORY)}
+    assert {new.index - 50 for new, _ in clips} == set(range(-10, 0))
+    assert {old.index - new.index for new, old in clips} == set(range(-15, -10))
+
+
+def test_a_keyframe_triplet_is_clipped_to_the_start_of_the_video():
+    schedule, rng = KeyframeTriplet(interval=4), np.random.default_rng(0)
+    clips = [[index for index, _ in schedule.sample(2, 60, rng)] for _ in range(200)]
+    assert {new for new, _ in clips} == {0, 1} and {old for _, old in clips} == {0}
+
+
+def test_the_interval_of_a_keyframe_triplet_is_a_key():
+    cfg = tiny_cfg({"VIDEO.TRAIN_SCHEDULE.NAME": "KeyframeTriplet", "VIDEO.TRAIN_SCHEDULE.INTERVAL": 1})
+    new, old = build_training_schedule(cfg).sample(9, 10, np.random.default_rng(0))
+    assert (new.index, old.index) == (8, 6)
+    with pytest.raises(ValueError, match="interval of at least 1, got 0"):
+        KeyframeTriplet(0)
+
+
+def test_random_frames_of_a_video_may_leave_out_the_key_frame():
+    rng = np.random.default_rng(0)
+    others = [sorted(i for i, _ in RandomVideo(3, include_key=False).sample(1, 4, rng)) for _ in range(20)]
+    assert others == [[0, 2, 3]] * 20
+    assert [i for i, _ in RandomVideo(2, include_key=False).sample(0, 1, rng)] == [0, 0]

@@ -8,7 +8,6 @@ from vod2.d2 import (
     FPN,
     Backbone,
     BasicBlock,
-    BasicStem,
     BottleneckBlock,
     Conv2d,
     FrozenBatchNorm2d,
@@ -156,12 +155,19 @@ def test_a_stage_gives_each_block_its_own_argument():
     assert [(b.in_channels, b.out_channels, b.stride) for b in blocks] == [(4, 8, 2), (8, 8, 1), (8, 8, 1)]
 
 
-def test_default_stages_have_the_published_depths():
-    stages = ResNet.make_default_stages(18, norm="")
-    assert [len(stage) for stage in stages] == [2, 2, 2, 2]
-    assert [stage[-1].out_channels for stage in stages] == [64, 128, 256, 512]
-    net = ResNet(BasicStem(norm=""), stages, num_classes=7)
-    assert net(torch.zeros(1, 3, 64, 64))["linear"].shape == (1, 7)
+@pytest.mark.parametrize(
+    "depth, blocks, kind", [(18, [2, 2, 2, 2], BasicBlock), (34, [3, 4, 6, 3], BasicBlock), (101, [3, 4, 23, 3], None)]
+)
+def test_a_network_has_the_published_number_of_blocks(depth, blocks, kind):
+    cfg = small_cfg("MODEL.RESNETS.DEPTH", depth, "MODEL.RESNETS.OUT_FEATURES", ["res5"])
+    if kind is BasicBlock:
+        cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64
+    with torch.device("meta"):
+        backbone = build_backbone(cfg)
+    assert [len(stage) for stage in backbone.stages] == blocks
+    assert all(isinstance(block, kind or BottleneckBlock) for stage in backbone.stages for block in stage)
+    channels = cfg.MODEL.RESNETS.RES2_OUT_CHANNELS
+    assert [stage[-1].out_channels for stage in backbone.stages] == [channels * 2**i for i in range(4)]
 
 
 @pytest.mark.parametrize("dilation, stride, size", [(1, 32, 2), (2, 16, 4)])
@@ -199,16 +205,6 @@ def test_groups_make_a_resnext():
 def test_depth_18_refuses_what_it_cannot_be():
     with pytest.raises((ValueError, AssertionError)):
         build_backbone(small_cfg("MODEL.RESNETS.DEPTH", 18))
-
-
-def test_a_deformable_stage_starts_as_an_ordinary_one():
-    plain = build_backbone(small_cfg())
-    deformable = build_backbone(small_cfg("MODEL.RESNETS.DEFORM_ON_PER_STAGE", [False, False, True, False]))
-    missing = deformable.load_state_dict(plain.state_dict(), strict=False).missing_keys
-    assert {name.split(".")[2] for name in missing} == {"conv2_offset"}
-    x = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        torch.testing.assert_close(deformable(x)["res4"], plain(x)["res4"])
 
 
 class Levels(Backbone):

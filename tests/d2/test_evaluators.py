@@ -220,14 +220,6 @@ def test_inference_takes_functions_lists_of_evaluators_and_none():
     assert inference_on_dataset(double, LOADER, None) == {}
 
 
-def test_inference_calls_back_around_each_batch():
-    calls = []
-    names = ("on_start", "before_inference", "after_inference", "on_end")
-    callbacks = {name: lambda name=name: calls.append(name) for name in names}
-    inference_on_dataset(Double(), LOADER[:2], None, callbacks=callbacks)
-    assert calls == ["on_start", *["before_inference", "after_inference"] * 2, "on_end"]
-
-
 @pytest.mark.parametrize("training", [True, False])
 def test_a_model_is_in_eval_mode_inside_of_the_context_only(training):
     model = torch.nn.Dropout().train(training)

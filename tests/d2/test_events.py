@@ -55,14 +55,6 @@ def test_only_hinted_scalars_are_smoothed_by_the_median_of_the_window():
     assert latest == {"noisy": (2.0, 3), "exact": (6.0, 3)}
 
 
-def test_a_name_scope_prefixes_names():
-    storage = EventStorage()
-    with storage.name_scope("rpn"):
-        storage.put_scalar("loss", 1)
-    storage.put_scalar("loss", 2)
-    assert set(storage.latest()) == {"rpn/loss", "loss"}
-
-
 def test_json_lines_hold_each_value_once(tmp_path):
     writer = JSONWriter(str(tmp_path / "metrics.json"), window_size=2)
     with EventStorage() as storage:

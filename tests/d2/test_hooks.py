@@ -75,16 +75,6 @@ def test_after_train_also_runs_when_a_step_fails():
     assert calls[-1] == ("a", "after_train", 0) and "evaluated" not in calls
 
 
-def test_callbacks_receive_the_trainer():
-    seen = []
-    t = Idle()
-    t.register_hooks(
-        [hooks.CallbackHook(before_train=lambda t: seen.append("go"), after_step=lambda t: seen.append(t.iter))]
-    )
-    t.train(0, 2)
-    assert seen == ["go", 0, 1]
-
-
 def test_evaluation_runs_every_period_and_once_at_the_end():
     when = []
     t = Idle()
@@ -130,12 +120,6 @@ def test_the_schedule_steps_after_each_iteration_and_the_used_rate_is_recorded()
     assert t.state_dict()["hooks"]["LRScheduler"]["last_epoch"] == 3
 
 
-def test_the_largest_group_stands_for_the_rate():
-    p = [nn.Parameter(torch.zeros(1)) for _ in range(3)]
-    optimizer = torch.optim.SGD([{"params": [p[0]], "lr": 1.0}, {"params": p[1:], "lr": 2.0}], lr=0.1)
-    assert hooks.LRScheduler.get_best_param_group_id(optimizer) == 1
-
-
 def test_writers_write_every_period_and_after_the_last_iteration(tmp_path):
     t = trainer()
     t.register_hooks([hooks.PeriodicWriter([JSONWriter(str(tmp_path / "m.json"))], period=2)])
@@ -151,14 +135,3 @@ def test_checkpoints_are_written_every_period_and_at_the_end(tmp_path):
     names = {"model_0000001.pth", "model_0000003.pth", "model_final.pth", "last_checkpoint"}
     assert {p.name for p in tmp_path.iterdir()} == names
     assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
-
-
-@pytest.mark.parametrize(("mode", "best"), [("max", 3), ("min", 1)])
-def test_the_best_checkpoint_is_that_of_the_best_evaluation(tmp_path, mode, best):
-    t = trainer()
-    scores = {1: 0.2, 3: 0.9, 6: 0.5}
-    checkpointer = DetectionCheckpointer(t.model, str(tmp_path))
-    evaluation = hooks.EvalHook(2, lambda: {"AP": scores[t.iter]})
-    t.register_hooks([evaluation, hooks.BestCheckpointer(2, checkpointer, "AP", mode)])
-    t.train(0, 6)
-    assert torch.load(tmp_path / "model_best.pth", weights_only=True)["iteration"] == best

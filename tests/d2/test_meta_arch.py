@@ -226,7 +226,16 @@ def test_the_stand_in_postprocesses_without_changing_the_results_it_was_given():
     assert results.pred_boxes.tensor.equal(before.pred_boxes.tensor)
 
 
-@pytest.mark.parametrize("key", ["MODEL.MASK_ON", "MODEL.KEYPOINT_ON"])
-def test_the_stand_in_refuses_masks_and_keypoints(key):
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("MODEL.MASK_ON", True),
+        ("MODEL.KEYPOINT_ON", True),
+        ("MODEL.ROI_BOX_HEAD.USE_FED_LOSS", True),
+        ("MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES", True),
+        ("MODEL.RESNETS.DEFORM_ON_PER_STAGE", [False, False, False, True]),
+    ],
+)
+def test_the_stand_in_refuses_what_it_leaves_out(key, value):
     with pytest.raises(NotImplementedError, match=key):
-        build_lite("fpn", {key: True})
+        build_lite("fpn", {key: value})

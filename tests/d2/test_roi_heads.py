@@ -133,10 +133,6 @@ def test_predictions_are_split_by_image():
     assert [p.shape for p in predictor.predict_probs(predictions, proposals)] == [(1, 3), (2, 3)]
     assert predictor.predict_probs(predictions, proposals)[0].tolist() == [[pytest.approx(1 / 3)] * 3]
     assert predictor.predict_boxes(predictions, proposals)[1][0].tolist() == [0, 0, 10, 10, 10, 0, 20, 10]
-    for image_proposals, classes in zip(proposals, ([0], [1, 2]), strict=True):
-        image_proposals.gt_classes = torch.tensor(classes)
-    chosen = predictor.predict_boxes_for_gt_classes(predictions, proposals)
-    assert chosen[1].tolist() == [[10, 0, 20, 10], [0, 0, 10, 10]]
 
 
 def make_heads(**kwargs):
@@ -201,17 +197,6 @@ def test_training_runs_forward_and_backward_with_and_without_boxes(proposals, ta
     sum(losses.values()).backward()
     assert set(losses) == {"loss_cls", "loss_box_reg"}
     assert all(torch.isfinite(p.grad).all() for p in heads.parameters())
-
-
-def test_training_on_predicted_boxes_replaces_the_proposals():
-    heads = make_heads(train_on_pred_boxes=True).train()
-    nn.init.zeros_(heads.box_predictor.bbox_pred.weight)
-    nn.init.constant_(heads.box_predictor.bbox_pred.bias, 0.0)
-    heads.box_predictor.bbox_pred.bias.data[0] = 0.5  # class 0 moves half a width to the right
-    with EventStorage():
-        feature = {"f": torch.zeros(1, 6, 5, 5)}
-        sampled, _ = heads(None, feature, [scored([])], [make_targets(PROPOSAL, [0])])
-    assert sampled[0].proposal_boxes.tensor.tolist() == [[5, 0, 15, 10]]
 
 
 def test_inference_gives_detections_and_no_losses():

@@ -118,11 +118,6 @@ def test_images_are_padded_at_the_right_and_bottom_to_a_multiple():
     assert len(images) == 2
 
 
-def test_images_are_padded_to_a_square_where_constrained():
-    images = ImageList.from_tensors([torch.ones(3, 5, 7)], padding_constraints={"square_size": 10})
-    assert images.tensor.shape == (1, 3, 10, 10)
-
-
 def make_instances():
     return Instances((10, 12), gt_boxes=make_boxes(), gt_classes=torch.tensor([4, 5, 6]))
 

@@ -5,6 +5,9 @@ import os
 
 import numpy as np
 import pytest
+from helpers.fuzz import FUZZ, mutated_bytes
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from vod2.d2 import DatasetCatalog, MetadataCatalog
@@ -140,8 +143,8 @@ def test_an_unknown_class_is_named_with_the_file_and_what_was_expected(tmp_path)
     ("content", "message"),
     [
         ("<annotation><size>", "broken XML"),
-        (xml().replace("<height>32</height>", ""), "size/height=None"),
-        (xml([(0, FOX, ("a", 0, 4, 4), 0)]), "bndbox/xmin='a'"),
+        (xml().replace("<height>32</height>", ""), "size/height of <annotation> is None"),
+        (xml([(0, FOX, ("a", 0, 4, 4), 0)]), "bndbox/xmin of <object> is 'a'"),
     ],
 )
 def test_a_broken_annotation_is_named(root, content, message):
@@ -277,3 +280,45 @@ def test_a_broken_deterioration_file_is_named(root):
     (root / "Annotations/VID/val/b/deterioration.json").write_text("[1")
     with pytest.raises(UserError, match=r"b/deterioration\.json"):
         load_imagenet_vid(root, "val")
+
+
+XML = xml([(3, FOX, (1, 2, 30, 20), 0)]).encode()
+DECLARED = b'<?xml version="1.0" encoding="utf-16"?>' + XML
+
+
+@FUZZ
+@given(st.binary(max_size=60) | mutated_bytes(XML) | mutated_bytes(DECLARED))
+def test_any_annotation_is_read_or_refused_with_our_error(tmp_path, content):
+    file = tmp_path / "000000.xml"
+    file.write_bytes(content)
+    try:
+        table = ilsvrc.read_annotations([str(file)], {FOX: 11}, ignore_other_classes=True)
+    except UserError as error:
+        assert "000000.xml" in str(error)
+    else:
+        assert table.counts.sum() == len(table.boxes) and (table.sizes >= 0).all()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "no-such-encoding", "utf-32", "big5", "shift_jis"])
+def test_an_encoding_that_cannot_be_read_is_named(tmp_path, encoding):
+    file = tmp_path / "000000.xml"
+    file.write_bytes(f'<?xml version="1.0" encoding="{encoding}"?>'.encode() + b"<annotation>\xff</annotation>")
+    with pytest.raises(UserError, match=r"000000\.xml"):
+        ilsvrc.parse_xml(file)
+
+
+LISTS = (b"train/x 1 10 300\ntrain/x 1 30 300\n", b"train/y 3 0 1\ntrain/z 8 0 1\n", b"b/000001 2\nval/b/000003 4\n")
+
+
+@FUZZ
+@given(st.binary(max_size=60) | st.sampled_from(LISTS).flatmap(mutated_bytes))
+def test_any_list_is_read_or_refused_with_our_error(tmp_path, content):
+    file = tmp_path / "list.txt"
+    file.write_bytes(content)
+    (tmp_path / "Data/VID/val/b").mkdir(parents=True, exist_ok=True)
+    try:
+        refs = read_frame_list(file, tmp_path, "val")
+    except UserError as error:
+        assert str(tmp_path) in str(error)
+    else:
+        assert all(ref.index >= 0 for ref in refs)

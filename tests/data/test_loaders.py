@@ -8,25 +8,26 @@ import torch
 from PIL import Image
 
 from vod2.config import add_video_config
-from vod2.d2 import BoxMode, DatasetCatalog, DatasetMapper, MetadataCatalog, get_cfg
+from vod2.d2 import BoxMode, DatasetCatalog, DatasetMapper, MetadataCatalog, comm, get_cfg
 from vod2.data import VideoInferenceSampler, as_video_dicts, build_video_test_loader, build_video_train_loader
-from vod2.data.build import in_stream_order
+from vod2.data import build as build_module
+from vod2.data.build import GroupedByAspect, in_stream_order
 from vod2.data.samplers import NumberedSampler
 from vod2.errors import UserError
 
 
 @pytest.fixture
 def make(tmp_path):
-    """Registers datasets of 32x48 frames: make(name, {video: frames or list of frame numbers}, still=False)."""
+    """Registers datasets of small frames: make(name, {video: frames or list of frame numbers}, still=False)."""
     registered = []
 
-    def make_dataset(name, videos, still=False, empty=()):
+    def make_dataset(name, videos, still=False, empty=(), size=(32, 48)):
         dicts = []
         for video, frames in videos.items():
             frames = range(frames) if isinstance(frames, int) else frames
             for index in frames:
                 file = tmp_path / f"{video}_{index:03d}.png"
-                Image.fromarray(np.full((32, 48, 3), 10 * index, np.uint8)).save(file)
+                Image.fromarray(np.full((*size, 3), 10 * index, np.uint8)).save(file)
                 annotation = {
                     "bbox": [4.0, 4.0, 20.0, 20.0],
                     "bbox_mode": BoxMode.XYXY_ABS,
@@ -36,8 +37,8 @@ def make(tmp_path):
                 record = {
                     "file_name": str(file),
                     "image_id": f"{video}/{index}",
-                    "height": 32,
-                    "width": 48,
+                    "height": size[0],
+                    "width": size[1],
                     "annotations": [] if index in empty else [annotation],
                 }
                 if not still:
@@ -72,6 +73,10 @@ def config(*train, **keys):
 def batches(cfg, count):
     loader = build_video_train_loader(cfg)
     return list(itertools.islice(iter(loader), count))
+
+
+def drawn_for(batch):
+    return [(clip["triplet_class"], clip["triplet_place"]) for clip in batch]
 
 
 def describe(batch):
@@ -111,16 +116,28 @@ def test_nothing_to_train_on_is_a_clear_error(make):
 
 
 @pytest.mark.parametrize("grouping", [False, True])
-def test_one_seed_gives_the_same_samples_with_and_without_workers(make, grouping):
+@pytest.mark.parametrize("augmentation", ["", "SSD"])
+def test_one_seed_gives_the_same_samples_with_and_without_workers(make, augmentation, grouping):
     make("loader_a", {"v": 9})
-    cfg = config("loader_a", DATALOADER__ASPECT_RATIO_GROUPING=grouping)
+    cfg = config("loader_a", DATALOADER__ASPECT_RATIO_GROUPING=grouping, INPUT__VIDEO_AUGMENTATION=augmentation)
     alone = [describe(batch) for batch in batches(cfg, 8)]
     assert alone == [describe(batch) for batch in batches(cfg, 8)]
-    cfg.DATALOADER.NUM_WORKERS = 2
-    shared = [describe(batch) for batch in batches(cfg, 8)]
-    if grouping:  # which samples meet depends on the workers
-        alone, shared = sorted(sum(alone, [])), sorted(sum(shared, []))
-    assert shared == alone
+    for workers in (2, 4):
+        cfg.DATALOADER.NUM_WORKERS = workers
+        assert [describe(batch) for batch in batches(cfg, 8)] == alone
+
+
+def test_wide_and_tall_clips_do_not_meet_in_a_batch():
+    sizes = [(4, 3), (3, 4), (3, 3), (5, 2), (3, 5), (9, 1)]
+    clips = [{"width": width, "height": height} for width, height in sizes]
+    grouped = GroupedByAspect([[clip] for clip in clips], 2)
+    assert list(grouped) == [[clips[1], clips[2]], [clips[0], clips[3]]]
+
+
+def test_a_batch_size_that_does_not_fit_the_processes_is_named(make):
+    make("loader_a", {"v": 2})
+    with pytest.raises(UserError, match="IMS_PER_BATCH is 0, expected a multiple of the 1 processes"):
+        build_video_train_loader(config("loader_a", SOLVER__IMS_PER_BATCH=0))
 
 
 def test_another_seed_gives_other_clips(make):
@@ -171,6 +188,110 @@ def test_rare_classes_can_be_repeated(make):
     cfg = config("loader_a", DATALOADER__SAMPLER_TRAIN="RepeatFactorTrainingSampler", DATALOADER__REPEAT_THRESHOLD=1.0)
     frames = [clip["frame_index"] for clip in sum(batches(cfg, 20), [])]
     assert frames.count(13) > 2 * frames.count(0)
+
+
+def test_datasets_come_in_the_proportions_that_are_asked_for(make):
+    make("loader_a", {"v": 12})
+    make("loader_b", {"x": 3}, still=True)
+    cfg = config("loader_a", "loader_b", DATASETS__TRAIN_PROPORTIONS=(1.0, 3.0))
+    clips = sum(batches(cfg, 150), [])
+    assert 0.7 < sum(clip["dataset_name"] == "loader_b" for clip in clips) / len(clips) < 0.8
+    assert {clip["frame_index"] for clip in clips if clip["dataset_name"] == "loader_a"} == set(range(12))
+    cfg.DATALOADER.NUM_WORKERS = 2
+    assert [describe([clip]) for clip in sum(batches(cfg, 20), [])] == [describe([clip]) for clip in clips[:40]]
+
+
+def test_proportions_go_with_the_repetition_of_rare_classes(make):
+    make("loader_a", {"v": [0, 2, 4, 6, 8, 10, 12, 13]})
+    make("loader_b", {"x": 4}, still=True)
+    cfg = config("loader_a", "loader_b", DATASETS__TRAIN_PROPORTIONS=(2, 2), INPUT__MIN_SIZE_TRAIN=(16,))
+    cfg.DATALOADER.SAMPLER_TRAIN, cfg.DATALOADER.REPEAT_THRESHOLD = "RepeatFactorTrainingSampler", 1.0
+    clips = sum(batches(cfg, 150), [])
+    assert 0.45 < sum(clip["dataset_name"] == "loader_a" for clip in clips) / len(clips) < 0.55
+    frames = [clip["frame_index"] for clip in clips if clip["dataset_name"] == "loader_a"]
+    # Odd are 3 of 12 frames, even 9: factors 2 and 2 / sqrt(3)
+    assert 1.3 < frames.count(13) / (len([i for i in frames if i != 13]) / 7) < 2.3
+
+
+@pytest.mark.parametrize("proportions", [(1.0,), (1.0, 0.0), (1.0, -2.0), (1.0, float("nan")), (1.0, 1.0, 1.0)])
+def test_proportions_that_do_not_fit_the_datasets_are_named(make, proportions):
+    make("loader_a", {"v": 2})
+    make("loader_b", {"x": 2}, still=True)
+    with pytest.raises(UserError, match=r"TRAIN_PROPORTIONS is \(1\.0,.*each of the 2 datasets loader_a, loader_b"):
+        build_video_train_loader(config("loader_a", "loader_b", DATASETS__TRAIN_PROPORTIONS=proportions))
+
+
+def test_a_share_of_a_dataset_without_objects_is_refused(make):
+    make("loader_a", {"v": 2})
+    make("loader_b", {"x": 2}, still=True, empty=(0, 1))
+    with pytest.raises(UserError, match="gives loader_b a share, but none of its frames has objects"):
+        build_video_train_loader(config("loader_a", "loader_b", DATASETS__TRAIN_PROPORTIONS=(1.0, 1.0)))
+
+
+def test_datasets_of_different_classes_are_not_mixed(make):
+    make("loader_a", {"v": 2})
+    make("loader_b", {"x": 2})
+    MetadataCatalog.remove("loader_b")
+    MetadataCatalog.get("loader_b").set(thing_classes=["odd", "even"])
+    with pytest.raises(UserError, match="loader_a and loader_b have different thing_classes"):
+        build_video_train_loader(config("loader_a", "loader_b"))
+
+
+def triplet_config(*train, **keys):
+    cfg = config(*train, DATALOADER__SAMPLER_TRAIN="TripletVideos", DATALOADER__TRIPLET__NUM_CLASSES=2)
+    cfg.SOLVER.IMS_PER_BATCH = 6
+    cfg.VIDEO.TRAIN_SCHEDULE.NAME, cfg.VIDEO.TRAIN_SCHEDULE.INCLUDE_KEY = "RandomVideo", False
+    cfg.merge_from_list([part for key, value in keys.items() for part in (key.replace("__", "."), value)])
+    return cfg
+
+
+@pytest.mark.parametrize("augmentation", ["", "SSD"])
+def test_batches_of_triplets_are_the_same_for_any_number_of_workers(make, augmentation):
+    make("loader_a", {"v": 4, "w": 4, "y": [1, 3]})
+    make("loader_b", {"x": 2}, still=True, size=(48, 32))
+    cfg = triplet_config("loader_a", "loader_b", INPUT__VIDEO_AUGMENTATION=augmentation)
+    alone = batches(cfg, 6)
+    for batch in alone:
+        places = [clip["triplet_place"] for clip in batch]
+        assert places == [(row, column) for row in range(2) for column in range(3)]
+        for clip in batch:
+            assert clip["triplet_class"] == clip["frame_index"] % 2 if clip["video_length"] > 1 else True
+            assert len(clip["support"]) == 2
+            assert all(
+                (s["frame_index"] == clip["frame_index"]) == (clip["video_length"] == 1) for s in clip["support"]
+            )
+        videos = [clip["video_id"] for clip in batch]
+        assert len(set(videos[:3])) == len(set(videos[3:])) == 3
+    assert any(clip["video_length"] == 1 for batch in alone for clip in batch)
+    for workers in (2, 4):
+        cfg.DATALOADER.NUM_WORKERS = workers
+        assert [describe(batch) for batch in batches(cfg, 6)] == [describe(batch) for batch in alone]
+
+
+def test_a_batch_of_triplets_has_the_size_of_the_triplets(make):
+    make("loader_a", {"v": 4})
+    with pytest.raises(UserError, match=r"IMS_PER_BATCH is 8.*2 classes x 3 videos for each of 1 processes.*to 6"):
+        build_video_train_loader(triplet_config("loader_a", SOLVER__IMS_PER_BATCH=8))
+
+
+def test_each_process_has_whole_batches_of_triplets(make, monkeypatch):
+    make("loader_a", {"v": 4, "w": 4})
+    expected = [drawn_for(batch) for batch in batches(triplet_config("loader_a"), 4)]
+    cfg = triplet_config("loader_a", SOLVER__IMS_PER_BATCH=12)
+    shares = []
+    for rank in range(2):
+        monkeypatch.setattr(comm, "get_rank", lambda rank=rank: rank)
+        monkeypatch.setattr(comm, "get_world_size", lambda: 2)
+        monkeypatch.setattr(build_module, "build_detection_train_loader", lambda **keys: keys["sampler"])
+        items = [item for _, item in itertools.islice(build_video_train_loader(cfg), 12)]
+        shares.append([[(item.triplet_class, item.triplet_place) for item in items[i : i + 6]] for i in (0, 6)])
+    assert [shares[0][0], shares[1][0], shares[0][1], shares[1][1]] == expected
+
+
+def test_proportions_do_not_go_with_triplets(make):
+    make("loader_a", {"v": 4})
+    with pytest.raises(UserError, match="TRAIN_PROPORTIONS has no effect on TripletVideos"):
+        build_video_train_loader(triplet_config("loader_a", DATASETS__TRAIN_PROPORTIONS=(1.0,)))
 
 
 def test_an_unknown_sampler_is_named(make):

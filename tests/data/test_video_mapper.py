@@ -7,7 +7,7 @@ from PIL import Image
 
 from vod2.config import add_video_config
 from vod2.d2 import BoxMode, Instances, get_cfg, transforms
-from vod2.data import VideoDatasetMapper, VideoIndex
+from vod2.data import VideoDatasetMapper, VideoIndex, frames
 from vod2.errors import UserError
 from vod2.structures import Role, Support
 from vod2.temporal import NoSupport, NoWindow, SlidingWindow, TrainingSchedule
@@ -158,8 +158,8 @@ def test_the_augmentation_is_drawn_once_for_all_frames_and_boxes(dicts):
 def test_a_still_image_is_a_clip_of_itself_and_read_once(dicts, monkeypatch):
     mapper = training_mapper(These(0, 0))
     reads = []
-    real = mapper._read
-    monkeypatch.setattr(mapper, "_read", lambda clip, index: reads.append(index) or real(clip, index))
+    real = frames.read_frames
+    monkeypatch.setattr(frames, "read_frames", lambda clip, *args: reads.extend(args[0]) or real(clip, *args))
     still = {key: dicts[1][key] for key in ("file_name", "image_id", "height", "width", "annotations")}
     clip = mapper({**still, "video_id": "still", "frame_index": 0, "video_length": 1})
     assert reads == [0]

@@ -2,14 +2,18 @@
 
 import json
 import logging
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 
-from vod2.d2 import Boxes, BoxMode, DatasetCatalog, Instances, MetadataCatalog
+from vod2.d2 import Boxes, BoxMode, COCOEvaluator, DatasetCatalog, Instances, MetadataCatalog, comm
 from vod2.errors import UserError
-from vod2.evaluation import VIDEvaluator, vid
+from vod2.evaluation import VIDEvaluator
+from vod2.evaluation.curves import load_curves
 
 CLASSES = ["cat", "dog", "fox"]
 BOX = [10.0, 10.0, 110.0, 110.0]
@@ -152,11 +156,11 @@ def test_two_processes_give_the_result_of_one_whatever_their_shares(register, mo
     process(ranks[0], {i: frames[i] for i in (7, 1, 3, 4, 6)})
 
     sent = []
-    monkeypatch.setattr(vid.comm, "gather", lambda data, dst: sent.append(data) or [])
-    monkeypatch.setattr(vid.comm, "is_main_process", lambda: False)
+    monkeypatch.setattr(comm, "gather", lambda data, dst: sent.append(data) or [])
+    monkeypatch.setattr(comm, "is_main_process", lambda: False)
     assert ranks[1].evaluate() == {}
-    monkeypatch.setattr(vid.comm, "gather", lambda data, dst: [data, *sent])
-    monkeypatch.setattr(vid.comm, "is_main_process", lambda: True)
+    monkeypatch.setattr(comm, "gather", lambda data, dst: [data, *sent])
+    monkeypatch.setattr(comm, "is_main_process", lambda: True)
     assert ranks[0].evaluate() == expected
     one, two = (np.load(tmp_path / folder / "detections.npz") for folder in ("whole", "ranks"))
     for key in one:
@@ -169,7 +173,8 @@ def test_the_written_files_hold_the_metrics_and_the_detections(register, tmp_pat
     process(evaluator, {1: [(FAR, 0.25, 1)], 0: [(BOX, 0.75, 0), (FAR, 0.5, 2)]})
     results = evaluator.evaluate()["vid"]
     folder = tmp_path / "new" / "folder"
-    assert sorted(p.name for p in folder.iterdir()) == ["coco_instances_results.json", "detections.npz", "results.json"]
+    files = ["coco_instances_results.json", "curves.npz", "detections.npz", "results.json"]
+    assert sorted(path.name for path in folder.iterdir()) == files
     written = json.loads((folder / "results.json").read_text())["vid"]
     assert written["AP50"] == results["AP50"] and written["AP50-fox"] is None
     arrays = np.load(folder / "detections.npz")
@@ -182,7 +187,7 @@ def test_the_written_files_hold_the_metrics_and_the_detections(register, tmp_pat
 
 def test_the_coco_file_is_written_only_on_request(register, tmp_path):
     VIDEvaluator(register([[annotation(0)]]), tmp_path).evaluate()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["detections.npz", "results.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["curves.npz", "detections.npz", "results.json"]
 
 
 def test_the_table_is_logged(register, caplog):
@@ -206,3 +211,137 @@ def test_half_precision_detections_on_any_device_are_accepted(register):
     output["instances"].scores = output["instances"].scores.half().requires_grad_()
     evaluator.process([{"image_id": "f0"}], [output])
     assert evaluator.evaluate()["vid"]["AP50"] == 100
+
+
+@pytest.fixture
+def moving():
+    """A dataset of one video of two frames: a cat that stays, one that moves by a fifth of its width (IoU 2/3), and
+    one that is seen once; a dog stays."""
+    start, end, once = [0.0, 0.0, 100.0, 50.0], [20.0, 0.0, 120.0, 50.0], [0.0, 200.0, 50.0, 250.0]
+    frames = [
+        [annotation(0, FAR, track_id=0), annotation(0, start, track_id=1), annotation(1, BOX, track_id=3)],
+        [annotation(0, FAR, track_id=0), annotation(0, end, track_id=1), annotation(0, once, track_id=2)],
+    ]
+    frames[1].append(annotation(1, BOX, track_id=3))
+    shared = {"video_id": "v", "height": 300, "width": 300, "video_length": 2}
+    records = [
+        {"image_id": f"f{i}", "file_name": f"{i}.jpg", "frame_index": i, "annotations": notes, **shared}
+        for i, notes in enumerate(frames)
+    ]
+    DatasetCatalog.register("evaluator_test_moving", lambda: records)
+    MetadataCatalog.get("evaluator_test_moving").set(thing_classes=CLASSES)
+    yield "evaluator_test_moving"
+    DatasetCatalog.remove("evaluator_test_moving")
+    MetadataCatalog.remove("evaluator_test_moving")
+
+
+def test_speeds_are_reported_where_there_are_tracks(moving, tmp_path):
+    evaluator = VIDEvaluator(moving, tmp_path)
+    # By score: the cat that moves (true), nothing (false), the cat that stays, once of two (true), the one seen once.
+    process(
+        evaluator,
+        {
+            0: [([0.0, 0.0, 100.0, 50.0], 0.9, 0), (FAR, 0.7, 0)],
+            1: [([250.0, 0.0, 290.0, 30.0], 0.8, 0), ([0.0, 200.0, 50.0, 250.0], 0.6, 0)],
+        },
+    )
+    results = evaluator.evaluate()["vid"]
+    assert results["AP50-cat"] == pytest.approx(100 * (1 + 3 / 4 + 3 / 4) / 5)
+    assert results["AP50-fast"] == pytest.approx(100 * 1 / 2)
+    assert results["AP50-slow"] == pytest.approx(100 * (1 / 2 / 2 + 0) / 2)  # the mean of cat and dog
+    assert np.isnan(results["AP50-medium"])
+    table = load_curves(tmp_path / "curves.npz")
+    assert (table.groups, table.classes) == (["all", "slow", "medium", "fast", "clean"], CLASSES)
+    assert 100 * table.average_precision()[0, 0] == pytest.approx(results["AP50-cat"])
+
+
+def test_the_mega_protocol_weighs_what_is_false_in_a_group(moving):
+    evaluator = VIDEvaluator(moving, protocol="mega")
+    frames = {0: [([0.0, 0.0, 100.0, 50.0], 0.9, 0)], 1: [([250.0, 0.0, 290.0, 30.0], 0.95, 0)]}
+    process(evaluator, frames)
+    # The false one touches neither the two ignored cats of its frame nor the one that moves: it weighs 2/3.
+    assert evaluator.evaluate()["vid"]["AP50-fast"] == pytest.approx(100 / (1 + 2 / 3) / 2)
+
+
+def test_coco_ap_of_a_video_dataset_is_split_by_size(moving, tmp_path):
+    evaluator = COCOEvaluator(moving, tasks=("bbox",), distributed=False, output_dir=str(tmp_path))
+    evaluator.reset()
+    for frame in range(2):
+        evaluator.process([{"image_id": f"f{frame}"}], [found([(FAR, 0.9, 0), (BOX, 0.8, 1)])])
+    results = evaluator.evaluate()["bbox"]
+    # FAR has 60 x 60 pixels and BOX 100 x 100: medium and large; both dogs and both cats that stay are found.
+    assert np.isnan(results["APs"]) and 0 < results["APm"] < 100 and results["APl"] == 100
+    assert 0 < results["AP"] < 100 and results["AP-dog"] == 100
+
+
+TWO_PROCESSES = """
+import sys
+import torch
+from vod2.d2 import Boxes, BoxMode, DatasetCatalog, Instances, MetadataCatalog, comm
+from vod2.data import VideoInferenceSampler
+from vod2.evaluation import VIDEvaluator
+
+rank, folder = int(sys.argv[1]), sys.argv[2]
+torch.set_num_threads(1)
+torch.distributed.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=2)
+
+def boxes(count, generator):
+    corner = torch.randint(0, 200, (count, 2), generator=generator).float()
+    return torch.cat([corner, corner + torch.randint(20, 90, (count, 2), generator=generator)], dim=1)
+
+def frame(video, index):
+    generator = torch.Generator().manual_seed(100 * video + index)
+    box = boxes(3, torch.Generator().manual_seed(video)) + video * index
+    notes = [
+        {"bbox": b, "bbox_mode": BoxMode.XYXY_ABS, "category_id": track % 2, "iscrowd": 0, "track_id": track}
+        for track, b in enumerate(box.tolist())
+    ]
+    found = Instances((400, 400))
+    near = box + torch.randint(-20, 20, (3, 4), generator=generator)
+    found.pred_boxes = Boxes(torch.cat([near, boxes(5, generator)]))
+    found.scores = torch.randint(0, 6, (8,), generator=generator) / 6
+    found.pred_classes = torch.tensor([0, 1, 0, 0, 0, 1, 1, 1])
+    record = {"image_id": f"{video}/{index}", "video_id": str(video), "frame_index": index, "annotations": notes}
+    return record, found
+
+frames = [frame(video, index) for video, length in enumerate((5, 12, 3, 7)) for index in range(length)]
+DatasetCatalog.register("videos", lambda: [record for record, _ in frames])
+MetadataCatalog.get("videos").set(thing_classes=["cat", "dog"])
+
+def evaluate(positions, output, distributed):
+    evaluator = VIDEvaluator("videos", f"{folder}/{output}", distributed, protocol="mega")
+    evaluator.reset()
+    for position in positions:
+        record, found = frames[position]
+        evaluator.process([record], [{"instances": found}])
+    return evaluator.evaluate()
+
+own = list(VideoInferenceSampler([record["video_id"] for record, _ in frames]))
+assert 0 < len(own) < len(frames)
+assert bool(evaluate(own, "two", True)) == (rank == 0)
+if rank == 0:
+    evaluate(range(len(frames)), "one", False)
+comm.synchronize()
+"""
+
+
+def test_two_processes_that_evaluate_whole_videos_write_the_files_of_one(tmp_path):
+    (tmp_path / "program.py").write_text(TWO_PROCESSES)
+    path = os.pathsep.join(entry for entry in [os.getcwd(), *sys.path] if entry)
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+
+    def start(rank):
+        command = [sys.executable, str(tmp_path / "program.py"), str(rank), str(tmp_path)]
+        return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+    for program in [start(0), start(1)]:
+        _, errors = program.communicate(timeout=120)
+        assert program.returncode == 0, errors
+    one, two = tmp_path / "one", tmp_path / "two"
+    results = json.loads((one / "results.json").read_text())
+    assert json.loads((two / "results.json").read_text()) == results
+    assert 0 < results["vid"]["AP50-fast"] < 100
+    for file in ("detections.npz", "curves.npz"):
+        with np.load(one / file) as expected, np.load(two / file) as arrays:
+            for key in expected:
+                np.testing.assert_array_equal(arrays[key], expected[key])

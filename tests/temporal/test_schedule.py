@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from helpers.models import tiny_cfg
 
+from vod2.errors import UserError
 from vod2.structures import Role, Support
 from vod2.temporal import (
     GlobalSample,
@@ -205,5 +206,5 @@ def test_a_lookahead_of_minus_one_in_the_configuration_means_the_radius():
 
 
 def test_an_unknown_schedule_is_named_in_the_error():
-    with pytest.raises(KeyError, match="Yesterday"):
+    with pytest.raises(UserError, match="Yesterday.*SlidingWindow"):
         build_support_schedule(tiny_cfg({"VIDEO.TEST_SCHEDULE.NAME": "Yesterday"}))

@@ -44,7 +44,7 @@ def demo(monkeypatch):
 def arguments(tmp_path):
     """The words of a command line that works: {option: value}, weights last."""
     (tmp_path / "model.yaml").write_text("VERSION: 2\n")
-    (tmp_path / "weights.pth").write_bytes(b"")
+    torch.save({"model": {}}, tmp_path / "weights.pth")
     with VideoWriter(tmp_path / "in.mp4", 10, (64, 48)) as video:
         for _ in range(3):
             video.write(np.full((48, 64, 3), 40, np.uint8))

@@ -4,7 +4,6 @@ import logging
 import os
 import pickle
 import re
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from torch import nn
 
 from vod2._d2lite.utils import comm
 from vod2._d2lite.utils.file_io import PathManager
+from vod2.atomic import replacing
 
 __all__ = ["Checkpointer", "DetectionCheckpointer", "PeriodicCheckpointer"]
 
@@ -75,40 +75,27 @@ def _load_pickle(filename: str) -> dict[str, Any]:
 
 
 def _load_safetensors(filename: str) -> dict[str, Any]:
-    try:
-        from safetensors.torch import load_file
-    except ImportError as error:
-        raise ImportError(f"{filename}: install 'safetensors' to read this file ({error})") from error
+    from safetensors.torch import load_file  # few need it
+
     return load_file(filename)
 
 
-def match_by_suffix(model_names: list[str], weights: dict[str, torch.Tensor], shapes: dict) -> dict[str, torch.Tensor]:
+def _match_by_suffix(model: nn.Module, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Rename weights to the model's names of which theirs is the longest suffix (in whole parts, "a.b" of "x.a.b").
 
-    Args:
-        model_names: names in the model.
-        weights: {name in the file: tensor}.
-        shapes: {name in the model: shape}; a weight of another shape is not matched, with a warning.
-
-    Returns:
-        ``weights`` under the model's names; those without a match keep theirs.
-
-    Raises:
-        ValueError: two of the model's names fit the same weight.
+    Those without a match of the same shape keep their name. Two names that fit the same weight are a ValueError.
     """
     logger = logging.getLogger(__name__)
     matched: dict[str, str] = {}
-    for name in model_names:
+    for name, parameter in model.state_dict().items():
         parts = name.split(".")
         suffixes = (".".join(parts[i:]) for i in range(len(parts)))  # the longest first
         found = next((suffix for suffix in suffixes if suffix in weights), None)
         if found is None:
             continue
-        if tuple(weights[found].shape) != tuple(shapes[name]):
-            logger.warning(
-                f"{found} has shape {tuple(weights[found].shape)} in the checkpoint and {tuple(shapes[name])} in the "
-                f"model as {name}: it will not be loaded. Please double check if this is desired."
-            )
+        if weights[found].shape != parameter.shape:
+            shapes = f"{tuple(weights[found].shape)} in the checkpoint and {tuple(parameter.shape)} in the model"
+            logger.warning(f"{found} has shape {shapes} as {name}: it will not be loaded.")
         elif found in matched:
             raise ValueError(f"weight {found!r} of the checkpoint fits both {matched[found]!r} and {name!r}")
         else:
@@ -116,18 +103,6 @@ def match_by_suffix(model_names: list[str], weights: dict[str, torch.Tensor], sh
     if not matched:
         logger.warning("No weights in checkpoint matched with model.")
     return {matched.get(name, name): value for name, value in weights.items()}
-
-
-@contextmanager
-def _replacing(path: str):
-    """The name of a temporary file beside ``path`` that takes its place once the block is left without an exception."""
-    temporary = f"{path}.{os.getpid()}.tmp"
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
 
 
 class DetectionCheckpointer(Checkpointer):
@@ -143,7 +118,7 @@ class DetectionCheckpointer(Checkpointer):
             save_to_disk = comm.is_main_process()
         super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
         self.path_manager = PathManager
-        self._match_by_suffix = False
+        self._by_suffix = False
 
     def load(self, path: str, *args, **kwargs) -> dict[str, Any]:
         """Load ``path`` into the model (and the checkpointables); '' loads nothing.
@@ -157,7 +132,7 @@ class DetectionCheckpointer(Checkpointer):
         path, _, query = path.partition("?")
         if query not in ("", "matching_heuristics=True"):
             raise ValueError(f"{path}?{query}: the only query known is 'matching_heuristics=True'")
-        self._match_by_suffix = bool(query)
+        self._by_suffix = bool(query)
         local = PathManager.get_local_path(path)
         if not os.path.isfile(local):
             raise FileNotFoundError(
@@ -183,7 +158,7 @@ class DetectionCheckpointer(Checkpointer):
             raise ValueError(f"{filename}: expected a state dict or a dict with 'model', got a {type(loaded).__name__}")
         if "model" not in loaded:
             loaded = {"model": loaded}
-        if self._match_by_suffix:
+        if self._by_suffix:
             loaded["matching_heuristics"] = True
         for name, value in loaded["model"].items():
             if not isinstance(value, (torch.Tensor, np.ndarray)):
@@ -195,8 +170,7 @@ class DetectionCheckpointer(Checkpointer):
     def _load_model(self, checkpoint: dict[str, Any]):
         if checkpoint.get("matching_heuristics", False):
             self._convert_ndarray_to_tensor(checkpoint["model"])
-            shapes = {name: value.shape for name, value in self.model.state_dict().items()}
-            checkpoint["model"] = match_by_suffix(list(shapes), checkpoint["model"], shapes)
+            checkpoint["model"] = _match_by_suffix(self.model, checkpoint["model"])
         incompatible = super()._load_model(checkpoint)
         for name in _IGNORED_MISSING:
             if name in incompatible.missing_keys:
@@ -215,10 +189,9 @@ class DetectionCheckpointer(Checkpointer):
         data = {"model": self.model.state_dict()}
         data.update({key: checkpointable.state_dict() for key, checkpointable in self.checkpointables.items()})
         data.update(kwargs)
-        os.makedirs(self.save_dir, exist_ok=True)
         path = os.path.join(self.save_dir, f"{name}.pth")
         self.logger.info(f"Saving checkpoint to {path}")
-        with _replacing(path) as temporary:
+        with replacing(path) as temporary:
             torch.save(data, temporary)
             foreign = torch.serialization.get_unsafe_globals_in_checkpoint(temporary)
             if foreign:
@@ -226,5 +199,5 @@ class DetectionCheckpointer(Checkpointer):
         self.tag_last_checkpoint(f"{name}.pth")
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        with _replacing(os.path.join(self.save_dir, "last_checkpoint")) as temporary, open(temporary, "w") as f:
-            f.write(last_filename_basename)
+        with replacing(os.path.join(self.save_dir, "last_checkpoint")) as temporary:
+            temporary.write_text(last_filename_basename)

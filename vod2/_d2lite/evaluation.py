@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import datetime
 import io
 import itertools
 import json
@@ -24,9 +25,9 @@ from vod2._d2lite.structures import BoxMode
 from vod2._d2lite.utils import comm
 from vod2._d2lite.utils.file_io import PathManager
 from vod2._d2lite.utils.logger import log_every_n_seconds
+from vod2.atomic import replacing
 
 _logger = logging.getLogger(__name__)
-_WARMUP = 5  # batches that are not timed
 _METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
 
@@ -44,10 +45,9 @@ class DatasetEvaluator:
 
 
 class DatasetEvaluators(DatasetEvaluator):
-    """Several evaluators as one; their results are merged."""
+    """Several evaluators as one; their results are merged. Two results of one name are an AssertionError."""
 
     def __init__(self, evaluators):
-        super().__init__()
         self._evaluators = evaluators
 
     def reset(self):
@@ -82,101 +82,33 @@ def inference_context(model):
         model.train(training)
 
 
-def inference_on_dataset(model, data_loader, evaluator, callbacks=None):
+def inference_on_dataset(model, data_loader, evaluator):
     """Runs the model over the loader without gradients, feeds the evaluator, and logs the speed.
 
     Args:
         model: a callable; an `nn.Module` is put into eval mode meanwhile.
         data_loader: an iterable with a length.
-        evaluator: an evaluator, a list of them, or None to measure the speed only.
-        callbacks: dict of functions without arguments: on_start, before_inference, after_inference, on_end.
+        evaluator: an evaluator, a list of them, or None.
 
     Returns:
         What `evaluator.evaluate()` gives, {} where that is None.
     """
     if evaluator is None or isinstance(evaluator, (list, tuple)):
         evaluator = DatasetEvaluators(evaluator or [])
-    call = (callbacks or {}).get
-    _logger.info("Start inference on %d batches", len(data_loader))
+    total = len(data_loader)
+    _logger.info("Start inference on %d batches", total)
     evaluator.reset()
-    with contextlib.ExitStack() as stack:
-        if isinstance(model, torch.nn.Module):
-            stack.enter_context(inference_context(model))
-        stack.enter_context(torch.no_grad())
-        call("on_start", _nothing)()
-        clock = _Clock(len(data_loader))
-        for inputs in data_loader:
-            call("before_inference", _nothing)()
-            clock.lap("data")
-            outputs = model(inputs)
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            clock.lap("inference")
-            call("after_inference", _nothing)()
-            evaluator.process(inputs, outputs)
-            clock.lap("eval")
-            clock.batch_done()
-        call("on_end", _nothing)()
-    clock.report()
+    with inference_context(model) if isinstance(model, torch.nn.Module) else contextlib.nullcontext(), torch.no_grad():
+        start = time.perf_counter()
+        for done, inputs in enumerate(data_loader, 1):
+            evaluator.process(inputs, model(inputs))
+            elapsed = time.perf_counter() - start
+            eta = datetime.timedelta(seconds=int(elapsed / done * (total - done)))
+            message = f"Inference done {done}/{total}. {elapsed / done:.4f} s/iter. ETA={eta}"
+            log_every_n_seconds(logging.INFO, message, n=5)
+    _logger.info("Inference time: %.1f s on %d devices", time.perf_counter() - start, comm.get_world_size())
     results = evaluator.evaluate()
     return {} if results is None else results
-
-
-def _nothing():
-    pass
-
-
-class _Clock:
-    """Seconds of each part of the loop, warm-up batches excepted."""
-
-    def __init__(self, total):
-        self.total = total
-        self.warmup = min(_WARMUP, total - 1)
-        self.done = 0
-        self._restart()
-
-    def _restart(self):
-        self.seconds = dict.fromkeys(("data", "inference", "eval"), 0.0)
-        self.start = self.last = time.perf_counter()
-
-    def lap(self, part):
-        """Adds the time since the lap before to `part`."""
-        now = time.perf_counter()
-        self.seconds[part] += now - self.last
-        self.last = now
-
-    def batch_done(self):
-        self.done += 1
-        if self.done == self.warmup:
-            self._restart()
-        timed = self._timed()
-        if self.done < 2 * self.warmup or not timed:
-            return
-        per_batch = (time.perf_counter() - self.start) / timed
-        parts = ". ".join(f"{part.capitalize()}: {s / timed:.4f} s/iter" for part, s in self.seconds.items())
-        log_every_n_seconds(
-            logging.INFO,
-            f"Inference done {self.done}/{self.total}. {parts}. Total: {per_batch:.4f} s/iter. "
-            f"ETA={_hms(per_batch * (self.total - self.done))}",
-            n=5,
-        )
-
-    def _timed(self):
-        return self.done - self.warmup if self.done > self.warmup else 0
-
-    def report(self):
-        timed = max(self._timed(), 1)
-        elapsed = time.perf_counter() - self.start
-        world = comm.get_world_size()
-        line = "Total %s: %s (%.6f s / iter per device, on %d devices)"
-        _logger.info(line, "inference time", _hms(elapsed), elapsed / timed, world)
-        compute = self.seconds["inference"]
-        _logger.info(line, "inference pure compute time", _hms(compute), compute / timed, world)
-
-
-def _hms(seconds):
-    minutes, seconds = divmod(int(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
 
 
 def print_csv_format(results):
@@ -210,9 +142,7 @@ def verify_results(cfg, results):
     for task, metric, value, tolerance in expected:
         actual = results[task].get(metric)
         if actual is None or not abs(actual - value) <= tolerance:
-            _logger.error("Result verification failed: %s/%s is %s", task, metric, actual)
-            _logger.error("Expected results: %s", expected)
-            _logger.error("Actual results: %s", dict(results))
+            _logger.error("Result verification failed: %s/%s is %s, expected %s", task, metric, actual, expected)
             sys.exit(1)
     if expected:
         _logger.info("Results verification passed.")
@@ -251,21 +181,17 @@ class COCOEvaluator(DatasetEvaluator):
         self._max_dets = 100 if max_dets_per_image is None else max_dets_per_image
         self._metadata = MetadataCatalog.get(dataset_name)
         self._predictions = []
-        self._coco_api = self._load_ground_truth(dataset_name, allow_cached_coco)
-        self._do_evaluation = "annotations" in self._coco_api.dataset
-
-    def _load_ground_truth(self, dataset_name, allow_cached):
         json_file = self._metadata.get("json_file")
         if json_file is None:
-            if self._output_dir is None:
+            if output_dir is None:
                 raise ValueError(
                     f"the metadata of dataset '{dataset_name}' has no 'json_file': "
                     "output_dir must be given, as the place to write one"
                 )
-            json_file = os.path.join(self._output_dir, f"{dataset_name}_coco_format.json")
-            convert_to_coco_json(dataset_name, json_file, allow_cached=allow_cached)
+            json_file = os.path.join(output_dir, f"{dataset_name}_coco_format.json")
+            convert_to_coco_json(dataset_name, json_file, allow_cached=allow_cached_coco)
         with contextlib.redirect_stdout(io.StringIO()):
-            return COCO(PathManager.get_local_path(json_file))
+            self._coco_api = COCO(PathManager.get_local_path(json_file))
 
     def reset(self):
         self._predictions = []
@@ -273,9 +199,8 @@ class COCOEvaluator(DatasetEvaluator):
     def process(self, inputs, outputs):
         """Takes inputs with image_id and outputs with instances: pred_boxes (original pixels), scores, pred_classes."""
         for x, output in zip(inputs, outputs, strict=True):
-            if "instances" in output:
-                instances = instances_to_coco_json(output["instances"].to("cpu"), x["image_id"])
-                self._predictions.append({"image_id": x["image_id"], "instances": instances})
+            instances = _to_coco_results(output["instances"].to("cpu"), x["image_id"])
+            self._predictions.append({"image_id": x["image_id"], "instances": instances})
 
     def evaluate(self, img_ids=None):
         """Evaluates all that was processed, or the images of `img_ids`.
@@ -293,34 +218,29 @@ class COCOEvaluator(DatasetEvaluator):
         if not predictions:
             _logger.warning("COCOEvaluator did not receive valid predictions.")
             return {}
-        detections = self._to_dataset_ids(list(itertools.chain(*(p["instances"] for p in predictions))))
-        self._save(predictions, detections)
-        if not self._do_evaluation:
+        detections = self._with_dataset_ids(itertools.chain(*(p["instances"] for p in predictions)))
+        if self._output_dir is not None:
+            with replacing(os.path.join(self._output_dir, "instances_predictions.pth")) as path:
+                torch.save(predictions, path)
+            with replacing(os.path.join(self._output_dir, "coco_instances_results.json")) as path:
+                path.write_text(json.dumps(detections))
+        if "annotations" not in self._coco_api.dataset:
             _logger.info("Annotations are not available for evaluation.")
             return OrderedDict()
         return OrderedDict(bbox=self._average_precisions(detections, img_ids))
 
-    def _to_dataset_ids(self, detections):
+    def _with_dataset_ids(self, detections):
         id_map = self._metadata.get("thing_dataset_id_to_contiguous_id")
         if id_map is None:
-            return detections
+            return list(detections)
         to_dataset_id = {contiguous: dataset_id for dataset_id, contiguous in id_map.items()}
-        unknown = {d["category_id"] for d in detections} - to_dataset_id.keys()
-        if unknown:
+        try:
+            return [{**d, "category_id": to_dataset_id[d["category_id"]]} for d in detections]
+        except KeyError as error:
             raise ValueError(
-                f"predicted classes {sorted(unknown)}, but the dataset has {len(to_dataset_id)} classes, "
-                f"with ids in [0, {len(to_dataset_id)}): check MODEL.ROI_HEADS.NUM_CLASSES"
-            )
-        return [{**d, "category_id": to_dataset_id[d["category_id"]]} for d in detections]
-
-    def _save(self, predictions, detections):
-        if self._output_dir is None:
-            return
-        PathManager.mkdirs(self._output_dir)
-        with _atomic(os.path.join(self._output_dir, "instances_predictions.pth"), "wb") as f:
-            torch.save(predictions, f)
-        with _atomic(os.path.join(self._output_dir, "coco_instances_results.json"), "w") as f:
-            json.dump(detections, f)
+                f"predicted class {error}, but the dataset has {len(to_dataset_id)} classes, with ids in "
+                f"[0, {len(to_dataset_id)}): check MODEL.ROI_HEADS.NUM_CLASSES"
+            ) from error
 
     def _average_precisions(self, detections, img_ids):
         if not detections:
@@ -336,28 +256,17 @@ class COCOEvaluator(DatasetEvaluator):
             coco_eval.accumulate()
         # (IoU thresholds, recalls, classes, areas); areas are all, small, medium, large
         precision = coco_eval.eval["precision"][..., 0]
-        halves = {0.5: precision[:1], 0.75: precision[5:6]}
-        parts = (precision[..., 0], halves[0.5][..., 0], halves[0.75][..., 0], *np.moveaxis(precision, -1, 0)[1:])
+        overall = precision[..., 0]
+        parts = (overall, overall[0], overall[5], *np.moveaxis(precision, -1, 0)[1:])  # thresholds 0.5 and 0.75
         results = dict(zip(_METRICS, map(_percent, parts), strict=True))
-        _logger.info("Evaluation results for bbox:\n%s", _table([results.keys(), results.values()]))
+        _logger.info("Evaluation results for bbox:\n%s", _table(results.items()))
 
-        names = [self._coco_api.cats[i]["name"] for i in coco_eval.params.catIds]
-        names = self._metadata.get("thing_classes") or names
-        per_class = {name: _percent(precision[:, :, k, 0]) for k, name in enumerate(names)}
+        names = self._metadata.get("thing_classes") or [self._coco_api.cats[i]["name"] for i in coco_eval.params.catIds]
+        per_class = {f"AP-{name}": _percent(overall[:, :, k]) for k, name in enumerate(names)}
         if len(per_class) > 1:
-            cells = [cell for pair in per_class.items() for cell in pair]
-            rows = [cells[i : i + 6] for i in range(0, len(cells), 6)]
-            _logger.info("Per-category bbox AP:\n%s", _table([["category", "AP"] * min(3, len(per_class)), *rows]))
-            results.update({f"AP-{name}": value for name, value in per_class.items()})
+            _logger.info("Per-category bbox AP:\n%s", _table(per_class.items()))
+            results.update(per_class)
         return results
-
-
-@contextlib.contextmanager
-def _atomic(path, mode):
-    temporary = f"{path}.{os.getpid()}.tmp"
-    with PathManager.open(temporary, mode) as f:
-        yield f
-    os.replace(temporary, path)
 
 
 def _percent(precision):
@@ -367,15 +276,14 @@ def _percent(precision):
 
 
 def _table(rows):
-    header, *body = map(list, rows)
-    return tabulate(body, headers=header, tablefmt="pipe", floatfmt=".3f", numalign="center", stralign="center")
+    return tabulate(rows, headers=("metric", "percent"), tablefmt="pipe", floatfmt=".3f")
 
 
-def instances_to_coco_json(instances, img_id):
+def _to_coco_results(instances, image_id):
     """CPU `Instances` with pred_boxes, scores and pred_classes as COCO results: dicts with bbox in XYWH_ABS."""
     boxes = BoxMode.convert(instances.pred_boxes.tensor.numpy(), BoxMode.XYXY_ABS, BoxMode.XYWH_ABS).tolist()
     scores, classes = instances.scores.tolist(), instances.pred_classes.tolist()
     return [
-        {"image_id": img_id, "category_id": category, "bbox": box, "score": score}
+        {"image_id": image_id, "category_id": category, "bbox": box, "score": score}
         for box, score, category in zip(boxes, scores, classes, strict=True)
     ]

@@ -8,23 +8,9 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+import torchvision
 from torch import Tensor, nn
-from torchvision.ops import batched_nms as _batched_nms
-from torchvision.ops import roi_align as _roi_align
-
-__all__ = [
-    "CNNBlockBase",
-    "Conv2d",
-    "FrozenBatchNorm2d",
-    "ROIAlign",
-    "ShapeSpec",
-    "at_least_float32",
-    "batched_nms",
-    "cat",
-    "cross_entropy",
-    "get_norm",
-    "nonzero_tuple",
-]
+from torchvision.models.convnext import LayerNorm2d
 
 
 @dataclass
@@ -49,28 +35,16 @@ def cat(tensors: list[Tensor], dim: int = 0) -> Tensor:
 
 def nonzero_tuple(x: Tensor) -> tuple[Tensor, ...]:
     """One index vector per axis; a scalar counts as a vector of one."""
-    return x.unsqueeze(0).nonzero(as_tuple=True) if x.dim() == 0 else x.nonzero(as_tuple=True)
-
-
-def cross_entropy(input: Tensor, target: Tensor, *, reduction: str = "mean", **kwargs) -> Tensor:
-    """F.cross_entropy, but the mean over nothing is 0 (with a gradient) instead of NaN."""
-    if target.numel() == 0 and reduction == "mean":
-        return input.sum() * 0.0
-    return F.cross_entropy(input, target, reduction=reduction, **kwargs)
+    return torch.atleast_1d(x).nonzero(as_tuple=True)
 
 
 def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
-    """Non-maximum suppression within each group.
+    """Indices that non-maximum suppression within each group keeps, in the order of descending score.
 
     Args:
-        boxes: (N, 4) xyxy.
-        scores: (N,)
-        idxs: (N,) group of each box.
-
-    Returns:
-        Indices of the kept boxes in the order of descending score.
+        boxes (N, 4) xyxy, scores (N,), idxs (N,): group of each box.
     """
-    return _batched_nms(at_least_float32(boxes), at_least_float32(scores), idxs, iou_threshold)
+    return torchvision.ops.batched_nms(at_least_float32(boxes), at_least_float32(scores), idxs, iou_threshold)
 
 
 class Conv2d(nn.Conv2d):
@@ -83,8 +57,7 @@ class Conv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         x = super().forward(x)
-        if self.norm is not None:
-            x = self.norm(x)
+        x = x if self.norm is None else self.norm(x)
         return x if self.activation is None else self.activation(x)
 
 
@@ -110,9 +83,7 @@ class FrozenBatchNorm2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if not x.requires_grad:
-            return F.batch_norm(
-                x, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
-            )
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
         # One multiply-add keeps nothing but its scale for the backward pass; F.batch_norm would keep x
         scale = self.weight * (self.running_var + self.eps).rsqrt()
         shift = self.bias - self.running_mean * scale
@@ -124,40 +95,17 @@ class FrozenBatchNorm2d(nn.Module):
             state_dict.setdefault(prefix + "running_var", torch.ones_like(self.running_var))
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
-    def extra_repr(self) -> str:
-        return f"num_features={self.num_features}, eps={self.eps}"
-
     @classmethod
     def convert_frozen_batchnorm(cls, module: nn.Module) -> nn.Module:
         """Replace every BatchNorm2d and SyncBatchNorm in `module` (in place), or `module` itself, by a frozen one."""
         if not isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm):
             for name, child in module.named_children():
-                converted = cls.convert_frozen_batchnorm(child)
-                if converted is not child:
-                    module.add_module(name, converted)
+                setattr(module, name, cls.convert_frozen_batchnorm(child))
             return module
         frozen = cls(module.num_features, module.eps)
-        if module.affine:
-            frozen.weight = module.weight.detach().clone()
-            frozen.bias = module.bias.detach().clone()
-        frozen.running_mean = module.running_mean.detach().clone()
-        frozen.running_var = module.running_var.detach().clone()
-        frozen.num_batches_tracked = module.num_batches_tracked
-        return frozen.to(module.running_mean.device)
-
-
-class _ChannelLayerNorm(nn.Module):
-    """Layer normalization over the channels of (B, C, H, W)."""
-
-    def __init__(self, channels: int, eps: float = 1e-6):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
-        self.eps = eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        channels_last = F.layer_norm(x.permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias, self.eps)
-        return channels_last.permute(0, 3, 1, 2)  # (B, C, H, W)
+        for name, value in (*module.named_parameters(), *module.named_buffers()):
+            setattr(frozen, name, value.detach().clone())
+        return frozen
 
 
 _NORMS = {
@@ -166,16 +114,12 @@ _NORMS = {
     "nnSyncBN": nn.SyncBatchNorm,
     "FrozenBN": FrozenBatchNorm2d,
     "GN": lambda channels: nn.GroupNorm(32, channels),
-    "LN": _ChannelLayerNorm,
+    "LN": lambda channels: LayerNorm2d(channels, eps=1e-6),
 }
 
 
 def get_norm(norm: str | Callable[[int], nn.Module] | None, out_channels: int) -> nn.Module | None:
-    """The normalization layer called `norm` ("", "BN", "SyncBN", "nnSyncBN", "FrozenBN", "GN", "LN"), or made by it.
-
-    Returns:
-        None for None and "".
-    """
+    """The normalization layer called `norm`, or made by it; None for None and ""."""
     if norm is None or norm == "":
         return None
     if isinstance(norm, str):
@@ -196,13 +140,11 @@ class CNNBlockBase(nn.Module):
 
     def freeze(self) -> "CNNBlockBase":
         """Stop training of all parameters and freeze all batch normalizations, in place."""
-        for parameter in self.parameters():
-            parameter.requires_grad = False
-        FrozenBatchNorm2d.convert_frozen_batchnorm(self)
-        return self
+        self.requires_grad_(False)
+        return FrozenBatchNorm2d.convert_frozen_batchnorm(self)
 
 
-class ROIAlign(nn.Module):
+class ROIAlign(torchvision.ops.RoIAlign):
     """Bilinear sampling of boxes from a feature map.
 
     Args:
@@ -213,28 +155,11 @@ class ROIAlign(nn.Module):
             convention, off by half a pixel of the feature map.
     """
 
-    def __init__(
-        self, output_size: int | tuple[int, int], spatial_scale: float, sampling_ratio: int, aligned: bool = True
-    ):
-        super().__init__()
-        self.output_size = output_size
-        self.spatial_scale = spatial_scale
-        self.sampling_ratio = sampling_ratio
-        self.aligned = aligned
+    def __init__(self, output_size, spatial_scale: float, sampling_ratio: int, aligned: bool = True):
+        super().__init__(output_size, spatial_scale, sampling_ratio, aligned)
 
     def forward(self, input: Tensor, rois: Tensor) -> Tensor:
         """Sample `rois` (N, 5), image index and xyxy in pixels, from `input` (B, C, H, W): (N, C, h, w)."""
-        if rois.dim() != 2 or rois.shape[1] != 5:
-            raise ValueError(f"ROIAlign expects rois of shape (N, 5), got {tuple(rois.shape)}")
         # Half precision cannot hold pixel coordinates: bfloat16 counts in steps of 4 beyond 512
         features = at_least_float32(input)
-        pooled = _roi_align(
-            features, rois.to(features.dtype), self.output_size, self.spatial_scale, self.sampling_ratio, self.aligned
-        )
-        return pooled.to(input.dtype)
-
-    def extra_repr(self) -> str:
-        return (
-            f"output_size={self.output_size}, spatial_scale={self.spatial_scale}, "
-            f"sampling_ratio={self.sampling_ratio}, aligned={self.aligned}"
-        )
+        return super().forward(features, rois.to(features.dtype)).to(input.dtype)

@@ -23,17 +23,6 @@ _NORMS = (
 )
 
 
-def _bias_overrides(base_lr: float | None, factor: float | None, weight_decay: float | None) -> dict[str, float]:
-    values = {}
-    if factor is not None and factor != 1.0:
-        if base_lr is None:
-            raise ValueError("bias_lr_factor requires base_lr")
-        values["lr"] = base_lr * factor
-    if weight_decay is not None:
-        values["weight_decay"] = weight_decay
-    return values
-
-
 def get_default_optimizer_params(
     model: nn.Module,
     base_lr: float | None = None,
@@ -59,14 +48,16 @@ def get_default_optimizer_params(
     Raises:
         ValueError: a factor without ``base_lr``, or both ``overrides["bias"]`` and one of the arguments for biases.
     """
+    scales_bias = bias_lr_factor not in (None, 1.0)
+    if base_lr is None and (scales_bias or lr_factor_func is not None):
+        raise ValueError("bias_lr_factor and lr_factor_func require base_lr")
+    bias = {"lr": base_lr * bias_lr_factor} if scales_bias else {}
+    if weight_decay_bias is not None:
+        bias["weight_decay"] = weight_decay_bias
     overrides = dict(overrides or {})
-    bias = _bias_overrides(base_lr, bias_lr_factor, weight_decay_bias)
     if bias and "bias" in overrides:
         raise ValueError("Conflicting overrides for 'bias'")
-    if bias:
-        overrides["bias"] = bias
-    if lr_factor_func is not None and base_lr is None:
-        raise ValueError("lr_factor_func requires base_lr")
+    overrides.setdefault("bias", bias)
     defaults = {k: v for k, v in (("lr", base_lr), ("weight_decay", weight_decay)) if v is not None}
 
     groups: dict[tuple, dict[str, Any]] = {}
@@ -87,28 +78,17 @@ def get_default_optimizer_params(
     return list(groups.values())
 
 
-def maybe_add_gradient_clipping(cfg, optimizer: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
-    """``optimizer``, or with ``SOLVER.CLIP_GRADIENTS.ENABLED`` a subclass that first clips each parameter's gradient.
-
-    Raises:
-        ValueError: ``CLIP_TYPE`` is neither "value" nor "norm".
-    """
-    clip = cfg.SOLVER.CLIP_GRADIENTS.clone()
-    if not clip.ENABLED:
-        return optimizer
+def _with_gradient_clipping(clip, optimizer: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
+    """A subclass of ``optimizer`` that first clips each parameter's gradient; ``clip`` is SOLVER.CLIP_GRADIENTS."""
     if clip.CLIP_TYPE not in ("value", "norm"):
         raise ValueError(f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE={clip.CLIP_TYPE!r}: expected 'value' or 'norm'")
 
-    def clip_parameter(parameter: torch.Tensor) -> None:
-        if clip.CLIP_TYPE == "value":
-            nn.utils.clip_grad_value_(parameter, clip.CLIP_VALUE)
-        else:
-            nn.utils.clip_grad_norm_(parameter, clip.CLIP_VALUE, clip.NORM_TYPE)
-
     def step(self, closure=None):
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                clip_parameter(parameter)
+        for parameter in (p for group in self.param_groups for p in group["params"]):
+            if clip.CLIP_TYPE == "value":
+                nn.utils.clip_grad_value_(parameter, clip.CLIP_VALUE)
+            else:
+                nn.utils.clip_grad_norm_(parameter, clip.CLIP_VALUE, clip.NORM_TYPE)
         return optimizer.step(self, closure)
 
     return type(f"{optimizer.__name__}WithGradientClip", (optimizer,), {"step": step})
@@ -124,7 +104,9 @@ def build_optimizer(cfg, model: nn.Module) -> torch.optim.Optimizer:
         bias_lr_factor=solver.BIAS_LR_FACTOR,
         weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
     )
-    optimizer = maybe_add_gradient_clipping(cfg, torch.optim.SGD)
+    optimizer = torch.optim.SGD
+    if solver.CLIP_GRADIENTS.ENABLED:
+        optimizer = _with_gradient_clipping(solver.CLIP_GRADIENTS.clone(), optimizer)
     return optimizer(
         params,
         lr=solver.BASE_LR,
@@ -134,45 +116,10 @@ def build_optimizer(cfg, model: nn.Module) -> torch.optim.Optimizer:
     )
 
 
-class WarmupParamScheduler(CompositeParamScheduler):
-    """``scheduler`` with a warm-up in front of it.
-
-    Args:
-        warmup_factor: the first value over the first value of ``scheduler``.
-        warmup_length: the part of the training, in [0, 1], that the warm-up takes.
-        warmup_method: "linear" (up to the value at which ``scheduler`` takes over) or "constant".
-        rescale_interval: whether ``scheduler`` is squeezed into the rest, instead of losing its beginning.
-    """
-
-    def __init__(
-        self,
-        scheduler: ParamScheduler,
-        warmup_factor: float,
-        warmup_length: float,
-        warmup_method: str = "linear",
-        rescale_interval: bool = False,
-    ):
-        start = warmup_factor * scheduler(0.0)
-        end = scheduler(0.0) if rescale_interval else scheduler(warmup_length)
-        if warmup_method == "linear":
-            warmup = LinearParamScheduler(start, end)
-        elif warmup_method == "constant":
-            warmup = ConstantParamScheduler(start)
-        else:
-            raise ValueError(f"SOLVER.WARMUP_METHOD={warmup_method!r}: expected 'linear' or 'constant'")
-        super().__init__(
-            [warmup, scheduler],
-            lengths=[warmup_length, 1 - warmup_length],
-            interval_scaling=["rescaled", "rescaled" if rescale_interval else "fixed"],
-        )
-
-
 class LRMultiplier(torch.optim.lr_scheduler.LRScheduler):
     """Every learning rate is its initial value times ``multiplier(iteration / max_iter)``."""
 
     def __init__(self, optimizer, multiplier: ParamScheduler, max_iter: int, last_iter: int = -1):
-        if not isinstance(multiplier, ParamScheduler):
-            raise ValueError(f"LRMultiplier: multiplier must be a fvcore ParamScheduler, got {multiplier!r}")
         self._multiplier = multiplier
         self._max_iter = max_iter
         super().__init__(optimizer, last_epoch=last_iter)
@@ -186,8 +133,23 @@ class LRMultiplier(torch.optim.lr_scheduler.LRScheduler):
         return [base_lr * multiplier for base_lr in self.base_lrs]
 
 
-def _steps(gamma: float, milestones: list[int], max_iter: int) -> ParamScheduler:
-    values = [gamma**k for k in range(len(milestones) + 1)]
+def _main_schedule(solver) -> ParamScheduler:
+    """The schedule without its warm-up."""
+    name, max_iter = solver.LR_SCHEDULER_NAME, solver.MAX_ITER
+    if name == "WarmupCosineLR":
+        if not 0 <= solver.BASE_LR_END <= solver.BASE_LR:
+            raise ValueError(f"SOLVER.BASE_LR_END={solver.BASE_LR_END}: expected a value in [0, {solver.BASE_LR}]")
+        return CosineParamScheduler(1, solver.BASE_LR_END / solver.BASE_LR)
+    if name == "WarmupMultiStepLR":
+        milestones = [step for step in solver.STEPS if step < max_iter]
+        if len(milestones) != len(solver.STEPS):
+            logging.getLogger(__name__).warning("SOLVER.STEPS from SOLVER.MAX_ITER on are ignored.")
+    elif name == "WarmupStepWithFixedGammaLR":
+        parts = solver.NUM_DECAYS + 1
+        milestones = [-(-k * max_iter // parts) for k in range(1, parts)]  # rounded up
+    else:
+        raise ValueError(f"Unknown LR scheduler: {name}")
+    values = [solver.GAMMA**k for k in range(len(milestones) + 1)]
     return MultiStepParamScheduler(values, milestones=milestones, num_updates=max_iter)
 
 
@@ -196,26 +158,21 @@ def build_lr_scheduler(cfg, optimizer: torch.optim.Optimizer) -> LRMultiplier:
 
     WarmupMultiStepLR: times ``GAMMA`` at each of ``STEPS``. WarmupCosineLR: half a cosine down to ``BASE_LR_END``.
     WarmupStepWithFixedGammaLR: times ``GAMMA`` at ``NUM_DECAYS`` places that split the training into equal parts.
+    ``RESCALE_INTERVAL`` squeezes the schedule into what the warm-up leaves, instead of losing its beginning.
     """
     solver = cfg.SOLVER
-    name, max_iter = solver.LR_SCHEDULER_NAME, solver.MAX_ITER
-    if name == "WarmupMultiStepLR":
-        milestones = [step for step in solver.STEPS if step < max_iter]
-        if len(milestones) != len(solver.STEPS):
-            logging.getLogger(__name__).warning("SOLVER.STEPS from SOLVER.MAX_ITER on are ignored.")
-        scheduler = _steps(solver.GAMMA, milestones, max_iter)
-    elif name == "WarmupCosineLR":
-        if not 0 <= solver.BASE_LR_END <= solver.BASE_LR:
-            raise ValueError(f"SOLVER.BASE_LR_END={solver.BASE_LR_END}: expected a value in [0, {solver.BASE_LR}]")
-        scheduler = CosineParamScheduler(1, solver.BASE_LR_END / solver.BASE_LR)
-    elif name == "WarmupStepWithFixedGammaLR":
-        parts = solver.NUM_DECAYS + 1
-        milestones = [-(-k * max_iter // parts) for k in range(1, parts)]  # rounded up
-        scheduler = _steps(solver.GAMMA, milestones, max_iter)
+    schedule = _main_schedule(solver)
+    length = min(solver.WARMUP_ITERS / solver.MAX_ITER, 1.0)
+    start = solver.WARMUP_FACTOR * schedule(0.0)
+    if solver.WARMUP_METHOD == "linear":
+        warmup = LinearParamScheduler(start, schedule(0.0 if solver.RESCALE_INTERVAL else length))
+    elif solver.WARMUP_METHOD == "constant":
+        warmup = ConstantParamScheduler(start)
     else:
-        raise ValueError(f"Unknown LR scheduler: {name}")
-    warmup_length = min(solver.WARMUP_ITERS / max_iter, 1.0)
-    scheduler = WarmupParamScheduler(
-        scheduler, solver.WARMUP_FACTOR, warmup_length, solver.WARMUP_METHOD, solver.RESCALE_INTERVAL
+        raise ValueError(f"SOLVER.WARMUP_METHOD={solver.WARMUP_METHOD!r}: expected 'linear' or 'constant'")
+    multiplier = CompositeParamScheduler(
+        [warmup, schedule],
+        lengths=[length, 1 - length],
+        interval_scaling=["rescaled", "rescaled" if solver.RESCALE_INTERVAL else "fixed"],
     )
-    return LRMultiplier(optimizer, multiplier=scheduler, max_iter=max_iter)
+    return LRMultiplier(optimizer, multiplier, max_iter=solver.MAX_ITER)

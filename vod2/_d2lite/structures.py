@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision.ops import box_area, box_iou, clip_boxes_to_image
 
 __all__ = ["BoxMode", "Boxes", "ImageList", "Instances", "pairwise_iou"]
 
@@ -27,16 +28,9 @@ class BoxMode(IntEnum):
 
     @staticmethod
     def convert(box, from_mode: "BoxMode", to_mode: "BoxMode"):
-        """Convert between the two absolute modes.
+        """A box (list or tuple of 4) or boxes (array or tensor, (N, 4) or (4,)) in the other absolute mode.
 
-        Args:
-            box: 4 numbers in a list or tuple, or an array or tensor of shape (N, 4) or (4,).
-
-        Returns:
-            The same type as `box`; `box` itself where the modes are equal.
-
-        Raises:
-            NotImplementedError: a relative mode is involved, which needs the size of the image.
+        The result has the type of `box`. Relative modes need the size of the image: NotImplementedError.
         """
         if from_mode == to_mode:
             return box
@@ -47,8 +41,7 @@ class BoxMode(IntEnum):
             raise ValueError(f"a box has 4 numbers, got {box!r}")
         source = np.asarray(box, dtype=np.float64) if is_sequence else box
         result = source.clone() if isinstance(source, Tensor) else source.copy()
-        sign = 1 if from_mode == BoxMode.XYWH_ABS else -1
-        result[..., 2:] += sign * source[..., :2]
+        result[..., 2:] += source[..., :2] * (1 if from_mode == BoxMode.XYWH_ABS else -1)
         return type(box)(result.tolist()) if is_sequence else result
 
 
@@ -78,28 +71,23 @@ class Boxes:
 
     def area(self) -> Tensor:
         """(N,) square pixels."""
-        x1, y1, x2, y2 = self.tensor.unbind(dim=1)
-        return (x2 - x1) * (y2 - y1)
+        return box_area(self.tensor)
 
     def clip(self, box_size: tuple[int, int]) -> None:
         """Limit x to [0, width] and y to [0, height], in place; `box_size` is (height, width)."""
         if not torch.isfinite(self.tensor).all():
             raise ValueError("Boxes.clip: the boxes contain infinite values or NaN")
-        height, width = box_size
-        x, y = self.tensor[:, 0::2].clamp(0, width), self.tensor[:, 1::2].clamp(0, height)
-        self.tensor = torch.stack((x[:, 0], y[:, 0], x[:, 1], y[:, 1]), dim=1)
+        self.tensor = clip_boxes_to_image(self.tensor, box_size)
 
     def nonempty(self, threshold: float = 0.0) -> Tensor:
         """(N,) bool: both sides are longer than `threshold` pixels."""
-        x1, y1, x2, y2 = self.tensor.unbind(dim=1)
-        return (x2 - x1 > threshold) & (y2 - y1 > threshold)
+        return (self.tensor[:, 2:] - self.tensor[:, :2] > threshold).all(dim=1)
 
     def inside_box(self, box_size: tuple[int, int], boundary_threshold: int = 0) -> Tensor:
         """(N,) bool: the box leaves the image (height, width) by less than `boundary_threshold` pixels on each side."""
-        height, width = box_size
-        x1, y1, x2, y2 = self.tensor.unbind(dim=1)
-        starts_inside = (x1 >= -boundary_threshold) & (y1 >= -boundary_threshold)
-        return starts_inside & (x2 < width + boundary_threshold) & (y2 < height + boundary_threshold)
+        starts_inside = (self.tensor[:, :2] >= -boundary_threshold).all(dim=1)
+        limits = self.tensor.new_tensor([box_size[1], box_size[0]]) + boundary_threshold
+        return starts_inside & (self.tensor[:, 2:] < limits).all(dim=1)
 
     def get_centers(self) -> Tensor:
         """(N, 2): x, y."""
@@ -112,9 +100,7 @@ class Boxes:
 
     @classmethod
     def cat(cls, boxes_list: list["Boxes"]) -> "Boxes":
-        if not boxes_list:
-            return cls(torch.empty(0))
-        return cls(torch.cat([boxes.tensor for boxes in boxes_list], dim=0))
+        return cls(torch.cat([boxes.tensor for boxes in boxes_list]) if boxes_list else torch.empty(0))
 
     @property
     def device(self) -> torch.device:
@@ -122,9 +108,7 @@ class Boxes:
 
     def __getitem__(self, item) -> "Boxes":
         """Index with an integer (gives one box), a slice, a mask or a vector of integers."""
-        if isinstance(item, int):
-            return Boxes(self.tensor[item].view(1, -1))
-        selected = self.tensor[item]
+        selected = self.tensor[item].view(1, -1) if isinstance(item, int) else self.tensor[item]
         if selected.dim() != 2:
             raise IndexError(f"indexing Boxes with {item} gives shape {tuple(selected.shape)}, expected (N, 4)")
         return Boxes(selected)
@@ -142,12 +126,7 @@ class Boxes:
 
 def pairwise_iou(boxes1: Boxes, boxes2: Boxes) -> Tensor:
     """(N, M) intersection over union in [0, 1]; 0 where the intersection is empty, also for boxes without area."""
-    first, second = boxes1.tensor, boxes2.tensor
-    top_left = torch.maximum(first[:, None, :2], second[:, :2])
-    bottom_right = torch.minimum(first[:, None, 2:], second[:, 2:])
-    intersection = (bottom_right - top_left).clamp(min=0).prod(dim=2)  # (N, M)
-    union = boxes1.area()[:, None] + boxes2.area() - intersection
-    return torch.where(intersection > 0, intersection / union, torch.zeros_like(intersection))
+    return box_iou(boxes1.tensor, boxes2.tensor).nan_to_num(nan=0.0)
 
 
 class ImageList:
@@ -163,33 +142,13 @@ class ImageList:
         self.image_sizes = image_sizes
 
     @staticmethod
-    def from_tensors(
-        tensors: list[Tensor],
-        size_divisibility: int = 0,
-        pad_value: float = 0.0,
-        padding_constraints: dict[str, int] | None = None,
-    ) -> "ImageList":
-        """Pad images (C, H_i, W_i) to one size.
-
-        Args:
-            size_divisibility: the common height and width become multiples of it, where it is positive.
-            padding_constraints: may hold "size_divisibility", which replaces the argument, and "square_size", the
-                least height and width where positive.
-        """
-        constraints = padding_constraints or {}
-        size_divisibility = constraints.get("size_divisibility", size_divisibility)
-        square_size = constraints.get("square_size", 0)
+    def from_tensors(tensors: list[Tensor], size_divisibility: int = 0, pad_value: float = 0.0) -> "ImageList":
+        """Pad images (C, H_i, W_i) to one size; height and width become multiples of `size_divisibility` (0: any)."""
         image_sizes = [(image.shape[-2], image.shape[-1]) for image in tensors]
-        height, width = (max(sides) for sides in zip(*image_sizes, strict=True))
-        if square_size > 0:
-            height = width = square_size
-        if size_divisibility > 1:
-            height, width = (-(-side // size_divisibility) * size_divisibility for side in (height, width))
-        padded = [
-            F.pad(image, (0, width - image.shape[-1], 0, height - image.shape[-2]), value=pad_value)
-            for image in tensors
-        ]
-        return ImageList(torch.stack(padded).contiguous(), image_sizes)
+        multiple = max(size_divisibility, 1)
+        height, width = (-(-max(sides) // multiple) * multiple for sides in zip(*image_sizes, strict=True))
+        padded = [F.pad(x, (0, width - x.shape[-1], 0, height - x.shape[-2]), value=pad_value) for x in tensors]
+        return ImageList(torch.stack(padded), image_sizes)
 
     def to(self, *args, **kwargs) -> "ImageList":
         return ImageList(self.tensor.to(*args, **kwargs), self.image_sizes)
@@ -248,8 +207,7 @@ class Instances:
     def has(self, name: str) -> bool:
         return name in self._fields
 
-    def __contains__(self, name: str) -> bool:
-        return self.has(name)
+    __contains__ = has
 
     def remove(self, name: str) -> None:
         del self._fields[name]
@@ -303,10 +261,11 @@ class Instances:
 
 
 def _concatenate(values: list) -> Any:
+    kind = type(values[0])
     if isinstance(values[0], Tensor):
-        return torch.cat(values, dim=0)
-    if isinstance(values[0], list):
+        return torch.cat(values)
+    if kind is list:
         return list(chain(*values))
-    if hasattr(type(values[0]), "cat"):
-        return type(values[0]).cat(values)
-    raise ValueError(f"a field of type {type(values[0]).__name__} cannot be concatenated: it has no cat")
+    if hasattr(kind, "cat"):
+        return kind.cat(values)
+    raise ValueError(f"a field of type {kind.__name__} cannot be concatenated: it has no cat")

@@ -2,9 +2,11 @@
 
 import logging
 import os
+from textwrap import shorten
 from collections.abc import Mapping
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vod2.d2 import DetectionCheckpointer, PathManager
@@ -23,13 +25,16 @@ def load_weights(model: nn.Module, path: str) -> None:
         _LOGGER.warning("MODEL.WEIGHTS is empty: the detector runs with random weights")
         return
     require_weights(path)
-    if path.endswith(".pth"):
-        _require_complete(model, _read_state(path), path)
+    local = PathManager.get_local_path(path)
+    if local.endswith(".pkl"):
+        _LOGGER.warning("%s: files of Detectron2's zoo are not checked, see below for what was not in it", path)
+    else:
+        _require_complete(model, _read_state(local), path)
     DetectionCheckpointer(model).load(path)
 
 
 def require_weights(path: str) -> None:
-    """Make sure that the file can be had; an empty path is fine, an address is fetched into the cache.
+    """Make sure that the file can be had and read; an empty path is fine, an address is fetched into the cache.
 
     Raises:
         UserError: if it cannot.
@@ -38,22 +43,29 @@ def require_weights(path: str) -> None:
         return
     remedy = "give a local file with MODEL.WEIGHTS, or MODEL.WEIGHTS '' to go without"
     try:
-        found = os.path.isfile(PathManager.get_local_path(path))
+        local = PathManager.get_local_path(path)
     except Exception as error:  # every protocol fails in its own way
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"weights {path!r} cannot be downloaded ({reason}): {remedy}") from error
-    if not found:
+        raise UserError(f"weights {path!r} cannot be downloaded: {remedy}") from error
+    if not os.path.isfile(local):
         raise UserError(f"weights {path!r} do not exist: {remedy}")
+    if not local.endswith(".pkl"):
+        _read_state(local)
 
 
 def _read_state(path: str) -> Mapping[str, Tensor]:
+    """{name: tensor} of a .safetensors file or a PyTorch checkpoint."""
     try:
+        if path.endswith(".safetensors"):
+            return load_file(path)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         state = checkpoint.get("model", checkpoint)
         return {name: value for name, value in state.items() if isinstance(value, Tensor)}
     except Exception as error:  # torch raises whatever the unpickler meets
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"weights {path!r} are not a PyTorch checkpoint of plain tensors: {reason}") from error
+        reason = shorten(str(error) or type(error).__name__, 120)
+        raise UserError(
+            f"weights {path!r} cannot be read as a checkpoint of plain tensors ({reason}): expected a .pth, "
+            ".safetensors, or .pkl of Detectron2's zoo"
+        ) from error
 
 
 def _require_complete(model: nn.Module, state: Mapping[str, Tensor], path: str) -> None:

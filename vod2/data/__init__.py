@@ -2,11 +2,12 @@
 
 from vod2.data import datasets
 from vod2.data.build import as_video_dicts, build_video_test_loader, build_video_train_loader
-from vod2.data.samplers import VideoInferenceSampler
+from vod2.data.samplers import TripletVideos, VideoInferenceSampler
 from vod2.data.video_index import VideoIndex
 from vod2.data.video_mapper import VideoDatasetMapper
 
 __all__ = [
+    "TripletVideos",
     "VideoDatasetMapper",
     "VideoIndex",
     "VideoInferenceSampler",

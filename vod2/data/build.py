@@ -2,7 +2,9 @@
 
 import contextlib
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +13,7 @@ import torch.utils.data as torchdata
 from vod2.d2 import (
     CfgNode,
     MapDataset,
+    MetadataCatalog,
     RepeatFactorTrainingSampler,
     TrainingSampler,
     build_detection_test_loader,
@@ -19,7 +22,7 @@ from vod2.d2 import (
     get_detection_dataset_dicts,
 )
 from vod2.data.datasets import limit_images_per_class
-from vod2.data.samplers import NumberedSampler, VideoInferenceSampler
+from vod2.data.samplers import NumberedSampler, TripletDataset, TripletVideos, VideoInferenceSampler
 from vod2.data.video_index import VideoIndex
 from vod2.data.video_mapper import VideoDatasetMapper
 from vod2.errors import UserError
@@ -43,8 +46,8 @@ def as_video_dicts(dicts: Iterable[dict]) -> list[dict]:
         missing = [key for key in ("frame_index", "height", "width") if key not in record]
         if missing:
             raise UserError(
-                f"{record['file_name']}: its dataset dict has no {' and no '.join(missing)}: add them where the "
-                "dataset is registered"
+                f"{record.get('file_name', record.get('video_file'))}: its dataset dict has no "
+                f"{' and no '.join(missing)}: add them where the dataset is registered"
             )
         video = record["video_id"]
         lengths[video] = max(lengths.get(video, 0), record["frame_index"] + 1)
@@ -58,23 +61,25 @@ def build_video_train_loader(cfg: CfgNode, mapper: Callable[[dict], dict] | None
     """An endless loader of training batches from DATASETS.TRAIN, shuffled together.
 
     Key frames are the frames that the datasets list, without those that have no objects if
-    DATALOADER.FILTER_EMPTY_ANNOTATIONS; supports may be any frame of the video.
+    DATALOADER.FILTER_EMPTY_ANNOTATIONS; supports may be any frame of the video. DATASETS.TRAIN_PROPORTIONS sets how
+    often each dataset comes. Clips carry `dataset_name`, the name in DATASETS.TRAIN that they are from.
 
-    With SEED >= 0 the samples are the same in every run, for any number of workers: each is drawn from the seed and
-    its place in the training. So are the batches, except that with DATALOADER.ASPECT_RATIO_GROUPING and more than one
-    image per process, the number of workers decides which samples meet in a batch.
+    DATALOADER.SAMPLER_TRAIN = "TripletVideos" makes batches of DATALOADER.TRIPLET.NUM_CLASSES x NUM_VIDEOS clips, one
+    whole batch for each process, and never groups by aspect ratio. Clips then carry `triplet_class` and `triplet_place`
+    (see `TripletVideos`); VIDEO.TRAIN_SCHEDULE draws their supports.
+
+    With SEED >= 0 the batches are the same in every run, for any number of workers: each sample is drawn from the seed
+    and its place in the training.
 
     Args:
         cfg: DATASETS, DATALOADER, INPUT, VIDEO.TRAIN_SCHEDULE, SOLVER.IMS_PER_BATCH, SEED.
         mapper: maps a video dataset dict; None for `VideoDatasetMapper`.
 
     Raises:
-        UserError: no datasets, a dataset is missing, nothing is left to train on, or an unknown sampler.
+        UserError: no datasets, a dataset is missing, nothing is left to train on, an unknown sampler, proportions that
+            do not fit the datasets, or a batch size that does not fit the processes or the triplets.
     """
-    if not cfg.DATASETS.TRAIN:
-        raise UserError("DATASETS.TRAIN is empty: name at least one registered dataset, such as 'synthetic_train'")
-    # Frames without objects are not dropped here: they may be supports.
-    dicts = as_video_dicts(get_detection_dataset_dicts(list(cfg.DATASETS.TRAIN), filter_empty=False))
+    dicts = as_video_dicts(_load(cfg.DATASETS.TRAIN))
     if cfg.DATASETS.MAX_IMAGES_PER_CLASS:
         dicts = _limit_still_images(dicts, cfg.DATASETS.MAX_IMAGES_PER_CLASS)
     keys = [i for i, record in enumerate(dicts) if not cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS or _has_objects(record)]
@@ -88,14 +93,25 @@ def build_video_train_loader(cfg: CfgNode, mapper: Callable[[dict], dict] | None
         mapper = VideoDatasetMapper(cfg, is_train=True, index=index)
     # Every process needs the same seed for the sampler to share out one order.
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
-    return build_detection_train_loader(
-        dataset=SeededDataset(MapDataset(torchdata.Subset(index.items, keys), mapper), seed),
+    clips = MapDataset(torchdata.Subset(index.items, keys), mapper)
+    sampler = _training_sampler(cfg, [dicts[key] for key in keys], seed)
+    in_triplets = isinstance(sampler, TripletVideos)
+    in_groups = cfg.DATALOADER.ASPECT_RATIO_GROUPING and not in_triplets
+    processes = comm.get_world_size()
+    if cfg.SOLVER.IMS_PER_BATCH < 1 or cfg.SOLVER.IMS_PER_BATCH % processes:
+        raise UserError(
+            f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}, expected a multiple of the {processes} processes"
+        )
+    loader = build_detection_train_loader(
+        dataset=SeededDataset(TripletDataset(clips) if in_triplets else clips, seed),
         mapper=None,
-        sampler=NumberedSampler(_training_sampler(cfg, [dicts[key] for key in keys], seed)),
-        total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
-        aspect_ratio_grouping=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
+        sampler=NumberedSampler(sampler),
+        # Clip by clip, workers keep the order of the sampler; grouped by Detectron2, batches would depend on them.
+        total_batch_size=processes if in_groups else cfg.SOLVER.IMS_PER_BATCH,
+        aspect_ratio_grouping=False,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
     )
+    return GroupedByAspect(loader, cfg.SOLVER.IMS_PER_BATCH // processes) if in_groups else loader
 
 
 def build_video_test_loader(
@@ -138,7 +154,7 @@ def in_stream_order(dicts: Sequence[dict]) -> list[dict]:
 
 
 class SeededDataset(torchdata.Dataset):
-    """A dataset whose every item is drawn from a seed and the number that comes with its position.
+    """A dataset whose every item is drawn from a seed and the number that comes with what it is asked for.
 
     Mappers and augmentations draw from the global generators of numpy, Python and torch, whose state depends on the
     worker that is asked and on what it did before. They are seeded for each item here, and put back afterwards.
@@ -155,10 +171,32 @@ class SeededDataset(torchdata.Dataset):
     def __len__(self) -> int:
         return len(self._dataset)
 
-    def __getitem__(self, item: tuple[int, int]) -> dict:
-        number, position = item
+    def __getitem__(self, numbered: tuple[int, Any]) -> dict:
+        number, item = numbered
         with _seeded(np.random.SeedSequence((self._seed, number))):
-            return self._dataset[position]
+            return self._dataset[item]
+
+
+class GroupedByAspect:
+    """Batches of clips that are all wider than high, or all not, so that little is padded.
+
+    Args:
+        loader: yields lists of one dict with `width` and `height`.
+        batch_size: at least 1; what does not fill a batch at the end of the loader is left out.
+    """
+
+    def __init__(self, loader: Iterable[list[dict]], batch_size: int) -> None:
+        self._loader = loader
+        self._batch_size = batch_size
+
+    def __iter__(self) -> Iterator[list[dict]]:
+        groups: dict[bool, list[dict]] = {True: [], False: []}
+        for (clip,) in self._loader:
+            is_wide = clip["width"] > clip["height"]
+            groups[is_wide].append(clip)
+            if len(groups[is_wide]) == self._batch_size:
+                yield groups[is_wide]
+                groups[is_wide] = []
 
 
 @contextlib.contextmanager
@@ -176,10 +214,33 @@ def _seeded(sequence: np.random.SeedSequence) -> Iterator[None]:
         torch.default_generator.set_state(states[2])
 
 
+def _load(names: Sequence[str]) -> list[dict]:
+    """The dicts of all datasets, in order, each with the `dataset_name` it is from."""
+    if not names:
+        raise UserError("DATASETS.TRAIN is empty: name at least one registered dataset, such as 'synthetic_train'")
+    dicts: list[dict] = []
+    for name in names:
+        # Frames without objects are not dropped here: they may be supports.
+        own = get_detection_dataset_dicts([name], filter_empty=False)
+        dicts += [{**record, "dataset_name": name} for record in own]
+        first, other = (MetadataCatalog.get(n).get("thing_classes") for n in (names[0], name))
+        if first is not None and other is not None and list(first) != list(other):
+            raise UserError(
+                f"{names[0]} and {name} have different thing_classes ({first} and {other}): datasets are trained on "
+                "together only with the same classes in the same order"
+            )
+    return dicts
+
+
+def _classes(record: dict) -> set[int]:
+    """Of its objects, without crowds."""
+    annotations = record.get("annotations") or ()
+    return {annotation["category_id"] for annotation in annotations if not annotation.get("iscrowd", 0)}
+
+
 def _has_objects(record: dict) -> bool:
     # As in Detectron2, a dataset without annotations at all is not filtered.
-    annotations = record.get("annotations")
-    return annotations is None or any(not annotation.get("iscrowd", 0) for annotation in annotations)
+    return record.get("annotations") is None or bool(_classes(record))
 
 
 def _limit_still_images(dicts: Sequence[dict], limit: int) -> list[dict]:
@@ -189,13 +250,63 @@ def _limit_still_images(dicts: Sequence[dict], limit: int) -> list[dict]:
 
 def _training_sampler(cfg: CfgNode, dicts: Sequence[dict], seed: int) -> torchdata.Sampler:
     name = cfg.DATALOADER.SAMPLER_TRAIN
-    if name == "TrainingSampler":
+    if name == "TripletVideos":
+        return _triplet_sampler(cfg, dicts, seed)
+    if name not in ("TrainingSampler", "RepeatFactorTrainingSampler"):
+        raise UserError(
+            f"DATALOADER.SAMPLER_TRAIN is {name!r}, expected 'TrainingSampler', 'RepeatFactorTrainingSampler' or "
+            "'TripletVideos'"
+        )
+    if name == "TrainingSampler" and not cfg.DATASETS.TRAIN_PROPORTIONS:
         return TrainingSampler(len(dicts), seed=seed)
+    factors = torch.ones(len(dicts))
     if name == "RepeatFactorTrainingSampler":
         factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
             dicts, cfg.DATALOADER.REPEAT_THRESHOLD, sqrt=cfg.DATALOADER.REPEAT_SQRT
         )
-        return RepeatFactorTrainingSampler(factors, seed=seed)
-    raise UserError(
-        f"DATALOADER.SAMPLER_TRAIN is {name!r}, expected 'TrainingSampler' or 'RepeatFactorTrainingSampler'"
+    if cfg.DATASETS.TRAIN_PROPORTIONS:
+        factors = _in_proportion(cfg, dicts, factors)
+    return RepeatFactorTrainingSampler(factors, seed=seed)
+
+
+def _in_proportion(cfg: CfgNode, dicts: Sequence[dict], factors: torch.Tensor) -> torch.Tensor:
+    """Repeat factors scaled within each dataset to its share of DATASETS.TRAIN_PROPORTIONS; their mean is 1."""
+    names, proportions = cfg.DATASETS.TRAIN, cfg.DATASETS.TRAIN_PROPORTIONS
+    if len(proportions) != len(names) or not all(np.isfinite(p) and p > 0 for p in proportions):
+        raise UserError(
+            f"DATASETS.TRAIN_PROPORTIONS is {tuple(proportions)}, expected a positive number for each of the "
+            f"{len(names)} datasets {', '.join(names)}, or () to take them as they are"
+        )
+    shares: Counter[str] = Counter()  # a dataset that is named twice has both of its shares
+    weights: Counter[str] = Counter()
+    for name, proportion in zip(names, proportions, strict=True):
+        shares[name] += proportion / sum(proportions)
+    for record, factor in zip(dicts, factors.tolist(), strict=True):
+        weights[record["dataset_name"]] += factor
+    if unused := sorted(shares.keys() - weights.keys()):
+        raise UserError(
+            f"DATASETS.TRAIN_PROPORTIONS gives {', '.join(unused)} a share, but none of its frames has objects: leave "
+            "it out"
+        )
+    scales = {name: share * len(dicts) / weights[name] for name, share in shares.items()}
+    return factors * torch.tensor([scales[record["dataset_name"]] for record in dicts])
+
+
+def _triplet_sampler(cfg: CfgNode, dicts: Sequence[dict], seed: int) -> TripletVideos:
+    classes, videos = cfg.DATALOADER.TRIPLET.NUM_CLASSES, cfg.DATALOADER.TRIPLET.NUM_VIDEOS
+    processes = comm.get_world_size()
+    if cfg.SOLVER.IMS_PER_BATCH != classes * videos * processes:
+        raise UserError(
+            f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}, but batches of triplets have {classes} classes x "
+            f"{videos} videos for each of {processes} processes: set it to {classes * videos * processes}, or change "
+            "DATALOADER.TRIPLET"
+        )
+    if cfg.DATASETS.TRAIN_PROPORTIONS:
+        raise UserError("DATASETS.TRAIN_PROPORTIONS has no effect on TripletVideos, which draws by class: set it to ()")
+    return TripletVideos(
+        [record["video_id"] for record in dicts],
+        [_classes(record) for record in dicts],
+        classes,
+        videos,
+        seed=seed,
     )

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import av
 import cv2
 import numpy as np
 
+from vod2.data.seeking import FrameCursor, open_video, read_table
 from vod2.errors import VideoError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
@@ -21,8 +22,8 @@ FOLDER_FPS = Fraction(25)
 class VideoReader:
     """The frames of a video file (whatever FFmpeg decodes) or of a folder of images, as (H, W, 3) uint8 BGR arrays.
 
-    It can be iterated any number of times, each time from the first frame. Images of a folder come in natural order
-    (frame 9 before frame 10). A rotation that a phone has stored is applied.
+    It can be iterated any number of times, each time from the first frame; `read` gets frames by number. Images of a
+    folder come in natural order (frame 9 before frame 10). A rotation that a phone has stored is applied.
 
     Attributes:
         fps: frames per second, a Fraction; 25 for a folder.
@@ -38,6 +39,8 @@ class VideoReader:
         >>> reader = VideoReader(folder)
         >>> reader.size, [frame.shape for frame in reader]
         ((32, 24), [(24, 32, 3), (24, 32, 3)])
+        >>> list(reader.read([1])), reader.frame_count()
+        ([1], 2)
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
@@ -50,7 +53,10 @@ class VideoReader:
         self.path = Path(path)
         if not self.path.exists():
             raise VideoError(f"there is no video {str(path)!r}: expected a video file or a folder of images")
-        self._images = _images_in(self.path) if self.path.is_dir() else None
+        self._images = images_in(self.path) if self.path.is_dir() else None
+        self._cursor: FrameCursor | None = None
+        self._cursor_process = 0
+        self._length: int | None = None
         if self._images is None:
             with self._open() as (container, stream):
                 rate = stream.average_rate or stream.guessed_rate
@@ -67,22 +73,91 @@ class VideoReader:
     def __iter__(self) -> Iterator[np.ndarray]:
         frames = self._decode() if self._images is None else map(_read_image, self._images)
         for index, frame in enumerate(frames):
-            size = (frame.shape[1], frame.shape[0])
-            if self.size not in (None, size):
-                raise VideoError(
-                    f"frame {index} of {str(self.path)!r} is {size[0]}x{size[1]} pixels, but the first one is "
-                    f"{self.size[0]}x{self.size[1]}: all frames of a video must have one size"
-                )
+            self._check_size(index, frame)
             yield frame
+
+    def frame_count(self) -> int:
+        """The number of frames, exactly: all packets of a file are read, but not decoded unless there is no other way.
+
+        Raises:
+            VideoError: the file cannot be read to its end.
+        """
+        if self._images is not None:
+            return len(self._images)
+        if self._length is None:
+            self._open_cursor()
+        if self._length is None:
+            self._length = sum(1 for _ in self._decode())
+        return self._length
+
+    def read(self, indices: Iterable[int]) -> dict[int, np.ndarray]:
+        """Frames by number, the same as iteration gives.
+
+        A file is decoded from the keyframe before a frame, or on from the frame that was read last: in one call no
+        frame is decoded twice. It stays open in between; `close` lets go of it.
+
+        Args:
+            indices: numbers of frames from 0 in presentation order, in any order.
+
+        Returns:
+            {number: (H, W, 3) uint8 BGR}, ascending.
+
+        Raises:
+            VideoError: there is no such frame, it cannot be decoded, or it has another size than the first.
+        """
+        images = {}
+        for index in sorted(set(indices)):
+            images[index] = self._read_one(index)
+            self._check_size(index, images[index])
+        return images
+
+    def close(self) -> None:
+        """Let go of the file that `read` keeps open. The reader can still be used."""
+        if self._cursor is not None:
+            self._cursor.close()
+
+    def _read_one(self, index: int) -> np.ndarray:
+        if self._images is None:
+            self._open_cursor()
+            known = self._length
+        else:
+            known = len(self._images)
+        if index < 0 or (known is not None and index >= known):
+            raise VideoError(f"there is no frame {index} in {str(self.path)!r}, which has {self.frame_count()} frames")
+        if self._images is not None:
+            return _read_image(self._images[index])
+        frame = self._cursor.frame(index)
+        if frame is None:
+            raise VideoError(
+                f"frame {index} of {str(self.path)!r} is missing or cannot be decoded: the file may be damaged or end "
+                "before it"
+            )
+        return _to_image(frame)
+
+    def _open_cursor(self) -> None:
+        # A fork shares the position in the file with its parent: each process needs a file of its own.
+        if self._cursor is None:
+            table = read_table(self.path)
+            self._length = self._length if table is None else len(table.times)
+            self._cursor, self._cursor_process = FrameCursor(self.path, table), os.getpid()
+        elif self._cursor_process != os.getpid():
+            self._cursor.close()
+            self._cursor_process = os.getpid()
+
+    def _check_size(self, index: int, frame: np.ndarray) -> None:
+        size = (frame.shape[1], frame.shape[0])
+        if self.size not in (None, size):
+            raise VideoError(
+                f"frame {index} of {str(self.path)!r} is {size[0]}x{size[1]} pixels, but the first one is "
+                f"{self.size[0]}x{self.size[1]}: all frames of a video must have one size"
+            )
 
     def _decode(self) -> Iterator[np.ndarray]:
         index = 0
         with self._open() as (container, stream):
             try:
                 for frame in container.decode(stream):
-                    image = frame.to_ndarray(format="bgr24")
-                    # FFmpeg and NumPy both count a rotation counterclockwise.
-                    yield np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90))) if frame.rotation else image
+                    yield _to_image(frame)
                     index += 1
             except av.FFmpegError as error:
                 raise VideoError(
@@ -91,16 +166,16 @@ class VideoReader:
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
-        try:
-            container = av.open(str(self.path))
-        except (av.FFmpegError, OSError) as error:
-            raise VideoError(f"{str(self.path)!r} cannot be read as a video ({error.strerror})") from error
+        container, stream = open_video(self.path)
         with container:
-            if not container.streams.video:
-                raise VideoError(f"{str(self.path)!r} has no video stream: expected a video file or a folder of images")
-            stream = container.streams.video[0]
             stream.thread_type = "AUTO"
             yield container, stream
+
+
+def _to_image(frame: av.VideoFrame) -> np.ndarray:
+    image = frame.to_ndarray(format="bgr24")
+    # FFmpeg and NumPy both count a rotation counterclockwise.
+    return np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90))) if frame.rotation else image
 
 
 def _frames_by_duration(container: av.container.InputContainer, fps: Fraction) -> int | None:
@@ -108,7 +183,7 @@ def _frames_by_duration(container: av.container.InputContainer, fps: Fraction) -
     return None if container.duration is None else round(container.duration * fps / 1_000_000)
 
 
-def _images_in(folder: Path) -> list[Path]:
+def images_in(folder: Path) -> list[Path]:
     """The images of a folder in natural order: digits compare as numbers."""
     images = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
     return sorted(images, key=lambda path: [int(s) if s.isdigit() else s for s in re.split(r"([0-9]+)", path.name)])

@@ -49,6 +49,14 @@ class VideoIndex:
         record = self._nearest(video_id, index)
         return record if record["frame_index"] == index else None
 
+    def frames(self, video_id: str) -> np.ndarray:
+        """(n,) int64 numbers of the frames of a video that the dataset lists, ascending.
+
+        Raises:
+            KeyError: the dataset does not have the video.
+        """
+        return self._frames[self._range(video_id)]
+
     def path(self, video_id: str, index: int) -> str:
         """The file of frame `index`.
 
@@ -60,10 +68,13 @@ class VideoIndex:
         nearest = self._nearest(video_id, index)
         return frame_path(nearest, index) or nearest["file_name"]
 
-    def _nearest(self, video_id: str, index: int) -> dict:
+    def _range(self, video_id: str) -> slice:
         if video_id not in self._rows:
             raise KeyError(f"video {video_id!r} is not in the dataset, which has {len(self._rows)} videos")
         row = self._rows[video_id]
-        start, end = self._starts[row], self._starts[row + 1]
-        nearest = start + int(np.abs(self._frames[start:end] - index).argmin())
+        return slice(self._starts[row], self._starts[row + 1])
+
+    def _nearest(self, video_id: str, index: int) -> dict:
+        rows = self._range(video_id)
+        nearest = rows.start + int(np.abs(self._frames[rows] - index).argmin())
         return self.items[int(self._positions[nearest])]

@@ -4,24 +4,28 @@ H, W: size of the augmented image. Boxes are xyxy in its pixels.
 """
 
 import copy
+from collections.abc import Iterable
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from vod2.d2 import CfgNode, Instances, configurable, detection_utils, transforms
-from vod2.data.video_index import VideoIndex, frame_path
-from vod2.errors import UserError
+from vod2.d2 import BoxMode, CfgNode, Instances, configurable, detection_utils, transforms
+from vod2.data.augmentation import build_video_augmentation, kept_by_centre
+from vod2.data.bad_frames import BadFrames
+from vod2.data.frames import ClipReader
+from vod2.data.video_index import VideoIndex
 from vod2.temporal import SupportSchedule, TrainingSchedule, build_support_schedule, build_training_schedule
 
 
 class VideoDatasetMapper:
     """Reads a frame and its supports. A mapper as Detectron2's loaders take it.
 
-    Training. The schedule draws the supports; augmentation is drawn once and applied to all frames of the clip. A still
-    image is a clip of itself repeated, and is read once. To the dict come:
+    Training. The schedule draws the supports; augmentation is drawn once, from the key frame and its boxes, and applied
+    to all frames of the clip. A still image is a clip of itself repeated, and is read once. To the dict come:
         image: (3, H, W) uint8, in INPUT.FORMAT
-        instances: gt_boxes, gt_classes, gt_track_ids ((n,) int64, -1 where unknown), without crowds and empty boxes
+        instances: gt_boxes, gt_classes, gt_track_ids ((n,) int64, -1 where unknown), without crowds, empty boxes and
+            what a crop has taken out (see `to_instances`)
         support: list of {image, frame_index, role, and instances if the dataset has annotations of that frame}
 
     Inference. The dict says which frame of its video was evaluated before it: `previous_index` (None at the start, see
@@ -37,9 +41,11 @@ class VideoDatasetMapper:
         image_format: such as "BGR".
         schedule: a TrainingSchedule in training, a SupportSchedule in inference.
         index: finds the other frames of datasets without `frame_template`, and the annotations of supports.
+        on_bad_frame, max_bad_frames: "error" or "skip", and how many to skip; see `BadFrames`.
 
     Raises (when called):
-        UserError: an image is missing, broken, or not of the annotated size; names the file.
+        UserError: an image is missing, broken, or not of the annotated size; names the file. With "skip": there are
+            too many of them.
 
     Example:
         >>> from vod2 import VideoDatasetMapper, add_video_config
@@ -56,23 +62,30 @@ class VideoDatasetMapper:
         image_format: str,
         schedule: TrainingSchedule | SupportSchedule,
         index: VideoIndex | None = None,
+        on_bad_frame: str = "error",
+        max_bad_frames: int = 0,
     ) -> None:
         self.is_train = is_train
         self.augmentations = transforms.AugmentationList(augmentations)
         self.image_format = image_format
         self.schedule = schedule
         self.index = index
+        self.bad_frames = BadFrames(on_bad_frame, max_bad_frames, index)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict:
         augmentations = detection_utils.build_augmentation(cfg, is_train)
         if cfg.INPUT.CROP.ENABLED and is_train:
             augmentations.insert(0, transforms.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
+        if is_train:
+            augmentations = build_video_augmentation(cfg) + augmentations
         return {
             "is_train": is_train,
             "augmentations": augmentations,
             "image_format": cfg.INPUT.FORMAT,
             "schedule": build_training_schedule(cfg) if is_train else build_support_schedule(cfg),
+            "on_bad_frame": cfg.DATASETS.ON_BAD_FRAME,
+            "max_bad_frames": cfg.DATASETS.MAX_BAD_FRAMES,
         }
 
     def __call__(self, dataset_dict: dict) -> dict:
@@ -84,17 +97,25 @@ class VideoDatasetMapper:
         # seed that one (as `SeededDataset` does for each clip). The schedule's generator is drawn from it, too: the
         # mapper then has no state of its own that forked workers would share.
         rng = np.random.default_rng(np.random.randint(0, 2**32, size=4, dtype=np.uint32))
+        supports = self.schedule.sample(clip["frame_index"], clip["video_length"], rng)
+        read = self._reader(clip, [clip["frame_index"], *(support.index for support in supports)])
+        drawn_for = clip
+        clip, image = self.bad_frames.read_key(read, clip, rng)
+        if clip is not drawn_for:  # another frame stands in for the key frame
+            supports = self.schedule.sample(clip["frame_index"], clip["video_length"], rng)
         key = clip["frame_index"]
-        supports = self.schedule.sample(key, clip["video_length"], rng)
-        augmented = transforms.AugInput(self._read(clip, key))
+        augmented = transforms.AugInput(image, boxes=_boxes(_objects(clip.get("annotations") or [])))
         drawn = self.augmentations(augmented)
         images = {key: _to_tensor(augmented.image)}
+        numbers = {key: key}  # of the frame that the schedule drew -> of the one that was read
         for support in supports:
-            if support.index not in images:
-                images[support.index] = _to_tensor(drawn.apply_image(self._read(clip, support.index)))
+            if support.index not in numbers:
+                numbers[support.index], image = self.bad_frames.read(read, clip, support.index, rng)
+                images[numbers[support.index]] = _to_tensor(drawn.apply_image(image))
         targets = {index: self._targets(clip, index, drawn, tuple(image.shape[1:])) for index, image in images.items()}
         clip["support"] = []
-        for index, role in supports:
+        for drawn_index, role in supports:
+            index = numbers[drawn_index]
             support = {"image": images[index], "frame_index": index, "role": role}
             if targets[index] is not None:
                 support["instances"] = targets[index]
@@ -108,8 +129,11 @@ class VideoDatasetMapper:
         clip.pop("annotations", None)
         key = clip["frame_index"]
         clip["support"] = []
-        for index in self.schedule.new(key, clip["video_length"], clip["video_id"], clip.get("previous_index")):
-            augmented = transforms.AugInput(self._read(clip, index))
+        indices = list(self.schedule.new(key, clip["video_length"], clip["video_id"], clip.get("previous_index")))
+        read = self._reader(clip, indices)
+        for index in indices:
+            _, image = self.bad_frames.read(read, clip, index)
+            augmented = transforms.AugInput(image)
             self.augmentations(augmented)
             image = _to_tensor(augmented.image)
             if index == key:
@@ -118,29 +142,8 @@ class VideoDatasetMapper:
                 clip["support"].append({"image": image, "frame_index": index, "role": None})
         return clip
 
-    def _read(self, clip: dict, index: int) -> np.ndarray:
-        """Frame `index` of the clip's video, (h, w, 3) uint8 in original pixels."""
-        path = frame_path(clip, index)
-        if path is None:
-            if self.index is None:
-                raise ValueError(
-                    f"frame {index} of video {clip['video_id']!r}: its dicts have no frame_template, so the mapper "
-                    "needs to be built with index=VideoIndex(dicts)"
-                )
-            path = self.index.path(clip["video_id"], index)
-        try:
-            image = detection_utils.read_image(path, format=self.image_format)
-        except FileNotFoundError as error:
-            raise UserError(f"{path}: no such image, though its video has it: complete the dataset") from error
-        except (OSError, ValueError, SyntaxError) as error:  # what PIL raises for broken files, depending on where
-            raise UserError(f"{path}: the image cannot be read ({error}): get the file again") from error
-        height, width = image.shape[:2]
-        if (width, height) != (clip["width"], clip["height"]):
-            raise UserError(
-                f"{path}: the image has {width} x {height} pixels, its annotation says {clip['width']} x "
-                f"{clip['height']}: mend the one that is wrong"
-            )
-        return image
+    def _reader(self, clip: dict, indices: Iterable[int]) -> ClipReader:
+        return ClipReader(clip, indices, self.index, self.image_format)
 
     def _targets(
         self, clip: dict, index: int, drawn: transforms.TransformList, size: tuple[int, int]
@@ -158,9 +161,12 @@ def to_instances(annotations: list[dict], drawn: transforms.TransformList, size:
     """Instances of the `annotations` after the transforms `drawn`, which made the image one of `size` (height, width).
 
     Returns:
-        gt_boxes, gt_classes and gt_track_ids ((n,) int64, -1 where there is none); crowds and empty boxes are left out.
+        gt_boxes, gt_classes and gt_track_ids ((n,) int64, -1 where there is none); crowds and empty boxes are left out,
+        and objects whose centre is outside of a `CentreCropTransform`.
     """
-    kept = [dict(annotation) for annotation in annotations if not annotation.get("iscrowd", 0)]
+    objects = _objects(annotations)
+    inside = kept_by_centre(drawn, _boxes(objects))
+    kept = [dict(annotation) for annotation, is_inside in zip(objects, inside, strict=True) if is_inside]
     for annotation in kept:
         annotation.pop("segmentation", None)
         annotation.pop("keypoints", None)
@@ -169,6 +175,16 @@ def to_instances(annotations: list[dict], drawn: transforms.TransformList, size:
     tracks = [annotation.get("track_id", -1) for annotation in kept]
     instances.gt_track_ids = torch.tensor(tracks, dtype=torch.int64)
     return detection_utils.filter_empty_instances(instances)
+
+
+def _objects(annotations: list[dict]) -> list[dict]:
+    return [annotation for annotation in annotations if not annotation.get("iscrowd", 0)]
+
+
+def _boxes(annotations: list[dict]) -> np.ndarray:
+    """(n, 4) float64 xyxy."""
+    boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in annotations]
+    return np.array(boxes, dtype=np.float64).reshape(-1, 4)
 
 
 def _to_tensor(image: np.ndarray) -> Tensor:

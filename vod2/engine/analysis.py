@@ -8,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vod2.d2 import FrozenBatchNorm2d
 from vod2.modeling import VideoRCNN
+from vod2.ops import compiled_device_types
 from vod2.temporal import FrameMemory, SupportSchedule
 
 PARTS = (
@@ -79,12 +80,24 @@ def _stream_flops(model: VideoRCNN, schedule: SupportSchedule, size: tuple[int, 
     for index in memory.missing(t):
         if index not in fresh:
             memory.put(encoded[0].with_(index=index))
-    counter = FlopCounterMode(display=False)
+    counter = FlopCounterMode(display=False, custom_mapping=_compiled_ops())
     with counter:
         clip = {"frame_index": t, "support": [{"image": image, "frame_index": index} for index in fresh]}
         _Step(model)(clip, memory)
     counts = {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
     return {name.removeprefix("_Step.model."): n for name, n in counts.items()} | {"": counter.get_total_flops()}
+
+
+def _compiled_ops() -> dict:
+    """What the compiled operators cost: what their Python versions would count."""
+    if not compiled_device_types():
+        return {}
+
+    def geometry_bias(query_shape, key_shape, weight_shape, *_, **__) -> int:
+        heads, dim = weight_shape
+        return 2 * query_shape[0] * key_shape[0] * heads * dim
+
+    return {torch.ops.vod2.relation_geometry_bias: geometry_bias}
 
 
 class _Step(nn.Module):

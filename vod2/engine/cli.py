@@ -1,9 +1,16 @@
 """How a command line tool ends."""
 
+import re
 import sys
 from collections.abc import Callable
+from typing import NoReturn
+
+from torch.multiprocessing.spawn import ProcessRaisedException
 
 from vod2.errors import UserError
+
+# What a worker process adds around the message that it died of: its traceback, and the name of the exception.
+_WRAPPED = re.compile(r".*^[\w.]*(?:UserError|VideoError): ", re.DOTALL | re.MULTILINE)
 
 
 def run(main: Callable[[], None]) -> None:
@@ -14,8 +21,16 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
     except UserError as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
-        sys.exit(2)
+        _stop(str(error))
+    except ProcessRaisedException as error:
+        if "UserError: " not in str(error) and "VideoError: " not in str(error):
+            raise
+        _stop(str(error))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _stop(message: str) -> NoReturn:
+    print("error:", " ".join(_WRAPPED.sub("", message).split()), file=sys.stderr)
+    sys.exit(2)

@@ -11,6 +11,7 @@ from vod2.checkpoint import load_weights
 from vod2.d2 import CfgNode, build_model
 from vod2.d2 import transforms as T
 from vod2.errors import UserError
+from vod2.modeling import VideoRCNN
 from vod2.temporal import FrameMemory, build_support_schedule
 
 
@@ -32,10 +33,24 @@ class VideoPredictor:
 
     Raises:
         UserError: if the weights are not those of the model.
+
+    Example:
+        >>> import numpy as np
+        >>> from vod2 import VideoPredictor
+        >>> from vod2.engine import load_config
+        >>> predictor = VideoPredictor(load_config("configs/quick/RDN.yaml", ["MODEL.WEIGHTS", ""]))
+        >>> frames = [np.zeros((64, 96, 3), np.uint8)] * 3
+        >>> [found.index for found in predictor.stream(frames)]
+        [0, 1, 2]
     """
 
     def __init__(self, cfg: CfgNode) -> None:
         self.model = build_model(cfg).eval()
+        if not isinstance(self.model, VideoRCNN):
+            raise UserError(
+                f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE!r}: a stream needs 'VideoRCNN', which is the "
+                "same detector without aggregators"
+            )
         load_weights(self.model, cfg.MODEL.WEIGHTS)
         self.schedule = build_support_schedule(cfg)
         self.resize = T.ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST)
@@ -53,14 +68,17 @@ class VideoPredictor:
                 f"{type(self.schedule).__name__} looks at the whole video and cannot run on a stream; set "
                 "VIDEO.TEST_SCHEDULE.NAME to SlidingWindow or Keyframes"
             )
+        return self._stream(frames, video, lookahead)
+
+    def _stream(self, frames: Iterable[np.ndarray], video: str, lookahead: int) -> Iterator[DetectedFrame]:
         memory = FrameMemory(self.schedule)
-        memory.start(video, 0)
+        memory.start(video, length=0)
         waiting: deque[np.ndarray] = deque()
         fresh: list[dict] = []
         for image in frames:
             fresh.append(self._clip(image, memory.length))
             waiting.append(image)
-            memory.length += 1
+            memory.extend()
             if len(waiting) > lookahead:
                 yield self._detect(memory, waiting, fresh)
         while waiting:

@@ -1,17 +1,28 @@
 """Detectron2's default trainer, for clips and streams."""
 
-import logging
+import math
 import os
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
 
-import vod2.d2
+from vod2.atomic import write_json
 from vod2.checkpoint import require_weights
-from vod2.d2 import CfgNode, COCOEvaluator, DatasetEvaluator, DatasetEvaluators, DefaultTrainer, MetadataCatalog
+from vod2.d2 import (
+    CfgNode,
+    COCOEvaluator,
+    DatasetCatalog,
+    DatasetEvaluator,
+    DatasetEvaluators,
+    DefaultTrainer,
+    MetadataCatalog,
+    comm,
+)
 from vod2.data import build_video_test_loader, build_video_train_loader
 from vod2.engine.optimizer import build_video_optimizer
-from vod2.evaluation import StreamingModel, VIDEvaluator
+from vod2.errors import UserError
+from vod2.evaluation import StreamingModel, UAVDTEvaluator, VIDEvaluator
 from vod2.modeling import VideoRCNN
 from vod2.temporal import build_support_schedule
 
@@ -20,15 +31,17 @@ class VideoTrainer(DefaultTrainer):
     """`DefaultTrainer` whose loaders yield clips and whose evaluation streams whole videos.
 
     Everything else (hooks, writers, checkpoints, resuming) is Detectron2's. A plain image detector trains and
-    evaluates in it too: it ignores the supports.
+    evaluates in it too: it ignores the supports. docs/extending.md trains with it.
     """
 
     def __init__(self, cfg: CfgNode) -> None:
+        if cfg.SOLVER.AMP.ENABLED and not cfg.MODEL.DEVICE.startswith("cuda"):
+            raise UserError(f"SOLVER.AMP.ENABLED needs a GPU, MODEL.DEVICE is {cfg.MODEL.DEVICE!r}: set it to False")
+        check_datasets(cfg, [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
         super().__init__(cfg)
-        logging.getLogger("vod2").info("Detectron2 backend: %s", vod2.d2.BACKEND)
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Detectron2's, with one clear sentence where MODEL.WEIGHTS cannot be had."""
+        """Detectron2's, with one clear sentence where MODEL.WEIGHTS cannot be had or read."""
         if not (resume and self.checkpointer.has_checkpoint()):
             require_weights(self.cfg.MODEL.WEIGHTS)
         super().resume_or_load(resume)
@@ -47,19 +60,65 @@ class VideoTrainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        """VID AP for video datasets, with COCO AP beside it (TEST.COCO_AP); COCO AP alone for the others."""
+        """What the dataset's metadata calls for (evaluator_type), with COCO AP beside it (TEST.COCO_AP); COCO AP alone
+        for datasets that are not of videos.
+        """
         folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
         evaluators = []
-        if MetadataCatalog.get(dataset_name).get("evaluator_type") == "vid":
+        evaluator_type = MetadataCatalog.get(dataset_name).get("evaluator_type")
+        if evaluator_type == "vid":
             evaluators.append(VIDEvaluator(dataset_name, folder, protocol=cfg.TEST.VID_PROTOCOL))
+        elif evaluator_type == "uavdt":
+            evaluators.append(UAVDTEvaluator(dataset_name, folder))
         if cfg.TEST.COCO_AP or not evaluators:
-            evaluators.append(COCOEvaluator(dataset_name, tasks=("bbox",), output_dir=folder))
+            # A cached conversion would outlive a change of the annotations.
+            evaluators.append(COCOEvaluator(dataset_name, tasks=("bbox",), output_dir=folder, allow_cached_coco=False))
         return DatasetEvaluators(evaluators)
 
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators=None) -> dict:
-        """Detectron2's `test`; a `VideoRCNN` streams, with a memory of its own."""
+        """Detectron2's `test`; a `VideoRCNN` streams, with a memory of its own, other detectors get every frame alone.
+
+        The metrics of each dataset are also written to OUTPUT_DIR/inference/<dataset>/results.json.
+        """
+        check_datasets(cfg, cfg.DATASETS.TEST)
         detector = getattr(model, "module", model)  # without DistributedDataParallel
         if isinstance(detector, VideoRCNN):
             model = StreamingModel(detector, build_support_schedule(cfg))
-        return super().test(cfg, model, evaluators)
+        else:
+            cfg = cfg.clone()
+            cfg.defrost()
+            cfg.VIDEO.TEST_SCHEDULE.NAME = "NoWindow"
+        results = super().test(cfg, model, evaluators)
+        if comm.is_main_process():
+            for name in cfg.DATASETS.TEST:
+                found = results if len(cfg.DATASETS.TEST) == 1 else results[name]
+                write_json(os.path.join(cfg.OUTPUT_DIR, "inference", name, "results.json"), finite(found))
+        return results
+
+
+def finite(value):
+    """Nested metrics as JSON can hold them: None where there is no number."""
+    if isinstance(value, Mapping):
+        return {key: finite(one) for key, one in value.items()}
+    return value if not isinstance(value, float) or math.isfinite(value) else None
+
+
+def check_datasets(cfg: CfgNode, names: Sequence[str]) -> None:
+    """Every dataset must be registered, with class names, and no more of them than MODEL.ROI_HEADS.NUM_CLASSES.
+
+    Raises:
+        UserError: otherwise.
+    """
+    for name in names:
+        if name not in DatasetCatalog.list():
+            known = ", ".join(sorted(DatasetCatalog.list()))
+            raise UserError(f"dataset {name!r} is not registered: expected one of {known}, or register it first")
+        classes = MetadataCatalog.get(name).get("thing_classes")
+        if classes is None:
+            raise UserError(f"dataset {name!r} has no class names: set thing_classes in its metadata")
+        if len(classes) > cfg.MODEL.ROI_HEADS.NUM_CLASSES:
+            raise UserError(
+                f"dataset {name!r} has {len(classes)} classes, MODEL.ROI_HEADS.NUM_CLASSES is "
+                f"{cfg.MODEL.ROI_HEADS.NUM_CLASSES}: set it to {len(classes)}"
+            )

@@ -10,6 +10,8 @@ from vod2.evaluation.matching import (
     get_protocol,
     match_detections,
 )
+from vod2.evaluation.stability import TrackIndex, TrackStability, index_tracks, stability, track_stability
+from vod2.evaluation.uavdt import UAVDTEvaluator, is_ignored
 from vod2.evaluation.vid import VIDEvaluator
 
 __all__ = [
@@ -18,8 +20,15 @@ __all__ = [
     "GroundTruth",
     "MatchingProtocol",
     "StreamingModel",
+    "TrackIndex",
+    "TrackStability",
+    "UAVDTEvaluator",
     "VIDEvaluator",
     "average_precision",
     "get_protocol",
+    "index_tracks",
+    "is_ignored",
     "match_detections",
+    "stability",
+    "track_stability",
 ]

@@ -15,6 +15,14 @@ class StreamingModel(nn.Module):
     Args:
         model: the detector.
         schedule: the one that the loader follows.
+
+    Example:
+        >>> from vod2 import StreamingModel
+        >>> from vod2.d2 import build_model
+        >>> from vod2.engine import load_config
+        >>> from vod2.temporal import build_support_schedule
+        >>> cfg = load_config("configs/quick/RDN.yaml")
+        >>> streaming = StreamingModel(build_model(cfg), build_support_schedule(cfg))
     """
 
     def __init__(self, model: VideoRCNN, schedule: SupportSchedule) -> None:
@@ -22,6 +30,7 @@ class StreamingModel(nn.Module):
         self.model = model
         self.memory = FrameMemory(schedule)
         self._running: str | None = None
+        self.train(model.training)  # or restoring this wrapper's mode would change the model's
 
     def forward(self, batched_inputs: list[dict]) -> list[dict]:
         """Clips in the order of the stream -> {"instances": Instances} for each."""

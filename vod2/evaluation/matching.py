@@ -6,6 +6,7 @@ Boxes are xyxy pixels; labels are in [0, K); an image is the integer that both s
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -63,16 +64,20 @@ class GroundTruth:
 
 @dataclass(frozen=True)
 class MatchingProtocol:
-    """When a box counts as found.
+    """When a box counts as found, and what a detection that finds nothing counts.
 
     Attributes:
         pixel_offset: added to every width and height in the IoU (1 where corners are indices of inclusive pixels).
         threshold: width (m,), height (m,) of the ground truth, offset included -> the IoU (m,) from which it counts
             as found.
+        weighs_false: a detection that finds nothing is not simply false; `_weights_near_truth` says what it counts.
+        speeds_overlap: an object on the limit of two speed groups belongs to both (`vod2.evaluation.motion`).
     """
 
     pixel_offset: float
     threshold: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    weighs_false: bool = False
+    speeds_overlap: bool = False
 
 
 def _half(width: np.ndarray, height: np.ndarray) -> np.ndarray:
@@ -84,10 +89,12 @@ def _half_or_ten_pixels(width: np.ndarray, height: np.ndarray) -> np.ndarray:
     return np.minimum(0.5, width * height / ((width + 10) * (height + 10)))
 
 
-# "imagenet" is the rule of ILSVRC's development kit; "fixed" is PASCAL's and COCO's IoU of one half.
+# "imagenet" is the rule of ILSVRC's development kit; "fixed" is PASCAL's and COCO's IoU of one half; "mega" is what the
+# public PyTorch code of FGFA, RDN and MEGA computes, which adds the pixel twice.
 PROTOCOLS: dict[str, MatchingProtocol] = {
     "imagenet": MatchingProtocol(pixel_offset=1.0, threshold=_half_or_ten_pixels),
     "fixed": MatchingProtocol(pixel_offset=0.0, threshold=_half),
+    "mega": MatchingProtocol(pixel_offset=2.0, threshold=_half, weighs_false=True, speeds_overlap=True),
 }
 
 
@@ -100,6 +107,42 @@ def get_protocol(name: str) -> MatchingProtocol:
     if name not in PROTOCOLS:
         raise ValueError(f"Matching protocol {name!r} is unknown: expected one of {', '.join(map(repr, PROTOCOLS))}")
     return PROTOCOLS[name]
+
+
+class Curve(NamedTuple):
+    """Precision against recall of one class, at its t true detections, the surest first.
+
+    Precision only falls from a true detection to the next one, so these points are all that the area needs.
+
+    Attributes:
+        scores: (t,), descending.
+        precision: (t,) float64 in (0, 1].
+        positives: ground truths that could be found.
+
+    Example:
+        >>> curve = Curve(np.array([0.9, 0.5]), np.array([0.5, 0.75]), positives=4)
+        >>> curve.recall.tolist(), curve.envelope.tolist(), curve.average_precision
+        ([0.25, 0.5], [0.75, 0.75], 0.375)
+    """
+
+    scores: np.ndarray
+    precision: np.ndarray
+    positives: int
+
+    @property
+    def recall(self) -> np.ndarray:
+        """(t,) float64 in (0, 1]."""
+        return np.arange(1, len(self.precision) + 1) / max(self.positives, 1)
+
+    @property
+    def envelope(self) -> np.ndarray:
+        """(t,) the best precision at this recall or a higher one."""
+        return np.maximum.accumulate(self.precision[::-1])[::-1]
+
+    @property
+    def average_precision(self) -> float:
+        """The area under the envelope over all recalls ("all-point" AP), NaN without positives."""
+        return float(self.envelope.sum() / self.positives) if self.positives else float("nan")
 
 
 def match_detections(
@@ -115,17 +158,44 @@ def match_detections(
         (n,) int64: the row of the matched ground truth, -1 where there is none.
     """
     matches = np.full(len(detections), -1, dtype=np.int64)
-    group, detection, truth = _eligible_pairs(detections, ground_truth, protocol)
-    truth_taken = np.zeros(len(ground_truth), dtype=bool)
-    # Pairs are sorted by group, then score, then IoU: the first pair of a group is what greedy matching does next, and
-    # what remains after it is a smaller problem of the same kind. Rounds: the most ground truths in one group.
-    while len(group):
-        first = np.flatnonzero(np.diff(group, prepend=-1))
-        matches[detection[first]] = truth[first]
-        truth_taken[truth[first]] = True
-        free = (matches[detection] < 0) & ~truth_taken[truth]
-        group, detection, truth = group[free], detection[free], truth[free]
+    for found, truth, rows, truth_rows in _by_class(detections, ground_truth):
+        of_class = _match_class(found, truth, protocol)
+        hit = of_class >= 0
+        matches[rows[hit]] = truth_rows[of_class[hit]]
     return matches
+
+
+def precision_recall(
+    detections: Detections,
+    ground_truth: GroundTruth,
+    num_classes: int,
+    protocol: MatchingProtocol = PROTOCOLS["imagenet"],
+    ignore: np.ndarray | None = None,
+) -> list[list[Curve]]:
+    """Match and rank all detections, one class after the other: beyond its arguments it holds arrays of one class.
+
+    Args:
+        num_classes: K.
+        ignore: (G, m) bool: what to ignore, for G choices at about the price of one; by default
+            `ground_truth.ignore` alone.
+
+    Returns:
+        G lists of K curves.
+    """
+    ignore = np.atleast_2d(ground_truth.ignore if ignore is None else np.asarray(ignore, dtype=bool))
+    share = 1 - ignore.mean(axis=1) if len(ground_truth) else np.ones(len(ignore))
+    curves = []
+    for found, truth, _, truth_rows in _by_class(detections, ground_truth, num_classes):
+        matches, of_class, order = (
+            match_detections(found, truth, protocol),
+            ignore[:, truth_rows],
+            _ranking(found.scores),
+        )
+        weights = (
+            _weights_near_truth(found, truth, matches, order, protocol, of_class) if protocol.weighs_false else None
+        )
+        curves.append(_curves_of_class(found.scores[order], matches[order], of_class, share, weights))
+    return [list(of_group) for of_group in zip(*curves, strict=True)]
 
 
 def average_precision(
@@ -135,7 +205,7 @@ def average_precision(
     num_classes: int,
     ignore: np.ndarray | None = None,
 ) -> np.ndarray:
-    """The area under the precision envelope over all recalls ("all-point" AP), per class.
+    """The area under the precision envelope of a given matching, per class; every detection without a match is false.
 
     Args:
         matches: (n,) from `match_detections`.
@@ -148,59 +218,166 @@ def average_precision(
     ignore = ground_truth.ignore if ignore is None else np.asarray(ignore, dtype=bool)
     groups = np.atleast_2d(ignore)
     result = np.full((len(groups), num_classes), np.nan)
-    positives = [np.bincount(ground_truth.labels[~ignored], minlength=num_classes) for ignored in groups]
-    order = np.lexsort((-detections.scores, detections.labels))
-    ends = np.searchsorted(detections.labels[order], np.arange(num_classes + 1))
-    for label in range(num_classes):
-        matched = matches[order[ends[label] : ends[label + 1]]]
-        for row, ignored in enumerate(groups):
-            if positives[row][label]:
-                # Where nothing is matched the last row is read (there is one, since there are positives) and masked.
-                dropped = (matched >= 0) & ignored[matched]
-                result[row, label] = _area_under_envelope(matched[~dropped] >= 0, positives[row][label])
+    for label, rows in enumerate(_rows_by_class(detections.labels, num_classes)):
+        order = rows[_ranking(detections.scores[rows])]
+        of_class = groups | (ground_truth.labels != label)
+        curves = _curves_of_class(detections.scores[order], matches[order], of_class, np.ones(len(groups)), None)
+        result[:, label] = [curve.average_precision for curve in curves]
     return result.reshape(*ignore.shape[:-1], num_classes)
 
 
-def _area_under_envelope(is_true: np.ndarray, positives: int) -> float:
-    """AP from (n,) bool flags in descending order of score: a step of recall is worth the best precision ahead."""
-    precision = np.cumsum(is_true) / np.arange(1, len(is_true) + 1)
-    envelope = np.maximum.accumulate(precision[::-1])[::-1]
-    return float(envelope[is_true].sum() / positives)
+def _by_class(
+    detections: Detections, ground_truth: GroundTruth, num_classes: int | None = None
+) -> Iterator[tuple[Detections, GroundTruth, np.ndarray, np.ndarray]]:
+    """Detections and ground truth of one class after the other, and the rows that they come from."""
+    if num_classes is None:
+        num_classes = int(max(detections.labels.max(initial=-1), ground_truth.labels.max(initial=-1))) + 1
+    sides = (_rows_by_class(labels, num_classes) for labels in (detections.labels, ground_truth.labels))
+    for rows, truth_rows in zip(*sides, strict=True):
+        found = Detections(*(array[rows] for array in vars(detections).values()))
+        truth = GroundTruth(*(array[truth_rows] for array in vars(ground_truth).values()))
+        yield found, truth, rows, truth_rows
 
 
-def _eligible_pairs(
-    detections: Detections, ground_truth: GroundTruth, protocol: MatchingProtocol
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All pairs of one image and class where the detection reaches the ground truth's threshold.
+def _rows_by_class(labels: np.ndarray, num_classes: int) -> list[np.ndarray]:
+    """The rows of each class, in their order."""
+    narrow = labels.astype(np.int16) if num_classes < 2**15 else labels  # numpy sorts 16 bits much faster
+    counts = np.bincount(labels, minlength=num_classes)[:num_classes]
+    return np.split(np.argsort(narrow, kind="stable"), np.cumsum(counts))[:num_classes]
+
+
+def _ranking(scores: np.ndarray) -> np.ndarray:
+    """The rows (n,) by descending score; equal scores in the order given."""
+    return np.argsort(-scores, kind="stable")
+
+
+class _Weights(NamedTuple):
+    """What unmatched detections count as false, where an object of the class is in their image: `rank` (u,) ascending
+    rows, `weight` (G, u) in [0, 1]."""
+
+    rank: np.ndarray
+    weight: np.ndarray
+
+
+def _curves_of_class(
+    scores: np.ndarray, matches: np.ndarray, ignore: np.ndarray, share: np.ndarray, weights: _Weights | None
+) -> list[Curve]:
+    """G curves from the scores (n,) of a class in descending order and their matches (n,), rows of ignore (G, m).
+
+    share (G,) is what a detection counts that no weight is given for.
+    """
+    hits = np.flatnonzero(matches >= 0)
+    truth = matches[hits]
+    misses = hits - np.arange(len(hits))  # unmatched detections before each hit
+    if weights is None:
+        false = np.broadcast_to(misses, (len(ignore), len(hits)))
+    else:
+        before = np.searchsorted(weights.rank, hits)
+        total = np.cumsum(np.pad(weights.weight, ((0, 0), (1, 0))), axis=1)
+        false = total[:, before] + share[:, None] * (misses - before)
+    curves = []
+    for ignored, false_before in zip(ignore, false, strict=True):
+        kept = ~ignored[truth]
+        true = np.arange(1, np.count_nonzero(kept) + 1)
+        precision = true / (true + false_before[kept])
+        curves.append(Curve(scores[hits[kept]], precision, int(np.count_nonzero(~ignored))))
+    return curves
+
+
+def _weights_near_truth(
+    found: Detections,
+    truth: GroundTruth,
+    matches: np.ndarray,
+    order: np.ndarray,
+    protocol: MatchingProtocol,
+    ignore: np.ndarray,
+) -> _Weights:
+    """The rule of the "mega" protocol for unmatched detections of one class, where their image has objects of it.
+
+    With a higher IoU to an object that counts than to any ignored one it is false (1), with a lower one it is dropped
+    (0); where both are equal, it counts the share of the image's objects of that class that is ignored. An image that
+    has objects of one kind only has no equality: the other kind is worse than any. (In an image without objects of
+    the class it counts the share of all ground truth, whatever class, that is not ignored.)
+    """
+    pairs = _Pairs(found, truth)
+    rank = np.flatnonzero(((pairs.count > 0) & (matches < 0))[order])
+    parts = [np.empty((len(ignore), 0))]
+    for detection, row in pairs.of(order[rank]):
+        iou = paired_iou(found.boxes[detection], truth.boxes[row], protocol.pixel_offset)
+        starts = np.flatnonzero(np.diff(detection, prepend=-1))
+        parts.append(np.stack([_weights_of_group(iou, ignored[row], starts) for ignored in ignore]))
+    return _Weights(rank, np.concatenate(parts, axis=1))
+
+
+def _weights_of_group(iou: np.ndarray, ignored: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """(u,) weights from the pairs (e,) of u detections, which begin at starts (u,)."""
+    best_counted = np.maximum.reduceat(np.where(ignored, -1.0, iou), starts)
+    best_ignored = np.maximum.reduceat(np.where(ignored, iou, -1.0), starts)
+    share = np.add.reduceat(ignored.astype(np.float64), starts) / np.diff(starts, append=len(iou))
+    return np.where(best_counted == best_ignored, share, best_counted > best_ignored)
+
+
+def _match_class(found: Detections, truth: GroundTruth, protocol: MatchingProtocol) -> np.ndarray:
+    """`match_detections` of one class."""
+    matches = np.full(len(found), -1, dtype=np.int64)
+    detection, row = _eligible_pairs(found, truth, protocol)
+    taken = np.zeros(len(truth), dtype=bool)
+    # Pairs are sorted by image, then score, then IoU: the first pair of an image is what greedy matching does next, and
+    # what remains after it is a smaller problem of the same kind. Rounds: the most ground truths in one image.
+    while len(detection):
+        first = np.flatnonzero(np.diff(found.image[detection], prepend=-1))
+        matches[detection[first]] = row[first]
+        taken[row[first]] = True
+        free = (matches[detection] < 0) & ~taken[row]
+        detection, row = detection[free], row[free]
+    return matches
+
+
+class _Pairs:
+    """Detections and ground truths of one class that are in the same image.
+
+    Attributes:
+        count: (n,) ground truths in the image of each detection.
+    """
+
+    def __init__(self, found: Detections, truth: GroundTruth) -> None:
+        self._order = np.argsort(truth.image, kind="stable")
+        images, first, count = np.unique(truth.image[self._order], return_index=True, return_counts=True)
+        # One more entry, which no image equals, for the detections beyond the last one.
+        images, first, count = (np.append(array, extra) for array, extra in ((images, -1), (first, 0), (count, 0)))
+        position = np.searchsorted(images[:-1], found.image)
+        self.count = np.where(images[position] == found.image, count[position], 0)
+        self._first = first[position]
+
+    def of(self, detections: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(detection row, ground truth row), both (e,), of the given detection rows in their order, a piece at a time;
+        the pairs of one detection follow one another in one piece."""
+        for start, stop in _chunks(self.count[detections]):
+            count = self.count[detections[start:stop]]
+            detection = np.repeat(detections[start:stop], count)
+            nth = np.arange(len(detection)) - np.repeat(np.cumsum(count) - count, count)
+            yield detection, self._order[self._first[detection] + nth]
+
+
+def _eligible_pairs(found: Detections, truth: GroundTruth, protocol: MatchingProtocol) -> tuple[np.ndarray, np.ndarray]:
+    """All pairs of one image where the detection reaches the ground truth's threshold, in one class.
 
     Returns:
-        group (e,), detection row (e,), ground truth row (e,), all int64, sorted by group (an image and a class), then
-        by descending score, then by descending IoU.
+        detection row (e,), ground truth row (e,), both int64, sorted by image, then by descending score, then by
+        descending IoU.
     """
-    labels = max(detections.labels.max(initial=0), ground_truth.labels.max(initial=0)) + 1
-    detection_group = detections.image.astype(np.int64) * labels + detections.labels
-    truth_group = ground_truth.image.astype(np.int64) * labels + ground_truth.labels
-    truth_order = np.argsort(truth_group, kind="stable")
-    first = np.searchsorted(truth_group, detection_group, side="left", sorter=truth_order)
-    count = np.searchsorted(truth_group, detection_group, side="right", sorter=truth_order) - first
-
-    candidates = np.flatnonzero(count)
-    candidates = candidates[np.lexsort((-detections.scores[candidates], detection_group[candidates]))]
-    width, height = _sizes(ground_truth.boxes, protocol.pixel_offset)
-    threshold = protocol.threshold(width, height)
-    found = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))]
-    for start, stop in _chunks(count[candidates]):
-        row = np.repeat(np.arange(start, stop), count[candidates[start:stop]])
-        detection = candidates[row]
-        nth = np.arange(len(row)) - np.searchsorted(row, row)  # the how manieth ground truth of this detection
-        truth = truth_order[first[detection] + nth]
-        iou = _paired_iou(detections.boxes[detection], ground_truth.boxes[truth], protocol.pixel_offset)
-        reached = (iou >= threshold[truth]) & (iou > 0)
-        found.append((row[reached], truth[reached], iou[reached]))
-    row, truth, iou = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    order = np.lexsort((-iou, row))
-    detection = candidates[row[order]]
-    return detection_group[detection], detection, truth[order]
+    pairs = _Pairs(found, truth)
+    candidates = np.flatnonzero(pairs.count)
+    threshold = protocol.threshold(*_sizes(truth.boxes, protocol.pixel_offset))
+    parts = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))]
+    for detection, row in pairs.of(candidates):
+        iou = paired_iou(found.boxes[detection], truth.boxes[row], protocol.pixel_offset)
+        reached = (iou >= threshold[row]) & (iou > 0)
+        parts.append((detection[reached], row[reached], iou[reached]))
+    detection, row, iou = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    # Of equal scores the earlier detection comes first, with all of its pairs.
+    order = np.lexsort((-iou, detection, -found.scores[detection], found.image[detection]))
+    return detection[order], row[order]
 
 
 def _chunks(count: np.ndarray) -> Iterator[tuple[int, int]]:
@@ -220,8 +397,11 @@ def _sizes(boxes: np.ndarray, offset: float) -> tuple[np.ndarray, np.ndarray]:
     return size[:, 0], size[:, 1]
 
 
-def _paired_iou(first: np.ndarray, second: np.ndarray, offset: float) -> np.ndarray:
-    """IoU (e,) in float64 of row i of `first` with row i of `second`, both (e, 4); 0 where both are empty."""
+def paired_iou(first: np.ndarray, second: np.ndarray, offset: float = 0.0) -> np.ndarray:
+    """IoU (e,) in float64 of row i of `first` with row i of `second`, both (e, 4); 0 where both are empty.
+
+    `offset` is added to every width and height.
+    """
     common = np.concatenate([np.maximum(first[:, :2], second[:, :2]), np.minimum(first[:, 2:], second[:, 2:])], axis=1)
     intersection, first_area, second_area = (np.multiply(*_sizes(boxes, offset)) for boxes in (common, first, second))
     union = first_area + second_area - intersection

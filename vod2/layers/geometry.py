@@ -18,6 +18,13 @@ class GeometryBias(nn.Module):
         dim: E, a multiple of 8.
         scale: factor of the embedding's arguments.
         wavelength: their longest wavelength.
+
+    Example:
+        >>> import torch
+        >>> from vod2.layers import GeometryBias
+        >>> boxes = torch.tensor([[0.0, 0.0, 8.0, 8.0], [4.0, 2.0, 9.0, 9.0]])
+        >>> GeometryBias(num_heads=16)(boxes, boxes).shape
+        torch.Size([16, 2, 2])
     """
 
     def __init__(self, num_heads: int, dim: int = 64, scale: float = 100.0, wavelength: float = 1000.0) -> None:

@@ -1,4 +1,7 @@
-"""A narrow ResNet for a CPU, and the second half of a ResNet on its own."""
+"""A narrow ResNet for a CPU, and the second half of a ResNet on its own.
+
+B: images, C: channels, H, W: size of a map.
+"""
 
 from torch import Tensor
 

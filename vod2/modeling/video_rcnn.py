@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from vod2.d2 import META_ARCH_REGISTRY, CfgNode, GeneralizedRCNN, Instances, configurable, detector_postprocess
+from vod2.errors import UserError
 from vod2.modeling.aggregation import Aggregated, mean_losses, merged
 from vod2.modeling.backbone import resume
 from vod2.modeling.pixel import PixelAggregator, build_pixel_aggregator
-from vod2.modeling.roi_heads import as_proposal_set
+from vod2.modeling.roi_heads import VideoROIHeads, as_proposal_set
+from vod2.modeling.video_rpn import VideoRPN
 from vod2.structures import Frame, Role, TemporalContext
 from vod2.temporal import FrameMemory
 
@@ -23,12 +25,26 @@ class VideoRCNN(GeneralizedRCNN):
     """`GeneralizedRCNN` for clips. It needs a `VideoRPN` and `VideoROIHeads`, and holds no state of a video.
 
     A clip is Detectron2's dict (image, height, width, in training instances) plus video_id, frame_index and
-    support: [{image, frame_index, role}]. Without supports it is the image detector with the same parameters.
+    support: [{image, frame_index, role}]. Without aggregators it is the image detector with the same parameters.
+
+    Example:
+        >>> import torch
+        >>> from vod2.d2 import build_model
+        >>> from vod2.engine import load_config
+        >>> model = build_model(load_config("configs/quick/RDN.yaml")).eval()
+        >>> frame = torch.zeros(3, 64, 96, dtype=torch.uint8)
+        >>> clip = {"image": frame, "support": [{"image": frame, "frame_index": 1}]}
+        >>> sorted(model([clip])[0]["instances"].get_fields())
+        ['pred_boxes', 'pred_classes', 'proposal_index', 'scores']
     """
 
     @configurable
     def __init__(self, *, pixel_aggregator: PixelAggregator | None = None, **kwargs) -> None:
         super().__init__(**kwargs)
+        if not isinstance(self.proposal_generator, VideoRPN):
+            raise UserError("VideoRCNN needs MODEL.PROPOSAL_GENERATOR.NAME 'VideoRPN'")
+        if not isinstance(self.roi_heads, VideoROIHeads):
+            raise UserError("VideoRCNN needs MODEL.ROI_HEADS.NAME 'VideoROIHeads'")
         self.pixel_aggregator = pixel_aggregator
 
     @classmethod
@@ -146,6 +162,11 @@ class VideoRCNN(GeneralizedRCNN):
 
     def _clips(self, batched_inputs: list[dict]) -> tuple[list[Frame], list[TemporalContext]]:
         """Encode the key frames and the supports of B clips at once."""
+        if any("image" not in clip for clip in batched_inputs):
+            raise ValueError(
+                "a clip has no image because the stream was sent that frame before: use VideoRCNN.step, or wrap the "
+                "model in vod2.StreamingModel"
+            )
         supports = [list(clip.get("support", ())) for clip in batched_inputs]
         named = [
             [{**support, "video_id": clip.get("video_id", "")} for support in group]

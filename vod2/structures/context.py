@@ -26,6 +26,12 @@ class TemporalContext:
 
     Raises:
         ValueError: if there are not as many roles as frames.
+
+    Example:
+        >>> from vod2.structures import Frame, Role, TemporalContext
+        >>> context = TemporalContext((Frame("video", 3, (32, 32)),), (Role.LOCAL,))
+        >>> len(context), len(context.select(Role.GLOBAL))
+        (1, 0)
     """
 
     frames: tuple[Frame, ...] = ()

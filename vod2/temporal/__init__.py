@@ -3,18 +3,21 @@
 from vod2.temporal.memory import FrameMemory
 from vod2.temporal.schedule import (
     SUPPORT_SCHEDULE_REGISTRY,
-    TRAINING_SCHEDULE_REGISTRY,
     GlobalSample,
     Keyframes,
-    NoSupport,
     NoWindow,
-    RandomNear,
-    RandomVideo,
     SlidingWindow,
     SupportSchedule,
-    TrainingSchedule,
     Union,
     build_support_schedule,
+)
+from vod2.temporal.training import (
+    TRAINING_SCHEDULE_REGISTRY,
+    KeyframeTriplet,
+    NoSupport,
+    RandomNear,
+    RandomVideo,
+    TrainingSchedule,
     build_training_schedule,
 )
 
@@ -23,6 +26,7 @@ __all__ = [
     "TRAINING_SCHEDULE_REGISTRY",
     "FrameMemory",
     "GlobalSample",
+    "KeyframeTriplet",
     "Keyframes",
     "NoSupport",
     "NoWindow",

@@ -37,6 +37,10 @@ class FrameMemory:
         self._frames: dict[int, Frame] = {}
         self._carry: dict[str, Tensor] = {}
 
+    def extend(self, frames: int = 1) -> None:
+        """The video has turned out to be longer: one that arrives while it is watched grows frame by frame."""
+        self.length += frames
+
     def __len__(self) -> int:
         return len(self._frames)
 

@@ -1,7 +1,6 @@
-"""Which frames a frame looks at. Pure: no weights, no files, no state.
+"""Which frames a frame looks at in inference. Pure: no weights, no files, no state.
 
-A `TrainingSchedule` draws a few supports of a key frame; a `SupportSchedule` names, in inference, the whole window of
-frame t. t and length count frames of one video; t is in [0, length).
+A `SupportSchedule` names the whole window of frame t. t and length count frames of one video; t is in [0, length).
 """
 
 import functools
@@ -12,111 +11,28 @@ from collections.abc import Sequence
 import numpy as np
 
 from vod2.d2 import CfgNode, Registry
+from vod2.errors import lookup, settings
 from vod2.structures import Role, Support
 
-TRAINING_SCHEDULE_REGISTRY = Registry("TRAINING_SCHEDULE")
-TRAINING_SCHEDULE_REGISTRY.__doc__ = """
-Subclasses of `TrainingSchedule` with a `from_config(cfg.VIDEO.TRAIN_SCHEDULE)`, chosen by VIDEO.TRAIN_SCHEDULE.NAME.
-"""
 SUPPORT_SCHEDULE_REGISTRY = Registry("SUPPORT_SCHEDULE")
 SUPPORT_SCHEDULE_REGISTRY.__doc__ = """
 Subclasses of `SupportSchedule` with a `from_config(cfg.VIDEO.TEST_SCHEDULE)`, chosen by VIDEO.TEST_SCHEDULE.NAME.
 """
 
 
-def build_training_schedule(cfg: CfgNode) -> "TrainingSchedule":
-    """The schedule that VIDEO.TRAIN_SCHEDULE describes."""
-    node = cfg.VIDEO.TRAIN_SCHEDULE
-    return TRAINING_SCHEDULE_REGISTRY.get(node.NAME).from_config(node)
-
-
 def build_support_schedule(cfg: CfgNode) -> "SupportSchedule":
     """The schedule that VIDEO.TEST_SCHEDULE describes; several names joined by "+" make a `Union`."""
     node = cfg.VIDEO.TEST_SCHEDULE
-    parts = [SUPPORT_SCHEDULE_REGISTRY.get(name).from_config(node) for name in node.NAME.split("+")]
+    kinds = [lookup(SUPPORT_SCHEDULE_REGISTRY, name, "VIDEO.TEST_SCHEDULE.NAME") for name in node.NAME.split("+")]
+    with settings("VIDEO.TEST_SCHEDULE"):
+        parts = [kind.from_config(node) for kind in kinds]
     return parts[0] if len(parts) == 1 else Union(parts)
 
 
-def _check_frame(t: int, length: int | None) -> None:
+def check_frame(t: int, length: int | None) -> None:
+    """Raises ValueError if a video of `length` frames (None: without an end) has no frame t."""
     if t < 0 or (length is not None and t >= length):
         raise ValueError(f"frame {t} is not in a video of {length} frames (frames count from 0)")
-
-
-class TrainingSchedule(ABC):
-    """Draws the supports of a training clip."""
-
-    @classmethod
-    @abstractmethod
-    def from_config(cls, node: CfgNode) -> "TrainingSchedule":
-        """Build from VIDEO.TRAIN_SCHEDULE."""
-
-    @abstractmethod
-    def sample(self, t: int, length: int, rng: np.random.Generator) -> list[Support]:
-        """Supports of frame t; the same generator state gives the same frames."""
-
-
-@TRAINING_SCHEDULE_REGISTRY.register()
-class NoSupport(TrainingSchedule):
-    """Single-frame training: no supports."""
-
-    @classmethod
-    def from_config(cls, node: CfgNode) -> "NoSupport":
-        return cls()
-
-    def sample(self, t: int, length: int, rng: np.random.Generator) -> list[Support]:
-        _check_frame(t, length)
-        return []
-
-
-@TRAINING_SCHEDULE_REGISTRY.register()
-class RandomNear(TrainingSchedule):
-    """`count` frames of [t - radius, t + radius], t included (RDN, "temporal dropout" of section 3.3).
-
-    Frames are distinct where the video has that many; a shorter one repeats some, a still image repeats itself.
-
-    Example:
-        >>> import numpy as np
-        >>> from vod2.temporal import RandomNear
-        >>> [s.index for s in RandomNear(radius=18, count=2).sample(0, 1, np.random.default_rng(0))]
-        [0, 0]
-    """
-
-    def __init__(self, radius: int, count: int) -> None:
-        if radius < 0 or count < 0:
-            raise ValueError(f"RandomNear: expected radius and count of at least 0, got {radius} and {count}")
-        self.radius, self.count = radius, count
-
-    @classmethod
-    def from_config(cls, node: CfgNode) -> "RandomNear":
-        return cls(node.RADIUS, node.COUNT)
-
-    def sample(self, t: int, length: int, rng: np.random.Generator) -> list[Support]:
-        _check_frame(t, length)
-        near = np.arange(max(t - self.radius, 0), min(t + self.radius, length - 1) + 1)
-        return _draw(near, self.count, rng, Role.LOCAL)
-
-
-@TRAINING_SCHEDULE_REGISTRY.register()
-class RandomVideo(TrainingSchedule):
-    """`count` frames from the whole video (SELSA); distinct where the video has that many."""
-
-    def __init__(self, count: int) -> None:
-        if count < 0:
-            raise ValueError(f"RandomVideo: expected a count of at least 0, got {count}")
-        self.count = count
-
-    @classmethod
-    def from_config(cls, node: CfgNode) -> "RandomVideo":
-        return cls(node.COUNT)
-
-    def sample(self, t: int, length: int, rng: np.random.Generator) -> list[Support]:
-        _check_frame(t, length)
-        return _draw(np.arange(length), self.count, rng, Role.GLOBAL)
-
-
-def _draw(frames: np.ndarray, count: int, rng: np.random.Generator, role: Role) -> list[Support]:
-    drawn = rng.choice(frames, size=count, replace=len(frames) < count)
-    return [Support(int(index), role) for index in drawn]
 
 
 class SupportSchedule(ABC):
@@ -143,7 +59,7 @@ class SupportSchedule(ABC):
         Raises:
             ValueError: if t is not in the video, or length is None and the schedule is not causal.
         """
-        _check_frame(t, length)
+        check_frame(t, length)
         if length is None and self.lookahead != 0:
             reach = "the whole video" if self.lookahead is None else f"{self.lookahead} frames ahead"
             raise ValueError(

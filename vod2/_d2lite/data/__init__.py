@@ -1,31 +1,8 @@
 """Datasets, mappers and data loaders."""
+# ruff: noqa: F401
 
 from . import detection_utils, transforms
-from .build import (
-    build_batch_data_loader,
-    build_detection_test_loader,
-    build_detection_train_loader,
-    get_detection_dataset_dicts,
-    print_instances_class_histogram,
-)
-from .catalog import DatasetCatalog, Metadata, MetadataCatalog
-from .common import AspectRatioGroupedDataset, DatasetFromList, MapDataset, ToIterableDataset
+from .build import build_detection_test_loader, build_detection_train_loader, get_detection_dataset_dicts
+from .catalog import DatasetCatalog, MetadataCatalog
+from .common import DatasetFromList, MapDataset
 from .dataset_mapper import DatasetMapper
-
-__all__ = [
-    "AspectRatioGroupedDataset",
-    "DatasetCatalog",
-    "DatasetFromList",
-    "DatasetMapper",
-    "MapDataset",
-    "Metadata",
-    "MetadataCatalog",
-    "ToIterableDataset",
-    "build_batch_data_loader",
-    "build_detection_test_loader",
-    "build_detection_train_loader",
-    "detection_utils",
-    "get_detection_dataset_dicts",
-    "print_instances_class_histogram",
-    "transforms",
-]

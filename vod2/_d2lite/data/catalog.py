@@ -4,7 +4,19 @@ import types
 from collections import UserDict
 
 
-class _DatasetCatalog(UserDict):
+class _Catalog(UserDict):
+    __hash__ = object.__hash__
+
+    def list(self):
+        """All names."""
+        return list(self)
+
+    def remove(self, name):
+        """Forgets `name`."""
+        self.pop(name)
+
+
+class _DatasetCatalog(_Catalog):
     """Name -> function without arguments that returns the dataset (usually a list of dataset dicts)."""
 
     def register(self, name, func):
@@ -25,21 +37,6 @@ class _DatasetCatalog(UserDict):
             known = ", ".join(sorted(self)) or "none"
             raise KeyError(f"Dataset '{name}' is not registered! Available datasets are: {known}")
         return self[name]()
-
-    def list(self):
-        """The names of all registered datasets."""
-        return list(self)
-
-    def remove(self, name):
-        """Forgets the dataset `name`."""
-        self.pop(name)
-
-    __hash__ = object.__hash__
-
-    def __str__(self):
-        return f"DatasetCatalog(registered datasets: {', '.join(self)})"
-
-    __repr__ = __str__
 
 
 class Metadata(types.SimpleNamespace):
@@ -85,31 +82,14 @@ class Metadata(types.SimpleNamespace):
         return self.__dict__.get(key, default)
 
 
-class _MetadataCatalog(UserDict):
+class _MetadataCatalog(_Catalog):
     """Dataset name -> its one `Metadata` object."""
 
     def get(self, name):
         """The metadata of `name`; created empty, with only its name, on the first call."""
         if not name:
             raise AssertionError(f"expected the name of a dataset, got {name!r}")
-        if name not in self:
-            self[name] = Metadata(name=name)
-        return self[name]
-
-    def list(self):
-        """The names that have metadata."""
-        return list(self)
-
-    def remove(self, name):
-        """Forgets the metadata of `name`."""
-        self.pop(name)
-
-    __hash__ = object.__hash__
-
-    def __str__(self):
-        return f"MetadataCatalog(registered metadata: {', '.join(self)})"
-
-    __repr__ = __str__
+        return self.setdefault(name, Metadata(name=name))
 
 
 DatasetCatalog = _DatasetCatalog()

@@ -2,15 +2,13 @@
 
 import copy
 import itertools
-import logging
 import pickle
 import random
 
 import numpy as np
 import torch.utils.data as torchdata
 
-# A mapper that rejects this many different items in a row rejects, for all practical purposes, all of them.
-_MAX_REJECTED = 100
+_MAX_REJECTED = 100  # a mapper that rejects so many items in a row rejects, for all practical purposes, all of them
 
 
 class DatasetFromList(torchdata.Dataset):
@@ -76,22 +74,19 @@ class MapDataset(torchdata.Dataset):
 
     def __getitem__(self, idx):
         idx = int(idx)
-        tried = []
-        while True:
+        for _ in range(_MAX_REJECTED):
             data = self._map_func(self._dataset[idx])
             if data is not None:
                 self._candidates.add(idx)
                 return data
-            tried.append(idx)
             self._candidates.discard(idx)
-            if not self._candidates or len(tried) >= _MAX_REJECTED:
-                raise RuntimeError(
-                    f"the mapper {self._map_func} returned None for each of the {len(tried)} items tried "
-                    f"(the first: {tried[:3]}) of a dataset of {len(self)}: check what it rejects and why"
-                )
-            if len(tried) == 3:
-                logging.getLogger(__name__).warning("The mapper returned None for items %s in a row", tried)
+            if not self._candidates:
+                break
             idx = self._rng.choice(tuple(self._candidates))
+        raise RuntimeError(
+            f"the mapper {self._map_func} returned None for one item after the other of a dataset of {len(self)} "
+            f"(the last: {idx}): check what it rejects and why"
+        )
 
 
 class _MapIterableDataset(torchdata.IterableDataset):
@@ -109,16 +104,13 @@ class _MapIterableDataset(torchdata.IterableDataset):
 class ToIterableDataset(torchdata.IterableDataset):
     """A map-style dataset, read in the order of a sampler.
 
-    The sampler runs inside each worker process of a `DataLoader`; with `shard_sampler` the workers take turns, chunks
-    of `shard_chunk_size` indices at a time, so that together they yield each index once.
+    The sampler runs inside each worker process of a `DataLoader`; the workers take turns, chunks of `shard_chunk_size`
+    indices at a time, so that together they yield each index once.
     """
 
-    def __init__(self, dataset, sampler, shard_sampler=True, shard_chunk_size=1):
-        if isinstance(dataset, torchdata.IterableDataset):
-            raise TypeError(f"expected a map-style dataset, got the iterable {type(dataset).__name__}")
+    def __init__(self, dataset, sampler, shard_chunk_size=1):
         self.dataset = dataset
         self.sampler = sampler
-        self.shard_sampler = shard_sampler
         self.shard_chunk_size = shard_chunk_size
 
     def __len__(self):
@@ -127,7 +119,7 @@ class ToIterableDataset(torchdata.IterableDataset):
     def __iter__(self):
         worker = torchdata.get_worker_info()
         indices = iter(self.sampler)
-        if self.shard_sampler and worker is not None:
+        if worker is not None:
             turn = itertools.count()
             indices = (i for i in indices if next(turn) // self.shard_chunk_size % worker.num_workers == worker.id)
         for idx in indices:
@@ -135,12 +127,7 @@ class ToIterableDataset(torchdata.IterableDataset):
 
 
 class AspectRatioGroupedDataset(torchdata.IterableDataset):
-    """Batches of images that are all wide (width > height), or all tall.
-
-    Args:
-        dataset: an iterable of dicts with "width" and "height".
-        batch_size: length of the lists it yields. What does not fill a batch at the end is dropped.
-    """
+    """Lists of `batch_size` dicts of an iterable, all wide ("width" > "height") or all tall; a rest is dropped."""
 
     def __init__(self, dataset, batch_size):
         self.dataset = dataset

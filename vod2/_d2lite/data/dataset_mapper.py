@@ -23,15 +23,10 @@ class DatasetMapper:
         is_train: keep the annotations.
         augmentations: augmentations or transforms, applied in this order.
         image_format: of `detection_utils.read_image`, such as "BGR".
-        use_instance_mask, use_keypoint: must be False.
     """
 
     @configurable
-    def __init__(self, is_train, *, augmentations, image_format, use_instance_mask=False, use_keypoint=False):
-        if use_instance_mask or use_keypoint:
-            raise NotImplementedError(
-                "masks and keypoints need Detectron2 itself: set MODEL.MASK_ON and MODEL.KEYPOINT_ON to False"
-            )
+    def __init__(self, is_train, *, augmentations, image_format):
         self.is_train = is_train
         self.augmentations = T.AugmentationList(augmentations)
         self.image_format = image_format
@@ -43,32 +38,19 @@ class DatasetMapper:
         augmentations = utils.build_augmentation(cfg, is_train)
         if cfg.INPUT.CROP.ENABLED and is_train:
             augmentations.insert(0, T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
-        return {
-            "is_train": is_train,
-            "augmentations": augmentations,
-            "image_format": cfg.INPUT.FORMAT,
-            "use_instance_mask": cfg.MODEL.MASK_ON,
-            "use_keypoint": cfg.MODEL.KEYPOINT_ON,
-        }
+        return {"is_train": is_train, "augmentations": augmentations, "image_format": cfg.INPUT.FORMAT}
 
     def __call__(self, dataset_dict):
         dataset_dict = copy.deepcopy(dataset_dict)
-        image = utils.read_image(dataset_dict["file_name"], format=self.image_format)
-        utils.check_image_size(dataset_dict, image)
-        aug_input = T.AugInput(image)
+        aug_input = T.AugInput(utils.read_image(dataset_dict["file_name"], format=self.image_format))
+        utils.check_image_size(dataset_dict, aug_input.image)
         transforms = self.augmentations(aug_input)
         image = aug_input.image
         dataset_dict["image"] = torch.as_tensor(np.ascontiguousarray(image.transpose(2, 0, 1)))
         annotations = dataset_dict.pop("annotations", None)
         if self.is_train and annotations is not None:
-            dataset_dict["instances"] = _to_instances(annotations, transforms, image.shape[:2])
+            kept = [ann for ann in annotations if ann.get("iscrowd", 0) == 0]
+            kept = [utils.transform_instance_annotations(ann, transforms, image.shape[:2]) for ann in kept]
+            instances = utils.annotations_to_instances(kept, image.shape[:2])
+            dataset_dict["instances"] = utils.filter_empty_instances(instances)
         return dataset_dict
-
-
-def _to_instances(annotations, transforms, image_size):
-    kept = [ann for ann in annotations if ann.get("iscrowd", 0) == 0]
-    for ann in kept:
-        ann.pop("segmentation", None)
-        ann.pop("keypoints", None)
-    kept = [utils.transform_instance_annotations(ann, transforms, image_size) for ann in kept]
-    return utils.filter_empty_instances(utils.annotations_to_instances(kept, image_size))

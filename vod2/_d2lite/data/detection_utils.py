@@ -30,16 +30,9 @@ def read_image(file_name, format=None):
     with PathManager.open(file_name, "rb") as f:
         try:
             image = ImageOps.exif_transpose(Image.open(f))
-            return convert_PIL_to_numpy(image, format)
+            image = np.asarray(image if format is None else image.convert("RGB" if format == "BGR" else format))
         except (OSError, SyntaxError, ValueError) as error:
             raise OSError(f"cannot read the image {file_name} as {format or 'it is'}: {error}") from error
-
-
-def convert_PIL_to_numpy(image, format):
-    """A PIL image as an (H, W, C) array in `format`, see `read_image`."""
-    if format is not None:
-        image = image.convert("RGB" if format == "BGR" else format)
-    image = np.asarray(image)
     if format == "BGR":
         return image[:, :, ::-1]
     return image[:, :, None] if format == "L" else image
@@ -63,25 +56,21 @@ def check_image_size(dataset_dict, image):
         SizeMismatchError: they differ.
     """
     height, width = image.shape[:2]
-    expected = dataset_dict.get("width", width), dataset_dict.get("height", height)
+    expected = dataset_dict.setdefault("width", width), dataset_dict.setdefault("height", height)
     if (width, height) != expected:
         raise SizeMismatchError(
             f"Mismatched image shape for image {dataset_dict.get('file_name', '(no file_name)')}, "
             f"got {(width, height)}, expect {expected} (width, height). Check the width/height in the annotations."
         )
-    dataset_dict["width"], dataset_dict["height"] = expected
 
 
 def transform_instance_annotations(annotation, transforms, image_size):
-    """Transforms the box (and polygons) of one annotation dict in place, and returns it.
+    """Transforms the box of one annotation dict in place, and returns it; masks and keypoints are dropped.
 
     Args:
         annotation: with bbox and bbox_mode; the box comes out as XYXY_ABS, clipped to the image.
         transforms: a transform or a list of them.
         image_size: (height, width) of the image after `transforms`.
-
-    Raises:
-        NotImplementedError: the annotation has keypoints or a segmentation that is not a list of polygons.
     """
     if isinstance(transforms, (tuple, list)):
         transforms = T.TransformList(transforms)
@@ -90,11 +79,8 @@ def transform_instance_annotations(annotation, transforms, image_size):
     height, width = image_size
     annotation["bbox"] = np.minimum(box, [width, height, width, height])
     annotation["bbox_mode"] = BoxMode.XYXY_ABS
-    if "keypoints" in annotation or isinstance(annotation.get("segmentation"), dict):
-        raise NotImplementedError("keypoints and RLE masks need Detectron2 itself: pop them from the annotation first")
-    if "segmentation" in annotation:
-        polygons = [np.asarray(p).reshape(-1, 2) for p in annotation["segmentation"]]
-        annotation["segmentation"] = [p.reshape(-1) for p in transforms.apply_polygons(polygons)]
+    for key in ("segmentation", "keypoints"):
+        annotation.pop(key, None)
     return annotation
 
 
@@ -125,16 +111,13 @@ def filter_empty_instances(instances, by_box=True, box_threshold=1e-5, return_ma
 
 def build_augmentation(cfg, is_train):
     """The list of augmentations of cfg.INPUT: the resize, and in training the flip."""
-    if is_train:
-        min_size, max_size = cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN
-        sample_style = cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
-    else:
-        min_size, max_size = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
-        sample_style = "choice"
-    augmentations = [T.ResizeShortestEdge(min_size, max_size, sample_style)]
+    if not is_train:
+        return [T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, "choice")]
     flip = cfg.INPUT.RANDOM_FLIP
     if flip not in ("none", "horizontal", "vertical"):
         raise ValueError(f"INPUT.RANDOM_FLIP is {flip!r}, expected 'none', 'horizontal' or 'vertical'")
-    if is_train and flip != "none":
+    sizes = cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
+    augmentations = [T.ResizeShortestEdge(*sizes)]
+    if flip != "none":
         augmentations.append(T.RandomFlip(horizontal=flip == "horizontal", vertical=flip == "vertical"))
     return augmentations

@@ -10,13 +10,6 @@ from torch.utils.data.sampler import Sampler
 from vod2._d2lite.utils import comm
 
 
-def _check_size(size):
-    if not isinstance(size, int):
-        raise TypeError(f"expected the size of the dataset as an int, got {size!r}")
-    if size <= 0:
-        raise ValueError(f"expected a dataset of at least one item, got size={size}")
-
-
 class _InfiniteSampler(Sampler):
     """Repeats `_epoch(generator)` for ever and takes every world_size-th index of it."""
 
@@ -48,7 +41,10 @@ class TrainingSampler(_InfiniteSampler):
     """
 
     def __init__(self, size, shuffle=True, seed=None):
-        _check_size(size)
+        if not isinstance(size, int):
+            raise TypeError(f"expected the size of the dataset as an int, got {size!r}")
+        if size <= 0:
+            raise ValueError(f"expected a dataset of at least one item, got size={size}")
         super().__init__(shuffle, seed)
         self._size = size
 
@@ -96,7 +92,6 @@ class InferenceSampler(Sampler):
     """Each of `size` items exactly once over all processes: contiguous shards, the first ones longer by one."""
 
     def __init__(self, size):
-        _check_size(size)
         share, rest = divmod(size, comm.get_world_size())
         rank = comm.get_rank()
         begin = rank * share + min(rank, rest)

@@ -9,25 +9,15 @@ from collections import OrderedDict
 
 import numpy as np
 import torch
-from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from vod2._d2lite.checkpoint import DetectionCheckpointer
-from vod2._d2lite.data import (
-    MetadataCatalog,
-    build_detection_test_loader,
-    build_detection_train_loader,
-    transforms,
-)
+from vod2._d2lite.config import check_supported
+from vod2._d2lite.data import MetadataCatalog, build_detection_test_loader, build_detection_train_loader, transforms
 from vod2._d2lite.engine import hooks
 from vod2._d2lite.engine.train_loop import AMPTrainer, SimpleTrainer, TrainerBase
-from vod2._d2lite.evaluation import (
-    DatasetEvaluator,
-    inference_on_dataset,
-    print_csv_format,
-    verify_results,
-)
+from vod2._d2lite.evaluation import DatasetEvaluator, inference_on_dataset, print_csv_format, verify_results
 from vod2._d2lite.modeling import build_model
 from vod2._d2lite.solver import build_lr_scheduler, build_optimizer
 from vod2._d2lite.utils import comm
@@ -36,35 +26,16 @@ from vod2._d2lite.utils.env import seed_all_rng
 from vod2._d2lite.utils.events import CommonMetricPrinter, EventWriter, JSONWriter, TensorboardXWriter
 from vod2._d2lite.utils.file_io import PathManager
 from vod2._d2lite.utils.logger import setup_logger
-
-__all__ = [
-    "DefaultPredictor",
-    "DefaultTrainer",
-    "create_ddp_model",
-    "default_argument_parser",
-    "default_setup",
-    "default_writers",
-]
+from vod2.atomic import replacing
 
 
-def create_ddp_model(model: nn.Module, *, fp16_compression: bool = False, **kwargs) -> nn.Module:
-    """The model in DistributedDataParallel where there is more than one process, else the model itself.
-
-    Args:
-        fp16_compression: exchange gradients in half precision.
-        kwargs: arguments of DistributedDataParallel.
-    """
+def create_ddp_model(model: nn.Module, **kwargs) -> nn.Module:
+    """The model in DistributedDataParallel (with ``kwargs``) where there is more than one process, else itself."""
     if comm.get_world_size() == 1:
         return model
-    on_gpu = next(model.parameters()).device.type == "cuda"
-    if "device_ids" not in kwargs and on_gpu:
-        kwargs["device_ids"] = [comm.get_local_rank()]
-    ddp = DistributedDataParallel(model, **kwargs)
-    if fp16_compression:
-        from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compress_hook
-
-        ddp.register_comm_hook(state=None, hook=fp16_compress_hook)
-    return ddp
+    if next(model.parameters()).device.type == "cuda":
+        kwargs.setdefault("device_ids", [comm.get_local_rank()])
+    return DistributedDataParallel(model, **kwargs)
 
 
 def default_argument_parser(epilog: str | None = None) -> argparse.ArgumentParser:
@@ -74,10 +45,8 @@ def default_argument_parser(epilog: str | None = None) -> argparse.ArgumentParse
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=epilog
         or f"""Examples:
-  one machine:        {program} --num-gpus 8 --config-file cfg.yaml
-  changed options:    {program} --config-file cfg.yaml MODEL.WEIGHTS weights.pth SOLVER.BASE_LR 0.001
-  several machines:   {program} --machine-rank 0 --num-machines 2 --dist-url tcp://HOST:PORT [other flags]
-                      {program} --machine-rank 1 --num-machines 2 --dist-url tcp://HOST:PORT [other flags]
+  one machine:       {program} --num-gpus 8 --config-file cfg.yaml MODEL.WEIGHTS weights.pth
+  several machines:  {program} --machine-rank 0 --num-machines 2 --dist-url tcp://HOST:PORT [other flags]
 """,
     )
     parser.add_argument("--config-file", default="", metavar="FILE", help="path to config file")
@@ -104,15 +73,11 @@ def default_setup(cfg, args: argparse.Namespace) -> None:
     logger.info(f"Rank of current process: {rank}. World size: {comm.get_world_size()}")
     logger.info("Environment info:\n" + collect_env_info())
     logger.info(f"Command line arguments: {args}")
-    config_file = getattr(args, "config_file", "")
-    if config_file:
-        with PathManager.open(config_file, "r") as f:
-            logger.info(f"Contents of args.config_file={config_file}:\n{f.read()}")
     if comm.is_main_process() and output_dir:
         logger.info(f"Running with full config:\n{cfg.dump()}")
         path = os.path.join(output_dir, "config.yaml")
-        with PathManager.open(path, "w") as f:
-            f.write(cfg.dump())
+        with replacing(path) as temporary:
+            temporary.write_text(cfg.dump())
         logger.info(f"Full config saved to {path}")
     seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)
     if not getattr(args, "eval_only", False):  # benchmarking pays off only over many iterations
@@ -184,7 +149,7 @@ class DefaultTrainer(TrainerBase):
     Attributes:
         checkpointer: saves model and training state; the position in the data loader is not part of it.
         scheduler: the learning-rate schedule.
-        cfg: the configuration, scaled by `auto_scale_workers`.
+        cfg: the configuration.
 
     Example::
 
@@ -201,7 +166,7 @@ class DefaultTrainer(TrainerBase):
         super().__init__()
         if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
             setup_logger()  # default_setup was not called
-        cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        check_supported(cfg, {"SOLVER.REFERENCE_WORLD_SIZE": 0, "TEST.PRECISE_BN.ENABLED": False})
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)
@@ -224,11 +189,7 @@ class DefaultTrainer(TrainerBase):
             self.start_iter = self.iter + 1  # the checkpoint holds the iteration that was completed
 
     def build_hooks(self) -> list[hooks.HookBase | None]:
-        """Timing, schedule, precise BN, checkpoints, evaluation, writing: in this order."""
-        cfg = self.cfg.clone()
-        cfg.defrost()
-        cfg.DATALOADER.NUM_WORKERS = 0  # the statistics need no second set of workers
-        precise = cfg.TEST.PRECISE_BN
+        """Timing, schedule, checkpoints, evaluation, writing: in this order."""
         main = comm.is_main_process()
 
         def test_and_save_results():
@@ -238,12 +199,9 @@ class DefaultTrainer(TrainerBase):
         return [
             hooks.IterationTimer(),
             hooks.LRScheduler(),
-            hooks.PreciseBN(cfg.TEST.EVAL_PERIOD, self.model, self.build_train_loader(cfg), precise.NUM_ITER)
-            if precise.ENABLED and get_bn_modules(self.model)
-            else None,
             # before the evaluation: if that fails, the weights are safe
-            hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD) if main else None,
-            hooks.EvalHook(cfg.TEST.EVAL_PERIOD, test_and_save_results),
+            hooks.PeriodicCheckpointer(self.checkpointer, self.cfg.SOLVER.CHECKPOINT_PERIOD) if main else None,
+            hooks.EvalHook(self.cfg.TEST.EVAL_PERIOD, test_and_save_results),
             # after the evaluation: its results are written in the same iteration
             hooks.PeriodicWriter(self.build_writers(), period=20) if main else None,
         ]
@@ -329,40 +287,3 @@ class DefaultTrainer(TrainerBase):
                 logger.info(f"Evaluation results for {name} in csv format:")
                 print_csv_format(results[name])
         return next(iter(results.values())) if len(results) == 1 else results
-
-    @staticmethod
-    def auto_scale_workers(cfg, num_workers: int):
-        """The configuration for ``num_workers`` processes, if written for ``SOLVER.REFERENCE_WORLD_SIZE`` of them.
-
-        Images per process stay; the learning rate follows the batch size, iterations and periods go the other way.
-        A reference of 0, or equal to ``num_workers``, changes nothing.
-
-        Raises:
-            ValueError: the batch cannot be split over the reference number of processes.
-        """
-        reference = cfg.SOLVER.REFERENCE_WORLD_SIZE
-        if reference in (0, num_workers):
-            return cfg
-        if cfg.SOLVER.IMS_PER_BATCH % reference:
-            raise ValueError(
-                f"SOLVER.IMS_PER_BATCH={cfg.SOLVER.IMS_PER_BATCH} is no multiple of REFERENCE_WORLD_SIZE={reference}"
-            )
-        frozen = cfg.is_frozen()
-        cfg = cfg.clone()
-        cfg.defrost()
-        solver, scale = cfg.SOLVER, num_workers / reference
-        solver.IMS_PER_BATCH = int(round(solver.IMS_PER_BATCH * scale))
-        solver.BASE_LR *= scale
-        solver.MAX_ITER = int(round(solver.MAX_ITER / scale))
-        solver.WARMUP_ITERS = int(round(solver.WARMUP_ITERS / scale))
-        solver.STEPS = tuple(int(round(step / scale)) for step in solver.STEPS)
-        solver.CHECKPOINT_PERIOD = int(round(solver.CHECKPOINT_PERIOD / scale))
-        cfg.TEST.EVAL_PERIOD = int(round(cfg.TEST.EVAL_PERIOD / scale))
-        solver.REFERENCE_WORLD_SIZE = num_workers
-        logging.getLogger(__name__).info(
-            f"Auto-scaled for {num_workers} processes: batch size {solver.IMS_PER_BATCH}, learning rate "
-            f"{solver.BASE_LR}, {solver.MAX_ITER} iterations, warm-up {solver.WARMUP_ITERS}."
-        )
-        if frozen:
-            cfg.freeze()
-        return cfg

@@ -11,8 +11,6 @@ import torch.multiprocessing as mp
 
 from vod2._d2lite.utils import comm
 
-__all__ = ["DEFAULT_TIMEOUT", "launch"]
-
 DEFAULT_TIMEOUT = timedelta(minutes=30)
 
 
@@ -51,41 +49,22 @@ def launch(
         if num_machines != 1:
             raise ValueError(f"dist_url={dist_url!r} with {num_machines} machines: give tcp://<host of rank 0>:<port>")
         dist_url = f"tcp://127.0.0.1:{_free_port()}"
-    logger = logging.getLogger(__name__)
     if not torch.cuda.is_available():
+        logger = logging.getLogger(__name__)
         logger.warning(f"No GPU is available: starting {num_gpus_per_machine} processes on the CPU (gloo).")
     elif num_gpus_per_machine > torch.cuda.device_count():
         raise ValueError(f"{num_gpus_per_machine} GPUs per machine were asked for, found {torch.cuda.device_count()}")
-    if num_machines > 1 and dist_url.startswith("file://"):
-        logger.warning("file:// is not a reliable dist_url over several machines, prefer tcp://")
-    mp.spawn(
-        _worker,
-        nprocs=num_gpus_per_machine,
-        args=(main_func, world_size, num_gpus_per_machine, machine_rank, dist_url, args, timeout),
-    )
+    group = {"init_method": dist_url, "world_size": world_size, "timeout": timeout}
+    mp.spawn(_worker, (main_func, args, num_gpus_per_machine, machine_rank, group), num_gpus_per_machine)
 
 
-def _worker(
-    local_rank: int,
-    main_func: Callable,
-    world_size: int,
-    num_processes_per_machine: int,
-    machine_rank: int,
-    dist_url: str,
-    args: tuple,
-    timeout: timedelta,
-) -> None:
+def _worker(local_rank: int, main_func: Callable, args: tuple, local_size: int, machine_rank: int, group: dict) -> None:
     on_gpu = torch.cuda.is_available()
     if on_gpu:
         torch.cuda.set_device(local_rank)
-    dist.init_process_group(
-        backend="nccl" if on_gpu else "gloo",
-        init_method=dist_url,
-        world_size=world_size,
-        rank=machine_rank * num_processes_per_machine + local_rank,
-        timeout=timeout,
-    )
-    comm.create_local_process_group(num_processes_per_machine)
+    rank = machine_rank * local_size + local_rank
+    dist.init_process_group("nccl" if on_gpu else "gloo", rank=rank, **group)
+    comm.create_local_process_group(local_size)
     comm.synchronize()
     main_func(*args)
     comm.synchronize()

@@ -3,8 +3,7 @@
 import logging
 import time
 import weakref
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
@@ -12,8 +11,6 @@ from torch import nn
 
 from vod2._d2lite.utils import comm
 from vod2._d2lite.utils.events import EventStorage, get_event_storage
-
-__all__ = ["AMPTrainer", "HookBase", "SimpleTrainer", "TrainerBase"]
 
 
 class HookBase:
@@ -58,11 +55,9 @@ class TrainerBase:
     def register_hooks(self, hooks: list[HookBase | None]) -> None:
         """Append hooks, in the order of their execution; None is left out."""
         for hook in hooks:
-            if hook is None:
-                continue
-            assert isinstance(hook, HookBase), f"expected a HookBase, got {type(hook).__name__}"
-            hook.trainer = weakref.proxy(self)  # no cycle: the model is freed with the trainer
-            self._hooks.append(hook)
+            if hook is not None:
+                hook.trainer = weakref.proxy(self)  # no cycle: the model is freed with the trainer
+                self._hooks.append(hook)
 
     def train(self, start_iter: int, max_iter: int) -> None:
         logger = logging.getLogger(__name__)
@@ -110,25 +105,18 @@ class TrainerBase:
 
     def state_dict(self) -> dict:
         """{"iteration": the iteration that is done, "hooks": {class name: state}}."""
-        state = {"iteration": self.iter}
-        hooks = {}
-        for hook in self._hooks:
-            hook_state = hook.state_dict()
-            name = type(hook).__qualname__
-            if hook_state and name not in hooks:
-                hooks[name] = hook_state
-        if hooks:
-            state["hooks"] = hooks
-        return state
+        states = {type(hook).__qualname__: hook.state_dict() for hook in self._hooks}
+        states = {name: state for name, state in states.items() if state}
+        return {"iteration": self.iter, **({"hooks": states} if states else {})}
 
     def load_state_dict(self, state_dict: dict) -> None:
         self.iter = state_dict["iteration"]
-        for name, hook_state in state_dict.get("hooks", {}).items():
-            hook = next((hook for hook in self._hooks if type(hook).__qualname__ == name), None)
-            if hook is None:
-                logging.getLogger(__name__).warning(f"Cannot find the hook '{name}', its state_dict is ignored.")
+        hooks = {type(hook).__qualname__: hook for hook in self._hooks}
+        for name, state in state_dict.get("hooks", {}).items():
+            if name in hooks:
+                hooks[name].load_state_dict(state)
             else:
-                hook.load_state_dict(hook_state)
+                logging.getLogger(__name__).warning(f"Cannot find the hook '{name}', its state_dict is ignored.")
 
 
 class SimpleTrainer(TrainerBase):
@@ -136,8 +124,6 @@ class SimpleTrainer(TrainerBase):
 
     Args:
         gather_metric_period: metrics are gathered over the processes and recorded every so many iterations.
-        zero_grad_before_forward: clear the gradients before the forward pass instead of before the backward pass.
-        async_write_metrics: record metrics in a thread, so that the CPU does not wait for the GPU in every iteration.
     """
 
     def __init__(
@@ -146,8 +132,6 @@ class SimpleTrainer(TrainerBase):
         data_loader: Iterable,
         optimizer: torch.optim.Optimizer,
         gather_metric_period: int = 1,
-        zero_grad_before_forward: bool = False,
-        async_write_metrics: bool = False,
     ):
         super().__init__()
         model.train()
@@ -155,29 +139,7 @@ class SimpleTrainer(TrainerBase):
         self.data_loader = data_loader
         self.optimizer = optimizer
         self.gather_metric_period = gather_metric_period
-        self.zero_grad_before_forward = zero_grad_before_forward
         self._data_iterator = None  # made at the first step: workers must not start before the training does
-        self._metric_thread = ThreadPoolExecutor(max_workers=1) if async_write_metrics else None
-
-    def _next_data(self) -> tuple[object, float]:
-        """The next batch and the seconds that it took."""
-        start = time.perf_counter()
-        if self._data_iterator is None:
-            self._data_iterator = iter(self.data_loader)
-        data = next(self._data_iterator)
-        return data, time.perf_counter() - start
-
-    def _losses(self, data) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        losses = self.model(data)
-        if isinstance(losses, torch.Tensor):
-            return {"total_loss": losses}, losses
-        return losses, sum(losses.values())
-
-    def _backward(self, loss: torch.Tensor) -> None:
-        if not self.zero_grad_before_forward:
-            self.optimizer.zero_grad()
-        loss.backward()
-        self.after_backward()
 
     def run_step(self) -> None:
         """
@@ -185,36 +147,32 @@ class SimpleTrainer(TrainerBase):
             FloatingPointError: the loss is NaN or infinite; names the iteration and the losses.
         """
         assert self.model.training, f"[{type(self).__name__}] model was changed to eval mode!"
-        data, data_time = self._next_data()
-        if self.zero_grad_before_forward:
-            self.optimizer.zero_grad()
-        loss_dict, loss = self._losses(data)
-        self._backward(loss)
-        self._write_metrics(loss_dict, data_time)
+        start = time.perf_counter()
+        if self._data_iterator is None:
+            self._data_iterator = iter(self.data_loader)
+        data = next(self._data_iterator)
+        data_time = time.perf_counter() - start
+        losses = self._forward(data)
+        if isinstance(losses, torch.Tensor):
+            losses = {"total_loss": losses}
+        self.optimizer.zero_grad()
+        self._backward(sum(losses.values()))
+        self.after_backward()
+        if (self.iter + 1) % self.gather_metric_period == 0:
+            self.write_metrics(losses, data_time, self.iter)
+        self._update()
+
+    def _forward(self, data) -> dict[str, torch.Tensor] | torch.Tensor:
+        return self.model(data)
+
+    def _backward(self, loss: torch.Tensor) -> None:
+        loss.backward()
+
+    def _update(self) -> None:
         self.optimizer.step()
 
-    def reset_data_loader(self, data_loader_builder: Callable) -> None:
-        """Replace the data loader by ``data_loader_builder()``; the old one is freed first."""
-        self._data_iterator = self.data_loader = None
-        self.data_loader = data_loader_builder()
-
-    def _write_metrics(self, loss_dict: Mapping[str, torch.Tensor], data_time: float, prefix: str = "") -> None:
-        if (self.iter + 1) % self.gather_metric_period != 0:
-            return
-        if self._metric_thread is None:
-            self.write_metrics(loss_dict, data_time, self.iter, prefix)
-        else:
-            detached = {name: value.detach() for name, value in loss_dict.items()}
-            self._metric_thread.submit(self._write_metrics_logged, detached, data_time, self.iter, prefix)
-
-    def _write_metrics_logged(self, *args) -> None:
-        try:
-            self.write_metrics(*args)
-        except Exception:  # the training goes on: nobody waits for the thread's result
-            logging.getLogger(__name__).exception("Exception in writing metrics:")
-
     @staticmethod
-    def write_metrics(loss_dict: Mapping[str, torch.Tensor], data_time: float, cur_iter: int, prefix: str = "") -> None:
+    def write_metrics(loss_dict: Mapping[str, torch.Tensor], data_time: float, cur_iter: int) -> None:
         """Record each loss and their sum ``total_loss`` averaged over the processes, and the slowest ``data_time``.
 
         Raises:
@@ -226,19 +184,14 @@ class SimpleTrainer(TrainerBase):
         storage.put_scalar("rank_data_time", data_time, cur_iter=cur_iter)
         if not comm.is_main_process():
             return
-        storage.put_scalar("data_time", float(np.max([m.pop("data_time") for m in every])), cur_iter=cur_iter)
+        storage.put_scalar("data_time", max(m.pop("data_time") for m in every), cur_iter=cur_iter)
         mean = {name: float(np.mean([m[name] for m in every])) for name in every[0]}
         total = sum(mean.values())
         if not np.isfinite(total):
             raise FloatingPointError(f"Loss became infinite or NaN at iteration={cur_iter}!\nloss_dict = {mean}")
-        storage.put_scalar(f"{prefix}total_loss", total, cur_iter=cur_iter)
+        storage.put_scalar("total_loss", total, cur_iter=cur_iter)
         if len(mean) > 1:
             storage.put_scalars(cur_iter=cur_iter, **mean)
-
-    def after_train(self) -> None:
-        if self._metric_thread is not None:
-            self._metric_thread.shutdown(wait=True)  # before the writers write for the last time
-        super().after_train()
 
     def state_dict(self) -> dict:
         return {**super().state_dict(), "optimizer": self.optimizer.state_dict()}
@@ -253,7 +206,6 @@ class AMPTrainer(SimpleTrainer):
 
     Args:
         grad_scaler: a torch GradScaler, by default a new one; not used on the CPU.
-        log_grad_scaler: record the scale as the scalar "[metric]grad_scaler".
     """
 
     def __init__(
@@ -262,34 +214,24 @@ class AMPTrainer(SimpleTrainer):
         data_loader: Iterable,
         optimizer: torch.optim.Optimizer,
         gather_metric_period: int = 1,
-        zero_grad_before_forward: bool = False,
         grad_scaler: torch.amp.GradScaler | None = None,
         precision: torch.dtype = torch.float16,
-        log_grad_scaler: bool = False,
-        async_write_metrics: bool = False,
     ):
-        super().__init__(
-            model, data_loader, optimizer, gather_metric_period, zero_grad_before_forward, async_write_metrics
-        )
+        super().__init__(model, data_loader, optimizer, gather_metric_period)
         self._device_type = next(model.parameters()).device.type
         on_gpu = self._device_type == "cuda"
         # a disabled scaler passes everything through and has an empty state
         self.grad_scaler = grad_scaler if on_gpu and grad_scaler is not None else torch.amp.GradScaler(enabled=on_gpu)
         self.precision = precision if on_gpu else torch.bfloat16
-        self.log_grad_scaler = log_grad_scaler
 
-    def run_step(self) -> None:
-        """As in `SimpleTrainer`."""
-        assert self.model.training, f"[{type(self).__name__}] model was changed to eval mode!"
-        data, data_time = self._next_data()
-        if self.zero_grad_before_forward:
-            self.optimizer.zero_grad()
+    def _forward(self, data) -> dict[str, torch.Tensor] | torch.Tensor:
         with torch.autocast(self._device_type, dtype=self.precision):
-            loss_dict, loss = self._losses(data)
-        self._backward(self.grad_scaler.scale(loss))
-        if self.log_grad_scaler:
-            get_event_storage().put_scalar("[metric]grad_scaler", self.grad_scaler.get_scale())
-        self._write_metrics(loss_dict, data_time)
+            return self.model(data)
+
+    def _backward(self, loss: torch.Tensor) -> None:
+        self.grad_scaler.scale(loss).backward()
+
+    def _update(self) -> None:
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
 

@@ -1,4 +1,5 @@
 """The models: backbones, proposal generators, heads and the meta-architecture."""
+# ruff: noqa: F401
 
 from vod2._d2lite.modeling.anchor_generator import ANCHOR_GENERATOR_REGISTRY, build_anchor_generator
 from vod2._d2lite.modeling.backbone import (
@@ -9,10 +10,8 @@ from vod2._d2lite.modeling.backbone import (
     ResNetBlockBase,
     build_backbone,
     build_resnet_backbone,
-    make_stage,
 )
-from vod2._d2lite.modeling.meta_arch import META_ARCH_REGISTRY, GeneralizedRCNN, build_model
-from vod2._d2lite.modeling.postprocessing import detector_postprocess
+from vod2._d2lite.modeling.meta_arch import META_ARCH_REGISTRY, GeneralizedRCNN, build_model, detector_postprocess
 from vod2._d2lite.modeling.proposal_generator import (
     PROPOSAL_GENERATOR_REGISTRY,
     RPN_HEAD_REGISTRY,
@@ -28,31 +27,3 @@ from vod2._d2lite.modeling.roi_heads import (
     build_box_head,
     build_roi_heads,
 )
-
-__all__ = [
-    "ANCHOR_GENERATOR_REGISTRY",
-    "BACKBONE_REGISTRY",
-    "Backbone",
-    "FPN",
-    "FastRCNNOutputLayers",
-    "GeneralizedRCNN",
-    "META_ARCH_REGISTRY",
-    "PROPOSAL_GENERATOR_REGISTRY",
-    "ROIHeads",
-    "ROI_BOX_HEAD_REGISTRY",
-    "ROI_HEADS_REGISTRY",
-    "RPN_HEAD_REGISTRY",
-    "ResNet",
-    "ResNetBlockBase",
-    "StandardROIHeads",
-    "build_anchor_generator",
-    "build_backbone",
-    "build_box_head",
-    "build_model",
-    "build_proposal_generator",
-    "build_resnet_backbone",
-    "build_roi_heads",
-    "build_rpn_head",
-    "detector_postprocess",
-    "make_stage",
-]

@@ -3,8 +3,6 @@
 Letters: L levels, H W height and width of a level, A anchors per location.
 """
 
-import math
-
 import torch
 from torch import Tensor, nn
 
@@ -47,6 +45,7 @@ class DefaultAnchorGenerator(nn.Module):
         aspect_ratios = _per_level(aspect_ratios, len(self.strides), "aspect_ratios")
         # float64 and no buffers: no precision is lost however the model is cast, and no checkpoint holds them
         self.cell_anchors = [self.generate_cell_anchors(s, r) for s, r in zip(sizes, aspect_ratios, strict=True)]
+        self.num_anchors = self.num_cell_anchors = [len(cell) for cell in self.cell_anchors]  # A of each level
 
     @classmethod
     def from_config(cls, cfg, input_shape: list[ShapeSpec]):
@@ -58,47 +57,29 @@ class DefaultAnchorGenerator(nn.Module):
             "offset": options.OFFSET,
         }
 
-    @property
-    def num_anchors(self) -> list[int]:
-        """Anchors per location, for each level."""
-        return [len(cell) for cell in self.cell_anchors]
-
-    @property
-    def num_cell_anchors(self) -> list[int]:
-        return self.num_anchors
-
     def generate_cell_anchors(self, sizes=(32, 64, 128, 256, 512), aspect_ratios=(0.5, 1, 2)) -> Tensor:
         """(A, 4) float64: the anchors centered at (0, 0), size by size, ratio by ratio."""
-        anchors = []
-        for size in sizes:
-            for ratio in aspect_ratios:
-                width = size / math.sqrt(ratio)
-                height = ratio * width
-                anchors.append([-width / 2, -height / 2, width / 2, height / 2])
-        return torch.tensor(anchors, dtype=torch.float64)
+        size = torch.tensor(sizes, dtype=torch.float64)[:, None]
+        ratio = torch.tensor(aspect_ratios, dtype=torch.float64)
+        width, height = size / ratio.sqrt() / 2, size * ratio.sqrt() / 2  # halves; (sizes, ratios)
+        return torch.stack((-width, -height, width, height), dim=-1).view(-1, 4)
 
     def forward(self, features: list[Tensor]) -> list[Boxes]:
         """Anchors (H * W * A, 4) of each level, row by row; float64 for float64 features, else float32."""
-        return [
-            Boxes(self._level(feature, stride, cell))
-            for feature, stride, cell in zip(features, self.strides, self.cell_anchors, strict=True)
-        ]
+        levels = zip(features, self.strides, self.cell_anchors, strict=True)
+        return [Boxes(self._level(feature, stride, cell)) for feature, stride, cell in levels]
 
     def _level(self, feature: Tensor, stride: int, cell: Tensor) -> Tensor:
-        height, width = feature.shape[-2:]
         kind = {"dtype": torch.promote_types(feature.dtype, torch.float32), "device": feature.device}
-        x = (torch.arange(width, **kind) + self.offset) * stride
-        y = (torch.arange(height, **kind) + self.offset) * stride
-        y, x = torch.meshgrid(y, x, indexing="ij")
+        rows, columns = ((torch.arange(side, **kind) + self.offset) * stride for side in feature.shape[-2:])
+        y, x = torch.meshgrid(rows, columns, indexing="ij")
         shifts = torch.stack((x, y, x, y), dim=-1).view(-1, 1, 4)  # (H * W, 1, 4)
         return (shifts + cell.to(**kind)).reshape(-1, 4)
 
 
 def _per_level(values, num_levels: int, name: str) -> list:
-    if not isinstance(values[0], list | tuple):
-        values = [values]
-    if len(values) == 1:
-        values = list(values) * num_levels
+    values = list(values) if isinstance(values[0], list | tuple) else [values]
+    values = values * num_levels if len(values) == 1 else values
     if len(values) != num_levels:
         raise ValueError(f"anchor {name} are given for {len(values)} levels, there are {num_levels}")
-    return list(values)
+    return values

@@ -8,14 +8,11 @@ import math
 import torch
 from fvcore.nn import giou_loss, smooth_l1_loss
 from torch import Tensor
-from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss
 
 from vod2._d2lite.layers import at_least_float32
 
 # A box grows at most from 16 to 1000 pixels
 _SCALE_CLAMP = math.log(1000.0 / 16)
-
-_IOU_LOSSES = {"giou": giou_loss, "diou": distance_box_iou_loss, "ciou": complete_box_iou_loss}
 
 
 class Box2BoxTransform:
@@ -31,11 +28,7 @@ class Box2BoxTransform:
         self.scale_clamp = scale_clamp
 
     def get_deltas(self, src_boxes: Tensor, target_boxes: Tensor) -> Tensor:
-        """Deltas (N, 4) that lead from `src_boxes` (N, 4) to `target_boxes` (N, 4).
-
-        Raises:
-            ValueError: a source box has a side of no length.
-        """
+        """Deltas (N, 4) from `src_boxes` (N, 4) to `target_boxes` (N, 4); ValueError where a source has no area."""
         src_center, src_size = _center_and_size(src_boxes)
         target_center, target_size = _center_and_size(target_boxes)
         if not (src_size > 0).all():
@@ -69,16 +62,15 @@ def box_regression_loss(
     """Sum of the losses of N predictions, at least in float32.
 
     Args:
-        src_boxes, gt_boxes: (N, 4) xyxy.
-        pred_deltas: (N, 4).
-        loss_type: "smooth_l1" (of the deltas), "giou", "diou" or "ciou" (of the boxes).
+        src_boxes, gt_boxes, pred_deltas: (N, 4).
+        loss_type: "smooth_l1" (of the deltas) or "giou" (of the boxes).
         smooth_l1_beta: where the loss turns from L2 to L1; 0 is L1.
     """
     pred_deltas = at_least_float32(pred_deltas)
     if loss_type == "smooth_l1":
         gt_deltas = transform.get_deltas(src_boxes, gt_boxes).to(pred_deltas.dtype)
         return smooth_l1_loss(pred_deltas, gt_deltas, beta=smooth_l1_beta, reduction="sum")
-    if loss_type not in _IOU_LOSSES:
-        raise ValueError(f"BBOX_REG_LOSS_TYPE {loss_type!r}: expected 'smooth_l1' or one of {sorted(_IOU_LOSSES)}")
+    if loss_type != "giou":
+        raise ValueError(f"BBOX_REG_LOSS_TYPE {loss_type!r}: expected 'smooth_l1' or 'giou'")
     pred_boxes = transform.apply_deltas(pred_deltas, src_boxes)
-    return _IOU_LOSSES[loss_type](pred_boxes, gt_boxes.to(pred_boxes.dtype), reduction="sum")
+    return giou_loss(pred_boxes, gt_boxes.to(pred_boxes.dtype), reduction="sum")

@@ -16,10 +16,6 @@ class Matcher:
             belongs to the interval above it.
         allow_low_quality_matches: also make foreground of those predictions that are the best of some ground truth
             (all of them in a tie), however small their overlap.
-
-    Example::
-
-        Matcher([0.3, 0.7], [0, -1, 1])  # below 0.3 background, from 0.7 on foreground, ignored between
     """
 
     def __init__(self, thresholds: list[float], labels: list[int], allow_low_quality_matches: bool = False):
@@ -38,10 +34,9 @@ class Matcher:
             matches (N,) int64, the best ground truth of each prediction, and labels (N,) int8. Without ground truth
             the matches are 0 and the labels those of the lowest interval.
         """
-        count = match_quality_matrix.shape[1]
         if match_quality_matrix.numel() == 0:
-            matches = match_quality_matrix.new_zeros(count, dtype=torch.int64)
-            return matches, match_quality_matrix.new_full((count,), self.labels[0], dtype=torch.int8)
+            matches = match_quality_matrix.new_zeros(match_quality_matrix.shape[1], dtype=torch.int64)
+            return matches, torch.full_like(matches, self.labels[0], dtype=torch.int8)
         quality, matches = match_quality_matrix.max(dim=0)
         labels = torch.full_like(matches, self.labels[0], dtype=torch.int8)
         for threshold, label in zip(self.thresholds, self.labels[1:], strict=True):

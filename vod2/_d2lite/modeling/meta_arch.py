@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from vod2._d2lite.config import configurable
 from vod2._d2lite.modeling.backbone import Backbone, build_backbone
-from vod2._d2lite.modeling.postprocessing import detector_postprocess
 from vod2._d2lite.modeling.proposal_generator import build_proposal_generator
 from vod2._d2lite.modeling.roi_heads import build_roi_heads
 from vod2._d2lite.structures import ImageList, Instances
@@ -16,7 +15,7 @@ from vod2._d2lite.utils.registry import Registry
 
 META_ARCH_REGISTRY = Registry("META_ARCH")
 META_ARCH_REGISTRY.__doc__ = (
-    """Modules built with ``(cfg)`` and called with ``list[dict]``: see `GeneralizedRCNN.forward`."""
+    """Modules built with ``(cfg)``, called with ``list[dict]``: see `GeneralizedRCNN.forward`."""
 )
 
 
@@ -26,17 +25,30 @@ def build_model(cfg) -> nn.Module:
     return model.to(torch.device(cfg.MODEL.DEVICE))
 
 
+def detector_postprocess(results: Instances, output_height: int, output_width: int) -> Instances:
+    """New `Instances` with boxes scaled to an image of that size, clipped, and dropped where they become empty.
+
+    Args:
+        results: with "pred_boxes" or "proposal_boxes"; left unchanged.
+    """
+    height, width = results.image_size
+    name = "pred_boxes" if results.has("pred_boxes") else "proposal_boxes"
+    if not results.has(name):
+        raise ValueError("detector_postprocess needs the field pred_boxes or proposal_boxes")
+    boxes = results.get(name).clone()
+    boxes.scale(output_width / width, output_height / height)
+    boxes.clip((output_height, output_width))
+    output = Instances((output_height, output_width), **{**results.get_fields(), name: boxes})
+    return output[boxes.nonempty()]
+
+
 @META_ARCH_REGISTRY.register()
 class GeneralizedRCNN(nn.Module):
     """A detector of three parts: features of the image, proposals, detections from proposals.
 
     Args:
-        backbone: see `Backbone`.
         proposal_generator: see `PROPOSAL_GENERATOR_REGISTRY`; None where the input holds the proposals.
-        roi_heads: see `ROI_HEADS_REGISTRY`.
-        pixel_mean, pixel_std: one value per channel.
-        input_format: order of the channels, such as "BGR".
-        vis_period: kept for compatibility; nothing is drawn.
+        pixel_mean, pixel_std: one value per channel, in the order of the input image.
     """
 
     @configurable
@@ -48,8 +60,6 @@ class GeneralizedRCNN(nn.Module):
         roi_heads: nn.Module,
         pixel_mean: tuple[float, ...],
         pixel_std: tuple[float, ...],
-        input_format: str | None = None,
-        vis_period: int = 0,
     ):
         super().__init__()
         if len(pixel_mean) != len(pixel_std):
@@ -57,8 +67,6 @@ class GeneralizedRCNN(nn.Module):
         self.backbone = backbone
         self.proposal_generator = proposal_generator
         self.roi_heads = roi_heads
-        self.input_format = input_format
-        self.vis_period = vis_period
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
 
@@ -71,8 +79,6 @@ class GeneralizedRCNN(nn.Module):
             "roi_heads": build_roi_heads(cfg, backbone.output_shape()),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
-            "input_format": cfg.INPUT.FORMAT,
-            "vis_period": cfg.VIS_PERIOD,
         }
 
     @property
@@ -85,7 +91,7 @@ class GeneralizedRCNN(nn.Module):
         Args:
             batched_inputs: for each image a dict with
 
-                - image: (C, H, W), values in [0, 255], in the order of `input_format`;
+                - image: (C, H, W), values in [0, 255];
                 - instances: ground truth with "gt_boxes" (pixels of `image`) and "gt_classes"; in training;
                 - height, width: size of the original image, to which detections are scaled; default: that of `image`;
                 - proposals: with "proposal_boxes" and "objectness_logits"; without a proposal generator.
@@ -96,51 +102,41 @@ class GeneralizedRCNN(nn.Module):
         """
         if not self.training:
             return self.inference(batched_inputs)
-        images = self.preprocess_image(batched_inputs)
         if any("instances" not in item for item in batched_inputs):
             raise ValueError("training needs 'instances' in every input")
         gt_instances = [item["instances"].to(self.device) for item in batched_inputs]
-        features = self.backbone(images.tensor)
-        proposals, proposal_losses = self._propose(batched_inputs, images, features, gt_instances)
-        _, detector_losses = self.roi_heads(images, features, proposals, gt_instances)
-        return {**detector_losses, **proposal_losses}
+        _, losses, _ = self._run(batched_inputs, gt_instances)
+        return losses
 
     def inference(
-        self,
-        batched_inputs: list[dict],
-        detected_instances: list[Instances] | None = None,
-        do_postprocess: bool = True,
+        self, batched_inputs: list[dict], detected_instances: None = None, do_postprocess: bool = True
     ) -> list[dict] | list[Instances]:
-        """Detect.
-
-        Args:
-            detected_instances: not supported, as nothing but boxes is predicted.
-            do_postprocess: scale to the original image; otherwise the `Instances` are returned as they are.
-        """
+        """Detect; without `do_postprocess` the `Instances` are returned in pixels of the input image."""
         if self.training:
             raise RuntimeError("GeneralizedRCNN.inference: call eval() first")
         if detected_instances is not None:
             raise NotImplementedError("detected_instances: there is nothing to predict but boxes")
-        images = self.preprocess_image(batched_inputs)
-        features = self.backbone(images.tensor)
-        proposals, _ = self._propose(batched_inputs, images, features, None)
-        results, _ = self.roi_heads(images, features, proposals, None)
+        results, _, image_sizes = self._run(batched_inputs, None)
         if not do_postprocess:
             return results
         outputs = []
-        for instances, item, (height, width) in zip(results, batched_inputs, images.image_sizes, strict=True):
+        for instances, item, (height, width) in zip(results, batched_inputs, image_sizes, strict=True):
             scaled = detector_postprocess(instances, item.get("height", height), item.get("width", width))
             outputs.append({"instances": scaled})
         return outputs
 
-    def _propose(self, batched_inputs, images, features, gt_instances) -> tuple[list[Instances], dict[str, Tensor]]:
-        if self.proposal_generator is not None:
-            return self.proposal_generator(images, features, gt_instances)
-        return [item["proposals"].to(self.device) for item in batched_inputs], {}
+    def _run(self, batched_inputs, gt_instances) -> tuple[list[Instances], dict[str, Tensor], list[tuple[int, int]]]:
+        """Instances of the heads, all losses, sizes of the images."""
+        images = self.preprocess_image(batched_inputs)
+        features = self.backbone(images.tensor)
+        if self.proposal_generator is None:
+            proposals, proposal_losses = [item["proposals"].to(self.device) for item in batched_inputs], {}
+        else:
+            proposals, proposal_losses = self.proposal_generator(images, features, gt_instances)
+        instances, losses = self.roi_heads(images, features, proposals, gt_instances)
+        return instances, {**losses, **proposal_losses}, images.image_sizes
 
     def preprocess_image(self, batched_inputs: list[dict]) -> ImageList:
         """Normalize, pad and stack the images: (B, C, H, W)."""
         images = [(item["image"].to(self.device) - self.pixel_mean) / self.pixel_std for item in batched_inputs]
-        return ImageList.from_tensors(
-            images, self.backbone.size_divisibility, padding_constraints=self.backbone.padding_constraints
-        )
+        return ImageList.from_tensors(images, self.backbone.size_divisibility)

@@ -6,8 +6,8 @@ Letters: L levels, B images, M boxes of all images, C channels, P pooled side.
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import RoIPool
 
 from vod2._d2lite.layers import ROIAlign, cat, nonzero_tuple
 from vod2._d2lite.structures import Boxes
@@ -20,36 +20,36 @@ class ROIPooler(nn.Module):
         output_size: side of the output, or (height, width).
         scales: 1 / stride of each level, each half of the one before.
         sampling_ratio: of `ROIAlign`.
-        pooler_type: "ROIAlignV2" (aligned), "ROIAlign" (older, off by half a pixel) or "ROIPool".
+        pooler_type: "ROIAlignV2" (aligned) or "ROIAlign" (older, off by half a pixel).
         canonical_box_size: side in pixels of the boxes that belong to `canonical_level`; with each doubling of the
             side, one level up (Lin et al., CVPR 2017, eq. 1).
     """
 
     def __init__(self, output_size, scales, sampling_ratio, pooler_type, canonical_box_size=224, canonical_level=4):
         super().__init__()
-        output_size = (output_size, output_size) if isinstance(output_size, int) else tuple(output_size)
-        if len(output_size) != 2:
-            raise ValueError(f"output_size {output_size}: expected one side or (height, width)")
+        if pooler_type not in ("ROIAlign", "ROIAlignV2"):
+            raise ValueError(f"POOLER_TYPE {pooler_type!r}: expected 'ROIAlignV2' or 'ROIAlign'")
         levels = [-math.log2(scale) for scale in scales]
         if levels != list(range(int(levels[0]), int(levels[0]) + len(levels))):
             raise ValueError(f"scales {scales}: expected powers of 1/2, each half of the one before")
-        self.output_size = output_size
+        self.output_size = (output_size, output_size) if isinstance(output_size, int) else tuple(output_size)
         self.min_level, self.max_level = int(levels[0]), int(levels[-1])
         self.canonical_box_size = canonical_box_size
         self.canonical_level = canonical_level
         self.level_poolers = nn.ModuleList(
-            _make_pooler(pooler_type, output_size, scale, sampling_ratio) for scale in scales
+            ROIAlign(self.output_size, scale, sampling_ratio, aligned=pooler_type == "ROIAlignV2") for scale in scales
         )
 
     def forward(self, x: list[Tensor], box_lists: list[Boxes]) -> Tensor:
         """Pool from L maps (B, C, H, W) the boxes of B images: (M, C, P, P), image by image."""
-        if len(x) != len(self.level_poolers):
-            raise ValueError(f"ROIPooler has {len(self.level_poolers)} levels, got {len(x)} feature maps")
-        if len(box_lists) != x[0].shape[0]:
-            raise ValueError(f"ROIPooler got {len(box_lists)} lists of boxes for {x[0].shape[0]} images")
+        if len(x) != len(self.level_poolers) or len(box_lists) != x[0].shape[0]:
+            raise ValueError(
+                f"ROIPooler has {len(self.level_poolers)} levels, got {len(x)} feature maps of {x[0].shape[0]} images "
+                f"and boxes of {len(box_lists)}"
+            )
         if not box_lists:
             return x[0].new_zeros((0, x[0].shape[1], *self.output_size))
-        rois = _with_image_index(box_lists)
+        rois = cat([F.pad(boxes.tensor, (1, 0), value=index) for index, boxes in enumerate(box_lists)])  # (M, 5)
         if len(x) == 1:
             return self.level_poolers[0](x[0], rois)
         levels = self._assign_levels(box_lists)
@@ -63,19 +63,3 @@ class ROIPooler(nn.Module):
         sides = cat([boxes.area() for boxes in box_lists]).sqrt()
         levels = torch.floor(self.canonical_level + torch.log2(sides / self.canonical_box_size + 1e-8))
         return levels.clamp(self.min_level, self.max_level).to(torch.int64) - self.min_level
-
-
-def _make_pooler(pooler_type: str, output_size, scale: float, sampling_ratio: int) -> nn.Module:
-    if pooler_type == "ROIPool":
-        return RoIPool(output_size, spatial_scale=scale)
-    if pooler_type not in ("ROIAlign", "ROIAlignV2"):
-        raise ValueError(f"POOLER_TYPE {pooler_type!r}: expected 'ROIAlignV2', 'ROIAlign' or 'ROIPool'")
-    return ROIAlign(output_size, scale, sampling_ratio, aligned=pooler_type == "ROIAlignV2")
-
-
-def _with_image_index(box_lists: list[Boxes]) -> Tensor:
-    rows = [
-        torch.cat((boxes.tensor.new_full((len(boxes), 1), index), boxes.tensor), dim=1)
-        for index, boxes in enumerate(box_lists)
-    ]
-    return cat(rows)  # (M, 5)

@@ -20,7 +20,7 @@ def subsample_labels(
     positive = nonzero_tuple((labels != -1) & (labels != bg_label))[0]
     negative = nonzero_tuple(labels == bg_label)[0]
     num_positive = min(positive.numel(), int(num_samples * positive_fraction))
-    num_negative = min(negative.numel(), num_samples - num_positive)
+    num_negative = num_samples - num_positive
     return _draw(positive, num_positive), _draw(negative, num_negative)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-_local_group = None
+_local_size = 1  # processes on this machine
 
 
 def _distributed() -> bool:
@@ -21,42 +21,20 @@ def get_rank() -> int:
     return dist.get_rank() if _distributed() else 0
 
 
-@functools.lru_cache
 def create_local_process_group(num_workers_per_machine: int) -> None:
-    """Make the group of the processes on this machine known; every process calls it once, `launch` does so.
-
-    Raises:
-        ValueError: the world size is no multiple of ``num_workers_per_machine``.
-    """
-    global _local_group
-    world = get_world_size()
-    if world % num_workers_per_machine:
-        raise ValueError(f"{world} processes cannot be split into machines of {num_workers_per_machine} processes")
-    machine = get_rank() // num_workers_per_machine
-    for i in range(world // num_workers_per_machine):
-        ranks = list(range(i * num_workers_per_machine, (i + 1) * num_workers_per_machine))
-        group = dist.new_group(ranks)  # every process takes part in creating every group
-        if i == machine:
-            _local_group = group
-
-
-def get_local_process_group():
-    """The group of the processes on this machine, None without torch.distributed."""
-    if not _distributed():
-        return None
-    if _local_group is None:
-        raise RuntimeError("there is no local process group: start the processes with launch()")
-    return _local_group
+    """Tell how many processes each machine has, numbered machine after machine. `launch` does so."""
+    global _local_size
+    _local_size = num_workers_per_machine
 
 
 def get_local_rank() -> int:
     """The rank within this machine."""
-    return dist.get_rank(group=get_local_process_group()) if _distributed() else 0
+    return get_rank() % get_local_size()
 
 
 def get_local_size() -> int:
     """The number of processes on this machine."""
-    return dist.get_world_size(group=get_local_process_group()) if _distributed() else 1
+    return _local_size if _distributed() else 1
 
 
 def is_main_process() -> bool:
@@ -106,10 +84,7 @@ def shared_random_seed() -> int:
 
 
 def reduce_dict(input_dict: dict[str, torch.Tensor], average: bool = True) -> dict[str, torch.Tensor]:
-    """Sum or average scalar tensors over the processes; only rank 0 holds the result.
-
-    Every process must have the same keys.
-    """
+    """Sum or average scalar tensors over the processes, which all have the same keys; only rank 0 holds the result."""
     world = get_world_size()
     if world == 1:
         return input_dict
@@ -117,6 +92,4 @@ def reduce_dict(input_dict: dict[str, torch.Tensor], average: bool = True) -> di
         names = sorted(input_dict)
         values = torch.stack([input_dict[name] for name in names])
         dist.reduce(values, dst=0)
-        if average and get_rank() == 0:
-            values = values / world
-        return dict(zip(names, values, strict=True))
+        return dict(zip(names, values / world if average else values, strict=True))

@@ -3,41 +3,22 @@
 import datetime
 import json
 import logging
-import os
 import time
 from collections import defaultdict
-from contextlib import contextmanager
+from itertools import takewhile
 
 import torch
 from fvcore.common.history_buffer import HistoryBuffer
 
 from vod2._d2lite.utils.file_io import PathManager
 
-__all__ = [
-    "CommonMetricPrinter",
-    "EventStorage",
-    "EventWriter",
-    "JSONWriter",
-    "TensorboardXWriter",
-    "get_event_storage",
-    "has_event_storage",
-]
-
 _storages: list["EventStorage"] = []
 
 
 def get_event_storage() -> "EventStorage":
-    """The innermost `EventStorage` in use.
-
-    Raises:
-        AssertionError: there is none.
-    """
+    """The innermost `EventStorage` in use. Raises AssertionError where there is none."""
     assert _storages, "get_event_storage() has to be called inside a 'with EventStorage(...)' context!"
     return _storages[-1]
-
-
-def has_event_storage() -> bool:
-    return len(_storages) > 0
 
 
 class EventStorage:
@@ -48,16 +29,10 @@ class EventStorage:
         self._smoothing_hints: dict[str, bool] = {}
         self._latest: dict[str, tuple[float, int]] = {}
         self._images: list[tuple] = []
-        self._prefix = ""
         self.iter = start_iter
-
-    @property
-    def iteration(self) -> int:
-        return self.iter
 
     def put_scalar(self, name: str, value, smoothing_hint: bool = True, cur_iter: int | None = None) -> None:
         """Record a number under ``name``; writers show its median over a window where ``smoothing_hint`` is set."""
-        name = self._prefix + name
         cur_iter = self.iter if cur_iter is None else cur_iter
         value = float(value)
         if self._smoothing_hints.setdefault(name, smoothing_hint) != smoothing_hint:
@@ -81,10 +56,7 @@ class EventStorage:
         self._images = []
 
     def history(self, name: str) -> HistoryBuffer:
-        """
-        Raises:
-            KeyError: nothing was put under ``name``.
-        """
+        """All values of ``name``. Raises KeyError where there are none."""
         if name not in self._history:
             raise KeyError(f"No history metric available for {name}!")
         return self._history[name]
@@ -106,30 +78,12 @@ class EventStorage:
         }
 
     def count_samples(self, name: str, window_size: int = 20) -> int:
-        """How many values of ``name`` the last ``window_size`` iterations hold."""
-        data = self.history(name).values()
-        newest = self._latest[name][1]
-        count = 0
-        for _, iteration in reversed(data):
-            if iteration <= newest - window_size:
-                break
-            count += 1
-        return count
-
-    def smoothing_hints(self) -> dict[str, bool]:
-        return self._smoothing_hints
+        """How many values of ``name`` the last ``window_size`` iterations hold; at least 1."""
+        oldest = self._latest[name][1] - window_size
+        return sum(1 for _ in takewhile(lambda sample: sample[1] > oldest, reversed(self.history(name).values())))
 
     def step(self) -> None:
         self.iter += 1
-
-    @contextmanager
-    def name_scope(self, name: str):
-        """Prefix every name put inside with ``name/``."""
-        outer, self._prefix = self._prefix, name.rstrip("/") + "/"
-        try:
-            yield
-        finally:
-            self._prefix = outer
 
     def __enter__(self) -> "EventStorage":
         _storages.append(self)
@@ -166,10 +120,6 @@ class JSONWriter(EventWriter):
             self._file.write(json.dumps({**lines[iteration], "iteration": iteration}, sort_keys=True) + "\n")
             self._last_write = iteration
         self._file.flush()
-        try:
-            os.fsync(self._file.fileno())
-        except (AttributeError, OSError):  # not every file system has descriptors
-            pass
 
     def close(self) -> None:
         self._file.close()
@@ -192,12 +142,11 @@ class TensorboardXWriter(EventWriter):
     def write(self) -> None:
         storage = get_event_storage()
         if self._writer is not None:
-            newest = self._last_write
-            for name, (value, iteration) in storage.latest_with_smoothing_hint(self._window_size).items():
-                if iteration > self._last_write:
-                    self._writer.add_scalar(name, value, iteration)
-                    newest = max(newest, iteration)
-            self._last_write = newest
+            latest = storage.latest_with_smoothing_hint(self._window_size)
+            new = {name: (value, i) for name, (value, i) in latest.items() if i > self._last_write}
+            for name, (value, iteration) in new.items():
+                self._writer.add_scalar(name, value, iteration)
+            self._last_write = max((i for _, i in new.values()), default=self._last_write)
             for name, image, iteration in storage.images():
                 self._writer.add_image(name, image, iteration)
         storage.clear_images()
@@ -216,42 +165,36 @@ class CommonMetricPrinter(EventWriter):
         self._window_size = window_size
         self._last_write: tuple[int, float] | None = None
 
-    def _eta(self, storage: EventStorage) -> str | None:
+    def _eta(self, storage: EventStorage) -> list[str]:
         if self._max_iter is None:
-            return None
+            return []
         left = self._max_iter - storage.iter - 1
+        previous, self._last_write = self._last_write, (storage.iter, time.perf_counter())
         if "time" in storage.histories():
             seconds = storage.history("time").median(1000) * left
             storage.put_scalar("eta_seconds", seconds, smoothing_hint=False)
-            return str(datetime.timedelta(seconds=int(seconds)))
-        previous, now = self._last_write, time.perf_counter()
-        self._last_write = (storage.iter, now)
-        if previous is None or previous[0] == storage.iter:
-            return None
-        per_iteration = (now - previous[1]) / (storage.iter - previous[0])
-        return str(datetime.timedelta(seconds=int(per_iteration * left)))
+        elif previous is not None and previous[0] != storage.iter:  # nobody times the iterations
+            seconds = (self._last_write[1] - previous[1]) / (storage.iter - previous[0]) * left
+        else:
+            return []
+        return [f"eta: {datetime.timedelta(seconds=int(seconds))}"]
 
     def write(self) -> None:
         storage = get_event_storage()
         if self._max_iter is not None and storage.iter == self._max_iter:
             return  # training is over: the last iteration has been printed already
-        smooth = {
-            name: history.median(max(1, storage.count_samples(name, self._window_size)))
-            for name, history in storage.histories().items()
-            if "loss" in name or "[metric]" in name
-        }
-        eta = self._eta(storage)
-        fields = [f"eta: {eta}"] if eta else []
-        fields.append(f"iter: {storage.iter}")
-        fields += [f"{name}: {value:.4g}" for name, value in smooth.items() if "loss" in name]
-        fields += [f"{name}: {value:.4g}" for name, value in smooth.items() if "loss" not in name]
+        histories = storage.histories()
+        window = {name: storage.count_samples(name, self._window_size) for name in histories}
+        fields = [*self._eta(storage), f"iter: {storage.iter}"]
+        for kind in ("loss", "[metric]"):
+            names = [name for name in window if kind in name]
+            fields += [f"{name}: {histories[name].median(window[name]):.4g}" for name in names]
         for name in ("time", "data_time"):
-            if name in storage.histories():
-                history = storage.history(name)
-                fields.append(f"{name}: {history.avg(max(1, storage.count_samples(name, self._window_size))):.4f}")
-                fields.append(f"last_{name}: {history.latest():.4f}")
-        if "lr" in storage.histories():
-            fields.append(f"lr: {storage.history('lr').latest():.5g}")
+            if name in histories:
+                fields.append(f"{name}: {histories[name].avg(window[name]):.4f}")
+                fields.append(f"last_{name}: {histories[name].latest():.4f}")
+        if "lr" in histories:
+            fields.append(f"lr: {histories['lr'].latest():.5g}")
         if torch.cuda.is_available():
             fields.append(f"max_mem: {torch.cuda.max_memory_allocated() / 2**20:.0f}M")
         self.logger.info(" " + "  ".join(fields))

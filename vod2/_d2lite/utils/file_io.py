@@ -1,9 +1,9 @@
 """The one `PathManager` through which paths and URLs are opened."""
 
-from iopath.common.file_io import HTTPURLHandler, OneDrivePathHandler, PathHandler
+from iopath.common.file_io import HTTPURLHandler, PathHandler
 from iopath.common.file_io import PathManager as PathManagerBase
 
-__all__ = ["PathManager", "PathHandler"]
+__all__ = ["PathManager"]
 
 _REMEDY = "set MODEL.WEIGHTS to a local file, or to '' to go without"
 
@@ -15,12 +15,10 @@ class _ZooHandler(PathHandler):
         return ["detectron2://"]
 
     def _get_local_path(self, path: str, **kwargs) -> str:
-        raise OSError(
-            f"{path}: files of Detectron2's model zoo must be given locally: download the file, then {_REMEDY}."
-        )
+        raise OSError(f"{path}: files of Detectron2's model zoo must be given locally: download it, then {_REMEDY}.")
 
     def _open(self, path: str, mode: str = "r", **kwargs):
-        return open(self._get_local_path(path), mode)
+        return self._get_local_path(path)
 
 
 class _DownloadHandler(HTTPURLHandler):
@@ -30,12 +28,10 @@ class _DownloadHandler(HTTPURLHandler):
         try:
             return super()._get_local_path(path, **kwargs)
         except Exception as error:
-            raise OSError(
-                f"{path}: the download failed ({error}). Download it by other means, then {_REMEDY}."
-            ) from error
+            message = f"{path}: the download failed ({error}). Download it by other means, then {_REMEDY}."
+            raise OSError(message) from error
 
 
 PathManager = PathManagerBase()
 PathManager.register_handler(_DownloadHandler())
-PathManager.register_handler(OneDrivePathHandler())
 PathManager.register_handler(_ZooHandler())

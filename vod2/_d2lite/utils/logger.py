@@ -7,13 +7,10 @@ import sys
 import time
 from collections import Counter
 
-from tabulate import tabulate
 from termcolor import colored
 
 from vod2._d2lite.utils.file_io import PathManager
 
-_FORMAT = "[%(asctime)s %(name)s]: %(message)s"
-_DATE = "%m/%d %H:%M:%S"
 _OWN_ROOT = __name__.rsplit(".", 2)[0]  # the package whose modules play the part of the logger "detectron2"
 _streams: dict[str, object] = {}
 
@@ -22,7 +19,7 @@ class _Formatter(logging.Formatter):
     """Shortens the root of the logger's name and marks warnings and errors."""
 
     def __init__(self, fmt: str, root: str, short: str, color: bool):
-        super().__init__(fmt, datefmt=_DATE)
+        super().__init__(fmt, datefmt="%m/%d %H:%M:%S")
         self._root, self._short, self._color = root, short, color
 
     def formatMessage(self, record: logging.LogRecord) -> str:
@@ -30,10 +27,9 @@ class _Formatter(logging.Formatter):
             record = copy.copy(record)  # other handlers see the full name
             record.name = self._short + record.name[len(self._root) :]
         line = super().formatMessage(record)
-        if not self._color or record.levelno < logging.WARNING:
-            return line
-        attrs = ["blink"] if record.levelno == logging.WARNING else ["blink", "underline"]
-        return colored(record.levelname, "red", attrs=attrs) + " " + line
+        if self._color and record.levelno >= logging.WARNING:
+            return f"{colored(record.levelname, 'red')} {line}"
+        return line
 
 
 def _log_file(output: str, rank: int):
@@ -82,7 +78,8 @@ def setup_logger(
         logger.setLevel(logging.DEBUG)
         logger.propagate = enable_propagation
         if configure_stdout and distributed_rank == 0:
-            fmt = colored("[%(asctime)s %(name)s]: ", "green") + "%(message)s" if color else _FORMAT
+            prefix = "[%(asctime)s %(name)s]: "
+            fmt = (colored(prefix, "green") if color else prefix) + "%(message)s"
             _add_handler(logger, sys.stdout, _Formatter(fmt, root, abbrev_name, color))
         if output is not None:
             fmt = "[%(asctime)s] %(name)s %(levelname)s: %(message)s"
@@ -117,14 +114,6 @@ def log_first_n(lvl: int, msg: str, n: int = 1, *, name: str | None = None, key:
         logging.getLogger(name or module).log(lvl, msg)
 
 
-def log_every_n(lvl: int, msg: str, n: int = 1, *, name: str | None = None) -> None:
-    """Log the first of every ``n`` calls from the same place."""
-    module, place = _caller()
-    _count[place] += 1
-    if n == 1 or _count[place] % n == 1:
-        logging.getLogger(name or module).log(lvl, msg)
-
-
 def log_every_n_seconds(lvl: int, msg: str, n: float = 1, *, name: str | None = None) -> None:
     """Log at most once in ``n`` seconds from the same place."""
     module, place = _caller()
@@ -132,9 +121,3 @@ def log_every_n_seconds(lvl: int, msg: str, n: float = 1, *, name: str | None = 
     if place not in _last_time or now - _last_time[place] >= n:
         logging.getLogger(name or module).log(lvl, msg)
         _last_time[place] = now
-
-
-def create_small_table(small_dict: dict) -> str:
-    """A table of one row whose headers are the keys."""
-    keys, values = tuple(small_dict), tuple(small_dict.values())
-    return tabulate([values], headers=keys, tablefmt="pipe", floatfmt=".3f", stralign="center", numalign="center")

@@ -1,7 +1,6 @@
 """Drawing boxes and labels on an image, with OpenCV."""
 
 import enum
-import os
 
 import cv2
 import numpy as np
@@ -9,17 +8,9 @@ from PIL import ImageColor
 
 from vod2._d2lite.data.catalog import Metadata
 from vod2._d2lite.structures import Boxes, BoxMode
+from vod2.atomic import replacing
 
-_LETTERS = {
-    "b": "blue",
-    "g": "green",
-    "r": "red",
-    "c": "cyan",
-    "m": "magenta",
-    "y": "yellow",
-    "k": "black",
-    "w": "white",
-}
+_LETTERS = dict(b="blue", g="green", r="red", c="cyan", m="magenta", y="yellow", k="black", w="white")
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _FONT_PIXELS = 30  # height of a line of OpenCV's font at scale 1
 
@@ -33,20 +24,12 @@ class ColorMode(enum.Enum):
 
 
 class VisImage:
-    """The canvas: the image, enlarged by `scale`.
-
-    Args:
-        img: (H, W, 3) RGB in [0, 255].
-    """
+    """The canvas: an image (H, W, 3) RGB in [0, 255], enlarged by `scale`."""
 
     def __init__(self, img, scale=1.0):
         self.scale = scale
-        self.height, self.width = img.shape[:2]
-        self.reset_image(img)
-
-    def reset_image(self, img):
-        """Replaces all that was drawn by `img`, of the original size."""
-        size = max(int(self.width * self.scale), 1), max(int(self.height * self.scale), 1)
+        height, width = img.shape[:2]
+        size = max(int(width * scale), 1), max(int(height * scale), 1)
         self.img = cv2.resize(np.ascontiguousarray(img, dtype=np.uint8), size, interpolation=cv2.INTER_LINEAR)
 
     def get_image(self):
@@ -55,11 +38,9 @@ class VisImage:
 
     def save(self, filepath):
         """Writes the image; the extension names the format. Raises OSError where it cannot be written."""
-        root, extension = os.path.splitext(os.fspath(filepath))
-        temporary = f"{root}.{os.getpid()}.tmp{extension}"
-        if not cv2.imwrite(temporary, self.img[:, :, ::-1]):
-            raise OSError(f"cannot write the image {filepath}")
-        os.replace(temporary, filepath)
+        with replacing(filepath) as temporary:
+            if not cv2.imwrite(str(temporary), self.img[:, :, ::-1]):
+                raise OSError(f"cannot write the image {filepath}")
 
 
 class Visualizer:
@@ -85,38 +66,32 @@ class Visualizer:
         self.output = VisImage(self.img, scale=scale)
         self._instance_mode = instance_mode
         # Readable on small images, not dominant on large ones.
-        self._font_size = max(np.sqrt(self.output.height * self.output.width) / 40, 10 / scale) * font_size_scale
-        self._rng = np.random.default_rng(0)
+        self._font_size = max(np.sqrt(self.img.shape[0] * self.img.shape[1]) / 40, 10 / scale) * font_size_scale
 
-    def draw_instance_predictions(self, predictions, jittering=True):
-        """Draws `Instances` on the CPU with any of pred_boxes, scores, pred_classes.
-
-        Args:
-            jittering: in SEGMENTATION mode, vary the color of a class a little from instance to instance.
-        """
-        boxes = predictions.pred_boxes if predictions.has("pred_boxes") else None
-        scores = predictions.scores if predictions.has("scores") else None
+    def draw_instance_predictions(self, predictions):
+        """Draws `Instances` on the CPU with pred_boxes and any of scores and pred_classes."""
+        scores = predictions.scores.tolist() if predictions.has("scores") else None
         classes = predictions.pred_classes.tolist() if predictions.has("pred_classes") else None
-        labels = self._labels(classes, None if scores is None else scores.tolist())
-        colors = None
-        if self._instance_mode == ColorMode.SEGMENTATION:
-            colors = self._class_colors(classes, jittering)
+        labels = None if classes is None else self._names(classes)
+        if scores is not None:
+            labels = [f"{name} {s:.0%}".strip() for name, s in zip(labels or [""] * len(scores), scores, strict=True)]
         if self._instance_mode == ColorMode.IMAGE_BW:
             gray = cv2.cvtColor(self.img, cv2.COLOR_RGB2GRAY)
-            self.output.reset_image(np.repeat(gray[:, :, None], 3, axis=2))
-        return self.overlay_instances(boxes=boxes, labels=labels, assigned_colors=colors)
+            self.output = VisImage(np.repeat(gray[:, :, None], 3, axis=2), self.output.scale)
+        return self.overlay_instances(
+            boxes=predictions.pred_boxes, labels=labels, assigned_colors=self._class_colors(classes)
+        )
 
     def draw_dataset_dict(self, dic):
         """Draws the boxes and class names of a dataset dict's annotations."""
         annotations = dic.get("annotations") or []
         boxes = [BoxMode.convert(ann["bbox"], ann["bbox_mode"], BoxMode.XYXY_ABS) for ann in annotations]
         classes = [ann["category_id"] for ann in annotations]
-        labels = self._labels(classes, None)
-        for i, ann in enumerate(annotations):
-            if ann.get("iscrowd", 0):
-                labels[i] += "|crowd"
-        colors = self._class_colors(classes, True) if self._instance_mode == ColorMode.SEGMENTATION else None
-        return self.overlay_instances(boxes=np.reshape(boxes, (-1, 4)), labels=labels, assigned_colors=colors)
+        crowd = ["|crowd" if ann.get("iscrowd", 0) else "" for ann in annotations]
+        labels = [name + mark for name, mark in zip(self._names(classes), crowd, strict=True)]
+        return self.overlay_instances(
+            boxes=np.reshape(boxes, (-1, 4)), labels=labels, assigned_colors=self._class_colors(classes)
+        )
 
     def overlay_instances(self, *, boxes=None, labels=None, assigned_colors=None, alpha=0.5):
         """Draws N boxes with their labels, large ones first.
@@ -141,23 +116,23 @@ class Visualizer:
         for i in np.argsort(-areas, kind="stable"):
             self.draw_box(boxes[i], alpha=alpha, edge_color=assigned_colors[i])
             if labels is not None:
-                color = np.clip(np.asarray(_rgb(assigned_colors[i])) / 255 * 0.6 + 0.4, 0, 1)
+                color = np.asarray(_rgb(assigned_colors[i])) / 255 * 0.6 + 0.4  # lighter, to be read
                 self.draw_text(labels[i], boxes[i][:2], color=tuple(color), horizontal_alignment="left")
         return self.output
 
-    def draw_box(self, box_coord, alpha=0.5, edge_color="g", line_style="-"):
+    def draw_box(self, box_coord, alpha=0.5, edge_color="g"):
         """Draws the outline of one box.
 
         Args:
             box_coord: (x0, y0, x1, y1).
             alpha: opacity in [0, 1].
             edge_color: RGB in [0, 1], a name ("red", "r") or "#rrggbb".
-            line_style: "-"; anything else is drawn as thin.
         """
-        x0, y0, x1, y1 = (int(round(float(v) * self.output.scale)) for v in box_coord)
-        thickness = max(int(round(self._font_size * self.output.scale / 7)), 1) if line_style == "-" else 1
+        x0, y0, x1, y1 = (round(float(v) * self.output.scale) for v in box_coord)
         drawn = self.output.img.copy()
-        cv2.rectangle(drawn, (x0, y0), (x1, y1), _rgb(edge_color), thickness)
+        cv2.rectangle(
+            drawn, (x0, y0), (x1, y1), _rgb(edge_color), max(round(self._font_size * self.output.scale / 7), 1)
+        )
         self.output.img = cv2.addWeighted(drawn, alpha, self.output.img, 1 - alpha, 0)
         return self.output
 
@@ -176,8 +151,7 @@ class Visualizer:
         canvas = self.output.img
         x = int(min(max(x, 0), max(canvas.shape[1] - width, 0)))
         y = int(min(max(y, 0), max(canvas.shape[0] - height - below, 0)))
-        ground = canvas[y : y + height + below, x : x + width]
-        ground[:] = ground // 4
+        canvas[y : y + height + below, x : x + width] //= 4
         cv2.putText(canvas, text, (x, y + height), _FONT, scale, _rgb(color), 1, cv2.LINE_AA)
         return self.output
 
@@ -185,30 +159,20 @@ class Visualizer:
         """The `VisImage` with all that was drawn."""
         return self.output
 
-    def _labels(self, classes, scores):
+    def _names(self, classes):
         names = self.metadata.get("thing_classes")
-        labels = None
-        if classes is not None:
-            labels = [names[c] if names else str(c) for c in classes]
-        if scores is not None:
-            percents = [f"{score * 100:.0f}%" for score in scores]
-            labels = percents if labels is None else [f"{a} {b}" for a, b in zip(labels, percents, strict=True)]
-        return labels
+        return [names[c] if names else str(c) for c in classes]
 
-    def _class_colors(self, classes, jittering):
-        if classes is None:
+    def _class_colors(self, classes):
+        if classes is None or self._instance_mode != ColorMode.SEGMENTATION:
             return None
         known = self.metadata.get("thing_colors")
-        colors = np.array([known[c] if known else np.multiply(_distinct_color(c), 255) for c in classes]).reshape(-1, 3)
-        if jittering:
-            colors = colors + self._rng.uniform(-25, 25, size=colors.shape)
-        return [tuple(color) for color in (colors / 255).clip(0, 1)]
+        return [tuple(np.divide(known[c], 255)) if known else _distinct_color(c) for c in classes]
 
 
 def _distinct_color(index):
     """RGB in [0, 1]; golden-ratio steps around the hue circle keep neighbours apart."""
-    hue = index * 0.618033988749895 % 1 * 179
-    pixel = np.uint8([[[hue, 200, 255]]])
+    pixel = np.uint8([[[index * 0.618033988749895 % 1 * 179, 200, 255]]])
     return tuple(cv2.cvtColor(pixel, cv2.COLOR_HSV2RGB)[0, 0] / 255)
 
 
@@ -216,4 +180,4 @@ def _rgb(color):
     """A color as a tuple of ints in [0, 255], see `Visualizer.draw_box`."""
     if isinstance(color, str):
         return ImageColor.getrgb(_LETTERS.get(color, color))[:3]
-    return tuple(int(round(float(v) * 255)) for v in color[:3])
+    return tuple(round(float(v) * 255) for v in color[:3])

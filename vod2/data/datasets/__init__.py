@@ -1,16 +1,33 @@
 """Datasets of videos; the builtin names are registered on import."""
 
 from vod2.data.datasets import builtin as _builtin  # noqa: F401  (registers)
+from vod2.data.datasets.coco_video import load_coco_video, register_coco_video
+from vod2.data.datasets.common import VideoDataset
 from vod2.data.datasets.ilsvrc import VID_CLASSES, VID_WNIDS
 from vod2.data.datasets.imagenet_det import limit_images_per_class, load_imagenet_det, register_imagenet_det
 from vod2.data.datasets.imagenet_vid import load_imagenet_vid, register_imagenet_vid
+from vod2.data.datasets.mot import MOT17_CLASSES, load_mot, register_mot
+from vod2.data.datasets.uavdt import UAVDT_CLASSES, UAVDT_SEQUENCES, load_uavdt, register_uavdt
+from vod2.data.datasets.yolo import load_yolo_video, register_yolo_video
 
 __all__ = [
+    "MOT17_CLASSES",
+    "UAVDT_CLASSES",
+    "UAVDT_SEQUENCES",
     "VID_CLASSES",
     "VID_WNIDS",
+    "VideoDataset",
     "limit_images_per_class",
+    "load_coco_video",
     "load_imagenet_det",
     "load_imagenet_vid",
+    "load_mot",
+    "load_uavdt",
+    "load_yolo_video",
+    "register_coco_video",
     "register_imagenet_det",
     "register_imagenet_vid",
+    "register_mot",
+    "register_uavdt",
+    "register_yolo_video",
 ]

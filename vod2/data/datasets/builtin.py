@@ -8,11 +8,12 @@ import os
 from vod2.d2 import DatasetCatalog
 from vod2.data.datasets.imagenet_det import register_imagenet_det
 from vod2.data.datasets.imagenet_vid import register_imagenet_vid
+from vod2.data.datasets.uavdt import register_uavdt
 from vod2.data.synthetic import SYNTHETIC_CLASSES
 
 
 def register_builtin_datasets(folder: str) -> None:
-    """Register those of the builtin names that are not taken yet; `folder` holds ILSVRC2015 and synthetic."""
+    """Register those of the builtin names that are not taken yet; `folder` holds ILSVRC2015, UAVDT and synthetic."""
     imagenet, synthetic = os.path.join(folder, "ILSVRC2015"), os.path.join(folder, "synthetic")
     taken = set(DatasetCatalog.list())
     for name, split, options in (
@@ -24,6 +25,9 @@ def register_builtin_datasets(folder: str) -> None:
             register_imagenet_vid(name, imagenet, split, **options)
     if "imagenet_det_train_30classes" not in taken:
         register_imagenet_det("imagenet_det_train_30classes", imagenet)
+    for split in ("train", "test"):
+        if f"uavdt_{split}" not in taken:
+            register_uavdt(f"uavdt_{split}", os.path.join(folder, "UAVDT"), split)
     size = "--train-videos 200 --val-videos 40 --frames 60 --size 128x192 --classes 6"
     remedy = f"make it with python tools/make_synthetic.py --output {synthetic} {size}"
     for split in ("train", "val"):

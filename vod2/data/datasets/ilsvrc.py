@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import zipfile
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from vod2.atomic import replacing
+from vod2.data.datasets.common import BoxCheck, number, whole
 from vod2.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -60,6 +60,7 @@ VID_WNIDS: dict[str, str] = {
 VID_CLASSES: tuple[str, ...] = tuple(VID_WNIDS.values())
 
 _FORMAT_VERSION = 1  # of the cache file
+_INT32_MAX = 2**31 - 1  # sizes and track ids are kept as int32
 
 
 def require_folder(folder: str | os.PathLike, dataset: str, remedy: str) -> None:
@@ -96,24 +97,26 @@ def parse_xml(file: str | os.PathLike) -> tuple[int, int, list[XmlObject]]:
         root = ElementTree.parse(file).getroot()
     except FileNotFoundError as error:
         raise UserError(f"{file}: no such annotation file, though its frame is listed: complete the dataset") from error
-    except ElementTree.ParseError as error:
+    except OSError as error:
+        raise UserError(f"{file}: the annotation cannot be read ({error.strerror}): get the file again") from error
+    except (ElementTree.ParseError, ValueError, LookupError) as error:  # the latter two of the encoding it declares
         raise UserError(f"{file}: broken XML ({error}): get the file again") from error
-    height, width = (int(_number(root, f"size/{side}", file)) for side in ("height", "width"))
+    height, width = (_whole(root, f"size/{side}", file, least=0) for side in ("height", "width"))
     objects = []
     for element in root.iter("object"):
         box = tuple(_number(element, f"bndbox/{side}", file) for side in ("xmin", "ymin", "xmax", "ymax"))
-        track = int(_number(element, "trackid", file)) if element.find("trackid") is not None else None
-        occluded = int(_number(element, "occluded", file)) if element.find("occluded") is not None else 0
+        track = _whole(element, "trackid", file) if element.find("trackid") is not None else None
+        occluded = _whole(element, "occluded", file) if element.find("occluded") is not None else 0
         objects.append(XmlObject((element.findtext("name") or "").strip(), box, track, occluded))
     return height, width, objects
 
 
 def _number(element: ElementTree.Element, tag: str, file: str | os.PathLike) -> float:
-    text = element.findtext(tag)
-    try:
-        return float(text)
-    except (TypeError, ValueError):
-        raise UserError(f"{file}: <{element.tag}> has {tag}={text!r}, expected a number: mend the file") from None
+    return number(element.findtext(tag), f"{file}: {tag} of <{element.tag}>")
+
+
+def _whole(element: ElementTree.Element, tag: str, file: str | os.PathLike, least: int = -_INT32_MAX) -> int:
+    return whole(element.findtext(tag), f"{file}: {tag} of <{element.tag}>", least, _INT32_MAX)
 
 
 @dataclass
@@ -151,28 +154,22 @@ def read_annotations(
         UserError: a file is broken, or names a class that is not in `categories`.
     """
     sizes, counts, rows = [], [], []
-    mended: Counter[str] = Counter()
-    examples: dict[str, str] = {}
+    boxes = BoxCheck()
     for file in tqdm(files, desc="annotations", unit="file", disable=None):
         height, width, objects = parse_xml(file)
         before = len(rows)
-        for number, thing in enumerate(objects):
+        for position, thing in enumerate(objects):
             if thing.name not in categories:
                 if ignore_other_classes:
                     continue
                 raise UserError(f"{file}: class {thing.name!r} is unknown, expected one of {', '.join(categories)}")
-            box = np.clip(thing.box, 0, (width, height, width, height)).tolist()
-            problem = _problem(thing.box, box)
-            if problem:
-                mended[problem] += 1
-                examples.setdefault(problem, f"{file}: {thing.box} in {width} x {height} pixels")
-            if problem != "without area, dropped":
-                track = number if thing.track is None else thing.track
+            box = boxes.clip(thing.box, height, width, file)
+            if box is not None:
+                track = position if thing.track is None else thing.track
                 rows.append((*box, categories[thing.name], track, int(thing.occluded > 0)))
         sizes.append((height, width))
         counts.append(len(rows) - before)
-    for problem, count in mended.items():
-        logger.warning("%d boxes %s; the first is %s", count, problem, examples[problem])
+    boxes.warn()
     columns = np.array(rows, np.float64).reshape(-1, 7)
     return AnnotationTable(
         np.array(sizes, np.int32).reshape(-1, 2),
@@ -182,12 +179,6 @@ def read_annotations(
         columns[:, 5].astype(np.int32),
         columns[:, 6].astype(np.uint8),
     )
-
-
-def _problem(written: Sequence[float], clipped: Sequence[float]) -> str | None:
-    if not (clipped[2] > clipped[0] and clipped[3] > clipped[1]):
-        return "without area, dropped"
-    return "outside of their image, clipped" if list(written) != list(clipped) else None
 
 
 def cached_annotations(

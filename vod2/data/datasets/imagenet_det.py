@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vod2.d2 import BoxMode, DatasetCatalog, MetadataCatalog
+from vod2.data.datasets.common import read_text
 from vod2.data.datasets.ilsvrc import (
     VID_CLASSES,
     VID_WNIDS,
@@ -29,7 +30,12 @@ _REMEDY = "see datasets/README.md for how to lay it out"
 def register_imagenet_det(name: str, root: str | os.PathLike, list_file: str | os.PathLike | None = None) -> None:
     """Register the dataset `name`; nothing is read before it is used. Arguments as in `load_imagenet_det`."""
     DatasetCatalog.register(name, lambda: load_imagenet_det(root, list_file, name=name))
-    MetadataCatalog.get(name).set(thing_classes=list(VID_CLASSES), evaluator_type="vid", image_root=str(root))
+    MetadataCatalog.get(name).set(
+        thing_classes=list(VID_CLASSES),
+        evaluator_type="vid",
+        image_root=str(root),
+        check_source={"format": "imagenet_det", "path": str(root)} | ({"list_file": list_file} if list_file else {}),
+    )
 
 
 def load_imagenet_det(
@@ -51,8 +57,8 @@ def load_imagenet_det(
     """
     for part in ("Data", "Annotations"):
         require_folder(Path(root, part, "DET", "train"), name, _REMEDY)
-    found = list_file or _find_list(root)
-    paths = _read_list(found) if found else _derive(root)
+    found = list_file or find_det_list(root)
+    paths = _read_list(found) if found else derive_images(root)
     if not paths:
         raise UserError(f"{found or Path(root, 'Data', 'DET')}: expected images of {name}, found none: {_REMEDY}")
     files = [os.path.join(root, "Annotations", "DET", f"{path}.xml") for path in paths]
@@ -96,23 +102,22 @@ def _to_dict(root: str | os.PathLike, path: str, height: int, width: int, annota
     }
 
 
-def _find_list(root: str | os.PathLike) -> Path | None:
+def find_det_list(root: str | os.PathLike) -> Path | None:
+    """The usual list, None if there is none."""
     places = (Path(root, "ImageSets", _LIST), Path(root, "ImageSets", "DET", _LIST))
     return next((place for place in places if place.is_file()), None)
 
 
 def _read_list(path: str | os.PathLike) -> list[str]:
-    try:
-        lines = [line.split() for line in Path(path).read_text(encoding="utf-8").splitlines()]
-    except OSError as error:
-        raise UserError(f"{path}: the list of images cannot be read ({error.strerror}): give another one") from error
+    lines = [line.split() for line in read_text(path, "the list of images").splitlines()]
     for number, line in enumerate(lines, start=1):
         if len(line) not in (0, 2):
             raise UserError(f"{path}, line {number}: {' '.join(line)!r}, expected 'path 1': mend the list")
     return [line[0] for line in lines if line]
 
 
-def _derive(root: str | os.PathLike) -> list[str]:
+def derive_images(root: str | os.PathLike) -> list[str]:
+    """Paths below Data/DET, without suffix, of the images in the 30 classes' own folders."""
     data = Path(root, "Data", "DET")
     folders = [data / "train" / "ILSVRC2013_train" / wnid for wnid in VID_WNIDS]
     images = [image for folder in folders for image in sorted(folder.rglob("*.JPEG"))]

@@ -9,6 +9,7 @@ A video is named by its path below Data/VID, such as "val/ILSVRC2015_val_0000000
 
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -49,7 +50,11 @@ def register_imagenet_vid(
     """
     class_names = list(class_names)
     DatasetCatalog.register(name, lambda: load_imagenet_vid(root, split, class_names, name=name, **options))
-    MetadataCatalog.get(name).set(thing_classes=class_names, evaluator_type="vid", image_root=str(root))
+    source = {"format": "imagenet_vid", "path": str(root), "split": split, "class_names": class_names}
+    source |= {key: options[key] for key in ("list_file", "every_frame") if key in options}
+    MetadataCatalog.get(name).set(
+        thing_classes=class_names, evaluator_type="vid", image_root=str(root), check_source=source
+    )
 
 
 def load_imagenet_vid(
@@ -87,8 +92,8 @@ def load_imagenet_vid(
     require_folder(Path(root, "Data", "VID", split), name, remedy)
     require_folder(Path(root, "Annotations", "VID", split), name, remedy)
     if class_names is None:
-        class_names = _default_classes(root)
-    found = None if every_frame else list_file or _find_list(root, split)
+        class_names = default_classes(root)
+    found = None if every_frame else list_file or find_list(root, split)
     refs = read_frame_list(found, root, split) if found else derive_frames(root, split, every_frame)
     if not refs:
         raise UserError(f"{found or Path(root, 'Data', 'VID', split)}: expected frames of {name}, found none: {remedy}")
@@ -99,7 +104,8 @@ def load_imagenet_vid(
     return list(_to_dicts(root, refs, table))
 
 
-def _default_classes(root: str | os.PathLike) -> Sequence[str]:
+def default_classes(root: str | os.PathLike) -> Sequence[str]:
+    """Readable names by category id: those in <root>/synthetic.json if there is one, or else VID's."""
     manifest = Path(root, "synthetic.json")
     if not manifest.is_file():
         return VID_CLASSES
@@ -111,7 +117,8 @@ def _default_classes(root: str | os.PathLike) -> Sequence[str]:
         ) from error
 
 
-def _find_list(root: str | os.PathLike, split: str) -> Path | None:
+def find_list(root: str | os.PathLike, split: str) -> Path | None:
+    """The usual list of a split, None if there is none."""
     for name in _LISTS.get(split, ()):
         for folder in (Path(root, "ImageSets"), Path(root, "ImageSets", "VID")):
             if (folder / name).is_file():
@@ -126,32 +133,47 @@ def read_frame_list(path: str | os.PathLike, root: str | os.PathLike, split: str
         video 1 frame length    one frame (VID_train_15frames.txt)
         video first 0 length    all frames of a video (VID_val_videos.txt); `first` counts frames from 1 over the list
         video/frame number      one frame (VID_val_frames.txt); the video's length is counted in its folder
-    A video's name may lack its leading "<split>/".
+    A video's name may lack its leading "<split>/", and may have spaces inside.
 
     Raises:
         UserError: no such file, or a line in no known format; names file and line.
     """
-    try:
-        lines = [line.split() for line in Path(path).read_text(encoding="utf-8").rstrip().splitlines()]
-    except OSError as error:
-        raise UserError(f"{path}: the list of frames cannot be read ({error.strerror}): give another one") from error
     rows = []
-    for number, line in enumerate(lines, start=1):
-        if len(line) not in (2, 4) or len(line) != len(lines[0]) or not all(word.isdigit() for word in line[1:]):
+    for number, line in enumerate(read_list_lines(path), start=1):
+        row = parse_list_line(line, split)
+        if row is None or rows and len(row) != len(rows[0]):
             raise UserError(
-                f"{path}, line {number}: {' '.join(line)!r} is neither 'video 1 frame length', 'video first 0 length' "
-                "nor 'video/frame number', or not like the first line: mend the list"
+                f"{path}, line {number}: {line!r} is neither 'video 1 frame length', 'video first 0 length' nor "
+                "'video/frame number', or not like the first line: mend the list"
             )
-        video = line[0] if line[0].startswith(f"{split}/") else f"{split}/{line[0]}"
-        rows.append((video, *map(int, line[1:])))
+        rows.append(row)
     if rows and len(rows[0]) == 2:
         return _frames_of_paths([row[0] for row in rows], path, root)
-    if _lists_whole_videos(rows):
+    if lists_whole_videos(rows):
         return [FrameRef(video, index, length) for video, _, _, length in rows for index in range(length)]
     return [FrameRef(video, index, length) for video, _, index, length in rows]
 
 
-def _lists_whole_videos(rows: Sequence[tuple[str, int, int, int]]) -> bool:
+def read_list_lines(path: str | os.PathLike) -> list[str]:
+    """The lines of a list, without blank ones at its end."""
+    try:
+        return Path(path).read_text(encoding="utf-8").rstrip().splitlines()
+    except OSError as error:
+        raise UserError(f"{path}: the list of frames cannot be read ({error.strerror}): give another one") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: the list of frames is no UTF-8 text ({error}): give another one") from error
+
+
+def parse_list_line(line: str, split: str) -> tuple[str, int, int, int] | tuple[str, int] | None:
+    """The fields of one line of a list (see `read_frame_list`), None if it has no known form."""
+    for count in (3, 1):
+        name, *numbers = line.strip().rsplit(maxsplit=count)
+        if len(numbers) == count and all(re.fullmatch("[0-9]{1,9}", number) for number in numbers):
+            return name if name.startswith(f"{split}/") else f"{split}/{name}", *map(int, numbers)
+    return None
+
+
+def lists_whole_videos(rows: Sequence[tuple[str, int, int, int]]) -> bool:
     """Lists of frames have a constant 1 where lists of videos count frames; the count of the first video is 1, too."""
     counts = {count for _, count, _, _ in rows}
     return all(frame == 0 for _, _, frame, _ in rows) and (counts != {1} or len(rows) == 1)
@@ -162,7 +184,7 @@ def _frames_of_paths(names: Sequence[str], path: str | os.PathLike, root: str | 
     refs = []
     for name in names:
         video, _, frame = name.rpartition("/")
-        if not frame.isdigit():
+        if not re.fullmatch("[0-9]{1,9}", frame):
             raise UserError(
                 f"{path}: {name!r} should end in a frame number, as in 'val/ILSVRC2015_val_00000000/000000'"
             )
@@ -182,11 +204,12 @@ def derive_frames(root: str | os.PathLike, split: str, every_frame: bool = False
         subfolders.sort()
         length = _video_length(folder, files)
         video = Path(folder).relative_to(data).as_posix()
-        refs += [FrameRef(video, index, length) for index in _chosen(length, every_frame or split != "train")]
+        refs += [FrameRef(video, index, length) for index in chosen_frames(length, every_frame or split != "train")]
     return refs
 
 
-def _chosen(length: int, every_frame: bool) -> Iterable[int]:
+def chosen_frames(length: int, every_frame: bool) -> Iterable[int]:
+    """The frames of a video of `length` frames that the published lists name, or all of them."""
     if every_frame or length < _TRAIN_FRAMES:
         return range(length)
     return [(2 * i + 1) * length // (2 * _TRAIN_FRAMES) for i in range(_TRAIN_FRAMES)]

@@ -1,10 +1,14 @@
-"""Level 1: the feature map of the key frame takes from those of its supports."""
+"""Level 1: the feature map of the key frame takes from those of its supports.
+
+T: supports, C: channels, H, W: size of the map.
+"""
 
 from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
 from vod2.d2 import CfgNode, Registry, ShapeSpec
+from vod2.errors import lookup, settings
 from vod2.modeling.aggregation import Aggregated
 from vod2.structures import Frame, TemporalContext
 
@@ -28,4 +32,8 @@ class PixelAggregator(nn.Module, ABC):
 def build_pixel_aggregator(cfg: CfgNode, shapes: dict[str, ShapeSpec]) -> PixelAggregator | None:
     """The aggregator that the configuration names, or None."""
     name = cfg.MODEL.VIDEO.PIXEL_AGGREGATOR.NAME
-    return PIXEL_AGGREGATOR_REGISTRY.get(name)(cfg, shapes) if name else None
+    if not name:
+        return None
+    kind = lookup(PIXEL_AGGREGATOR_REGISTRY, name, "MODEL.VIDEO.PIXEL_AGGREGATOR.NAME")
+    with settings(name):
+        return kind(cfg, shapes)

@@ -6,11 +6,11 @@ from vod2.modeling.roi_heads.base import (
     build_proposal_aggregator,
 )
 from vod2.modeling.roi_heads.predictor import VideoBoxPredictor
-from vod2.modeling.roi_heads.video_roi_heads import Detections, VideoROIHeads, as_proposal_set
+from vod2.modeling.roi_heads.video_roi_heads import HeadOutput, VideoROIHeads, as_proposal_set
 
 __all__ = [
     "PROPOSAL_AGGREGATOR_REGISTRY",
-    "Detections",
+    "HeadOutput",
     "ProposalAggregator",
     "VideoBoxPredictor",
     "VideoROIHeads",

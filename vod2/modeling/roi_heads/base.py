@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from torch import Tensor, nn
 
 from vod2.d2 import CfgNode, Registry
+from vod2.errors import lookup, settings
 from vod2.modeling.aggregation import Aggregated
 from vod2.structures import ProposalSet, TemporalContext
 
@@ -28,4 +29,8 @@ class ProposalAggregator(nn.Module, ABC):
 def build_proposal_aggregator(cfg: CfgNode, dim: int) -> ProposalAggregator | None:
     """The aggregator that the configuration names, for D = dim, or None."""
     name = cfg.MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME
-    return PROPOSAL_AGGREGATOR_REGISTRY.get(name)(cfg, dim) if name else None
+    if not name:
+        return None
+    kind = lookup(PROPOSAL_AGGREGATOR_REGISTRY, name, "MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME")
+    with settings(name):
+        return kind(cfg, dim)

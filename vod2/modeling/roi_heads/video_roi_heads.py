@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from vod2.d2 import ROI_HEADS_REGISTRY, CfgNode, ImageList, Instances, ShapeSpec, StandardROIHeads, configurable
+from vod2.errors import UserError
 from vod2.modeling.aggregation import Aggregated, mean_losses
 from vod2.modeling.roi_heads.base import ProposalAggregator, build_proposal_aggregator
 from vod2.modeling.roi_heads.predictor import VideoBoxPredictor
 from vod2.structures import Frame, PreciseBoxes, ProposalSet, TemporalContext
 
 
-class Detections(NamedTuple):
+class HeadOutput(NamedTuple):
     """What `VideoROIHeads.detect` returns: instances in inference, losses in training, level 2's results in both."""
 
     instances: list[Instances]
@@ -28,7 +29,8 @@ class Detections(NamedTuple):
 class VideoROIHeads(StandardROIHeads):
     """`StandardROIHeads` (box head only) with level 2 between box_head and box_predictor.
 
-    Without an aggregator, or with one and an empty context, it is the image detector with the same parameters.
+    Without an aggregator it is the image detector with the same parameters. With one and an empty context it is an
+    image detector, too: what the aggregator does to each proposal alone (RDN's fully connected h()) remains.
     """
 
     @configurable
@@ -45,6 +47,11 @@ class VideoROIHeads(StandardROIHeads):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
+        for key, value in (("MODEL.MASK_ON", cfg.MODEL.MASK_ON), ("MODEL.KEYPOINT_ON", cfg.MODEL.KEYPOINT_ON)):
+            if value:
+                raise UserError(f"VideoROIHeads predict boxes only: set {key} to False")
+        if cfg.MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES:
+            raise UserError("VideoROIHeads train on proposals: set MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES to False")
         ret = super().from_config(cfg, input_shape)
         shape = ret["box_head"].output_shape
         ret["box_predictor"] = VideoBoxPredictor(cfg, shape)
@@ -89,7 +96,7 @@ class VideoROIHeads(StandardROIHeads):
         pooled = self.box_pooler(maps, [one.proposal_boxes for one in proposals])
         return list(self.box_head(pooled).split([len(one) for one in proposals]))
 
-    def detect(self, keys: Sequence[Frame], contexts: Sequence[TemporalContext]) -> Detections:
+    def detect(self, keys: Sequence[Frame], contexts: Sequence[TemporalContext]) -> HeadOutput:
         """Level 2 and the prediction, in both modes.
 
         Args:
@@ -100,10 +107,10 @@ class VideoROIHeads(StandardROIHeads):
         predictions = self.box_predictor(torch.cat([one.value for one in aggregated]))
         if self.training:
             losses = self.box_predictor.losses(predictions, [key.targets for key in keys])
-            return Detections([], losses | mean_losses(aggregated), aggregated)
+            return HeadOutput([], losses | mean_losses(aggregated), aggregated)
         proposals = [Instances(key.image_size, proposal_boxes=PreciseBoxes(key.proposals.boxes)) for key in keys]
         instances, _ = self.box_predictor.inference(predictions, proposals)
-        return Detections(instances, {}, aggregated)
+        return HeadOutput(instances, {}, aggregated)
 
     def _aggregate(self, key: Frame, context: TemporalContext) -> Aggregated[Tensor]:
         if self.aggregator is None:

@@ -17,19 +17,11 @@ class Backbone(nn.Module, metaclass=ABCMeta):
     A subclass sets ``_out_features``, ``_out_feature_channels``, ``_out_feature_strides``, or overrides `output_shape`.
     """
 
+    size_divisibility = 0  # height and width of the input must be multiples of it; 0: no requirement
+
     @abstractmethod
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """(B, C, H, W) -> {name: (B, C', H / stride, W / stride)}."""
-
-    @property
-    def size_divisibility(self) -> int:
-        """Height and width of the input must be multiples of it; 0: no requirement."""
-        return 0
-
-    @property
-    def padding_constraints(self) -> dict[str, int]:
-        """Constraints for `ImageList.from_tensors`."""
-        return {}
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Channels and stride of each output."""
@@ -41,8 +33,7 @@ class Backbone(nn.Module, metaclass=ABCMeta):
 
 def build_backbone(cfg, input_shape: ShapeSpec | None = None) -> Backbone:
     """The backbone ``cfg.MODEL.BACKBONE.NAME``; the input has the channels of the pixel mean unless given."""
-    if input_shape is None:
-        input_shape = ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN))
+    input_shape = input_shape or ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN))
     backbone = BACKBONE_REGISTRY.get(cfg.MODEL.BACKBONE.NAME)(cfg, input_shape)
     if not isinstance(backbone, Backbone):
         raise TypeError(f"MODEL.BACKBONE.NAME {cfg.MODEL.BACKBONE.NAME!r} gave {type(backbone)}, expected a Backbone")

@@ -1,6 +1,6 @@
 """Feature pyramid (Lin et al., CVPR 2017).
 
-Letters: B images, C channels, H W height and width, s stride.
+Letters: B images, C channels, H W height and width.
 """
 
 import math
@@ -21,7 +21,7 @@ class LastLevelMaxPool(nn.Module):
     in_feature = "p5"
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        return [F.max_pool2d(x, kernel_size=1, stride=2, padding=0)]
+        return [F.max_pool2d(x, kernel_size=1, stride=2)]
 
 
 class FPN(Backbone):
@@ -34,22 +34,17 @@ class FPN(Backbone):
         norm: normalization of every convolution; without one they have a bias.
         top_block: module with `num_levels` and `in_feature` that makes further levels from that feature.
         fuse_type: "sum" or "avg" of the lateral and the upsampled map.
-        square_pad: least height and width of the padded input, where positive.
     """
 
-    def __init__(
-        self, bottom_up, in_features, out_channels, norm="", top_block=None, fuse_type: str = "sum", square_pad=0
-    ):
+    def __init__(self, bottom_up, in_features, out_channels, norm="", top_block=None, fuse_type: str = "sum"):
         super().__init__()
-        if not in_features:
-            raise ValueError("FPN needs at least one of in_features")
         if fuse_type not in ("sum", "avg"):
             raise ValueError(f"fuse_type {fuse_type!r}: expected 'sum' or 'avg'")
         shapes = bottom_up.output_shape()
         strides = [shapes[name].stride for name in in_features]
-        if any(low != 2 * high for high, low in zip(strides, strides[1:], strict=False)):
+        if not strides or strides != [strides[0] * 2**i for i in range(len(strides))]:
             raise ValueError(
-                f"FPN: the strides of {list(in_features)} are {strides}, each must be twice the one before"
+                f"FPN: the strides of {list(in_features)} are {strides}, expected each twice the one before"
             )
         self.levels = [int(math.log2(stride)) for stride in strides]
         for name, level in zip(in_features, self.levels, strict=True):
@@ -64,20 +59,11 @@ class FPN(Backbone):
         self.top_block = top_block
         self._fuse_scale = 0.5 if fuse_type == "avg" else 1.0
         num_top = 0 if top_block is None else top_block.num_levels
-        all_levels = self.levels + [self.levels[-1] + 1 + i for i in range(num_top)]
+        all_levels = range(self.levels[0], self.levels[-1] + 1 + num_top)
         self._out_features = [f"p{level}" for level in all_levels]
         self._out_feature_strides = {f"p{level}": 2**level for level in all_levels}
         self._out_feature_channels = dict.fromkeys(self._out_features, out_channels)
-        self._size_divisibility = strides[-1]
-        self._square_pad = square_pad
-
-    @property
-    def size_divisibility(self) -> int:
-        return self._size_divisibility
-
-    @property
-    def padding_constraints(self) -> dict[str, int]:
-        return {"square_size": self._square_pad}
+        self.size_divisibility = strides[-1]
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """(B, 3, H, W) -> {"p2": (B, C, H/4, W/4), ...} from high to low resolution."""
@@ -85,10 +71,9 @@ class FPN(Backbone):
         outputs, merged = {}, None
         for name, level in reversed(list(zip(self.in_features, self.levels, strict=True))):
             lateral = getattr(self, f"fpn_lateral{level}")(features[name])
-            if merged is None:
-                merged = lateral
-            else:
-                merged = (lateral + F.interpolate(merged, scale_factor=2.0, mode="nearest")) * self._fuse_scale
+            if merged is not None:
+                lateral = (lateral + F.interpolate(merged, scale_factor=2.0, mode="nearest")) * self._fuse_scale
+            merged = lateral
             outputs[f"p{level}"] = getattr(self, f"fpn_output{level}")(merged)
         if self.top_block is not None:
             source = self.top_block.in_feature
@@ -97,25 +82,20 @@ class FPN(Backbone):
         return {name: outputs[name] for name in self._out_features}
 
 
-def _conv(in_channels: int, out_channels: int, kernel_size: int, norm) -> Conv2d:
-    return Conv2d(
-        in_channels,
-        out_channels,
-        kernel_size,
-        padding=kernel_size // 2,
-        bias=norm == "",
-        norm=get_norm(norm, out_channels),
-    )
+def _conv(in_channels: int, out_channels: int, size: int, norm) -> Conv2d:
+    norm_layer = get_norm(norm, out_channels)
+    return Conv2d(in_channels, out_channels, size, padding=size // 2, bias=norm == "", norm=norm_layer)
 
 
 @BACKBONE_REGISTRY.register()
 def build_resnet_fpn_backbone(cfg, input_shape: ShapeSpec) -> FPN:
     """The pyramid of ``cfg.MODEL.FPN`` on the ResNet of ``cfg.MODEL.RESNETS``, with p6."""
+    options = cfg.MODEL.FPN
     return FPN(
         bottom_up=build_resnet_backbone(cfg, input_shape),
-        in_features=cfg.MODEL.FPN.IN_FEATURES,
-        out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
-        norm=cfg.MODEL.FPN.NORM,
+        in_features=options.IN_FEATURES,
+        out_channels=options.OUT_CHANNELS,
+        norm=options.NORM,
         top_block=LastLevelMaxPool(),
-        fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
+        fuse_type=options.FUSE_TYPE,
     )

@@ -1,4 +1,4 @@
-"""Classification and regression of proposals (Girshick, ICCV 2015).
+"""From the pooled features of proposals to their classes and boxes (Girshick, ICCV 2015).
 
 Letters: R proposals of all images, N proposals of one image, K classes (background = K), C channels.
 Names: ``gt_`` ground truth, ``pred_`` prediction, ``_deltas`` see `Box2BoxTransform`.
@@ -6,74 +6,81 @@ Names: ``gt_`` ground truth, ``pred_`` prediction, ``_deltas`` see `Box2BoxTrans
 
 import torch
 import torch.nn.functional as F
+from fvcore.nn import weight_init
 from torch import Tensor, nn
 
-from vod2._d2lite.config import configurable
-from vod2._d2lite.layers import ShapeSpec, at_least_float32, batched_nms, cat, cross_entropy, nonzero_tuple
+from vod2._d2lite.config import check_supported, configurable
+from vod2._d2lite.layers import Conv2d, ShapeSpec, at_least_float32, batched_nms, cat, get_norm, nonzero_tuple
 from vod2._d2lite.modeling.box_regression import Box2BoxTransform, box_regression_loss
 from vod2._d2lite.structures import Boxes, Instances
 from vod2._d2lite.utils.events import get_event_storage
+from vod2._d2lite.utils.registry import Registry
+
+ROI_BOX_HEAD_REGISTRY = Registry("ROI_BOX_HEAD")
+ROI_BOX_HEAD_REGISTRY.__doc__ = """Modules built with ``(cfg, input_shape: ShapeSpec)``, called with (M, C, P, P); their
+``output_shape`` is a `ShapeSpec`."""
 
 
-def fast_rcnn_inference(
-    boxes: list[Tensor],
-    scores: list[Tensor],
-    image_shapes: list[tuple[int, int]],
-    score_thresh: float,
-    nms_thresh: float,
-    topk_per_image: int,
-) -> tuple[list[Instances], list[Tensor]]:
-    """Detections of each image: threshold on scores, suppression within each class, the best of all classes.
-
-    Args:
-        boxes: for each image (N, K * 4), or (N, 4) where all classes share their box.
-        scores: for each image (N, K + 1), probabilities.
-        image_shapes: (height, width) of each image.
-        score_thresh: a detection's score is greater.
-        topk_per_image: at most that many detections; negative: all.
-
-    Returns:
-        For each image "pred_boxes", "scores" (descending), "pred_classes", and the proposal of each detection (int64).
-    """
-    results = [
-        _single_image(*image, score_thresh, nms_thresh, topk_per_image)
-        for image in zip(boxes, scores, image_shapes, strict=True)
-    ]
-    return [instances for instances, _ in results], [kept for _, kept in results]
+def build_box_head(cfg, input_shape: ShapeSpec) -> nn.Module:
+    """``cfg.MODEL.ROI_BOX_HEAD.NAME``."""
+    return ROI_BOX_HEAD_REGISTRY.get(cfg.MODEL.ROI_BOX_HEAD.NAME)(cfg, input_shape)
 
 
-def _single_image(boxes, scores, image_shape, score_thresh, nms_thresh, topk) -> tuple[Instances, Tensor]:
-    finite = torch.isfinite(boxes).all(dim=1) & torch.isfinite(scores).all(dim=1)
-    boxes, scores = boxes[finite], scores[finite, :-1]
-    clipped = Boxes(boxes.reshape(-1, 4))
-    clipped.clip(image_shape)
-    boxes = clipped.tensor.view(boxes.shape[0], boxes.shape[1] // 4, 4)  # (N, K or 1, 4)
-    proposal, category = nonzero_tuple(scores > score_thresh)
-    boxes = boxes[proposal, category if boxes.shape[1] > 1 else torch.zeros_like(category)]
-    scores = scores[proposal, category]
-    keep = batched_nms(boxes, scores, category, nms_thresh)
-    if topk >= 0:
-        keep = keep[:topk]
-    instances = Instances(image_shape, pred_boxes=Boxes(boxes[keep]), scores=scores[keep], pred_classes=category[keep])
-    return instances, nonzero_tuple(finite)[0][proposal[keep]]
+@ROI_BOX_HEAD_REGISTRY.register()
+class FastRCNNConvFCHead(nn.Sequential):
+    """3x3 convolutions (biased where they have no norm), then fully connected layers, each followed by ReLU."""
+
+    @configurable
+    def __init__(self, input_shape: ShapeSpec, *, conv_dims: list[int], fc_dims: list[int], conv_norm=""):
+        super().__init__()
+        if not conv_dims and not fc_dims:
+            raise ValueError("FastRCNNConvFCHead needs at least one layer: set NUM_CONV or NUM_FC of ROI_BOX_HEAD")
+        channels, height, width = input_shape.channels, input_shape.height, input_shape.width
+        for number, dim in enumerate(conv_dims, start=1):
+            norm = get_norm(conv_norm, dim)
+            conv = Conv2d(channels, dim, 3, padding=1, bias=norm is None, norm=norm, activation=nn.ReLU())
+            self.add_module(f"conv{number}", conv)
+            channels = dim
+        self.output_shape = ShapeSpec(channels=channels, height=height, width=width)
+        if fc_dims:
+            self.add_module("flatten", nn.Flatten())
+            channels *= height * width
+        for number, dim in enumerate(fc_dims, start=1):
+            self.add_module(f"fc{number}", nn.Linear(channels, dim))
+            self.add_module(f"fc_relu{number}", nn.ReLU())
+            channels = dim
+            self.output_shape = ShapeSpec(channels=dim)
+        # Once all layers exist: with one seed, Detectron2 draws the same weights
+        for layer in self:
+            if isinstance(layer, Conv2d):
+                weight_init.c2_msra_fill(layer)
+            elif isinstance(layer, nn.Linear):
+                weight_init.c2_xavier_fill(layer)
+
+    @classmethod
+    def from_config(cls, cfg, input_shape: ShapeSpec):
+        options = cfg.MODEL.ROI_BOX_HEAD
+        return {
+            "input_shape": input_shape,
+            "conv_dims": [options.CONV_DIM] * options.NUM_CONV,
+            "fc_dims": [options.FC_DIM] * options.NUM_FC,
+            "conv_norm": options.NORM,
+        }
 
 
-def _log_classification_stats(pred_logits: Tensor, gt_classes: Tensor, prefix: str = "fast_rcnn") -> None:
-    """Put accuracies into the event storage."""
-    num_boxes = gt_classes.numel()
-    if num_boxes == 0:
-        return
-    background = pred_logits.shape[1] - 1
+def _log_accuracies(pred_logits: Tensor, gt_classes: Tensor) -> None:
+    """Put the accuracy on all proposals and on the foreground, and its share taken for background, into the storage."""
+    num_classes = pred_logits.shape[1] - 1
     predicted = pred_logits.argmax(dim=1)
     correct = predicted == gt_classes
-    foreground = (gt_classes >= 0) & (gt_classes < background)
-    num_foreground = foreground.sum().item()
+    foreground = (gt_classes >= 0) & (gt_classes < num_classes)
     storage = get_event_storage()
-    storage.put_scalar(f"{prefix}/cls_accuracy", correct.sum().item() / num_boxes)
-    if num_foreground > 0:
-        missed = (predicted[foreground] == background).sum().item()
-        storage.put_scalar(f"{prefix}/fg_cls_accuracy", correct[foreground].sum().item() / num_foreground)
-        storage.put_scalar(f"{prefix}/false_negative", missed / num_foreground)
+    if len(correct) > 0:
+        storage.put_scalar("fast_rcnn/cls_accuracy", correct.float().mean().item())
+    if foreground.any():
+        storage.put_scalar("fast_rcnn/fg_cls_accuracy", correct[foreground].float().mean().item())
+        missed = predicted[foreground] == num_classes
+        storage.put_scalar("fast_rcnn/false_negative", missed.float().mean().item())
 
 
 class FastRCNNOutputLayers(nn.Module):
@@ -81,9 +88,7 @@ class FastRCNNOutputLayers(nn.Module):
 
     Args:
         input_shape: channels (and height, width) of a proposal's features; an integer is a number of channels.
-        box2box_transform: from proposals to detections.
-        num_classes: K.
-        test_score_thresh, test_nms_thresh, test_topk_per_image: see `fast_rcnn_inference`.
+        test_score_thresh, test_topk_per_image: a detection's score is greater; negative: no limit of detections.
         cls_agnostic_bbox_reg: all classes share their deltas.
         smooth_l1_beta, box_reg_loss_type: see `box_regression_loss`.
         loss_weight: factor of all losses, or of each by name.
@@ -121,15 +126,13 @@ class FastRCNNOutputLayers(nn.Module):
         self.test_nms_thresh = test_nms_thresh
         self.test_topk_per_image = test_topk_per_image
         self.box_reg_loss_type = box_reg_loss_type
-        if not isinstance(loss_weight, dict):
-            loss_weight = {"loss_cls": loss_weight, "loss_box_reg": loss_weight}
-        self.loss_weight = loss_weight
+        names = ("loss_cls", "loss_box_reg")
+        self.loss_weight = loss_weight if isinstance(loss_weight, dict) else dict.fromkeys(names, loss_weight)
 
     @classmethod
     def from_config(cls, cfg, input_shape: ShapeSpec):
         options = cfg.MODEL.ROI_BOX_HEAD
-        if options.USE_SIGMOID_CE or options.USE_FED_LOSS:
-            raise NotImplementedError("MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE and USE_FED_LOSS need Detectron2 itself")
+        check_supported(cfg, {"MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE": False, "MODEL.ROI_BOX_HEAD.USE_FED_LOSS": False})
         return {
             "input_shape": input_shape,
             "box2box_transform": Box2BoxTransform(weights=options.BBOX_REG_WEIGHTS),
@@ -155,18 +158,17 @@ class FastRCNNOutputLayers(nn.Module):
             predictions: of `forward`.
             proposals: with "proposal_boxes", "gt_classes" and, in images with ground truth, "gt_boxes".
         """
-        logits, deltas = predictions
-        logits = at_least_float32(logits)
-        gt_classes = torch.cat([p.gt_classes for p in proposals]) if proposals else logits.new_zeros(0).long()
-        _log_classification_stats(logits, gt_classes)
+        logits, deltas = at_least_float32(predictions[0]), predictions[1]
+        proposal_boxes = gt_boxes = deltas.new_zeros((0, 4))
+        gt_classes = torch.zeros(0, dtype=torch.int64, device=logits.device)
         if proposals:
+            gt_classes = torch.cat([p.gt_classes for p in proposals])
             proposal_boxes = torch.cat([p.proposal_boxes.tensor for p in proposals])
             # Without ground truth all are background, and the boxes are not used
             gt_boxes = torch.cat([(p.gt_boxes if p.has("gt_boxes") else p.proposal_boxes).tensor for p in proposals])
-        else:
-            proposal_boxes = gt_boxes = deltas.new_zeros((0, 4))
+        _log_accuracies(logits, gt_classes)
         losses = {
-            "loss_cls": cross_entropy(logits, gt_classes, reduction="mean"),
+            "loss_cls": F.cross_entropy(logits, gt_classes, reduction="sum") / max(gt_classes.numel(), 1),
             "loss_box_reg": self.box_reg_loss(proposal_boxes, gt_boxes, deltas, gt_classes),
         }
         return {name: value * self.loss_weight.get(name, 1.0) for name, value in losses.items()}
@@ -174,10 +176,7 @@ class FastRCNNOutputLayers(nn.Module):
     def box_reg_loss(self, proposal_boxes: Tensor, gt_boxes: Tensor, pred_deltas: Tensor, gt_classes: Tensor) -> Tensor:
         """Sum over the foreground, divided by the number of all R proposals: each sample counts the same.
 
-        Args:
-            proposal_boxes, gt_boxes: (R, 4) xyxy.
-            pred_deltas: (R, K * 4) or (R, 4).
-            gt_classes: (R,) in [0, K].
+        Args: boxes (R, 4) xyxy; deltas (R, K * 4) or (R, 4); classes (R,) in [0, K].
         """
         foreground = nonzero_tuple((gt_classes >= 0) & (gt_classes < self.num_classes))[0]
         per_class = pred_deltas.unflatten(1, (-1, 4))  # (R, K or 1, 4)
@@ -195,15 +194,24 @@ class FastRCNNOutputLayers(nn.Module):
     def inference(
         self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
     ) -> tuple[list[Instances], list[Tensor]]:
-        """Detections of each image and the proposal of each detection: see `fast_rcnn_inference`."""
-        return fast_rcnn_inference(
-            self.predict_boxes(predictions, proposals),
-            self.predict_probs(predictions, proposals),
-            [p.image_size for p in proposals],
-            self.test_score_thresh,
-            self.test_nms_thresh,
-            self.test_topk_per_image,
-        )
+        """For each image "pred_boxes", "scores" (descending), "pred_classes", and the proposal of each detection."""
+        boxes, probs = self.predict_boxes(predictions, proposals), self.predict_probs(predictions, proposals)
+        images = zip(boxes, probs, [p.image_size for p in proposals], strict=True)
+        results = [self._select(*image) for image in images]
+        return [instances for instances, _ in results], [kept for _, kept in results]
+
+    def _select(self, boxes: Tensor, scores: Tensor, image_size: tuple[int, int]) -> tuple[Instances, Tensor]:
+        """Threshold on scores (N, K + 1), suppression within each class, the best of all classes."""
+        finite = torch.isfinite(boxes).all(dim=1) & torch.isfinite(scores).all(dim=1)
+        boxes, scores = boxes[finite].unflatten(1, (-1, 4)), scores[finite, :-1]  # (N, K or 1, 4), (N, K)
+        proposal, category = nonzero_tuple(scores > self.test_score_thresh)
+        boxes = Boxes(boxes[proposal, category if boxes.shape[1] > 1 else torch.zeros_like(category)])
+        boxes.clip(image_size)
+        scores = scores[proposal, category]
+        keep = batched_nms(boxes.tensor, scores, category, self.test_nms_thresh)
+        keep = keep if self.test_topk_per_image < 0 else keep[: self.test_topk_per_image]
+        instances = Instances(image_size, pred_boxes=boxes[keep], scores=scores[keep], pred_classes=category[keep])
+        return instances, nonzero_tuple(finite)[0][proposal[keep]]
 
     def predict_boxes(self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]) -> list[Tensor]:
         """Boxes (N, K * 4) or (N, 4) of each image, not clipped."""
@@ -212,17 +220,6 @@ class FastRCNNOutputLayers(nn.Module):
         proposal_boxes = cat([p.proposal_boxes.tensor for p in proposals])
         boxes = self.box2box_transform.apply_deltas(predictions[1], proposal_boxes)
         return list(boxes.split([len(p) for p in proposals]))
-
-    def predict_boxes_for_gt_classes(
-        self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
-    ) -> list[Tensor]:
-        """Boxes (N, 4) of each image, of the class "gt_classes"; background takes the last class."""
-        chosen = []
-        for boxes, image_proposals in zip(self.predict_boxes(predictions, proposals), proposals, strict=True):
-            per_class = boxes.unflatten(1, (-1, 4))
-            category = image_proposals.gt_classes.clamp(0, per_class.shape[1] - 1)
-            chosen.append(per_class[torch.arange(len(boxes), device=boxes.device), category])
-        return chosen
 
     def predict_probs(self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]) -> list[Tensor]:
         """Probabilities (N, K + 1) of each image, at least in float32."""

@@ -1,27 +1,163 @@
-"""The augmentations. All draw from NumPy's global generator, which each worker process seeds."""
+"""Transforms (deterministic, fvcore's and the resize) and augmentations, which look at an input and draw a transform.
 
+All augmentations draw from NumPy's global generator, which each worker process seeds.
+"""
+
+import inspect
 import sys
 
 import numpy as np
-from fvcore.transforms.transform import BlendTransform, CropTransform, HFlipTransform, NoOpTransform, VFlipTransform
+import torch
+from fvcore.transforms.transform import (
+    BlendTransform,
+    CropTransform,
+    HFlipTransform,
+    NoOpTransform,
+    Transform,
+    TransformList,
+    VFlipTransform,
+)
 from PIL import Image
+from torch.nn import functional as F
 
-from .augmentation import Augmentation, as_augmentation
-from .resize import ResizeTransform
+_TORCH_MODES = {
+    Image.Resampling.NEAREST: {"mode": "nearest"},
+    Image.Resampling.BILINEAR: {"mode": "bilinear", "align_corners": False},
+    Image.Resampling.BICUBIC: {"mode": "bicubic", "align_corners": False},
+}
+
+
+class ResizeTransform(Transform):
+    """Resizes an image of (h, w) pixels to (new_h, new_w).
+
+    A uint8 image is resized by PIL, which averages over all source pixels when it shrinks; any other dtype by
+    `torch.nn.functional.interpolate`, which does not.
+
+    Args:
+        h, w: size before.
+        new_h, new_w: size after.
+        interp: a resampling filter of PIL; bilinear where None.
+    """
+
+    def __init__(self, h, w, new_h, new_w, interp=None):
+        super().__init__()
+        self.h, self.w, self.new_h, self.new_w = h, w, new_h, new_w
+        self.interp = Image.BILINEAR if interp is None else interp
+
+    def apply_image(self, img, interp=None):
+        """(h, w) or (h, w, C) array -> the same of (new_h, new_w). Raises ValueError for another size."""
+        if img.shape[:2] != (self.h, self.w) or img.ndim > 3:
+            raise ValueError(f"expected an image of ({self.h}, {self.w}) or ({self.h}, {self.w}, C), got {img.shape}")
+        interp = Image.Resampling(self.interp if interp is None else interp)
+        shape = self.new_h, self.new_w, *img.shape[2:]
+        img = np.ascontiguousarray(img)
+        if img.dtype == np.uint8:
+            pil = Image.fromarray(img[:, :, 0] if img.shape[2:] == (1,) else img)
+            return np.asarray(pil.resize((self.new_w, self.new_h), interp)).reshape(shape)
+        pixels = torch.from_numpy(img).view(self.h, self.w, -1).permute(2, 0, 1)[None]  # (1, C, h, w)
+        resized = F.interpolate(pixels, shape[:2], **_TORCH_MODES[interp])[0].permute(1, 2, 0)
+        return resized.reshape(shape).numpy()
+
+    def apply_coords(self, coords):
+        """(N, 2) floating point array of (x, y), changed in place."""
+        coords[:, 0] = coords[:, 0] * (self.new_w / self.w)
+        coords[:, 1] = coords[:, 1] * (self.new_h / self.h)
+        return coords
+
+    def apply_segmentation(self, segmentation):
+        """(h, w) array of labels, resized to the nearest."""
+        return self.apply_image(segmentation, interp=Image.NEAREST)
+
+    def inverse(self):
+        """The resize back."""
+        return ResizeTransform(self.new_h, self.new_w, self.h, self.w, self.interp)
+
+
+class Augmentation:
+    """A (usually random) policy that gives a `Transform`.
+
+    A subclass defines `get_transform` with positional arguments named like attributes of the input it needs (`image`,
+    `boxes`, `sem_seg`, or others that the caller's own input class has). A single argument, of any name, is the image.
+    """
+
+    def get_transform(self, *args):
+        """Draws the transform. To be overridden."""
+        raise NotImplementedError(f"{type(self).__name__} does not define get_transform")
+
+    def __call__(self, aug_input):
+        """Draws the transform, applies it to `aug_input` in place, and returns it."""
+        names = list(inspect.signature(self.get_transform).parameters)
+        names = ["image"] if len(names) == 1 else names
+        transform = self.get_transform(*(getattr(aug_input, name) for name in names))
+        aug_input.transform(transform)
+        return transform
+
+    def __repr__(self):
+        """The constructor's arguments, as far as they are attributes of the same name."""
+        names = [name for name in inspect.signature(type(self)).parameters if hasattr(self, name)]
+        return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
+
+
+class _FixedTransform(Augmentation):
+    """A transform in the place of an augmentation."""
+
+    def __init__(self, transform):
+        self.transform = transform
+
+    def get_transform(self):
+        return self.transform
+
+
+def _as_augmentation(aug):
+    return _FixedTransform(aug) if isinstance(aug, Transform) else aug
+
+
+class AugmentationList(Augmentation):
+    """Augmentations (or transforms) one after the other, each looking at what the one before has left."""
+
+    def __init__(self, augs):
+        self.augs = [_as_augmentation(aug) for aug in augs]
+
+    def __call__(self, aug_input):
+        """Applies all of them to `aug_input` in place and returns the `TransformList` of what was drawn."""
+        return TransformList([aug(aug_input) for aug in self.augs])
+
+
+class AugInput:
+    """What augmentations look at and transform.
+
+    Args:
+        image: (H, W) or (H, W, C) array, uint8 in [0, 255] or floating point.
+        boxes: (N, 4) array, XYXY_ABS.
+        sem_seg: (H, W) array of labels.
+    """
+
+    def __init__(self, image, *, boxes=None, sem_seg=None):
+        self.image = image
+        self.boxes = boxes
+        self.sem_seg = sem_seg
+
+    def transform(self, tfm):
+        """Applies a transform to all attributes, in place."""
+        self.image = tfm.apply_image(self.image)
+        if self.boxes is not None:
+            self.boxes = tfm.apply_box(self.boxes)
+        if self.sem_seg is not None:
+            self.sem_seg = tfm.apply_segmentation(self.sem_seg)
+
+    def apply_augmentations(self, augmentations):
+        """Applies a list of augmentations in place and returns the `TransformList` of what was drawn."""
+        return AugmentationList(augmentations)(self)
 
 
 class RandomApply(Augmentation):
     """Applies an augmentation or transform with probability `prob`."""
 
     def __init__(self, tfm_or_aug, prob=0.5):
-        super().__init__()
         if not 0 <= prob <= 1:
             raise ValueError(f"expected a probability in [0, 1], got {prob}")
-        self.aug = as_augmentation(tfm_or_aug)
+        self.aug = _as_augmentation(tfm_or_aug)
         self.prob = prob
-
-    def get_transform(self, *args):
-        return self.aug.get_transform(*args) if np.random.uniform() < self.prob else NoOpTransform()
 
     def __call__(self, aug_input):
         return self.aug(aug_input) if np.random.uniform() < self.prob else NoOpTransform()
@@ -31,7 +167,6 @@ class RandomFlip(Augmentation):
     """Flips the image, horizontally or vertically, with probability `prob`."""
 
     def __init__(self, prob=0.5, *, horizontal=True, vertical=False):
-        super().__init__()
         if horizontal == vertical:
             raise ValueError("expected exactly one of horizontal and vertical; for both use two RandomFlip")
         self.prob = prob
@@ -49,7 +184,6 @@ class Resize(Augmentation):
     """Resizes to a fixed (height, width), or to a square of the side `shape`."""
 
     def __init__(self, shape, interp=Image.BILINEAR):
-        super().__init__()
         self.shape = (shape, shape) if isinstance(shape, int) else tuple(shape)
         self.interp = interp
 
@@ -69,7 +203,6 @@ class ResizeShortestEdge(Augmentation):
     """
 
     def __init__(self, short_edge_length, max_size=sys.maxsize, sample_style="range", interp=Image.BILINEAR):
-        super().__init__()
         if sample_style not in ("range", "choice"):
             raise ValueError(f"expected the sample_style 'range' or 'choice', got {sample_style!r}")
         if isinstance(short_edge_length, int):
@@ -116,7 +249,6 @@ class RandomCrop(Augmentation):
     """
 
     def __init__(self, crop_type, crop_size):
-        super().__init__()
         if crop_type not in ("relative_range", "relative", "absolute", "absolute_range"):
             raise ValueError(f"unknown crop_type {crop_type!r}: expected (relative|absolute) with or without _range")
         self.crop_type = crop_type
@@ -136,8 +268,6 @@ class RandomCrop(Augmentation):
         if self.crop_type == "absolute":
             return min(first, height), min(second, width)
         if self.crop_type == "absolute_range":
-            if first > second:
-                raise ValueError(f"crop_size must be (least, greatest) for 'absolute_range', got {self.crop_size}")
             crop_height = np.random.randint(min(height, first), min(height, second) + 1)
             return crop_height, np.random.randint(min(width, first), min(width, second) + 1)
         fraction = np.asarray(self.crop_size, dtype=np.float32)
@@ -150,7 +280,6 @@ class _RandomBlend(Augmentation):
     """weight * image + (1 - weight) * something duller, the weight uniform in [intensity_min, intensity_max]."""
 
     def __init__(self, intensity_min, intensity_max):
-        super().__init__()
         self.intensity_min = intensity_min
         self.intensity_max = intensity_max
 
@@ -177,6 +306,4 @@ class RandomSaturation(_RandomBlend):
     """Blends an RGB image with its grey: an intensity below 1 makes it greyer, above 1 more colourful."""
 
     def _dull(self, image):
-        if image.shape[-1] != 3:
-            raise ValueError(f"RandomSaturation works on RGB images, got one of shape {image.shape}")
         return image.dot([0.299, 0.587, 0.114])[:, :, None]

@@ -9,11 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vod2._d2lite.config import configurable
-from vod2._d2lite.layers import Conv2d, ShapeSpec, at_least_float32, cat
+from vod2._d2lite.layers import Conv2d, ShapeSpec, at_least_float32, batched_nms, cat
 from vod2._d2lite.modeling.anchor_generator import build_anchor_generator
 from vod2._d2lite.modeling.box_regression import Box2BoxTransform, box_regression_loss
 from vod2._d2lite.modeling.matcher import Matcher
-from vod2._d2lite.modeling.proposal_generator.proposal_utils import find_top_rpn_proposals
 from vod2._d2lite.modeling.sampling import subsample_labels
 from vod2._d2lite.structures import Boxes, ImageList, Instances, pairwise_iou
 from vod2._d2lite.utils.events import get_event_storage
@@ -44,25 +43,18 @@ class StandardRPNHead(nn.Module):
     """3x3 convolutions shared by two 1x1 ones, for objectness and for deltas.
 
     Args:
-        in_channels: channels of every level.
-        num_anchors: A.
         conv_dims: output channels of each 3x3 convolution; -1: as many as its input.
     """
 
     @configurable
     def __init__(self, *, in_channels: int, num_anchors: int, box_dim: int = 4, conv_dims=(-1,)):
         super().__init__()
-        convs, channels = [], in_channels
-        for dim in conv_dims:
-            out_channels = channels if dim == -1 else dim
-            convs.append(Conv2d(channels, out_channels, kernel_size=3, padding=1, activation=nn.ReLU()))
-            channels = out_channels
-        if len(convs) == 1:
-            self.conv = convs[0]
-        else:
-            self.conv = nn.Sequential()
-            for index, conv in enumerate(convs):
-                self.conv.add_module(f"conv{index}", conv)
+        convs, channels = nn.Sequential(), in_channels
+        for index, dim in enumerate(conv_dims):
+            dim = channels if dim == -1 else dim
+            convs.add_module(f"conv{index}", Conv2d(channels, dim, 3, padding=1, activation=nn.ReLU()))
+            channels = dim
+        self.conv = convs[0] if len(convs) == 1 else convs
         self.objectness_logits = nn.Conv2d(channels, num_anchors, kernel_size=1)
         self.anchor_deltas = nn.Conv2d(channels, num_anchors * box_dim, kernel_size=1)
         for layer in self.modules():
@@ -95,16 +87,10 @@ class RPN(nn.Module):
     """Scores anchors and moves them; trained by the overlap of anchors with the ground truth.
 
     Args:
-        in_features: names of the L feature maps.
-        head: see `RPN_HEAD_REGISTRY`.
-        anchor_generator: see `ANCHOR_GENERATOR_REGISTRY`.
-        anchor_matcher: labels anchors by overlap.
-        box2box_transform: from anchors to proposals.
-        batch_size_per_image: anchors sampled in each image for training.
-        positive_fraction: limit of the share of positive anchors among them.
-        pre_nms_topk, post_nms_topk: (training, test) see `find_top_rpn_proposals`.
-        nms_thresh: overlap from which the weaker proposal is suppressed.
-        min_box_size: pixels.
+        head, anchor_generator: see `RPN_HEAD_REGISTRY` and `ANCHOR_GENERATOR_REGISTRY`.
+        batch_size_per_image, positive_fraction: anchors sampled for training, and the limit of positive ones.
+        pre_nms_topk, post_nms_topk: (training, test), proposals kept of each level and of all.
+        min_box_size: proposals with a side of at most that many pixels are dropped.
         anchor_boundary_thresh: anchors that leave the image by that many pixels are not trained; negative: all are.
         loss_weight: factor of all losses, or of each by name.
         box_reg_loss_type, smooth_l1_beta: see `box_regression_loss`.
@@ -143,9 +129,8 @@ class RPN(nn.Module):
         self.nms_thresh = nms_thresh
         self.min_box_size = float(min_box_size)
         self.anchor_boundary_thresh = anchor_boundary_thresh
-        if not isinstance(loss_weight, dict):
-            loss_weight = {"loss_rpn_cls": loss_weight, "loss_rpn_loc": loss_weight}
-        self.loss_weight = loss_weight
+        names = ("loss_rpn_cls", "loss_rpn_loc")
+        self.loss_weight = loss_weight if isinstance(loss_weight, dict) else dict.fromkeys(names, loss_weight)
         self.box_reg_loss_type = box_reg_loss_type
         self.smooth_l1_beta = smooth_l1_beta
 
@@ -153,6 +138,7 @@ class RPN(nn.Module):
     def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]):
         options = cfg.MODEL.RPN
         shapes = [input_shape[name] for name in options.IN_FEATURES]
+        loc_weight = options.BBOX_REG_LOSS_WEIGHT * options.LOSS_WEIGHT
         return {
             "in_features": options.IN_FEATURES,
             "head": build_rpn_head(cfg, shapes),
@@ -166,10 +152,7 @@ class RPN(nn.Module):
             "nms_thresh": options.NMS_THRESH,
             "min_box_size": cfg.MODEL.PROPOSAL_GENERATOR.MIN_SIZE,
             "anchor_boundary_thresh": options.BOUNDARY_THRESH,
-            "loss_weight": {
-                "loss_rpn_cls": options.LOSS_WEIGHT,
-                "loss_rpn_loc": options.BBOX_REG_LOSS_WEIGHT * options.LOSS_WEIGHT,
-            },
+            "loss_weight": {"loss_rpn_cls": options.LOSS_WEIGHT, "loss_rpn_loc": loc_weight},
             "box_reg_loss_type": options.BBOX_REG_LOSS_TYPE,
             "smooth_l1_beta": options.SMOOTH_L1_BETA,
         }
@@ -177,14 +160,9 @@ class RPN(nn.Module):
     def forward(
         self, images: ImageList, features: dict[str, Tensor], gt_instances: list[Instances] | None = None
     ) -> tuple[list[Instances], dict[str, Tensor]]:
-        """Propose boxes, in training also compute losses.
+        """For each image "proposal_boxes" and "objectness_logits" (both detached, in descending order), and the losses.
 
-        Args:
-            gt_instances: with "gt_boxes"; needed in training.
-
-        Returns:
-            For each image "proposal_boxes" and "objectness_logits" (both detached, in descending order), and the losses
-            "loss_rpn_cls" and "loss_rpn_loc", which are absent in inference.
+        Args: gt_instances have "gt_boxes"; needed in training. Without training there are no losses.
         """
         maps = [features[name] for name in self.in_features]
         anchors = self.anchor_generator(maps)
@@ -214,17 +192,14 @@ class RPN(nn.Module):
         for targets in gt_instances:
             matches, labels = self.anchor_matcher(pairwise_iou(targets.gt_boxes, all_anchors))
             if self.anchor_boundary_thresh >= 0:
-                inside = all_anchors.inside_box(targets.image_size, self.anchor_boundary_thresh)
-                labels[~inside] = -1
+                labels[~all_anchors.inside_box(targets.image_size, self.anchor_boundary_thresh)] = -1
             positive, negative = subsample_labels(labels, self.batch_size_per_image, self.positive_fraction, 0)
             sampled = torch.full_like(labels, -1)
             sampled[positive] = 1
             sampled[negative] = 0
             gt_labels.append(sampled)
-            has_gt = len(targets) > 0
-            matched_gt_boxes.append(
-                targets.gt_boxes.tensor[matches] if has_gt else torch.zeros_like(all_anchors.tensor)
-            )
+            boxes = targets.gt_boxes.tensor
+            matched_gt_boxes.append(boxes[matches] if len(targets) > 0 else torch.zeros_like(all_anchors.tensor))
         return gt_labels, matched_gt_boxes
 
     def losses(
@@ -245,26 +220,24 @@ class RPN(nn.Module):
         """
         labels = torch.stack(gt_labels)  # (B, R of all levels)
         num_images = len(gt_labels)
-        positive = labels == 1
+        positive, sampled = labels == 1, labels >= 0
         storage = get_event_storage()
         storage.put_scalar("rpn/num_pos_anchors", positive.sum().item() / num_images)
         storage.put_scalar("rpn/num_neg_anchors", (labels == 0).sum().item() / num_images)
 
-        source = Boxes.cat(anchors).tensor.expand(num_images, -1, -1)
         loss_loc = box_regression_loss(
             self.box2box_transform,
-            source[positive],
+            Boxes.cat(anchors).tensor.expand(num_images, -1, -1)[positive],
             cat(pred_anchor_deltas, dim=1)[positive],
             torch.stack(gt_boxes)[positive],
             self.box_reg_loss_type,
             self.smooth_l1_beta,
         )
-        sampled = labels >= 0
         logits = at_least_float32(cat(pred_objectness_logits, dim=1)[sampled])
         loss_cls = F.binary_cross_entropy_with_logits(logits, labels[sampled].to(logits.dtype), reduction="sum")
+        losses = {"loss_rpn_cls": loss_cls, "loss_rpn_loc": loss_loc}
         normalizer = self.batch_size_per_image * num_images
-        losses = {"loss_rpn_cls": loss_cls / normalizer, "loss_rpn_loc": loss_loc / normalizer}
-        return {name: value * self.loss_weight.get(name, 1.0) for name, value in losses.items()}
+        return {name: value / normalizer * self.loss_weight.get(name, 1.0) for name, value in losses.items()}
 
     @torch.no_grad()
     def predict_proposals(
@@ -274,18 +247,34 @@ class RPN(nn.Module):
         pred_anchor_deltas: list[Tensor],
         image_sizes: list[tuple[int, int]],
     ) -> list[Instances]:
-        """Decode and choose proposals, without gradient: see `find_top_rpn_proposals`."""
-        return find_top_rpn_proposals(
-            [self._decode(level, deltas) for level, deltas in zip(anchors, pred_anchor_deltas, strict=True)],
-            pred_objectness_logits,
-            image_sizes,
-            self.nms_thresh,
-            self.pre_nms_topk[self.training],
-            self.post_nms_topk[self.training],
-            self.min_box_size,
-            self.training,
-        )
+        """The best of each level, decoded and clipped, suppressed within each level, and the best of all of these.
 
-    def _decode(self, anchors: Boxes, deltas: Tensor) -> Tensor:
-        source = anchors.tensor.expand(deltas.shape[0], -1, -1).reshape(-1, 4)
-        return self.box2box_transform.apply_deltas(deltas.reshape(-1, 4), source).view(deltas.shape)
+        Args:
+            anchors, pred_objectness_logits, pred_anchor_deltas: as in `losses`.
+
+        Raises:
+            FloatingPointError: in training, a box or logit is infinite or NaN; in inference such boxes are dropped.
+        """
+        all_boxes, all_logits, levels = [], [], []
+        predictions = zip(anchors, pred_objectness_logits, pred_anchor_deltas, strict=True)
+        for level, (anchor, logits, deltas) in enumerate(predictions):
+            count = min(logits.shape[1], self.pre_nms_topk[self.training])
+            best, index = at_least_float32(logits).topk(count, dim=1)  # (B, count)
+            chosen = deltas.gather(1, index[..., None].expand(-1, -1, 4)).flatten(0, 1)  # (B * count, 4)
+            boxes = self.box2box_transform.apply_deltas(chosen, anchor.tensor[index.flatten()])
+            all_boxes.append(boxes.view(*index.shape, 4))
+            all_logits.append(best)
+            levels.append(torch.full_like(index[0], level))
+        images = zip(cat(all_boxes, dim=1), cat(all_logits, dim=1), image_sizes, strict=True)
+        return [self._select(boxes, logits, cat(levels), size) for boxes, logits, size in images]
+
+    def _select(self, boxes: Tensor, logits: Tensor, levels: Tensor, image_size: tuple[int, int]) -> Instances:
+        finite = torch.isfinite(boxes).all(dim=1) & torch.isfinite(logits)
+        if self.training and not finite.all():
+            raise FloatingPointError("the predicted proposals contain infinite values or NaN: training has diverged")
+        proposals = Instances(image_size, proposal_boxes=Boxes(boxes[finite]), objectness_logits=logits[finite])
+        proposals.proposal_boxes.clip(image_size)
+        large = proposals.proposal_boxes.nonempty(threshold=self.min_box_size)
+        proposals, levels = proposals[large], levels[finite][large]
+        keep = batched_nms(proposals.proposal_boxes.tensor, proposals.objectness_logits, levels, self.nms_thresh)
+        return proposals[keep[: self.post_nms_topk[self.training]]]

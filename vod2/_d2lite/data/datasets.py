@@ -10,8 +10,9 @@ from pycocotools.coco import COCO
 
 from vod2._d2lite.structures import BoxMode
 from vod2._d2lite.utils.file_io import PathManager
+from vod2.atomic import replacing
 
-from ..catalog import DatasetCatalog, MetadataCatalog
+from .catalog import DatasetCatalog, MetadataCatalog
 
 _logger = logging.getLogger(__name__)
 
@@ -24,11 +25,11 @@ def load_coco_json(json_file, image_root, dataset_name=None, extra_annotation_ke
         image_root: the folder that its file names are relative to.
         dataset_name: where given, category ids are mapped to [0, K) in the order of the ids, and `thing_classes` and
             `thing_dataset_id_to_contiguous_id` are set in the metadata of that dataset. Otherwise ids stay as they are.
-        extra_annotation_keys: keys of an annotation to keep besides iscrowd, bbox, category_id and segmentation.
+        extra_annotation_keys: keys of an annotation to keep besides iscrowd, bbox and category_id.
 
     Returns:
         list[dict]: dataset dicts in the order of the image ids: file_name, height, width, image_id, annotations, each
-        with bbox in BoxMode.XYWH_ABS. A segmentation is passed through as it is.
+        with bbox in BoxMode.XYWH_ABS.
 
     Raises:
         ValueError: an annotation belongs to no category of the file, has no box of four numbers, or is marked "ignore".
@@ -42,20 +43,14 @@ def load_coco_json(json_file, image_root, dataset_name=None, extra_annotation_ke
         MetadataCatalog.get(dataset_name).set(
             thing_classes=[c["name"] for c in categories], thing_dataset_id_to_contiguous_id=id_map
         )
-    keys = ["iscrowd", "bbox", "category_id", "segmentation", *(extra_annotation_keys or [])]
+    keys = ["iscrowd", "bbox", "category_id", *(extra_annotation_keys or [])]
     dicts = []
     for image_id in sorted(coco.imgs):
         image = coco.imgs[image_id]
-        annotations = [_load_annotation(a, keys, id_map, json_file) for a in coco.imgToAnns[image_id]]
-        dicts.append(
-            {
-                "file_name": os.path.join(image_root, image["file_name"]),
-                "height": image["height"],
-                "width": image["width"],
-                "image_id": image_id,
-                "annotations": annotations,
-            }
-        )
+        record = {"file_name": os.path.join(image_root, image["file_name"]), "image_id": image_id}
+        record.update(height=image["height"], width=image["width"])
+        record["annotations"] = [_load_annotation(a, keys, id_map, json_file) for a in coco.imgToAnns[image_id]]
+        dicts.append(record)
     _logger.info("Loaded %d images in COCO format from %s", len(dicts), json_file)
     return dicts
 
@@ -69,9 +64,7 @@ def _load_annotation(annotation, keys, id_map, json_file):
         raise ValueError(f"{where}: 'ignore' is not supported; remove the annotation, or mark it 'iscrowd'")
     if result["category_id"] not in id_map:
         raise ValueError(f"{where}: category_id {result['category_id']} is not among the 'categories' of the file")
-    result["bbox_mode"] = BoxMode.XYWH_ABS
-    result["category_id"] = id_map[result["category_id"]]
-    return result
+    return {**result, "bbox_mode": BoxMode.XYWH_ABS, "category_id": id_map[result["category_id"]]}
 
 
 def register_coco_instances(name, metadata, json_file, image_root):
@@ -88,27 +81,20 @@ def register_coco_instances(name, metadata, json_file, image_root):
 
 
 def convert_to_coco_json(dataset_name, output_file, allow_cached=True):
-    """Writes a registered dataset as a COCO json file, atomically; a box's area is that of the box.
-
-    Args:
-        allow_cached: keep `output_file` as it is where it exists.
-    """
-    if PathManager.exists(output_file) and allow_cached:
+    """Writes a registered dataset as a COCO json file, atomically; with `allow_cached`, an existing one is kept."""
+    if os.path.exists(output_file) and allow_cached:
         _logger.warning("Using the cached annotations %s. Remove the file if the dataset has changed.", output_file)
         return
-    PathManager.mkdirs(os.path.dirname(output_file) or ".")
-    temporary = f"{output_file}.{os.getpid()}.tmp"
-    with PathManager.open(temporary, "w") as f:
+    with replacing(output_file) as temporary, open(temporary, "w") as f:
         json.dump(_to_coco_dict(dataset_name), f)
-    os.replace(temporary, output_file)
 
 
 def _to_coco_dict(dataset_name):
     metadata = MetadataCatalog.get(dataset_name)
     to_dataset_id = {v: k for k, v in metadata.get("thing_dataset_id_to_contiguous_id", {}).items()}
     images, annotations = [], []
-    for index, image in enumerate(DatasetCatalog.get(dataset_name)):
-        image_id = image.get("image_id", index)
+    for image in DatasetCatalog.get(dataset_name):
+        image_id = image["image_id"]
         size = {"width": int(image["width"]), "height": int(image["height"])}
         images.append({"id": image_id, "file_name": str(image["file_name"]), **size})
         for annotation in image.get("annotations", []):

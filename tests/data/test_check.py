@@ -1,0 +1,543 @@
+"""The check of a dataset: one broken thing at a time in a clean set of drawn videos, found by name."""
+
+import json
+import re
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from vod2.d2 import BoxMode, DatasetCatalog, MetadataCatalog
+from vod2.data.check import box_problem, check_dataset
+from vod2.data.check_formats import FORMATS, open_source
+from vod2.data.check_report import table, write_contact_sheet
+from vod2.data.check_types import ERROR, WARNING
+from vod2.data.datasets import load_imagenet_vid, register_imagenet_vid
+from vod2.data.synthetic import SyntheticConfig, write_synthetic
+from vod2.errors import UserError
+
+TRAIN = "train/ILSVRC2015_VID_train_0000/ILSVRC2015_train_0000000{}"
+LIST = "ImageSets/VID/VID_train_15frames.txt"
+
+
+@pytest.fixture(scope="session")
+def clean(tmp_path_factory):
+    root = tmp_path_factory.mktemp("clean") / "set"
+    write_synthetic(
+        SyntheticConfig(seed=3, train_videos=2, val_videos=1, frames=5, height=64, width=96, classes=4), root
+    )
+    return root
+
+
+@pytest.fixture
+def root(clean, tmp_path):
+    return shutil.copytree(clean, tmp_path / "set")
+
+
+def image(root, video=0, frame=2):
+    return root / "Data" / "VID" / TRAIN.format(video) / f"{frame:06d}.JPEG"
+
+
+def annotation(root, video=0, frame=2):
+    return root / "Annotations" / "VID" / TRAIN.format(video) / f"{frame:06d}.xml"
+
+
+def edit(file, old, new, count=1):
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new, count))
+
+
+def set_box(file, **sides):
+    text = file.read_text()
+    for side, value in sides.items():
+        text = re.sub(rf"<{side}>[^<]*</{side}>", f"<{side}>{value}</{side}>", text, count=1)
+    file.write_text(text)
+
+
+def check(root, **options):
+    return check_dataset(open_source(str(root), **options), progress=False)
+
+
+def kinds(result):
+    return {(finding.severity, finding.kind) for finding in result.findings}
+
+
+def only(result, kind):
+    """The findings, which are all of one kind."""
+    assert {finding.kind for finding in result.findings} == {kind}, table(result)
+    return result.findings
+
+
+def test_a_clean_set_has_no_findings_and_everything_was_seen(clean):
+    result = check(clean)
+    assert result.findings == []
+    assert (result.videos, result.frames, result.images_read) == (3, 15, 15) and result.objects > 0
+
+
+@pytest.mark.parametrize(
+    ("content", "value"), [(b"", "empty file"), (b"no image", "cannot identify"), (None, "truncated")]
+)
+def test_a_broken_image_is_named(root, content, value):
+    file = image(root)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2] if content is None else content)
+    (finding,) = only(check(root), "unreadable_image")
+    assert (finding.file, finding.frame, finding.severity) == (str(file), 2, ERROR)
+    assert value in finding.value
+
+
+def test_a_missing_frame_is_named(root):
+    image(root, frame=3).unlink()
+    (finding,) = only(check(root), "missing_frame")
+    assert (finding.file, finding.frame) == (str(image(root, frame=3)), 3)
+
+
+def test_a_missing_last_frame_is_found_by_the_length_in_the_list(root):
+    image(root, frame=4).unlink()
+    result = check(root)
+    assert kinds(result) == {(ERROR, "video_length"), (ERROR, "missing_frame")}
+    assert {finding.file for finding in result.findings} == {str(image(root).parent), str(image(root, frame=4))}
+
+
+def test_a_missing_video_is_named(root):
+    shutil.rmtree(image(root).parent)
+    assert only(check(root), "missing_video")[0].file == str(image(root).parent)
+
+
+@pytest.mark.parametrize("content", ["", "<annotation><size>", "<annotation></annotation>", "\x00\x01"])
+def test_a_broken_annotation_is_named(root, content):
+    annotation(root).write_text(content)
+    (finding,) = only(check(root), "broken_annotation")
+    assert (finding.file, finding.frame) == (str(annotation(root)), 2)
+
+
+def test_a_missing_annotation_is_named(root):
+    annotation(root).unlink()
+    assert only(check(root), "missing_annotation")[0].file == str(annotation(root))
+
+
+@pytest.mark.parametrize(
+    ("sides", "kind"),
+    [
+        ({"xmax": 300}, "box_outside"),
+        ({"xmin": -50}, "box_outside"),
+        ({"xmin": 40, "xmax": 20}, "box_inverted"),
+        ({"xmin": 20, "xmax": 20}, "box_degenerate"),
+    ],
+)
+def test_a_bad_box_is_named_with_its_corners(root, sides, kind):
+    set_box(annotation(root), **sides)
+    (finding,) = only(check(root), kind)
+    assert (finding.file, finding.frame, finding.severity) == (str(annotation(root)), 2, ERROR)
+    assert all(str(value) in finding.value for value in sides.values())
+
+
+@pytest.mark.parametrize(
+    ("box", "expected"),
+    [
+        ((0, 0, 10, 5), None),
+        ((0, 0, 10.9, 5), WARNING),
+        ((-1, 0, 10, 5), WARNING),
+        ((0, 0, 11.1, 5), ERROR),
+        ((20, 0, 30, 5), ERROR),
+        ((0, 0, float("inf"), 5), ERROR),
+    ],
+)
+def test_a_box_may_leave_its_image_by_one_pixel_with_a_warning(box, expected):
+    problem = box_problem(box, (5, 10))
+    assert (problem and problem[0]) == expected
+
+
+def test_boxes_may_leave_their_image_in_formats_that_follow_objects_out_of_sight():
+    assert box_problem((-9, 0, 30, 5), (5, 10), may_leave=True)[:2] == (WARNING, "box_outside")
+
+
+def test_an_unknown_class_is_named(root):
+    file = annotation(root)
+    name = file.read_text().split("<name>")[1].split("<")[0]
+    edit(file, f"<name>{name}<", "<name>unicorn<")
+    result = check(root)
+    assert kinds(result) >= {(ERROR, "unknown_class")}
+    finding = next(finding for finding in result.findings if finding.kind == "unknown_class")
+    assert finding.file == str(file) and "unicorn" in finding.value and name in finding.expected
+
+
+def test_a_track_that_changes_its_class_is_named_where_it_differs(root):
+    file = annotation(root)
+    names = json.loads((root / "synthetic.json").read_text())["class_names"]
+    old = file.read_text().split("<name>")[1].split("<")[0]
+    new = next(name for name in names if name != old)
+    edit(file, f"<name>{old}<", f"<name>{new}<")
+    (finding,) = only(check(root), "track_class")
+    assert (finding.file, finding.frame) == (str(file), 2) and new in finding.value and old in finding.expected
+
+
+def test_a_track_id_twice_in_a_frame_is_named(root):
+    file = annotation(root)
+    text = file.read_text()
+    thing = text[text.index("<object>") : text.index("</object>") + len("</object>")]
+    file.write_text(text.replace(thing, thing + thing, 1))
+    assert only(check(root), "duplicate_track")[0].file == str(file)
+
+
+def test_an_image_of_another_size_is_named_with_both_sizes(root):
+    Image.fromarray(np.zeros((32, 48, 3), np.uint8)).save(image(root), format="JPEG")
+    result = check(root)
+    assert kinds(result) == {(ERROR, "size_mismatch"), (ERROR, "mixed_sizes")}
+    assert all(f.file == str(image(root)) and "48 x 32" in f.value and "96 x 64" in f.expected for f in result.findings)
+
+
+def test_mixed_sizes_are_found_even_where_the_annotation_agrees(root):
+    Image.fromarray(np.zeros((128, 192, 3), np.uint8)).save(image(root), format="JPEG")
+    edit(annotation(root), "<width>96<", "<width>192<")
+    edit(annotation(root), "<height>64<", "<height>128<")
+    assert only(check(root), "mixed_sizes")[0].file == str(image(root))
+
+
+def test_an_empty_video_is_a_warning(root):
+    for frame in range(5):
+        file = annotation(root, frame=frame)
+        text = file.read_text()
+        file.write_text(text[: text.index("<object>")] + text[text.rindex("</object>") + len("</object>") :])
+    (finding,) = only(check(root), "empty_video")
+    assert finding.severity == WARNING and TRAIN.format(0) in finding.value
+
+
+def test_duplicate_and_broken_lines_are_named_with_their_numbers(root):
+    list_file = root / LIST
+    lines = list_file.read_text().splitlines()
+    list_file.write_text("\n".join([*lines, lines[0], "what is this"]) + "\n")
+    findings = {finding.kind: finding for finding in check(root).findings}
+    assert set(findings) == {"duplicate_line", "bad_line"}
+    assert (findings["duplicate_line"].file, findings["duplicate_line"].line) == (str(list_file), len(lines) + 1)
+    assert "line 1 too" in findings["duplicate_line"].expected
+    assert (findings["bad_line"].line, findings["bad_line"].value) == (len(lines) + 2, "'what is this'")
+
+
+def test_names_with_spaces_and_other_alphabets_are_read_and_reported(root):
+    for part in ("Data", "Annotations"):
+        (root / part / "VID" / TRAIN.format(0)).rename(root / part / "VID" / "train" / "Füchse im Wald")
+    edit(root / LIST, TRAIN.format(0), "train/Füchse im Wald", -1)
+    assert check(root).findings == []
+    assert len(load_imagenet_vid(root, "train")) == 10
+    broken = root / "Data" / "VID" / "train" / "Füchse im Wald" / "000001.JPEG"
+    broken.write_bytes(b"")
+    result = check(root)
+    assert only(result, "unreadable_image")[0].file == str(broken)
+    assert "Füchse im Wald/000001.JPEG" in table(result)
+
+
+def test_everything_is_found_in_one_walk(root):
+    image(root, frame=0).write_bytes(b"")
+    annotation(root, frame=1).write_text("")
+    annotation(root, frame=3).write_text("<annotation>")
+    set_box(annotation(root, video=1), xmax=500)
+    image(root, video=1, frame=4).unlink()
+    found = {(f.kind, f.file) for f in check(root).findings}
+    assert found >= {
+        ("unreadable_image", str(image(root, frame=0))),
+        ("broken_annotation", str(annotation(root, frame=1))),
+        ("broken_annotation", str(annotation(root, frame=3))),
+        ("box_outside", str(annotation(root, video=1))),
+        ("missing_frame", str(image(root, video=1, frame=4))),
+    }
+
+
+def test_without_a_list_frames_are_those_of_the_folders(root):
+    shutil.rmtree(root / "ImageSets")
+    assert check(root).frames == 15
+    image(root, frame=1).unlink()
+    assert only(check(root), "missing_frame")[0].frame == 1
+
+
+def test_only_some_images_of_each_video_are_decoded_if_so_wished(root):
+    image(root, frame=0).write_bytes(b"")  # of 5 frames, the one in the middle is decoded
+    image(root, frame=1).unlink()
+    result = check_dataset(open_source(str(root)), max_images_per_video=1, progress=False)
+    assert only(result, "missing_frame")[0].frame == 1 and result.images_read == 3
+
+
+@pytest.mark.parametrize("list_given", [True, False])
+def test_the_fixed_list_has_no_bad_entries_and_is_accepted_by_the_loader(root, tmp_path, list_given):
+    if list_given:
+        edit(root / LIST, TRAIN.format(0), TRAIN.format(0), 1)
+        (root / LIST).write_text((root / LIST).read_text() + (root / LIST).read_text().splitlines()[0] + "\n")
+    else:
+        shutil.rmtree(root / "ImageSets")
+    image(root, frame=0).write_bytes(b"")
+    annotation(root, video=1, frame=3).write_text("")
+    source = open_source(str(root), split="train")
+    result = check_dataset(source, progress=False)
+    assert source.write_list(tmp_path / "good.txt", result.bad_entries) == 8
+    loaded = [record["image_id"] for record in load_imagenet_vid(root, "train", list_file=tmp_path / "good.txt")]
+    expected = [f"{TRAIN.format(v)}/{i:06d}" for v in range(2) for i in range(5) if (v, i) not in {(0, 0), (1, 3)}]
+    assert loaded == expected
+    assert kinds(check(root, split="train", list_file=tmp_path / "good.txt")) == {(ERROR, "unreadable_image")}
+
+
+def test_a_list_of_one_good_frame_is_not_taken_for_a_whole_video(root, tmp_path):
+    for video, frame in [(0, 1), (0, 2), (0, 3), (0, 4), *((1, frame) for frame in range(5))]:
+        annotation(root, video, frame).unlink()
+    source = open_source(str(root), split="train")
+    source.write_list(tmp_path / "good.txt", check_dataset(source, progress=False).bad_entries)
+    assert len(load_imagenet_vid(root, "train", list_file=tmp_path / "good.txt")) == 1
+
+
+def test_a_set_without_a_good_frame_gives_no_list(root, tmp_path):
+    source = open_source(str(root), split="train")
+    with pytest.raises(UserError, match="no entry"):
+        source.write_list(tmp_path / "good.txt", set())  # nothing was walked
+    assert not (tmp_path / "good.txt").exists()
+
+
+def test_a_registered_set_is_checked_with_its_own_options(root):
+    register_imagenet_vid("check_me", root, "train", ["elf"], every_frame=True)
+    try:
+        result = check("check_me")
+    finally:
+        DatasetCatalog.remove("check_me")
+        MetadataCatalog.remove("check_me")
+    assert result.videos == 2 and {finding.kind for finding in result.findings} == {"unknown_class"}
+
+
+def test_any_registered_set_can_be_checked(tmp_path):
+    records = []
+    for index in range(3):
+        file = tmp_path / f"{index}.png"
+        Image.fromarray(np.zeros((8, 12, 3), np.uint8)).save(file)
+        box = {"bbox": [1, 1, 4, 4], "bbox_mode": BoxMode.XYWH_ABS, "category_id": index, "track_id": index}
+        records.append({"file_name": str(file), "image_id": index, "height": 8, "width": 12, "annotations": [box]})
+    (tmp_path / "1.png").write_bytes(b"")
+    DatasetCatalog.register("plain", lambda: records)
+    MetadataCatalog.get("plain").thing_classes = ["a", "b"]
+    try:
+        source = open_source("plain")
+        result = check_dataset(source, progress=False)
+    finally:
+        DatasetCatalog.remove("plain")
+        MetadataCatalog.remove("plain")
+    assert {(f.kind, f.file) for f in result.findings} == {
+        ("unreadable_image", str(tmp_path / "1.png")),
+        ("unknown_class", str(tmp_path / "2.png")),
+    }
+    source.write_list(tmp_path / "ids.json", result.bad_entries)
+    assert json.loads((tmp_path / "ids.json").read_text()) == [0]
+
+
+def test_still_images_are_checked_as_videos_of_one_frame(tmp_path):
+    folder = tmp_path / "Annotations/DET/train"
+    folder.mkdir(parents=True)
+    data = tmp_path / "Data/DET/train"
+    data.mkdir(parents=True)
+    thing = "<object><name>{}</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>7</ymax></bndbox></object>"
+    for name, things in {"a": ["n02958343", "n99999999"], "b": ["n02958343"]}.items():
+        Image.fromarray(np.zeros((8, 12, 3), np.uint8)).save(data / f"{name}.JPEG")
+        objects = "".join(map(thing.format, things))
+        (folder / f"{name}.xml").write_text(f"<a><size><width>12</width><height>8</height></size>{objects}</a>")
+    (tmp_path / "list.txt").write_text("train/a 1\ntrain/b 1\ntrain/a 1\n")
+    assert only(check(tmp_path, list_file=tmp_path / "list.txt"), "duplicate_line")[0].line == 3
+    (data / "b.JPEG").write_bytes(b"")
+    source = open_source(str(tmp_path), list_file=tmp_path / "list.txt")
+    result = check_dataset(source, progress=False)
+    assert result.objects == 2
+    source.write_list(tmp_path / "good.txt", result.bad_entries)
+    assert (tmp_path / "good.txt").read_text() == "train/a 1\n"
+
+
+def test_the_contact_sheet_marks_broken_boxes_red_and_good_ones_green(root, tmp_path):
+    set_box(annotation(root), xmax=500)
+    result = check(root)
+    write_contact_sheet(tmp_path / "sheet.png", result.examples)
+    sheet = np.asarray(Image.open(tmp_path / "sheet.png")).astype(int)
+    first, second = sheet[:180, :320], sheet[:180, 320:640]
+
+    def is_red(tile):
+        return ((tile == (220, 0, 0)).all(axis=2)).any()
+
+    assert is_red(first) and not is_red(second) and (second == (0, 160, 60)).all(axis=2).any()
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "message"),
+    [
+        ("/nowhere", {}, "neither a folder"),
+        (".", {}, "known layout"),
+        (".", {"format": "papyrus"}, "papyrus"),
+        (".", {"format": "imagenet_vid"}, "expected a folder"),
+    ],
+)
+def test_what_cannot_be_checked_is_said(source, options, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=message):
+        open_source(source, **options)
+
+
+# ---- the other layouts ----
+
+
+def frames(folder, names, size=(8, 12)):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        Image.fromarray(np.zeros((*size, 3), np.uint8)).save(folder / name)
+
+
+def video_file(path, count, size=(32, 48)):
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 10, size[::-1])
+    rng = np.random.default_rng(0)
+    for _ in range(count):
+        writer.write(rng.integers(0, 255, (*size, 3), np.uint8))
+    writer.release()
+
+
+@pytest.fixture
+def mot(tmp_path):
+    folder = tmp_path / "mot" / "train" / "MOT 01"
+    frames(folder / "img1", [f"{i:06d}.jpg" for i in (1, 2, 3)])
+    (folder / "gt").mkdir()
+    (folder / "gt" / "gt.txt").write_text("1,7,1,1,4,4,1,1,1\n2,7,1,1,4,4,1,1,1\n3,7,2,1,40,4,1,1,1\n")
+    (folder / "seqinfo.ini").write_text("[Sequence]\nseqLength=3\nimWidth=12\nimHeight=8\nimDir=img1\nimExt=.jpg\n")
+    return tmp_path / "mot"
+
+
+def test_mot_folders_are_checked_line_by_line(mot):
+    assert kinds(check(mot)) == {(WARNING, "box_outside")}  # the annotators follow people out of the picture
+    truth = mot / "train" / "MOT 01" / "gt" / "gt.txt"
+    truth.write_text(
+        "1,7,1,1,4,4,1,1,1\n2,7,1,1,4,4,1,3,1\n2,7,1,1,4,4,1,1\nnonsense\n3,7,1,1,-4,4,1,99,1\n9,7,1,1,4,4,1,1,1\n"
+    )
+    (mot / "train" / "MOT 01" / "img1" / "000002.jpg").unlink()
+    found = {(f.kind, f.line or f.frame) for f in check(mot, format="mot").findings}
+    assert found == {
+        ("track_class", 1),
+        ("bad_line", 3),
+        ("bad_line", 4),
+        ("box_inverted", 2),
+        ("unknown_class", 2),
+        ("video_length", 6),
+        ("missing_frame", 1),
+    }
+
+
+def test_a_broken_description_of_a_sequence_is_named(mot):
+    (mot / "train" / "MOT 01" / "seqinfo.ini").write_text("")
+    assert only(check(mot), "broken_annotation")[0].file.endswith("seqinfo.ini")
+
+
+@pytest.mark.parametrize("content", [None, b"no video", "half"])
+def test_a_video_file_that_cannot_be_read_is_named(mot, tmp_path, content):
+    file = tmp_path / "MOT 01.mp4"
+    video_file(file, 3)
+    (mot / "train" / "MOT 01" / "seqinfo.ini").write_text("[Sequence]\nseqLength=3\nimWidth=48\nimHeight=32\n")
+    source = FORMATS["mot"](mot, video_root=tmp_path)
+    assert check_dataset(source, progress=False).findings == []
+    if content is None:
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2] if content == "half" else content)
+    result = check_dataset(FORMATS["mot"](mot, video_root=tmp_path), progress=False)
+    finding = result.findings[0]
+    assert (finding.kind, finding.file) == ("unreadable_video" if content else "missing_video", str(file))
+
+
+def test_frames_that_a_video_file_does_not_have_are_missing(mot, tmp_path):
+    video_file(tmp_path / "MOT 01.mp4", 2)
+    (mot / "train" / "MOT 01" / "seqinfo.ini").write_text("[Sequence]\nseqLength=3\nimWidth=48\nimHeight=32\n")
+    result = check_dataset(FORMATS["mot"](mot, video_root=tmp_path), progress=False)
+    assert [(f.frame, f.entries) for f in only(result, "missing_frame")] == [(2, ("MOT 01/000002",))]
+
+
+def test_uavdt_is_checked_line_by_line(tmp_path):
+    frames(tmp_path / "UAV-benchmark-M" / "M0101", ["img000001.jpg", "img000003.jpg"])
+    (tmp_path / "GT").mkdir()
+    truth = tmp_path / "GT" / "M0101_gt_whole.txt"
+    truth.write_text("1,1,1,1,4,4,1,1,1\n1,1,1,1,4,4,1,1,1\n3,1,1,1,4,4,1,1,9\n3,x,1,1,4,4,1,1,1\n")
+    found = {(f.kind, f.file, f.line or f.frame) for f in check(tmp_path).findings}
+    assert found == {
+        ("duplicate_line", str(truth), 2),
+        ("bad_line", str(truth), 4),
+        ("unknown_class", str(truth), 2),
+        ("missing_frame", str(tmp_path / "UAV-benchmark-M" / "M0101" / "img000002.jpg"), 1),
+    }
+
+
+def test_yolo_labels_are_checked_line_by_line(tmp_path):
+    frames(tmp_path / "images" / "v", ["0.png", "1.png", "2.png"])
+    labels = tmp_path / "labels" / "v"
+    labels.mkdir(parents=True)
+    (labels / "0.txt").write_text("0 .5 .5 .2 .2 4\n1 .5 .5 .2 .2\n")
+    assert check(tmp_path, class_names=["a", "b"]).findings == []
+    (labels / "1.txt").write_text("7 .5 .5 .2 .2\n0 .5 .5 .2\n0 5 5 2 2\n")
+    (labels / "8.txt").write_text("")
+    found = {(f.kind, f.file, f.frame) for f in check(tmp_path, class_names=["a", "b"]).findings}
+    one = str(labels / "1.txt")
+    assert found == {
+        ("unknown_class", one, 1),
+        ("bad_line", one, 1),
+        ("box_outside", one, 1),
+        ("missing_frame", str(labels / "8.txt"), None),
+    }
+
+
+@pytest.fixture
+def coco(tmp_path):
+    frames(tmp_path / "v", ["0.png", "1.png", "2.png"])
+    images = [
+        {"id": i, "video_id": 1, "frame_id": i, "file_name": f"v/{i}.png", "height": 8, "width": 12} for i in range(3)
+    ]
+    annotations = [{"id": i, "image_id": i, "category_id": 5, "bbox": [1, 1, 4, 4], "instance_id": 3} for i in range(3)]
+    return {
+        "videos": [{"id": 1, "name": "v"}],
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": 5, "name": "elf"}],
+    }
+
+
+def check_json(tmp_path, data):
+    (tmp_path / "set.json").write_text(data if isinstance(data, str) else json.dumps(data))
+    return check(tmp_path / "set.json")
+
+
+def test_a_json_of_images_is_checked_entry_by_entry(tmp_path, coco):
+    assert check_json(tmp_path, coco).findings == []
+    coco["annotations"][0]["category_id"] = 6
+    coco["annotations"][1]["bbox"] = [1, 1, 40, 4]
+    coco["annotations"][2]["bbox"] = [1, 1, 4]
+    coco["annotations"] += [{"id": 2, "image_id": 0}, {"id": 9, "image_id": 77}, 3]
+    coco["images"].append({**coco["images"][0], "id": 4})
+    (tmp_path / "v" / "2.png").unlink()
+    found = [(f.kind, f.frame) for f in check_json(tmp_path, coco).findings]
+    assert sorted(found, key=str) == sorted(
+        [
+            ("unknown_class", 0),
+            ("box_outside", 1),
+            ("broken_annotation", 2),
+            ("duplicate_line", None),
+            ("duplicate_line", None),
+            ("broken_annotation", None),
+            ("broken_annotation", None),
+            ("missing_frame", 2),
+        ],
+        key=str,
+    )
+
+
+def test_a_json_of_tracks_is_checked_entry_by_entry(tmp_path, coco):
+    del coco["images"]
+    coco["videos"] = [{"id": 1, "file_names": [f"v/{i}.png" for i in range(3)], "height": 8, "width": 12}]
+    coco["annotations"] = [{"id": 1, "video_id": 1, "category_id": 5, "bboxes": [[1, 1, 4, 4], None, [1, 1, 4, 4]]}]
+    assert check_json(tmp_path, coco).findings == []
+    coco["annotations"][0]["bboxes"][2] = [1, 1, -4, 4]
+    coco["annotations"].append({"id": 2, "video_id": 1, "category_id": 5, "bboxes": []})
+    assert {(f.kind, f.frame) for f in check_json(tmp_path, coco).findings} == {
+        ("box_inverted", 2),
+        ("broken_annotation", None),
+    }
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"videos": 3}', "\x00"])
+def test_broken_json_is_a_finding(tmp_path, text):
+    result = check_json(tmp_path, text)
+    assert {finding.kind for finding in result.findings} == {"broken_annotation"}

@@ -1,0 +1,143 @@
+"""What the readers of annotations share: numbers and texts that are checked, boxes, dicts, registration.
+
+Boxes are xyxy in pixels of the original image.
+"""
+
+import logging
+import math
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from vod2.d2 import BoxMode, DatasetCatalog, MetadataCatalog
+from vod2.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+_LARGEST = 2**53  # up to here, a float and an int64 hold every whole number
+
+
+class VideoDataset(NamedTuple):
+    """What a reader returns: video dataset dicts, and the names of the classes by category id."""
+
+    dicts: list[dict]
+    class_names: list[str]
+
+
+def register_dataset(
+    name: str, load: Callable[[], VideoDataset], class_names: Sequence[str] | None = None, **metadata
+) -> None:
+    """Register the dataset `name`; `load` is called when it is used.
+
+    `thing_classes` are `class_names`, or where those are None, what `load` returns, from its first call on.
+    """
+
+    def dicts() -> list[dict]:
+        loaded = load()
+        MetadataCatalog.get(name).set(thing_classes=loaded.class_names)
+        return loaded.dicts
+
+    DatasetCatalog.register(name, dicts)
+    MetadataCatalog.get(name).set(evaluator_type="vid", **metadata)
+    if class_names is not None:
+        MetadataCatalog.get(name).set(thing_classes=list(class_names))
+
+
+def read_text(path: str | os.PathLike, what: str) -> str:
+    """The text of a file in UTF-8, with or without a byte order mark.
+
+    Raises:
+        UserError: it cannot be read, or is no such text; names the file and `what` it should be.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: {what} cannot be read ({reason}): mend the file or give another one") from error
+
+
+def number(value: object, where: str) -> float:
+    """`value` (a number or its text) as a finite float, or a UserError that says `where` it was."""
+    try:
+        if isinstance(value, int | float | str) and not isinstance(value, bool) and math.isfinite(float(value)):
+            return float(value)
+    except (ValueError, OverflowError):
+        pass
+    raise UserError(f"{where} is {value!r:.80}, expected a number: mend the file")
+
+
+def whole(value: object, where: str, least: int = -_LARGEST, most: int = _LARGEST) -> int:
+    """`value` (a number or its text, also "7.0") as an int in [least, most], or a UserError that says `where`."""
+    result = number(value, where)
+    if not result.is_integer() or not least <= result <= most:
+        low, high = (limit if abs(limit) < _LARGEST else None for limit in (least, most))
+        bounds = (f" of at least {low}" if low is not None else "") + (
+            f" and at most {high}" if high is not None else ""
+        )
+        raise UserError(f"{where} is {value!r:.80}, expected a whole number{bounds}: mend the file")
+    return int(result)
+
+
+class BoxCheck:
+    """Clips boxes to their image, drops those without area, and counts both for a warning."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._examples: dict[str, str] = {}
+
+    def clip(self, box: Sequence[float], height: int, width: int, file: object) -> list[float] | None:
+        """The part of a box inside its image, or None if it has no area.
+
+        Args:
+            box: xyxy, perhaps inverted or partly NaN.
+            height, width: of the image.
+            file: where the box stands, for the warning.
+        """
+        x1, y1, x2, y2 = box
+        right, bottom = float(width), float(height)
+        clipped = [
+            min(max(x1, 0.0), right),
+            min(max(y1, 0.0), bottom),
+            min(max(x2, 0.0), right),
+            min(max(y2, 0.0), bottom),
+        ]
+        has_area = clipped[2] > clipped[0] and clipped[3] > clipped[1]
+        if not has_area or clipped != [x1, y1, x2, y2]:
+            problem = "outside of their image, clipped" if has_area else "without area, dropped"
+            self._counts[problem] += 1
+            self._examples.setdefault(problem, f"{file}: {tuple(box)} in {width} x {height} pixels")
+        return clipped if has_area else None
+
+    def warn(self) -> None:
+        """Log one warning for each kind of problem that was met."""
+        for problem, count in self._counts.items():
+            logger.warning("%d boxes %s; the first is %s", count, problem, self._examples[problem])
+
+
+def annotation_dict(
+    box: Sequence[float], category: int, track: int | None, occluded: int = 0, iscrowd: int = 0
+) -> dict:
+    """One entry of `annotations`; `track_id` is absent if `track` is None."""
+    entry = {
+        "bbox": list(box),
+        "bbox_mode": BoxMode.XYXY_ABS,
+        "category_id": category,
+        "iscrowd": iscrowd,
+        "occluded": occluded,
+    }
+    return entry if track is None else entry | {"track_id": track}
+
+
+def video_file(video_root: str | os.PathLike, video: str, suffix: str) -> str:
+    """The file of a video."""
+    return os.path.join(video_root, video + suffix)
+
+
+def class_ids(class_names: Sequence[str], where: str) -> dict[str, int]:
+    """{name: category id}, or a UserError if a name comes twice or there is none."""
+    ids = {name: category for category, name in enumerate(class_names)}
+    if not ids or len(ids) != len(class_names):
+        raise UserError(f"{where} are {', '.join(map(repr, class_names)) or 'none'}, expected names, each once")
+    return ids

@@ -1,0 +1,209 @@
+"""MOTChallenge folders (MOT16, MOT17, MOT20, DanceTrack, SportsMOT, what CVAT exports as MOT).
+
+<root>/<split>/<sequence>/seqinfo.ini
+<root>/<split>/<sequence>/img1/000001.jpg ...
+<root>/<split>/<sequence>/gt/gt.txt         frame,id,left,top,width,height,confidence,class,visibility
+"""
+
+import configparser
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from vod2.data.datasets.common import (
+    BoxCheck,
+    VideoDataset,
+    annotation_dict,
+    class_ids,
+    number,
+    read_text,
+    register_dataset,
+    video_file,
+    whole,
+)
+from vod2.data.datasets.ilsvrc import require_folder
+from vod2.errors import UserError
+
+MOT17_CLASSES: dict[int, str] = {
+    1: "pedestrian",
+    2: "person_on_vehicle",
+    3: "car",
+    4: "bicycle",
+    5: "motorbike",
+    6: "non_motorized_vehicle",
+    7: "static_person",
+    8: "distractor",
+    9: "occluder",
+    10: "occluder_on_the_ground",
+    11: "occluder_full",
+    12: "reflection",
+    13: "crowd",
+}
+"""Number in gt.txt -> name, as in MOT16 and MOT17; 13 comes with MOT20."""
+
+_COLUMNS = ("frame", "id", "left", "top", "width", "height", "confidence", "class", "visibility")
+_OCCLUDED_BELOW = 0.5  # visibility of an object that counts as occluded
+
+
+def register_mot(
+    name: str,
+    root: str | os.PathLike,
+    split: str = "train",
+    sequences: Sequence[str] | None = None,
+    classes: Mapping[int, str] = MOT17_CLASSES,
+    keep_classes: Sequence[str] | None = None,
+    **options,
+) -> None:
+    """Register the dataset `name`; nothing is read before it is used.
+
+    Args:
+        name: in the DatasetCatalog.
+        root, split, sequences, classes, keep_classes, options: see `load_mot`.
+    """
+    names = list(classes.values()) if keep_classes is None else list(keep_classes)
+    register_dataset(
+        name,
+        lambda: load_mot(root, split, sequences, classes, keep_classes, **options),
+        names,
+        image_root=str(root),
+        check_source={
+            "format": "mot",
+            "path": str(root),
+            "split": split,
+            "sequences": sequences,
+            "classes": classes,
+            "keep_classes": keep_classes,
+            **options,
+        },
+    )
+
+
+def load_mot(
+    root: str | os.PathLike,
+    split: str = "train",
+    sequences: Sequence[str] | None = None,
+    classes: Mapping[int, str] = MOT17_CLASSES,
+    keep_classes: Sequence[str] | None = None,
+    video_root: str | os.PathLike | None = None,
+    video_suffix: str = ".mp4",
+) -> VideoDataset:
+    """Read sequences as video dataset dicts, one for each frame.
+
+    Args:
+        root: folder of the splits.
+        split: folder below it with the sequences; "" if they lie in `root` itself.
+        sequences: their folders; None for all that have a seqinfo.ini.
+        classes: {number in gt.txt: name}.
+        keep_classes: names of the classes to keep, by category id; None for all, in the order of `classes`. Objects of
+            others are left out. In MOT17 all but pedestrians have confidence 0.
+        video_root: take the frames from video files, <video_root>/<sequence><video_suffix>, rather than from images.
+        video_suffix: of the video files.
+
+    Returns:
+        The dicts and the class names. Rows of confidence 0 are ignored. Boxes are taken as they stand in gt.txt,
+        clipped to the image, those without area dropped, and a warning counts both. Less than half visible is occluded.
+
+    Raises:
+        UserError: a folder or file is missing, or not as above; names file, line and value.
+    """
+    ids = class_ids(list(classes.values()) if keep_classes is None else keep_classes, "the classes")
+    unknown = set(ids) - set(classes.values())
+    if unknown:
+        raise UserError(f"keep_classes has {min(unknown)!r}, expected some of {', '.join(classes.values())}")
+    folder = Path(root, split)
+    require_folder(folder, "of MOT sequences", "see datasets/README.md for how to lay it out")
+    if sequences is None:
+        sequences = sorted(path.parent.name for path in folder.glob("*/seqinfo.ini"))
+    boxes = BoxCheck()
+    dicts = []
+    for sequence in sequences:
+        info = read_seqinfo(folder / sequence / "seqinfo.ini")
+        video = None if video_root is None else video_file(video_root, sequence, video_suffix)
+        frames = _frames(folder / sequence, sequence, info, video)
+        _annotate(frames, folder / sequence / "gt" / "gt.txt", classes, ids, boxes)
+        dicts += frames
+    boxes.warn()
+    if not dicts:
+        raise UserError(f"{folder}: expected folders with a seqinfo.ini, found none: check root and split")
+    return VideoDataset(dicts, list(ids))
+
+
+class SequenceInfo(NamedTuple):
+    """What seqinfo.ini says of a sequence: sizes in pixels, folder and suffix of its images."""
+
+    length: int
+    height: int
+    width: int
+    folder: str
+    suffix: str
+
+
+def read_seqinfo(path: str | os.PathLike) -> SequenceInfo:
+    """Read a seqinfo.ini.
+
+    Raises:
+        UserError: it is missing or broken, or a value is missing or no number; names the file.
+    """
+    parser = configparser.ConfigParser(interpolation=None)
+    try:
+        parser.read_string(read_text(path, "the description of a sequence"))
+    except configparser.Error as error:
+        raise UserError(f"{path}: {' '.join(str(error).split())}: mend the file") from error
+    if not parser.has_section("Sequence"):
+        raise UserError(f"{path}: expected a section [Sequence]: mend the file")
+    section = parser["Sequence"]
+    sizes = [whole(section.get(key), f"{path}: {key}", 1) for key in ("seqLength", "imHeight", "imWidth")]
+    return SequenceInfo(*sizes, section.get("imDir", "img1"), section.get("imExt", ".jpg"))
+
+
+def _frames(folder: Path, sequence: str, info: SequenceInfo, video: str | None) -> list[dict]:
+    # A percent sign in the folders' names is not a format.
+    images = os.path.join(folder, info.folder).replace("%", "%%")
+    template = f"{images}/%06d{info.suffix.replace('%', '%%')}"
+    frames = []
+    for index in range(info.length):
+        if video is None:
+            source = {"file_name": template % (index + 1), "frame_template": template, "frame_offset": 1}
+        else:
+            source = {"video_file": video}
+        record = {
+            "image_id": f"{sequence}/{index:06d}",
+            "height": info.height,
+            "width": info.width,
+            "video_id": sequence,
+            "frame_index": index,
+            "video_length": info.length,
+            "annotations": [],
+        }
+        frames.append(source | record)
+    return frames
+
+
+def _annotate(frames: list[dict], path: Path, classes: Mapping[int, str], ids: dict[str, int], boxes: BoxCheck) -> None:
+    """Add the objects of a gt.txt to the frames."""
+    for row, line in enumerate(read_text(path, "the ground truth").splitlines(), start=1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {row}"
+        fields = line.split(",")
+        if len(fields) != len(_COLUMNS):
+            raise UserError(f"{where}: {line!r:.80}, expected {','.join(_COLUMNS)}: mend the line")
+        values = [number(text, f"{where}: {column}") for text, column in zip(fields, _COLUMNS, strict=True)]
+        if values[6] == 0:
+            continue
+        frame, track, label = (whole(values[i], f"{where}: {_COLUMNS[i]}") for i in (0, 1, 7))
+        if not 1 <= frame <= len(frames):
+            raise UserError(
+                f"{where}: frame {frame}, expected 1 to {len(frames)}: mend it, or seqLength in seqinfo.ini"
+            )
+        if label not in classes:
+            raise UserError(f"{where}: class {label} is unknown, expected one of {', '.join(map(str, classes))}")
+        if classes[label] not in ids:
+            continue
+        record = frames[frame - 1]
+        left, top, width, height = values[2:6]
+        box = boxes.clip((left, top, left + width, top + height), record["height"], record["width"], where)
+        if box is not None:
+            occluded = int(values[8] < _OCCLUDED_BELOW)
+            record["annotations"].append(annotation_dict(box, ids[classes[label]], track, occluded))

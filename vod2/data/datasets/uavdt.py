@@ -1,0 +1,249 @@
+"""UAVDT: vehicles seen from a drone, 30 videos to train and 20 to test.
+
+    <root>/UAV-benchmark-M/M####/img000001.jpg ...
+    <root>/UAV-benchmark-MOTD_v1.0/GT/M####_gt_whole.txt, M####_gt_ignore.txt       (or in <root>/GT)
+
+A video is named like its folder, such as "M0203". Files count frames from 1, dicts from 0.
+"""
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from vod2.d2 import BoxMode, DatasetCatalog, MetadataCatalog
+from vod2.data.datasets.ilsvrc import require_folder
+from vod2.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+UAVDT_CLASSES: tuple[str, ...] = ("car", "truck", "bus")
+
+_TRAIN = """M0101 M0201 M0202 M0204 M0206 M0207 M0210 M0301 M0401 M0402 M0501 M0603 M0604 M0605 M0702 M0703 M0704 M0901
+    M0902 M1002 M1003 M1005 M1006 M1008 M1102 M1201 M1202 M1304 M1305 M1306"""
+_TEST = """M0203 M0205 M0208 M0209 M0403 M0601 M0602 M0606 M0701 M0801 M0802 M1001 M1004 M1007 M1009 M1101 M1301 M1302
+    M1303 M1401"""
+UAVDT_SEQUENCES: dict[str, tuple[str, ...]] = {"train": tuple(_TRAIN.split()), "test": tuple(_TEST.split())}
+"""The official split."""
+
+_IMAGES = "UAV-benchmark-M"
+_GROUND_TRUTH = (Path("UAV-benchmark-MOTD_v1.0", "GT"), Path("GT"))
+_REMEDY = "see datasets/README.md for how to lay it out"
+
+_COLUMNS = ("frame", "id", "left", "top", "width", "height", "out-of-view", "occlusion", "class")
+_BOX = slice(2, 6)  # columns that need not be whole numbers
+_FRAME, _TRACK, _OUT_OF_VIEW, _OCCLUSION, _CLASS = (_COLUMNS.index(c) for c in ("frame", "id", *_COLUMNS[6:]))
+_RANGES = {_OUT_OF_VIEW: (1, 3), _OCCLUSION: (1, 4), _CLASS: (1, len(UAVDT_CLASSES))}  # of objects, not ignore regions
+_LARGEST = 2**31 - 1
+
+
+def register_uavdt(name: str, root: str | os.PathLike, split: str) -> None:
+    """Register the dataset `name`; nothing is read before it is used. Arguments as in `load_uavdt`."""
+    DatasetCatalog.register(name, lambda: load_uavdt(root, split, name=name))
+    MetadataCatalog.get(name).set(
+        thing_classes=list(UAVDT_CLASSES),
+        evaluator_type="uavdt",
+        image_root=str(root),
+        check_source={"format": "uavdt", "path": str(root), "split": split},
+    )
+
+
+def load_uavdt(
+    root: str | os.PathLike, split: str, sequences: Sequence[str] | None = None, name: str = "UAVDT"
+) -> list[dict]:
+    """Read all frames of a split as video dataset dicts, video by video in order.
+
+    Boxes are clipped to the image, those without area dropped; a warning counts both.
+
+    Args:
+        root: folder with UAV-benchmark-M and the ground truth.
+        split: "train" or "test".
+        sequences: names of the videos; None for those of the official split.
+        name: of the dataset, for messages.
+
+    Returns:
+        Dicts as of `load_imagenet_vid`. An annotation has, beside track_id and occluded (0 or 1), two values as they
+        stand in the file: out_of_view (1 none of it, 2 a medium, 3 a small part) and occlusion (1 none, 2 a large, 3 a
+        medium, 4 a small part). A frame has ignore_regions [[x1, y1, x2, y2]], whose objects are not annotated.
+
+    Raises:
+        UserError: a folder, video or file is missing, a line is not as expected, or a frame is missing; names it.
+    """
+    if sequences is None:
+        if split not in UAVDT_SEQUENCES:
+            raise UserError(f"split {split!r} of {name} is unknown, expected one of {', '.join(UAVDT_SEQUENCES)}")
+        sequences = UAVDT_SEQUENCES[split]
+    images, truth = Path(root, _IMAGES), _ground_truth_folder(root, name)
+    require_folder(images, name, _REMEDY)
+    missing = [sequence for sequence in sequences if not (images / sequence).is_dir()]
+    if missing:
+        raise UserError(
+            f"{images} lacks {len(missing)} of the {len(sequences)} videos of {name}: {', '.join(missing)}: "
+            "complete the dataset"
+        )
+    return [record for sequence in sequences for record in _read_sequence(images / sequence, truth)]
+
+
+def _ground_truth_folder(root: str | os.PathLike, name: str) -> Path:
+    folders = [Path(root, folder) for folder in _GROUND_TRUTH]
+    chosen = next((folder for folder in folders if folder.is_dir()), folders[0])
+    require_folder(chosen, name, _REMEDY)
+    return chosen
+
+
+def read_uavdt_table(path: str | os.PathLike, attributes: bool = True) -> np.ndarray:
+    """The lines of a ground truth file.
+
+    Args:
+        path: lines of nine numbers: frame (from 1), id, left, top, width, height, out-of-view, occlusion, class.
+        attributes: check the last three columns; they mean nothing in files of ignore regions.
+
+    Returns:
+        (n, 9) float64.
+
+    Raises:
+        UserError: the file cannot be read, or a line is not as above; names file and line.
+    """
+    try:
+        lines = Path(path).read_bytes().decode("ascii", errors="replace").split("\n")
+    except OSError as error:
+        raise UserError(f"{path}: the annotations cannot be read ({error.strerror}): complete the dataset") from error
+    numbers = [number for number, line in enumerate(lines, start=1) if line.strip()]
+    rows = [lines[number - 1].split(",") for number in numbers]
+    for number, row in zip(numbers, rows, strict=True):
+        if len(row) != len(_COLUMNS):
+            raise _bad_line(path, number, lines, f"{len(row)} columns, expected the {len(_COLUMNS)} {_expected()}")
+    try:
+        table = np.array([[float(word) for word in row] for row in rows]).reshape(-1, len(_COLUMNS))
+    except ValueError:
+        number = next(number for number, row in zip(numbers, rows, strict=True) if not all(map(_is_number, row)))
+        raise _bad_line(path, number, lines, f"not only numbers, expected {_expected()}") from None
+    if len(bad := np.flatnonzero(~_is_valid(table, attributes))):
+        ranges = ", ".join(f"{_COLUMNS[column]} in {low} to {high}" for column, (low, high) in _RANGES.items())
+        expected = "expected frame from 1" + (f", {ranges}" if attributes else "") + ", and no box beyond 2^31 pixels"
+        raise _bad_line(path, numbers[bad[0]], lines, f"a value out of range, {expected}, all whole but the box")
+    return table
+
+
+def _is_valid(table: np.ndarray, attributes: bool) -> np.ndarray:
+    """(n,) bool: all values of the row are possible. NaN fails every comparison."""
+    whole = np.delete(table, _BOX, axis=1)
+    valid = (np.abs(table) <= _LARGEST).all(axis=1) & (whole == np.floor(whole)).all(axis=1) & (table[:, _FRAME] >= 1)
+    for column, (low, high) in _RANGES.items() if attributes else ():
+        valid &= (table[:, column] >= low) & (table[:, column] <= high)
+    return valid
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+def _expected() -> str:
+    return ",".join(_COLUMNS)
+
+
+def _bad_line(path: str | os.PathLike, number: int, lines: Sequence[str], problem: str) -> UserError:
+    return UserError(f"{path}, line {number}: {lines[number - 1].strip()[:100]!r} has {problem}: get the file again")
+
+
+def _read_sequence(folder: Path, truth: Path) -> list[dict]:
+    """The dicts of one video."""
+    length = _video_length(folder)
+    try:
+        with Image.open(folder / "img000001.jpg") as image:
+            width, height = image.size
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{folder / 'img000001.jpg'}: not a readable image ({error}): get the file again") from error
+    objects = read_uavdt_table(file := truth / f"{folder.name}_gt_whole.txt")
+    regions = _read_regions(truth / f"{folder.name}_gt_ignore.txt")
+    last = int(objects[:, _FRAME].max(initial=0))
+    if last > length:
+        raise UserError(f"{file} names frame {last}, but {folder} has {length} frames: complete the video")
+    objects = objects[np.argsort(objects[:, _FRAME], kind="stable")]
+    boxes, has_area = _clipped(objects, width, height, file)
+    region_boxes, region_has_area = _clipped(regions, width, height, None)
+    template = str(folder).replace("%", "%%") + "/img%06d.jpg"  # a percent sign in the folders' names is not a format
+    by_frame = _split(list(_annotations(objects[has_area], boxes[has_area])), objects[has_area], length)
+    ignored = _split(region_boxes[region_has_area].tolist(), regions[region_has_area], length)
+    return [
+        {
+            "file_name": str(folder / f"img{index + 1:06d}.jpg"),
+            "image_id": f"{folder.name}/img{index + 1:06d}",
+            "height": height,
+            "width": width,
+            "video_id": folder.name,
+            "frame_index": index,
+            "video_length": length,
+            "frame_template": template,
+            "frame_offset": 1,
+            "ignore_regions": ignored[index],
+            "annotations": by_frame[index],
+        }
+        for index in range(length)
+    ]
+
+
+def _video_length(folder: Path) -> int:
+    """Frames in a video's folder: img000001.jpg, img000002.jpg ... without a gap, at least one."""
+    frames = {
+        entry.name for entry in os.scandir(folder) if entry.name.startswith("img") and entry.name.endswith(".jpg")
+    }
+    names = (f"img{number:06d}.jpg" for number in range(1, max(len(frames), 1) + 1))
+    missing = next((name for name in names if name not in frames), None)
+    if missing:
+        raise UserError(
+            f"{folder} holds {len(frames)} frames, but not {missing}: frames should count from img000001.jpg without a "
+            "gap: complete the video"
+        )
+    return len(frames)
+
+
+def _read_regions(path: Path) -> np.ndarray:
+    if not path.is_file():
+        logger.warning("%s: no such file; no part of its video is ignored in the evaluation", path)
+        return np.empty((0, len(_COLUMNS)))
+    table = read_uavdt_table(path, attributes=False)
+    return table[np.argsort(table[:, _FRAME], kind="stable")]
+
+
+def _clipped(table: np.ndarray, width: int, height: int, file: Path | None) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes (n, 4) xyxy clipped to the image, and which of them (n,) have area left; a warning if a file is given."""
+    written = np.concatenate([table[:, 2:4], table[:, 2:4] + table[:, 4:6]], axis=1)
+    boxes = np.clip(written, 0, [width, height, width, height])
+    has_area = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+    outside = has_area & (boxes != written).any(axis=1)
+    if file is not None and (outside.any() or not has_area.all()):
+        logger.warning(
+            "%s: %d boxes outside of their image, clipped; %d without area, dropped",
+            file,
+            outside.sum(),
+            (~has_area).sum(),
+        )
+    return boxes, has_area
+
+
+def _annotations(table: np.ndarray, boxes: np.ndarray) -> Iterator[dict]:
+    for row, box in zip(table.astype(np.int64).tolist(), boxes.tolist(), strict=True):
+        yield {
+            "bbox": box,
+            "bbox_mode": BoxMode.XYXY_ABS,
+            "category_id": row[_CLASS] - 1,
+            "iscrowd": 0,
+            "track_id": row[_TRACK],
+            "occluded": int(row[_OCCLUSION] > 1),
+            "out_of_view": row[_OUT_OF_VIEW],
+            "occlusion": row[_OCCLUSION],
+        }
+
+
+def _split(items: list, table: np.ndarray, length: int) -> list[list]:
+    """`items`, one for each row of `table` (sorted by frame), as one list for each frame."""
+    ends = np.searchsorted(table[:, _FRAME], np.arange(length + 1), side="right").tolist()
+    return [items[start:end] for start, end in zip(ends, ends[1:], strict=False)]

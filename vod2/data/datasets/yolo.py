@@ -1,0 +1,204 @@
+"""YOLO labels of videos: a folder of frames for each video, and a text file for each frame.
+
+    <root>/images/<video>/<frame>.jpg  and  <root>/labels/<video>/<frame>.txt,   or side by side:
+    <root>/<video>/<frame>.jpg, <frame>.txt
+
+A line is an object: `class center_x center_y width height [track]`, class from 0, the sides relative to the image. A
+frame without a file has no objects.
+"""
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import yaml
+from PIL import Image
+
+from vod2.data.datasets.common import (
+    BoxCheck,
+    VideoDataset,
+    annotation_dict,
+    class_ids,
+    number,
+    read_text,
+    register_dataset,
+    video_file,
+    whole,
+)
+from vod2.data.datasets.ilsvrc import require_folder
+from vod2.data.reader import VideoReader, images_in
+from vod2.errors import UserError
+
+_COLUMNS = ("class", "center_x", "center_y", "width", "height", "track")
+_TOLERANCE = 0.01  # by which a relative number may leave [0, 1] through rounding
+_EXIF_ORIENTATION = 0x0112
+
+ClassNames = Sequence[str] | str | os.PathLike
+"""The names by category id, or the path of a data.yaml with the key `names`."""
+
+
+def register_yolo_video(name: str, root: str | os.PathLike, class_names: ClassNames, **options) -> None:
+    """Register the dataset `name`; nothing is read before it is used.
+
+    Args:
+        name: in the DatasetCatalog.
+        root, class_names, options: see `load_yolo_video`. If `class_names` is a path, the metadata gets
+            `thing_classes` when the dataset is first used.
+    """
+    known = None if isinstance(class_names, str | os.PathLike) else class_names
+    source = {"format": "yolo", "path": str(root), "class_names": class_names, **options}
+    register_dataset(
+        name,
+        lambda: load_yolo_video(root, class_names, **options),
+        known,
+        image_root=str(root),
+        check_source=source,
+    )
+
+
+def load_yolo_video(
+    root: str | os.PathLike,
+    class_names: ClassNames,
+    split: str = "",
+    video_root: str | os.PathLike | None = None,
+    video_suffix: str = ".mp4",
+    first_frame: int = 0,
+) -> VideoDataset:
+    """Read every frame of every video, in natural order (frame 9 before frame 10).
+
+    Args:
+        root: folder with `images` and `labels`, or with the videos' folders.
+        class_names: the names, or the path of a data.yaml that has them.
+        split: folder below images and labels (or below root), such as "train"; "" for none.
+        video_root: take the frames from video files, <video_root>/<video><video_suffix>, rather than from images. The
+            last number in the name of a label file is then the number of the frame.
+        video_suffix: of the video files.
+        first_frame: what the numbers in the names of label files count from, 0 or 1; only with `video_root`.
+
+    Returns:
+        The dicts and the class names. The first frame of a video tells the size of all. `track_id` is absent where a
+        line has none. Boxes are clipped to the image, those without area dropped, and a warning counts both.
+
+    Raises:
+        UserError: a folder is missing, or a file is not as above; names file, line and value.
+    """
+    names = read_class_names(class_names) if isinstance(class_names, str | os.PathLike) else list(class_names)
+    class_ids(names, "the classes")
+    separate = Path(root, "images").is_dir() or Path(root, "labels").is_dir()
+    images, labels = (Path(root, part if separate else "", split) for part in ("images", "labels"))
+    remedy = "see datasets/README.md for how to lay it out"
+    boxes = BoxCheck()
+    dicts = []
+    if video_root is None:
+        require_folder(images, "of YOLO videos", remedy)
+        for video in _folders(images):
+            dicts += _read_folder(images, labels, video, len(names), boxes)
+    else:
+        require_folder(labels, "of YOLO labels", remedy)
+        for video in _folders(labels):
+            file = video_file(video_root, video, video_suffix)
+            dicts += _read_video(file, labels, video, len(names), boxes, first_frame)
+    boxes.warn()
+    if not dicts:
+        raise UserError(f"{images if video_root is None else labels}: expected folders of videos, found none: {remedy}")
+    return VideoDataset(dicts, names)
+
+
+def read_class_names(path: str | os.PathLike) -> list[str]:
+    """The `names` of a data.yaml: a list, or a mapping from 0, 1, 2 ...
+
+    Raises:
+        UserError: the file is missing or broken, or has no such key; names it.
+    """
+    try:
+        data = yaml.safe_load(read_text(path, "the list of classes"))
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{path}: broken YAML ({' '.join(str(error).split())}): mend the file") from error
+    names = data.get("names") if isinstance(data, dict) else None
+    if isinstance(names, dict) and set(names) == set(range(len(names))):
+        names = [names[category] for category in range(len(names))]
+    if not isinstance(names, list) or not names:
+        raise UserError(f"{path}: names is {names!r:.80}, expected a list, or a mapping from 0, 1, 2 ... to names")
+    return [str(name) for name in names]
+
+
+def _folders(root: Path) -> list[str]:
+    return sorted(path.name for path in root.iterdir() if path.is_dir())
+
+
+def _read_folder(images: Path, labels: Path, video: str, classes: int, boxes: BoxCheck) -> Iterator[dict]:
+    files = images_in(images / video)
+    height, width = _image_size(files[0]) if files else (0, 0)
+    for index, file in enumerate(files):
+        label = labels / video / f"{file.stem}.txt"
+        objects = _read_labels(label, height, width, classes, boxes) if label.is_file() else []
+        yield _to_dict({"file_name": str(file)}, video, index, len(files), height, width, objects)
+
+
+def _read_video(file: str, labels: Path, video: str, classes: int, boxes: BoxCheck, first_frame: int) -> Iterator[dict]:
+    reader = VideoReader(file)
+    length, (width, height) = reader.frame_count(), reader.size
+    objects: dict[int, list[dict]] = {}
+    for label in sorted((labels / video).glob("*.txt")):
+        digits = re.findall(r"[0-9]+", label.stem)
+        index = int(digits[-1]) - first_frame if digits else -1
+        if not 0 <= index < length or index in objects:
+            raise UserError(
+                f"{label}: expected a name that ends in the number of a frame, {first_frame} to "
+                f"{length - 1 + first_frame}, which no other file has: rename it, or check {file} and first_frame"
+            )
+        objects[index] = _read_labels(label, height, width, classes, boxes)
+    for index in range(length):
+        yield _to_dict({"video_file": file}, video, index, length, height, width, objects.get(index, []))
+
+
+def _to_dict(
+    source: dict, video: str, index: int, length: int, height: int, width: int, annotations: list[dict]
+) -> dict:
+    return source | {
+        "image_id": f"{video}/{index:06d}",
+        "height": height,
+        "width": width,
+        "video_id": video,
+        "frame_index": index,
+        "video_length": length,
+        "annotations": annotations,
+    }
+
+
+def _image_size(file: Path) -> tuple[int, int]:
+    """Height and width of an image, turned as its camera says."""
+    try:
+        with Image.open(file) as image:
+            width, height = image.size
+            turned = image.getexif().get(_EXIF_ORIENTATION, 1) >= 5
+    except (OSError, ValueError, SyntaxError, TypeError) as error:
+        raise UserError(f"{file}: the image cannot be read ({error}): get the file again") from error
+    return (width, height) if turned else (height, width)
+
+
+def _read_labels(path: Path, height: int, width: int, classes: int, boxes: BoxCheck) -> list[dict]:
+    """The annotations of one file, in pixels."""
+    annotations = []
+    for row, line in enumerate(read_text(path, "the labels of a frame").splitlines(), start=1):
+        fields = line.split()
+        if not fields:
+            continue
+        where = f"{path}, line {row}"
+        if len(fields) not in (5, 6):
+            raise UserError(f"{where}: {line!r:.80}, expected 'class cx cy w h' or 'class cx cy w h track': mend it")
+        category = whole(fields[0], f"{where}: class", 0)
+        if category >= classes:
+            raise UserError(f"{where}: class {category}, expected one of the {classes} classes 0 to {classes - 1}")
+        center_x, center_y, w, h = sides = [
+            number(text, f"{where}: {column}") for text, column in zip(fields[1:5], _COLUMNS[1:5], strict=True)
+        ]
+        if not all(-_TOLERANCE <= side <= 1 + _TOLERANCE for side in sides):
+            raise UserError(f"{where}: {line!r:.80}, expected a box relative to the image, in [0, 1]: mend it")
+        track = whole(fields[5], f"{where}: track") if len(fields) == 6 else None
+        left, top, right, bottom = center_x - w / 2, center_y - h / 2, center_x + w / 2, center_y + h / 2
+        box = boxes.clip((left * width, top * height, right * width, bottom * height), height, width, where)
+        if box is not None:
+            annotations.append(annotation_dict(box, category, track))
+    return annotations

@@ -1,0 +1,174 @@
+"""Any frame of a video file by its number, exactly.
+
+Frames are numbered in presentation order, from 0. N: frames of the file, M: its keyframes.
+"""
+
+import os
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import av
+import numpy as np
+
+from vod2.errors import VideoError
+
+Opened = tuple[av.container.InputContainer, av.VideoStream]
+
+
+def open_video(path: str | os.PathLike) -> Opened:
+    """The container of a file and its first video stream; the caller closes the container.
+
+    Raises:
+        VideoError: the file is no video, or has no video stream.
+    """
+    try:
+        container = av.open(str(path))
+    except (av.FFmpegError, OSError) as error:
+        raise VideoError(f"{str(path)!r} cannot be read as a video ({error.strerror})") from error
+    if not container.streams.video:
+        container.close()
+        raise VideoError(f"{str(path)!r} has no video stream: expected a video file or a folder of images")
+    return container, container.streams.video[0]
+
+
+class FrameTable(NamedTuple):
+    """What the packets of a file say about its frames.
+
+    Args:
+        times: (N,) int64 presentation times in the stream's unit, ascending.
+        keys: (M,) int64 numbers of the keyframes, ascending.
+        seek_times: (M,) int64 times that a demuxer finds the keyframes at.
+    """
+
+    times: np.ndarray
+    keys: np.ndarray
+    seek_times: np.ndarray
+
+
+def read_table(path: str | os.PathLike) -> FrameTable | None:
+    """Read all packets of a file, without decoding them; None if they do not tell when their frames are shown.
+
+    Raises:
+        VideoError: the file cannot be read.
+    """
+    container, stream = open_video(path)
+    with container:
+        # AVI stores no presentation times; FFmpeg reconstructs them for codecs other than these.
+        if "avi" in container.format.name and stream.codec_context.name in ("h264", "hevc"):
+            return None
+        try:
+            packets = [
+                (packet.pts, packet.dts, packet.is_keyframe)
+                for packet in container.demux(stream)
+                if packet.size and not packet.is_discard and not _is_hidden(packet, stream)
+            ]
+        except av.FFmpegError as error:
+            raise VideoError(f"{str(path)!r} cannot be read as a video ({error.strerror})") from error
+    times = {pts for pts, _, _ in packets}
+    if None in times or len(times) != len(packets):
+        return None
+    packets.sort(key=lambda packet: packet[0])
+    keys = [number for number, packet in enumerate(packets) if packet[2]]
+    # Demuxers look for the last keyframe at or before a time, some by decoding time and some by presentation time.
+    seek_times = [pts if dts is None else min(pts, dts) for pts, dts, _ in (packets[key] for key in keys)]
+    columns = ([pts for pts, _, _ in packets], keys, seek_times)
+    return FrameTable(*(np.array(column, np.int64) for column in columns))
+
+
+def _is_hidden(packet: av.Packet, stream: av.VideoStream) -> bool:
+    """Whether the packet is one of VP8 that is only referred to, and never shown."""
+    return stream.codec_context.name == "vp8" and not bytes(packet)[0] & 0x10
+
+
+class FrameCursor:
+    """A decoder somewhere in a video file. It goes forward where it can and seeks a keyframe where that is shorter.
+
+    One thread of one process may use it.
+
+    Args:
+        path: the file.
+        table: of `read_table`; with None, a frame is reached by decoding all that come before it.
+    """
+
+    def __init__(self, path: str | os.PathLike, table: FrameTable | None) -> None:
+        self._path = path
+        self._table = table
+        self._container: av.container.InputContainer | None = None
+        self._frames: Iterator[tuple[int, av.VideoFrame]] = iter(())
+        self._position: int | None = None  # number of the frame that came last
+
+    def close(self) -> None:
+        """Let go of the file. The cursor can still be used, and then opens it again."""
+        if self._container is not None:
+            self._container.close()
+        self._container, self._position, self._frames = None, None, iter(())
+
+    def frame(self, index: int) -> av.VideoFrame | None:
+        """Frame `index`, or None if the file ends before it or the decoder leaves it out.
+
+        Raises:
+            VideoError: the file cannot be read, or what lies on the way to the frame cannot be decoded.
+        """
+        key = self._key_before(index)
+        if self._position is None or not key - 1 <= self._position < index:
+            self._start(key)
+        found = self._forward(index)
+        if found is None and key > 0:
+            # Some containers seek badly, and some keyframes are only the beginning of a gradual refresh.
+            self._start(0)
+            found = self._forward(index)
+        return found
+
+    def _key_before(self, index: int) -> int:
+        """Number of the last keyframe up to `index`, 0 if there is none."""
+        row = -1 if self._table is None else int(np.searchsorted(self._table.keys, index, side="right")) - 1
+        return int(self._table.keys[row]) if row >= 0 else 0
+
+    def _start(self, key: int) -> None:
+        self.close()
+        container, stream = open_video(self._path)
+        # Workers of a loader share the cores; threads of a decoder would also not survive a fork.
+        stream.codec_context.thread_count = 1
+        self._container, self._position = container, -1
+        if key > 0:
+            time = self._table.seek_times[np.searchsorted(self._table.keys, key)]
+            try:
+                container.seek(int(time), stream=stream)
+            except av.FFmpegError:
+                self._start(0)
+                return
+        self._frames = self._decode(container, stream, from_start=key == 0)
+
+    def _decode(self, container, stream, from_start: bool) -> Iterator[tuple[int, av.VideoFrame]]:
+        count = 0
+        decodable = from_start
+        for packet in container.demux(stream):
+            # Not every container lands on a keyframe, and what precedes one refers to frames that were not decoded.
+            decodable = decodable or packet.is_keyframe
+            if not decodable:
+                continue
+            for frame in packet.decode():
+                number = count if self._table is None else self._number(frame)
+                count += 1
+                if number is not None:
+                    yield number, frame
+
+    def _number(self, frame: av.VideoFrame) -> int | None:
+        if frame.pts is None:
+            return None
+        number = int(np.searchsorted(self._table.times, frame.pts))
+        return number if number < len(self._table.times) and self._table.times[number] == frame.pts else None
+
+    def _forward(self, index: int) -> av.VideoFrame | None:
+        try:
+            for number, frame in self._frames:
+                self._position = number
+                if number >= index:
+                    return frame if number == index else None
+        except av.FFmpegError as error:
+            self.close()
+            raise VideoError(
+                f"frame {index} of {str(self._path)!r} cannot be decoded ({error.strerror}): the file may be damaged"
+            ) from error
+        self.close()
+        return None

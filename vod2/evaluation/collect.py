@@ -1,0 +1,168 @@
+"""What an evaluator keeps of a whole dataset: detections from all processes in order, ground truth, its files.
+
+Shape alphabet: F frames, n detections of all of them.
+"""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from vod2 import atomic
+from vod2.d2 import BoxMode, Instances, comm
+from vod2.errors import UserError
+from vod2.evaluation.matching import Detections, GroundTruth
+
+logger = logging.getLogger(__name__)
+
+
+class _Frames(NamedTuple):
+    """The detections of some frames. `frame` (F,) int32 is the row in the dataset, `count` (F,) int32 how many each
+    has; `boxes` (n, 4) float32 xyxy, `scores` (n,) float32 and `labels` (n,) int32 follow one another frame by frame.
+    """
+
+    frame: np.ndarray
+    count: np.ndarray
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+
+
+class DetectionCollector:
+    """Keeps detections as compact arrays, 24 bytes each.
+
+    Example:
+        >>> import torch
+        >>> from vod2.d2 import Boxes, Instances
+        >>> collector = DetectionCollector("one_frame", ["a"], num_classes=1, distributed=False)
+        >>> found = Instances((60, 60), pred_boxes=Boxes(torch.tensor([[0.0, 0.0, 50.0, 50.0]])))
+        >>> found.scores, found.pred_classes = torch.tensor([0.5]), torch.tensor([0])
+        >>> collector.add([{"image_id": "a"}], [{"instances": found}])
+        >>> collector.gather().scores
+        array([0.5], dtype=float32)
+    """
+
+    def __init__(self, dataset_name: str, image_ids: Sequence[str], num_classes: int, distributed: bool = True) -> None:
+        """
+        Args:
+            dataset_name: for messages.
+            image_ids: of all F frames of the dataset; its order is the order of the result.
+            num_classes: labels are in [0, num_classes).
+            distributed: gather from all processes; False takes the detections of this process alone.
+
+        Raises:
+            ValueError: two frames of one image_id.
+        """
+        self._dataset_name = dataset_name
+        self._frame_of = {image_id: frame for frame, image_id in enumerate(image_ids)}
+        if len(self._frame_of) < len(image_ids):
+            raise ValueError(f"Dataset {dataset_name!r} has frames of the same image_id: each needs its own")
+        self._num_classes = num_classes
+        self._distributed = distributed
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all detections."""
+        self._seen: list[_Frames] = []
+
+    def add(self, inputs: Sequence[dict], outputs: Sequence[dict]) -> None:
+        """Store the detections of some frames.
+
+        Args:
+            inputs: dicts with `image_id`.
+            outputs: dicts with `instances`: Instances of pred_boxes, scores and pred_classes, in original pixels.
+
+        Raises:
+            UserError: a label that the dataset has no class for.
+            KeyError: a frame that is not the dataset's.
+        """
+        for given, output in zip(inputs, outputs, strict=True):
+            if given["image_id"] not in self._frame_of:
+                raise KeyError(f"image_id {given['image_id']!r} is not in the dataset {self._dataset_name!r}")
+            found = _as_arrays(self._frame_of[given["image_id"]], output["instances"])
+            if (highest := found.labels.max(initial=-1)) >= self._num_classes:
+                raise UserError(
+                    f"the model predicts label {highest}, but dataset {self._dataset_name!r} has "
+                    f"{self._num_classes} classes: set MODEL.ROI_HEADS.NUM_CLASSES to that number"
+                )
+            self._seen.append(found)
+
+    def gather(self) -> Detections | None:
+        """The detections of all processes in the order of the dataset, whichever process had them; `image` is the
+        frame's row in the dataset. None in all processes but the first.
+
+        Of a frame that came more than once the first result counts; a warning counts those, and the frames that did
+        not come.
+        """
+        self._seen = [_concatenate(self._seen)]
+        seen = self._seen[0]
+        if self._distributed:
+            comm.synchronize()
+            gathered = comm.gather(seen, dst=0)
+            if not comm.is_main_process():
+                return None
+            seen = _concatenate(gathered)
+        return self._in_order(seen)
+
+    def _in_order(self, seen: _Frames) -> Detections:
+        frames, first = np.unique(seen.frame, return_index=True)
+        if repeated := len(seen.frame) - len(first):
+            logger.warning("%d frames were evaluated more than once; only their first result counts", repeated)
+        if missing := len(self._frame_of) - len(first):
+            logger.warning(
+                "%d of the %d frames of %s were not processed; their objects count as missed",
+                missing,
+                len(self._frame_of),
+                self._dataset_name,
+            )
+        count = seen.count[first]
+        image = np.repeat(frames, count)
+        if np.array_equal(first, np.arange(len(seen.frame))):  # one process, in order: nothing to copy
+            return Detections(image, seen.boxes, seen.scores, seen.labels)
+        start = np.cumsum(seen.count, dtype=np.int64) - seen.count
+        target = np.cumsum(count, dtype=np.int64) - count
+        order = np.repeat(start[first] - target, count) + np.arange(len(image))
+        return Detections(image, seen.boxes[order], seen.scores[order], seen.labels[order])
+
+
+def _as_arrays(frame: int, instances: Instances) -> _Frames:
+    boxes = instances.pred_boxes.tensor.detach().cpu().float().numpy()
+    scores = instances.scores.detach().cpu().float().numpy()
+    labels = instances.pred_classes.cpu().numpy().astype(np.int32)
+    return _Frames(np.array([frame], np.int32), np.array([len(scores)], np.int32), boxes, scores, labels)
+
+
+def _concatenate(parts: Sequence[_Frames]) -> _Frames:
+    if len(parts) == 1:
+        return parts[0]
+    nothing = np.empty(0, np.int32)
+    empty = _Frames(nothing, nothing, np.empty((0, 4), np.float32), np.empty(0, np.float32), nothing)
+    return _Frames(*(np.concatenate(arrays) for arrays in zip(empty, *parts, strict=True)))
+
+
+def ground_truth_arrays(dataset: Sequence[dict]) -> GroundTruth:
+    """The annotations of all frames, frame by frame; `image` is the row in `dataset`, crowds (iscrowd) are ignored."""
+    annotations = [(frame, note) for frame, record in enumerate(dataset) for note in record.get("annotations", ())]
+    boxes = [BoxMode.convert(list(note["bbox"]), note["bbox_mode"], BoxMode.XYXY_ABS) for _, note in annotations]
+    return GroundTruth(
+        image=np.array([frame for frame, _ in annotations], dtype=np.int64),
+        boxes=np.array(boxes, dtype=np.float64).reshape(-1, 4),
+        labels=np.array([note["category_id"] for _, note in annotations], dtype=np.int32),
+        ignore=np.array([note.get("iscrowd", 0) for _, note in annotations], dtype=bool),
+    )
+
+
+def write_evaluation(
+    folder: Path, task: str, results: dict[str, float], image_ids: Sequence[str], detections: Detections
+) -> None:
+    """Write {task: results} to results.json, with null for NaN, and the detections to detections.npz.
+
+    The latter holds `image_ids` (F,) of all frames of the dataset, and `image` (n,) rows of it, `boxes` (n, 4) xyxy,
+    `scores` and `labels` (n,), frames in the order of the dataset.
+    """
+    finite = {key: value if np.isfinite(value) else None for key, value in results.items()}
+    atomic.write_json(folder / "results.json", {task: finite})
+    with atomic.replacing(folder / "detections.npz") as path:
+        np.savez_compressed(path, image_ids=np.array(image_ids), **vars(detections))

@@ -1,0 +1,108 @@
+"""The file of precision-recall curves that an evaluation leaves beside its results.
+
+Shape alphabet: G groups of objects, K classes, t true detections of one group and class, T of all of them.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from vod2 import atomic
+from vod2.errors import UserError
+from vod2.evaluation.matching import Curve
+
+CURVES_FILE = "curves.npz"
+
+
+class CurveTable(NamedTuple):
+    """The curves of each group and class.
+
+    Attributes:
+        groups: G names; the first is "all".
+        classes: K names.
+        curves: G lists of K curves.
+    """
+
+    groups: list[str]
+    classes: list[str]
+    curves: list[list[Curve]]
+
+    def average_precision(self) -> np.ndarray:
+        """(G, K) float64 in [0, 1], NaN where a class has no ground truth in a group."""
+        return np.array([[curve.average_precision for curve in row] for row in self.curves]).reshape(
+            len(self.groups), len(self.classes)
+        )
+
+
+def save_curves(path: str | os.PathLike, table: CurveTable) -> None:
+    """Write `groups` (G,), `classes` (K,), `positives` (G, K) int64, `count` (G, K) int64 (the t of each curve), and of
+    all curves one after the other `scores` and `precision` (T,) float32, as a compressed npz."""
+    shape = len(table.groups), len(table.classes)
+    flat = [curve for row in table.curves for curve in row]
+    nothing = np.empty(0, np.float32)
+    with atomic.replacing(path) as temporary:
+        np.savez_compressed(
+            temporary,
+            groups=np.array(table.groups),
+            classes=np.array(table.classes),
+            positives=np.array([curve.positives for curve in flat], dtype=np.int64).reshape(shape),
+            count=np.array([len(curve.scores) for curve in flat], dtype=np.int64).reshape(shape),
+            scores=np.concatenate([nothing, *(curve.scores for curve in flat)]).astype(np.float32),
+            precision=np.concatenate([nothing, *(curve.precision for curve in flat)]).astype(np.float32),
+        )
+
+
+def load_curves(path: str | os.PathLike) -> CurveTable:
+    """Read what `save_curves` wrote.
+
+    Raises:
+        UserError: there is no such file, or it is another one.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(
+            f"{path} does not exist: evaluate again, VIDEvaluator writes {CURVES_FILE} to its output folder"
+        )
+    try:
+        with np.load(path) as arrays:
+            groups, classes = arrays["groups"].tolist(), arrays["classes"].tolist()
+            positives, count = arrays["positives"], arrays["count"]
+            ends = np.cumsum(count)[:-1]
+            scores, precision = (np.split(arrays[name], ends) for name in ("scores", "precision"))
+    except Exception as error:  # numpy and zipfile raise a dozen kinds for a damaged file
+        raise UserError(f"{path} is not a file of curves ({error}): evaluate again to write it") from error
+    flat = [Curve(*parts) for parts in zip(scores, precision, positives.ravel().tolist(), strict=True)]
+    return CurveTable(groups, classes, [flat[i * len(classes) : (i + 1) * len(classes)] for i in range(len(groups))])
+
+
+def mean_envelope(curves: Sequence[Curve], recall: np.ndarray) -> np.ndarray:
+    """The mean over the classes with ground truth of the best precision at each recall (r,) or a higher one; 0 where
+    a class is never recalled so far. NaN (r,) if no class has ground truth.
+
+    Example:
+        >>> curve = Curve(np.array([0.9, 0.5]), np.array([1.0, 0.5]), positives=2)
+        >>> mean_envelope([curve], np.array([0.0, 0.5, 0.75]))
+        array([1. , 1. , 0.5])
+    """
+    known = [curve for curve in curves if curve.positives]
+    if not known:
+        return np.full(len(recall), np.nan)
+    rows = []
+    for curve in known:
+        envelope = np.append(curve.envelope, 0.0)
+        rows.append(envelope[np.searchsorted(curve.recall, recall - 1e-9)])
+    return np.mean(rows, axis=0)
+
+
+def mean_average_precision(per_class: np.ndarray) -> float:
+    """The mean of APs (K,) over the classes that have ground truth (are not NaN), NaN where none has.
+
+    Example:
+        >>> mean_average_precision(np.array([0.5, np.nan, 1.0]))
+        0.75
+    """
+    known = per_class[~np.isnan(per_class)]
+    return float(known.mean()) if len(known) else float("nan")

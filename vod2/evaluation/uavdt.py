@@ -1,0 +1,174 @@
+"""UAVDT's average precision: with regions that are ignored, all classes as one and each alone.
+
+Shape alphabet: F frames, n detections, m ground truths, K classes.
+"""
+
+import logging
+import os
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from vod2.d2 import DatasetCatalog, DatasetEvaluator, MetadataCatalog
+from vod2.evaluation.collect import DetectionCollector, ground_truth_arrays, write_evaluation
+from vod2.evaluation.matching import Detections, MatchingProtocol, average_precision, match_detections
+from vod2.evaluation.stability import index_tracks, stability
+
+logger = logging.getLogger(__name__)
+
+_THRESHOLDS = {"70": 0.7, "50": 0.5}  # IoU by name; the benchmark's own is first
+
+
+class UAVDTEvaluator(DatasetEvaluator):
+    """AP (area under the full precision envelope) at IoU .7 and .5.
+
+    "AP70-pooled" is the benchmark's own figure: all classes are one. "AP70" is the mean over the classes that have
+    ground truth, "AP70-<class>" that of one class; those at .5 alike. Detections in ignore regions (see `is_ignored`)
+    are dropped first. Where the dataset tells tracks, the numbers of `stability` follow.
+
+    Example:
+        >>> import torch
+        >>> from vod2.d2 import Boxes, BoxMode, Instances
+        >>> car = {"bbox": [0, 0, 50, 50], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0, "iscrowd": 0}
+        >>> frame = {"image_id": "a", "annotations": [car], "ignore_regions": [[100, 0, 200, 100]]}
+        >>> _ = DatasetCatalog.register("one_frame_of_cars", lambda: [frame])
+        >>> _ = MetadataCatalog.get("one_frame_of_cars").set(thing_classes=["car", "truck", "bus"])
+        >>> evaluator = UAVDTEvaluator("one_frame_of_cars", distributed=False)
+        >>> found = Instances((100, 200))
+        >>> found.pred_boxes = Boxes(torch.tensor([[120.0, 10.0, 180.0, 90.0], [0.0, 0.0, 50.0, 50.0]]))
+        >>> found.scores, found.pred_classes = torch.tensor([0.9, 0.8]), torch.tensor([0, 1])
+        >>> evaluator.process([{"image_id": "a"}], [{"instances": found}])
+        >>> results = evaluator.evaluate()["uavdt"]
+        >>> results["AP70-pooled"], results["AP70-car"]
+        (100.0, 0.0)
+    """
+
+    def __init__(
+        self, dataset_name: str, output_dir: str | os.PathLike | None = None, distributed: bool = True
+    ) -> None:
+        """
+        Args:
+            dataset_name: a registered dataset; its metadata has `thing_classes`, its dicts may have `ignore_regions`
+                [[x1, y1, x2, y2]].
+            output_dir: where results.json and detections.npz are written (see `write_evaluation`; the dropped
+                detections are among them); None writes nothing.
+            distributed: gather the detections of all processes; False evaluates those of this process alone.
+
+        Raises:
+            ValueError: two frames of one image_id, a category_id that is no class, or a class called "pooled".
+        """
+        self._dataset_name = dataset_name
+        self._output_dir = None if output_dir is None else Path(output_dir)
+        self._class_names = list(MetadataCatalog.get(dataset_name).thing_classes)
+        dataset = DatasetCatalog.get(dataset_name)
+        self._image_ids = [record["image_id"] for record in dataset]
+        self._collector = DetectionCollector(dataset_name, self._image_ids, len(self._class_names), distributed)
+        self._ground_truth, self._tracks = ground_truth_arrays(dataset), index_tracks(dataset)
+        self._regions = [np.array(r.get("ignore_regions") or (), np.float64).reshape(-1, 4) for r in dataset]
+        if (highest := self._ground_truth.labels.max(initial=-1)) >= len(self._class_names):
+            raise ValueError(f"Dataset {dataset_name!r}: category_id {highest}, but {len(self._class_names)} classes")
+        if "pooled" in self._class_names:
+            raise ValueError(f"Dataset {dataset_name!r}: a class is called 'pooled', like all of them: rename it")
+
+    def reset(self) -> None:
+        """Forget all detections."""
+        self._collector.reset()
+
+    def process(self, inputs: Sequence[dict], outputs: Sequence[dict]) -> None:
+        """Store the detections of some frames; see `DetectionCollector.add`."""
+        self._collector.add(inputs, outputs)
+
+    def evaluate(self) -> OrderedDict:
+        """Evaluate what has been processed; a frame of the dataset without a detection counts as an empty one.
+
+        Returns:
+            {"uavdt": {"AP70-pooled", "AP50-pooled", "AP70", "AP50", "AP70-<class>"..., "AP50-<class>"...}} in percent,
+            NaN where there is no ground truth, then the numbers of `stability`; empty in all processes but the first.
+        """
+        collected = self._collector.gather()
+        if collected is None:
+            return OrderedDict()
+        ignored = is_ignored(collected, self._regions)
+        detections = Detections(**{name: values[~ignored] for name, values in vars(collected).items()})
+        pooled, single = self._average_precisions(detections)
+        results = OrderedDict((f"AP{name}-pooled", ap) for name, ap in pooled.items())
+        for name, per_class in single.items():
+            known = per_class[~np.isnan(per_class)]
+            results[f"AP{name}"] = float(known.mean()) if len(known) else float("nan")
+        for name, per_class in single.items():
+            results.update((f"AP{name}-{c}", float(ap)) for c, ap in zip(self._class_names, per_class, strict=True))
+        results.update(stability(detections, self._ground_truth, self._tracks))
+        lines = [f"{key:16} {value:6.2f}" for key, value in results.items()]
+        lines.append(f"{ignored.sum()} of {len(ignored)} detections lie in ignored regions")
+        logger.info("Evaluation of %s:\n%s", self._dataset_name, "\n".join(lines))
+        if self._output_dir is not None:
+            write_evaluation(self._output_dir, "uavdt", results, self._image_ids, collected)
+        return OrderedDict(uavdt=results)
+
+    def _average_precisions(self, detections: Detections) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+        """Percent by the name of the IoU threshold: of all classes as one, and (K,) of each."""
+        truth = self._ground_truth
+        pooled_detections, pooled_truth = (replace(a, labels=np.zeros_like(a.labels)) for a in (detections, truth))
+        pooled, single = {}, {}
+        for name, threshold in _THRESHOLDS.items():
+            protocol = _constant(threshold)
+            matches = match_detections(pooled_detections, pooled_truth, protocol)
+            pooled[name] = 100 * float(average_precision(pooled_detections, pooled_truth, matches, 1)[0])
+            matches = match_detections(detections, truth, protocol)
+            single[name] = 100 * average_precision(detections, truth, matches, len(self._class_names))
+        return pooled, single
+
+
+def _constant(iou: float) -> MatchingProtocol:
+    return MatchingProtocol(pixel_offset=0.0, threshold=lambda width, height: np.full(width.shape, iou))
+
+
+def is_ignored(detections: Detections, regions: Sequence[np.ndarray]) -> np.ndarray:
+    """Which detections lie in ignore regions: those of which at least half the area is covered by them together.
+
+    The benchmark says "inside" and no more; this is the rule of VisDrone's evaluation, which has such regions, too.
+
+    Args:
+        detections: `image` is a row of `regions`.
+        regions: for each of F frames (r, 4) xyxy, which may overlap.
+
+    Returns:
+        (n,) bool; False for boxes without area.
+
+    Example:
+        >>> boxes = np.array([[0.0, 0, 10, 10], [6, 0, 16, 10]])
+        >>> found = Detections(np.zeros(2, int), boxes, np.ones(2), np.zeros(2, int))
+        >>> is_ignored(found, [np.array([[0.0, 0, 10, 10], [0, 0, 9, 9]])])
+        array([ True, False])
+    """
+    ignored = np.zeros(len(detections), dtype=bool)
+    order = np.argsort(detections.image, kind="stable")
+    ends = np.searchsorted(detections.image, np.arange(len(regions) + 1), sorter=order)
+    cells, previous = np.empty((0, 4)), np.empty((0, 4))
+    for frame, region in enumerate(regions):
+        rows = order[ends[frame] : ends[frame + 1]]
+        if not len(region) or not len(rows):
+            continue
+        if not np.array_equal(region, previous):  # neighbouring frames mostly have the same
+            cells, previous = _disjoint(region), region
+        box = detections.boxes[rows].astype(np.float64)
+        size = np.maximum(box[:, 2:] - box[:, :2], 0)
+        area = size[:, 0] * size[:, 1]
+        common = np.minimum(box[:, None, 2:], cells[:, 2:]) - np.maximum(box[:, None, :2], cells[:, :2])
+        covered = np.maximum(common, 0).prod(axis=2).sum(axis=1)
+        ignored[rows] = (area > 0) & (covered >= area / 2)
+    return ignored
+
+
+def _disjoint(boxes: np.ndarray) -> np.ndarray:
+    """Boxes (c, 4) that do not overlap and cover what `boxes` (r, 4) cover: cells between all their sides."""
+    x, y = np.unique(boxes[:, [0, 2]]), np.unique(boxes[:, [1, 3]])
+    left, top = (grid.ravel() for grid in np.meshgrid(x[:-1], y[:-1]))
+    right, bottom = (grid.ravel() for grid in np.meshgrid(x[1:], y[1:]))
+    cells = np.stack([left, top, right, bottom], axis=1)
+    corner, end = cells[:, None, :2], cells[:, None, 2:]
+    inside = ((corner >= boxes[:, :2]) & (end <= boxes[:, 2:])).all(axis=2).any(axis=1)
+    return cells[inside]

@@ -1,0 +1,143 @@
+"""Which supports a training clip gets. Pure: no weights, no files, no state.
+
+A `TrainingSchedule` draws a few supports of a key frame t. t and length count frames of one video; t is in [0, length).
+"""
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+
+from vod2.d2 import CfgNode, Registry
+from vod2.errors import lookup, settings
+from vod2.structures import Role, Support
+from vod2.temporal.schedule import check_frame
+
+TRAINING_SCHEDULE_REGISTRY = Registry("TRAINING_SCHEDULE")
+TRAINING_SCHEDULE_REGISTRY.__doc__ = """
+Subclasses of `TrainingSchedule` with a `from_config(cfg.VIDEO.TRAIN_SCHEDULE)`, chosen by VIDEO.TRAIN_SCHEDULE.NAME.
+"""
+
+
+def build_training_schedule(cfg: CfgNode) -> "TrainingSchedule":
+    """The schedule that VIDEO.TRAIN_SCHEDULE describes."""
+    node = cfg.VIDEO.TRAIN_SCHEDULE
+    kind = lookup(TRAINING_SCHEDULE_REGISTRY, node.NAME, "VIDEO.TRAIN_SCHEDULE.NAME")
+    with settings("VIDEO.TRAIN_SCHEDULE"):
+        return kind.from_config(node)
+
+
+class TrainingSchedule(ABC):
+    """Draws the supports of a training clip."""
+
+    @classmethod
+    @abstractmethod
+    def from_config(cls, node: CfgNode) -> "TrainingSchedule":
+        """Build from VIDEO.TRAIN_SCHEDULE."""
+
+    @abstractmethod
+    def sample(self, t: int, length: int, rng: np.random.Generator) -> list[Support]:
+        """Supports of frame t; the same generator state gives the same frames."""
+
+
+@TRAINING_SCHEDULE_REGISTRY.register()
+class NoSupport(TrainingSchedule):
+    """Single-frame training: no supports."""
+
+    @classmethod
+    def from_config(cls, node: CfgNode) -> "NoSupport":
+        return cls()
+
+    def sample(self, t: int, length: int, rng: np.random.Generator) -> list[Support]:
+        check_frame(t, length)
+        return []
+
+
+@TRAINING_SCHEDULE_REGISTRY.register()
+class RandomNear(TrainingSchedule):
+    """`count` frames of [t - radius, t + radius], t included (RDN, "temporal dropout" of section 3.3).
+
+    Frames are distinct where the video has that many; a shorter one repeats some, a still image repeats itself.
+
+    Example:
+        >>> import numpy as np
+        >>> from vod2.temporal import RandomNear
+        >>> [s.index for s in RandomNear(radius=18, count=2).sample(0, 1, np.random.default_rng(0))]
+        [0, 0]
+    """
+
+    def __init__(self, radius: int, count: int) -> None:
+        if radius < 0 or count < 0:
+            raise ValueError(f"RandomNear: expected radius and count of at least 0, got {radius} and {count}")
+        self.radius, self.count = radius, count
+
+    @classmethod
+    def from_config(cls, node: CfgNode) -> "RandomNear":
+        return cls(node.RADIUS, node.COUNT)
+
+    def sample(self, t: int, length: int, rng: np.random.Generator) -> list[Support]:
+        check_frame(t, length)
+        near = np.arange(max(t - self.radius, 0), min(t + self.radius, length - 1) + 1)
+        return _draw(near, self.count, rng, Role.LOCAL)
+
+
+@TRAINING_SCHEDULE_REGISTRY.register()
+class RandomVideo(TrainingSchedule):
+    """`count` frames from the whole video (SELSA, HVR-Net); distinct where the video has that many.
+
+    Args:
+        count: supports to draw.
+        include_key: t itself may be drawn (SELSA). Without it, only a still image repeats itself.
+    """
+
+    def __init__(self, count: int, include_key: bool = True) -> None:
+        if count < 0:
+            raise ValueError(f"RandomVideo: expected a count of at least 0, got {count}")
+        self.count, self.include_key = count, include_key
+
+    @classmethod
+    def from_config(cls, node: CfgNode) -> "RandomVideo":
+        return cls(node.COUNT, node.INCLUDE_KEY)
+
+    def sample(self, t: int, length: int, rng: np.random.Generator) -> list[Support]:
+        check_frame(t, length)
+        frames = np.arange(length)
+        if not self.include_key and length > 1:
+            frames = np.delete(frames, t)
+        return _draw(frames, self.count, rng, Role.GLOBAL)
+
+
+@TRAINING_SCHEDULE_REGISTRY.register()
+class KeyframeTriplet(TrainingSchedule):
+    """Two keyframes of the past, as a stream would have them when it comes to t (LSTS): new, then old.
+
+    new = t - n with n in {1 .. interval}, the last keyframe, as KEYFRAME; old = new - m with m in {interval + 1 ..
+    interval + interval // 2}, the one that the memory was made of, as MEMORY; uniform, both clipped to the video. A
+    still image repeats itself.
+
+    Example:
+        >>> import numpy as np
+        >>> from vod2.temporal import KeyframeTriplet
+        >>> [(s.index, s.role.name) for s in KeyframeTriplet(interval=1).sample(8, 9, np.random.default_rng(0))]
+        [(7, 'KEYFRAME'), (5, 'MEMORY')]
+    """
+
+    def __init__(self, interval: int = 10) -> None:
+        if interval < 1:
+            raise ValueError(f"KeyframeTriplet: expected an interval of at least 1, got {interval}")
+        self.interval = interval
+
+    @classmethod
+    def from_config(cls, node: CfgNode) -> "KeyframeTriplet":
+        return cls(node.INTERVAL)
+
+    def sample(self, t: int, length: int, rng: np.random.Generator) -> list[Support]:
+        check_frame(t, length)
+        new = max(t - int(rng.integers(1, self.interval, endpoint=True)), 0)
+        farthest = self.interval + max(self.interval // 2, 1)
+        old = max(new - int(rng.integers(self.interval + 1, farthest, endpoint=True)), 0)
+        return [Support(new, Role.KEYFRAME), Support(old, Role.MEMORY)]
+
+
+def _draw(frames: np.ndarray, count: int, rng: np.random.Generator, role: Role) -> list[Support]:
+    drawn = rng.choice(frames, size=count, replace=len(frames) < count)
+    return [Support(int(index), role) for index in drawn]
