@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vod2.atomic import replacing
 from vod2.data.check_types import ERROR, WARNING, CheckedFrame, CheckedObject, CheckedVideo, CheckFormat, Finding
-from vod2.data.datasets.ilsvrc import VID_CLASSES, VID_WNIDS, category_ids, parse_xml
+from vod2.data.datasets.ilsvrc import VID_CLASSES, category_ids, parse_xml
 from vod2.data.datasets.imagenet_det import derive_images, find_det_list
 from vod2.data.datasets.imagenet_vid import (
     FrameRef,
@@ -56,7 +56,7 @@ class ImageNetVid(CheckFormat):
             raise UserError(f"the list {list_file} is of one split: give --split {'|'.join(self._splits)}")
         self._list_file, self._every_frame = list_file, every_frame
         names = default_classes(path) if class_names is None else class_names
-        self.classes = category_ids(names)
+        self.classes = list(names)
         self._entries: list[FrameRef] = []
 
     @property
@@ -139,7 +139,7 @@ class ImageNetVid(CheckFormat):
             frame = CheckedFrame(index, image, entry=entry)
             if index in chosen:
                 file = self._root / "Annotations" / "VID" / name / f"{index:06d}.xml"
-                _annotate(frame, file, video)
+                _annotate(frame, file, video, self.classes)
             video.frames.append(frame)
         sidecar = self._root / "Annotations" / "VID" / name / "deterioration.json"
         if sidecar.is_file():
@@ -201,11 +201,14 @@ def _read_list(path: Path, split: str) -> tuple[dict[int, tuple], list[Finding]]
     return good, findings
 
 
-def _annotate(frame: CheckedFrame, file: Path, video: CheckedVideo, only: Collection[str] | None = None) -> None:
+def _annotate(
+    frame: CheckedFrame, file: Path, video: CheckedVideo, classes: Sequence[str], only_known: bool = False
+) -> None:
     """Read the annotation of a frame into it; errors become findings of the video.
 
     Args:
-        only: names of the objects to take; None for all.
+        classes: readable names; VID's may also go by their WordNet ids.
+        only_known: leave out objects of other classes.
     """
     frame.annotation = str(file)
     try:
@@ -219,10 +222,11 @@ def _annotate(frame: CheckedFrame, file: Path, video: CheckedVideo, only: Collec
         video.findings.append(finding)
         return
     frame.size = (height, width)
+    known = category_ids(classes)
     frame.objects = [
-        CheckedObject(VID_WNIDS.get(thing.name, thing.name), thing.box, thing.track)
+        CheckedObject(classes[known[thing.name]] if thing.name in known else thing.name, thing.box, thing.track)
         for thing in objects
-        if only is None or thing.name in only
+        if thing.name in known or not only_known
     ]
 
 
@@ -241,7 +245,7 @@ class ImageNetDet(CheckFormat):
         self._root = Path(path)
         if not self.recognizes(path):
             raise UserError(f"{self._root / 'Data' / 'DET'}: no such folder: see datasets/README.md")
-        self.classes = category_ids(VID_CLASSES)
+        self.classes = VID_CLASSES
         self._list = list_file or find_det_list(path)
         self._entries: list[str] = []
 
@@ -256,7 +260,7 @@ class ImageNetDet(CheckFormat):
             self._entries.append(path)
             frame = CheckedFrame(0, str(self._root / "Data" / "DET" / f"{path}.JPEG"), entry=path)
             video = CheckedVideo(f"DET/{path}", [frame])
-            _annotate(frame, self._root / "Annotations" / "DET" / f"{path}.xml", video, self.classes)
+            _annotate(frame, self._root / "Annotations" / "DET" / f"{path}.xml", video, self.classes, only_known=True)
             yield video
 
     def _of_list(self, path: Path) -> Iterator[CheckedVideo]:

@@ -3,19 +3,23 @@
 from vod2.evaluation.loop import StreamingModel
 from vod2.evaluation.matching import (
     PROTOCOLS,
+    Curve,
     Detections,
     GroundTruth,
     MatchingProtocol,
     average_precision,
     get_protocol,
     match_detections,
+    precision_recall,
 )
+from vod2.evaluation.motion import motion_iou, speed_groups
 from vod2.evaluation.stability import TrackIndex, TrackStability, index_tracks, stability, track_stability
 from vod2.evaluation.uavdt import UAVDTEvaluator, is_ignored
 from vod2.evaluation.vid import VIDEvaluator
 
 __all__ = [
     "PROTOCOLS",
+    "Curve",
     "Detections",
     "GroundTruth",
     "MatchingProtocol",
@@ -29,6 +33,9 @@ __all__ = [
     "index_tracks",
     "is_ignored",
     "match_detections",
+    "motion_iou",
+    "precision_recall",
+    "speed_groups",
     "stability",
     "track_stability",
 ]

@@ -186,14 +186,11 @@ def precision_recall(
     share = 1 - ignore.mean(axis=1) if len(ground_truth) else np.ones(len(ignore))
     curves = []
     for found, truth, _, truth_rows in _by_class(detections, ground_truth, num_classes):
-        matches, of_class, order = (
-            match_detections(found, truth, protocol),
-            ignore[:, truth_rows],
-            _ranking(found.scores),
-        )
-        weights = (
-            _weights_near_truth(found, truth, matches, order, protocol, of_class) if protocol.weighs_false else None
-        )
+        of_class, order = ignore[:, truth_rows], _ranking(found.scores)
+        matches = _match_class(found, truth, protocol)
+        weights = None
+        if protocol.weighs_false:
+            weights = _weights_near_truth(found, truth, matches, order, protocol, of_class)
         curves.append(_curves_of_class(found.scores[order], matches[order], of_class, share, weights))
     return [list(of_group) for of_group in zip(*curves, strict=True)]
 

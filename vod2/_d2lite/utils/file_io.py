@@ -5,20 +5,9 @@ from iopath.common.file_io import PathManager as PathManagerBase
 
 __all__ = ["PathManager"]
 
+_ZOO = "detectron2://"
+_ZOO_ADDRESS = "https://dl.fbaipublicfiles.com/detectron2/"
 _REMEDY = "set MODEL.WEIGHTS to a local file, or to '' to go without"
-
-
-class _ZooHandler(PathHandler):
-    """detectron2:// names files of Detectron2's model zoo, which this backend does not know how to find."""
-
-    def _get_supported_prefixes(self) -> list[str]:
-        return ["detectron2://"]
-
-    def _get_local_path(self, path: str, **kwargs) -> str:
-        raise OSError(f"{path}: files of Detectron2's model zoo must be given locally: download it, then {_REMEDY}.")
-
-    def _open(self, path: str, mode: str = "r", **kwargs):
-        return self._get_local_path(path)
 
 
 class _DownloadHandler(HTTPURLHandler):
@@ -30,6 +19,19 @@ class _DownloadHandler(HTTPURLHandler):
         except Exception as error:
             message = f"{path}: the download failed ({error}). Download it by other means, then {_REMEDY}."
             raise OSError(message) from error
+
+
+class _ZooHandler(PathHandler):
+    """detectron2:// names the files of Detectron2's model zoo."""
+
+    def _get_supported_prefixes(self) -> list[str]:
+        return [_ZOO]
+
+    def _get_local_path(self, path: str, **kwargs) -> str:
+        return PathManager.get_local_path(_ZOO_ADDRESS + path.removeprefix(_ZOO), **kwargs)
+
+    def _open(self, path: str, mode: str = "r", **kwargs):
+        return PathManager.open(self._get_local_path(path), mode, **kwargs)
 
 
 PathManager = PathManagerBase()
