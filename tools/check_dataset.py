@@ -47,6 +47,8 @@ def main(arguments: list[str] | None = None) -> None:
     args = _parser().parse_args(arguments)
     class_names = args.class_names and [name.strip() for name in args.class_names.split(",")]
     source = open_source(args.source, args.format, split=args.split, class_names=class_names, list_file=args.list_file)
+    if args.fix_list:
+        source.require_list()
     result = check_dataset(source, args.max_images_per_video, args.workers)
     if not result.frames and not result.findings:
         raise UserError(f"{args.source}: there are no frames in it: see datasets/README.md for how to lay it out")

@@ -6,6 +6,7 @@ Every pixel of frame i has the value 20 i.
 import itertools
 import logging
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -153,6 +154,22 @@ def test_a_video_without_a_good_frame_is_replaced_by_another_one(make):
     for record in dicts[:FRAMES]:
         break_frame(record)
     assert {clip["video_id"] for clip in clips(config(), 20)} == {"1"}
+
+
+def test_a_video_file_that_cannot_be_decoded_is_replaced_by_another_one(make, tmp_path):
+    dicts = make(videos=2, template=False)
+    for video in ("0", "1"):
+        writer = cv2.VideoWriter(str(tmp_path / f"{video}.mp4"), cv2.VideoWriter_fourcc(*"mp4v"), 10, (48, 32))
+        for index in range(FRAMES):
+            writer.write(np.full((32, 48, 3), 20 * index, np.uint8))
+        writer.release()
+    for record in dicts:
+        del record["file_name"]
+        record["video_file"] = str(tmp_path / f"{record['video_id']}.mp4")
+    (tmp_path / "0.mp4").write_bytes((tmp_path / "0.mp4").read_bytes()[:-200])
+    found = clips(config(DATASETS__MAX_BAD_FRAMES=1), 12)
+    assert {clip["video_id"] for clip in found} == {"1"}
+    assert all(value(frame["image"]) == frame["frame_index"] for clip in found for frame in (clip, *clip["support"]))
 
 
 def test_a_dataset_without_a_good_frame_stops_the_training(make):

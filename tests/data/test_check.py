@@ -14,7 +14,10 @@ from vod2.data.check import box_problem, check_dataset
 from vod2.data.check_formats import FORMATS, open_source
 from vod2.data.check_report import table, write_contact_sheet
 from vod2.data.check_types import ERROR, WARNING
-from vod2.data.datasets import load_imagenet_vid, register_imagenet_vid
+from vod2.data.datasets import load_imagenet_vid, load_uavdt, register_imagenet_vid
+from vod2.data.datasets.coco_video import load_coco_video, register_coco_video
+from vod2.data.datasets.mot import load_mot, register_mot
+from vod2.data.datasets.yolo import load_yolo_video, register_yolo_video
 from vod2.data.synthetic import SyntheticConfig, write_synthetic
 from vod2.errors import UserError
 
@@ -302,6 +305,25 @@ def test_a_registered_set_is_checked_with_its_own_options(root):
     assert result.videos == 2 and {finding.kind for finding in result.findings} == {"unknown_class"}
 
 
+def test_every_registered_layout_is_checked_entry_by_entry(mot, coco, tmp_path):
+    (tmp_path / "set.json").write_text(json.dumps(coco | {"annotations": [{"id": 1, "image_id": 9}]}))
+    (mot / "train" / "MOT 01" / "gt" / "gt.txt").write_text("x\ny\n")
+    frames(tmp_path / "images" / "v", ["0.png"])
+    (tmp_path / "labels" / "v").mkdir(parents=True)
+    (tmp_path / "labels" / "v" / "0.txt").write_text("x\ny\n")
+    register_coco_video("check_me", tmp_path / "set.json")
+    register_mot("check_me_2", mot)
+    register_yolo_video("check_me_3", tmp_path, ["elf"])
+    found = []
+    for name in ("check_me", "check_me_2", "check_me_3"):
+        try:
+            found += [(finding.kind, finding.line) for finding in check(name).findings if finding.severity == ERROR]
+        finally:
+            DatasetCatalog.remove(name)
+            MetadataCatalog.remove(name)
+    assert found == [("broken_annotation", None), *[("bad_line", 1), ("bad_line", 2)] * 2]
+
+
 def test_any_registered_set_can_be_checked(tmp_path):
     records = []
     for index in range(3):
@@ -541,3 +563,38 @@ def test_a_json_of_tracks_is_checked_entry_by_entry(tmp_path, coco):
 def test_broken_json_is_a_finding(tmp_path, text):
     result = check_json(tmp_path, text)
     assert {finding.kind for finding in result.findings} == {"broken_annotation"}
+
+
+@pytest.mark.parametrize("layout", ["coco_video", "mot", "yolo", "uavdt"])
+def test_the_fixed_list_of_image_ids_is_accepted_by_the_loaders(layout, tmp_path, request):
+    options = {}
+    if layout == "mot":
+        path, broken = request.getfixturevalue("mot"), "mot/train/MOT 01/img1/000002.jpg"
+        ids, load = ["MOT 01/000000", "MOT 01/000002"], lambda **list_file: load_mot(path, **list_file).dicts
+    elif layout == "coco_video":
+        path, broken = tmp_path / "set.json", "v/1.png"
+        path.write_text(json.dumps(request.getfixturevalue("coco")))
+        ids, load = ["v/000000", "v/000002"], lambda **list_file: load_coco_video(path, **list_file).dicts
+    elif layout == "yolo":
+        path, broken, options = tmp_path, "images/v/1.png", {"class_names": ["a"]}
+        frames(tmp_path / "images" / "v", ["0.png", "1.png", "2.png"])
+        (tmp_path / "labels" / "v").mkdir(parents=True)
+        (tmp_path / "labels" / "v" / "0.txt").write_text("0 .5 .5 .2 .2\n")
+        ids, load = ["v/000000", "v/000002"], lambda **list_file: load_yolo_video(path, ["a"], **list_file).dicts
+    else:
+        path, broken = tmp_path, "UAV-benchmark-M/M0101/img000002.jpg"
+        frames(tmp_path / "UAV-benchmark-M" / "M0101", [f"img00000{i}.jpg" for i in (1, 2, 3)])
+        (tmp_path / "GT").mkdir()
+        (tmp_path / "GT" / "M0101_gt_whole.txt").write_text("1,1,1,1,4,4,1,1,1\n")
+        ids = ["M0101/img000001", "M0101/img000003"]
+        load = lambda **list_file: load_uavdt(path, "train", ["M0101"], **list_file)  # noqa: E731
+    (tmp_path / broken).write_bytes(b"")
+    source = open_source(str(path), format=layout, **options)
+    result = check_dataset(source, progress=False)
+    assert {finding.file for finding in result.findings if finding.severity == ERROR} == {str(tmp_path / broken)}
+    list_file = tmp_path / "good.json"
+    source.write_list(list_file, result.bad_entries)
+    assert json.loads(list_file.read_text()) == ids
+    assert [record["image_id"] for record in load(list_file=list_file)] == ids
+    again = check(path, format=layout, list_file=list_file, **options)
+    assert again.count(ERROR) == 0 and again.frames == 2

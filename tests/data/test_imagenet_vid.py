@@ -115,10 +115,11 @@ def test_the_usual_list_is_used_where_it_is_found(root):
     assert [d["frame_index"] for d in load_imagenet_vid(root, "train")] == [7, 9]
 
 
-def test_a_line_in_no_known_format_is_named(tmp_path):
+@pytest.mark.parametrize("line", ["train/x one 10 300", "", "1 10 300", "7"])
+def test_a_line_in_no_known_format_is_named(tmp_path, line):
     path = tmp_path / "list.txt"
-    path.write_text("train/x 1 10 300\ntrain/x one 10 300\n")
-    with pytest.raises(UserError, match=r"list\.txt, line 2.*one"):
+    path.write_text(f"train/x 1 10 300\n{line}\ntrain/x 1 30 300\n")
+    with pytest.raises(UserError, match=rf"list\.txt, line 2.*'{line}'"):
         read_frame_list(path, tmp_path, "train")
 
 

@@ -8,7 +8,15 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from vod2.evaluation import PROTOCOLS, Detections, GroundTruth, average_precision, get_protocol, match_detections
+from vod2.evaluation import (
+    PROTOCOLS,
+    Detections,
+    GroundTruth,
+    average_precision,
+    get_protocol,
+    match_detections,
+    precision_recall,
+)
 
 IMAGENET, FIXED = PROTOCOLS["imagenet"], PROTOCOLS["fixed"]
 
@@ -224,6 +232,25 @@ def test_matches_and_ap_equal_those_of_plain_loops(protocol, seed):
     assert matches.tolist() == expected
     ap = average_precision(found, truth, matches, 3)
     np.testing.assert_allclose(ap, [slow_ap(found, truth, expected, label) for label in range(3)], atol=1e-12)
+
+
+@pytest.mark.parametrize("protocol", [IMAGENET, FIXED])
+@pytest.mark.parametrize("seed", range(10))
+def test_curves_have_the_ap_of_the_matching_in_every_group(protocol, seed):
+    found, truth = random_problem(seed)
+    ignore = np.random.default_rng(seed).random((4, len(truth))) < 0.3
+    curves = precision_recall(found, truth, 3, protocol, ignore)
+    expected = average_precision(found, truth, match_detections(found, truth, protocol), 3, ignore)
+    np.testing.assert_allclose([[curve.average_precision for curve in row] for row in curves], expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS.values())
+def test_curves_of_nothing_are_empty(protocol):
+    some, objects, none = detections([(0, 0, 0, 10, 10, 0.5, 0)]), ground_truth([(0, 0, 0, 10, 10, 0)]), detections([])
+    for found, truth, ap in ((none, objects, 0.0), (some, ground_truth([]), np.nan), (none, ground_truth([]), np.nan)):
+        ((curve,),) = precision_recall(found, truth, 1, protocol)
+        assert len(curve.scores) == 0
+        np.testing.assert_equal(curve.average_precision, ap)
 
 
 def test_working_in_small_pieces_gives_the_same_matches(monkeypatch):

@@ -137,6 +137,14 @@ def test_ap_equals_that_of_loops_written_from_the_conventions(seed):
         np.testing.assert_allclose(results[group], expected, rtol=0, atol=1e-12, err_msg=group)
 
 
+def test_working_in_small_pieces_gives_the_same_ap(monkeypatch):
+    truth, found = random_tables(5)
+    expected = evaluate(truth, found, 4)
+    monkeypatch.setattr("vod2.evaluation.matching._PAIRS_AT_ONCE", 3)
+    for group, ap in evaluate(truth, found, 4).items():
+        np.testing.assert_array_equal(ap, expected[group])
+
+
 def test_a_false_detection_as_near_to_ignored_as_to_counted_objects_weighs_the_ignored_share():
     # One object of three is slow; both detections overlap nothing. By score: false (weight 2/3), true.
     box = [0, 0, 20, 20]

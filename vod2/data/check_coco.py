@@ -15,7 +15,7 @@ from vod2.data.check_types import (
     Finding,
     write_ids,
 )
-from vod2.data.datasets.common import read_text, video_file
+from vod2.data.datasets.common import read_image_ids, read_text, video_file
 from vod2.errors import UserError
 
 _VIDEO = "the id of an entry of 'videos'"
@@ -25,7 +25,7 @@ class CocoVideo(CheckFormat):
     """A JSON file of either kind; arguments as of `load_coco_video`."""
 
     name = "coco_video"
-    options = frozenset({"image_root", "class_names", "video_root", "video_suffix", "first_frame"})
+    options = frozenset({"image_root", "class_names", "video_root", "video_suffix", "first_frame", "list_file"})
 
     def __init__(
         self,
@@ -35,7 +35,9 @@ class CocoVideo(CheckFormat):
         video_root: str | os.PathLike | None = None,
         video_suffix: str = ".mp4",
         first_frame: int = 0,
+        list_file: str | os.PathLike | None = None,
     ) -> None:
+        self._listed = read_image_ids(list_file)
         if not Path(path).is_file():
             raise UserError(f"{path}: no such file, expected the JSON of a dataset")
         self._path = str(path)
@@ -66,8 +68,10 @@ class CocoVideo(CheckFormat):
             self._read_images(videos)
         else:
             self._read_tracks(videos)
-        yield CheckedVideo("", findings=self._problems)
+        left_out = {frame.entry for video in videos.values() for frame in video.frames if not self._is_listed(frame)}
+        yield CheckedVideo("", findings=[found for found in self._problems if left_out.isdisjoint(found.entries)])
         for video in videos.values():
+            video.frames = [frame for frame in video.frames if self._is_listed(frame)]
             video.frames.sort(key=lambda frame: frame.index)
             self._ids += [frame.entry for frame in video.frames]
             yield video
@@ -75,6 +79,9 @@ class CocoVideo(CheckFormat):
     def write_list(self, path: str | os.PathLike, bad: Collection[Hashable]) -> int:
         """A JSON list of image ids, `<name of the video>/<frame, six digits>`."""
         return write_ids(path, self._ids, bad, self._path)
+
+    def _is_listed(self, frame: CheckedFrame) -> bool:
+        return self._listed is None or frame.entry in self._listed
 
     def _problem(self, kind: str, where: str, value: object, expected: str, frame: CheckedFrame | None = None) -> None:
         value = f"{where}: {value!r:.80}"

@@ -169,10 +169,13 @@ class ImageNetVid(CheckFormat):
             )
         return present
 
-    def write_list(self, path: str | os.PathLike, bad: Collection[Hashable]) -> int:
-        """The frames as `video 1 frame length`, with the lengths that the folders have."""
+    def require_list(self) -> None:
         if len(self._splits) > 1:
             raise UserError(f"a list is of one split: give --split {'|'.join(self._splits)}")
+
+    def write_list(self, path: str | os.PathLike, bad: Collection[Hashable]) -> int:
+        """The frames as `video 1 frame length`, with the lengths that the folders have."""
+        self.require_list()
         good = list(dict.fromkeys(entry for entry in self._entries if entry not in bad))
         lines = [f"{ref.video} 1 {ref.index} {ref.length}" for ref in good]
         if len(good) == 1 and good[0].index == 0:

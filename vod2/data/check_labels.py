@@ -12,9 +12,10 @@ from vod2.data.check_types import (
     CheckedVideo,
     CheckFormat,
     Finding,
+    keep_listed_frames,
     write_ids,
 )
-from vod2.data.datasets.common import video_file
+from vod2.data.datasets.common import read_image_ids, video_file
 from vod2.data.datasets.mot import MOT17_CLASSES, SequenceInfo, read_seqinfo
 from vod2.data.datasets.uavdt import UAVDT_CLASSES, UAVDT_SEQUENCES
 from vod2.errors import UserError
@@ -27,8 +28,9 @@ _WHOLE = {"frame", "id", "out-of-view", "occlusion", "class", "track"}  # column
 class LabelFormat(CheckFormat):
     """What the layouts here share: image ids `<video>/<frame>`, and a JSON list of them."""
 
-    def __init__(self, path: str | os.PathLike) -> None:
+    def __init__(self, path: str | os.PathLike, list_file: str | os.PathLike | None) -> None:
         self._root = Path(path)
+        self._listed = read_image_ids(list_file)
         self._ids: list[Hashable] = []
 
     def write_list(self, path: str | os.PathLike, bad: Collection[Hashable]) -> int:
@@ -36,6 +38,7 @@ class LabelFormat(CheckFormat):
         return write_ids(path, self._ids, bad, str(self._root))
 
     def _done(self, video: CheckedVideo) -> CheckedVideo:
+        video = keep_listed_frames(video, self._listed)
         self._ids += [frame.entry for frame in video.frames]
         return video
 
@@ -47,17 +50,22 @@ class Uavdt(LabelFormat):
         path: folder of both.
         split: "train" or "test", all of whose videos are expected; None for the videos that are there.
         sequences: names of the videos.
+        list_file: JSON list of the image ids to check; None for all.
     """
 
     name = "uavdt"
-    options = frozenset({"split", "sequences"})
+    options = frozenset({"split", "sequences", "list_file"})
     boxes_may_leave = True
     classes = UAVDT_CLASSES
 
     def __init__(
-        self, path: str | os.PathLike, split: str | None = None, sequences: Sequence[str] | None = None
+        self,
+        path: str | os.PathLike,
+        split: str | None = None,
+        sequences: Sequence[str] | None = None,
+        list_file: str | os.PathLike | None = None,
     ) -> None:
-        super().__init__(path)
+        super().__init__(path, list_file)
         if not self.recognizes(path):
             raise UserError(f"{self._images}: no such folder: see datasets/README.md")
         if split is not None and split not in UAVDT_SEQUENCES:
@@ -108,11 +116,13 @@ class Mot(LabelFormat):
         sequences: names of the videos; None for all.
         classes: {number in gt.txt: name}.
         class_names: names of the numbers 1, 2 ..., instead of `classes`.
-        keep_classes, video_root, video_suffix: see `load_mot`.
+        keep_classes, video_root, video_suffix, list_file: see `load_mot`.
     """
 
     name = "mot"
-    options = frozenset({"split", "sequences", "classes", "class_names", "keep_classes", "video_root", "video_suffix"})
+    options = frozenset(
+        {"split", "sequences", "classes", "class_names", "keep_classes", "video_root", "video_suffix", "list_file"}
+    )
     boxes_may_leave = True
 
     def __init__(
@@ -125,8 +135,9 @@ class Mot(LabelFormat):
         keep_classes: Sequence[str] | None = None,
         video_root: str | os.PathLike | None = None,
         video_suffix: str = ".mp4",
+        list_file: str | os.PathLike | None = None,
     ) -> None:
-        super().__init__(path)
+        super().__init__(path, list_file)
         self._kept, self._video_root, self._suffix = keep_classes, video_root, video_suffix
         self._classes = dict(classes) if class_names is None else dict(enumerate(class_names, start=1))
         self.classes = list(self._classes.values())

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from vod2.atomic import replacing, write_json
 from vod2.d2 import detection_utils
 from vod2.data.check import box_problem
-from vod2.data.check_types import ERROR, WARNING, CheckResult, Example, Finding
+from vod2.data.check_types import ERROR, WARNING, CheckedObject, CheckResult, Example, Finding
 from vod2.data.reader import VideoReader
 from vod2.errors import UserError
 
@@ -138,11 +138,13 @@ def _draw_boxes(
     draw: ImageDraw.ImageDraw, example: Example, scale: float, size: tuple[int, int], may_leave: bool
 ) -> None:
     unknown = {finding.value for finding in example.findings if finding.kind == "unknown_class"}
-    for thing in example.frame.objects:
-        box = np.nan_to_num(np.array(thing.box, float)) * scale
-        # What leaves the picture is drawn along its edge.
-        edge = [size[1] * scale - 1, size[0] * scale - 1] * 2
-        x1, y1, x2, y2 = np.clip(box, 0, edge)
-        broken = box_problem(thing.box, example.frame.size or size, may_leave) or repr(thing.name) in unknown
+
+    def is_broken(thing: CheckedObject) -> bool:
+        return bool(box_problem(thing.box, example.frame.size or size, may_leave)) or repr(thing.name) in unknown
+
+    # What leaves the picture is drawn along its edge.
+    edge = [size[1] * scale - 1, size[0] * scale - 1] * 2
+    for thing in sorted(example.frame.objects, key=is_broken):  # the broken ones on top
+        x1, y1, x2, y2 = np.clip(np.nan_to_num(np.array(thing.box, float)) * scale, 0, edge)
         corners = (min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2))
-        draw.rectangle(corners, outline=_BROKEN if broken else _GOOD, width=2)
+        draw.rectangle(corners, outline=_BROKEN if is_broken(thing) else _GOOD, width=2)

@@ -111,6 +111,15 @@ class CheckedVideo:
     file: str | None = None
 
 
+def keep_listed_frames(video: CheckedVideo, ids: frozenset[Hashable] | None) -> CheckedVideo:
+    """Take the frames out of a video whose entries are not among `ids`."""
+    if ids is not None:
+        left_out = {frame.index for frame in video.frames if frame.entry not in ids}
+        video.frames = [frame for frame in video.frames if frame.index not in left_out]
+        video.findings = [finding for finding in video.findings if finding.frame not in left_out]
+    return video
+
+
 class CheckFormat(ABC):
     """A layout of datasets, as the walk sees it. Constructors raise a UserError if nothing is there to be checked."""
 
@@ -130,6 +139,10 @@ class CheckFormat(ABC):
 
         A video without frames may carry findings that belong to none, such as those of a list.
         """
+
+    def require_list(self) -> None:
+        """Raise a UserError if what is checked has no single list that `write_list` could write."""
+        return None
 
     @abstractmethod
     def write_list(self, path: str | os.PathLike, bad: Collection[Hashable]) -> int:

@@ -26,11 +26,11 @@ class YoloVideo(LabelFormat):
         path: folder of both.
         class_names: the names, or a file with them; None for <path>/data.yaml, and without one any class is good.
         split: a folder below images and labels.
-        video_root, video_suffix, first_frame: see `load_yolo_video`.
+        video_root, video_suffix, first_frame, list_file: see `load_yolo_video`.
     """
 
     name = "yolo"
-    options = frozenset({"split", "class_names", "video_root", "video_suffix", "first_frame"})
+    options = frozenset({"split", "class_names", "video_root", "video_suffix", "first_frame", "list_file"})
 
     def __init__(
         self,
@@ -40,8 +40,9 @@ class YoloVideo(LabelFormat):
         video_root: str | os.PathLike | None = None,
         video_suffix: str = ".mp4",
         first_frame: int = 0,
+        list_file: str | os.PathLike | None = None,
     ) -> None:
-        super().__init__(path)
+        super().__init__(path, list_file)
         self._video_root, self._suffix, self._first = video_root, video_suffix, first_frame
         if class_names is None and (self._root / "data.yaml").is_file():
             class_names = self._root / "data.yaml"

@@ -55,7 +55,6 @@ class VideoReader:
             raise VideoError(f"there is no video {str(path)!r}: expected a video file or a folder of images")
         self._images = images_in(self.path) if self.path.is_dir() else None
         self._cursor: FrameCursor | None = None
-        self._cursor_process = 0
         self._length: int | None = None
         if self._images is None:
             with self._open() as (container, stream):
@@ -135,14 +134,10 @@ class VideoReader:
         return _to_image(frame)
 
     def _open_cursor(self) -> None:
-        # A fork shares the position in the file with its parent: each process needs a file of its own.
         if self._cursor is None:
             table = read_table(self.path)
             self._length = self._length if table is None else len(table.times)
-            self._cursor, self._cursor_process = FrameCursor(self.path, table), os.getpid()
-        elif self._cursor_process != os.getpid():
-            self._cursor.close()
-            self._cursor_process = os.getpid()
+            self._cursor = FrameCursor(self.path, table)
 
     def _check_size(self, index: int, frame: np.ndarray) -> None:
         size = (frame.shape[1], frame.shape[0])

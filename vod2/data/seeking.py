@@ -80,10 +80,15 @@ def _is_hidden(packet: av.Packet, stream: av.VideoStream) -> bool:
     return stream.codec_context.name == "vp8" and not bytes(packet)[0] & 0x10
 
 
+# What a forked process has from its parent: to close a decoder there waits forever for threads that do not exist.
+_inherited: list = []
+
+
 class FrameCursor:
     """A decoder somewhere in a video file. It goes forward where it can and seeks a keyframe where that is shorter.
 
-    One thread of one process may use it.
+    One thread may use it at a time. In a forked process it opens the file again, since it would share its position in
+    the file with its parent.
 
     Args:
         path: the file.
@@ -93,14 +98,18 @@ class FrameCursor:
     def __init__(self, path: str | os.PathLike, table: FrameTable | None) -> None:
         self._path = path
         self._table = table
+        self._process = os.getpid()
         self._container: av.container.InputContainer | None = None
         self._frames: Iterator[tuple[int, av.VideoFrame]] = iter(())
         self._position: int | None = None  # number of the frame that came last
 
     def close(self) -> None:
         """Let go of the file. The cursor can still be used, and then opens it again."""
-        if self._container is not None:
+        if self._process != os.getpid():
+            _inherited.append((self._container, self._frames))
+        elif self._container is not None:
             self._container.close()
+        self._process = os.getpid()
         self._container, self._position, self._frames = None, None, iter(())
 
     def frame(self, index: int) -> av.VideoFrame | None:
@@ -109,6 +118,8 @@ class FrameCursor:
         Raises:
             VideoError: the file cannot be read, or what lies on the way to the frame cannot be decoded.
         """
+        if self._process != os.getpid():
+            self.close()
         key = self._key_before(index)
         if self._position is None or not key - 1 <= self._position < index:
             self._start(key)
@@ -127,7 +138,7 @@ class FrameCursor:
     def _start(self, key: int) -> None:
         self.close()
         container, stream = open_video(self._path)
-        # Workers of a loader share the cores; threads of a decoder would also not survive a fork.
+        # Workers of a loader share the cores.
         stream.codec_context.thread_count = 1
         self._container, self._position = container, -1
         if key > 0:

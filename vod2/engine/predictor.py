@@ -1,8 +1,7 @@
-"""Detection in a stream of frames, for scripts and demos."""
+"""Detection in streams of frames, for scripts and demos."""
 
-from collections import deque
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+import os
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -10,41 +9,51 @@ import torch
 from vod2.checkpoint import load_weights
 from vod2.d2 import CfgNode, build_model
 from vod2.d2 import transforms as T
-from vod2.errors import UserError
+from vod2.engine.setup import load_config
+from vod2.engine.streams import DetectedFrame, VideoStream
+from vod2.errors import UserError, settings
 from vod2.modeling import VideoRCNN
-from vod2.temporal import FrameMemory, build_support_schedule
-
-
-class DetectedFrame(NamedTuple):
-    """One finished frame: its number, the image as it came in, and {"instances": Instances} in its pixels."""
-
-    index: int
-    image: np.ndarray
-    output: dict
+from vod2.temporal import SupportSchedule, build_support_schedule
 
 
 class VideoPredictor:
     """`DefaultPredictor` for videos: BGR images in, detections out, in the order of the frames.
 
-    Memory is bounded by the window of the schedule and latency by its lookahead, whatever the length of the stream.
+    `stream` takes an iterable; `step`, `flush` and `reset` take one frame at a time; `open` makes a stream whose state
+    the caller holds, of which any number may run at once, and `step_many` encodes a frame of each in one call of the
+    backbone. Memory is bounded by the window of the schedule and latency by its lookahead, whatever the length of the
+    stream: see `VideoStream`.
 
     Args:
-        cfg: configuration with MODEL.WEIGHTS, VIDEO.TEST_SCHEDULE and INPUT.MIN_SIZE_TEST, MAX_SIZE_TEST, FORMAT.
+        cfg: configuration with MODEL.WEIGHTS, VIDEO.TEST_SCHEDULE and INPUT.MIN_SIZE_TEST, MAX_SIZE_TEST, FORMAT; or
+            the path of its file.
+        weights: instead of MODEL.WEIGHTS; "" for random ones.
+        lookahead: how many frames after t frame t waits for: 0 is causal, for live pictures; up to the window's radius.
+            None is what the configuration says (in the papers, the radius).
 
     Raises:
-        UserError: if the weights are not those of the model.
+        UserError: if the weights are not those of the model, or the schedule looks at the whole video or cannot have
+            this lookahead.
 
     Example:
         >>> import numpy as np
         >>> from vod2 import VideoPredictor
-        >>> from vod2.engine import load_config
-        >>> predictor = VideoPredictor(load_config("configs/quick/RDN.yaml", ["MODEL.WEIGHTS", ""]))
+        >>> predictor = VideoPredictor("configs/quick/RDN.yaml", weights="")
         >>> frames = [np.zeros((64, 96, 3), np.uint8)] * 3
         >>> [found.index for found in predictor.stream(frames)]
         [0, 1, 2]
     """
 
-    def __init__(self, cfg: CfgNode) -> None:
+    def __init__(
+        self, cfg: CfgNode | str | os.PathLike, weights: str | os.PathLike | None = None, lookahead: int | None = None
+    ) -> None:
+        if not isinstance(cfg, CfgNode):
+            cfg = load_config(os.fspath(cfg))
+        if weights is not None:
+            cfg = cfg.clone()
+            cfg.defrost()
+            cfg.MODEL.WEIGHTS = os.fspath(weights)
+        self.schedule = _schedule_of_stream(cfg, lookahead)
         self.model = build_model(cfg).eval()
         if not isinstance(self.model, VideoRCNN):
             raise UserError(
@@ -52,47 +61,88 @@ class VideoPredictor:
                 "same detector without aggregators"
             )
         load_weights(self.model, cfg.MODEL.WEIGHTS)
-        self.schedule = build_support_schedule(cfg)
         self.resize = T.ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST)
         self.rgb = cfg.INPUT.FORMAT == "RGB"
+        self._default = self.open()
 
-    def stream(self, frames: Iterable[np.ndarray], video: str = "stream") -> Iterator[DetectedFrame]:
+    @property
+    def lookahead(self) -> int:
+        """How many frames after frame t must come in before it is finished."""
+        return self.schedule.lookahead
+
+    def open(self, video: str = "stream") -> VideoStream:
+        """A new stream with a memory of its own; the name only appears in messages."""
+        return VideoStream(self, video)
+
+    def step(self, frame: np.ndarray) -> list[DetectedFrame]:
+        """`VideoStream.step` of the predictor's own stream."""
+        return self._default.step(frame)
+
+    def flush(self) -> list[DetectedFrame]:
+        """`VideoStream.flush` of the predictor's own stream."""
+        return self._default.flush()
+
+    def reset(self) -> None:
+        """`VideoStream.reset` of the predictor's own stream: the next `step` begins another video."""
+        self._default.reset()
+
+    def stream(self, frames: Iterable[np.ndarray | None], video: str = "stream") -> Iterator[DetectedFrame]:
         """BGR uint8 images (H, W, 3) -> the same frames with detections, `lookahead` frames later.
 
+        None stands for a frame that was lost: it has a number and no detections, see `VideoStream.gap`. Each call is a
+        stream of its own.
+
         Raises:
-            UserError: if the schedule needs the whole video at once.
+            UserError: see `VideoStream.step`.
         """
-        lookahead = self.schedule.lookahead
-        if lookahead is None:
-            raise UserError(
-                f"{type(self.schedule).__name__} looks at the whole video and cannot run on a stream; set "
-                "VIDEO.TEST_SCHEDULE.NAME to SlidingWindow or Keyframes"
-            )
-        return self._stream(frames, video, lookahead)
+        stream = self.open(video)
+        for frame in frames:
+            yield from stream.gap(missing=1) if frame is None else stream.step(frame)
+        yield from stream.flush()
 
-    def _stream(self, frames: Iterable[np.ndarray], video: str, lookahead: int) -> Iterator[DetectedFrame]:
-        memory = FrameMemory(self.schedule)
-        memory.start(video, length=0)
-        waiting: deque[np.ndarray] = deque()
-        fresh: list[dict] = []
-        for image in frames:
-            fresh.append(self._clip(image, memory.length))
-            waiting.append(image)
-            memory.extend()
-            if len(waiting) > lookahead:
-                yield self._detect(memory, waiting, fresh)
-        while waiting:
-            yield self._detect(memory, waiting, fresh)
+    def step_many(self, frames: Sequence[tuple[VideoStream, np.ndarray]]) -> list[list[DetectedFrame]]:
+        """The next frame of each of several streams -> for each what `VideoStream.step` returns, to rounding.
 
-    def _detect(self, memory: FrameMemory, waiting: deque, fresh: list[dict]) -> DetectedFrame:
-        """Detect in the oldest frame that waits; frames that arrived since the last time are encoded first."""
-        index = memory.length - len(waiting)
-        image = waiting.popleft()
-        clip = {"frame_index": index, "height": image.shape[0], "width": image.shape[1], "support": fresh[:]}
-        fresh.clear()
-        return DetectedFrame(index, image, self.model.step(clip, memory))
+        The backbone runs once for all frames that have one size after resizing; choose how many to give at once by
+        what fits into the memory of the device.
 
-    def _clip(self, image: np.ndarray, index: int) -> dict:
-        original = image[:, :, ::-1] if self.rgb else image
-        resized = self.resize.get_transform(original).apply_image(original)
-        return {"image": torch.as_tensor(np.ascontiguousarray(resized.transpose(2, 0, 1))), "frame_index": index}
+        Raises:
+            UserError: see `VideoStream.step`; then no stream has taken in anything.
+            ValueError: a stream is given twice, or is one of another predictor.
+        """
+        streams = [stream for stream, _ in frames]
+        if len(set(map(id, streams))) < len(streams):
+            raise ValueError("step_many takes one frame of each stream, but a stream was given twice")
+        for stream, frame in frames:
+            if stream.predictor is not self:
+                raise ValueError(f"stream {stream.video!r} was opened by another predictor: step it with that one")
+            stream.check(frame)
+        groups: dict[tuple[int, ...], list[tuple[dict, VideoStream]]] = {}
+        for stream, frame in frames:
+            clip = {"image": self._prepare(frame), "frame_index": stream.memory.length}
+            groups.setdefault(tuple(clip["image"].shape), []).append((clip, stream))
+        for group in groups.values():
+            self.model.remember([clip for clip, _ in group], [stream.memory for _, stream in group])
+        for stream, frame in frames:
+            stream.arrived(frame)
+        return [stream.finished(self.lookahead) for stream in streams]
+
+    def _prepare(self, frame: np.ndarray) -> torch.Tensor:
+        """BGR (H, W, 3) -> (3, H, W) in the size and channel order of the model, as the test loader does."""
+        frame = frame[:, :, ::-1] if self.rgb else frame
+        resized = self.resize.get_transform(frame).apply_image(frame)
+        return torch.as_tensor(np.ascontiguousarray(resized.transpose(2, 0, 1)))
+
+
+def _schedule_of_stream(cfg: CfgNode, lookahead: int | None) -> SupportSchedule:
+    """VIDEO.TEST_SCHEDULE with another lookahead, if it can run without knowing the video's length."""
+    schedule = build_support_schedule(cfg)
+    if schedule.lookahead is None:
+        raise UserError(
+            f"{cfg.VIDEO.TEST_SCHEDULE.NAME} looks at the whole video and cannot run on a stream; set "
+            "VIDEO.TEST_SCHEDULE.NAME to SlidingWindow or Keyframes"
+        )
+    if lookahead is None:
+        return schedule
+    with settings("VIDEO.TEST_SCHEDULE"):
+        return schedule.with_lookahead(lookahead)

@@ -19,7 +19,7 @@ class Detections:
     """All detections of a dataset, in any order.
 
     Attributes:
-        image: (n,) integer.
+        image: (n,) integer, not negative.
         boxes: (n, 4) xyxy.
         scores: (n,), higher is surer. Equal scores rank in the order given here.
         labels: (n,) integer in [0, K).
@@ -44,7 +44,7 @@ class GroundTruth:
     """All annotated objects of a dataset, in any order.
 
     Attributes:
-        image: (m,) integer.
+        image: (m,) integer, not negative.
         boxes: (m, 4) xyxy.
         labels: (m,) integer in [0, K).
         ignore: (m,) bool; a detection matched to an ignored object is neither right nor wrong.

@@ -54,8 +54,8 @@ class VIDEvaluator(DatasetEvaluator):
         """
         Args:
             dataset_name: a registered dataset of video frames; its metadata has `thing_classes`.
-            output_dir: where results.json (the metrics) and detections.npz are written (see `write_evaluation`); None
-                writes nothing.
+            output_dir: where results.json (the metrics), detections.npz (see `write_evaluation`) and curves.npz (see
+                `save_curves`; tools/plot_results.py draws it) are written; None writes nothing.
             distributed: gather the detections of all processes; False evaluates those of this process alone.
             protocol: "imagenet" (IoU with +1 pixel sizes, lower threshold for small objects), "fixed" (IoU .5), or
                 "mega" (what the public code of FGFA, RDN and MEGA computes, see `vod2.evaluation.matching`).

@@ -92,12 +92,33 @@ class VideoRCNN(GeneralizedRCNN):
             RuntimeError: if the model is in training mode.
             ValueError: if a frame of the window was neither in the memory nor in `clip`.
         """
-        if self.training:
-            raise RuntimeError("VideoRCNN.step detects in a stream: call model.eval() first")
         fresh = ([clip] if "image" in clip else []) + list(clip.get("support", ()))
         for one in fresh:  # one by one: the first window of a video may be large
-            frames, _ = self.propose(self.encode([{**one, "video_id": memory.video}]))
-            memory.put(frames[0])
+            self.remember([one], [memory])
+        return self.detect_from(memory, clip)
+
+    @torch.no_grad()
+    def remember(self, inputs: Sequence[dict], memories: Sequence[FrameMemory]) -> None:
+        """Encode a new frame {image, frame_index} of each of several streams in one call of the backbone.
+
+        Each is put into the memory of its stream. Images of different sizes are padded to the largest.
+
+        Raises:
+            RuntimeError: if the model is in training mode.
+        """
+        self._require_eval()
+        named = [{**one, "video_id": memory.video} for one, memory in zip(inputs, memories, strict=True)]
+        frames, _ = self.propose(self.encode(named))
+        for frame, memory in zip(frames, memories, strict=True):
+            memory.put(frame)
+
+    @torch.no_grad()
+    def detect_from(self, memory: FrameMemory, clip: dict) -> dict:
+        """Detect in the key frame of `clip` (frame_index, height, width), for which all has been remembered.
+
+        Returns and raises what `step` does.
+        """
+        self._require_eval()
         context = memory.context(clip["frame_index"])
         keys, enhanced = self.enhance([memory.frame(clip["frame_index"])], [context])
         if enhanced:
@@ -195,6 +216,10 @@ class VideoRCNN(GeneralizedRCNN):
             for context in contexts
         ]
         return frames[: len(keys)], contexts, losses
+
+    def _require_eval(self) -> None:
+        if self.training:
+            raise RuntimeError("VideoRCNN.step detects in a stream: call model.eval() first")
 
     @staticmethod
     def _finish(instances: Instances, clip: dict) -> Instances:

@@ -68,6 +68,19 @@ class SupportSchedule(ABC):
             )
         return self._window(t, length, video)
 
+    def with_lookahead(self, frames: int) -> "SupportSchedule":
+        """The same schedule with a lookahead of `frames`, 0 for a causal one.
+
+        Raises:
+            ValueError: if it cannot have that; says what it can.
+        """
+        if frames == self.lookahead:
+            return self
+        name = type(self).__name__
+        if self.lookahead is None:
+            raise ValueError(f"{name} looks at the whole video: it cannot have a lookahead of {frames} frames")
+        raise ValueError(f"{name} cannot have a lookahead of {frames} frames: it always has {self.lookahead}")
+
     def new(self, t: int, length: int | None, video: str = "", previous: int | None = None) -> list[int]:
         """Frames to be read and encoded at t, ascending: t and window(t), less what `previous` has left in memory.
 
@@ -120,6 +133,12 @@ class SlidingWindow(SupportSchedule):
     @classmethod
     def from_config(cls, node: CfgNode) -> "SlidingWindow":
         return cls(node.RADIUS, None if node.LOOKAHEAD < 0 else node.LOOKAHEAD, node.EDGE)
+
+    def with_lookahead(self, frames: int) -> "SlidingWindow":
+        farthest = max(self.radius, self.lookahead)
+        if not 0 <= frames <= farthest:
+            raise ValueError(f"SlidingWindow: expected a lookahead of 0 (causal) to {farthest} frames, got {frames}")
+        return SlidingWindow(self.radius, frames, self.edge)
 
     def _window(self, t: int, length: int | None, video: str) -> list[Support]:
         last = t + self.lookahead if length is None else length - 1
@@ -191,6 +210,14 @@ class Union(SupportSchedule):
     @classmethod
     def from_config(cls, node: CfgNode) -> "Union":
         raise TypeError("a Union is written as names joined by '+' in VIDEO.TEST_SCHEDULE.NAME")
+
+    def with_lookahead(self, frames: int) -> "SupportSchedule":
+        """Its sliding windows get the lookahead; the other parts must be causal and stay as they are."""
+        parts = [
+            part if part.lookahead == 0 and not isinstance(part, SlidingWindow) else part.with_lookahead(frames)
+            for part in self.schedules
+        ]
+        return SupportSchedule.with_lookahead(Union(parts), frames)
 
     def _window(self, t: int, length: int | None, video: str) -> list[Support]:
         return [support for schedule in self.schedules for support in schedule.window(t, length, video)]

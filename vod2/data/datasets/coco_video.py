@@ -24,6 +24,7 @@ from vod2.data.datasets.common import (
     VideoDataset,
     annotation_dict,
     class_ids,
+    keep_listed,
     number,
     read_text,
     register_dataset,
@@ -70,6 +71,7 @@ def load_coco_video(
     video_root: str | os.PathLike | None = None,
     video_suffix: str = ".mp4",
     first_frame: int = 0,
+    list_file: str | os.PathLike | None = None,
 ) -> VideoDataset:
     """Read a JSON file of either kind, told apart by its keys (see the module).
 
@@ -81,6 +83,7 @@ def load_coco_video(
             from images. A video without a name goes by the folder of its frames, or else by its id.
         video_suffix: of the video files.
         first_frame: what "frame_id" counts from, 0 or 1.
+        list_file: JSON list of the image ids to take; None for all.
 
     Returns:
         The dicts, one for each image, or each frame of a YouTube-VIS video, video after video; and the class names.
@@ -90,7 +93,8 @@ def load_coco_video(
     Raises:
         UserError: the file is missing or not as above; names the file, the entry and the value.
     """
-    return _Reader(json_file, image_root, class_names, video_root, video_suffix, first_frame).load()
+    loaded = _Reader(json_file, image_root, class_names, video_root, video_suffix, first_frame).load()
+    return loaded._replace(dicts=keep_listed(loaded.dicts, list_file))
 
 
 @dataclass

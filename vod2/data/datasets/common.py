@@ -3,11 +3,12 @@
 Boxes are xyxy in pixels of the original image.
 """
 
+import json
 import logging
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -128,6 +129,33 @@ def annotation_dict(
         "occluded": occluded,
     }
     return entry if track is None else entry | {"track_id": track}
+
+
+def read_image_ids(list_file: str | os.PathLike | None) -> frozenset[Hashable] | None:
+    """The image ids of a JSON list, such as tools/check_dataset.py --fix-list writes; None if there is no list.
+
+    Raises:
+        UserError: the file is missing, or no such list.
+    """
+    if list_file is None:
+        return None
+    try:
+        return frozenset(json.loads(read_text(list_file, "the list of images")))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"{list_file}: expected a JSON list of image ids ({error}): give another one") from error
+
+
+def keep_listed(dicts: list[dict], list_file: str | os.PathLike | None) -> list[dict]:
+    """The dicts whose image_id is in the list (see `read_image_ids`); all if there is none.
+
+    Raises:
+        UserError: the file is missing or no such list, or none of the dicts is in it.
+    """
+    listed = read_image_ids(list_file)
+    kept = dicts if listed is None else [record for record in dicts if record["image_id"] in listed]
+    if dicts and not kept:
+        raise UserError(f"{list_file}: no image of the dataset is in it: give the list of this dataset")
+    return kept
 
 
 def video_file(video_root: str | os.PathLike, video: str, suffix: str) -> str:

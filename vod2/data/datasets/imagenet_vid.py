@@ -167,8 +167,9 @@ def read_list_lines(path: str | os.PathLike) -> list[str]:
 def parse_list_line(line: str, split: str) -> tuple[str, int, int, int] | tuple[str, int] | None:
     """The fields of one line of a list (see `read_frame_list`), None if it has no known form."""
     for count in (3, 1):
-        name, *numbers = line.strip().rsplit(maxsplit=count)
-        if len(numbers) == count and all(re.fullmatch("[0-9]{1,9}", number) for number in numbers):
+        words = line.strip().rsplit(maxsplit=count)
+        name, numbers = "".join(words[:-count]), words[-count:]
+        if name and all(re.fullmatch("[0-9]{1,9}", number) for number in numbers):
             return name if name.startswith(f"{split}/") else f"{split}/{name}", *map(int, numbers)
     return None
 

@@ -16,6 +16,7 @@ from vod2.data.datasets.common import (
     VideoDataset,
     annotation_dict,
     class_ids,
+    keep_listed,
     number,
     read_text,
     register_dataset,
@@ -87,6 +88,7 @@ def load_mot(
     keep_classes: Sequence[str] | None = None,
     video_root: str | os.PathLike | None = None,
     video_suffix: str = ".mp4",
+    list_file: str | os.PathLike | None = None,
 ) -> VideoDataset:
     """Read sequences as video dataset dicts, one for each frame.
 
@@ -99,6 +101,7 @@ def load_mot(
             others are left out. In MOT17 all but pedestrians have confidence 0.
         video_root: take the frames from video files, <video_root>/<sequence><video_suffix>, rather than from images.
         video_suffix: of the video files.
+        list_file: JSON list of the image ids to take; None for all.
 
     Returns:
         The dicts and the class names. Rows of confidence 0 are ignored. Boxes are taken as they stand in gt.txt,
@@ -126,7 +129,7 @@ def load_mot(
     boxes.warn()
     if not dicts:
         raise UserError(f"{folder}: expected folders with a seqinfo.ini, found none: check root and split")
-    return VideoDataset(dicts, list(ids))
+    return VideoDataset(keep_listed(dicts, list_file), list(ids))
 
 
 class SequenceInfo(NamedTuple):

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from vod2.d2 import BoxMode, DatasetCatalog, MetadataCatalog
+from vod2.data.datasets.common import keep_listed
 from vod2.data.datasets.ilsvrc import require_folder
 from vod2.errors import UserError
 
@@ -40,19 +41,23 @@ _RANGES = {_OUT_OF_VIEW: (1, 3), _OCCLUSION: (1, 4), _CLASS: (1, len(UAVDT_CLASS
 _LARGEST = 2**31 - 1
 
 
-def register_uavdt(name: str, root: str | os.PathLike, split: str) -> None:
+def register_uavdt(name: str, root: str | os.PathLike, split: str, list_file: str | os.PathLike | None = None) -> None:
     """Register the dataset `name`; nothing is read before it is used. Arguments as in `load_uavdt`."""
-    DatasetCatalog.register(name, lambda: load_uavdt(root, split, name=name))
+    DatasetCatalog.register(name, lambda: load_uavdt(root, split, name=name, list_file=list_file))
     MetadataCatalog.get(name).set(
         thing_classes=list(UAVDT_CLASSES),
         evaluator_type="uavdt",
         image_root=str(root),
-        check_source={"format": "uavdt", "path": str(root), "split": split},
+        check_source={"format": "uavdt", "path": str(root), "split": split, "list_file": list_file},
     )
 
 
 def load_uavdt(
-    root: str | os.PathLike, split: str, sequences: Sequence[str] | None = None, name: str = "UAVDT"
+    root: str | os.PathLike,
+    split: str,
+    sequences: Sequence[str] | None = None,
+    name: str = "UAVDT",
+    list_file: str | os.PathLike | None = None,
 ) -> list[dict]:
     """Read all frames of a split as video dataset dicts, video by video in order.
 
@@ -63,6 +68,7 @@ def load_uavdt(
         split: "train" or "test".
         sequences: names of the videos; None for those of the official split.
         name: of the dataset, for messages.
+        list_file: JSON list of the image ids to take; None for all.
 
     Returns:
         Dicts as of `load_imagenet_vid`. An annotation has, beside track_id and occluded (0 or 1), two values as they
@@ -84,7 +90,8 @@ def load_uavdt(
             f"{images} lacks {len(missing)} of the {len(sequences)} videos of {name}: {', '.join(missing)}: "
             "complete the dataset"
         )
-    return [record for sequence in sequences for record in _read_sequence(images / sequence, truth)]
+    dicts = [record for sequence in sequences for record in _read_sequence(images / sequence, truth)]
+    return keep_listed(dicts, list_file)
 
 
 def _ground_truth_folder(root: str | os.PathLike, name: str) -> Path:

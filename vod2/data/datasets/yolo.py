@@ -20,6 +20,7 @@ from vod2.data.datasets.common import (
     VideoDataset,
     annotation_dict,
     class_ids,
+    keep_listed,
     number,
     read_text,
     register_dataset,
@@ -64,6 +65,7 @@ def load_yolo_video(
     video_root: str | os.PathLike | None = None,
     video_suffix: str = ".mp4",
     first_frame: int = 0,
+    list_file: str | os.PathLike | None = None,
 ) -> VideoDataset:
     """Read every frame of every video, in natural order (frame 9 before frame 10).
 
@@ -75,6 +77,7 @@ def load_yolo_video(
             last number in the name of a label file is then the number of the frame.
         video_suffix: of the video files.
         first_frame: what the numbers in the names of label files count from, 0 or 1; only with `video_root`.
+        list_file: JSON list of the image ids to take; None for all.
 
     Returns:
         The dicts and the class names. The first frame of a video tells the size of all. `track_id` is absent where a
@@ -102,7 +105,7 @@ def load_yolo_video(
     boxes.warn()
     if not dicts:
         raise UserError(f"{images if video_root is None else labels}: expected folders of videos, found none: {remedy}")
-    return VideoDataset(dicts, names)
+    return VideoDataset(keep_listed(dicts, list_file), names)
 
 
 def read_class_names(path: str | os.PathLike) -> list[str]:

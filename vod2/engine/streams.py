@@ -1,0 +1,128 @@
+"""What a caller holds of one stream of frames."""
+
+from collections import deque
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from vod2.errors import UserError
+from vod2.temporal import FrameMemory
+
+if TYPE_CHECKING:
+    from vod2.engine.predictor import VideoPredictor
+
+
+class DetectedFrame(NamedTuple):
+    """One finished frame: its number, the image as it came in, and {"instances": Instances} in its pixels."""
+
+    index: int
+    image: np.ndarray
+    output: dict
+
+
+class VideoStream:
+    """One video that arrives frame by frame; made by `VideoPredictor.open`. Any number may share a predictor.
+
+    It holds the encoded frames of the window, and the images that wait for the frames after them. With a window of
+    `radius` frames back and L ahead that is at most radius + L + 2 encoded frames and L + 1 images, however long the
+    stream is; a frame is finished with the arrival of the L-th frame after it. Images are not copied: do not write into
+    one before its frame is finished.
+
+    Attributes:
+        video: its name.
+        index: the number that the next frame will have.
+
+    Example:
+        >>> import numpy as np
+        >>> from vod2 import VideoPredictor
+        >>> predictor = VideoPredictor("configs/quick/RDN.yaml", weights="", lookahead=1)
+        >>> stream, frame = predictor.open("door"), np.zeros((64, 96, 3), np.uint8)
+        >>> [[found.index for found in stream.step(frame)] for _ in range(3)]
+        [[], [0], [1]]
+        >>> [found.index for found in stream.flush()]
+        [2]
+    """
+
+    def __init__(self, predictor: "VideoPredictor", video: str) -> None:
+        self.predictor, self.video = predictor, video
+        self.memory = FrameMemory(predictor.schedule)
+        self.reset()
+
+    @property
+    def index(self) -> int:
+        return self._first + self.memory.length
+
+    def __len__(self) -> int:
+        """The frames that have come in and are not finished."""
+        return len(self._waiting)
+
+    def reset(self) -> None:
+        """Forget everything, unfinished frames too; the next frame is number 0."""
+        self._begin(0)
+
+    def step(self, frame: np.ndarray) -> list[DetectedFrame]:
+        """A BGR uint8 image (H, W, 3) -> the frames that it finishes: none at first, later one.
+
+        Raises:
+            UserError: the frame is no such image, or has another size than the one before it. It is not taken in.
+        """
+        return self.predictor.step_many([(self, frame)])[0]
+
+    def flush(self) -> list[DetectedFrame]:
+        """Finish the frames that wait, as at the end of a video. More frames may follow."""
+        return self.finished(0)
+
+    def gap(self, missing: int = 0) -> list[DetectedFrame]:
+        """Frames are lost here, or the picture changes its size: nothing before is a support of anything after.
+
+        Args:
+            missing: how many frames are lost; the numbers of later frames grow by that much.
+
+        Returns:
+            What `flush` does.
+        """
+        if missing < 0:
+            raise ValueError(f"gap: expected a number of missing frames of at least 0, got {missing}")
+        found = self.flush()
+        self._begin(self.index + missing)
+        return found
+
+    def check(self, frame: np.ndarray) -> None:
+        """Raises UserError if the stream cannot take in `frame`."""
+        if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+            got = f"{frame.shape} {frame.dtype}" if isinstance(frame, np.ndarray) else type(frame).__name__
+            raise UserError(
+                f"stream {self.video!r}, frame {self.index}: got {got}, expected a BGR image (H, W, 3) of uint8"
+            )
+        if 0 in frame.shape:
+            raise UserError(f"stream {self.video!r}, frame {self.index}: the image of {frame.shape} has no pixels")
+        if self._size not in (None, frame.shape[:2]):
+            raise UserError(
+                f"stream {self.video!r}, frame {self.index}: the picture has changed from "
+                f"{self._size[1]}x{self._size[0]} to {frame.shape[1]}x{frame.shape[0]} pixels; call gap() first to "
+                "begin anew with the new size, or resize the frame"
+            )
+
+    def arrived(self, frame: np.ndarray) -> None:
+        """`frame` is the next one, and the memory holds what was encoded of it."""
+        self._size = frame.shape[:2]
+        self._waiting.append(frame)
+        self.memory.extend()
+
+    def finished(self, lookahead: int) -> list[DetectedFrame]:
+        """Detect, oldest first, in the waiting frames that `lookahead` frames have followed."""
+        found = []
+        while len(self._waiting) > lookahead:
+            image = self._waiting[0]
+            index = self.memory.length - len(self._waiting)
+            clip = {"frame_index": index, "height": image.shape[0], "width": image.shape[1]}
+            output = self.predictor.model.detect_from(self.memory, clip)
+            self._waiting.popleft()
+            found.append(DetectedFrame(self._first + index, image, output))
+        return found
+
+    def _begin(self, index: int) -> None:
+        self._first = index  # the number of what is frame 0 to the memory
+        self._size: tuple[int, int] | None = None
+        self._waiting: deque[np.ndarray] = deque()
+        self.memory.start(self.video, length=0)
