@@ -118,6 +118,7 @@ setup(
     python_requires=">=3.10",
     packages=PACKAGES,
     package_dir=PACKAGE_FOLDERS,
+    package_data={"vod2.visualization": ["report_template.html"]},
     install_requires=REQUIREMENTS,
     extras_require={"test": TEST_REQUIREMENTS},
     zip_safe=False,

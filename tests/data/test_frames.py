@@ -38,7 +38,7 @@ def decoded(monkeypatch):
             numbers.append(number)
             yield number, frame
 
-    monkeypatch.setattr(seeking.FrameCursor, "_decode", counted)
+    monkeypatch.setattr(seeking.FrameCursor, "_decode", staticmethod(counted))
     return numbers
 
 

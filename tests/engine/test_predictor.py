@@ -71,15 +71,15 @@ def test_a_frame_comes_out_as_soon_as_its_lookahead_has_come_in(lookahead, expec
 
 
 def test_memory_is_bounded_by_the_window_whatever_the_length(monkeypatch):
-    predictor, held, step = make_predictor(), [], None
-    step = predictor.model.step
+    predictor, held = make_predictor(), []
+    detect_from = predictor.model.detect_from
 
-    def watched(clip: dict, memory: FrameMemory) -> dict:
-        result = step(clip, memory)
+    def watched(memory: FrameMemory, clip: dict) -> dict:
+        result = detect_from(memory, clip)
         held.append(len(memory))
         return result
 
-    monkeypatch.setattr(predictor.model, "step", watched)
+    monkeypatch.setattr(predictor.model, "detect_from", watched)
     frames = make_frames(5)
     for _ in predictor.stream(frames[i % 5] for i in range(20)):
         pass
@@ -121,6 +121,54 @@ def test_the_channels_are_swapped_where_the_model_wants_rgb():
     swapped = [np.ascontiguousarray(frame[:, :, ::-1]) for frame in frames]
     for one, wanted in zip(rgb.stream(swapped), bgr.stream(frames), strict=True):
         assert_same_detections(one.output["instances"], wanted.output["instances"])
+
+
+@pytest.mark.parametrize("lookahead", [0, 1, 2])
+def test_the_lookahead_may_be_given_to_the_predictor(lookahead):
+    predictor, configured = VideoPredictor(tiny_cfg(KEYS), lookahead=lookahead), make_predictor(LOOKAHEAD=lookahead)
+    randomise(predictor.model)
+    assert predictor.lookahead == lookahead
+    frames = make_frames(4)
+    for one, wanted in zip(predictor.stream(frames), configured.stream(frames), strict=True):
+        assert_same_detections(one.output["instances"], wanted.output["instances"])
+
+
+@pytest.mark.parametrize(
+    ("name", "lookahead", "message"),
+    [
+        ("SlidingWindow", 3, "VIDEO.TEST_SCHEDULE: SlidingWindow.* 0 .causal. to 2 frames, got 3"),
+        ("SlidingWindow", -1, "0 .causal. to 2 frames, got -1"),
+        ("Keyframes", 1, "Keyframes cannot have a lookahead of 1 frames: it always has 0"),
+        ("NoWindow", 1, "NoWindow cannot have a lookahead of 1"),
+        ("GlobalSample", 0, "GlobalSample looks at the whole video"),
+        ("SlidingWindow+GlobalSample", 0, "SlidingWindow.GlobalSample looks at the whole video"),
+    ],
+)
+def test_a_lookahead_that_the_schedule_cannot_have_is_refused(name, lookahead, message):
+    with pytest.raises(UserError, match=message):
+        VideoPredictor(tiny_cfg(KEYS | {"VIDEO.TEST_SCHEDULE.NAME": name}), lookahead=lookahead)
+
+
+@pytest.mark.parametrize("name", ["SlidingWindow", "Keyframes", "NoWindow", "SlidingWindow+Keyframes"])
+def test_every_schedule_that_needs_no_end_runs_live(name):
+    predictor = VideoPredictor(tiny_cfg(KEYS | {"VIDEO.TEST_SCHEDULE.NAME": name}), lookahead=0)
+    for index, frame in enumerate(make_frames(13)):
+        assert [found.index for found in predictor.step(frame)] == [index]
+
+
+def test_a_file_of_the_configuration_and_weights_will_do(tmp_path):
+    cfg = tiny_cfg(KEYS)
+    (tmp_path / "model.yaml").write_text(cfg.dump())
+    source = make_predictor()
+    torch.save({"model": source.model.state_dict()}, tmp_path / "weights.pth")
+    loaded = VideoPredictor(tmp_path / "model.yaml", tmp_path / "weights.pth")
+    for name, value in loaded.model.state_dict().items():
+        assert value.equal(source.model.state_dict()[name])
+
+
+def test_a_lost_frame_has_a_number_and_no_detections():
+    found = list(make_predictor().stream([*make_frames(2), None, *make_frames(1)]))
+    assert [one.index for one in found] == [0, 1, 3]
 
 
 def test_weights_are_read_from_the_configuration(tmp_path):

@@ -168,7 +168,8 @@ class VideoReader:
 
 
 def _to_image(frame: av.VideoFrame) -> np.ndarray:
-    image = frame.to_ndarray(format="bgr24")
+    # Threads of the conversion live as long as the decoder, and a forked process would wait for them forever.
+    image = frame.to_ndarray(format="bgr24", threads=1)
     # FFmpeg and NumPy both count a rotation counterclockwise.
     return np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90))) if frame.rotation else image
 

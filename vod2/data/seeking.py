@@ -80,8 +80,12 @@ def _is_hidden(packet: av.Packet, stream: av.VideoStream) -> bool:
     return stream.codec_context.name == "vp8" and not bytes(packet)[0] & 0x10
 
 
-# What a forked process has from its parent: to close a decoder there waits forever for threads that do not exist.
-_inherited: list = []
+def _number(frame: av.VideoFrame, table: FrameTable) -> int | None:
+    """The number of a decoded frame, None if no packet announced it."""
+    if frame.pts is None:
+        return None
+    number = int(np.searchsorted(table.times, frame.pts))
+    return number if number < len(table.times) and table.times[number] == frame.pts else None
 
 
 class FrameCursor:
@@ -105,9 +109,7 @@ class FrameCursor:
 
     def close(self) -> None:
         """Let go of the file. The cursor can still be used, and then opens it again."""
-        if self._process != os.getpid():
-            _inherited.append((self._container, self._frames))
-        elif self._container is not None:
+        if self._container is not None:
             self._container.close()
         self._process = os.getpid()
         self._container, self._position, self._frames = None, None, iter(())
@@ -138,7 +140,7 @@ class FrameCursor:
     def _start(self, key: int) -> None:
         self.close()
         container, stream = open_video(self._path)
-        # Workers of a loader share the cores.
+        # A forked process that closes a decoder with threads would wait for them forever: it does not have them.
         stream.codec_context.thread_count = 1
         self._container, self._position = container, -1
         if key > 0:
@@ -148,9 +150,11 @@ class FrameCursor:
             except av.FFmpegError:
                 self._start(0)
                 return
-        self._frames = self._decode(container, stream, from_start=key == 0)
+        self._frames = self._decode(container, stream, self._table, from_start=key == 0)
 
-    def _decode(self, container, stream, from_start: bool) -> Iterator[tuple[int, av.VideoFrame]]:
+    # It does not know the cursor: a circle of the two would keep the file open until it is collected.
+    @staticmethod
+    def _decode(container, stream, table: FrameTable | None, from_start: bool) -> Iterator[tuple[int, av.VideoFrame]]:
         count = 0
         decodable = from_start
         for packet in container.demux(stream):
@@ -159,16 +163,10 @@ class FrameCursor:
             if not decodable:
                 continue
             for frame in packet.decode():
-                number = count if self._table is None else self._number(frame)
+                number = count if table is None else _number(frame, table)
                 count += 1
                 if number is not None:
                     yield number, frame
-
-    def _number(self, frame: av.VideoFrame) -> int | None:
-        if frame.pts is None:
-            return None
-        number = int(np.searchsorted(self._table.times, frame.pts))
-        return number if number < len(self._table.times) and self._table.times[number] == frame.pts else None
 
     def _forward(self, index: int) -> av.VideoFrame | None:
         try:

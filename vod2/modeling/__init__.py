@@ -3,23 +3,36 @@
 from vod2.modeling.aggregation import Aggregated
 from vod2.modeling.anchors import PreciseAnchorGenerator
 from vod2.modeling.backbone import build_narrow_resnet_backbone
-from vod2.modeling.linking import BOX_LINKER_REGISTRY, BoxLinker
+from vod2.modeling.linking import (
+    BLR,
+    BOX_LINKER_REGISTRY,
+    BoxLinker,
+    OnlineLinker,
+    SeqNMS,
+    TubeletLinking,
+    build_box_linker,
+)
 from vod2.modeling.pixel import PIXEL_AGGREGATOR_REGISTRY, PixelAggregator
 from vod2.modeling.roi_heads import PROPOSAL_AGGREGATOR_REGISTRY, ProposalAggregator, VideoROIHeads
 from vod2.modeling.video_rcnn import VideoRCNN
 from vod2.modeling.video_rpn import VideoRPN
 
 __all__ = [
+    "BLR",
     "BOX_LINKER_REGISTRY",
     "PIXEL_AGGREGATOR_REGISTRY",
     "PROPOSAL_AGGREGATOR_REGISTRY",
     "Aggregated",
     "BoxLinker",
+    "OnlineLinker",
     "PixelAggregator",
     "PreciseAnchorGenerator",
     "ProposalAggregator",
+    "SeqNMS",
+    "TubeletLinking",
     "VideoRCNN",
     "VideoROIHeads",
     "VideoRPN",
+    "build_box_linker",
     "build_narrow_resnet_backbone",
 ]

@@ -1,5 +1,20 @@
 """Level 3: detections of a whole video are linked and rescored."""
 
-from vod2.modeling.linking.base import BOX_LINKER_REGISTRY, BoxLinker
+from vod2.modeling.linking.base import BOX_LINKER_REGISTRY, BoxLinker, ClassLinker, build_box_linker
+from vod2.modeling.linking.online import OnlineLinker
+from vod2.modeling.linking.paths import HeaviestPaths, Path
+from vod2.modeling.linking.seq_nms import SeqNMS
+from vod2.modeling.linking.tubelets import BLR, TubeletLinking
 
-__all__ = ["BOX_LINKER_REGISTRY", "BoxLinker"]
+__all__ = [
+    "BLR",
+    "BOX_LINKER_REGISTRY",
+    "BoxLinker",
+    "ClassLinker",
+    "HeaviestPaths",
+    "OnlineLinker",
+    "Path",
+    "SeqNMS",
+    "TubeletLinking",
+    "build_box_linker",
+]

@@ -1,0 +1,78 @@
+"""Detections as plain arrays.
+
+n: boxes of a frame, K: support proposals that relations are kept of.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from vod2.d2 import Instances
+
+
+def corners(boxes: np.ndarray) -> np.ndarray:
+    """xyxy boxes (..., 4) -> (5, ...): left, top, right, bottom and area, each contiguous."""
+    first, last = np.moveaxis(boxes[..., :2], -1, 0), np.moveaxis(boxes[..., 2:], -1, 0)
+    return np.concatenate([first, last, np.prod(last - first, axis=0)[None]])
+
+
+def iou(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Intersection over union of `corners` (5, ...) that broadcast against each other, 0 where both are empty."""
+    size = np.minimum(boxes[2:4], others[2:4])
+    size -= np.maximum(boxes[:2], others[:2])
+    np.maximum(size, 0, out=size)
+    shared = size[0]
+    shared *= size[1]
+    union = boxes[4] + others[4]
+    union -= shared
+    np.maximum(union, np.finfo(union.dtype).tiny, out=union)
+    return np.divide(shared, union, out=union)
+
+
+def pairwise_iou(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """xyxy boxes (n, 4) and (m, 4) -> (n, m)."""
+    return iou(corners(boxes)[:, :, None], corners(others)[:, None])
+
+
+class FrameBoxes(NamedTuple):
+    """The detections of one frame.
+
+    Attributes:
+        boxes: (n, 4) xyxy pixels, in the dtype of the detections and at least float32.
+        scores: (n,) float64.
+        labels: (n,) integer.
+        proposal: (n,) integer, the proposal of its frame that each came from; None where that is not known.
+        relation: (n, K), relation weights of that proposal to those of the next frame; None where they were not kept.
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+    proposal: np.ndarray | None = None
+    relation: np.ndarray | None = None
+
+    @staticmethod
+    def of(instances: Instances) -> "FrameBoxes":
+        """pred_boxes, scores, pred_classes and, if there, proposal_index and next_relation."""
+
+        def optional(name: str) -> np.ndarray | None:
+            return _numpy(instances.get(name)) if instances.has(name) else None
+
+        boxes = _numpy(instances.pred_boxes.tensor)
+        return FrameBoxes(
+            boxes.astype(np.promote_types(boxes.dtype, np.float32), copy=False),
+            _numpy(instances.scores).astype(np.float64),
+            _numpy(instances.pred_classes),
+            optional("proposal_index"),
+            optional("next_relation"),
+        )
+
+    def take(self, rows: np.ndarray) -> "FrameBoxes":
+        """The detections at `rows`."""
+        return FrameBoxes(*(None if values is None else values[rows] for values in self))
+
+
+def _numpy(tensor: Tensor) -> np.ndarray:
+    tensor = tensor.detach().cpu()
+    return (tensor.float() if tensor.is_floating_point() and tensor.element_size() < 4 else tensor).numpy()

@@ -1,0 +1,102 @@
+"""Linking while the video is still running."""
+
+from collections import Counter, deque
+from itertools import count
+
+import torch
+
+from vod2.d2 import Instances
+from vod2.modeling.linking.base import BoxLinker
+
+_ROW = "row_before_linking"
+
+
+class OnlineLinker:
+    """A `BoxLinker` for streams: it links windows of W frames, of which two that follow one another share half.
+
+    When W frames have been pushed they are linked, and the first half of them is finished; the others, as they were
+    before linking, begin the next window. A track of the new window continues the track of the old one with which it
+    has most boxes in common. So a frame waits for at most W - 1 others, each is linked about twice, and W frames are
+    kept, however long the stream. A video of at most W frames is linked as a whole, as `link` does.
+
+    Args:
+        linker: links each window.
+        window: W, at least 2.
+
+    Raises:
+        ValueError: for a smaller window.
+
+    Example:
+        >>> from vod2.modeling import OnlineLinker, SeqNMS
+        >>> online = OnlineLinker(SeqNMS(), window=20)
+        >>> online.flush()
+        []
+    """
+
+    def __init__(self, linker: BoxLinker, window: int) -> None:
+        if window < 2:
+            raise ValueError(f"OnlineLinker: expected a window of at least 2 frames, got {window}")
+        self.linker, self.window = linker, window
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the stream; the next frame begins another, whose tracks count from 0."""
+        self._waiting: deque[Instances] = deque()
+        self._known: list[dict[int, int]] = []  # of the first waiting frames: {row before linking: track}
+        self._fresh = count()
+
+    def push(self, frame: Instances) -> list[Instances]:
+        """The next frame of the stream -> the frames that are finished, in order; often none."""
+        self._waiting.append(frame)
+        if len(self._waiting) < self.window:
+            return []
+        return self._finish(self.window - self.window // 2)
+
+    def flush(self) -> list[Instances]:
+        """The stream has ended: the frames that were still waiting. Then another stream may begin."""
+        finished = self._finish(len(self._waiting))
+        self.reset()
+        return finished
+
+    def _finish(self, number: int) -> list[Instances]:
+        """Link what waits; the first `number` frames are finished."""
+        linked = self.linker.link([_with_rows(frame) for frame in self._waiting])
+        rows = [frame.get(_ROW).tolist() for frame in linked]
+        names = self._names([frame.track_ids.tolist() for frame in linked], rows)
+        for frame in linked:
+            named = [names[track] for track in frame.track_ids.tolist()]
+            frame.track_ids = torch.tensor(named, dtype=torch.int64, device=frame.track_ids.device)
+            frame.remove(_ROW)
+        self._known = [
+            dict(zip(row, frame.track_ids.tolist(), strict=True))
+            for row, frame in zip(rows[number:], linked[number:], strict=True)
+        ]
+        for _ in range(number):
+            self._waiting.popleft()
+        return linked[:number]
+
+    def _names(self, tracks: list[list[int]], rows: list[list[int]]) -> dict[int, int]:
+        """{track of this window: track of the stream}."""
+        common = Counter(
+            (track, known[row])
+            for known, *frame in zip(self._known, tracks, rows, strict=False)
+            for track, row in zip(*frame, strict=True)
+            if row in known
+        )
+        names: dict[int, int] = {}
+        taken: set[int] = set()
+        for (track, old), _ in common.most_common():
+            if track not in names and old not in taken:
+                names[track] = old
+                taken.add(old)
+        for frame in tracks:
+            for track in sorted(set(frame)):
+                if track not in names:
+                    names[track] = next(self._fresh)
+        return names
+
+
+def _with_rows(frame: Instances) -> Instances:
+    numbered = Instances(frame.image_size, **frame.get_fields())
+    numbered.set(_ROW, torch.arange(len(frame), device=frame.scores.device))
+    return numbered

@@ -1,0 +1,89 @@
+"""Seq-NMS: Han et al., Seq-NMS for Video Object Detection, 2016."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from vod2.d2 import CfgNode
+from vod2.modeling.linking.arrays import FrameBoxes, corners, iou
+from vod2.modeling.linking.base import BOX_LINKER_REGISTRY, ClassLinker, Tracks
+from vod2.modeling.linking.paths import HeaviestPaths
+
+RESCORE = ("mean", "max")
+
+
+@BOX_LINKER_REGISTRY.register()
+class SeqNMS(ClassLinker):
+    """Repeat until no box is left: take the path of the highest sum of scores, give its boxes the mean of them,
+    suppress what overlaps them in their frames.
+
+    It takes the place of non-maximum suppression within frames: give it boxes before that
+    (MODEL.ROI_HEADS.NMS_THRESH_TEST 1.0). A box on no longer path is a path of its own.
+
+    Example:
+        >>> import torch
+        >>> from vod2.d2 import Boxes, Instances
+        >>> from vod2.modeling import SeqNMS
+        >>> video = []
+        >>> for score in (0.9, 0.5):
+        ...     found = Instances((60, 60), pred_boxes=Boxes(torch.tensor([[0.0, 0.0, 50.0, 50.0]])))
+        ...     found.scores, found.pred_classes = torch.tensor([score]), torch.tensor([0])
+        ...     video.append(found)
+        >>> [frame.scores.item() for frame in SeqNMS().link(video)]
+        [0.699999988079071, 0.699999988079071]
+    """
+
+    def __init__(self, *, link_iou: float = 0.5, suppress_iou: float = 0.3, rescore: str = "mean") -> None:
+        """
+        Args:
+            link_iou: boxes of consecutive frames are linked from this IoU on, in (0, 1].
+            suppress_iou: boxes of the same frame are suppressed from this IoU on, in (0, 1].
+            rescore: "mean" or "max" of the scores on the path.
+
+        Raises:
+            ValueError: for other values.
+        """
+        for name, value in (("LINK_IOU", link_iou), ("SUPPRESS_IOU", suppress_iou)):
+            if not 0 < value <= 1:
+                raise ValueError(f"Seq-NMS: expected {name} in (0, 1], got {value}")
+        if rescore not in RESCORE:
+            raise ValueError(f"Seq-NMS: expected RESCORE to be one of {', '.join(RESCORE)}, got {rescore!r}")
+        self.link_iou, self.suppress_iou, self.rescore = link_iou, suppress_iou, rescore
+
+    @classmethod
+    def from_config(cls, node: CfgNode) -> "SeqNMS":
+        return cls(link_iou=node.LINK_IOU, suppress_iou=node.SUPPRESS_IOU, rescore=node.RESCORE)
+
+    def link_class(self, frames: Sequence[FrameBoxes]) -> Tracks:
+        boxes = corners(_padded(frames))  # (5, F, n)
+        counts = [len(one.scores) for one in frames]
+        links = [
+            iou(boxes[:, t, :n, None], boxes[:, t + 1, None, :m]) >= self.link_iou
+            for t, (n, m) in enumerate(zip(counts[:-1], counts[1:], strict=True))
+        ]
+        paths = HeaviestPaths([one.scores for one in frames], links)
+        found = []
+        while (path := paths.best()) is not None:
+            found.append(path)
+            around = boxes[:, path.first : path.first + len(path.rows)]
+            chosen = around[:, np.arange(len(path.rows)), path.rows, None]
+            suppressed = iou(around, chosen) >= self.suppress_iou  # (L, n)
+            suppressed[np.arange(len(path.rows)), path.rows] = True  # also a box without an area
+            paths.remove(path.first, [row.nonzero()[0] for row in suppressed])
+        tracks = Tracks.of(found, frames)
+        return tracks._replace(scores=self._rescored(tracks))
+
+    def _rescored(self, tracks: Tracks) -> np.ndarray:
+        if self.rescore == "mean":
+            return tracks.top_mean(1.0)
+        highest = np.zeros(tracks.track[-1] + 1)
+        np.maximum.at(highest, tracks.track, tracks.scores)
+        return highest[tracks.track]
+
+
+def _padded(frames: Sequence[FrameBoxes]) -> np.ndarray:
+    """The boxes of all frames in one array (F, largest n, 4), filled up with empty ones, which overlap nothing."""
+    boxes = np.zeros((len(frames), max(len(one.boxes) for one in frames), 4), frames[0].boxes.dtype)
+    for t, one in enumerate(frames):
+        boxes[t, : len(one.boxes)] = one.boxes
+    return boxes
