@@ -57,6 +57,13 @@ def _add_model(cfg: CfgNode) -> None:
     video.SUPPORT_TOPK = 75  # proposals kept of a support frame, those of the highest objectness
     video.PIXEL_AGGREGATOR = CfgNode({"NAME": ""})  # level 1, in PIXEL_AGGREGATOR_REGISTRY; "" for none
     video.PROPOSAL_AGGREGATOR = CfgNode({"NAME": ""})  # level 2, in PROPOSAL_AGGREGATOR_REGISTRY; "" for none
+    video.KEEP_RELATIONS = False  # detections tell their relation to the boxes of the next frame (for the linker BLR)
+    linker = video.LINKER = CfgNode()  # level 3, over the detections of a whole video
+    linker.NAME = ""  # in BOX_LINKER_REGISTRY: "SeqNMS", "TubeletLinking", "BLR"; "" for none
+    linker.LINK_IOU = 0.5  # SeqNMS: boxes of consecutive frames are linked from this IoU on
+    linker.SUPPRESS_IOU = 0.3  # SeqNMS: boxes in the frame of a linked one are suppressed from this IoU on
+    linker.RESCORE = "mean"  # SeqNMS: a path's boxes get the "mean" or "max" of its scores
+    linker.TOP_SHARE = 0.5  # TubeletLinking, BLR: the mean of this share of a path's scores, the best, is added to all
     relation = video.RELATION = CfgNode()
     relation.NUM_HEADS = 16  # relation features M of a relation module (RDN, section 4)
     relation.GEOMETRY_DIM = 64  # length of the sine/cosine embedding of a pair of boxes

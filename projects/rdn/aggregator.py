@@ -3,6 +3,7 @@
 N: reference proposals R^r, M: support pool R^s, A: advanced support pool R^sa, D: embedding.
 """
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -40,6 +41,7 @@ class RDNAggregator(ProposalAggregator):
         advanced: bool = True,
         support_topk: int = 75,
         advanced_ratio: float = 0.2,
+        keep_relations: bool = False,
     ) -> None:
         """
         Args:
@@ -50,6 +52,8 @@ class RDNAggregator(ProposalAggregator):
             advanced: whether there is an advanced stage.
             support_topk: proposals K of a support frame.
             advanced_ratio: share r% in (0, 1] of them that is refined.
+            keep_relations: also return the relation weights of the last basic module, the mean of its heads (w of
+                equation 8); without a basic stage there are none.
         """
         super().__init__()
         if num_basic < 0 or support_topk < 0:
@@ -61,6 +65,7 @@ class RDNAggregator(ProposalAggregator):
             return RelationAttention(dim, num_heads, GeometryBias(num_heads, geometry_dim, scale, wavelength))
 
         self.support_topk = support_topk
+        self.keep_relations = keep_relations
         self.advanced_topk = max(1, round(advanced_ratio * support_topk))
         self.basic = nn.ModuleList(relation() for _ in range(num_basic))
         self.transform = nn.ModuleList(nn.Linear(dim, dim) for _ in range(num_basic - 1))  # h() of equation 4
@@ -80,6 +85,7 @@ class RDNAggregator(ProposalAggregator):
             "advanced": cfg.MODEL.RDN.ADVANCED,
             "support_topk": cfg.MODEL.VIDEO.SUPPORT_TOPK,
             "advanced_ratio": cfg.MODEL.RDN.ADVANCED_RATIO,
+            "keep_relations": cfg.MODEL.VIDEO.KEEP_RELATIONS,
         }
 
     def forward(self, query: ProposalSet, context: TemporalContext) -> Aggregated[Tensor]:
@@ -87,19 +93,23 @@ class RDNAggregator(ProposalAggregator):
         support = context.proposals(self.support_topk)
         if support is None:
             support = query[:0]
-        features = self._basic_stage(query, support)
+        features, relations = self._basic_stage(query, support)
         if self.refine is not None:
             features = self._advanced_stage(features, query.boxes, support)
-        return Aggregated(features)
+        return Aggregated(features, relations=relations)
 
-    def _basic_stage(self, query: ProposalSet, support: ProposalSet) -> Tensor:
-        """Equations 3 and 4; the support features stay as they are."""
-        features = query.features
+    def _basic_stage(self, query: ProposalSet, support: ProposalSet) -> tuple[Tensor, Tensor | None]:
+        """Equations 3 and 4; the support features stay as they are. The relations (N, M) come second if kept."""
+        features, relations = query.features, None
         for k, relation in enumerate(self.basic):
             if k > 0:
                 features = F.relu(self.transform[k - 1](features))
-            features = features + relation(features, support.features, query.boxes, support.boxes)
-        return features
+            pair = features, support.features, query.boxes, support.boxes
+            if self.keep_relations and k == len(self.basic) - 1:
+                with torch.no_grad():
+                    relations = relation.weights(*pair).mean(dim=0)
+            features = features + relation(*pair)
+        return features, relations
 
     def _advanced_stage(self, features: Tensor, boxes: Tensor, support: ProposalSet) -> Tensor:
         """Equations 5 to 7."""

@@ -7,6 +7,7 @@ import shutil
 import cv2
 import numpy as np
 import pytest
+from helpers.videos import numbered_frame, write_numbered_video
 from PIL import Image
 
 from vod2.d2 import BoxMode, DatasetCatalog, MetadataCatalog
@@ -346,6 +347,24 @@ def test_any_registered_set_can_be_checked(tmp_path):
     }
     source.write_list(tmp_path / "ids.json", result.bad_entries)
     assert json.loads((tmp_path / "ids.json").read_text()) == [0]
+
+
+def test_a_registered_set_of_video_files_is_checked_down_to_the_file(tmp_path):
+    videos = {"good": write_numbered_video(tmp_path / "good.mp4", 3), "bad": tmp_path / "bad.mp4"}
+    videos["bad"].write_bytes(b"no video")
+    common = {"height": numbered_frame(0).shape[0], "width": numbered_frame(0).shape[1], "video_length": 3}
+    records = [
+        common | {"video_file": str(file), "image_id": f"{name}/{t}", "video_id": name, "frame_index": t}
+        for name, file in videos.items()
+        for t in range(3)
+    ]
+    DatasetCatalog.register("files", lambda: records)
+    try:
+        result = check_dataset(open_source("files"), progress=False)
+    finally:
+        DatasetCatalog.remove("files")
+        MetadataCatalog.remove("files")
+    assert {f.file for f in result.findings if f.severity == ERROR} == {str(videos["bad"])}
 
 
 def test_still_images_are_checked_as_videos_of_one_frame(tmp_path):

@@ -1,10 +1,13 @@
 """tools/demo.py with a predictor that needs no model."""
 
 import importlib.util
+import itertools
 import json
+import re
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -12,23 +15,53 @@ import torch
 from vod2.d2 import Boxes, Instances
 from vod2.data.reader import VideoReader
 from vod2.engine.cli import run
+from vod2.engine.streams import DetectedFrame
 from vod2.visualization import VideoWriter
 
 DEMO = Path(__file__).parents[2] / "tools" / "demo.py"
 
 
 class FakePredictor:
-    """Finds in frame i a sure object of class 1 at (i, 0, 20 + i, 20) and an unsure one."""
+    """Finds in frame i a sure object of class 1 at (i, 0, 20 + i, 20) and an unsure one; no lost frame is given out."""
 
-    def __init__(self, cfg):
+    lookaheads: list[int | None] = []
+    has_tracks = False
+
+    def __init__(self, cfg, lookahead=None):
         assert cfg.MODEL.DEVICE == "cpu" or torch.cuda.is_available()
+        self.lookaheads.append(lookahead)
 
     def stream(self, frames):
         for index, image in enumerate(frames):
+            if image is None:
+                continue
             boxes = torch.tensor([[index, 0, 20 + index, 20], [0, 0, 9, 9]], dtype=torch.float32)
             found = Instances(image.shape[:2], pred_boxes=Boxes(boxes))
             found.scores, found.pred_classes = torch.tensor([0.75, 0.25]), torch.tensor([1, 0])
-            yield index, image, {"instances": found}
+            if self.has_tracks:
+                found.track_ids = torch.tensor([7, -1])
+            yield DetectedFrame(index, image, {"instances": found})
+
+
+class FakeCapture:
+    """cv2.VideoCapture of a camera: gray frames, and failures where `script` has False; then the user presses Ctrl-C."""
+
+    script = [True, True, False, True]
+
+    def __init__(self, source):
+        assert source == 0
+        self.left = list(self.script)
+
+    def get(self, key):
+        return 1000.0 if key == cv2.CAP_PROP_FPS else 0.0
+
+    def read(self):
+        if not self.left:
+            raise KeyboardInterrupt
+        return (True, np.full((48, 64, 3), 90, np.uint8)) if self.left.pop(0) else (False, None)
+
+    def release(self):
+        pass
 
 
 @pytest.fixture
@@ -37,6 +70,7 @@ def demo(monkeypatch):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     monkeypatch.setattr(module, "VideoPredictor", FakePredictor)
+    monkeypatch.setattr(FakePredictor, "lookaheads", [])
     return module
 
 
@@ -58,7 +92,8 @@ def arguments(tmp_path):
 
 def call(demo, monkeypatch, arguments, *more):
     *options, (_, weights) = arguments.items()
-    words = [word for pair in options for word in pair] + list(more) + ["--opts", "MODEL.WEIGHTS", weights]
+    words = [word for option, value in options for word in (option, *([value] if isinstance(value, str) else value))]
+    words += [*more, "--opts", "MODEL.WEIGHTS", weights]
     monkeypatch.setattr(sys, "argv", ["demo.py", *words])
     run(demo.main)
 
@@ -80,6 +115,115 @@ def test_the_threshold_decides_what_is_kept(demo, monkeypatch, arguments, tmp_pa
     call(demo, monkeypatch, arguments, "--json", str(tmp_path / "out.json"), "--confidence-threshold", "0.2")
     frames = json.loads((tmp_path / "out.json").read_text())["frames"]
     assert [len(frame["detections"]) for frame in frames] == [2, 2, 2]
+
+
+def test_every_format_of_text_tells_the_same(demo, monkeypatch, arguments, tmp_path):
+    monkeypatch.setattr(FakePredictor, "has_tracks", True)
+    del arguments["--output"]
+    for kind in ("json", "jsonl", "mot", "coco"):
+        arguments = {f"--{kind}": str(tmp_path / f"out.{kind}")} | arguments
+    call(demo, monkeypatch, arguments)
+    frames = json.loads((tmp_path / "out.json").read_text())["frames"]
+    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert lines == frames and frames[1]["detections"][0]["track"] == 7
+    assert (tmp_path / "out.mot").read_text().splitlines() == [
+        f"{i + 1},7,{i}.00,0.00,20.00,20.00,0.750000,2,-1,-1" for i in range(3)
+    ]
+    assert json.loads((tmp_path / "out.coco").read_text()) == [
+        {"image_id": i, "category_id": 1, "bbox": [i, 0, 20, 20], "score": 0.75, "track_id": 7} for i in range(3)
+    ]
+
+
+def test_several_videos_and_folders_have_files_of_their_own(demo, monkeypatch, arguments, tmp_path):
+    (tmp_path / "images").mkdir()
+    for index in range(2):
+        cv2.imwrite(str(tmp_path / "images" / f"{index}.png"), np.zeros((32, 40, 3), np.uint8))
+    arguments["--video-input"] = [arguments["--video-input"], str(tmp_path / "images")]
+    arguments["--output"] = str(tmp_path / "drawn" / "{name}.mp4")
+    call(demo, monkeypatch, arguments, "--jsonl", str(tmp_path / "text" / "{name}.jsonl"))
+    assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == ["images.mp4", "in.mp4"]
+    assert [len(list(VideoReader(tmp_path / "drawn" / f"{name}.mp4"))) for name in ("in", "images")] == [3, 2]
+    assert len((tmp_path / "text" / "images.jsonl").read_text().splitlines()) == 2
+    assert FakePredictor.lookaheads == [None]
+
+
+def test_two_detectors_are_drawn_side_by_side_under_their_titles(demo, monkeypatch, arguments, tmp_path):
+    (tmp_path / "single.yaml").write_text("VERSION: 2\n")
+    compare = ("--compare", str(tmp_path / "single.yaml"), arguments["--opts"])
+    call(demo, monkeypatch, arguments, *compare, "--lookahead", "0", "--json", str(tmp_path / "out.json"))
+    drawn = VideoReader(arguments["--output"])
+    assert drawn.size == (128, 48 + 16) and len(list(drawn)) == 3
+    assert len(json.loads((tmp_path / "out.json").read_text())["frames"]) == 3
+    assert FakePredictor.lookaheads == [0, None]
+
+
+def test_a_camera_is_watched_until_it_is_interrupted(demo, monkeypatch, arguments, tmp_path, capsys):
+    """The frame that was lost has a number, and the files are whole."""
+    monkeypatch.setattr(cv2, "VideoCapture", FakeCapture)
+    del arguments["--video-input"]
+    with pytest.raises(SystemExit) as stop:
+        call(demo, monkeypatch, arguments, "--webcam", "0", "--jsonl", str(tmp_path / "out.jsonl"))
+    assert stop.value.code == 130 and "interrupted" in capsys.readouterr().err
+    assert len(list(VideoReader(arguments["--output"]))) == 3
+    assert [json.loads(line)["index"] for line in (tmp_path / "out.jsonl").read_text().splitlines()] == [0, 1, 3]
+
+
+def test_a_camera_that_gives_no_picture_is_a_mistake(demo, monkeypatch, arguments, capsys):
+    monkeypatch.setattr(cv2, "VideoCapture", FakeCapture)
+    monkeypatch.setattr(FakeCapture, "script", [False])
+    del arguments["--video-input"]
+    with pytest.raises(SystemExit) as stop:
+        call(demo, monkeypatch, arguments, "--webcam", "0")
+    assert stop.value.code == 2 and "camera 0 gives no picture" in capsys.readouterr().err
+
+
+def test_an_interrupted_video_leaves_a_playable_file_and_complete_text(demo, monkeypatch, arguments, tmp_path):
+    stream = FakePredictor.stream
+
+    def interrupted(self, frames):
+        yield from itertools.islice(stream(self, frames), 2)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(FakePredictor, "stream", interrupted)
+    words = [word for kind in ("json", "jsonl", "mot", "coco") for word in (f"--{kind}", str(tmp_path / f"out.{kind}"))]
+    with pytest.raises(SystemExit) as stop:
+        call(demo, monkeypatch, arguments, *words)
+    assert stop.value.code == 130
+    assert len(list(VideoReader(tmp_path / "out.partial.mp4"))) == 2
+    assert [frame["index"] for frame in json.loads((tmp_path / "out.json").read_text())["frames"]] == [0, 1]
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 2
+    assert len((tmp_path / "out.mot").read_text().splitlines()) == 2
+    assert len(json.loads((tmp_path / "out.coco").read_text())) == 2
+
+
+def test_the_bar_tells_the_rate_and_the_time_left(demo, monkeypatch, arguments, capsys):
+    call(demo, monkeypatch, arguments)
+    assert re.search(r"3/3 \[.*<.*frame/s\]", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--video-input", "a.mp4"], "nothing to write"),
+        (["--video-input", "a.mp4", "--json", "a.json", "--compare", "b.yaml", "b.pth"], "--compare"),
+        (["--video-input", "a.mp4", "--webcam", "0", "--output", "a.mp4"], "not allowed with"),
+        (["--output", "a.mp4"], "--video-input --webcam"),
+    ],
+)
+def test_options_that_do_not_fit_together_are_refused(demo, capsys, words, message):
+    with pytest.raises(SystemExit) as stop:
+        demo.parse_args(["--config-file", "c.yaml", *words])
+    assert stop.value.code == 2 and message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("second", "message"), [("other/in.mp4", "same name"), ("other.mp4", "put {name} into it")])
+def test_inputs_that_would_be_written_over_each_other_are_refused(
+    demo, monkeypatch, arguments, capsys, second, message
+):
+    arguments["--video-input"] = [arguments["--video-input"], second]
+    with pytest.raises(SystemExit) as stop:
+        call(demo, monkeypatch, arguments)
+    assert stop.value.code == 2 and message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -69,5 +69,13 @@ def test_colours_are_stable_and_differ_between_thirty_classes():
     assert len({class_color(label) for label in range(30)}) == 30
 
 
+def test_a_track_is_named_beside_its_class_and_minus_one_is_none():
+    box = [(40, 50, 100, 110, 0.9, 0)]
+    plain, none, tracked = instances(box), instances(box), instances(box)
+    none.track_ids, tracked.track_ids = torch.tensor([-1]), torch.tensor([12])
+    assert (draw_instances(blank(), none) == draw_instances(blank(), plain)).all()
+    assert (draw_instances(blank(), tracked) != draw_instances(blank(), plain)).any()
+
+
 def test_a_class_without_a_name_is_called_by_its_number():
     assert [class_name(0, ["cat"]), class_name(3, ["cat"]), class_name(0, [])] == ["cat", "class 3", "class 0"]

@@ -45,7 +45,9 @@ class Camera:
         is_read, self._first = self._capture.read()
         if not is_read:
             self._capture.release()
-            raise VideoError(f"camera {source!r} gives no picture: expected the number of a camera from 0, or its address")
+            raise VideoError(
+                f"camera {source!r} gives no picture: expected the number of a camera from 0, or its address"
+            )
         self.size = (self._first.shape[1], self._first.shape[0])
 
     def __enter__(self) -> "Camera":

@@ -84,7 +84,7 @@ class RegisteredDataset(CheckFormat):
                         Finding(
                             ERROR,
                             "duplicate_line",
-                            record["file_name"],
+                            _file(record),
                             f"image_id {record['image_id']!r} twice",
                             "each image once",
                             frame=record["frame_index"],
@@ -116,8 +116,8 @@ class RegisteredDataset(CheckFormat):
             objects.append(CheckedObject(name, tuple(box), annotation.get("track_id")))
         return CheckedFrame(
             record["frame_index"],
-            record["file_name"],
-            record["file_name"],
+            _file(record),
+            _file(record),
             objects,
             (record["height"], record["width"]),
             record["image_id"],
@@ -126,3 +126,8 @@ class RegisteredDataset(CheckFormat):
     def write_list(self, path: str | os.PathLike, bad: Collection[Hashable]) -> int:
         """A JSON list of image ids."""
         return write_ids(path, self._ids, bad, self._source)
+
+
+def _file(record: dict) -> str:
+    """What a dataset dict takes its pixels from: an image or a video."""
+    return record.get("file_name") or record["video_file"]

@@ -114,9 +114,10 @@ class JsonLinesFile(DetectionFile):
 
 
 class MotFile(DetectionFile):
-    """MOTChallenge text: frame (from 1), track (-1 where unknown), left, top, width, height, score, class (from 1), -1, -1.
+    """MOTChallenge text: frame, track, left, top, width, height, score, class, -1, -1.
 
-    With one class it is what the benchmark's tools take; others ignore the class.
+    Frames and classes count from 1; a track is -1 where it is unknown. With one class it is what the benchmark's tools
+    take, which know no others.
     """
 
     def __init__(self, path: str | os.PathLike, video: VideoFacts) -> None:
@@ -177,7 +178,11 @@ def as_record(index: int, detections: list[dict], class_names: Sequence[str]) ->
     return {
         "index": index,
         "detections": [
-            {"box": one["box"], "class": class_name(one["label"], class_names), **{k: one[k] for k in one if k != "box"}}
+            {
+                "box": one["box"],
+                "class": class_name(one["label"], class_names),
+                **{k: one[k] for k in one if k != "box"},
+            }
             for one in detections
         ],
     }

@@ -22,8 +22,8 @@ from vod2.d2 import (
 from vod2.data import build_video_test_loader, build_video_train_loader
 from vod2.engine.optimizer import build_video_optimizer
 from vod2.errors import UserError
-from vod2.evaluation import StreamingModel, UAVDTEvaluator, VIDEvaluator
-from vod2.modeling import VideoRCNN
+from vod2.evaluation import LinkingEvaluator, StreamingModel, UAVDTEvaluator, VIDEvaluator
+from vod2.modeling import VideoRCNN, build_box_linker
 from vod2.temporal import build_support_schedule
 
 
@@ -78,6 +78,7 @@ class VideoTrainer(DefaultTrainer):
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators=None) -> dict:
         """Detectron2's `test`; a `VideoRCNN` streams, with a memory of its own, other detectors get every frame alone.
+        MODEL.VIDEO.LINKER links the detections of each video before the evaluators see them.
 
         The metrics of each dataset are also written to OUTPUT_DIR/inference/<dataset>/results.json.
         """
@@ -89,6 +90,11 @@ class VideoTrainer(DefaultTrainer):
             cfg = cfg.clone()
             cfg.defrost()
             cfg.VIDEO.TEST_SCHEDULE.NAME = "NoWindow"
+        if linker := build_box_linker(cfg):
+            if evaluators is None:
+                evaluators = [cls.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
+            given = evaluators if isinstance(evaluators, Sequence) else [evaluators]
+            evaluators = [LinkingEvaluator(linker, evaluator) for evaluator in given]
         results = super().test(cfg, model, evaluators)
         if comm.is_main_process():
             for name in cfg.DATASETS.TEST:

@@ -1,5 +1,6 @@
 """Evaluators of detections in video."""
 
+from vod2.evaluation.linking import LinkingEvaluator
 from vod2.evaluation.loop import StreamingModel
 from vod2.evaluation.matching import (
     PROTOCOLS,
@@ -22,6 +23,7 @@ __all__ = [
     "Curve",
     "Detections",
     "GroundTruth",
+    "LinkingEvaluator",
     "MatchingProtocol",
     "StreamingModel",
     "TrackIndex",

@@ -8,7 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+import torch
 from torch import Tensor
+
+from vod2.structures import TemporalContext
 
 Value = TypeVar("Value")
 
@@ -21,11 +24,14 @@ class Aggregated(Generic[Value]):
         value: {level: (1, C, H, W)} of a pixel aggregator, (N, D) of a proposal aggregator.
         losses: {name: scalar} to be added in training.
         carry: {name: tensor} to be found in the context of the next frame of the stream.
+        relations: (N, M) of a proposal aggregator that was asked to keep them: how much each proposal of the key frame
+            takes from each of the context's support proposals, `context.proposals(SUPPORT_TOPK)`.
     """
 
     value: Value
     losses: dict[str, Tensor] = field(default_factory=dict)
     carry: dict[str, Tensor] = field(default_factory=dict)
+    relations: Tensor | None = None
 
 
 def mean_losses(results: Sequence[Aggregated]) -> dict[str, Tensor]:
@@ -46,3 +52,22 @@ def merged(parts: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
             raise ValueError(f"two levels of aggregation carry {sorted(shared)}: give them different names")
         joined.update(part)
     return joined
+
+
+def next_relations(relations: Tensor, context: TemporalContext, t: int, topk: int) -> Tensor:
+    """The relations of frame t's proposals to those of frame t + 1.
+
+    Args:
+        relations: (N, M) to `context.proposals(topk)`.
+        topk: K.
+
+    Returns:
+        (N, K): column k belongs to row k of the proposals of frame t + 1. It is 0 where that frame has fewer, or is not
+        in the context; where the frame stands in the context more than once, its weights add up.
+    """
+    table = relations.new_zeros(len(relations), topk)
+    if (support := context.proposals(topk)) is None:
+        return table
+    framed = [frame for frame in context.frames if frame.proposals is not None]
+    following = torch.tensor([frame.index == t + 1 for frame in framed], device=relations.device)[support.frame]
+    return table.index_add(1, support.rank()[following], relations[:, following])

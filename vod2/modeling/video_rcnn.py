@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vod2.d2 import META_ARCH_REGISTRY, CfgNode, GeneralizedRCNN, Instances, configurable, detector_postprocess
 from vod2.errors import UserError
-from vod2.modeling.aggregation import Aggregated, mean_losses, merged
+from vod2.modeling.aggregation import Aggregated, mean_losses, merged, next_relations
 from vod2.modeling.backbone import resume
 from vod2.modeling.pixel import PixelAggregator, build_pixel_aggregator
 from vod2.modeling.roi_heads import VideoROIHeads, as_proposal_set
@@ -86,7 +86,8 @@ class VideoRCNN(GeneralizedRCNN):
         """One frame of a stream: encode what is new in `clip`, detect in its key frame from memory.
 
         `clip` needs no image where the memory already holds the key frame. The memory must have been started with
-        the clip's video. Returns {"instances": Instances} in original pixels.
+        the clip's video. Returns {"instances": Instances} in original pixels; where the aggregator keeps relations they
+        have `next_relation` (n, K), see `next_relations`.
 
         Raises:
             RuntimeError: if the model is in training mode.
@@ -125,7 +126,11 @@ class VideoRCNN(GeneralizedRCNN):
             keys, _ = self.propose(keys)
         found = self.roi_heads.detect(keys, [context])
         memory.carry(merged(one.carry for one in (*enhanced, *found.aggregated)))
-        return {"instances": self._finish(found.instances[0], clip)}
+        instances, relations = found.instances[0], found.aggregated[0].relations
+        if relations is not None:
+            table = next_relations(relations, context, clip["frame_index"], self.roi_heads.support_topk)
+            instances.next_relation = table[instances.proposal_index]
+        return {"instances": self._finish(instances, clip)}
 
     def encode(self, inputs: Sequence[dict]) -> list[Frame]:
         """Images (3, H, W) of any clips -> frames with feature maps, in one call of the backbone."""

@@ -1,7 +1,18 @@
 """Pictures, videos and pages of detections."""
 
+from vod2.visualization.compare import side_by_side, side_by_side_size
 from vod2.visualization.draw import class_color, class_name, draw_instances
 from vod2.visualization.report import write_report
+from vod2.visualization.trails import Trails
 from vod2.visualization.video_writer import VideoWriter
 
-__all__ = ["VideoWriter", "class_color", "class_name", "draw_instances", "write_report"]
+__all__ = [
+    "Trails",
+    "VideoWriter",
+    "class_color",
+    "class_name",
+    "draw_instances",
+    "side_by_side",
+    "side_by_side_size",
+    "write_report",
+]

@@ -33,11 +33,12 @@ def class_color(label: int) -> tuple[int, int, int]:
 def draw_instances(
     image: np.ndarray, instances: Instances, class_names: Sequence[str] = (), threshold: float = 0.5
 ) -> np.ndarray:
-    """Draw boxes with labels such as "fox .87"; lines and letters grow with the image.
+    """Draw boxes with labels such as "fox .87", or "fox .87 #3" of track 3; lines and letters grow with the image.
 
     Args:
         image: (H, W, 3) uint8 BGR; it is left as it is.
-        instances: pred_boxes (xyxy pixels of `image`), scores and pred_classes, on the CPU.
+        instances: pred_boxes (xyxy pixels of `image`), scores, pred_classes, and track_ids if they are known (-1 is no
+            track), on the CPU.
         class_names: names by label.
         threshold: detections of a lower score are not drawn.
 
@@ -50,9 +51,11 @@ def draw_instances(
         instances.scores.numpy(),
         instances.pred_classes.numpy(),
     )
+    tracks = instances.track_ids.tolist() if instances.has("track_ids") else [-1] * len(instances)
     for i in np.argsort(scores, kind="stable"):  # the surest comes last and lies on top
         if scores[i] >= threshold:
             text = f"{class_name(labels[i], class_names)} {f'{scores[i]:.2f}'.lstrip('0')}"
+            text += f" #{tracks[i]}" if tracks[i] >= 0 else ""
             _draw_box(canvas, boxes[i], text, class_color(labels[i]))
     return canvas
 

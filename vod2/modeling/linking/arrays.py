@@ -19,13 +19,15 @@ def corners(boxes: np.ndarray) -> np.ndarray:
 
 def iou(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Intersection over union of `corners` (5, ...) that broadcast against each other, 0 where both are empty."""
-    size = np.minimum(boxes[2:4], others[2:4])
-    size -= np.maximum(boxes[:2], others[:2])
-    np.maximum(size, 0, out=size)
-    shared = size[0]
-    shared *= size[1]
-    union = boxes[4] + others[4]
-    union -= shared
+    left, top, right, bottom, area = boxes
+    other_left, other_top, other_right, other_bottom, other_area = others
+    shared = np.minimum(right, other_right)
+    shared -= np.maximum(left, other_left)
+    np.maximum(shared, 0, out=shared)
+    height = np.minimum(bottom, other_bottom)
+    height -= np.maximum(top, other_top)
+    shared *= np.maximum(height, 0, out=height)
+    union = np.subtract(area + other_area, shared, out=height)
     np.maximum(union, np.finfo(union.dtype).tiny, out=union)
     return np.divide(shared, union, out=union)
 
