@@ -19,6 +19,7 @@ import torch
 from tabulate import tabulate
 
 from vod2.d2 import Boxes, BoxMode, DatasetCatalog, Instances, MetadataCatalog
+from vod2.engine import VideoPredictor, load_config
 from vod2.evaluation import VIDEvaluator, index_tracks
 from vod2.evaluation.motion import motion_iou, speed_groups
 from vod2.ops import compiled_device_types, relation_geometry_bias, relation_geometry_bias_reference
@@ -189,6 +190,27 @@ def evaluation_of_vid(device: torch.device) -> list[Comparison]:
     """Collecting and evaluating 176,126 frames of 300 detections; minutes, so run it with --repeats 1."""
     records = moving_objects(176126)
     return [Comparison("collect and evaluate", None, lambda: fill_evaluator(records).evaluate())]
+
+
+STREAM_FRAMES, STREAM_SIZE = 20_000, (64, 96)
+
+
+@benchmark
+def long_stream(device: torch.device) -> list[Comparison]:
+    """Resident memory of one stream of 20,000 frames, printed while it runs; minutes, and no row in the table."""
+    config = Path(__file__).parents[1] / "configs" / "quick" / "RDN.yaml"
+    sizes = ["INPUT.MIN_SIZE_TEST", str(STREAM_SIZE[0]), "INPUT.MAX_SIZE_TEST", str(STREAM_SIZE[1])]
+    window = ["VIDEO.TEST_SCHEDULE.RADIUS", "3"]
+    cfg = load_config(str(config), [*sizes, *window, "MODEL.WEIGHTS", "", "MODEL.DEVICE", str(device)])
+    stream = VideoPredictor(cfg).open()
+    frames = np.random.default_rng(0).integers(0, 256, (64, *STREAM_SIZE, 3), dtype=np.uint8)
+    start = time.perf_counter()
+    for index in range(STREAM_FRAMES):
+        stream.step(frames[index % len(frames)])
+        if (index + 1) % 2000 == 0:
+            rate = (index + 1) / (time.perf_counter() - start)
+            print(f"frame {index + 1}: {resident_megabytes('VmRSS'):.1f} MB resident, {rate:.0f} frames/s", flush=True)
+    return []
 
 
 def median_seconds(run: Callable[[], object], device: torch.device, repeats: int) -> float:

@@ -14,23 +14,40 @@ out.partial.mp4. That of a camera, which has no other end, has its proper name.
 
 import argparse
 import itertools
-from collections.abc import Iterator, Sequence
+import re
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 from tqdm import tqdm
 
+from vod2.atomic import replacing
 from vod2.checkpoint import require_weights
 from vod2.d2 import CfgNode, Instances, MetadataCatalog
 from vod2.data.camera import Camera
 from vod2.data.reader import VideoReader
 from vod2.engine import VideoPredictor, cli, load_config
 from vod2.engine.outputs import FORMATS, DetectionFile, VideoFacts
-from vod2.engine.streams import DetectedFrame
+from vod2.engine.relations import RelationWatch, detection_at
+from vod2.engine.streams import DetectedFrame, link_stream
 from vod2.errors import UserError
-from vod2.visualization import Trails, VideoWriter, draw_instances, side_by_side, side_by_side_size
+from vod2.modeling import OnlineLinker, SeqNMS, build_box_linker
+from vod2.visualization import (
+    ReportWriter,
+    Trails,
+    VideoWriter,
+    class_name,
+    draw_instances,
+    draw_relations,
+    side_by_side,
+    side_by_side_size,
+)
+
+OUTPUTS = ("output", "report", *FORMATS)
 
 
 def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -47,19 +64,45 @@ def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--jsonl", metavar="FILE", help="as JSON lines, each as soon as its frame is finished")
     parser.add_argument("--mot", metavar="FILE", help="as MOTChallenge text")
     parser.add_argument("--coco", metavar="FILE", help="as COCO results")
+    parser.add_argument("--report", metavar="FILE", help="a page with the video and scores over time, such as out.html")
     parser.add_argument("--confidence-threshold", type=float, default=0.5, metavar="S", help="least score (default .5)")
     parser.add_argument(
         "--lookahead", type=int, metavar="N", help="frames to wait for: 0 is live (default: the model's)"
     )
+    parser.add_argument(
+        "--link",
+        type=int,
+        metavar="W",
+        help="link what is kept to tracks, W frames at a time, by MODEL.VIDEO.LINKER (SeqNMS if that names none)",
+    )
     parser.add_argument("--trail", type=int, default=30, metavar="N", help="frames of a track's trail (default 30)")
     parser.add_argument("--compare", nargs=2, metavar=("CONFIG", "WEIGHTS"), help="draw another detector on the left")
+    parser.add_argument(
+        "--show-relations",
+        type=_frame_and_point,
+        metavar="FRAME:X,Y",
+        help="also draw, for the detection there, the support boxes that it took most from: out.relations.png",
+    )
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="configuration keys")
     args = parser.parse_args(words)
-    if not any(getattr(args, kind) for kind in ("output", *FORMATS)):
-        parser.error(f"nothing to write: give at least one of --output, {', '.join(f'--{kind}' for kind in FORMATS)}")
-    if args.compare and not args.output:
-        parser.error("--compare draws: it needs --output")
+    if not any(getattr(args, kind) for kind in OUTPUTS):
+        parser.error(f"nothing to write: give at least one of {', '.join(f'--{kind}' for kind in OUTPUTS)}")
+    if args.compare and not (args.output or args.report):
+        parser.error("--compare draws: it needs --output or --report")
+    if args.show_relations and not args.output:
+        parser.error("--show-relations draws: it needs --output")
+    if args.link is not None and args.link < 2:
+        parser.error(f"--link {args.link}: expected at least 2 frames")
+    if args.show_relations and len(args.video_input or []) != 1:
+        parser.error("--show-relations is for a frame of one video: give it with one --video-input")
     return args
+
+
+def _frame_and_point(text: str) -> tuple[int, float, float]:
+    match = re.fullmatch(r"([0-9]+):([0-9.]+),([0-9.]+)", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected FRAME:X,Y, a frame from 0 and a pixel, such as 120:64,48")
+    return int(match[1]), float(match[2]), float(match[3])
 
 
 class Detector(NamedTuple):
@@ -78,6 +121,10 @@ class Detector(NamedTuple):
         """{label: id in the dataset's annotation file}."""
         return {label: known for known, label in self._metadata("thing_dataset_id_to_contiguous_id", {}).items()}
 
+    def linker(self, window: int) -> OnlineLinker:
+        """What gives the boxes of one stream their tracks."""
+        return OnlineLinker(build_box_linker(self.cfg) or SeqNMS(), window)
+
     def _metadata(self, key: str, default: object) -> object:
         return (
             getattr(MetadataCatalog.get(self.cfg.DATASETS.TEST[0]), key, default) if self.cfg.DATASETS.TEST else default
@@ -90,11 +137,14 @@ class Job(NamedTuple):
     source: VideoReader | Camera
     files: list[DetectionFile]
     writer: VideoWriter | None
+    report: ReportWriter | None
 
 
 def detectors_of(args: argparse.Namespace) -> list[Detector]:
     """The detector, and the one to compare it with."""
     found = [Detector(load_config(args.config_file, args.opts), Path(args.config_file).stem)]
+    if args.show_relations:
+        found[0].cfg.MODEL.VIDEO.KEEP_RELATIONS = True
     if args.compare:
         config, weights = args.compare
         found.append(Detector(load_config(config, ["MODEL.WEIGHTS", weights]), Path(config).stem))
@@ -111,7 +161,7 @@ def jobs_of(args: argparse.Namespace, detectors: Sequence[Detector]) -> list[Job
     names = ["camera" if args.webcam else Path(path).resolve().stem for path in inputs]
     if len(set(names)) < len(names):
         raise UserError(f"two inputs of --video-input have the same name ({', '.join(sorted(names))}): run them apart")
-    patterns = {kind: getattr(args, kind) for kind in ("output", *FORMATS) if getattr(args, kind)}
+    patterns = {kind: getattr(args, kind) for kind in OUTPUTS if getattr(args, kind)}
     for kind, pattern in patterns.items():
         if len(inputs) > 1 and "{name}" not in pattern:
             raise UserError(f"--{kind} {pattern} is one file for {len(inputs)} inputs: put {{name}} into it")
@@ -125,7 +175,11 @@ def jobs_of(args: argparse.Namespace, detectors: Sequence[Detector]) -> list[Job
         if "output" in paths:
             size = side_by_side_size(source.size, len(detectors)) if len(detectors) > 1 else source.size
             writer = VideoWriter(paths["output"], source.fps, size)
-        jobs.append(Job(source, files, writer))
+        report = None
+        if "report" in paths:
+            classes, threshold = detectors[0].class_names, args.confidence_threshold
+            report = ReportWriter(paths["report"], source.fps, classes, threshold, title=Path(path).name)
+        jobs.append(Job(source, files, writer, report))
     return jobs
 
 
@@ -138,30 +192,71 @@ def run(
 ) -> None:
     """Detect in one video and write its files."""
     trails = [Trails(args.trail) for _ in detectors]
-    interrupted = False
+    watch = RelationWatch(predictors[0], args.show_relations[0]) if args.show_relations else None
+    interrupted, following = False, 0
     with ExitStack() as stack:
-        for file in (*job.files, *([job.writer] if job.writer else [])):
+        if isinstance(job.source, Camera):
+            stack.enter_context(job.source)
+        for file in filter(None, (*job.files, job.writer, job.report)):
             stack.enter_context(file)
         try:
-            for found in detected(job, predictors):
-                kept = [at_least(one.output["instances"].to("cpu"), args.confidence_threshold) for one in found]
+            for found in detected(job, args, detectors, predictors, watch):
+                everything = [one.output["instances"].to("cpu") for one in found]
+                kept = [at_least(instances, args.confidence_threshold) for instances in everything]
                 for file in job.files:
                     file.write(found[0].index, kept[0])
+                if watch and watch.is_done and found[0].index == watch.frame:
+                    show_relations(watch, found[0].image, kept[0], args, detectors[0].class_names)
                 if job.writer:
                     job.writer.write(drawn(found[0].image, kept, detectors, trails))
+                if job.report:
+                    job.report.write(found[0].image, *everything, after_gap=found[0].index > following)
+                following = found[0].index + 1
+            if job.report:
+                job.report.note = complaint(job.source)
         except KeyboardInterrupt:
             if not isinstance(job.source, Camera):
                 raise
             interrupted = True  # a camera has no other end: what there is, is the whole
     if interrupted:
         raise KeyboardInterrupt
+    if watch and not watch.is_done:
+        print(f"--show-relations: there is no frame {watch.frame}, or it looks at no others", file=sys.stderr)
+    if complaint(job.source):
+        print(complaint(job.source), file=sys.stderr)
 
 
-def detected(job: Job, predictors: Sequence[VideoPredictor]) -> Iterator[tuple[DetectedFrame, ...]]:
+def complaint(source: VideoReader | Camera) -> str:
+    """What was wrong with a video that was read to its end, "" if nothing."""
+    status = None if isinstance(source, Camera) else source.status
+    return "" if status is None or status.state == "ok" else f"{status.state}: {status.reason}"
+
+
+def detected(
+    job: Job,
+    args: argparse.Namespace,
+    detectors: Sequence[Detector],
+    predictors: Sequence[VideoPredictor],
+    watch: RelationWatch | None,
+) -> Iterator[tuple[DetectedFrame, ...]]:
     """The frames of a video, each as all predictors have finished it; one that looks ahead holds up the others."""
-    copies = itertools.tee(job.source, len(predictors))
+    frames = job.source if isinstance(job.source, Camera) else job.source.with_gaps()
+    copies = list(itertools.tee(frames, len(predictors)))
+    if watch:
+        copies[0] = watch.frames(copies[0])
     streams = [predictor.stream(frames) for predictor, frames in zip(predictors, copies, strict=True)]
+    if args.link is not None:
+        streams = [
+            link_stream(sure(one, args.confidence_threshold), detector.linker(args.link))
+            for one, detector in zip(streams, detectors, strict=True)
+        ]
     return tqdm(zip(*streams, strict=True), total=job.source.frame_count_hint, unit="frame")
+
+
+def sure(frames: Iterable[DetectedFrame], threshold: float) -> Iterator[DetectedFrame]:
+    """The frames with the detections whose score is at least `threshold`."""
+    for one in frames:
+        yield one._replace(output={"instances": at_least(one.output["instances"], threshold)})
 
 
 def at_least(instances: Instances, threshold: float) -> Instances:
@@ -179,6 +274,25 @@ def drawn(
     if len(pictures) == 1:
         return pictures[0]
     return side_by_side(pictures[::-1], [detector.title for detector in detectors][::-1])
+
+
+def show_relations(
+    watch: RelationWatch, image: np.ndarray, found: Instances, args: argparse.Namespace, class_names: Sequence[str]
+) -> None:
+    """Write the picture of --show-relations beside the video."""
+    _, x, y = args.show_relations  # pixels
+    row = detection_at(found, x, y)
+    if row is None:
+        tqdm.write(f"no detection in frame {watch.frame} holds the point {x:g},{y:g}: there are no relations to show")
+        return
+    supports = [
+        (one.image, one.box, f"frame {one.index}: {one.weight:.1%}")
+        for one in watch.supports(int(found.proposal_index[row]))
+    ]
+    title = f"frame {watch.frame}: {class_name(int(found.pred_classes[row]), class_names)} {found.scores[row]:.2f}"
+    picture = draw_relations(image, found.pred_boxes.tensor[row].tolist(), supports, title)
+    with replacing(Path(args.output).with_suffix(".relations.png")) as temporary:
+        cv2.imwrite(str(temporary), picture)
 
 
 def main() -> None:

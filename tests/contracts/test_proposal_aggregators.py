@@ -71,6 +71,7 @@ CASES = {
             "basic": {"MODEL.RDN.ADVANCED": False},
             "three": {"MODEL.RDN.NUM_BASIC": 3},
             "none": {"MODEL.RDN.NUM_BASIC": 0},
+            "relations": {"MODEL.VIDEO.KEEP_RELATIONS": True},
         },
         no_gradient=("key.bias",),  # adds the same to all logits of a query: the softmax does not see it
     ),

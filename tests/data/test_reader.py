@@ -103,19 +103,6 @@ def test_a_file_that_was_cut_off_is_named(clip):
         VideoReader(clip)
 
 
-def test_a_frame_that_cannot_be_decoded_is_named(tmp_path):
-    rng = np.random.default_rng(0)
-    path = write_video(tmp_path / "noise.mp4", [rng.integers(0, 256, (48, 64, 3)).astype(np.uint8) for _ in range(20)])
-    data = bytearray(path.read_bytes())
-    start = data.index(b"mdat")
-    size = int.from_bytes(data[start - 4 : start], "big")
-    data[start + size // 2 : start + size - 4] = b"\xff" * (size - 4 - size // 2)
-    path.write_bytes(data)
-    reader = VideoReader(path)
-    with pytest.raises(VideoError, match=r"frame \d+ of .*noise.mp4.* damaged"):
-        list(reader)
-
-
 def test_a_file_with_sound_only_is_refused(tmp_path):
     path = tmp_path / "beep.wav"
     path.write_bytes(wav(np.zeros(800, np.int16)))
@@ -129,11 +116,8 @@ def wav(samples, rate=8000):
     return header + struct.pack("<4sI", b"data", len(data)) + data
 
 
-def test_a_damaged_image_or_one_of_another_size_is_named(tmp_path):
+def test_an_image_of_another_size_is_named(tmp_path):
     cv2.imwrite(str(tmp_path / "0.png"), gray(10))
-    (tmp_path / "1.png").write_bytes(b"broken")
-    with pytest.raises(VideoError, match="1.png.* damaged"):
-        list(VideoReader(tmp_path))
     cv2.imwrite(str(tmp_path / "1.png"), gray(10, (32, 48)))
     with pytest.raises(VideoError, match="frame 1 of .* is 32x48 pixels, but the first one is 64x48"):
         list(VideoReader(tmp_path))

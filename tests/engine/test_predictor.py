@@ -166,9 +166,13 @@ def test_a_file_of_the_configuration_and_weights_will_do(tmp_path):
         assert value.equal(source.model.state_dict()[name])
 
 
-def test_a_lost_frame_has_a_number_and_no_detections():
-    found = list(make_predictor().stream([*make_frames(2), None, *make_frames(1)]))
-    assert [one.index for one in found] == [0, 1, 3]
+def test_a_lost_frame_has_a_number_and_no_frame_looks_across_it():
+    predictor, frames = make_predictor(), make_frames(5)
+    found = list(predictor.stream([*frames[:2], None, *frames[2:]]))
+    apart = [one for part in (frames[:2], frames[2:]) for one in predictor.stream(part)]
+    assert [one.index for one in found] == [0, 1, 3, 4, 5]
+    for one, wanted in zip(found, apart, strict=True):
+        assert_same_detections(one.output["instances"], wanted.output["instances"])
 
 
 def test_weights_are_read_from_the_configuration(tmp_path):

@@ -14,7 +14,8 @@ from vod2.d2 import Instances
 from vod2.data import build_video_test_loader
 from vod2.data.datasets import register_imagenet_vid
 from vod2.data.synthetic import SYNTHETIC_CLASSES, SyntheticConfig, write_synthetic
-from vod2.engine.streams import DetectedFrame
+from vod2.engine.streams import DetectedFrame, link_stream
+from vod2.modeling import OnlineLinker, TubeletLinking
 from vod2.temporal import build_support_schedule
 
 KEYS = {
@@ -176,6 +177,19 @@ def test_streams_are_given_once_and_to_their_own_predictor(predictor):
         predictor.step_many([(stream, frame), (stream, frame)])
     with pytest.raises(ValueError, match="'door' was opened by another predictor"):
         VideoPredictor(tiny_cfg(KEYS)).step_many([(stream, frame)])
+
+
+@pytest.mark.parametrize("length", [0, 3, 11])
+def test_a_stream_is_linked_while_it_runs(predictor, length):
+    """Every frame comes out once, with its own image, and with the boxes that linking leaves as they are."""
+    frames = make_frames(length)
+    plain = all_of(predictor, frames)
+    linked = list(link_stream(plain, OnlineLinker(TubeletLinking(), window=4)))
+    assert [one.index for one in linked] == list(range(length))
+    for one, before in zip(linked, plain, strict=True):
+        assert one.image is before.image
+        found = one.output["instances"]
+        assert len(found) == len(before.output["instances"]) and found.track_ids.shape == (len(found),)
 
 
 @pytest.fixture(scope="module")

@@ -208,3 +208,32 @@ def test_a_lookahead_of_minus_one_in_the_configuration_means_the_radius():
 def test_an_unknown_schedule_is_named_in_the_error():
     with pytest.raises(UserError, match="Yesterday.*SlidingWindow"):
         build_support_schedule(tiny_cfg({"VIDEO.TEST_SCHEDULE.NAME": "Yesterday"}))
+
+
+class TestWithLookahead:
+    @pytest.mark.parametrize("edge", ["clip", "repeat"])
+    def test_a_sliding_window_has_any_up_to_its_radius(self, edge):
+        schedule = SlidingWindow(3, edge=edge)
+        for frames in range(4):
+            changed = schedule.with_lookahead(frames)
+            assert (changed.lookahead, changed.radius, changed.edge) == (frames, 3, edge)
+        assert schedule.lookahead == 3
+        for frames in (-1, 4):
+            with pytest.raises(ValueError, match=f"0 .causal. to 3 frames, got {frames}"):
+                schedule.with_lookahead(frames)
+
+    @pytest.mark.parametrize("schedule", [NoWindow(), Keyframes(3)])
+    def test_causal_schedules_have_none(self, schedule):
+        assert schedule.with_lookahead(0) is schedule
+        with pytest.raises(ValueError, match="it always has 0"):
+            schedule.with_lookahead(1)
+
+    def test_in_a_union_the_sliding_windows_have_it(self):
+        union = Union([SlidingWindow(3), Keyframes(4)])
+        assert indices(union.with_lookahead(1).window(5, 9)) == [2, 3, 4, 5, 6, 4]
+        assert union.with_lookahead(0).lookahead == 0
+        with pytest.raises(ValueError, match="Union cannot have a lookahead of 1"):
+            Union([NoWindow(), Keyframes(4)]).with_lookahead(1)
+        for schedule in (GlobalSample(2), Union([SlidingWindow(3), GlobalSample(2)])):
+            with pytest.raises(ValueError, match="GlobalSample looks at the whole video"):
+                schedule.with_lookahead(0)

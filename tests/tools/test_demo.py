@@ -11,8 +11,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from helpers import damage
+from helpers.models import randomise, tiny_cfg
+from helpers.videos import write_numbered_video
 
-from vod2.d2 import Boxes, Instances
+from vod2 import VideoPredictor
+from vod2.d2 import Boxes, Instances, build_model
 from vod2.data.reader import VideoReader
 from vod2.engine.cli import run
 from vod2.engine.streams import DetectedFrame
@@ -22,18 +26,21 @@ DEMO = Path(__file__).parents[2] / "tools" / "demo.py"
 
 
 class FakePredictor:
-    """Finds in frame i a sure object of class 1 at (i, 0, 20 + i, 20) and an unsure one; no lost frame is given out."""
+    """Finds in frame i a sure object of class 1 at (i, 0, 20 + i, 20) and an unsure one."""
 
-    lookaheads: list[int | None] = []
+    made: list["FakePredictor"] = []
     has_tracks = False
+    gaps = 0
 
     def __init__(self, cfg, lookahead=None):
         assert cfg.MODEL.DEVICE == "cpu" or torch.cuda.is_available()
-        self.lookaheads.append(lookahead)
+        self.lookahead = lookahead
+        self.made.append(self)
 
     def stream(self, frames):
         for index, image in enumerate(frames):
             if image is None:
+                self.gaps += 1
                 continue
             boxes = torch.tensor([[index, 0, 20 + index, 20], [0, 0, 9, 9]], dtype=torch.float32)
             found = Instances(image.shape[:2], pred_boxes=Boxes(boxes))
@@ -44,7 +51,7 @@ class FakePredictor:
 
 
 class FakeCapture:
-    """cv2.VideoCapture of a camera: gray frames, and failures where `script` has False; then the user presses Ctrl-C."""
+    """cv2.VideoCapture of a camera: gray frames, failures where `script` has False, and in the end a Ctrl-C."""
 
     script = [True, True, False, True]
 
@@ -70,7 +77,7 @@ def demo(monkeypatch):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     monkeypatch.setattr(module, "VideoPredictor", FakePredictor)
-    monkeypatch.setattr(FakePredictor, "lookaheads", [])
+    monkeypatch.setattr(FakePredictor, "made", [])
     return module
 
 
@@ -144,7 +151,7 @@ def test_several_videos_and_folders_have_files_of_their_own(demo, monkeypatch, a
     assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == ["images.mp4", "in.mp4"]
     assert [len(list(VideoReader(tmp_path / "drawn" / f"{name}.mp4"))) for name in ("in", "images")] == [3, 2]
     assert len((tmp_path / "text" / "images.jsonl").read_text().splitlines()) == 2
-    assert FakePredictor.lookaheads == [None]
+    assert [one.lookahead for one in FakePredictor.made] == [None]
 
 
 def test_two_detectors_are_drawn_side_by_side_under_their_titles(demo, monkeypatch, arguments, tmp_path):
@@ -154,11 +161,11 @@ def test_two_detectors_are_drawn_side_by_side_under_their_titles(demo, monkeypat
     drawn = VideoReader(arguments["--output"])
     assert drawn.size == (128, 48 + 16) and len(list(drawn)) == 3
     assert len(json.loads((tmp_path / "out.json").read_text())["frames"]) == 3
-    assert FakePredictor.lookaheads == [0, None]
+    assert [one.lookahead for one in FakePredictor.made] == [0, None]
 
 
 def test_a_camera_is_watched_until_it_is_interrupted(demo, monkeypatch, arguments, tmp_path, capsys):
-    """The frame that was lost has a number, and the files are whole."""
+    """A lost frame has a number, and the files are whole."""
     monkeypatch.setattr(cv2, "VideoCapture", FakeCapture)
     del arguments["--video-input"]
     with pytest.raises(SystemExit) as stop:
@@ -166,6 +173,18 @@ def test_a_camera_is_watched_until_it_is_interrupted(demo, monkeypatch, argument
     assert stop.value.code == 130 and "interrupted" in capsys.readouterr().err
     assert len(list(VideoReader(arguments["--output"]))) == 3
     assert [json.loads(line)["index"] for line in (tmp_path / "out.jsonl").read_text().splitlines()] == [0, 1, 3]
+    assert FakePredictor.made[0].gaps == 1
+
+
+def test_a_damaged_video_is_detected_as_far_as_it_can_be_read(demo, monkeypatch, arguments, capsys, tmp_path):
+    """An image in the middle of a folder is broken: a gap, a sentence, and no failure."""
+    (tmp_path / "images").mkdir()
+    for index in range(4):
+        cv2.imwrite(str(tmp_path / "images" / f"{index}.png"), np.zeros((32, 40, 3), np.uint8))
+    (tmp_path / "images" / "2.png").write_bytes(b"no image")
+    call(demo, monkeypatch, arguments | {"--video-input": str(tmp_path / "images")})
+    assert len(list(VideoReader(arguments["--output"]))) == 3 and FakePredictor.made[0].gaps == 1
+    assert "2.png" in capsys.readouterr().err
 
 
 def test_a_camera_that_gives_no_picture_is_a_mistake(demo, monkeypatch, arguments, capsys):
@@ -201,6 +220,34 @@ def test_the_bar_tells_the_rate_and_the_time_left(demo, monkeypatch, arguments, 
     assert re.search(r"3/3 \[.*<.*frame/s\]", capsys.readouterr().err)
 
 
+def test_boxes_are_linked_to_tracks(demo, monkeypatch, arguments, tmp_path):
+    call(demo, monkeypatch, arguments, "--link", "2", "--mot", str(tmp_path / "out.txt"))
+    assert [line.split(",")[:2] for line in (tmp_path / "out.txt").read_text().splitlines()] == [
+        ["1", "0"],
+        ["2", "0"],
+        ["3", "0"],
+    ]
+
+
+def test_the_support_boxes_of_a_detection_are_drawn(demo, monkeypatch, arguments, tmp_path, capsys):
+    """With a real, tiny model; where nothing is detected, or the frame does not exist, a sentence says so."""
+    keys = {"MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME": "RDNAggregator", "VIDEO.TEST_SCHEDULE.NAME": "SlidingWindow"}
+    cfg = tiny_cfg(keys)
+    Path(arguments["--config-file"]).write_text(cfg.dump())
+    model = build_model(cfg)
+    randomise(model)
+    torch.save({"model": model.state_dict()}, arguments["--opts"])
+    monkeypatch.setattr(demo, "VideoPredictor", VideoPredictor)
+    options = ("--confidence-threshold", "0", "--show-relations")
+    call(demo, monkeypatch, arguments, *options, "1:32,24")
+    picture = cv2.imread(str(tmp_path / "out.relations.png"))
+    assert picture.shape[1] == 640
+    for wrong, message in (("1:9999,0", "no detection in frame 1"), ("99:0,0", "no frame 99")):
+        call(demo, monkeypatch, arguments, *options, wrong)
+        captured = capsys.readouterr()
+        assert message in captured.out + captured.err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -208,6 +255,10 @@ def test_the_bar_tells_the_rate_and_the_time_left(demo, monkeypatch, arguments, 
         (["--video-input", "a.mp4", "--json", "a.json", "--compare", "b.yaml", "b.pth"], "--compare"),
         (["--video-input", "a.mp4", "--webcam", "0", "--output", "a.mp4"], "not allowed with"),
         (["--output", "a.mp4"], "--video-input --webcam"),
+        (["--video-input", "a.mp4", "--output", "b.mp4", "--link", "1"], "at least 2 frames"),
+        (["--video-input", "a.mp4", "--output", "b.mp4", "--show-relations", "9"], "expected FRAME:X,Y"),
+        (["--video-input", "a.mp4", "--json", "b.json", "--show-relations", "9:1,1"], "needs --output"),
+        (["--webcam", "0", "--output", "b.mp4", "--show-relations", "9:1,1"], "one --video-input"),
     ],
 )
 def test_options_that_do_not_fit_together_are_refused(demo, capsys, words, message):
@@ -244,3 +295,54 @@ def test_a_mistake_ends_in_one_sentence_and_exit_code_2(demo, monkeypatch, argum
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("error: ") and message in last
     assert not Path(arguments["--output"]).exists()
+
+
+def page_data(path):
+    return json.loads(re.search(r'id="data">(.*?)</script>', path.read_text(encoding="utf-8"), re.DOTALL)[1])
+
+
+def test_the_report_has_all_detections_and_those_of_the_other_detector(demo, monkeypatch, arguments, tmp_path):
+    other = ["--compare", arguments["--config-file"], arguments["--opts"]]
+    del arguments["--output"]
+    call(demo, monkeypatch, arguments, "--report", str(tmp_path / "{name}.html"), *other)
+    data = page_data(tmp_path / "in.html")
+    assert (data["frames"], data["fps"], data["threshold"], data["compared"]) == (3, 10.0, 0.5, True)
+    assert sorted(track["found"]["scores"] for track in data["tracks"]) == [[0.25] * 3, [0.75] * 3]
+    assert all(track["baseline"] == track["found"] for track in data["tracks"])
+
+
+@pytest.mark.parametrize(
+    ("name", "harm", "frames", "complaint"),
+    [
+        ("v.mp4", damage.flip_bytes, [*range(12)], "damaged"),
+        ("v.mp4", damage.lose_packet, [*range(5), *range(6, 12)], "1 of 12 frames is missing"),
+        ("v.mkv", damage.cut_off, None, "of 12 frames are missing"),
+    ],
+)
+def test_a_partial_video_is_finished_and_named_in_one_sentence(
+    demo, monkeypatch, arguments, capsys, tmp_path, name, harm, frames, complaint
+):
+    path = write_numbered_video(tmp_path / name, 12, codec="mpeg4", b_frames=0)
+    harm(path)
+    arguments["--video-input"] = str(path)
+    call(demo, monkeypatch, arguments, "--json", str(tmp_path / "out.json"), "--report", str(tmp_path / "out.html"))
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("partial: ") and name in last and complaint in last
+    indices = [frame["index"] for frame in json.loads((tmp_path / "out.json").read_text())["frames"]]
+    assert indices == frames if frames else 0 < len(indices) < 12
+    assert len(list(VideoReader(arguments["--output"]))) == len(indices)
+    data = page_data(tmp_path / "out.html")
+    assert (data["frames"], data["gaps"]) == (len(indices), [5] if harm is damage.lose_packet else [])
+    assert complaint in (tmp_path / "out.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "harm", [damage.lose_index, damage.lose_everything, damage.lose_pictures, damage.lose_duration]
+)
+def test_an_unreadable_video_ends_in_one_sentence_and_exit_code_2(demo, monkeypatch, arguments, capsys, harm):
+    harm(Path(arguments["--video-input"]))
+    with pytest.raises(SystemExit) as stop:
+        call(demo, monkeypatch, arguments)
+    assert stop.value.code == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: ") and "in.mp4" in last

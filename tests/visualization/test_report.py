@@ -2,6 +2,7 @@
 
 import json
 import re
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from helpers.browser import Browser, missing
 
 from vod2.d2 import Boxes, Instances
 from vod2.errors import VideoError
-from vod2.visualization import VideoWriter, write_report
+from vod2.visualization import ReportWriter, VideoWriter, report_video, write_report
 from vod2.visualization.report_tracks import build_tracks
 
 NAMES = ["fox", "</script><b>&\"owl'</b> {{data}}"]
@@ -43,7 +44,7 @@ def page(tmp_path_factory):
     baseline = {i: found(fox(i, 0.8 if i % 2 else 0.3)) for i in range(LENGTH)}
     path = tmp_path_factory.mktemp("report") / "page.html"
     title = "<i>clip</i> & {{video}}.mp4"
-    write_report(path, frames(), detections, fps=10, class_names=NAMES, baseline=baseline, gaps=[30], title=title)
+    write_report(path, frames(), detections, fps=10, class_names=NAMES, baseline=baseline, title=title)
     return path
 
 
@@ -218,6 +219,23 @@ def test_without_a_baseline_nothing_speaks_of_it(browser, tmp_path):
     assert browser.run("return document.getElementById('found-name').textContent") == "Detections"
 
 
+@pytest.mark.parametrize("format", [1, 2])
+def test_the_picture_is_exact_in_the_formats_of_an_ffmpeg_without_h264(browser, monkeypatch, tmp_path, format):
+    monkeypatch.setattr(report_video, "_FORMATS", report_video._FORMATS[format:])
+    steps = [np.full((90, 160, 3), 20 * i, np.uint8) for i in range(12)]
+    write_report(tmp_path / "page.html", steps, {}, fps=Fraction(30000, 1001))
+    browser.open((tmp_path / "page.html").as_uri())
+    browser.wait("return video.readyState >= 2")
+    assert page_data(tmp_path / "page.html")["type"] == "video/webm"
+    for frame in (9, 2, 11, 5):
+        jump(browser, frame)
+        level = browser.run(
+            "const copy = new OffscreenCanvas(160, 90).getContext('2d'); copy.drawImage(video, 0, 0, 160, 90);"
+            "return copy.getImageData(5, 85, 1, 1).data[0]"
+        )
+        assert round(level / 20) == frame
+
+
 @pytest.mark.parametrize("detections", [{}, {0: found()}])
 def test_a_report_without_detections_opens(browser, tmp_path, detections):
     write_report(tmp_path / "page.html", frames()[:2], detections, fps=25, baseline={})
@@ -248,6 +266,25 @@ def test_detections_without_a_frame_and_frames_without_a_rate_are_refused(tmp_pa
     with pytest.raises(VideoError, match="at least one frame"):
         write_report(tmp_path / "page.html", [], {}, fps=25)
     assert not (tmp_path / "page.html").exists()
+
+
+def test_what_was_written_before_an_interruption_is_kept_and_gaps_are_marked(tmp_path):
+    path = tmp_path / "page.html"
+    with pytest.raises(KeyboardInterrupt), ReportWriter(path, 25) as report:
+        for i, frame in enumerate(frames()[:3]):
+            report.write(frame, found(fox(i)), after_gap=i == 2)
+        report.note = "the rest is <lost>"
+        raise KeyboardInterrupt
+    data = page_data(path)
+    assert (data["frames"], data["gaps"], data["compared"]) == (3, [2], False)
+    assert "the rest is &lt;lost&gt;" in path.read_text(encoding="utf-8")
+
+
+def test_another_error_leaves_no_page(tmp_path):
+    with pytest.raises(ZeroDivisionError), ReportWriter(tmp_path / "page.html", 25) as report:
+        report.write(frames()[0], found())
+        raise ZeroDivisionError
+    assert list(tmp_path.iterdir()) == []
 
 
 def curves(tracks):
@@ -286,8 +323,8 @@ def test_track_ids_go_before_overlap():
 
 def test_the_baseline_joins_the_object_that_it_overlaps():
     detections = {0: found((0, 0, 40, 40, 0.9, 0)), 1: found((0, 0, 40, 40, 0.9, 0))}
-    baseline = {0: found((2, 0, 42, 40, 0.4, 0)), 1: found((2, 0, 42, 40, 0.4, 1)), 2: found((0, 0, 40, 40, 0.04, 0))}
-    tracks = build_tracks(detections, baseline, least_score=0.05)
+    baseline = {0: found((2, 0, 42, 40, 0.4, 0)), 1: found((2, 0, 42, 40, 0.4, 1))}
+    tracks = build_tracks(detections, baseline)
     assert curves(tracks) == [(0, "1", [0, 1], [0]), (1, "2", [], [1])]
     np.testing.assert_allclose(tracks[0].baseline.boxes, [[2, 0, 42, 40]])
     np.testing.assert_allclose(tracks[0].baseline.scores, [0.4])

@@ -1,6 +1,5 @@
 """Reading frames from a video file or from a folder of images."""
 
-import contextlib
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -11,6 +10,7 @@ import av
 import cv2
 import numpy as np
 
+from vod2.data.decoding import Gap, TolerantDecoder, VideoStatus
 from vod2.data.seeking import FrameCursor, open_video, read_table
 from vod2.errors import VideoError
 
@@ -25,11 +25,16 @@ class VideoReader:
     It can be iterated any number of times, each time from the first frame; `read` gets frames by number. Images of a
     folder come in natural order (frame 9 before frame 10). A rotation that a phone has stored is applied.
 
+    Iteration goes on after damage: it gives all frames that can be read, once each and whatever their distance in time,
+    and `status` and `gaps` tell what is missing. `read` is strict, since its numbers count missing frames too.
+
     Attributes:
         fps: frames per second, a Fraction; 25 for a folder.
         size: (width, height) in pixels.
         frame_count_hint: how many frames there are as far as the file says, None where it does not say; decoding it may
             give a few more or less.
+        status: how the latest iteration went, a `VideoStatus`; None until one has come to its end.
+        gaps: where frames were lost in the latest iteration so far, a list of `Gap`.
 
     Example:
         >>> import tempfile, cv2
@@ -41,6 +46,8 @@ class VideoReader:
         ((32, 24), [(24, 32, 3), (24, 32, 3)])
         >>> list(reader.read([1])), reader.frame_count()
         ([1], 2)
+        >>> reader.status.state, reader.gaps
+        ('ok', [])
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
@@ -48,7 +55,7 @@ class VideoReader:
 
         Raises:
             VideoError: there is no such file or folder, or it holds no frame that can be read. Iteration raises it
-                where a later frame cannot be read or has another size.
+                where a later frame has another size.
         """
         self.path = Path(path)
         if not self.path.exists():
@@ -57,29 +64,40 @@ class VideoReader:
         self._cursor: FrameCursor | None = None
         self._length: int | None = None
         if self._images is None:
-            with self._open() as (container, stream):
+            container, stream = open_video(self.path)
+            with container:
                 rate = stream.average_rate or stream.guessed_rate
                 self.fps = Fraction(rate) if rate else FOLDER_FPS
                 self.frame_count_hint = stream.frames or _frames_by_duration(container, self.fps)
         else:
             self.fps, self.frame_count_hint = FOLDER_FPS, len(self._images)
         self.size = None
+        self.status: VideoStatus | None = None
+        self.gaps: list[Gap] = []
         first = next(iter(self), None)
         if first is None:
-            raise VideoError(f"{str(path)!r} has no frames: expected a video file or a folder of images")
-        self.size = (first.shape[1], first.shape[0])
+            raise VideoError(self.status.reason)
+        self.size, self.status, self.gaps = (first.shape[1], first.shape[0]), None, []
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        frames = self._decode() if self._images is None else map(_read_image, self._images)
+        frames = self._decode() if self._images is None else self._read_images()
         for index, frame in enumerate(frames):
             self._check_size(index, frame)
+            yield frame
+
+    def with_gaps(self) -> Iterator[np.ndarray | None]:
+        """As iteration, with None for each frame that was lost, so that frames have the same numbers as in `read`."""
+        known = 0
+        for frame in self:
+            yield from [None] * sum(gap.missing for gap in self.gaps[known:])
+            known = len(self.gaps)
             yield frame
 
     def frame_count(self) -> int:
         """The number of frames, exactly: all packets of a file are read, but not decoded unless there is no other way.
 
         Raises:
-            VideoError: the file cannot be read to its end.
+            VideoError: the file cannot be read.
         """
         if self._images is not None:
             return len(self._images)
@@ -90,7 +108,7 @@ class VideoReader:
         return self._length
 
     def read(self, indices: Iterable[int]) -> dict[int, np.ndarray]:
-        """Frames by number, the same as iteration gives.
+        """Frames by number, of an intact video the same as iteration gives.
 
         A file is decoded from the keyframe before a frame, or on from the frame that was read last: in one call no
         frame is decoded twice. It stays open in between; `close` lets go of it.
@@ -148,23 +166,27 @@ class VideoReader:
             )
 
     def _decode(self) -> Iterator[np.ndarray]:
-        index = 0
-        with self._open() as (container, stream):
-            try:
-                for frame in container.decode(stream):
-                    yield _to_image(frame)
-                    index += 1
-            except av.FFmpegError as error:
-                raise VideoError(
-                    f"frame {index} of {str(self.path)!r} cannot be decoded ({error.strerror}): the file may be damaged"
-                ) from error
+        decoder = TolerantDecoder(self.path)
+        self.gaps = decoder.gaps
+        yield from map(_to_image, decoder)
+        self.status = decoder.status()
 
-    @contextlib.contextmanager
-    def _open(self) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
-        container, stream = open_video(self.path)
-        with container:
-            stream.thread_type = "AUTO"
-            yield container, stream
+    def _read_images(self) -> Iterator[np.ndarray]:
+        self.gaps = gaps = []
+        errors: list[VideoError] = []
+        lost = 0
+        for number, path in enumerate(self._images):
+            try:
+                image = _read_image(path)
+            except VideoError as error:
+                errors.append(error)
+                lost += 1
+                continue
+            if lost:
+                gaps.append(Gap(number - len(errors), lost))
+            lost = 0
+            yield image
+        self.status = _folder_status(self.path, len(self._images), errors)
 
 
 def _to_image(frame: av.VideoFrame) -> np.ndarray:
@@ -179,6 +201,17 @@ def _frames_by_duration(container: av.container.InputContainer, fps: Fraction) -
     return None if container.duration is None else round(container.duration * fps / 1_000_000)
 
 
+def _folder_status(folder: Path, count: int, errors: list[VideoError]) -> VideoStatus:
+    read = count - len(errors)
+    if not count:
+        reason = f"{str(folder)!r} has no frames: expected a video file or a folder of images"
+    else:
+        more = f", and {len(errors) - 1} more of {count} images" if len(errors) > 1 else ""
+        reason = f"{errors[0]}{more}" if errors else ""
+    state = "unreadable" if not read else "partial" if errors else "ok"
+    return VideoStatus(state, read, count, len(errors), reason)
+
+
 def images_in(folder: Path) -> list[Path]:
     """The images of a folder in natural order: digits compare as numbers."""
     images = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
@@ -190,3 +223,19 @@ def _read_image(path: Path) -> np.ndarray:
     if image is None:
         raise VideoError(f"{str(path)!r} cannot be read as an image: the file may be damaged")
     return image
+
+
+def video_status(path: str | os.PathLike) -> VideoStatus:
+    """Read a video to its end and tell how that went; a file that cannot be opened is unreadable, not an error.
+
+    Example:
+        >>> video_status("absent.mp4").state
+        'unreadable'
+    """
+    try:
+        reader = VideoReader(path)
+        for _ in reader:
+            pass
+    except VideoError as error:
+        return VideoStatus("unreadable", 0, None, 0, str(error))
+    return reader.status

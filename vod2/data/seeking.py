@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import av
 import numpy as np
+from av.stream import Disposition
 
 from vod2.errors import VideoError
 
@@ -24,11 +25,15 @@ def open_video(path: str | os.PathLike) -> Opened:
     try:
         container = av.open(str(path))
     except (av.FFmpegError, OSError) as error:
-        raise VideoError(f"{str(path)!r} cannot be read as a video ({error.strerror})") from error
-    if not container.streams.video:
+        raise VideoError(
+            f"{str(path)!r} cannot be read as a video ({error.strerror}): it is none, or empty, cut off or damaged"
+        ) from error
+    # The cover of a song is a stream of one picture.
+    streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+    if not streams:
         container.close()
         raise VideoError(f"{str(path)!r} has no video stream: expected a video file or a folder of images")
-    return container, container.streams.video[0]
+    return container, streams[0]
 
 
 class FrameTable(NamedTuple):
@@ -53,14 +58,13 @@ def read_table(path: str | os.PathLike) -> FrameTable | None:
     """
     container, stream = open_video(path)
     with container:
-        # AVI stores no presentation times; FFmpeg reconstructs them for codecs other than these.
-        if "avi" in container.format.name and stream.codec_context.name in ("h264", "hevc"):
+        if not has_times(container, stream):
             return None
         try:
             packets = [
                 (packet.pts, packet.dts, packet.is_keyframe)
                 for packet in container.demux(stream)
-                if packet.size and not packet.is_discard and not _is_hidden(packet, stream)
+                if packet.size and not packet.is_discard and not is_hidden(packet, stream)
             ]
         except av.FFmpegError as error:
             raise VideoError(f"{str(path)!r} cannot be read as a video ({error.strerror})") from error
@@ -75,7 +79,13 @@ def read_table(path: str | os.PathLike) -> FrameTable | None:
     return FrameTable(*(np.array(column, np.int64) for column in columns))
 
 
-def _is_hidden(packet: av.Packet, stream: av.VideoStream) -> bool:
+def has_times(container: av.container.InputContainer, stream: av.VideoStream) -> bool:
+    """Whether the presentation times of packets can be relied on."""
+    # AVI stores none; FFmpeg reconstructs them for codecs other than these.
+    return not ("avi" in container.format.name and stream.codec_context.name in ("h264", "hevc"))
+
+
+def is_hidden(packet: av.Packet, stream: av.VideoStream) -> bool:
     """Whether the packet is one of VP8 that is only referred to, and never shown."""
     return stream.codec_context.name == "vp8" and not bytes(packet)[0] & 0x10
 

@@ -2,6 +2,7 @@
 
 from vod2.engine.predictor import VideoPredictor
 from vod2.engine.setup import load_config, setup
+from vod2.engine.streams import DetectedFrame, VideoStream
 from vod2.engine.trainer import VideoTrainer
 
-__all__ = ["VideoPredictor", "VideoTrainer", "load_config", "setup"]
+__all__ = ["DetectedFrame", "VideoPredictor", "VideoStream", "VideoTrainer", "load_config", "setup"]

@@ -89,8 +89,8 @@ class VideoPredictor:
     def stream(self, frames: Iterable[np.ndarray | None], video: str = "stream") -> Iterator[DetectedFrame]:
         """BGR uint8 images (H, W, 3) -> the same frames with detections, `lookahead` frames later.
 
-        None stands for a frame that was lost: it has a number and no detections, see `VideoStream.gap`. Each call is a
-        stream of its own.
+        None stands for a frame that was lost: it has a number and no detections, and no frame looks across it, see
+        `VideoStream.gap`. Each call is a stream of its own.
 
         Raises:
             UserError: see `VideoStream.step`.

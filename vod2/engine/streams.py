@@ -1,11 +1,13 @@
 """What a caller holds of one stream of frames."""
 
 from collections import deque
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from vod2.errors import UserError
+from vod2.modeling import OnlineLinker
 from vod2.temporal import FrameMemory
 
 if TYPE_CHECKING:
@@ -126,3 +128,20 @@ class VideoStream:
         self._size: tuple[int, int] | None = None
         self._waiting: deque[np.ndarray] = deque()
         self.memory.start(self.video, length=0)
+
+
+def link_stream(frames: Iterable[DetectedFrame], linker: OnlineLinker) -> Iterator[DetectedFrame]:
+    """The frames of one stream with linked detections on the CPU, which have `track_ids`; at most `window` wait.
+
+    Example:
+        >>> from vod2.modeling import OnlineLinker, TubeletLinking
+        >>> list(link_stream([], OnlineLinker(TubeletLinking(), window=8)))
+        []
+    """
+    waiting: deque[DetectedFrame] = deque()
+    for frame in frames:
+        waiting.append(frame)
+        for instances in linker.push(frame.output["instances"].to("cpu")):
+            yield waiting.popleft()._replace(output={"instances": instances})
+    for instances in linker.flush():
+        yield waiting.popleft()._replace(output={"instances": instances})

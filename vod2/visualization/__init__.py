@@ -2,16 +2,19 @@
 
 from vod2.visualization.compare import side_by_side, side_by_side_size
 from vod2.visualization.draw import class_color, class_name, draw_instances
-from vod2.visualization.report import write_report
+from vod2.visualization.relations import draw_relations
+from vod2.visualization.report import ReportWriter, write_report
 from vod2.visualization.trails import Trails
 from vod2.visualization.video_writer import VideoWriter
 
 __all__ = [
+    "ReportWriter",
     "Trails",
     "VideoWriter",
     "class_color",
     "class_name",
     "draw_instances",
+    "draw_relations",
     "side_by_side",
     "side_by_side_size",
     "write_report",

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
+from types import TracebackType
 
 import numpy as np
 
@@ -16,11 +17,115 @@ from vod2.d2 import Instances
 from vod2.data.reader import VideoReader
 from vod2.visualization.draw import class_color, class_name
 from vod2.visualization.report_tracks import Curve, Track, build_tracks
-from vod2.visualization.report_video import EmbeddedVideo, embed_video
+from vod2.visualization.report_video import BrowserVideo, EmbeddedVideo
 
 # The slider of the page starts there: detections below are noise, and make up most of the page.
 LEAST_SCORE = 0.05
 _TEMPLATE = Path(__file__).with_name("report_template.html")
+
+
+class ReportWriter:
+    """A context manager that takes frames with their detections and writes a self-contained HTML page.
+
+    The page loads nothing from anywhere, and opens from a disk or a mail. It plays the video with boxes over it. Below,
+    each object has a line with its score over time, and with that of a baseline, such as a detector that looks at
+    single frames; a click there jumps to the frame. Objects are told apart as `build_tracks` says.
+
+    The page is written when the block ends, also by Ctrl-C, with what there is; no other error leaves one. Video and
+    detections are held in memory until then.
+
+    Attributes:
+        note: a sentence below the heading, which may be set until the block ends.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from vod2.d2 import Boxes
+        >>> found = Instances((32, 32), pred_boxes=Boxes(torch.tensor([[4.0, 4.0, 20.0, 20.0]])))
+        >>> found.scores, found.pred_classes = torch.tensor([0.9]), torch.tensor([0])
+        >>> page = Path(tempfile.mkdtemp()) / "report.html"
+        >>> with ReportWriter(page, fps=25, class_names=["fox"]) as report:
+        ...     report.write(np.zeros((32, 32, 3), np.uint8), found)
+        >>> "fox" in page.read_text(encoding="utf-8")
+        True
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        fps: Fraction | float,
+        class_names: Sequence[str] = (),
+        threshold: float = 0.5,
+        title: str = "Detections",
+    ) -> None:
+        """
+        Args:
+            path: the page to write, such as "out.html".
+            fps: frames per second, above 0.
+            class_names: names by label.
+            threshold: score that the page starts with, in [0, 1].
+            title: heading of the page.
+
+        Raises:
+            ValueError: fps is not positive.
+        """
+        if fps <= 0:
+            raise ValueError(f"fps={fps}: expected a positive number of frames per second")
+        self.path, self.fps, self.note = Path(path), fps, ""
+        self._class_names, self._threshold, self._title = class_names, threshold, title
+        self._found: dict[int, Instances] = {}
+        self._baseline: dict[int, Instances] = {}
+        self._compared = False
+        self._gaps: list[int] = []
+
+    def __enter__(self) -> "ReportWriter":
+        self._video = BrowserVideo(self.fps)
+        return self
+
+    def write(
+        self,
+        frame: np.ndarray,
+        detections: Instances | None,
+        baseline: Instances | None = None,
+        after_gap: bool = False,
+    ) -> None:
+        """Append a frame.
+
+        Args:
+            frame: (H, W, 3) uint8 BGR, all of one size. Every browser plays what it is encoded as.
+            detections, baseline: on the CPU, in pixels of the frame: pred_boxes, scores, pred_classes, and track_ids if
+                they are known. Those below a score of `LEAST_SCORE` are left out.
+            after_gap: the video lacks some frames before this one, which is marked.
+        """
+        for kept, instances in ((self._found, detections), (self._baseline, baseline)):
+            if instances is not None:
+                kept[self._video.count] = instances[instances.scores >= LEAST_SCORE]
+        self._compared |= baseline is not None
+        if after_gap:
+            self._gaps.append(self._video.count)
+        self._video.write(frame)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        interrupted = kind is not None and issubclass(kind, KeyboardInterrupt)
+        if kind is None or (interrupted and self._video.count):
+            self._write_page()
+
+    def _write_page(self) -> None:
+        video = self._video.finish()
+        data = _page_data(video, build_tracks(self._found, self._baseline), self._class_names)
+        data |= {"fps": float(self.fps), "threshold": self._threshold, "gaps": self._gaps, "compared": self._compared}
+        parts = {
+            "title": html.escape(self._title),
+            "note": html.escape(self.note),
+            "video": base64.b64encode(video.data).decode("ascii"),
+            # Inside a script element the browser looks for "</script" and "<!--", in strings too.
+            "data": json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"),
+        }
+        # In one pass, since a part may hold text that looks like the place of another.
+        page = re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _TEMPLATE.read_text(encoding="utf-8"))
+        with replacing(self.path) as temporary:
+            temporary.write_text(page, encoding="utf-8")
 
 
 def write_report(
@@ -32,67 +137,38 @@ def write_report(
     class_names: Sequence[str] = (),
     baseline: Mapping[int, Instances] | None = None,
     threshold: float = 0.5,
-    gaps: Sequence[int] = (),
     title: str | None = None,
-    note: str = "",
 ) -> None:
-    """Write a self-contained HTML page: it loads nothing from anywhere, and opens from a disk or a mail.
-
-    The page plays the video with boxes over it. Below, each object has a line with its score over time, and with that
-    of the baseline; a click there jumps to the frame. Objects are told apart as `build_tracks` says.
+    """Write the page of `ReportWriter` for a video whose detections are known.
 
     Args:
-        path: the page to write, such as "out.html".
-        video: a file or a folder as of `VideoReader`, or (H, W, 3) uint8 BGR frames of one size. It is encoded anew,
-            so that every browser plays it and frames have exact times.
-        detections: by frame number from 0, in pixels of the frames, on the CPU: pred_boxes, scores, pred_classes, and
-            track_ids if they are known. Those below a score of `LEAST_SCORE` are left out.
+        path, class_names, threshold: as of `ReportWriter`.
+        video: a file or a folder as of `VideoReader`, which marks its gaps, or frames as of `ReportWriter.write`.
+        detections, baseline: as of `ReportWriter.write`, by number of the frame that was read, from 0.
         fps: frames per second; needed unless `video` is a path.
-        class_names: names by label.
-        baseline: detections to compare with, such as those of a detector that looks at single frames.
-        threshold: score that the page starts with, in [0, 1].
-        gaps: numbers of frames before which the video lacks some; they are marked.
         title: heading, the name of the video if None.
-        note: a sentence below the heading.
 
     Raises:
         VideoError: the video cannot be read or has no frame.
         ValueError: detections of a frame that the video does not have; frames without fps.
-
-    Example:
-        >>> import tempfile, torch
-        >>> from vod2.d2 import Boxes
-        >>> found = Instances((32, 32), pred_boxes=Boxes(torch.tensor([[4.0, 4.0, 20.0, 20.0]])))
-        >>> found.scores, found.pred_classes = torch.tensor([0.9]), torch.tensor([0])
-        >>> page = Path(tempfile.mkdtemp()) / "report.html"
-        >>> write_report(page, [np.zeros((32, 32, 3), np.uint8)] * 2, {0: found}, fps=25, class_names=["fox"])
-        >>> "fox" in page.read_text(encoding="utf-8")
-        True
     """
-    if isinstance(video, str | os.PathLike):
-        reader = VideoReader(video)
-        fps = reader.fps if fps is None else fps
-        title, video = Path(video).name if title is None else title, reader
-    if fps is None or fps <= 0:
-        raise ValueError(f"fps={fps}: a report of frames needs a positive number of frames per second")
-    embedded = embed_video(video, fps)
-    for name, frames in (("detections", detections), ("baseline", baseline or {})):
-        outside = [frame for frame in frames if not 0 <= frame < embedded.count]
-        if outside:
-            raise ValueError(f"{name} of frame {outside[0]}: the video has frames 0 to {embedded.count - 1}")
-    data = _page_data(embedded, build_tracks(detections, baseline, LEAST_SCORE), class_names)
-    data |= {"fps": float(fps), "threshold": threshold, "gaps": list(gaps), "compared": baseline is not None}
-    parts = {
-        "title": html.escape(title or "Detections"),
-        "note": html.escape(note),
-        "video": base64.b64encode(embedded.data).decode("ascii"),
-        # Inside a script element the browser looks for "</script" and "<!--", in strings too.
-        "data": json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"),
-    }
-    # In one pass, since a part may hold text that looks like the place of another.
-    page = re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _TEMPLATE.read_text(encoding="utf-8"))
-    with replacing(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    reader = VideoReader(video) if isinstance(video, str | os.PathLike) else None
+    if reader is not None:
+        fps, title = fps or reader.fps, title or reader.path.name
+    if fps is None:
+        raise ValueError("fps=None: a report of frames needs the number of frames per second")
+    with ReportWriter(path, fps, class_names, threshold, title or "Detections") as report:
+        count = 0
+        for count, frame in enumerate(video if reader is None else reader, 1):
+            other = None if baseline is None else baseline.get(count - 1)
+            after_gap = reader is not None and any(gap.frame == count - 1 for gap in reader.gaps[-1:])
+            report.write(frame, detections.get(count - 1), other, after_gap)
+        for name, frames in (("detections", detections), ("baseline", baseline or {})):
+            outside = [frame for frame in frames if not 0 <= frame < count]
+            if count and outside:
+                raise ValueError(f"{name} of frame {outside[0]}: the video has frames 0 to {count - 1}")
+        if reader is not None:
+            report.note = reader.status.reason
 
 
 def _page_data(video: EmbeddedVideo, tracks: Sequence[Track], class_names: Sequence[str]) -> dict:

@@ -30,10 +30,6 @@ class Curve:
         self.boxes.append(box)
         self.scores.append(score)
 
-    @property
-    def peak(self) -> float:
-        return max(self.scores, default=0.0)
-
 
 @dataclass
 class Track:
@@ -45,9 +41,7 @@ class Track:
     baseline: Curve = field(default_factory=Curve)
 
 
-def build_tracks(
-    detections: Mapping[int, Instances], baseline: Mapping[int, Instances] | None = None, least_score: float = 0.0
-) -> list[Track]:
+def build_tracks(detections: Mapping[int, Instances], baseline: Mapping[int, Instances] | None = None) -> list[Track]:
     """Order detections by object.
 
     Objects are told apart by `track_ids` where there are any (-1: none). The other boxes are chained: a box continues
@@ -56,7 +50,6 @@ def build_tracks(
 
     Args:
         detections, baseline: by frame number, with pred_boxes (xyxy pixels), scores, pred_classes, maybe track_ids.
-        least_score: detections below it are left out.
 
     Returns:
         The tracks, those with the largest sum of scores first. They are named by their track ids, or else by numbers
@@ -66,7 +59,7 @@ def build_tracks(
     owners: dict[int, list[tuple[Track, int]]] = {}
     named: dict[int, Track] = {}
     for frame in sorted(detections):
-        rows = _rows(detections[frame], least_score)
+        rows = _rows(detections[frame])
         free = [row for row in rows if row[3] < 0]
         for track, row in zip(chains.take(frame, free), free, strict=True):
             track.found.append(frame, row[0], row[1])
@@ -77,17 +70,16 @@ def build_tracks(
                 track.found.append(frame, box, score)
                 owners.setdefault(frame, []).append((track, len(track.found.frames) - 1))
     tracks = _numbered(chains.tracks, taken=named) + list(named.values())
-    tracks += _numbered(_add_baseline(owners, baseline or {}, least_score), taken=named, start=len(chains.tracks))
+    tracks += _numbered(_add_baseline(owners, baseline or {}), taken=named, start=len(chains.tracks))
     return sorted(tracks, key=lambda track: -sum(track.found.scores) - sum(track.baseline.scores))
 
 
-def _rows(instances: Instances, least_score: float) -> list[tuple[list[float], float, int, int]]:
+def _rows(instances: Instances) -> list[tuple[list[float], float, int, int]]:
     """(box, score, class, track id or -1) of each detection, the surest first."""
     count = len(instances)
     identities = instances.track_ids.tolist() if instances.has("track_ids") else [-1] * count
     columns = (instances.pred_boxes.tensor.tolist(), instances.scores.tolist(), instances.pred_classes.tolist())
-    rows = [row for row in zip(*columns, identities, strict=True) if row[1] >= least_score]
-    return sorted(rows, key=lambda row: -row[1])
+    return sorted(zip(*columns, identities, strict=True), key=lambda row: -row[1])
 
 
 def _numbered(tracks: list[Track], taken: Mapping[int, Track], start: int = 0) -> list[Track]:
@@ -97,11 +89,11 @@ def _numbered(tracks: list[Track], taken: Mapping[int, Track], start: int = 0) -
     return tracks
 
 
-def _add_baseline(owners: dict, baseline: Mapping[int, Instances], least_score: float) -> list[Track]:
+def _add_baseline(owners: dict, baseline: Mapping[int, Instances]) -> list[Track]:
     """Give the boxes of the baseline to the tracks that they overlap; returns tracks of those that are left over."""
     chains = _Chains()
     for frame in sorted(baseline):
-        rows = _rows(baseline[frame], least_score)
+        rows = _rows(baseline[frame])
         here = owners.get(frame, [])
         known = [(track.found.boxes[at], track.label) for track, at in here]
         partners = _match(known, [(row[0], row[2]) for row in rows], _SAME_IOU)

@@ -1,9 +1,7 @@
 """A video in memory that browsers play and can stop at any frame."""
 
 import io
-from collections.abc import Iterable
 from fractions import Fraction
-from itertools import chain
 from typing import NamedTuple
 
 import av
@@ -19,6 +17,8 @@ _FORMATS = (
 )
 # Nothing on a page is shown larger.
 _LONGEST_SIDE = 1280
+# The same colours in the numbers of FFmpeg's scaler and of its codecs, and their range of values.
+_BT601, _BT601_TAG, _LIMITED_RANGE = 5, 6, 1
 
 
 class EmbeddedVideo(NamedTuple):
@@ -30,40 +30,56 @@ class EmbeddedVideo(NamedTuple):
     size: tuple[int, int]
 
 
-def embed_video(frames: Iterable[np.ndarray], fps: Fraction | float) -> EmbeddedVideo:
-    """Encode (H, W, 3) uint8 BGR frames as H.264, or else VP9 or VP8, of a constant rate; 1280 pixels at most.
+class BrowserVideo:
+    """Encodes frames in memory as H.264, or else VP9 or VP8, of a constant rate and 1280 pixels at most.
 
     Frame i is shown from i / fps on.
 
     Raises:
-        VideoError: there is no frame, or FFmpeg was built without an encoder for browsers.
+        VideoError: FFmpeg was built without an encoder for browsers.
     """
-    frames = iter(frames)
-    first = next(frames, None)
-    if first is None:
-        raise VideoError("a report needs at least one frame of the video, and got none")
-    encoder, container_format, mime, options = _choose()
-    rate = Fraction(fps).limit_denominator(1001)
-    height, width = first.shape[:2]
-    scale = min(1, _LONGEST_SIDE / max(width, height))
-    file = io.BytesIO()
-    with av.open(file, "w", format=container_format) as container:
-        stream = container.add_stream(encoder, rate=rate, options=options)
-        stream.width, stream.height = (max(2, 2 * round(side * scale / 2)) for side in (width, height))
-        stream.pix_fmt = "yuv420p"
-        # The colours of the conversion below; players would guess others for large pictures.
-        stream.codec_context.colorspace, stream.codec_context.color_range = 6, 1
+
+    def __init__(self, fps: Fraction | float) -> None:
+        self._rate = Fraction(fps).limit_denominator(1001)
+        self._encoder, container_format, self._type, self._options = _choose()
+        self._file = io.BytesIO()
+        self._container = av.open(self._file, "w", format=container_format)
+        self._stream: av.VideoStream | None = None
+        self._size = (0, 0)
+        self.count = 0
+
+    def write(self, frame: np.ndarray) -> None:
+        """Append an (H, W, 3) uint8 BGR frame; the first one sets the size."""
+        if self._stream is None:
+            self._start(frame.shape[1], frame.shape[0])
+        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="bgr24")
+        picture = picture.reformat(self._stream.width, self._stream.height, "yuv420p", dst_colorspace=_BT601)
+        picture.pts, picture.time_base = self.count, 1 / self._rate
+        self._container.mux(self._stream.encode(picture))
+        self.count += 1
+
+    def finish(self) -> EmbeddedVideo:
+        """End the file; nothing can be written any more.
+
+        Raises:
+            VideoError: there was no frame.
+        """
+        if self._stream is None:
+            raise VideoError("a report needs at least one frame of the video, and got none")
+        self._container.mux(self._stream.encode(None))
+        self._container.close()
+        return EmbeddedVideo(self._file.getvalue(), self._type, self.count, self._size)
+
+    def _start(self, width: int, height: int) -> None:
+        self._size = (width, height)
+        self._stream = self._container.add_stream(self._encoder, rate=self._rate, options=self._options)
+        scale = min(1, _LONGEST_SIDE / max(width, height))
+        self._stream.width, self._stream.height = (max(2, 2 * round(side * scale / 2)) for side in (width, height))
+        self._stream.pix_fmt = "yuv420p"
+        # Players would guess others for large pictures.
+        self._stream.codec_context.colorspace, self._stream.codec_context.color_range = _BT601_TAG, _LIMITED_RANGE
         # To stop at a frame, a player decodes from the keyframe before.
-        stream.codec_context.gop_size = max(1, round(rate))
-        count = 0
-        for frame in chain([first], frames):
-            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="bgr24")
-            picture = picture.reformat(stream.width, stream.height, "yuv420p", dst_colorspace=5)
-            picture.pts, picture.time_base = count, 1 / rate
-            container.mux(stream.encode(picture))
-            count += 1
-        container.mux(stream.encode(None))
-    return EmbeddedVideo(file.getvalue(), mime, count, (width, height))
+        self._stream.codec_context.gop_size = max(1, round(self._rate))
 
 
 def _choose() -> tuple[str, str, str, dict[str, str]]:

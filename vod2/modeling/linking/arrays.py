@@ -10,6 +10,8 @@ from torch import Tensor
 
 from vod2.d2 import Instances
 
+_SMALLEST_AREA = float(np.finfo(np.float32).tiny)  # keeps the IoU of two empty boxes from being 0 / 0
+
 
 def corners(boxes: np.ndarray) -> np.ndarray:
     """xyxy boxes (..., 4) -> (5, ...): left, top, right, bottom and area, each contiguous."""
@@ -28,7 +30,7 @@ def iou(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     height -= np.maximum(top, other_top)
     shared *= np.maximum(height, 0, out=height)
     union = np.subtract(area + other_area, shared, out=height)
-    np.maximum(union, np.finfo(union.dtype).tiny, out=union)
+    np.maximum(union, _SMALLEST_AREA, out=union)
     return np.divide(shared, union, out=union)
 
 

@@ -32,8 +32,8 @@ class HeaviestPaths:
 
     Args:
         boxes: F arrays (n_t,), weights of the boxes, at least 0.
-        links: F - 1 arrays (n_t, n_{t+1}): weights of the links, at least 0, and -inf where there is none; or bool, where
-            a link weighs nothing.
+        links: F - 1 arrays (n_t, n_{t+1}): weights of the links, at least 0, and -inf where there is none; or bool,
+            where a link weighs nothing.
 
     Example:
         >>> import numpy as np
@@ -85,7 +85,7 @@ class HeaviestPaths:
                 gone = rows[t - first]
                 weight[gone], successor[gone] = -np.inf, _NONE
                 changed[gone] = True
-            self._top[t] = weight.max()
+            self._top[t] = weight.max(initial=-np.inf)
 
     def _solve(self, t: int, rows: np.ndarray) -> None:
         """The heaviest paths that begin with the boxes `rows` of frame t, from those of the next frame."""

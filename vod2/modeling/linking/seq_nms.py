@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from vod2.d2 import CfgNode
-from vod2.modeling.linking.arrays import FrameBoxes, corners, iou
+from vod2.modeling.linking.arrays import FrameBoxes, pairwise_iou
 from vod2.modeling.linking.base import BOX_LINKER_REGISTRY, ClassLinker, Tracks
 from vod2.modeling.linking.paths import HeaviestPaths
 
@@ -18,7 +18,8 @@ class SeqNMS(ClassLinker):
     suppress what overlaps them in their frames.
 
     It takes the place of non-maximum suppression within frames: give it boxes before that
-    (MODEL.ROI_HEADS.NMS_THRESH_TEST 1.0). A box on no longer path is a path of its own.
+    (MODEL.ROI_HEADS.NMS_THRESH_TEST 1.0). A box that no link leads on from is a path of its own. The memory is 2 F n^2
+    bytes for F frames of n boxes of one class.
 
     Example:
         >>> import torch
@@ -55,21 +56,17 @@ class SeqNMS(ClassLinker):
         return cls(link_iou=node.LINK_IOU, suppress_iou=node.SUPPRESS_IOU, rescore=node.RESCORE)
 
     def link_class(self, frames: Sequence[FrameBoxes]) -> Tracks:
-        boxes = corners(_padded(frames))  # (5, F, n)
-        counts = [len(one.scores) for one in frames]
-        links = [
-            iou(boxes[:, t, :n, None], boxes[:, t + 1, None, :m]) >= self.link_iou
-            for t, (n, m) in enumerate(zip(counts[:-1], counts[1:], strict=True))
-        ]
+        boxes = [one.boxes for one in frames]
+        links = [pairwise_iou(one, after) >= self.link_iou for one, after in zip(boxes[:-1], boxes[1:], strict=True)]
+        overlaps = [pairwise_iou(one, one) >= self.suppress_iou for one in boxes]
+        for overlap in overlaps:
+            np.fill_diagonal(overlap, True)  # also of a box without an area
         paths = HeaviestPaths([one.scores for one in frames], links)
         found = []
         while (path := paths.best()) is not None:
             found.append(path)
-            around = boxes[:, path.first : path.first + len(path.rows)]
-            chosen = around[:, np.arange(len(path.rows)), path.rows, None]
-            suppressed = iou(around, chosen) >= self.suppress_iou  # (L, n)
-            suppressed[np.arange(len(path.rows)), path.rows] = True  # also a box without an area
-            paths.remove(path.first, [row.nonzero()[0] for row in suppressed])
+            suppressed = [overlaps[t][row].nonzero()[0] for t, row in enumerate(path.rows.tolist(), path.first)]
+            paths.remove(path.first, suppressed)
         tracks = Tracks.of(found, frames)
         return tracks._replace(scores=self._rescored(tracks))
 
@@ -79,11 +76,3 @@ class SeqNMS(ClassLinker):
         highest = np.zeros(tracks.track[-1] + 1)
         np.maximum.at(highest, tracks.track, tracks.scores)
         return highest[tracks.track]
-
-
-def _padded(frames: Sequence[FrameBoxes]) -> np.ndarray:
-    """The boxes of all frames in one array (F, largest n, 4), filled up with empty ones, which overlap nothing."""
-    boxes = np.zeros((len(frames), max(len(one.boxes) for one in frames), 4), frames[0].boxes.dtype)
-    for t, one in enumerate(frames):
-        boxes[t, : len(one.boxes)] = one.boxes
-    return boxes

@@ -1,0 +1,185 @@
+#!/usr/bin/env python3
+"""Link the boxes of an evaluation over time, and evaluate them again.
+
+    python tools/link_boxes.py output/RDN_R101/inference/imagenet_vid_val/detections.npz \\
+        --dataset imagenet_vid_val --linker SeqNMS --output output/linked --opts LINK_IOU 0.6
+
+RESULTS is the detections.npz that VIDEvaluator writes, or a .json of results in COCO's format (image_id, category_id
+from 0, bbox x y width height, score). Settings (--opts) are those of MODEL.VIDEO.LINKER. Prints AP before and after.
+--output gets what VIDEvaluator writes of the linked boxes; its detections.npz also has `track_ids` (n,), which count
+from 0 in each video.
+
+SeqNMS wants boxes before non-maximum suppression: evaluate with MODEL.ROI_HEADS.NMS_THRESH_TEST 1.0 and
+TEST.DETECTIONS_PER_IMAGE -1. BLR needs relations, which such files do not hold: tools/train_net.py --eval-only links by
+them with MODEL.VIDEO.LINKER.NAME BLR MODEL.VIDEO.KEEP_RELATIONS True.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from vod2 import atomic
+from vod2.d2 import BoxMode, CfgNode, DatasetCatalog, Instances, MetadataCatalog
+from vod2.data import as_video_dicts
+from vod2.data.build import in_stream_order
+from vod2.engine import cli, load_config
+from vod2.errors import UserError
+from vod2.evaluation import UAVDTEvaluator, VIDEvaluator
+from vod2.modeling import BLR, BOX_LINKER_REGISTRY, BoxLinker, build_box_linker
+from vod2.structures import PreciseBoxes
+
+_COLUMNS = ("image", "boxes", "scores", "labels")
+
+
+def read_results(path: Path) -> dict[str, np.ndarray]:
+    """`image_ids` (F,), and `image` (n,) rows of them, `boxes` (n, 4) xyxy, `scores` (n,), `labels` (n,).
+
+    Raises:
+        UserError: if there is no such file, or it holds something else.
+    """
+    try:
+        if path.suffix == ".json":
+            return _from_coco(json.loads(path.read_text(encoding="utf-8")))
+        with np.load(path) as file:
+            return {name: file[name] for name in ("image_ids", *_COLUMNS)}
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error}): expected the detections.npz of an evaluation") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path} holds no detections ({error}): expected the detections.npz or COCO results .json of an evaluation"
+        ) from error
+
+
+def _from_coco(entries: list[dict]) -> dict[str, np.ndarray]:
+    image_ids, image = np.unique([str(entry["image_id"]) for entry in entries], return_inverse=True)
+    boxes = np.array([entry["bbox"] for entry in entries], dtype=np.float32).reshape(-1, 4)
+    return {
+        "image_ids": image_ids,
+        "image": image,
+        "boxes": BoxMode.convert(boxes, BoxMode.XYWH_ABS, BoxMode.XYXY_ABS),
+        "scores": np.array([entry["score"] for entry in entries], dtype=np.float32),
+        "labels": np.array([entry["category_id"] for entry in entries], dtype=np.int64),
+    }
+
+
+def by_frame(results: dict[str, np.ndarray], records: Sequence[dict], source: Path) -> list[Instances]:
+    """The detections of each record of the dataset, none where the results have none.
+
+    Raises:
+        UserError: if the results have frames that the dataset has not.
+    """
+    known = {str(record["image_id"]) for record in records}
+    if strange := [one for one in results["image_ids"].tolist() if str(one) not in known]:
+        raise UserError(
+            f"{source}: image_id {strange[0]!r} is not in the dataset: is --dataset the one it was made of?"
+        )
+    order = np.argsort(results["image"], kind="stable")
+    image, boxes, scores, labels = (results[name][order] for name in _COLUMNS)
+    rows = {str(one): row for row, one in enumerate(results["image_ids"].tolist())}
+    frames = []
+    for record in records:
+        row = rows.get(str(record["image_id"]), -1)
+        part = slice(*np.searchsorted(image, [row, row + 1]))
+        found = Instances((record["height"], record["width"]), pred_boxes=PreciseBoxes(torch.from_numpy(boxes[part])))
+        found.scores = torch.from_numpy(scores[part])
+        found.pred_classes = torch.from_numpy(labels[part].astype(np.int64))
+        frames.append(found)
+    return frames
+
+
+def link_videos(linker: BoxLinker, records: Sequence[dict], frames: Sequence[Instances]) -> list[Instances]:
+    """Link each video by itself; the records are in the order of a stream."""
+    linked = []
+    for _, video in groupby(zip(records, frames, strict=True), key=lambda pair: pair[0]["video_id"]):
+        linked += linker.link([frame for _, frame in video])
+    return linked
+
+
+def evaluate(cfg: CfgNode, dataset: str, records: Sequence[dict], frames: Sequence[Instances], output: Path | None):
+    """The metrics of one set of detections: {name: percent}."""
+    if MetadataCatalog.get(dataset).get("evaluator_type") == "uavdt":
+        evaluator = UAVDTEvaluator(dataset, output, distributed=False)
+    else:
+        evaluator = VIDEvaluator(dataset, output, distributed=False, protocol=cfg.TEST.VID_PROTOCOL)
+    evaluator.reset()
+    for record, found in zip(records, frames, strict=True):
+        evaluator.process([record], [{"instances": found}])
+    (metrics,) = evaluator.evaluate().values()
+    return metrics
+
+
+def write_tracks(path: Path, image_ids: Sequence[str], records: Sequence[dict], frames: Sequence[Instances]) -> None:
+    """detections.npz as `write_evaluation` writes it, with `track_ids`; `image_ids` are in the dataset's order."""
+    rows = {image_id: row for row, image_id in enumerate(image_ids)}
+    order = sorted(range(len(records)), key=lambda k: rows[records[k]["image_id"]])
+    counts = [len(frames[k]) for k in order]
+    joined = {
+        "boxes": torch.cat([frames[k].pred_boxes.tensor for k in order]).float(),
+        "scores": torch.cat([frames[k].scores for k in order]).float(),
+        "labels": torch.cat([frames[k].pred_classes for k in order]).int(),
+        "track_ids": torch.cat([frames[k].track_ids for k in order]),
+    }
+    with atomic.replacing(path) as temporary:
+        np.savez_compressed(
+            temporary,
+            image_ids=np.array(image_ids),
+            image=np.repeat(np.arange(len(order), dtype=np.int32), counts),
+            **{name: value.numpy() for name, value in joined.items()},
+        )
+
+
+def _linkers() -> list[str]:
+    """Those that need no more than a results file holds."""
+    return sorted(name for name, kind in BOX_LINKER_REGISTRY if not issubclass(kind, BLR))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", metavar="RESULTS", type=Path, help="detections.npz, or a COCO results .json")
+    parser.add_argument("--dataset", required=True, metavar="NAME", help="the registered dataset that they belong to")
+    parser.add_argument("--linker", required=True, choices=_linkers(), help="how to link")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="where the linked detections and metrics go")
+    parser.add_argument("--config-file", default="", metavar="FILE", help="a configuration, for what is not said here")
+    parser.add_argument(
+        "--opts", nargs="*", default=[], metavar="KEY VALUE", help="of MODEL.VIDEO.LINKER, such as LINK_IOU 0.6"
+    )
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> None:
+    args = _parser().parse_args(arguments)
+    if len(args.opts) % 2:
+        raise UserError(f"{args.opts[-1]!r} has no value: expected KEY VALUE pairs such as LINK_IOU 0.6")
+    settings = [word if k % 2 else f"MODEL.VIDEO.LINKER.{word}" for k, word in enumerate(args.opts)]
+    cfg = load_config(args.config_file, [*settings, "MODEL.VIDEO.LINKER.NAME", args.linker])
+    linker = build_box_linker(cfg)
+    results = read_results(args.results)
+    if args.dataset not in DatasetCatalog.list():
+        raise UserError(
+            f"dataset {args.dataset!r} is not registered: expected one of {', '.join(DatasetCatalog.list())}"
+        )
+    dataset = DatasetCatalog.get(args.dataset)
+    records = in_stream_order(as_video_dicts(dataset))
+    frames = by_frame(results, records, args.results)
+    before = evaluate(cfg, args.dataset, records, frames, None)
+    linked = link_videos(linker, records, frames)
+    after = evaluate(cfg, args.dataset, records, linked, args.output)
+    if args.output:
+        write_tracks(args.output / "detections.npz", [one["image_id"] for one in dataset], records, linked)
+    width = max(len(name) for name in before)
+    print(f"{'':{width}}  {'before':>7}  {'after':>7}")
+    for name, value in before.items():
+        if np.isnan(value):  # a class without ground truth
+            continue
+        print(f"{name:{width}}  {value:7.2f}  {after[name]:7.2f}")
+    if args.output:
+        print(f"Wrote {args.output}")
+
+
+if __name__ == "__main__":
+    cli.run(main)
