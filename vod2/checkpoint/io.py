@@ -2,8 +2,8 @@
 
 import logging
 import os
-from textwrap import shorten
 from collections.abc import Mapping
+from textwrap import shorten
 
 import torch
 from safetensors.torch import load_file
