@@ -10,8 +10,8 @@ from 0, bbox x y width height, score). Settings (--opts) are those of MODEL.VIDE
 from 0 in each video.
 
 SeqNMS wants boxes before non-maximum suppression: evaluate with MODEL.ROI_HEADS.NMS_THRESH_TEST 1.0 and
-TEST.DETECTIONS_PER_IMAGE -1. BLR needs relations, which such files do not hold: tools/train_net.py --eval-only links by
-them with MODEL.VIDEO.LINKER.NAME BLR MODEL.VIDEO.KEEP_RELATIONS True.
+TEST.DETECTIONS_PER_IMAGE -1. BLR reads the relations.npz beside RESULTS, which an evaluation with
+MODEL.VIDEO.KEEP_RELATIONS True writes.
 """
 
 import argparse
@@ -29,7 +29,8 @@ from vod2.data import as_video_dicts
 from vod2.data.build import in_stream_order
 from vod2.engine import cli, load_config
 from vod2.errors import UserError
-from vod2.evaluation import UAVDTEvaluator, VIDEvaluator
+from vod2.evaluation import RELATIONS_FILE, UAVDTEvaluator, VIDEvaluator, read_relations
+from vod2.evaluation.relations import Relations
 from vod2.modeling import BLR, BOX_LINKER_REGISTRY, BoxLinker, build_box_linker
 from vod2.structures import PreciseBoxes
 
@@ -67,11 +68,13 @@ def _from_coco(entries: list[dict]) -> dict[str, np.ndarray]:
     }
 
 
-def by_frame(results: dict[str, np.ndarray], records: Sequence[dict], source: Path) -> list[Instances]:
-    """The detections of each record of the dataset, none where the results have none.
+def by_frame(
+    results: dict[str, np.ndarray], records: Sequence[dict], source: Path, relations: Relations | None = None
+) -> list[Instances]:
+    """The detections of each record of the dataset, none where the results have none; with their relations, if given.
 
     Raises:
-        UserError: if the results have frames that the dataset has not.
+        UserError: if the results have frames that the dataset has not, or the relations are of other detections.
     """
     known = {str(record["image_id"]) for record in records}
     if strange := [one for one in results["image_ids"].tolist() if str(one) not in known]:
@@ -88,8 +91,17 @@ def by_frame(results: dict[str, np.ndarray], records: Sequence[dict], source: Pa
         found = Instances((record["height"], record["width"]), pred_boxes=PreciseBoxes(torch.from_numpy(boxes[part])))
         found.scores = torch.from_numpy(scores[part])
         found.pred_classes = torch.from_numpy(labels[part].astype(np.int64))
+        if relations is not None and len(found):
+            _attach(found, relations.get(str(record["image_id"])), source)
         frames.append(found)
     return frames
+
+
+def _attach(found: Instances, relation: tuple[np.ndarray, np.ndarray] | None, source: Path) -> None:
+    if relation is None or len(relation[0]) != len(found):
+        raise UserError(f"{source} and the {RELATIONS_FILE} beside it are not of one evaluation: evaluate again")
+    found.proposal_index = torch.from_numpy(relation[0].astype(np.int64))
+    found.next_relation = torch.from_numpy(relation[1].astype(np.float32))
 
 
 def link_videos(linker: BoxLinker, records: Sequence[dict], frames: Sequence[Instances]) -> list[Instances]:
@@ -133,16 +145,13 @@ def write_tracks(path: Path, image_ids: Sequence[str], records: Sequence[dict], 
         )
 
 
-def _linkers() -> list[str]:
-    """Those that need no more than a results file holds."""
-    return sorted(name for name, kind in BOX_LINKER_REGISTRY if not issubclass(kind, BLR))
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", metavar="RESULTS", type=Path, help="detections.npz, or a COCO results .json")
     parser.add_argument("--dataset", required=True, metavar="NAME", help="the registered dataset that they belong to")
-    parser.add_argument("--linker", required=True, choices=_linkers(), help="how to link")
+    parser.add_argument(
+        "--linker", required=True, choices=sorted(name for name, _ in BOX_LINKER_REGISTRY), help="how to link"
+    )
     parser.add_argument("--output", type=Path, metavar="DIR", help="where the linked detections and metrics go")
     parser.add_argument("--config-file", default="", metavar="FILE", help="a configuration, for what is not said here")
     parser.add_argument(
@@ -165,7 +174,8 @@ def main(arguments: list[str] | None = None) -> None:
         )
     dataset = DatasetCatalog.get(args.dataset)
     records = in_stream_order(as_video_dicts(dataset))
-    frames = by_frame(results, records, args.results)
+    relations = read_relations(args.results.parent / RELATIONS_FILE) if isinstance(linker, BLR) else None
+    frames = by_frame(results, records, args.results, relations)
     before = evaluate(cfg, args.dataset, records, frames, None)
     linked = link_videos(linker, records, frames)
     after = evaluate(cfg, args.dataset, records, linked, args.output)

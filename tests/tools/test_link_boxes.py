@@ -7,9 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from vod2.d2 import BoxMode, DatasetCatalog, MetadataCatalog
+from vod2.d2 import Boxes, BoxMode, DatasetCatalog, Instances, MetadataCatalog
 from vod2.errors import UserError
+from vod2.evaluation import RelationWriter
+from vod2.modeling import BLR
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE, THERE = [10.0, 10.0, 60.0, 60.0], [80.0, 10.0, 94.0, 40.0]
@@ -118,7 +121,41 @@ def test_mistakes_are_told_with_what_to_do(link_boxes, results, words, message):
         link_boxes(words.split())
 
 
-def test_linkers_that_need_more_than_a_results_file_holds_are_not_offered(link_boxes, capsys):
-    with pytest.raises(SystemExit):
+def test_blr_without_the_relations_of_an_evaluation_says_how_to_get_them(link_boxes, results):
+    with pytest.raises(UserError, match="relations.npz holds no relations.*KEEP_RELATIONS"):
         link_boxes("detections.npz --dataset three_frames --linker BLR".split())
-    assert "SeqNMS" in capsys.readouterr().err
+
+
+def test_blr_links_a_results_file_as_it_links_the_detections_themselves(link_boxes, results):
+    rng = np.random.default_rng(0)
+    counts = np.bincount(results["image"], minlength=3)
+    writer = RelationWriter(".", distributed=False)
+    frames = []
+    for row, image_id in enumerate(results["image_ids"].tolist()):
+        part = results["image"] == row
+        found = Instances((64, 96), pred_boxes=Boxes(torch.from_numpy(results["boxes"][part])))
+        found.scores = torch.from_numpy(results["scores"][part])
+        found.pred_classes = torch.from_numpy(results["labels"][part].astype(np.int64))
+        found.proposal_index = torch.from_numpy(rng.integers(0, 4, counts[row]))
+        found.next_relation = torch.from_numpy(rng.random((counts[row], 4)).astype(np.float16).astype(np.float32))
+        writer.process([{"image_id": image_id}], [{"instances": found}])
+        frames.append(found)
+    writer.evaluate()
+    link_boxes("detections.npz --dataset three_frames --linker BLR --output linked".split())
+    in_order_of_the_dataset = BLR().link(frames[::-1])[::-1]
+    expected = np.concatenate([one.scores.numpy() for one in in_order_of_the_dataset])
+    with np.load("linked/detections.npz") as linked:
+        np.testing.assert_allclose(linked["scores"], expected, rtol=1e-6)
+
+
+def test_relations_of_other_detections_are_refused(link_boxes, results):
+    none = np.zeros(3, np.int64)
+    np.savez(
+        "relations.npz",
+        image_ids=results["image_ids"],
+        count=none,
+        proposal_index=np.zeros(0, np.int32),
+        next_relation=np.zeros((0, 4), np.float16),
+    )
+    with pytest.raises(UserError, match="not of one evaluation"):
+        link_boxes("detections.npz --dataset three_frames --linker BLR".split())

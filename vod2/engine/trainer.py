@@ -22,7 +22,7 @@ from vod2.d2 import (
 from vod2.data import build_video_test_loader, build_video_train_loader
 from vod2.engine.optimizer import build_video_optimizer
 from vod2.errors import UserError
-from vod2.evaluation import LinkingEvaluator, StreamingModel, UAVDTEvaluator, VIDEvaluator
+from vod2.evaluation import LinkingEvaluator, RelationWriter, StreamingModel, UAVDTEvaluator, VIDEvaluator
 from vod2.modeling import VideoRCNN, build_box_linker
 from vod2.temporal import build_support_schedule
 
@@ -73,6 +73,8 @@ class VideoTrainer(DefaultTrainer):
         if cfg.TEST.COCO_AP or not evaluators:
             # A cached conversion would outlive a change of the annotations.
             evaluators.append(COCOEvaluator(dataset_name, tasks=("bbox",), output_dir=folder, allow_cached_coco=False))
+        if cfg.MODEL.VIDEO.KEEP_RELATIONS:
+            evaluators.append(RelationWriter(folder))
         return DatasetEvaluators(evaluators)
 
     @classmethod

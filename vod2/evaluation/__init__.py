@@ -14,6 +14,7 @@ from vod2.evaluation.matching import (
     precision_recall,
 )
 from vod2.evaluation.motion import motion_iou, speed_groups
+from vod2.evaluation.relations import RELATIONS_FILE, RelationWriter, read_relations
 from vod2.evaluation.stability import TrackIndex, TrackStability, index_tracks, stability, track_stability
 from vod2.evaluation.uavdt import UAVDTEvaluator, is_ignored
 from vod2.evaluation.vid import VIDEvaluator
@@ -25,7 +26,10 @@ __all__ = [
     "GroundTruth",
     "LinkingEvaluator",
     "MatchingProtocol",
+    "RELATIONS_FILE",
+    "RelationWriter",
     "StreamingModel",
+    "read_relations",
     "TrackIndex",
     "TrackStability",
     "UAVDTEvaluator",
