@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from helpers.d2_options import DC5, FPN, NARROW
 
 import vod2._d2lite.config as lite_config
 import vod2._d2lite.modeling as lite_modeling
@@ -21,42 +22,13 @@ BACKENDS = (
 )
 
 COMMON = {
-    "MODEL.DEVICE": "cpu",
-    "MODEL.PIXEL_STD": [57.0, 57.0, 57.0],
-    "MODEL.RESNETS.STEM_OUT_CHANNELS": 8,
-    "MODEL.RESNETS.RES2_OUT_CHANNELS": 16,
-    "MODEL.RESNETS.WIDTH_PER_GROUP": 4,
-    "MODEL.FPN.OUT_CHANNELS": 16,
+    **NARROW,
     "MODEL.ROI_HEADS.NUM_CLASSES": 5,
-    "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0,
     "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 64,
-    "MODEL.ROI_BOX_HEAD.FC_DIM": 32,
     "MODEL.RPN.PRE_NMS_TOPK_TRAIN": 500,
     "MODEL.RPN.POST_NMS_TOPK_TRAIN": 100,
     "MODEL.RPN.PRE_NMS_TOPK_TEST": 500,
     "MODEL.RPN.POST_NMS_TOPK_TEST": 50,
-}
-STANDARD_HEAD = {
-    "MODEL.ROI_HEADS.NAME": "StandardROIHeads",
-    "MODEL.ROI_BOX_HEAD.NAME": "FastRCNNConvFCHead",
-    "MODEL.ROI_BOX_HEAD.NUM_FC": 2,
-    "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": 7,
-}
-STAGES = ["res2", "res3", "res4", "res5"]
-FPN = {
-    **STANDARD_HEAD,
-    "MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone",
-    "MODEL.RESNETS.OUT_FEATURES": STAGES,
-    "MODEL.FPN.IN_FEATURES": STAGES,
-    "MODEL.ANCHOR_GENERATOR.SIZES": [[32], [64], [128], [256], [512]],
-    "MODEL.RPN.IN_FEATURES": ["p2", "p3", "p4", "p5", "p6"],
-    "MODEL.ROI_HEADS.IN_FEATURES": ["p2", "p3", "p4", "p5"],
-}
-DC5 = {
-    **STANDARD_HEAD,
-    "MODEL.RESNETS.OUT_FEATURES": ["res4", "res5"],
-    "MODEL.RESNETS.RES5_DILATION": 2,
-    "MODEL.ROI_HEADS.IN_FEATURES": ["res5"],
 }
 CASES = {
     "c4": {},

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from helpers.d2_options import DC5, FPN, NARROW
 
 from vod2._d2lite.config import get_cfg as get_lite_cfg
 from vod2._d2lite.modeling import build_model as build_lite_model
@@ -13,38 +14,9 @@ from vod2._d2lite.structures import Instances as LiteInstances
 from vod2._d2lite.utils.events import EventStorage as LiteEventStorage
 from vod2.d2 import Boxes, EventStorage, GeneralizedRCNN, Instances, build_model, detector_postprocess, get_cfg
 
-STANDARD_HEAD = {
-    "MODEL.ROI_HEADS.NAME": "StandardROIHeads",
-    "MODEL.ROI_BOX_HEAD.NAME": "FastRCNNConvFCHead",
-    "MODEL.ROI_BOX_HEAD.NUM_FC": 2,
-    "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": 7,
-}
-STAGES = ["res2", "res3", "res4", "res5"]
-FPN = {
-    **STANDARD_HEAD,
-    "MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone",
-    "MODEL.RESNETS.OUT_FEATURES": STAGES,
-    "MODEL.FPN.IN_FEATURES": STAGES,
-    "MODEL.ANCHOR_GENERATOR.SIZES": [[32], [64], [128], [256], [512]],
-    "MODEL.RPN.IN_FEATURES": ["p2", "p3", "p4", "p5", "p6"],
-    "MODEL.ROI_HEADS.IN_FEATURES": ["p2", "p3", "p4", "p5"],
-}
-DC5 = {
-    **STANDARD_HEAD,
-    "MODEL.RESNETS.OUT_FEATURES": ["res4", "res5"],
-    "MODEL.RESNETS.RES5_DILATION": 2,
-    "MODEL.ROI_HEADS.IN_FEATURES": ["res5"],
-}
-NARROW = {
-    "MODEL.DEVICE": "cpu",
-    "MODEL.PIXEL_STD": [57.0, 57.0, 57.0],
-    "MODEL.RESNETS.STEM_OUT_CHANNELS": 8,
-    "MODEL.RESNETS.RES2_OUT_CHANNELS": 16,
-    "MODEL.RESNETS.WIDTH_PER_GROUP": 4,
-    "MODEL.FPN.OUT_CHANNELS": 16,
-    "MODEL.ROI_BOX_HEAD.FC_DIM": 32,
+SMALL = {
+    **NARROW,
     "MODEL.ROI_HEADS.NUM_CLASSES": 3,
-    "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0,
     "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 16,
     "MODEL.RPN.POST_NMS_TOPK_TRAIN": 50,
     "MODEL.RPN.POST_NMS_TOPK_TEST": 20,
@@ -60,7 +32,7 @@ def configure(cfg, *options):
 
 def build(name, *options):
     torch.manual_seed(0)
-    return build_model(configure(get_cfg(), NARROW, DETECTORS[name], *options))
+    return build_model(configure(get_cfg(), SMALL, DETECTORS[name], *options))
 
 
 def image_input(boxes=None, size=(64, 80), boxes_class=Boxes, instances_class=Instances):
@@ -189,7 +161,7 @@ def test_postprocessing_scales_clips_and_drops_empty_boxes():
 
 def build_lite(name, *options):
     torch.manual_seed(0)
-    return build_lite_model(configure(get_lite_cfg(), NARROW, DETECTORS[name], *options))
+    return build_lite_model(configure(get_lite_cfg(), SMALL, DETECTORS[name], *options))
 
 
 def lite_input(boxes=None):

@@ -8,7 +8,7 @@ from helpers.loaders import assert_loaders_show_the_right_frames, forget, loader
 from helpers.videos import SIZE, number_of, write_numbered_images, write_numbered_video, write_video
 
 from vod2.d2 import BoxMode, DatasetCatalog, MetadataCatalog
-from vod2.data import VideoIndex, build_video_test_loader, seeking
+from vod2.data import VideoIndex, build_video_test_loader
 from vod2.data.frames import ClipReader, read_frames
 from vod2.errors import UserError, VideoError
 
@@ -25,21 +25,6 @@ def video_dict(path, index=0, **keys):
 @pytest.fixture
 def video(tmp_path):
     return write_numbered_video(tmp_path / "ein film.mp4", LENGTH, gop=5)
-
-
-@pytest.fixture
-def decoded(monkeypatch):
-    """Numbers of the frames that come out of the decoder."""
-    numbers = []
-    real = seeking.FrameCursor._decode
-
-    def counted(*args, **kwargs):
-        for number, frame in real(*args, **kwargs):
-            numbers.append(number)
-            yield number, frame
-
-    monkeypatch.setattr(seeking.FrameCursor, "_decode", staticmethod(counted))
-    return numbers
 
 
 def test_frames_of_a_video_file_come_by_their_number(video):

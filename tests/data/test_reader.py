@@ -163,21 +163,6 @@ def test_numbers_count_frames_and_not_time(tmp_path, name):
         np.testing.assert_array_equal(reader.read([index])[index], expected[index])
 
 
-@pytest.fixture
-def decoded(monkeypatch):
-    """Numbers of the frames that come out of the decoder."""
-    numbers = []
-    real = seeking.FrameCursor._decode
-
-    def counted(*args, **kwargs):
-        for number, frame in real(*args, **kwargs):
-            numbers.append(number)
-            yield number, frame
-
-    monkeypatch.setattr(seeking.FrameCursor, "_decode", staticmethod(counted))
-    return numbers
-
-
 def test_each_frame_is_decoded_once_for_a_clip(tmp_path, decoded):
     reader = VideoReader(encode(tmp_path / "v.mp4", moving_frames(40), gop=40))
     reader.read([20, 9, 14, 9, 11])
