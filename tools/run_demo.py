@@ -53,7 +53,7 @@ def main() -> None:
     run("Synthetic videos", "make_synthetic.py", "--output", DATASET, *SET_OPTIONS, "--mp4", VIDEO, clip)
     metrics = {
         "single_frame": train("Single frame: train and evaluate", "FasterRCNN.yaml", single),
-        "rdn": train("RDN: train and evaluate", "RDN.yaml", rdn, "MODEL.WEIGHTS", single / "model_0000399.pth"),
+        "rdn": train("RDN: train and evaluate", "RDN.yaml", rdn, "MODEL.WEIGHTS", single / "model_0000799.pth"),
     }
     run(
         "RDN on a held-out video",
