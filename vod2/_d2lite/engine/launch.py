@@ -1,7 +1,11 @@
 """Starting one process per GPU, or several on a CPU."""
 
+import atexit
 import logging
+import os
 import socket
+import sys
+import threading
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -62,11 +66,28 @@ def _worker(local_rank: int, main_func: Callable, args: tuple, local_size: int, 
     on_gpu = torch.cuda.is_available()
     if on_gpu:
         torch.cuda.set_device(local_rank)
+    succeeded = threading.Event()
+    atexit.register(_leave, succeeded)
     rank = machine_rank * local_size + local_rank
     dist.init_process_group("nccl" if on_gpu else "gloo", rank=rank, **group)
     comm.create_local_process_group(local_size)
     comm.synchronize()
     main_func(*args)
     comm.synchronize()
-    if on_gpu:  # gloo now and then aborts the process when its groups are destroyed while a model still refers to them
+    if on_gpu:
         dist.destroy_process_group()
+    else:
+        succeeded.set()
+
+
+def _leave(succeeded: threading.Event) -> None:
+    """End a process of gloo, whose work is done, before the interpreter shuts down.
+
+    A thread of gloo that asks for the interpreter during its shutdown, or a group that is destroyed while a model still
+    refers to it, now and then aborts the process.
+    """
+    if succeeded.is_set():
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
