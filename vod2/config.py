@@ -40,6 +40,7 @@ def _add_time(cfg: CfgNode) -> None:
     train.RADIUS = 18  # RandomNear: frames on either side of the key frame
     train.COUNT = 2  # RandomNear, RandomVideo: supports to draw
     train.INCLUDE_KEY = True  # RandomVideo: the key frame may be drawn
+    train.WITH_KEY = False  # the key frame is a support of itself, too, with its sampled RoIs (SELSA)
     train.INTERVAL = 10  # KeyframeTriplet: distance of two keyframes
     # The window of a frame in inference
     test = cfg.VIDEO.TEST_SCHEDULE = CfgNode()
@@ -58,6 +59,8 @@ def _add_model(cfg: CfgNode) -> None:
     video.PIXEL_AGGREGATOR = CfgNode({"NAME": ""})  # level 1, in PIXEL_AGGREGATOR_REGISTRY; "" for none
     video.PROPOSAL_AGGREGATOR = CfgNode({"NAME": ""})  # level 2, in PROPOSAL_AGGREGATOR_REGISTRY; "" for none
     video.KEEP_RELATIONS = False  # detections tell their relation to the boxes of the next frame (for the linker BLR)
+    video.OHEM = 0  # the loss of a key frame is that of so many of its RoIs, those of the highest loss; 0 for all
+    video.REDUCE_CHANNELS = 0  # 1x1 convolution to so many channels and ReLU before pooling (SELSA: 256); 0 for none
     linker = video.LINKER = CfgNode()  # level 3, over the detections of a whole video
     linker.NAME = ""  # in BOX_LINKER_REGISTRY: "SeqNMS", "TubeletLinking", "BLR"; "" for none
     linker.LINK_IOU = 0.5  # SeqNMS: boxes of consecutive frames are linked from this IoU on

@@ -15,6 +15,7 @@ from vod2.data.augmentation import build_video_augmentation, kept_by_centre
 from vod2.data.bad_frames import BadFrames
 from vod2.data.frames import ClipReader
 from vod2.data.video_index import VideoIndex
+from vod2.structures import Role
 from vod2.temporal import SupportSchedule, TrainingSchedule, build_support_schedule, build_training_schedule
 
 
@@ -26,7 +27,8 @@ class VideoDatasetMapper:
         image: (3, H, W) uint8, in INPUT.FORMAT
         instances: gt_boxes, gt_classes, gt_track_ids ((n,) int64, -1 where unknown), without crowds, empty boxes and
             what a crop has taken out (see `to_instances`)
-        support: list of {image, frame_index, role, and instances if the dataset has annotations of that frame}
+        support: list of {image, frame_index, role, and instances if the dataset has annotations of that frame}; the one
+            of role KEY stands for the key frame itself and has neither image nor instances
 
     Inference. The dict says which frame of its video was evaluated before it: `previous_index` (None at the start, see
     `vod2.data.build_video_test_loader`). Only frames that the stream has not been sent yet are read:
@@ -115,6 +117,9 @@ class VideoDatasetMapper:
         targets = {index: self._targets(clip, index, drawn, tuple(image.shape[1:])) for index, image in images.items()}
         clip["support"] = []
         for drawn_index, role in supports:
+            if role is Role.KEY:
+                clip["support"].append({"frame_index": key, "role": role})
+                continue
             index = numbers[drawn_index]
             support = {"image": images[index], "frame_index": index, "role": role}
             if targets[index] is not None:

@@ -3,7 +3,7 @@
 B: clips, T: supports of a clip. Boxes are xyxy in pixels of the resized image until they leave the model.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 
 import torch
@@ -14,7 +14,7 @@ from vod2.errors import UserError
 from vod2.modeling.aggregation import Aggregated, mean_losses, merged, next_relations
 from vod2.modeling.backbone import resume
 from vod2.modeling.pixel import PixelAggregator, build_pixel_aggregator
-from vod2.modeling.roi_heads import VideoROIHeads, as_proposal_set
+from vod2.modeling.roi_heads import VideoROIHeads
 from vod2.modeling.video_rpn import VideoRPN
 from vod2.structures import Frame, Role, TemporalContext
 from vod2.temporal import FrameMemory
@@ -58,6 +58,7 @@ class VideoRCNN(GeneralizedRCNN):
         if not self.training:
             return self.inference(batched_inputs)
         keys, contexts = self._clips(batched_inputs)
+        keys = [key.with_(classes=_classes(clip)) for key, clip in zip(keys, batched_inputs, strict=True)]
         targets = [clip["instances"].to(self.device) for clip in batched_inputs]
         keys, enhanced = self.enhance(keys, contexts)
         keys, contexts, rpn_losses = self._propose_clips(keys, contexts, targets)
@@ -178,13 +179,19 @@ class VideoRCNN(GeneralizedRCNN):
         known = [None] * len(frames) if targets is None else targets
         done = [
             frame.with_(
-                features={} if self.pixel_aggregator is None else frame.features,
-                proposals=as_proposal_set(one, embedding),
-                targets=None if target is None else one,
+                features=self._kept(frame.features), proposals=embedding, targets=None if target is None else one
             )
             for frame, one, embedding, target in zip(frames, proposals, embedded, known, strict=True)
         ]
         return done, losses
+
+    def _kept(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The feature maps that something looks at after the proposals have been made."""
+        if self.pixel_aggregator is not None:
+            return features
+        aggregator = self.roi_heads.aggregator
+        levels = aggregator.training_levels if self.training and aggregator is not None else ()
+        return {name: features[name] for name in levels}
 
     def _clips(self, batched_inputs: list[dict]) -> tuple[list[Frame], list[TemporalContext]]:
         """Encode the key frames and the supports of B clips at once."""
@@ -195,32 +202,30 @@ class VideoRCNN(GeneralizedRCNN):
             )
         supports = [list(clip.get("support", ())) for clip in batched_inputs]
         named = [
-            [{**support, "video_id": clip.get("video_id", "")} for support in group]
+            [{**one, "video_id": clip.get("video_id", "")} for one in group if one.get("role") is not Role.KEY]
             for clip, group in zip(batched_inputs, supports, strict=True)
         ]
         frames = iter(self.encode([*batched_inputs, *chain.from_iterable(named)]))
         keys = [next(frames) for _ in batched_inputs]
-        contexts = [
-            TemporalContext(
-                tuple(next(frames) for _ in group), tuple(support.get("role", Role.LOCAL) for support in group)
-            )
-            for group in supports
-        ]
+        roles = [tuple(support.get("role", Role.LOCAL) for support in group) for group in supports]
+        contexts = [_context(key, frames, own) for key, own in zip(keys, roles, strict=True)]
         return keys, contexts
 
     def _propose_clips(
         self, keys: list[Frame], contexts: list[TemporalContext], targets: list[Instances] | None
     ) -> tuple[list[Frame], list[TemporalContext], dict[str, Tensor]]:
         """`propose` for the key frames (with targets) and all supports (without) at once."""
-        supports = list(chain.from_iterable(context.frames for context in contexts))
+        supports = [
+            frame
+            for context in contexts
+            for frame, role in zip(context.frames, context.roles, strict=True)
+            if role is not Role.KEY
+        ]
         padded = None if targets is None else [*targets, *[None] * len(supports)]
         frames, losses = self.propose([*keys, *supports], padded)
-        rest = iter(frames[len(keys) :])
-        contexts = [
-            TemporalContext(tuple(next(rest) for _ in context.frames), context.roles, context.carry)
-            for context in contexts
-        ]
-        return frames[: len(keys)], contexts, losses
+        keys, rest = frames[: len(keys)], iter(frames[len(keys) :])
+        contexts = [_context(key, rest, old.roles, old.carry) for key, old in zip(keys, contexts, strict=True)]
+        return keys, contexts, losses
 
     def _require_eval(self) -> None:
         if self.training:
@@ -231,3 +236,20 @@ class VideoRCNN(GeneralizedRCNN):
         """Scale to the original size: the clip's height and width, or the resized image's where it has none."""
         height, width = instances.image_size
         return detector_postprocess(instances, clip.get("height", height), clip.get("width", width))
+
+
+def _context(
+    key: Frame, supports: Iterator[Frame], roles: Sequence[Role], carry: Mapping[str, Tensor] | None = None
+) -> TemporalContext:
+    """The next of `supports` for each role, `key` itself for KEY."""
+    if key.proposals is not None:
+        key = key.with_(proposals=key.proposals.descending())
+    frames = tuple(key if role is Role.KEY else next(supports) for role in roles)
+    return TemporalContext(frames, tuple(roles), dict(carry or {}))
+
+
+def _classes(clip: dict) -> frozenset[int]:
+    """The class that a training clip was drawn for, or those of all its objects."""
+    if "triplet_class" in clip:
+        return frozenset({clip["triplet_class"]})
+    return frozenset(clip["instances"].gt_classes.tolist())

@@ -20,6 +20,8 @@ class Frame:
         proposals: the frame's proposals with embedded features, or None before they are made.
         targets: of a key frame in training, its sampled RoIs with `proposal_boxes`, `gt_boxes` (resized pixels) and
             `gt_classes`, row by row those of `proposals`.
+        classes: of a key frame in training, the classes that its clip stands for among other clips: the one that it was
+            drawn for (see `TripletVideos`), or those of all its objects.
 
     Raises:
         ValueError: on a negative index or a feature map that is not (1, C, H, W).
@@ -31,6 +33,7 @@ class Frame:
     features: dict[str, Tensor] = field(default_factory=dict)
     proposals: ProposalSet | None = None
     targets: Instances | None = None
+    classes: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
         if self.index < 0:

@@ -20,6 +20,7 @@ class ProposalSet:
         scores: (M,) objectness logits, descending within each frame.
         frame: (M,) int64, ascending, row of the proposal's frame in the context, in [0, T); zeros for one frame.
         image_sizes: T pairs (height, width) of the resized images.
+        maps: (M, C, P, P) what was pooled from each box, where an aggregator compares parts of it, else None.
 
     Raises:
         ValueError: if the lengths or shapes contradict each other.
@@ -39,6 +40,7 @@ class ProposalSet:
     scores: Tensor
     frame: Tensor
     image_sizes: tuple[tuple[int, int], ...]
+    maps: Tensor | None = None
 
     def __post_init__(self) -> None:
         count = len(self.boxes)
@@ -46,19 +48,21 @@ class ProposalSet:
             raise ValueError(f"boxes: expected the shape (M, 4), got {tuple(self.boxes.shape)}")
         if self.features.dim() < 2:
             raise ValueError(f"features: expected the shape (M, D) or (M, P*P, D), got {tuple(self.features.shape)}")
-        for name in ("features", "scores", "frame"):
+        for name in ("features", "scores", "frame", "maps"):
             value = getattr(self, name)
-            if len(value) != count:
+            if value is not None and len(value) != count:
                 raise ValueError(f"{name}: expected {count} rows, one for each box, got {len(value)}")
 
     def __len__(self) -> int:
         return len(self.boxes)
 
     @staticmethod
-    def of_frame(boxes: Tensor, features: Tensor, scores: Tensor, image_size: tuple[int, int]) -> "ProposalSet":
+    def of_frame(
+        boxes: Tensor, features: Tensor, scores: Tensor, image_size: tuple[int, int], maps: Tensor | None = None
+    ) -> "ProposalSet":
         """The proposals of a single frame; arguments as in the class."""
         frame = torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
-        return ProposalSet(boxes, features, scores, frame, (image_size,))
+        return ProposalSet(boxes, features, scores, frame, (image_size,), maps)
 
     @staticmethod
     def cat(sets: Sequence["ProposalSet"]) -> "ProposalSet":
@@ -79,11 +83,16 @@ class ProposalSet:
             torch.cat([one.scores for one in sets]),
             torch.cat(frames),
             sizes,
+            None if any(one.maps is None for one in sets) else torch.cat([one.maps for one in sets]),
         )
 
     def top(self, count: int) -> "ProposalSet":
         """The first `count` proposals of every frame, that is those of the highest objectness."""
         return self[self.rank() < count]
+
+    def descending(self) -> "ProposalSet":
+        """Those of a single frame in the order of their scores, which sampled RoIs do not have."""
+        return self[self.scores.argsort(descending=True, stable=True)]
 
     def rank(self) -> Tensor:
         """(M,) int64: the place of each proposal among those of its frame, from 0."""
@@ -96,10 +105,18 @@ class ProposalSet:
         return torch.bincount(self.frame, minlength=len(self.image_sizes))
 
     def __getitem__(self, rows: Tensor) -> "ProposalSet":
-        return ProposalSet(self.boxes[rows], self.features[rows], self.scores[rows], self.frame[rows], self.image_sizes)
+        maps = None if self.maps is None else self.maps[rows]
+        return ProposalSet(
+            self.boxes[rows], self.features[rows], self.scores[rows], self.frame[rows], self.image_sizes, maps
+        )
 
     def detach(self) -> "ProposalSet":
         """The same values without gradient."""
         return ProposalSet(
-            self.boxes.detach(), self.features.detach(), self.scores.detach(), self.frame, self.image_sizes
+            self.boxes.detach(),
+            self.features.detach(),
+            self.scores.detach(),
+            self.frame,
+            self.image_sizes,
+            None if self.maps is None else self.maps.detach(),
         )

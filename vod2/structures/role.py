@@ -7,6 +7,7 @@ from typing import NamedTuple
 class Role(enum.Enum):
     """The part that a support frame plays for the key frame."""
 
+    KEY = "key"  # the key frame itself, in training with its sampled RoIs
     LOCAL = "local"  # near the key frame in time
     GLOBAL = "global"  # anywhere in the video
     MEMORY = "memory"  # long before the key frame

@@ -18,6 +18,7 @@ from vod2.temporal.training import (
     RandomNear,
     RandomVideo,
     TrainingSchedule,
+    WithKey,
     build_training_schedule,
 )
 
@@ -36,6 +37,7 @@ __all__ = [
     "SupportSchedule",
     "TrainingSchedule",
     "Union",
+    "WithKey",
     "build_support_schedule",
     "build_training_schedule",
 ]

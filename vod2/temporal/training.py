@@ -23,7 +23,8 @@ def build_training_schedule(cfg: CfgNode) -> "TrainingSchedule":
     node = cfg.VIDEO.TRAIN_SCHEDULE
     kind = lookup(TRAINING_SCHEDULE_REGISTRY, node.NAME, "VIDEO.TRAIN_SCHEDULE.NAME")
     with settings("VIDEO.TRAIN_SCHEDULE"):
-        return kind.from_config(node)
+        schedule = kind.from_config(node)
+    return WithKey(schedule) if node.WITH_KEY else schedule
 
 
 class TrainingSchedule(ABC):
@@ -136,6 +137,27 @@ class KeyframeTriplet(TrainingSchedule):
         farthest = self.interval + max(self.interval // 2, 1)
         old = max(new - int(rng.integers(self.interval + 1, farthest, endpoint=True)), 0)
         return [Support(new, Role.KEYFRAME), Support(old, Role.MEMORY)]
+
+
+class WithKey(TrainingSchedule):
+    """The supports of another schedule, after t itself as KEY: its proposals look at each other, too (SELSA).
+
+    Example:
+        >>> import numpy as np
+        >>> from vod2.temporal import RandomVideo, WithKey
+        >>> [s.role.name for s in WithKey(RandomVideo(count=1)).sample(3, 9, np.random.default_rng(0))]
+        ['KEY', 'GLOBAL']
+    """
+
+    def __init__(self, schedule: TrainingSchedule) -> None:
+        self.schedule = schedule
+
+    @classmethod
+    def from_config(cls, node: CfgNode) -> "WithKey":
+        return cls(lookup(TRAINING_SCHEDULE_REGISTRY, node.NAME, "VIDEO.TRAIN_SCHEDULE.NAME").from_config(node))
+
+    def sample(self, t: int, length: int, rng: np.random.Generator) -> list[Support]:
+        return [Support(t, Role.KEY), *self.schedule.sample(t, length, rng)]
 
 
 def _draw(frames: np.ndarray, count: int, rng: np.random.Generator, role: Role) -> list[Support]:

@@ -5,15 +5,16 @@ from vod2.modeling.roi_heads.base import (
     ProposalAggregator,
     build_proposal_aggregator,
 )
+from vod2.modeling.roi_heads.box_head import LinearBoxHead
 from vod2.modeling.roi_heads.predictor import VideoBoxPredictor
-from vod2.modeling.roi_heads.video_roi_heads import HeadOutput, VideoROIHeads, as_proposal_set
+from vod2.modeling.roi_heads.video_roi_heads import HeadOutput, VideoROIHeads
 
 __all__ = [
     "PROPOSAL_AGGREGATOR_REGISTRY",
     "HeadOutput",
+    "LinearBoxHead",
     "ProposalAggregator",
     "VideoBoxPredictor",
     "VideoROIHeads",
-    "as_proposal_set",
     "build_proposal_aggregator",
 ]

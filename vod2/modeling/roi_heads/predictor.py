@@ -3,11 +3,15 @@
 N: proposals of a frame, K: classes, k: boxes regressed from a proposal (1 or K).
 """
 
+import itertools
+
 import torch
+from fvcore.nn import smooth_l1_loss
 from torch import Tensor
+from torch.nn import functional
 from torchvision.ops import batched_nms, clip_boxes_to_image
 
-from vod2.d2 import CfgNode, FastRCNNOutputLayers, Instances, ShapeSpec
+from vod2.d2 import CfgNode, FastRCNNOutputLayers, Instances, ShapeSpec, configurable
 from vod2.layers import PreciseBoxTransform
 from vod2.structures import PreciseBoxes
 
@@ -18,11 +22,53 @@ class VideoBoxPredictor(FastRCNNOutputLayers):
     Detections also carry `proposal_index`, the row of the proposal that each came from (linking by relations needs it).
     """
 
+    @configurable
+    def __init__(self, *args, ohem: int = 0, **kwargs) -> None:
+        """
+        Args:
+            ohem: the loss of a frame is that of so many of its RoIs, those of the highest loss; 0 for all.
+            args, kwargs: those of `FastRCNNOutputLayers`.
+        """
+        super().__init__(*args, **kwargs)
+        self.ohem = ohem
+
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
         ret = super().from_config(cfg, input_shape)
+        ret["ohem"] = cfg.MODEL.VIDEO.OHEM
         ret["box2box_transform"] = PreciseBoxTransform(weights=cfg.MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS)
         return ret
+
+    def losses(self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]) -> dict[str, Tensor]:
+        """Scores and deltas of the RoIs of all frames, and the RoIs with gt_boxes and gt_classes -> {name: loss}."""
+        if self.ohem > 0:
+            predictions, proposals = self._hardest(predictions, proposals)
+        return super().losses(predictions, proposals)
+
+    @torch.no_grad()
+    def _losses_of_each(self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]) -> Tensor:
+        """(N,): classification and smooth L1 regression of each RoI (OHEM, Shrivastava et al., section 4)."""
+        scores, deltas = predictions
+        labels = torch.cat([one.gt_classes for one in proposals])
+        loss = functional.cross_entropy(scores, labels, reduction="none")
+        rows = ((labels >= 0) & (labels < self.num_classes)).nonzero()[:, 0]
+        boxes = torch.cat([one.proposal_boxes.tensor for one in proposals])[rows]
+        wanted = self.box2box_transform.get_deltas(boxes, torch.cat([one.gt_boxes.tensor for one in proposals])[rows])
+        deltas = deltas.unflatten(1, (-1, 4))[rows]  # (n, k, 4)
+        deltas = deltas[:, 0] if deltas.shape[1] == 1 else deltas[torch.arange(len(rows)), labels[rows]]
+        regression = smooth_l1_loss(deltas, wanted.to(deltas.dtype), self.smooth_l1_beta, reduction="none").sum(dim=1)
+        return loss.index_add(0, rows, regression.to(loss.dtype))
+
+    def _hardest(
+        self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
+    ) -> tuple[tuple[Tensor, Tensor], list[Instances]]:
+        """The RoIs of each frame with the highest loss, in their order."""
+        losses = self._losses_of_each(predictions, proposals).split([len(one) for one in proposals])
+        kept = [loss.topk(min(self.ohem, len(loss))).indices.sort().values for loss in losses]
+        firsts = itertools.accumulate((len(loss) for loss in losses), initial=0)
+        rows = torch.cat([own + first for own, first in zip(kept, firsts, strict=False)])
+        scores, deltas = predictions
+        return (scores[rows], deltas[rows]), [one[own] for one, own in zip(proposals, kept, strict=True)]
 
     def inference(
         self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]

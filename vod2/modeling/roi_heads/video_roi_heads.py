@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vod2.d2 import ROI_HEADS_REGISTRY, CfgNode, ImageList, Instances, ShapeSpec, StandardROIHeads, configurable
 from vod2.errors import UserError
@@ -34,15 +34,24 @@ class VideoROIHeads(StandardROIHeads):
     """
 
     @configurable
-    def __init__(self, *, aggregator: ProposalAggregator | None = None, support_topk: int = 75, **kwargs) -> None:
+    def __init__(
+        self,
+        *,
+        aggregator: ProposalAggregator | None = None,
+        reduce: nn.ModuleDict | None = None,
+        support_topk: int = 75,
+        **kwargs,
+    ) -> None:
         """
         Args:
             aggregator: level 2, or None.
+            reduce: {level: layers} that a feature map goes through before pooling, or None.
             support_topk: proposals that are embedded of a support frame in training.
             kwargs: those of `StandardROIHeads`.
         """
         super().__init__(**kwargs)
         self.aggregator = aggregator
+        self.reduce = reduce
         self.support_topk = support_topk
 
     @classmethod
@@ -52,7 +61,15 @@ class VideoROIHeads(StandardROIHeads):
                 raise UserError(f"VideoROIHeads predict boxes only: set {key} to False")
         if cfg.MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES:
             raise UserError("VideoROIHeads train on proposals: set MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES to False")
-        ret = super().from_config(cfg, input_shape)
+        reduce = cfg.MODEL.VIDEO.REDUCE_CHANNELS
+        reduced = input_shape
+        if reduce > 0:
+            reduced = input_shape | {
+                name: ShapeSpec(channels=reduce, stride=input_shape[name].stride)
+                for name in cfg.MODEL.ROI_HEADS.IN_FEATURES
+            }
+        ret = super().from_config(cfg, reduced)
+        ret["reduce"] = _reduction(cfg, input_shape) if reduce > 0 else None
         shape = ret["box_head"].output_shape
         ret["box_predictor"] = VideoBoxPredictor(cfg, shape)
         ret["aggregator"] = build_proposal_aggregator(cfg, shape.channels)
@@ -69,7 +86,7 @@ class VideoROIHeads(StandardROIHeads):
         """Detectron2's contract: every image alone, with an empty context."""
         selected = self.select(proposals, targets if self.training else None)
         keys = [
-            Frame("", 0, one.image_size, proposals=as_proposal_set(one, embedded), targets=one)
+            Frame("", 0, one.image_size, proposals=embedded, targets=one)
             for one, embedded in zip(selected, self.embed(features, selected), strict=True)
         ]
         found = self.detect(keys, [TemporalContext()] * len(keys))
@@ -90,11 +107,22 @@ class VideoROIHeads(StandardROIHeads):
             selected[row] = sample
         return selected
 
-    def embed(self, features: dict[str, Tensor], proposals: list[Instances]) -> list[Tensor]:
-        """{level: (B, C, H, W)} and the proposal_boxes of B frames -> B tensors (N, D)."""
+    def embed(self, features: dict[str, Tensor], proposals: list[Instances]) -> list[ProposalSet]:
+        """{level: (B, C, H, W)} and B times proposal_boxes, objectness_logits -> B sets with features (N, D)."""
         maps = [features[name] for name in self.box_in_features]
+        if self.reduce is not None:
+            maps = [self.reduce[name](value) for name, value in zip(self.box_in_features, maps, strict=True)]
         pooled = self.box_pooler(maps, [one.proposal_boxes for one in proposals])
-        return list(self.box_head(pooled).split([len(one) for one in proposals]))
+        counts = [len(one) for one in proposals]
+        keeps_maps = self.aggregator is not None and self.aggregator.needs_maps
+        return [
+            ProposalSet.of_frame(
+                one.proposal_boxes.tensor, embedded, one.objectness_logits, one.image_size, rois if keeps_maps else None
+            )
+            for one, embedded, rois in zip(
+                proposals, self.box_head(pooled).split(counts), pooled.split(counts), strict=True
+            )
+        ]
 
     def detect(self, keys: Sequence[Frame], contexts: Sequence[TemporalContext]) -> HeadOutput:
         """Level 2 and the prediction, in both modes.
@@ -103,7 +131,10 @@ class VideoROIHeads(StandardROIHeads):
             keys: frames with embedded proposals, in training also with the sampled RoIs as targets.
             contexts: one for each key frame.
         """
-        aggregated = [self._aggregate(key, context) for key, context in zip(keys, contexts, strict=True)]
+        if self.aggregator is None:
+            aggregated = [Aggregated(key.proposals.features) for key in keys]
+        else:
+            aggregated = self.aggregator.aggregate(keys, contexts)
         predictions = self.box_predictor(torch.cat([one.value for one in aggregated]))
         if self.training:
             losses = self.box_predictor.losses(predictions, [key.targets for key in keys])
@@ -112,14 +143,14 @@ class VideoROIHeads(StandardROIHeads):
         instances, _ = self.box_predictor.inference(predictions, proposals)
         return HeadOutput(instances, {}, aggregated)
 
-    def _aggregate(self, key: Frame, context: TemporalContext) -> Aggregated[Tensor]:
-        if self.aggregator is None:
-            return Aggregated(key.proposals.features)
-        return self.aggregator(key.proposals, context)
 
+def _reduction(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> nn.ModuleDict:
+    """{level: 1x1 convolution to REDUCE_CHANNELS and ReLU} for what the heads pool from."""
 
-def as_proposal_set(proposals: Instances, features: Tensor) -> ProposalSet:
-    """Proposals of one frame (proposal_boxes, objectness_logits) with their embedding (N, D)."""
-    return ProposalSet.of_frame(
-        proposals.proposal_boxes.tensor, features, proposals.objectness_logits, proposals.image_size
-    )
+    def layers(channels: int) -> nn.Sequential:
+        conv = nn.Conv2d(channels, cfg.MODEL.VIDEO.REDUCE_CHANNELS, 1)
+        nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+        nn.init.zeros_(conv.bias)
+        return nn.Sequential(conv, nn.ReLU())
+
+    return nn.ModuleDict({name: layers(input_shape[name].channels) for name in cfg.MODEL.ROI_HEADS.IN_FEATURES})
