@@ -72,6 +72,12 @@ def _add_model(cfg: CfgNode) -> None:
     relation.GEOMETRY_DIM = 64  # length of the sine/cosine embedding of a pair of boxes
     relation.GEOMETRY_SCALE = 100.0  # its factor
     relation.GEOMETRY_WAVELENGTH = 1000.0  # its longest wavelength
+    cfg.MODEL.ALIGNER = CfgNode({"NAME": ""})  # in ALIGNER_REGISTRY, for methods that align feature maps (LSTS, MST)
+    # build_head_map_backbone: a ResNet whose res5 ends in a map for the RPN and one for the heads (R-FCN)
+    head_map = cfg.MODEL.HEAD_MAP = CfgNode()
+    head_map.BOTTOM_UP = "build_resnet_backbone"  # in BACKBONE_REGISTRY
+    head_map.CHANNELS = 1024  # of both maps together
+    head_map.DILATION = 6  # of the 3x3 convolution that makes them
     # build_narrow_resnet_backbone: basic blocks, for a CPU
     narrow = cfg.MODEL.NARROW_RESNET = CfgNode()
     narrow.STEM_CHANNELS = 16

@@ -1,11 +1,11 @@
-"""A narrow ResNet for a CPU, and the second half of a ResNet on its own.
+"""A narrow ResNet for a CPU, a ResNet that ends in two maps, and parts of a ResNet on their own.
 
 B: images, C: channels, H, W: size of a map.
 """
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from vod2.d2 import BACKBONE_REGISTRY, BasicBlock, BasicStem, CfgNode, ResNet, ShapeSpec
+from vod2.d2 import BACKBONE_REGISTRY, Backbone, BasicBlock, BasicStem, CfgNode, ResNet, ShapeSpec
 
 
 @BACKBONE_REGISTRY.register()
@@ -33,11 +33,93 @@ def build_narrow_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet
     return ResNet(stem, stages, out_features=cfg.MODEL.RESNETS.OUT_FEATURES, freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT)
 
 
-def resume(backbone: ResNet, stage: str, x: Tensor) -> dict[str, Tensor]:
-    """Run the stages after `stage` on its output x (B, C, H, W) -> {later stage: (B, C', H', W')}."""
+@BACKBONE_REGISTRY.register()
+def build_head_map_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> "HeadMapBackbone":
+    """A ResNet, built by MODEL.HEAD_MAP.BOTTOM_UP, whose res5 ends in one map for the RPN and one for the heads."""
+    node = cfg.MODEL.HEAD_MAP
+    bottom_up = BACKBONE_REGISTRY.get(node.BOTTOM_UP)(cfg, input_shape)
+    return HeadMapBackbone(bottom_up, node.CHANNELS, node.DILATION)
+
+
+class HeadMapBackbone(Backbone):
+    """A ResNet and a 3x3 dilated convolution on its res5, of whose channels the RPN and the heads share (R-FCN).
+
+    The outputs are those of the ResNet, "rpn" (the first half of the channels) and "head" (the second half).
+
+    Args:
+        bottom_up: a ResNet that gives "res5".
+        channels: of both maps together.
+        dilation: of the convolution.
+    """
+
+    def __init__(self, bottom_up: ResNet, channels: int, dilation: int) -> None:
+        super().__init__()
+        res5 = bottom_up.output_shape()["res5"]
+        self.bottom_up = bottom_up
+        self.head_map = nn.Conv2d(res5.channels, channels, 3, padding=dilation, dilation=dilation)
+        nn.init.normal_(self.head_map.weight, std=0.01)
+        nn.init.zeros_(self.head_map.bias)
+        half = ShapeSpec(channels=channels // 2, stride=res5.stride)
+        self._shapes = {**bottom_up.output_shape(), "rpn": half, "head": half}
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """(B, 3, H, W) -> {name: (B, C, H/s, W/s)}."""
+        outputs = self.bottom_up(x)
+        return outputs | self.split(outputs["res5"])
+
+    def split(self, res5: Tensor) -> dict[str, Tensor]:
+        """(B, C, H, W) -> rpn and head, (B, channels / 2, H, W) each."""
+        first, second = self.head_map(res5).relu().chunk(2, dim=1)
+        return {"rpn": first, "head": second}
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        return self._shapes
+
+    @property
+    def size_divisibility(self) -> int:
+        return self.bottom_up.size_divisibility
+
+
+def resume(backbone: nn.Module, stage: str, x: Tensor) -> dict[str, Tensor]:
+    """Run what comes after `stage` on its output x (B, C, H, W) -> {later output: (B, C', H', W')}."""
+    if isinstance(backbone, HeadMapBackbone):
+        outputs = resume(backbone.bottom_up, stage, x)
+        return outputs | backbone.split(outputs["res5"] if stage != "res5" else x)
     names = list(backbone.stage_names)
     outputs = {}
     for name in names[names.index(stage) + 1 :]:
         x = getattr(backbone, name)(x)
         outputs[name] = x
     return outputs
+
+
+def begin(backbone: nn.Module, images: Tensor, stage: str, blocks: int) -> Tensor:
+    """The first part of a ResNet: (B, 3, H, W) -> the sum before the ReLU of block `blocks` (from 1) of `stage`."""
+    resnet = getattr(backbone, "bottom_up", backbone)
+    x = resnet.stem(images)
+    for name in resnet.stage_names:
+        layers = list(getattr(resnet, name))
+        if name == stage:
+            for block in layers[: blocks - 1]:
+                x = block(x)
+            return _before_relu(layers[blocks - 1], x)
+        x = getattr(resnet, name)(x)
+    raise ValueError(f"the backbone has no stage {stage!r}, it has {list(resnet.stage_names)}")
+
+
+def finish(backbone: nn.Module, x: Tensor, stage: str, blocks: int) -> Tensor:
+    """The rest of `stage` after `begin`, whose result x (B, C, H, W) is -> the stage's output."""
+    resnet = getattr(backbone, "bottom_up", backbone)
+    x = x.relu()
+    for block in list(getattr(resnet, stage))[blocks:]:
+        x = block(x)
+    return x
+
+
+def _before_relu(block: nn.Module, x: Tensor) -> Tensor:
+    """A basic or bottleneck block without its last ReLU."""
+    out = block.conv1(x).relu()
+    out = block.conv2(out)
+    if hasattr(block, "conv3"):
+        out = block.conv3(out.relu())
+    return out + (x if block.shortcut is None else block.shortcut(x))

@@ -16,7 +16,7 @@ from vod2.modeling.backbone import resume
 from vod2.modeling.pixel import PixelAggregator, build_pixel_aggregator
 from vod2.modeling.roi_heads import VideoROIHeads
 from vod2.modeling.video_rpn import VideoRPN
-from vod2.structures import Frame, Role, TemporalContext
+from vod2.structures import Frame, Role, Support, TemporalContext
 from vod2.temporal import FrameMemory
 
 
@@ -110,7 +110,9 @@ class VideoRCNN(GeneralizedRCNN):
         """
         self._require_eval()
         named = [{**one, "video_id": memory.video} for one, memory in zip(inputs, memories, strict=True)]
-        frames, _ = self.propose(self.encode(named))
+        frames = self.encode(named)
+        if self._supports_have_proposals:
+            frames, _ = self.propose(frames)
         for frame, memory in zip(frames, memories, strict=True):
             memory.put(frame)
 
@@ -134,17 +136,20 @@ class VideoRCNN(GeneralizedRCNN):
         return {"instances": self._finish(instances, clip)}
 
     def encode(self, inputs: Sequence[dict]) -> list[Frame]:
-        """Images (3, H, W) of any clips -> frames with feature maps, in one call of the backbone."""
+        """Images (3, H, W) of any clips -> frames with feature maps, in one call of the backbone.
+
+        Where there is a pixel aggregator, it decides what is computed of each.
+        """
         images = self.preprocess_image(inputs)
-        features = self.backbone(images.tensor)
+        if self.pixel_aggregator is None:
+            features = self.backbone(images.tensor)
+            maps = [{name: value[row : row + 1] for name, value in features.items()} for row in range(len(inputs))]
+        else:
+            named = [Support(one.get("frame_index", 0), one.get("role")) for one in inputs]
+            maps = self.pixel_aggregator.encode(self.backbone, images.tensor, named)
         return [
-            Frame(
-                str(one.get("video_id", "")),
-                one.get("frame_index", 0),
-                tuple(size),
-                {name: value[row : row + 1] for name, value in features.items()},
-            )
-            for row, (one, size) in enumerate(zip(inputs, images.image_sizes, strict=True))
+            Frame(str(one.get("video_id", "")), one.get("frame_index", 0), tuple(size), features)
+            for one, size, features in zip(inputs, images.image_sizes, maps, strict=True)
         ]
 
     def enhance(
@@ -185,6 +190,11 @@ class VideoRCNN(GeneralizedRCNN):
         ]
         return done, losses
 
+    @property
+    def _supports_have_proposals(self) -> bool:
+        """Level 1 looks at maps only: without level 2 nobody asks for the proposals of a support."""
+        return self.pixel_aggregator is None or self.roi_heads.aggregator is not None
+
     def _kept(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """The feature maps that something looks at after the proposals have been made."""
         if self.pixel_aggregator is not None:
@@ -215,6 +225,9 @@ class VideoRCNN(GeneralizedRCNN):
         self, keys: list[Frame], contexts: list[TemporalContext], targets: list[Instances] | None
     ) -> tuple[list[Frame], list[TemporalContext], dict[str, Tensor]]:
         """`propose` for the key frames (with targets) and all supports (without) at once."""
+        if not self._supports_have_proposals:
+            keys, losses = self.propose(keys, targets)
+            return keys, contexts, losses
         supports = [
             frame
             for context in contexts

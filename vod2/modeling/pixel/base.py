@@ -4,13 +4,14 @@ T: supports, C: channels, H, W: size of the map.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
 from vod2.d2 import CfgNode, Registry, ShapeSpec
 from vod2.errors import lookup, settings
 from vod2.modeling.aggregation import Aggregated
-from vod2.structures import Frame, TemporalContext
+from vod2.structures import Frame, Support, TemporalContext
 
 PIXEL_AGGREGATOR_REGISTRY = Registry("PIXEL_AGGREGATOR")
 PIXEL_AGGREGATOR_REGISTRY.__doc__ = """
@@ -24,9 +25,18 @@ class PixelAggregator(nn.Module, ABC):
 
     stage: str
 
+    def encode(self, backbone: nn.Module, images: Tensor, frames: Sequence[Support]) -> list[dict[str, Tensor]]:
+        """Images (B, 3, H, W), normalised and padded -> what is kept of each: {level: (1, C, H/s, W/s)}.
+
+        A method that spends less on some frames, or that looks at images, overrides this. In a stream and for the key
+        frames of clips the role is None: the frame's number must then tell what the frame is to the method.
+        """
+        features = backbone(images)
+        return [{name: value[row : row + 1] for name, value in features.items()} for row in range(len(images))]
+
     @abstractmethod
     def forward(self, key: Frame, context: TemporalContext) -> Aggregated[dict[str, Tensor]]:
-        """key and context hold the level `stage` -> {stage: (1, C, H, W)}; with T = 0 the key's own map unchanged."""
+        """key and context hold what `encode` made -> {stage: (1, C, H, W)}; with T = 0 the key's own map unchanged."""
 
 
 def build_pixel_aggregator(cfg: CfgNode, shapes: dict[str, ShapeSpec]) -> PixelAggregator | None:
