@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from vod2._d2lite.modeling.backbone.resnet import DeformBottleneckBlock as LiteDeformBottleneckBlock
 from vod2.d2 import (
     FPN,
     Backbone,
@@ -251,3 +252,28 @@ def test_the_resnet_pyramid_has_five_levels():
     }
     assert {name: shape.stride for name, shape in fpn.output_shape().items()} == {f"p{i}": 2**i for i in range(2, 7)}
     assert fpn.size_divisibility == 32
+
+
+def test_a_deformable_stage_begins_as_a_convolution_on_the_grid_and_then_moves():
+    cfg = small_cfg("MODEL.RESNETS.DEPTH", 50, "MODEL.RESNETS.OUT_FEATURES", ["res5"], "MODEL.RESNETS.NORM", "BN")
+    cfg.merge_from_list(["MODEL.RESNETS.DEFORM_ON_PER_STAGE", [False, False, False, True]])
+    deformable = build_resnet_backbone(cfg, ShapeSpec(channels=3)).eval()
+    cfg.merge_from_list(["MODEL.RESNETS.DEFORM_ON_PER_STAGE", [False] * 4])
+    plain = build_resnet_backbone(cfg, ShapeSpec(channels=3)).eval()
+    state = deformable.state_dict()
+    offsets = {name for name in state if ".conv2_offset." in name}
+    assert offsets == {f"res5.{block}.conv2_offset.{part}" for block in range(3) for part in ("weight", "bias")}
+    assert state["res5.0.conv2_offset.weight"].shape[0] == 18
+    plain.load_state_dict({name: value for name, value in state.items() if name not in offsets})
+    x = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(deformable(x)["res5"], plain(x)["res5"], rtol=1e-4, atol=1e-5)
+    deformable.res5[0].conv2_offset.bias.data.fill_(0.5)
+    assert not torch.allclose(deformable(x)["res5"], plain(x)["res5"], rtol=1e-3)
+
+
+def test_the_offsets_of_the_stand_in_s_deformable_convolution_get_a_gradient():
+    """Detectron2's has no backward pass on a CPU."""
+    block = LiteDeformBottleneckBlock(8, 8, bottleneck_channels=4, dilation=2)
+    block(torch.randn(1, 8, 6, 9, generator=torch.Generator().manual_seed(0))).sum().backward()
+    for name, parameter in block.named_parameters():
+        assert parameter.grad.isfinite().all() and parameter.grad.ne(0).any(), name

@@ -205,7 +205,7 @@ def test_the_stand_in_postprocesses_without_changing_the_results_it_was_given():
         ("MODEL.KEYPOINT_ON", True),
         ("MODEL.ROI_BOX_HEAD.USE_FED_LOSS", True),
         ("MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES", True),
-        ("MODEL.RESNETS.DEFORM_ON_PER_STAGE", [False, False, False, True]),
+        ("MODEL.RESNETS.DEFORM_MODULATED", True),
     ],
 )
 def test_the_stand_in_refuses_what_it_leaves_out(key, value):

@@ -176,7 +176,8 @@ class VideoRCNN(GeneralizedRCNN):
 
         Feature maps are dropped where nothing will look at them again.
         """
-        features = {name: torch.cat([frame.features[name] for frame in frames]) for name in frames[0].features}
+        shared = [name for name in frames[0].features if all(name in frame.features for frame in frames)]
+        features = {name: torch.cat([frame.features[name] for frame in frames]) for name in shared}
         sizes = [frame.image_size for frame in frames]
         proposals, losses = self.proposal_generator.propose(sizes, features, targets)
         proposals = self.roi_heads.select(proposals, targets)
@@ -215,7 +216,12 @@ class VideoRCNN(GeneralizedRCNN):
             [{**one, "video_id": clip.get("video_id", "")} for one in group if one.get("role") is not Role.KEY]
             for clip, group in zip(batched_inputs, supports, strict=True)
         ]
-        frames = iter(self.encode([*batched_inputs, *chain.from_iterable(named)]))
+        # Level 1 may spend less on a frame because its supports help: not where there are none.
+        alone = [
+            clip if group else {**clip, "role": Role.KEYFRAME}
+            for clip, group in zip(batched_inputs, supports, strict=True)
+        ]
+        frames = iter(self.encode([*alone, *chain.from_iterable(named)]))
         keys = [next(frames) for _ in batched_inputs]
         roles = [tuple(support.get("role", Role.LOCAL) for support in group) for group in supports]
         contexts = [_context(key, frames, own) for key, own in zip(keys, roles, strict=True)]

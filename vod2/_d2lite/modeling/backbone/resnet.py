@@ -3,9 +3,11 @@
 Letters: B images, C channels, H W height and width. All tensors are (B, C, H, W).
 """
 
+import torch
 import torch.nn.functional as F
 from fvcore.nn import weight_init
 from torch import Tensor, nn
+from torchvision.ops import deform_conv2d
 
 from vod2._d2lite.config import check_supported
 from vod2._d2lite.layers import CNNBlockBase, Conv2d, ShapeSpec, get_norm
@@ -101,6 +103,40 @@ class BottleneckBlock(CNNBlockBase):
         return F.relu_(out + (x if self.shortcut is None else self.shortcut(x)))
 
 
+class DeformConv(nn.Module):
+    """Deformable 3x3 convolution without bias (Dai et al., ICCV 2017), then `norm`."""
+
+    def __init__(self, channels: int, *, stride: int, padding: int, dilation: int, groups: int, norm: nn.Module | None):
+        super().__init__()
+        self.options = {"stride": stride, "padding": padding, "dilation": dilation}
+        self.weight = nn.Parameter(torch.empty(channels, channels // groups, 3, 3))
+        nn.init.kaiming_uniform_(self.weight, nonlinearity="relu")
+        self.norm = norm
+
+    def forward(self, x: Tensor, offset: Tensor) -> Tensor:
+        """offset (B, 18, H', W'): dy, dx of each of the nine places."""
+        x = deform_conv2d(x, offset.to(x.dtype), self.weight.to(x.dtype), **self.options)
+        return x if self.norm is None else self.norm(x)
+
+
+class DeformBottleneckBlock(BottleneckBlock):
+    """`BottleneckBlock` whose 3x3 convolution looks where another one, conv2_offset, tells it to."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, bottleneck_channels: int, **kwargs):
+        super().__init__(in_channels, out_channels, bottleneck_channels=bottleneck_channels, **kwargs)
+        plain = self.conv2
+        where = {"stride": plain.stride[0], "padding": plain.padding[0], "dilation": plain.dilation[0]}
+        self.conv2_offset = Conv2d(bottleneck_channels, 18, 3, **where)
+        nn.init.zeros_(self.conv2_offset.weight)
+        nn.init.zeros_(self.conv2_offset.bias)
+        self.conv2 = DeformConv(bottleneck_channels, **where, groups=plain.groups, norm=plain.norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu_(self.conv1(x))
+        out = F.relu_(self.conv2(out, self.conv2_offset(out)))
+        return F.relu_(self.conv3(out) + (x if self.shortcut is None else self.shortcut(x)))
+
+
 class ResNet(Backbone):
     """A stem and stages "res2", "res3", ...
 
@@ -186,7 +222,7 @@ def _build_stage(cfg, number: int, in_channels: int) -> list[CNNBlockBase]:
     num_blocks, growth = _BLOCKS_PER_STAGE[options.DEPTH][number - 2], 2 ** (number - 2)
     block_class, kwargs = BasicBlock, {}
     if options.DEPTH >= 50:
-        block_class = BottleneckBlock
+        block_class = DeformBottleneckBlock if options.DEFORM_ON_PER_STAGE[number - 2] else BottleneckBlock
         kwargs = {
             "bottleneck_channels": options.NUM_GROUPS * options.WIDTH_PER_GROUP * growth,
             "num_groups": options.NUM_GROUPS,
@@ -207,11 +243,16 @@ def _build_stage(cfg, number: int, in_channels: int) -> list[CNNBlockBase]:
 @BACKBONE_REGISTRY.register()
 def build_resnet_backbone(cfg, input_shape: ShapeSpec) -> ResNet:
     """The ResNet that ``cfg.MODEL.RESNETS`` and ``cfg.MODEL.BACKBONE.FREEZE_AT`` describe."""
-    check_supported(cfg, {"MODEL.RESNETS.DEFORM_ON_PER_STAGE": [False] * 4})
+    check_supported(cfg, {"MODEL.RESNETS.DEFORM_MODULATED": False, "MODEL.RESNETS.DEFORM_NUM_GROUPS": 1})
     options = cfg.MODEL.RESNETS
     allowed = {"DEPTH": tuple(_BLOCKS_PER_STAGE), "RES5_DILATION": (1, 2)}
     if options.DEPTH < 50:  # no bottleneck: the keys that shape one must keep the values that mean nothing
-        allowed |= {"RES2_OUT_CHANNELS": (64,), "RES5_DILATION": (1,), "NUM_GROUPS": (1,)}
+        allowed |= {
+            "RES2_OUT_CHANNELS": (64,),
+            "RES5_DILATION": (1,),
+            "NUM_GROUPS": (1,),
+            "DEFORM_ON_PER_STAGE": ([False] * 4,),
+        }
     for key, values in allowed.items():
         if options[key] not in values:
             raise ValueError(f"MODEL.RESNETS.{key} is {options[key]}, expected one of {values} (DEPTH {options.DEPTH})")
