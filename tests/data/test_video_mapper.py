@@ -10,7 +10,7 @@ from vod2.d2 import BoxMode, Instances, get_cfg, transforms
 from vod2.data import VideoDatasetMapper, VideoIndex, frames
 from vod2.errors import UserError
 from vod2.structures import Role, Support
-from vod2.temporal import NoSupport, NoWindow, SlidingWindow, TrainingSchedule
+from vod2.temporal import NoSupport, NoWindow, SlidingWindow, TrainingSchedule, WithKey
 
 FRAMES = 6
 
@@ -118,6 +118,27 @@ def test_supports_have_ground_truth_where_the_dataset_knows_it(dicts):
     assert known["instances"].gt_boxes.tensor.tolist() == [[0, 4, 12, 20]]
     assert key["instances"].gt_boxes.tensor.tolist() == [[0, 4, 10, 20]]
     assert "instances" not in unknown
+
+
+def test_the_key_frame_as_its_own_support_is_named_but_not_given_again(dicts):
+    key, other = training_mapper(WithKey(These(4)), index=VideoIndex(dicts))(dicts[2])["support"]
+    assert key == {"frame_index": 2, "role": Role.KEY}
+    assert (other["frame_index"], value(other["image"]), other["role"]) == (4, 4, Role.LOCAL)
+
+
+def test_the_key_frame_as_its_own_support_is_the_one_that_stands_in_for_a_bad_file(dicts):
+    open(dicts[2]["file_name"], "w").close()
+    mapper = VideoDatasetMapper(
+        is_train=True,
+        augmentations=[],
+        image_format="BGR",
+        schedule=WithKey(These(4)),
+        index=VideoIndex(dicts),
+        on_bad_frame="skip",
+        max_bad_frames=1,
+    )
+    clip = mapper(dicts[2])
+    assert clip["frame_index"] != 2 and clip["support"][0] == {"frame_index": clip["frame_index"], "role": Role.KEY}
 
 
 def test_crowds_and_empty_boxes_are_left_out(dicts):

@@ -1,16 +1,20 @@
 """RDN against the slow reference of its equations."""
 
+import numpy as np
 import pytest
 import torch
-from helpers.models import DIM, tiny_cfg
+from helpers.models import DIM, IMAGE_SIZE, ROOT, build_detector, make_targets, make_video, tiny_cfg
 from helpers.proposals import random_boxes, random_context, random_proposals
+from helpers.streams import detect_as_stream
 from reference.rdn import rdn_head, relation_features
 from vod2.projects.rdn import RDNAggregator
 
 import vod2
-from vod2.d2 import get_cfg
+from vod2.d2 import EventStorage, get_cfg
+from vod2.engine import load_config
 from vod2.layers import GeometryBias, RelationAttention
-from vod2.structures import TemporalContext
+from vod2.structures import Frame, ProposalSet, Role, TemporalContext
+from vod2.temporal import SlidingWindow, build_support_schedule, build_training_schedule
 
 HEADS, SMALL = 4, 16
 
@@ -135,6 +139,48 @@ def test_the_gradient_agrees_with_finite_differences():
         return rdn(type(query).of_frame(query.boxes, features, query.scores, (64, 96)), context).value
 
     assert torch.autograd.gradcheck(run, query.features.requires_grad_())
+
+
+WITHIN_A_FRAME = {
+    "MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME": "RDNAggregator",
+    "MODEL.RDN.ADVANCED": False,
+    "MODEL.VIDEO.SUPPORT_TOPK": 300,
+}
+
+
+def within_a_frame(rdn: RDNAggregator, query: ProposalSet) -> torch.Tensor:
+    """The basic stage of the reference on the key frame's own proposals."""
+    order = query.scores.argsort(descending=True, stable=True)
+    own = TemporalContext((Frame("video", 0, IMAGE_SIZE, proposals=query[order]),), (Role.KEY,))
+    return rdn_head(rdn.state_dict(), query, own, heads=HEADS, topk=300, advanced_topk=1)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_relation_within_a_frame_is_the_basic_stage_on_the_key_frame_s_own_proposals(training):
+    """A training clip as the mapper makes it of NoSupport and WITH_KEY, and a stream whose window is the key frame."""
+    model, calls = build_detector(WITHIN_A_FRAME, dtype=torch.float64).train(training), []
+    rdn = model.roi_heads.aggregator
+    rdn.register_forward_hook(lambda module, inputs, out: calls.append((inputs[0], out.value)))
+    image = make_video(1)[0]
+    if training:
+        support = [{"frame_index": 0, "role": Role.KEY}]
+        with EventStorage():
+            model([{"image": image, "frame_index": 0, "support": support, "instances": make_targets()}])
+    else:
+        list(detect_as_stream(model, [image], SlidingWindow(0)))
+    ((query, value),) = calls
+    assert len(query) == 16
+    torch.testing.assert_close(value, within_a_frame(rdn, query), rtol=1e-10, atol=1e-10)
+    assert not torch.allclose(value, rdn(query, TemporalContext()).value)
+
+
+@pytest.mark.parametrize("name, proposals", [("Relation_R101", 300), ("quick/Relation", 50)])
+def test_the_configurations_of_relation_within_a_frame_look_at_the_key_frame_alone(name, proposals):
+    cfg = load_config(str(ROOT / "configs" / f"{name}.yaml"))
+    assert cfg.MODEL.VIDEO.SUPPORT_TOPK == cfg.MODEL.RPN.POST_NMS_TOPK_TEST == proposals
+    assert not cfg.MODEL.RDN.ADVANCED
+    assert build_training_schedule(cfg).sample(4, 9, np.random.default_rng(0)) == [(4, Role.KEY)]
+    assert [index for index, _ in build_support_schedule(cfg).window(4, None)] == [4]
 
 
 def test_the_configuration_keys_arrive():

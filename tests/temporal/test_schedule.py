@@ -18,6 +18,7 @@ from vod2.temporal import (
     SlidingWindow,
     SupportSchedule,
     Union,
+    WithKey,
     build_support_schedule,
     build_training_schedule,
 )
@@ -165,6 +166,24 @@ class TestRandomVideo:
     def test_a_video_shorter_than_the_count_repeats_frames(self):
         supports = RandomVideo(5).sample(0, 2, np.random.default_rng(0))
         assert len(supports) == 5 and set(indices(supports)) <= {0, 1}
+
+
+class TestWithKey:
+    def test_the_key_frame_comes_before_what_the_other_schedule_draws(self):
+        drawn = [RandomVideo(2).sample(3, 9, np.random.default_rng(seed)) for seed in range(5)]
+        for seed, others in enumerate(drawn):
+            supports = WithKey(RandomVideo(2)).sample(3, 9, np.random.default_rng(seed))
+            assert supports == [Support(3, Role.KEY), *others]
+
+    @pytest.mark.parametrize("name, roles", [("NoSupport", "K"), ("RandomVideo", "KGG"), ("RandomNear", "KLL")])
+    def test_the_configuration_adds_the_key_frame_to_any_schedule(self, name, roles):
+        cfg = tiny_cfg({"VIDEO.TRAIN_SCHEDULE.NAME": name, "VIDEO.TRAIN_SCHEDULE.WITH_KEY": True})
+        supports = build_training_schedule(cfg).sample(4, 9, np.random.default_rng(0))
+        assert "".join(role.name[0] for _, role in supports) == roles and supports[0].index == 4
+
+    def test_a_frame_outside_the_video_is_refused(self):
+        with pytest.raises(ValueError, match="frame 9 is not in a video of 9 frames"):
+            WithKey(NoSupport()).sample(9, 9, np.random.default_rng(0))
 
 
 def test_single_frame_schedules_look_at_nothing():

@@ -19,12 +19,14 @@ class RelationAttention(nn.Module):
 
     Query i takes, in head m, sum_j w_ij W_L f_j, where w is a softmax over the keys j of
     (W_Q f_i) . (W_K f_j) / sqrt(d) + geometry bias. Each head projects the whole key feature to d numbers, which is
-    multi-head attention with a value projection D -> D and no output projection. Without keys the result is 0.
+    multi-head attention with a value projection D -> D and, unless asked for, no output projection. Without keys the
+    result is 0.
 
     Args:
         dim: D.
         num_heads: h, a divisor of D.
         geometry: bias of box pairs with h heads, or None for attention without position.
+        output: whether a projection D -> D of the concatenated heads follows.
 
     Raises:
         ValueError: if h does not divide D.
@@ -38,7 +40,7 @@ class RelationAttention(nn.Module):
         torch.Size([1, 32])
     """
 
-    def __init__(self, dim: int, num_heads: int, geometry: GeometryBias | None = None) -> None:
+    def __init__(self, dim: int, num_heads: int, geometry: GeometryBias | None = None, *, output: bool = False) -> None:
         super().__init__()
         if num_heads < 1 or dim % num_heads:
             raise ValueError(f"RelationAttention: {num_heads} heads do not divide {dim} features")
@@ -46,8 +48,9 @@ class RelationAttention(nn.Module):
         self.query = nn.Linear(dim, dim)
         self.key = nn.Linear(dim, dim)
         self.value = nn.Linear(dim, dim)
+        self.output = nn.Linear(dim, dim) if output else None
         self.geometry = geometry
-        for layer in (self.query, self.key, self.value):
+        for layer in filter(None, (self.query, self.key, self.value, self.output)):
             nn.init.normal_(layer.weight, std=0.32 / math.sqrt(dim))  # .01 at the papers' 1024
             nn.init.zeros_(layer.bias)
 
@@ -58,12 +61,21 @@ class RelationAttention(nn.Module):
 
         `mask` (N, M) bool is True where query i may look at key j; a query that may look at none gets 0.
         """
-        q, k, v = (self._heads(layer(x)) for layer, x in ((self.query, query), (self.key, key), (self.value, key)))
+        q, k = self._heads(self.query(query)), self._heads(self.key(key))
+        # The weights of a query sum to 1, so a single head may project after the sum: N rows instead of M.
+        project_late = self.num_heads == 1 and len(query) < len(key)
+        v = key.to(q.dtype)[None] if project_late else self._heads(self.value(key))
         bias = self._bias(query_boxes, key_boxes, mask)
         bias = None if bias is None else bias.to(q.dtype)[None]
         out = F.scaled_dot_product_attention(q[None], k[None], v[None], bias)
         out = out[0].transpose(0, 1).flatten(1)  # (h, N, d) -> (N, D)
-        return out if mask is None else out * mask.any(dim=1, keepdim=True)
+        if project_late:
+            out = self.value(out)
+        if self.output is not None:
+            out = self.output(out)
+        if mask is None:
+            return out * (len(key) > 0)
+        return out * mask.any(dim=1, keepdim=True)
 
     def weights(self, query: Tensor, key: Tensor, query_boxes: Tensor, key_boxes: Tensor) -> Tensor:
         """(h, N, M): the relation weights w of equation 1, for linking and for pictures; rows sum to 1."""

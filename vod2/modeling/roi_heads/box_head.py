@@ -2,7 +2,8 @@
 
 from torch import Tensor
 
-from vod2.d2 import ROI_BOX_HEAD_REGISTRY, FastRCNNConvFCHead
+from vod2.d2 import ROI_BOX_HEAD_REGISTRY, CfgNode, FastRCNNConvFCHead, ShapeSpec
+from vod2.errors import UserError
 
 
 @ROI_BOX_HEAD_REGISTRY.register()
@@ -11,6 +12,14 @@ class LinearBoxHead(FastRCNNConvFCHead):
 
     For aggregators that take the embedding before its activation (SELSA: relu(x + relation)).
     """
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
+        if cfg.MODEL.ROI_BOX_HEAD.NUM_FC < 1:
+            raise UserError(
+                "LinearBoxHead ends with a fully connected layer: set MODEL.ROI_BOX_HEAD.NUM_FC to 1 or more"
+            )
+        return super().from_config(cfg, input_shape)
 
     def forward(self, x: Tensor) -> Tensor:
         """RoIs (N, C, P, P) -> (N, D)."""

@@ -53,9 +53,12 @@ class VideoBoxPredictor(FastRCNNOutputLayers):
         loss = functional.cross_entropy(scores, labels, reduction="none")
         rows = ((labels >= 0) & (labels < self.num_classes)).nonzero()[:, 0]
         boxes = torch.cat([one.proposal_boxes.tensor for one in proposals])[rows]
-        wanted = self.box2box_transform.get_deltas(boxes, torch.cat([one.gt_boxes.tensor for one in proposals])[rows])
+        # A frame without objects has no gt_boxes, and no row that would need them.
+        matched = torch.cat([(one.gt_boxes if one.has("gt_boxes") else one.proposal_boxes).tensor for one in proposals])
+        wanted = self.box2box_transform.get_deltas(boxes, matched[rows])
         deltas = deltas.unflatten(1, (-1, 4))[rows]  # (n, k, 4)
-        deltas = deltas[:, 0] if deltas.shape[1] == 1 else deltas[torch.arange(len(rows)), labels[rows]]
+        column = labels[rows] if deltas.shape[1] > 1 else torch.zeros_like(rows)
+        deltas = deltas[torch.arange(len(rows), device=rows.device), column]
         regression = smooth_l1_loss(deltas, wanted.to(deltas.dtype), self.smooth_l1_beta, reduction="none").sum(dim=1)
         return loss.index_add(0, rows, regression.to(loss.dtype))
 
