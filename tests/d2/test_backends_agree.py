@@ -30,7 +30,7 @@ def tool(backend: str, root: Path, name: str, *words: str) -> None:
     assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-1500:]
 
 
-@pytest.mark.parametrize("config", ["FasterRCNN", "RDN"])
+@pytest.mark.parametrize("config", ["FasterRCNN", "RDN", "RFCN"])
 @pytest.mark.parametrize("writer", ["lite", "detectron2"])
 def test_a_checkpoint_gives_the_same_detections_under_both_backends(tmp_path, config, writer):
     file = str(ROOT / "configs" / "quick" / f"{config}.yaml")

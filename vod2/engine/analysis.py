@@ -15,11 +15,13 @@ PARTS = (
     "backbone",
     "pixel_aggregator",
     "proposal_generator.rpn_head",
+    "roi_heads.reduce",
+    "roi_heads.box_pooler",
     "roi_heads.box_head",
     "roi_heads.aggregator",
     "roi_heads.box_predictor",
 )
-"""Sub-modules of `VideoRCNN` that make a row each; one that is absent makes none."""
+"""Sub-modules of `VideoRCNN` that make a row each; one that is absent or costs nothing makes none."""
 
 
 class PartCost(NamedTuple):
@@ -28,11 +30,13 @@ class PartCost(NamedTuple):
     part: str
     parameters: int
     trainable: int
-    flops: int
+    flops: float
 
 
 def analyze(model: VideoRCNN, schedule: SupportSchedule, size: tuple[int, int]) -> list[PartCost]:
     """What one frame of a running stream costs: its new frame is encoded, its window is full.
+
+    Where some frames cost more than others (keyframes), the mean over a period.
 
     Convolutions, matrix products and attention count. Frozen normalisation keeps its numbers in buffers, which are no
     parameters. The last row is the total. The weights of `model` are spoilt: the cost does not depend on their values,
@@ -51,7 +55,9 @@ def analyze(model: VideoRCNN, schedule: SupportSchedule, size: tuple[int, int]) 
     for part in PARTS:
         module = model.get_submodule(part) if _has(model, part) else None
         if module is not None:
-            rows.append(_count(part, module, flops.get(part, 0)))
+            row = _count(part, module, flops.get(part, 0))
+            if row.parameters or row.flops:
+                rows.append(row)
     return [*rows, _count("total", model, flops.get("", 0))]
 
 
@@ -60,7 +66,7 @@ def _has(model: nn.Module, part: str) -> bool:
     return isinstance(getattr(model.get_submodule(parent), name, None), nn.Module)
 
 
-def _count(part: str, module: nn.Module, flops: int) -> PartCost:
+def _count(part: str, module: nn.Module, flops: float) -> PartCost:
     parameters = list(module.parameters())
     return PartCost(
         part, sum(p.numel() for p in parameters), sum(p.numel() for p in parameters if p.requires_grad), flops
@@ -68,24 +74,26 @@ def _count(part: str, module: nn.Module, flops: int) -> PartCost:
 
 
 @torch.no_grad()
-def _stream_flops(model: VideoRCNN, schedule: SupportSchedule, size: tuple[int, int]) -> dict[str, int]:
-    """{sub-module name: operations}, "" for the whole, in a frame whose window does not touch the ends of the video."""
+def _stream_flops(model: VideoRCNN, schedule: SupportSchedule, size: tuple[int, int]) -> dict[str, float]:
+    """{sub-module name: operations}, "" for the whole: the mean over one period of the schedule, far from both ends."""
     length = 1000
     t = length // 2
     memory = FrameMemory(schedule)
     memory.start("video", length)
-    fresh = schedule.new(t, length, "video", previous=t - 1) or [t]
     image = torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    encoded, _ = model.propose(model.encode([{"image": image, "video_id": "video"}]))
-    for index in memory.missing(t):
-        if index not in fresh:
-            memory.put(encoded[0].with_(index=index))
-    counter = FlopCounterMode(display=False, custom_mapping=_compiled_ops())
+    before = t - schedule.period  # detected first, so that what a stream carries is there
+    model.remember([{"image": image, "frame_index": before}], [memory])
+    for index in memory.missing(before):
+        memory.put(memory.frame(before).with_(index=index))
+    counter, step = FlopCounterMode(display=False, custom_mapping=_compiled_ops()), _Step(model)
+    model.detect_from(memory, {"frame_index": before})
     with counter:
-        clip = {"frame_index": t, "support": [{"image": image, "frame_index": index} for index in fresh]}
-        _Step(model)(clip, memory)
+        for now in range(t, t + schedule.period):
+            fresh = [{"image": image, "frame_index": index} for index in memory.missing(now)]
+            step({"frame_index": now, "support": fresh}, memory)
     counts = {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
-    return {name.removeprefix("_Step.model."): n for name, n in counts.items()} | {"": counter.get_total_flops()}
+    named = {name.removeprefix("_Step.model."): n for name, n in counts.items()} | {"": counter.get_total_flops()}
+    return {name: n / schedule.period for name, n in named.items()}
 
 
 def _compiled_ops() -> dict:

@@ -4,6 +4,7 @@ A `SupportSchedule` names the whole window of frame t. t and length count frames
 """
 
 import functools
+import math
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -39,10 +40,12 @@ class SupportSchedule(ABC):
     """Names the window of every frame in inference.
 
     `lookahead` is how many frames after t the window of t may reach: 0 is causal, None is the whole video. A live
-    stream has no length: `length=None` is legal for causal schedules only.
+    stream has no length: `length=None` is legal for causal schedules only. What a frame costs repeats every `period`
+    frames.
     """
 
     lookahead: int | None = 0
+    period: int = 1
 
     @classmethod
     @abstractmethod
@@ -187,7 +190,7 @@ class Keyframes(SupportSchedule):
     def __init__(self, interval: int) -> None:
         if interval < 1:
             raise ValueError(f"Keyframes: expected an interval of at least 1, got {interval}")
-        self.interval = interval
+        self.interval = self.period = interval
 
     @classmethod
     def from_config(cls, node: CfgNode) -> "Keyframes":
@@ -206,6 +209,7 @@ class Union(SupportSchedule):
         self.schedules = tuple(schedules)
         reaches = [schedule.lookahead for schedule in schedules]
         self.lookahead = None if None in reaches else max(reaches)
+        self.period = math.lcm(*(schedule.period for schedule in schedules))
 
     @classmethod
     def from_config(cls, node: CfgNode) -> "Union":

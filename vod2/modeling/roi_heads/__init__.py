@@ -7,6 +7,7 @@ from vod2.modeling.roi_heads.base import (
 )
 from vod2.modeling.roi_heads.box_head import LinearBoxHead
 from vod2.modeling.roi_heads.predictor import VideoBoxPredictor
+from vod2.modeling.roi_heads.rfcn import RFCNHeads
 from vod2.modeling.roi_heads.video_roi_heads import HeadOutput, VideoROIHeads
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "HeadOutput",
     "LinearBoxHead",
     "ProposalAggregator",
+    "RFCNHeads",
     "VideoBoxPredictor",
     "VideoROIHeads",
     "build_proposal_aggregator",
