@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers.checking import write_clean_set
 from PIL import Image
 
 from vod2.data.datasets import load_imagenet_vid
-from vod2.data.synthetic import SyntheticConfig, write_synthetic
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / "tools" / "check_dataset.py"
@@ -20,11 +20,7 @@ VIDEO = "train/ILSVRC2015_VID_train_0000/ILSVRC2015_train_00000000"
 
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory):
-    root = tmp_path_factory.mktemp("clean") / "set"
-    write_synthetic(
-        SyntheticConfig(seed=3, train_videos=2, val_videos=1, frames=4, height=64, width=96, classes=4), root
-    )
-    return root
+    return write_clean_set(tmp_path_factory.mktemp("clean") / "set")
 
 
 @pytest.fixture
@@ -51,7 +47,7 @@ def test_a_clean_set_ends_with_0_and_is_shown(clean, main, tmp_path, capsys):
     assert "0 errors, 0 warnings" in capsys.readouterr().out
     report = json.loads((tmp_path / "out" / "check.json").read_text())
     assert report["findings"] == [] and report["counts"] == {"error": {}, "warning": {}}
-    assert (report["format"], report["videos"], report["images_read"]) == ("imagenet_vid", 3, 12)
+    assert (report["format"], report["videos"], report["images_read"]) == ("imagenet_vid", 3, 15)
     assert Image.open(tmp_path / "out" / "check.png").size == (4 * 320, 214)
 
 
@@ -68,7 +64,7 @@ def test_a_broken_set_ends_with_1_and_says_what_is_where(root, main, tmp_path, c
     assert set(finding) == {"severity", "kind", "file", "line", "frame", "value", "expected"}
     assert (finding["severity"], finding["kind"], finding["file"]) == ("error", "unreadable_image", str(image))
     loaded = [record["image_id"] for record in load_imagenet_vid(root, "train", list_file=good)]
-    assert len(loaded) == 7 and f"{VIDEO}/000001" not in loaded
+    assert len(loaded) == 9 and f"{VIDEO}/000001" not in loaded
 
 
 def test_warnings_alone_end_with_0(root, main, capsys):

@@ -1,6 +1,7 @@
 """The command line of training: mistakes end in one sentence."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,8 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from vod2.d2 import build_model
+from vod2.engine import load_config
+
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = str(ROOT / "configs" / "quick" / "RDN.yaml")
+SINGLE_FRAME = str(ROOT / "configs" / "quick" / "FasterRCNN.yaml")
+TINY = ["MODEL.NARROW_RESNET.CHANNELS", "[8,12,16,24]", "MODEL.ROI_BOX_HEAD.FC_DIM", "64", "MODEL.DEVICE", "cpu"]
 
 
 def train_net(folder: Path, *words: str) -> subprocess.CompletedProcess:
@@ -43,16 +49,20 @@ def test_an_unknown_key_in_a_file_is_named_with_the_file(tmp_path):
     assert_one_sentence(done, "mine.yaml", "NO_SUCH_KEY")
 
 
-@pytest.mark.parametrize("mode", [(), ("--eval-only",)], ids=["train", "eval"])
-def test_missing_weights_are_named_with_the_remedy(tmp_path, mode):
+def make_synthetic(folder: Path) -> None:
     words = "--output synthetic --train-videos 1 --val-videos 1 --frames 2 --size 64x96 --classes 6".split()
     subprocess.run(
         [sys.executable, str(ROOT / "tools" / "make_synthetic.py"), *words],
-        cwd=tmp_path,
+        cwd=folder,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         check=True,
         capture_output=True,
     )
+
+
+@pytest.mark.parametrize("mode", [(), ("--eval-only",)], ids=["train", "eval"])
+def test_missing_weights_are_named_with_the_remedy(tmp_path, mode):
+    make_synthetic(tmp_path)
     done = train_net(tmp_path, "--config-file", QUICK, *mode, "MODEL.WEIGHTS", "nowhere.pth")
     assert_one_sentence(done, "nowhere.pth", "MODEL.WEIGHTS")
 
@@ -61,3 +71,17 @@ def test_a_checkpoint_of_another_model_is_named(tmp_path):
     torch.save({"model": {"backbone.stem.conv1.weight": torch.zeros(1)}}, tmp_path / "other.pth")
     done = train_net(tmp_path, "--config-file", QUICK, "--eval-only", "MODEL.WEIGHTS", "other.pth")
     assert_one_sentence(done, "other.pth", "another model")
+
+
+def test_a_training_from_a_single_frame_tells_that_only_the_aggregator_is_new(tmp_path):
+    make_synthetic(tmp_path)
+    single = build_model(load_config(SINGLE_FRAME, TINY)).state_dict()
+    torch.save({"model": single}, tmp_path / "single.pth")
+    words = [*TINY, "MODEL.WEIGHTS", "single.pth", "SOLVER.MAX_ITER", "1", "DATALOADER.NUM_WORKERS", "0"]
+    done = train_net(tmp_path, "--config-file", QUICK, *words, "DATASETS.TEST", "()", "OUTPUT_DIR", "out")
+    assert done.returncode == 0, done.stderr
+    log = (tmp_path / "out" / "log.txt").read_text()
+    (sentence,) = [line for line in log.splitlines() if "loaded from single.pth" in line]
+    loaded = sum(not name.endswith("num_batches_tracked") for name in single)
+    assert re.match(rf"{loaded} of \d+ tensors \(\d+\.\d% of the numbers\)", sentence)
+    assert re.search(r"; new: roi_heads\.aggregator \(\d+ tensors, [^)]*\)$", sentence)

@@ -1,22 +1,27 @@
-"""Weights for a model that is to detect, not to be trained: all of them must be there."""
+"""Weights for a model: all of them where it is to detect, those that there are where it is to be trained."""
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import MutableMapping
 from textwrap import shorten
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
+from vod2.checkpoint.report import LoadReport, compare
 from vod2.d2 import DetectionCheckpointer, PathManager
 from vod2.errors import UserError
 
 _LOGGER = logging.getLogger("vod2.checkpoint")
 
+# A backbone of ImageNet alone is more than this share of a detector's numbers.
+_SUSPICIOUS_SHARE = 0.1
+
 
 def load_weights(model: nn.Module, path: str) -> None:
-    """Fill `model` from a checkpoint; an empty path keeps its random initialisation and says so.
+    """Fill a model that is to detect; an empty path keeps its random initialisation and says so.
 
     Raises:
         UserError: if the file is missing or unreadable, or does not hold every parameter of the model in its shape.
@@ -24,13 +29,38 @@ def load_weights(model: nn.Module, path: str) -> None:
     if not path:
         _LOGGER.warning("MODEL.WEIGHTS is empty: the detector runs with random weights")
         return
-    require_weights(path)
-    local = PathManager.get_local_path(path)
-    if local.endswith(".pkl"):
-        _LOGGER.warning("%s: files of Detectron2's zoo are not checked, see below for what was not in it", path)
-    else:
-        _require_complete(model, _read_state(local), path)
-    DetectionCheckpointer(model).load(path)
+    state = _read(model, path)
+    report = compare(model, state, path)
+    _require_complete(report)
+    _fill(model, state, report)
+    _LOGGER.info(report.summary())
+
+
+def load_initial_weights(model: nn.Module, path: str) -> LoadReport | None:
+    """Fill what there is of a model that is to be trained, and log what was loaded, what was not, and why.
+
+    Parameters that the file does not have, or has in another shape, keep their initial values. An empty path keeps all
+    of them: there is no report.
+
+    Raises:
+        UserError: if the file is missing or unreadable, or no tensor of the model's backbone is in it.
+    """
+    if not path:
+        _LOGGER.info("MODEL.WEIGHTS is empty: training begins with random weights")
+        return None
+    state = _read(model, path)
+    report = compare(model, state, path)
+    _require_backbone(report)
+    _fill(model, state, report)
+    _LOGGER.info("MODEL.WEIGHTS:\n%s", report.table())
+    if report.share < _SUSPICIOUS_SHARE:
+        _LOGGER.warning(
+            "only %.1f%% of the model's numbers are from %s: check that it is of this backbone (its depth and widths, "
+            "MODEL.BACKBONE and MODEL.RESNETS) and has Detectron2's parameter names",
+            100 * report.share,
+            path,
+        )
+    return report
 
 
 def require_weights(path: str) -> None:
@@ -39,8 +69,11 @@ def require_weights(path: str) -> None:
     Raises:
         UserError: if it cannot.
     """
-    if not path:
-        return
+    if path and not (local := _local(path)).endswith(".pkl"):
+        _read_tensors(local)
+
+
+def _local(path: str) -> str:
     remedy = "give a local file with MODEL.WEIGHTS, or MODEL.WEIGHTS '' to go without"
     try:
         local = PathManager.get_local_path(path)
@@ -48,37 +81,101 @@ def require_weights(path: str) -> None:
         raise UserError(f"weights {path!r} cannot be downloaded: {remedy}") from error
     if not os.path.isfile(local):
         raise UserError(f"weights {path!r} do not exist: {remedy}")
-    if not local.endswith(".pkl"):
-        _read_state(local)
+    return local
 
 
-def _read_state(path: str) -> Mapping[str, Tensor]:
+def _read(model: nn.Module, path: str) -> MutableMapping[str, Tensor]:
+    """{name: tensor} of any file, under the model's names."""
+    local = _local(path)
+    return _read_zoo(model, local) if local.endswith(".pkl") else _read_tensors(local)
+
+
+def _read_tensors(path: str) -> MutableMapping[str, Tensor]:
     """{name: tensor} of a .safetensors file or a PyTorch checkpoint."""
     try:
         if path.endswith(".safetensors"):
             return load_file(path)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         state = checkpoint.get("model", checkpoint)
-        return {name: value for name, value in state.items() if isinstance(value, Tensor)}
+        # In place: a state dict also knows the versions of its modules.
+        for name in [name for name, value in state.items() if not isinstance(value, Tensor)]:
+            del state[name]
+        consume_prefix_in_state_dict_if_present(state, "module.")  # of DistributedDataParallel
+        return state
     except Exception as error:  # torch raises whatever the unpickler meets
-        reason = shorten(str(error) or type(error).__name__, 120)
-        raise UserError(
-            f"weights {path!r} cannot be read as a checkpoint of plain tensors ({reason}): expected a .pth, "
-            ".safetensors, or .pkl of Detectron2's zoo"
-        ) from error
+        raise _unreadable(path, error) from error
 
 
-def _require_complete(model: nn.Module, state: Mapping[str, Tensor], path: str) -> None:
-    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    missing = sorted(wanted.keys() - state.keys())
-    if missing:
+def _read_zoo(model: nn.Module, path: str) -> MutableMapping[str, Tensor]:
+    """{name: tensor} of a .pkl file, which Detectron2's checkpointer converts and matches with the model's names."""
+    listing = _Listing(model)
+    try:
+        DetectionCheckpointer(listing).load(path)
+    except Exception as error:  # a pickle may fail in any way
+        raise _unreadable(path, error) from error
+    state = {name.removeprefix("listed."): value for name, value in listing.found.items()}
+    # Where names are matched by their ends, what has another shape is left under the file's own name.
+    wanted = model.state_dict()
+    for name in [name for name in wanted if name not in state]:
+        ends = (name.split(".", parts)[-1] for parts in range(1, name.count(".") + 1))
+        end = next((end for end in ends if end in state and end not in wanted), None)
+        if end and state[end].shape != wanted[name].shape:
+            state[name] = state.pop(end)
+    return state
+
+
+class _Listing(nn.Module):
+    """Stands in for a model, to be handed what the checkpointer makes of a file instead of loading it.
+
+    Its parameters are the model's, one module further down: so names match by their ends, but none is skipped for its
+    shape, since no file has that very name.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.listed = model
+
+    def load_state_dict(self, state_dict, strict=True, assign=False):
+        self.found = state_dict
+        return nn.Identity().load_state_dict({})  # nothing is missing, nothing unexpected
+
+
+def _unreadable(path: str, error: Exception) -> UserError:
+    reason = shorten(str(error) or type(error).__name__, 120)
+    return UserError(
+        f"weights {path!r} cannot be read as a checkpoint of plain tensors ({reason}): expected a .pth, "
+        ".safetensors, or .pkl of Detectron2's zoo"
+    )
+
+
+def _fill(model: nn.Module, state: MutableMapping[str, Tensor], report: LoadReport) -> None:
+    for name in report.other_shape:
+        del state[name]
+    model.load_state_dict(state, strict=False)
+
+
+def _require_complete(report: LoadReport) -> None:
+    start = f"weights {report.path!r} are of another model"
+    remedy = "give the configuration that they were trained with"
+    if report.new:
         raise UserError(
-            f"weights {path!r} are of another model: {len(missing)} of {len(wanted)} parameters are missing, for "
-            f"example {missing[0]!r}; give the configuration that they were trained with"
+            f"{start}: {len(report.new)} of {len(report.wanted)} parameters are missing, for example "
+            f"{min(report.new)!r}; {remedy}"
         )
-    for name, shape in wanted.items():
-        if tuple(state[name].shape) != shape:
-            raise UserError(
-                f"weights {path!r} are of another model: {name!r} has the shape {tuple(state[name].shape)}, expected "
-                f"{shape}; give the configuration that they were trained with (number of classes, widths)"
-            )
+    for name, (found, wanted) in report.other_shape.items():
+        raise UserError(
+            f"{start}: {name!r} has the shape {found}, expected {wanted}; {remedy} (number of classes, widths)"
+        )
+
+
+def _require_backbone(report: LoadReport) -> None:
+    """A model without a module of that name needs any one tensor."""
+    wanted = [name for name in report.wanted if name.startswith("backbone.")] or list(report.wanted)
+    if wanted and report.loaded.keys().isdisjoint(wanted):
+        name = next((name for name in wanted if name in report.other_shape), wanted[0])
+        found = f"in the shape {report.other_shape[name][0]}" if name in report.other_shape else "missing"
+        raise UserError(
+            f"weights {report.path!r} are of another model: none of the {len(wanted)} tensors of the backbone fits, "
+            f"for example {name!r} of the shape {report.wanted[name]} is {found}; give weights of this backbone under "
+            "Detectron2's parameter names, or MODEL.WEIGHTS '' to begin with random ones"
+        )

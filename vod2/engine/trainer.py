@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from vod2.atomic import write_json
-from vod2.checkpoint import require_weights
+from vod2.checkpoint import LoadReport, load_initial_weights
 from vod2.d2 import (
     CfgNode,
     COCOEvaluator,
@@ -40,11 +40,16 @@ class VideoTrainer(DefaultTrainer):
         check_datasets(cfg, [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
         super().__init__(cfg)
 
-    def resume_or_load(self, resume: bool = True) -> None:
-        """Detectron2's, with one clear sentence where MODEL.WEIGHTS cannot be had or read."""
+    def resume_or_load(self, resume: bool = True) -> LoadReport | None:
+        """Detectron2's; where it does not resume, what was loaded of MODEL.WEIGHTS is logged, and returned.
+
+        Raises:
+            UserError: if MODEL.WEIGHTS cannot be had or read, or is of another backbone.
+        """
         if not (resume and self.checkpointer.has_checkpoint()):
-            require_weights(self.cfg.MODEL.WEIGHTS)
+            return load_initial_weights(self.checkpointer.model, self.cfg.MODEL.WEIGHTS)
         super().resume_or_load(resume)
+        return None
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:

@@ -1,10 +1,10 @@
 """Evaluators of detections in video."""
 
+from vod2.evaluation.curves import Curve
 from vod2.evaluation.linking import LinkingEvaluator
 from vod2.evaluation.loop import StreamingModel
 from vod2.evaluation.matching import (
     PROTOCOLS,
-    Curve,
     Detections,
     GroundTruth,
     MatchingProtocol,

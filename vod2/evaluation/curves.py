@@ -1,4 +1,4 @@
-"""The file of precision-recall curves that an evaluation leaves beside its results.
+"""Precision-recall curves, and the file of them that an evaluation leaves beside its results.
 
 Shape alphabet: G groups of objects, K classes, t true detections of one group and class, T of all of them.
 """
@@ -12,9 +12,44 @@ import numpy as np
 
 from vod2 import atomic
 from vod2.errors import UserError
-from vod2.evaluation.matching import Curve
 
 CURVES_FILE = "curves.npz"
+
+
+class Curve(NamedTuple):
+    """Precision against recall of one class, at its t true detections, the surest first.
+
+    Precision only falls from a true detection to the next one, so these points are all that the area needs.
+
+    Attributes:
+        scores: (t,), descending.
+        precision: (t,) float64 in (0, 1].
+        positives: ground truths that could be found.
+
+    Example:
+        >>> curve = Curve(np.array([0.9, 0.5]), np.array([0.5, 0.75]), positives=4)
+        >>> curve.recall.tolist(), curve.envelope.tolist(), curve.average_precision
+        ([0.25, 0.5], [0.75, 0.75], 0.375)
+    """
+
+    scores: np.ndarray
+    precision: np.ndarray
+    positives: int
+
+    @property
+    def recall(self) -> np.ndarray:
+        """(t,) float64 in (0, 1]."""
+        return np.arange(1, len(self.precision) + 1) / max(self.positives, 1)
+
+    @property
+    def envelope(self) -> np.ndarray:
+        """(t,) the best precision at this recall or a higher one."""
+        return np.maximum.accumulate(self.precision[::-1])[::-1]
+
+    @property
+    def average_precision(self) -> float:
+        """The area under the envelope over all recalls ("all-point" AP), NaN without positives."""
+        return float(self.envelope.sum() / self.positives) if self.positives else float("nan")
 
 
 class CurveTable(NamedTuple):

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vod2.evaluation.curves import Curve
+
 # Pairs of detection and ground truth whose IoU is computed at once: bounds the memory (some 100 bytes a pair).
 _PAIRS_AT_ONCE = 1 << 20
 
@@ -107,42 +109,6 @@ def get_protocol(name: str) -> MatchingProtocol:
     if name not in PROTOCOLS:
         raise ValueError(f"Matching protocol {name!r} is unknown: expected one of {', '.join(map(repr, PROTOCOLS))}")
     return PROTOCOLS[name]
-
-
-class Curve(NamedTuple):
-    """Precision against recall of one class, at its t true detections, the surest first.
-
-    Precision only falls from a true detection to the next one, so these points are all that the area needs.
-
-    Attributes:
-        scores: (t,), descending.
-        precision: (t,) float64 in (0, 1].
-        positives: ground truths that could be found.
-
-    Example:
-        >>> curve = Curve(np.array([0.9, 0.5]), np.array([0.5, 0.75]), positives=4)
-        >>> curve.recall.tolist(), curve.envelope.tolist(), curve.average_precision
-        ([0.25, 0.5], [0.75, 0.75], 0.375)
-    """
-
-    scores: np.ndarray
-    precision: np.ndarray
-    positives: int
-
-    @property
-    def recall(self) -> np.ndarray:
-        """(t,) float64 in (0, 1]."""
-        return np.arange(1, len(self.precision) + 1) / max(self.positives, 1)
-
-    @property
-    def envelope(self) -> np.ndarray:
-        """(t,) the best precision at this recall or a higher one."""
-        return np.maximum.accumulate(self.precision[::-1])[::-1]
-
-    @property
-    def average_precision(self) -> float:
-        """The area under the envelope over all recalls ("all-point" AP), NaN without positives."""
-        return float(self.envelope.sum() / self.positives) if self.positives else float("nan")
 
 
 def match_detections(

@@ -1,0 +1,127 @@
+"""What of a file of weights fits a model, what does not, and why; told by groups of modules."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import prod
+
+from tabulate import tabulate
+from torch import Tensor, nn
+
+Shape = tuple[int, ...]
+
+_HEADERS = {"loaded": "loaded", "new": "new", "other_shape": "of another shape", "unused": "unused of the file"}
+_NAMED = 10  # tensors of another shape that are named one by one
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """The tensors of a model and of a file by their names.
+
+    Counters of batches (num_batches_tracked) and buffers that are not saved are in none of them: no file needs them.
+
+    Attributes:
+        path: the file, as it was asked for.
+        loaded: {name: shape} of those that are in both.
+        new: {name: shape} of the model's that the file does not have: they keep their initial values.
+        other_shape: {name: (shape in the file, shape in the model)}: they keep their initial values, too.
+        unused: {name: shape} of the file's that the model does not have.
+
+    Example:
+        >>> import torch
+        >>> model = torch.nn.Linear(2, 3)
+        >>> print(compare(model, {"weight": torch.zeros(3, 2)}, "a.pth").summary())
+        1 of 2 tensors (66.6% of the numbers) loaded from a.pth; new: bias (1 tensor, 3)
+    """
+
+    path: str
+    loaded: dict[str, Shape]
+    new: dict[str, Shape]
+    other_shape: dict[str, tuple[Shape, Shape]]
+    unused: dict[str, Shape]
+
+    @property
+    def wanted(self) -> dict[str, Shape]:
+        """{name: shape} of all of the model's."""
+        return self.loaded | self.new | {name: shape for name, (_, shape) in self.other_shape.items()}
+
+    @property
+    def share(self) -> float:
+        """How many of the model's numbers are loaded, in [0, 1]; 1 for a model without any."""
+        total = _count(self.wanted.values())
+        return _count(self.loaded.values()) / total if total else 1.0
+
+    def summary(self) -> str:
+        """One sentence: how much is loaded, and which groups are not."""
+        tensors = f"{len(self.loaded)} of {len(self.wanted)} tensors"
+        percent = int(1000 * self.share) / 10  # 100.0 is said of all only
+        parts = [f"{tensors} ({percent}% of the numbers) loaded from {self.path}"]
+        groups = self._groups()
+        for status in ("new", "other_shape", "unused"):
+            told = [f"{group} ({_size(cells[status])})" for group, cells in groups.items() if status in cells]
+            if told:
+                parts.append(f"{_HEADERS[status]}: {', '.join(told)}")
+        return "; ".join(parts)
+
+    def table(self) -> str:
+        """Tensors and numbers of each group, then the shapes that differ, then `summary`."""
+        rows = [
+            [group, *(_size(cells[status]) if status in cells else "" for status in _HEADERS)]
+            for group, cells in self._groups().items()
+        ]
+        lines = [tabulate(rows, ["module", *_HEADERS.values()], tablefmt="presto", disable_numparse=True)]
+        for name, (found, wanted) in list(self.other_shape.items())[:_NAMED]:
+            lines.append(f"{name}: {found} in the file, {wanted} in the model")
+        if len(self.other_shape) > _NAMED:
+            lines.append(f"and {len(self.other_shape) - _NAMED} more of another shape")
+        return "\n".join([*lines, self.summary()])
+
+    def _groups(self) -> dict[str, dict[str, list[Shape]]]:
+        """{group: {status: shapes}}: by the first part of the names, by the first two where those are mixed."""
+        tensors = [
+            (name, status, shape[1] if status == "other_shape" else shape)
+            for status in _HEADERS
+            for name, shape in getattr(self, status).items()
+        ]
+        statuses = defaultdict(set)
+        for name, status, _ in tensors:
+            statuses[_prefix(name, 1)].add(status)
+        groups: dict[str, dict[str, list[Shape]]] = {}
+        for name, status, shape in sorted(tensors):
+            group = _prefix(name, 1 if len(statuses[_prefix(name, 1)]) == 1 else 2)
+            groups.setdefault(group, {}).setdefault(status, []).append(shape)
+        return groups
+
+
+def compare(model: nn.Module, state: Mapping[str, Tensor], path: str) -> LoadReport:
+    """What of `state`, which is that of the file `path`, fits the model; nothing is loaded."""
+    wanted, found = _shapes(model.state_dict()), _shapes(state)
+    unsaved = {name for name, _ in model.named_buffers()}
+    both = [name for name in wanted if name in found]
+    return LoadReport(
+        path,
+        loaded={name: wanted[name] for name in both if found[name] == wanted[name]},
+        new={name: shape for name, shape in wanted.items() if name not in found},
+        other_shape={name: (found[name], wanted[name]) for name in both if found[name] != wanted[name]},
+        unused={name: shape for name, shape in found.items() if name not in wanted and name not in unsaved},
+    )
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, Shape]:
+    return {name: tuple(value.shape) for name, value in state.items() if not name.endswith("num_batches_tracked")}
+
+
+def _prefix(name: str, parts: int) -> str:
+    """The module of a tensor by so many parts of its name, without the tensor's own where there is another."""
+    return ".".join((name.split(".")[:-1] or [name])[:parts])
+
+
+def _count(shapes: Iterable[Shape]) -> int:
+    return sum(map(prod, shapes))
+
+
+def _size(shapes: list[Shape]) -> str:
+    """Such as "18 tensors, 3.1 M"."""
+    numbers = _count(shapes)
+    short = f"{numbers / 1e6:.1f} M" if numbers >= 1e6 else f"{numbers / 1e3:.1f} k" if numbers >= 1e3 else str(numbers)
+    return f"{len(shapes)} tensor{'s' * (len(shapes) != 1)}, {short}"
