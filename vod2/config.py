@@ -41,12 +41,12 @@ def _add_time(cfg: CfgNode) -> None:
     train.COUNT = 2  # RandomNear, RandomVideo: supports to draw
     train.INCLUDE_KEY = True  # RandomVideo: the key frame may be drawn
     train.WITH_KEY = False  # the key frame is a support of itself, too, with its sampled RoIs (SELSA)
-    train.INTERVAL = 10  # KeyframeTriplet: distance of two keyframes
+    train.INTERVAL = 10  # RandomKeyframe, KeyframeTriplet: distance of two keyframes
     # The window of a frame in inference
     test = cfg.VIDEO.TEST_SCHEDULE = CfgNode()
     test.NAME = "NoWindow"  # in SUPPORT_SCHEDULE_REGISTRY; "A+B" is the union of A and B
     test.RADIUS = 18  # SlidingWindow: frames before the key frame
-    test.LOOKAHEAD = -1  # SlidingWindow: frames after it, -1 for as many as RADIUS, 0 for causal
+    test.LOOKAHEAD = -1  # SlidingWindow: frames after it, -1 for as many as RADIUS, 0 for causal (also GlobalSample)
     test.EDGE = "clip"  # SlidingWindow at the ends of a video: "clip" or "repeat" the edge frame
     test.COUNT = 21  # GlobalSample: frames of the whole video
     test.INCLUDE_KEY = True  # GlobalSample: the key frame belongs to its own window
@@ -73,6 +73,16 @@ def _add_model(cfg: CfgNode) -> None:
     relation.GEOMETRY_SCALE = 100.0  # its factor
     relation.GEOMETRY_WAVELENGTH = 1000.0  # its longest wavelength
     cfg.MODEL.ALIGNER = CfgNode({"NAME": ""})  # in ALIGNER_REGISTRY, for methods that align feature maps (LSTS, MST)
+    cfg.MODEL.ALIGNER.WIDTH = 128  # DAlign: channels that it works in
+    cfg.MODEL.ALIGNER.EMBEDDING_DIM = 256  # LSTS, MatchTrans, NonLocal: channels of the maps that are compared
+    cfg.MODEL.ALIGNER.NUM_LOCATIONS = 40  # LSTS: places around a cell; 81 for the uniform window of 4 cells around
+    cfg.MODEL.ALIGNER.INIT = "gaussian"  # LSTS: how the locations begin, "gaussian" or "uniform"
+    cfg.MODEL.ALIGNER.LEARNED = True  # LSTS: whether the locations change in training
+    cfg.MODEL.ALIGNER.NORMALISER = "softmax"  # LSTS, MatchTrans: of the weights; "linear" for equation 3 as printed
+    cfg.MODEL.ALIGNER.LR_MULTIPLIER = 10.0  # LSTS: on the learning rate of the locations
+    flow = cfg.MODEL.FLOWNET = CfgNode()  # optical flow, for methods that warp feature maps along it
+    flow.WIDTH = 1.0  # factor of its inner channels
+    flow.LEGACY_WARP = False  # warp as the public code of DFF and FGFA does, for its weights
     # build_head_map_backbone: a ResNet whose res5 ends in a map for the RPN and one for the heads (R-FCN)
     head_map = cfg.MODEL.HEAD_MAP = CfgNode()
     head_map.BOTTOM_UP = "build_resnet_backbone"  # in BACKBONE_REGISTRY

@@ -31,9 +31,10 @@ def make_training_schedule(name: str):
     return build_training_schedule(tiny_cfg({"VIDEO.TRAIN_SCHEDULE.NAME": name, "VIDEO.TRAIN_SCHEDULE.RADIUS": 3}))
 
 
-@pytest.fixture(params=SUPPORT_NAMES + UNIONS)
+@pytest.fixture(params=[*SUPPORT_NAMES, *UNIONS, "causal GlobalSample", "causal SlidingWindow+GlobalSample"])
 def schedule(request) -> SupportSchedule:
-    return make_support_schedule(request.param)
+    name = request.param.removeprefix("causal ")
+    return make_support_schedule(name) if name == request.param else make_support_schedule(name, LOOKAHEAD=0)
 
 
 @pytest.mark.parametrize("length", LENGTHS)

@@ -9,7 +9,7 @@ from helpers.models import assert_same_detections, make_video, randomise, tiny_c
 from helpers.streams import detect_as_stream
 
 from vod2 import UserError, VideoPredictor
-from vod2.temporal import FrameMemory, SlidingWindow
+from vod2.temporal import FrameMemory, GlobalSample, SlidingWindow
 
 KEYS = {
     "MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME": "RDNAggregator",
@@ -108,9 +108,15 @@ def test_two_streams_at_once_do_not_touch_each_other():
             assert_same_detections(pair[column].output["instances"], wanted.output["instances"])
 
 
-def test_a_schedule_that_needs_the_whole_video_is_refused_with_a_remedy():
-    with pytest.raises(UserError, match="GlobalSample.*whole video.*VIDEO.TEST_SCHEDULE.NAME"):
-        list(make_predictor(NAME="GlobalSample").stream(make_frames(2)))
+def test_a_schedule_that_needs_the_whole_video_samples_the_frames_until_now_and_says_so(caplog):
+    predictor = make_predictor(NAME="GlobalSample", COUNT=2)
+    assert "GlobalSample looks at the whole video, a stream only at the frames until now" in caplog.text
+    stream, frames = predictor.open("video"), make_frames(9)
+    for t, frame in enumerate(frames):
+        assert [found.index for found in stream.step(frame)] == [t]
+        assert len(stream.memory) <= 3
+    causal = GlobalSample(2, lookahead=0)
+    assert [frame.index for frame in stream.memory.context(8).frames] == [s.index for s in causal.window(8, 9, "video")]
 
 
 def test_the_channels_are_swapped_where_the_model_wants_rgb():
@@ -140,8 +146,8 @@ def test_the_lookahead_may_be_given_to_the_predictor(lookahead):
         ("SlidingWindow", -1, "0 .causal. to 2 frames, got -1"),
         ("Keyframes", 1, "Keyframes cannot have a lookahead of 1 frames: it always has 0"),
         ("NoWindow", 1, "NoWindow cannot have a lookahead of 1"),
-        ("GlobalSample", 0, "GlobalSample looks at the whole video"),
-        ("SlidingWindow+GlobalSample", 0, "SlidingWindow.GlobalSample looks at the whole video"),
+        ("GlobalSample", 1, "GlobalSample looks at the whole video: it cannot have a lookahead of 1"),
+        ("Keyframes+GlobalSample", 1, "Union cannot have a lookahead of 1"),
     ],
 )
 def test_a_lookahead_that_the_schedule_cannot_have_is_refused(name, lookahead, message):

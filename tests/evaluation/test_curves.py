@@ -11,8 +11,8 @@ import pytest
 
 from vod2.errors import UserError
 from vod2.evaluation import Detections, GroundTruth
-from vod2.evaluation.curves import CurveTable, load_curves, mean_envelope, save_curves
-from vod2.evaluation.matching import Curve, precision_recall
+from vod2.evaluation.curves import Curve, CurveTable, load_curves, mean_envelope, save_curves
+from vod2.evaluation.matching import precision_recall
 
 ROOT = Path(__file__).parents[2]
 

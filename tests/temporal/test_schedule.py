@@ -88,6 +88,19 @@ class TestGlobalSample:
     def test_a_short_video_is_taken_whole(self):
         assert indices(GlobalSample(21).window(1, 4, "video")) == [0, 1, 2, 3]
 
+    def test_every_frame_is_drawn_equally_often(self):
+        drawn = np.bincount([i for n in range(2000) for i in indices(GlobalSample(3, False).window(0, 10, str(n)))])
+        assert drawn.sum() == 6000 and abs(drawn - 600).max() < 5 * np.sqrt(600 * 0.7)
+
+    def test_a_causal_sample_ends_as_that_of_the_whole_video_and_a_frame_that_left_it_stays_out(self):
+        causal, gone, before = GlobalSample(4, include_key=False, lookahead=0), set(), set()
+        for t in range(60):
+            window = set(indices(causal.window(t, None, "video")))
+            assert len(window) == min(t + 1, 4) and max(window) <= t and not window & gone
+            gone |= before - window
+            before = window
+        assert before == set(indices(GlobalSample(4, include_key=False).window(0, 60, "video")))
+
     def test_a_negative_count_is_refused(self):
         with pytest.raises(ValueError, match="at least 0, got -1"):
             GlobalSample(-1)
@@ -253,6 +266,12 @@ class TestWithLookahead:
         assert union.with_lookahead(0).lookahead == 0
         with pytest.raises(ValueError, match="Union cannot have a lookahead of 1"):
             Union([NoWindow(), Keyframes(4)]).with_lookahead(1)
-        for schedule in (GlobalSample(2), Union([SlidingWindow(3), GlobalSample(2)])):
-            with pytest.raises(ValueError, match="GlobalSample looks at the whole video"):
-                schedule.with_lookahead(0)
+        both = Union([SlidingWindow(3), GlobalSample(2)])
+        assert (both.with_lookahead(0).lookahead, both.with_lookahead(2).lookahead) == (0, 2)
+
+    def test_a_sample_of_the_whole_video_has_none_or_the_whole(self):
+        assert GlobalSample(2).with_lookahead(0).lookahead == 0
+        with pytest.raises(ValueError, match="whole video: it cannot have a lookahead of 1"):
+            GlobalSample(2).with_lookahead(1)
+        with pytest.raises(ValueError, match="got 3"):
+            GlobalSample(2, lookahead=3)

@@ -1,5 +1,6 @@
 """Detection in streams of frames, for scripts and demos."""
 
+import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -15,6 +16,8 @@ from vod2.errors import UserError, settings
 from vod2.modeling import VideoRCNN
 from vod2.temporal import SupportSchedule, build_support_schedule
 
+_LOGGER = logging.getLogger(__name__)
+
 
 class VideoPredictor:
     """`DefaultPredictor` for videos: BGR images in, detections out, in the order of the frames.
@@ -29,11 +32,10 @@ class VideoPredictor:
             the path of its file.
         weights: instead of MODEL.WEIGHTS; "" for random ones.
         lookahead: how many frames after t frame t waits for: 0 is causal, for live pictures; up to the window's radius.
-            None is what the configuration says (in the papers, the radius).
+            None is what the configuration says (in the papers, the radius), and 0 where it asks for the whole video.
 
     Raises:
-        UserError: if the weights are not those of the model, or the schedule looks at the whole video or cannot have
-            this lookahead.
+        UserError: if the weights are not those of the model, or the schedule cannot have this lookahead.
 
     Example:
         >>> import numpy as np
@@ -135,13 +137,14 @@ class VideoPredictor:
 
 
 def _schedule_of_stream(cfg: CfgNode, lookahead: int | None) -> SupportSchedule:
-    """VIDEO.TEST_SCHEDULE with another lookahead, if it can run without knowing the video's length."""
+    """VIDEO.TEST_SCHEDULE with another lookahead, so that it can run without knowing the video's length."""
     schedule = build_support_schedule(cfg)
-    if schedule.lookahead is None:
-        raise UserError(
-            f"{cfg.VIDEO.TEST_SCHEDULE.NAME} looks at the whole video and cannot run on a stream; set "
-            "VIDEO.TEST_SCHEDULE.NAME to SlidingWindow or Keyframes"
+    if lookahead is None and schedule.lookahead is None:
+        _LOGGER.warning(
+            "%s looks at the whole video, a stream only at the frames until now (lookahead 0)",
+            cfg.VIDEO.TEST_SCHEDULE.NAME,
         )
+        lookahead = 0
     if lookahead is None:
         return schedule
     with settings("VIDEO.TEST_SCHEDULE"):

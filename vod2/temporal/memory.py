@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from vod2.structures import Frame, TemporalContext
+from vod2.structures import Frame, Role, TemporalContext
 from vod2.temporal.schedule import SupportSchedule
 
 
@@ -77,6 +77,11 @@ class FrameMemory:
         self._frames = {index: frame for index, frame in self._frames.items() if index in kept}
         frames = tuple(self._frames[support.index] for support in window)
         return TemporalContext(frames, tuple(support.role for support in window), self._carry)
+
+    def held(self) -> TemporalContext:
+        """All frames that are in it at this moment, ascending, as LOCAL ones."""
+        frames = tuple(self._frames[index] for index in sorted(self._frames))
+        return TemporalContext(frames, (Role.LOCAL,) * len(frames), self._carry)
 
     def frame(self, index: int) -> Frame:
         """The remembered frame `index`."""

@@ -152,26 +152,42 @@ class SlidingWindow(SupportSchedule):
 
 @SUPPORT_SCHEDULE_REGISTRY.register()
 class GlobalSample(SupportSchedule):
-    """`count` frames of the whole video, the same for each of its frames (SELSA); drawn from the video's name.
+    """`count` frames of the whole video, the same for each of its frames (SELSA).
+
+    Every frame has a priority that follows from the video's name and its number; the sample are the frames of the
+    highest. A causal one (lookahead 0) takes the highest of the frames until t: a frame that it has once left out never
+    comes back, so a live stream holds `count` frames.
 
     Args:
         count: size of the sample, at most the length of the video is taken.
         include_key: frame t itself belongs to its window, whether it was drawn or not.
+        lookahead: None for the whole video, 0 for the frames until t.
+
+    Example:
+        >>> from vod2.temporal import GlobalSample
+        >>> whole, causal = GlobalSample(3), GlobalSample(3, lookahead=0)
+        >>> whole.window(99, 100, "video") == causal.window(99, None, "video")
+        True
     """
 
-    lookahead = None
-
-    def __init__(self, count: int, include_key: bool = True) -> None:
+    def __init__(self, count: int, include_key: bool = True, lookahead: int | None = None) -> None:
         if count < 0:
             raise ValueError(f"GlobalSample: expected a count of at least 0, got {count}")
-        self.count, self.include_key = count, include_key
+        if lookahead not in (None, 0):
+            raise ValueError(f"GlobalSample: expected a lookahead of 0 or the whole video, got {lookahead}")
+        self.count, self.include_key, self.lookahead = count, include_key, lookahead
 
     @classmethod
     def from_config(cls, node: CfgNode) -> "GlobalSample":
-        return cls(node.COUNT, node.INCLUDE_KEY)
+        return cls(node.COUNT, node.INCLUDE_KEY, 0 if node.LOOKAHEAD == 0 else None)
+
+    def with_lookahead(self, frames: int) -> "GlobalSample":
+        if frames:
+            return super().with_lookahead(frames)
+        return GlobalSample(self.count, self.include_key, 0)
 
     def _window(self, t: int, length: int | None, video: str) -> list[Support]:
-        indices = _sample_of_video(video, length, self.count)
+        indices = _sample_of_video(video, length if self.lookahead is None else t + 1, self.count)
         if self.include_key:
             indices = indices | {t}
         return [Support(index, Role.GLOBAL) for index in sorted(indices)]
@@ -179,8 +195,18 @@ class GlobalSample(SupportSchedule):
 
 @functools.lru_cache(maxsize=64)
 def _sample_of_video(video: str, length: int, count: int) -> frozenset[int]:
-    rng = np.random.default_rng(zlib.crc32(video.encode()))
-    return frozenset(rng.permutation(length)[:count].tolist())
+    """The `count` of the first `length` frames with the highest priority."""
+    priority = _mixed(np.arange(length, dtype=np.uint64) + (np.uint64(zlib.crc32(video.encode())) << np.uint64(32)))
+    best = np.argsort(priority)[max(length - count, 0) :]
+    return frozenset(best.tolist())
+
+
+def _mixed(x: np.ndarray) -> np.ndarray:
+    """uint64 numbers that look random, one for each of `x`: the finalizer of SplitMix64 (Steele et al., 2014)."""
+    x = x * np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
 
 
 @SUPPORT_SCHEDULE_REGISTRY.register()
@@ -216,11 +242,8 @@ class Union(SupportSchedule):
         raise TypeError("a Union is written as names joined by '+' in VIDEO.TEST_SCHEDULE.NAME")
 
     def with_lookahead(self, frames: int) -> "SupportSchedule":
-        """Its sliding windows get the lookahead; the other parts must be causal and stay as they are."""
-        parts = [
-            part if part.lookahead == 0 and not isinstance(part, SlidingWindow) else part.with_lookahead(frames)
-            for part in self.schedules
-        ]
+        """Its sliding windows get the lookahead; the other parts become causal."""
+        parts = [part.with_lookahead(frames if isinstance(part, SlidingWindow) else 0) for part in self.schedules]
         return SupportSchedule.with_lookahead(Union(parts), frames)
 
     def _window(self, t: int, length: int | None, video: str) -> list[Support]:

@@ -108,6 +108,33 @@ class RandomVideo(TrainingSchedule):
 
 
 @TRAINING_SCHEDULE_REGISTRY.register()
+class RandomKeyframe(TrainingSchedule):
+    """The keyframe of t, wherever t may stand between two of them (DFF): t - n, n in {0 .. interval - 1}, uniform.
+
+    It is clipped to the video, so that a still image is its own.
+
+    Example:
+        >>> import numpy as np
+        >>> from vod2.temporal import RandomKeyframe
+        >>> RandomKeyframe(interval=1).sample(8, 9, np.random.default_rng(0))[0].index
+        8
+    """
+
+    def __init__(self, interval: int = 10) -> None:
+        if interval < 1:
+            raise ValueError(f"RandomKeyframe: expected an interval of at least 1, got {interval}")
+        self.interval = interval
+
+    @classmethod
+    def from_config(cls, node: CfgNode) -> "RandomKeyframe":
+        return cls(node.INTERVAL)
+
+    def sample(self, t: int, length: int, rng: np.random.Generator) -> list[Support]:
+        check_frame(t, length)
+        return [Support(max(t - int(rng.integers(self.interval)), 0), Role.KEYFRAME)]
+
+
+@TRAINING_SCHEDULE_REGISTRY.register()
 class KeyframeTriplet(TrainingSchedule):
     """Two keyframes of the past, as a stream would have them when it comes to t (LSTS): new, then old.
 
