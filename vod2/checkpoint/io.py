@@ -70,7 +70,7 @@ def require_weights(path: str) -> None:
         UserError: if it cannot.
     """
     if path and not (local := _local(path)).endswith(".pkl"):
-        _read_tensors(local)
+        read_tensors(local)
 
 
 def _local(path: str) -> str:
@@ -87,10 +87,10 @@ def _local(path: str) -> str:
 def _read(model: nn.Module, path: str) -> MutableMapping[str, Tensor]:
     """{name: tensor} of any file, under the model's names."""
     local = _local(path)
-    return _read_zoo(model, local) if local.endswith(".pkl") else _read_tensors(local)
+    return _read_zoo(model, local) if local.endswith(".pkl") else read_tensors(local)
 
 
-def _read_tensors(path: str) -> MutableMapping[str, Tensor]:
+def read_tensors(path: str) -> MutableMapping[str, Tensor]:
     """{name: tensor} of a .safetensors file or a PyTorch checkpoint."""
     try:
         if path.endswith(".safetensors"):

@@ -1,0 +1,185 @@
+"""Relations between the videos of a batch: video triplets, proposal triplets, equations 4 and 6.
+
+n: key proposals of the target video, m: those that it may look at, D: embedding, C: channels, B: clips of a batch.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from vod2.projects.hvrnet.mining import (
+    Selected,
+    random_similarities,
+    select_proposals,
+    select_videos,
+    similarities,
+)
+
+from vod2.layers import RelationAttention
+from vod2.structures import Frame, Role, TemporalContext
+
+
+def attend(relation: RelationAttention, query: Tensor, key: Tensor, mask: Tensor | None = None) -> Tensor:
+    """NL(query, key): (n, D), (m, D) -> (n, D). The relations of HVR-Net do not look at boxes."""
+    nowhere = query.new_zeros(1, 4)
+    return relation(query, key, nowhere.expand(len(query), 4), nowhere.expand(len(key), 4), mask)
+
+
+class Clip(NamedTuple):
+    """A clip after the relations within its video: `features` (n, D) is alpha of equation 2."""
+
+    key: Frame
+    context: TemporalContext
+    features: Tensor
+
+
+class InterVideo:
+    """Selects triplets and relates their proposals; the layers are the caller's.
+
+    Every video of the batch is the target once. A video without partners, or a proposal without P+ and P-, takes
+    nothing from others.
+
+    Args:
+        num_classes: K.
+        video_similarity: "mean", "max" or "random", see MODEL.HVRNET.VIDEO_SIMILARITY.
+        video_level: name of the feature map that videos are compared by.
+        proposals: a proposal takes from its "hard" P+ and P-, or from "all" key proposals of the video triplet.
+        proposal_similarity: of the relation loss, "cosine" or "dot".
+        margin: lambda of equation 6.
+        relation_weight: gamma of equation 5; 0 for no relation loss.
+
+    Raises:
+        ValueError: if a name is none of those.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        video_similarity: str = "mean",
+        video_level: str = "res4",
+        proposals: str = "hard",
+        proposal_similarity: str = "cosine",
+        margin: float = 0.3,
+        relation_weight: float = 1.0,
+    ) -> None:
+        for key, value, known in (
+            ("VIDEO_SIMILARITY", video_similarity, ("mean", "max", "random")),
+            ("PROPOSALS", proposals, ("hard", "all")),
+            ("PROPOSAL_SIMILARITY", proposal_similarity, ("cosine", "dot")),
+        ):
+            if value not in known:
+                raise ValueError(f"HVR-Net: expected {key} to be one of {', '.join(known)}, got {value!r}")
+        self.num_classes = num_classes
+        self.video_similarity, self.video_level = video_similarity, video_level
+        self.all_proposals = proposals == "all"
+        self.proposal_similarity = proposal_similarity
+        self.margin, self.relation_weight = margin, relation_weight
+
+    @property
+    def levels(self) -> tuple[str, ...]:
+        """The feature maps that it looks at."""
+        return () if self.video_similarity == "random" else (self.video_level,)
+
+    def __call__(
+        self, clips: Sequence[Clip], layers: Sequence[tuple[nn.Linear, RelationAttention]]
+    ) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
+        """B clips and (fully connected layer, relation) of every module -> B times beta (n, D) and losses."""
+        triplets = self.partners(clips)
+        selected = [self._mine(clips[i], [clips[j] for j in others]) for i, others in enumerate(triplets)]
+        values = [clip.features for clip in clips]
+        for transform, relation in layers:
+            embedded = [transform(value) for value in values]
+            values = [
+                self._related(relation, embedded[i], [embedded[j] for j in others], selected[i])
+                for i, others in enumerate(triplets)
+            ]
+        if self.relation_weight == 0:
+            return values, [{} for _ in clips]
+        losses = [
+            self.relation_weight * self._relation_loss(clips[i].features, [clips[j].features for j in others], chosen)
+            for i, (others, chosen) in enumerate(zip(triplets, selected, strict=True))
+        ]
+        return values, [{"loss_relation": loss} for loss in losses]
+
+    def partners(self, clips: Sequence[Clip]) -> list[list[int]]:
+        """The numbers of V+ and V- of every clip (section 3.1), of those that there are."""
+        selected = select_videos(
+            self._video_similarities(clips), [one.key.classes for one in clips], [one.key.video_id for one in clips]
+        )
+        return [[j for j in pair if j >= 0] for pair in torch.stack(selected, dim=1).tolist()]
+
+    @torch.no_grad()
+    def _video_similarities(self, clips: Sequence[Clip]) -> Tensor:
+        """(B, B)."""
+        if self.video_similarity == "random":
+            return random_similarities(len(clips), torch.default_generator)
+        frames = [
+            (
+                clip.key,
+                *(f for f, role in zip(clip.context.frames, clip.context.roles, strict=True) if role != Role.KEY),
+            )
+            for clip in clips
+        ]
+        sizes = torch.tensor([frame.image_size for group in frames for frame in group])
+        canvas = tuple(sizes.amax(dim=0).tolist())
+        pooled = [torch.stack([self._pooled(frame, canvas) for frame in group]) for group in frames]  # (T, C)
+        if self.video_similarity == "mean":
+            descriptors = torch.stack([one.mean(dim=0) for one in pooled])
+            return similarities(descriptors, descriptors)
+        descriptors = torch.stack([one.amax(dim=0) for one in pooled])
+        return similarities(descriptors, descriptors, "dot")
+
+    def _pooled(self, frame: Frame, canvas: tuple[int, int]) -> Tensor:
+        """(C,): the mean of a frame's map over its cells, without those that pad it to the largest frame `canvas`."""
+        value = frame.features[self.video_level][0]
+        rows, columns = (
+            math.ceil(cells * own / padded)
+            for cells, own, padded in zip(value.shape[1:], frame.image_size, canvas, strict=True)
+        )
+        value = value[:, :rows, :columns]
+        return value.to(torch.promote_types(value.dtype, torch.float32)).mean(dim=(1, 2))
+
+    def _mine(self, target: Clip, others: Sequence[Clip]) -> Selected:
+        """P+ and P- of the target's key proposals among those of the others, row after row."""
+        features = torch.cat([target.features[:0], *(one.features for one in others)])
+        labels = target.key.targets.gt_classes
+        other_labels = torch.cat([labels[:0], *(one.key.targets.gt_classes for one in others)])
+        return select_proposals(similarities(target.features, features), labels, other_labels, self.num_classes)
+
+    def _related(
+        self, relation: RelationAttention, own: Tensor, others: Sequence[Tensor], selected: Selected
+    ) -> Tensor:
+        """Equation 4 and ReLU: (n, D), those of the other videos -> (n, D).
+
+        The target's own proposals are among the keys, so that the relation has a gradient, if 0, even without others.
+        """
+        keys = torch.cat([own, *others])
+        mask = torch.zeros(len(own), len(keys), dtype=torch.bool, device=own.device)
+        if self.all_proposals:
+            mask |= len(others) > 0
+        else:
+            for chosen in selected:
+                rows = (chosen >= 0).nonzero()[:, 0]
+                mask[rows, len(own) + chosen[rows]] = True
+        return F.relu(own + attend(relation, own, keys, mask))
+
+    def _relation_loss(self, own: Tensor, others: Sequence[Tensor], selected: Selected) -> Tensor:
+        """Equation 6 with d as a similarity, the mean over the proposals that have both P+ and P-."""
+        dtype = torch.promote_types(own.dtype, torch.float32)
+        rows = ((selected.positive >= 0) & (selected.negative >= 0)).nonzero()[:, 0]
+        keys = torch.cat([own[:0], *others]).to(dtype)
+        target = own[rows].to(dtype)
+        positive, negative = (
+            self._compare(target, keys[chosen[rows]]) for chosen in (selected.positive, selected.negative)
+        )
+        return (negative - positive + self.margin).clamp(min=0).sum() / max(len(rows), 1)
+
+    def _compare(self, first: Tensor, second: Tensor) -> Tensor:
+        """(n, D), (n, D) -> (n,)."""
+        if self.proposal_similarity == "cosine":
+            return F.cosine_similarity(first, second, dim=1)
+        return (first * second).sum(dim=1)

@@ -1,0 +1,86 @@
+"""Multi-level triplet selection: sections 3.1 and 3.3.
+
+B: videos of a batch, n: key proposals of the target video, m: key proposals of the videos to choose from, K: classes
+(background is K), D: length of a descriptor or an embedding. A selected row is -1 where there is none. Of equals the
+lowest row is selected.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+class Selected(NamedTuple):
+    """Rows (n,) int64 of the partners of each video or proposal: `positive` is V+ or P+, `negative` V- or P-."""
+
+    positive: Tensor
+    negative: Tensor
+
+
+@torch.no_grad()
+def similarities(first: Tensor, second: Tensor, kind: str = "cosine") -> Tensor:
+    """(n, D) and (m, D) -> (n, m): "cosine", or "dot" for the dot product over sqrt(D); at least float32."""
+    dtype = torch.promote_types(torch.promote_types(first.dtype, second.dtype), torch.float32)
+    first, second = first.to(dtype), second.to(dtype)
+    with torch.autocast(first.device.type, enabled=False):
+        if kind == "cosine":
+            return F.normalize(first, dim=1) @ F.normalize(second, dim=1).T
+        return first @ second.T / first.shape[1] ** 0.5
+
+
+def random_similarities(count: int, generator: torch.Generator, device: torch.device | str = "cpu") -> Tensor:
+    """(count, count) uniform numbers: with them, selected are any that qualify, all equally likely."""
+    return torch.rand(count, count, generator=generator).to(device)
+
+
+@torch.no_grad()
+def select_videos(similarity: Tensor, classes: Sequence[frozenset[int]], videos: Sequence[str]) -> Selected:
+    """V+ and V- of every video of a batch as the target (equation 1).
+
+    V+ is the least similar video that shares a class, V- the most similar one that shares none. A video that stands in
+    the batch more than once is never its own partner.
+
+    Args:
+        similarity: (B, B), row of the target and column of the other.
+        classes: B sets of classes in [0, K).
+        videos: B names.
+    """
+    shared = torch.tensor([[not a.isdisjoint(b) for b in classes] for a in classes], dtype=torch.bool)
+    other = torch.tensor([[a != b for b in videos] for a in videos], dtype=torch.bool)
+    shape = similarity.shape  # an empty batch loses its second dimension in the lists above
+    shared, other = (mask.reshape(shape).to(similarity.device) for mask in (shared, other))
+    return _select(similarity, shared & other, ~shared & other)
+
+
+@torch.no_grad()
+def select_proposals(similarity: Tensor, labels: Tensor, other_labels: Tensor, num_classes: int) -> Selected:
+    """P+ and P- of every key proposal of the target video (equation 3).
+
+    P+ is the least similar proposal of the same class, P- the most similar one of another, background included. A
+    proposal of the background has neither.
+
+    Args:
+        similarity: (n, m), row of the target's proposal and column of the other.
+        labels: (n,) in [0, K].
+        other_labels: (m,) in [0, K].
+        num_classes: K.
+    """
+    foreground = ((labels >= 0) & (labels < num_classes))[:, None]
+    same = labels[:, None] == other_labels
+    return _select(similarity, same & foreground, ~same & foreground)
+
+
+def _select(similarity: Tensor, positive: Tensor, negative: Tensor) -> Selected:
+    """The column of the least similar of `positive` and of the most similar of `negative` (n, m), in every row."""
+    if similarity.numel() == 0:
+        none = torch.full((len(similarity),), -1, device=similarity.device)
+        return Selected(none, none.clone())
+    least = similarity.masked_fill(~positive, torch.inf).argmin(dim=1)
+    most = similarity.masked_fill(~negative, -torch.inf).argmax(dim=1)
+    return Selected(
+        least.masked_fill(~positive.any(dim=1), -1),
+        most.masked_fill(~negative.any(dim=1), -1),
+    )

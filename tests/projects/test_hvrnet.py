@@ -1,0 +1,350 @@
+"""HVR-Net's head against the slow reference of its equations, and its configurations."""
+
+import pytest
+import torch
+from helpers.models import DIM, IMAGE_SIZE, ROOT, build_detector, make_targets, make_video, tiny_cfg
+from helpers.proposals import random_proposals
+from reference.hvrnet import Video, hvr_inference, hvr_training
+from torch import Tensor
+from vod2.projects.hvrnet import HVRAggregator
+
+from vod2 import UserError
+from vod2.d2 import EventStorage, Instances, build_model
+from vod2.engine import load_config
+from vod2.modeling import Aggregated
+from vod2.structures import Frame, Role, TemporalContext
+
+SMALL, CLASSES, CHANNELS = 8, 3, 5
+KEYS = {"MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME": "HVRAggregator", "MODEL.ROI_BOX_HEAD.NAME": "LinearBoxHead"}
+
+
+def make_hvr(**arguments) -> HVRAggregator:
+    """A head of 8 features whose weights are large enough for every term to matter."""
+    torch.manual_seed(0)
+    hvr = HVRAggregator(**({"dim": SMALL, "num_classes": CLASSES, "support_topk": 5} | arguments))
+    for parameter in hvr.parameters():
+        torch.nn.init.normal_(parameter, std=0.4)
+    return hvr.double()
+
+
+def make_clip(
+    name: str, labels: list[int], rng: torch.Generator, supports: tuple[int, ...] = (3, 2), with_key: bool = True
+) -> tuple[Frame, TemporalContext]:
+    """A training clip: a key proposal for each label (K for the background), so many proposals of each support."""
+
+    def frame(index: int, proposals) -> Frame:
+        maps = {"res4": torch.randn(1, CHANNELS, 4, 6, generator=rng, dtype=torch.float64)}
+        return Frame(name, index, IMAGE_SIZE, maps, proposals)
+
+    query = random_proposals(len(labels), SMALL, rng, requires_grad=True)
+    targets = Instances(IMAGE_SIZE, gt_classes=torch.tensor(labels, dtype=torch.int64))
+    key = frame(7, query).with_(targets=targets, classes=frozenset(labels) - {CLASSES})
+    others = [
+        frame(index, random_proposals(count, SMALL, rng, requires_grad=True)) for index, count in enumerate(supports)
+    ]
+    if with_key:
+        return key, TemporalContext((key, *others), (Role.KEY, *[Role.GLOBAL] * len(others)))
+    return key, TemporalContext(tuple(others), (Role.GLOBAL,) * len(others))
+
+
+def make_batch(*clips: tuple, seed: int = 0, **options) -> list[tuple[Frame, TemporalContext]]:
+    """Of (name, labels) each."""
+    rng = torch.Generator().manual_seed(seed)
+    return [make_clip(name, labels, rng, **options) for name, labels in clips]
+
+
+def as_video(key: Frame, context: TemporalContext) -> Video:
+    maps = [key.features["res4"][0]]
+    maps += [f.features["res4"][0] for f, role in zip(context.frames, context.roles, strict=True) if role != Role.KEY]
+    frames = [(list(frame.proposals.features[:5]), frame.index == key.index) for frame in context.frames]
+    labels = key.targets.gt_classes.tolist()
+    return Video(key.video_id, list(key.proposals.features), frames, labels, set(key.classes), maps)
+
+
+def run(hvr: HVRAggregator, batch: list[tuple[Frame, TemporalContext]]) -> list[Aggregated[Tensor]]:
+    return hvr.aggregate([key for key, _ in batch], [context for _, context in batch])
+
+
+def stacked(values: list[Tensor]) -> Tensor:
+    return torch.stack(values) if values else torch.zeros(0, SMALL, dtype=torch.float64)
+
+
+def assert_equals_reference(hvr: HVRAggregator, batch: list, **options) -> None:
+    """Values, losses and the gradient of both with respect to all parameters and embeddings."""
+    found = run(hvr, batch)
+    values, relation, auxiliary = hvr_training(
+        dict(hvr.named_parameters()), [as_video(*clip) for clip in batch], num_classes=CLASSES, **options
+    )
+    inputs = [*hvr.parameters(), *{id(f): f.proposals.features for key, c in batch for f in (key, *c.frames)}.values()]
+    totals = [0 * sum(tensor.sum() for tensor in inputs) for _ in range(2)]  # a graph even without proposals
+    for one, value, of_relation, of_classes in zip(found, values, relation, auxiliary, strict=True):
+        torch.testing.assert_close(one.value, stacked(value), rtol=1e-9, atol=1e-10)
+        expected = {"loss_relation": of_relation, "loss_cls_intra": of_classes}
+        torch.testing.assert_close(dict(one.losses), expected, rtol=1e-9, atol=1e-10)
+        totals[0] = totals[0] + one.value.pow(2).sum() + 2 * one.losses["loss_relation"] + one.losses["loss_cls_intra"]
+        totals[1] = totals[1] + stacked(value).pow(2).sum() + 2 * of_relation + of_classes
+    actual, expected = (torch.autograd.grad(total, inputs, allow_unused=True) for total in totals)
+    for own, wanted, tensor in zip(actual, expected, inputs, strict=True):
+        own, wanted = (torch.zeros_like(tensor) if one is None else one for one in (own, wanted))
+        torch.testing.assert_close(own, wanted, rtol=1e-7, atol=1e-9)
+
+
+TRIPLETS = (("a", [0, 1, 3]), ("b", [0, 3]), ("c", [2, 0, 3, 3]), ("d", [2, 2]), ("e", [1, 3]), ("f", [0, 0]))
+
+
+@pytest.mark.parametrize(
+    "arguments, options",
+    [
+        pytest.param({}, {}, id="default"),
+        pytest.param({"num_intra": 2}, {"num_intra": 2}, id="two intra"),
+        pytest.param({"num_inter": 2}, {"num_inter": 2}, id="two inter"),
+        pytest.param({"inter": {"proposals": "all"}}, {"all_proposals": True}, id="all proposals"),
+        pytest.param(
+            {"inter": {"proposal_similarity": "dot", "margin": 10.0}}, {"dot": True, "margin": 10.0}, id="dot products"
+        ),
+    ],
+)
+@pytest.mark.parametrize("with_key", [True, False])
+def test_a_training_step_is_equations_one_to_six(arguments, options, with_key):
+    assert_equals_reference(make_hvr(**arguments), make_batch(*TRIPLETS, with_key=with_key), **options)
+
+
+@pytest.mark.parametrize(
+    "clips",
+    [
+        pytest.param([("a", [0, 1, 3])], id="one clip"),
+        pytest.param([("a", [0, 3]), ("a", [0, 1])], id="the same video twice"),
+        pytest.param([("a", [0, 3]), ("a", [0, 1]), ("b", [0, 2])], id="the same video twice and another"),
+        pytest.param([("a", [0, 3]), ("b", [1, 3]), ("c", [2, 3])], id="one video of each class"),
+        pytest.param([("a", [0, 3]), ("b", [0])], id="one class"),
+        pytest.param([("a", [3, 3]), ("b", [0, 3]), ("c", [0])], id="a key frame without foreground"),
+        pytest.param([("a", []), ("b", [0, 3]), ("c", [0])], id="a key frame without proposals"),
+        pytest.param([("a", []), ("b", [])], id="no proposals at all"),
+    ],
+)
+@pytest.mark.parametrize("supports", [(3, 2), (0,), ()], ids=["supports", "none in the support", "no supports"])
+@pytest.mark.parametrize("with_key", [True, False])
+def test_any_batch_works_and_leaves_no_parameter_without_gradient(clips, supports, with_key):
+    """DistributedDataParallel waits for the gradient of every parameter, even if it is 0."""
+    hvr, batch = make_hvr(), make_batch(*clips, supports=supports, with_key=with_key)
+    assert_equals_reference(hvr, batch)
+    found = run(hvr, batch)
+    sum(one.value.sum() + sum(one.losses.values()) for one in found).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in hvr.parameters())
+
+
+def test_losses_without_a_triplet_are_zero_and_hang_on_the_graph():
+    (found,) = run(make_hvr(), make_batch(("a", [0, 3])))
+    assert found.losses["loss_relation"].item() == 0 and found.losses["loss_relation"].requires_grad
+
+
+@pytest.mark.parametrize("num_intra, num_inter", [(3, 1), (2, 1), (3, 2), (3, 0)])
+@pytest.mark.parametrize("test_inter", ["none", "video"])
+def test_in_inference_the_relation_between_videos_is_dropped_or_looks_at_the_video(num_intra, num_inter, test_inter):
+    hvr = make_hvr(num_intra=num_intra, num_inter=num_inter, test_inter=test_inter).eval()
+    batch = make_batch(("a", [0, 1, 3]), ("b", [0]))
+    state = dict(hvr.named_parameters())
+    for one, clip in zip(run(hvr, batch), batch, strict=True):
+        expected = hvr_inference(
+            state, as_video(*clip), num_intra=num_intra, num_inter=num_inter, within=test_inter == "video"
+        )
+        torch.testing.assert_close(one.value, stacked(expected), rtol=1e-9, atol=1e-10)
+        assert one.losses == {}
+
+
+def test_the_key_frame_is_known_in_its_context_by_its_number_whatever_its_role():
+    hvr = make_hvr().eval()
+    ((key, context),) = make_batch(("a", [0, 1]))
+    unnamed = TemporalContext(context.frames, (Role.GLOBAL,) * len(context))
+    expected = hvr.aggregate([key], [context])[0].value
+    assert hvr.aggregate([key], [unnamed])[0].value.equal(expected)
+    assert hvr(key.proposals, context).value.equal(expected)
+    assert not torch.allclose(hvr(key.proposals, unnamed).value, expected)
+
+
+@pytest.mark.parametrize("similarity", ["mean", "max"])
+def test_padding_is_no_part_of_a_video(similarity):
+    """Maps of 4 x 6 cells belong to 64 x 96 pixels; the smaller frame fills 3 x 2 of them."""
+    hvr, batch = make_hvr(inter={"video_similarity": similarity}), make_batch(*TRIPLETS)
+    small = (41, 32)
+    key, context = batch[0]
+    frames = [f.with_(image_size=small) for f in context.frames]
+    shrunk = [(key.with_(image_size=small), TemporalContext(tuple(frames), context.roles)), *batch[1:]]
+
+    def similarities(filling: float) -> Tensor:
+        for frame in (shrunk[0][0], *frames):
+            frame.features["res4"][..., 3:, :] = filling
+            frame.features["res4"][..., :, 2:] = filling
+        clips = [type("Clip", (), {"key": k, "context": c, "features": None}) for k, c in shrunk]
+        return hvr.inter._video_similarities(clips)
+
+    assert similarities(0.0).equal(similarities(9.0))
+
+
+def test_random_partners_come_from_the_global_generator_and_need_no_maps():
+    hvr = make_hvr(inter={"video_similarity": "random", "proposals": "all"})
+    batch = [(key.with_(features={}), context) for key, context in make_batch(*TRIPLETS)]
+    assert hvr.training_levels == ()
+    values = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        values.append(torch.cat([one.value for one in run(hvr, batch)]))
+    assert values[0].equal(values[1]) and not torch.allclose(values[0], values[2])
+
+
+def test_a_weight_of_zero_switches_a_loss_off():
+    hvr = make_hvr(auxiliary_weight=0.0, inter={"relation_weight": 0.0})
+    assert hvr.auxiliary is None and all(one.losses == {} for one in run(hvr, make_batch(*TRIPLETS)))
+
+
+def test_weights_scale_the_losses():
+    batch = make_batch(*TRIPLETS)
+    plain = run(make_hvr(), batch)
+    for one, other in zip(
+        plain, run(make_hvr(auxiliary_weight=2.0, inter={"relation_weight": 3.0}), batch), strict=True
+    ):
+        torch.testing.assert_close(other.losses["loss_cls_intra"], 2 * one.losses["loss_cls_intra"])
+        torch.testing.assert_close(other.losses["loss_relation"], 3 * one.losses["loss_relation"])
+    assert any(one.losses["loss_relation"] > 0 for one in plain)
+
+
+def test_half_precision_trains():
+    hvr, batch = make_hvr().float(), make_batch(*TRIPLETS)
+    single = [
+        (
+            key.with_(proposals=as_float(key)),
+            TemporalContext(tuple(f.with_(proposals=as_float(f)) for f in c.frames), c.roles),
+        )
+        for key, c in batch
+    ]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = run(hvr, single)
+    sum(one.value.float().sum() + sum(one.losses.values()) for one in found).backward()
+    assert all(one.losses["loss_relation"].dtype == torch.float32 for one in found)
+    assert all(p.grad.isfinite().all() for p in hvr.parameters())
+
+
+def as_float(frame: Frame):
+    own = frame.proposals
+    return type(own)(own.boxes.float(), own.features.float(), own.scores.float(), own.frame, own.image_sizes)
+
+
+def training_clip(name: str, classes: list[int], seed: int, **fields) -> dict:
+    images = make_video(3, seed)
+    targets = make_targets()
+    targets.gt_classes = torch.tensor(classes)
+    support = [{"frame_index": 1, "role": Role.KEY}]
+    support += [{"image": images[i], "frame_index": i, "role": Role.GLOBAL} for i in (0, 2)]
+    clip = {"image": images[1], "video_id": name, "frame_index": 1, "instances": targets, "support": support}
+    return clip | fields
+
+
+@pytest.mark.parametrize("drawn", [True, False], ids=["TripletVideos", "ordinary batches"])
+def test_the_detector_trains_on_clips_of_several_videos_and_a_still_image(drawn):
+    model = build_detector(KEYS).train()
+    image = make_video(1, seed=9)[0]
+    still = training_clip("still", [1, 2], 4) | {
+        "image": image,
+        "frame_index": 0,
+        "support": [{"frame_index": 0, "role": Role.KEY}, *[{"image": image, "frame_index": 0}] * 2],
+    }
+    clips = [training_clip("a", [1, 3], 1), training_clip("b", [1, 1], 2), training_clip("c", [0, 2], 3), still]
+    if drawn:
+        clips = [clip | {"triplet_class": c} for clip, c in zip(clips, [1, 1, 2, 2], strict=True)]
+    torch.manual_seed(0)
+    with EventStorage():
+        losses = model(clips)
+    assert losses["loss_relation"] > 0
+    sum(losses.values()).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_the_configuration_keys_arrive():
+    node = {
+        "NUM_INTRA": 2,
+        "NUM_INTER": 2,
+        "VIDEO_SIMILARITY": "max",
+        "VIDEO_LEVEL": "res5",
+        "PROPOSALS": "all",
+        "PROPOSAL_SIMILARITY": "dot",
+        "MARGIN": 10.0,
+        "RELATION_WEIGHT": 0.5,
+        "AUXILIARY_WEIGHT": 0.25,
+        "TEST_INTER": "video",
+    }
+    hvr = HVRAggregator(tiny_cfg(KEYS | {f"MODEL.HVRNET.{name}": value for name, value in node.items()}), DIM)
+    assert (hvr.num_intra, len(hvr.relation), len(hvr.transform), hvr.support_topk) == (2, 4, 3, 6)
+    assert (hvr.auxiliary_weight, hvr.test_inter, hvr.training_levels) == (0.25, "video", ("res5",))
+    inter = hvr.inter
+    assert (inter.video_similarity, inter.all_proposals, inter.proposal_similarity) == ("max", True, "dot")
+    assert (inter.margin, inter.relation_weight, inter.num_classes) == (10.0, 0.5, 5)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"num_intra": 4}, "NUM_INTRA of 2 or 3 and NUM_INTER of at least 0, got 4, 1"),
+        ({"num_inter": -1}, "got 3, -1"),
+        ({"test_inter": "all"}, "TEST_INTER 'none' or 'video', got 'all'"),
+        ({"inter": {"proposals": "easy"}}, "PROPOSALS to be one of hard, all, got 'easy'"),
+        ({"inter": {"video_similarity": "min"}}, "VIDEO_SIMILARITY to be one of mean, max, random"),
+        ({"inter": {"proposal_similarity": "l2"}}, "PROPOSAL_SIMILARITY to be one of cosine, dot"),
+    ],
+)
+def test_values_that_make_no_sense_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        make_hvr(**arguments)
+
+
+def test_a_box_head_that_ends_with_an_activation_is_refused():
+    with pytest.raises(UserError, match="set MODEL.ROI_BOX_HEAD.NAME to 'LinearBoxHead'"):
+        HVRAggregator(tiny_cfg({"MODEL.ROI_BOX_HEAD.NAME": "FastRCNNConvFCHead"}), DIM)
+
+
+def shapes(name: str) -> dict[str, torch.Size]:
+    cfg = load_config(str(ROOT / "configs" / f"{name}.yaml"), ["MODEL.DEVICE", "meta"])
+    with torch.device("meta"):
+        return {key: value.shape for key, value in build_model(cfg).state_dict().items()}
+
+
+@pytest.mark.parametrize(
+    "first, second, added",
+    [
+        ("HVRNet_Intra_R101", "HVRNet_R101", {"transform.2", "relation.3"}),
+        ("HVRNet_Intra_X101", "HVRNet_X101", {"transform.2", "relation.3"}),
+        ("ablations/HVRNet_Intra2_Intra", "ablations/HVRNet_Intra2", {"transform.1", "relation.2"}),
+        ("SELSA_R101", "HVRNet_R101", {"transform.1", "transform.2", "relation.2", "relation.3", "auxiliary"}),
+    ],
+)
+def test_the_weights_of_the_first_stage_fit_the_second(first, second, added):
+    before, after = shapes(first), shapes(second)
+    assert not before.items() - after.items()
+    new = {key.removeprefix("roi_heads.aggregator.") for key in after.keys() - before.keys()}
+    assert {".".join(key.split(".")[: 1 if key.startswith("auxiliary") else 2]) for key in new} == added
+
+
+@pytest.mark.parametrize("name", ["HVRNet_R101", "HVRNet_X101"])
+def test_the_published_configurations_train_twelve_epochs_with_a_drop_after_ten(name):
+    cfg = load_config(str(ROOT / "configs" / f"{name}.yaml"))
+    epoch = (57_834 + 53_639) / cfg.SOLVER.IMS_PER_BATCH
+    assert abs(cfg.SOLVER.MAX_ITER - 12 * epoch) < 1 and abs(cfg.SOLVER.STEPS[0] - 10 * epoch) < 1
+    assert cfg.SOLVER.BASE_LR == 0.0015 and cfg.VIDEO.TEST_SCHEDULE.COUNT == 31
+    assert cfg.SOLVER.IMS_PER_BATCH == 8 * cfg.DATALOADER.TRIPLET.NUM_CLASSES * cfg.DATALOADER.TRIPLET.NUM_VIDEOS
+
+
+@pytest.mark.parametrize(
+    "name, key, value",
+    [
+        ("Simple", "MODEL.HVRNET.VIDEO_SIMILARITY", "random"),
+        ("NoRelationLoss", "MODEL.HVRNET.RELATION_WEIGHT", 0.0),
+        ("Intra2", "MODEL.HVRNET.NUM_INTRA", 2),
+        ("Inter2", "MODEL.HVRNET.NUM_INTER", 2),
+        ("PublicCode", "MODEL.HVRNET.VIDEO_LEVEL", "res5"),
+        *((f"Test{count}", "VIDEO.TEST_SCHEDULE.COUNT", count) for count in (5, 11, 17, 21)),
+    ],
+)
+def test_an_ablation_changes_the_full_network(name, key, value):
+    cfg = load_config(str(ROOT / "configs" / "ablations" / f"HVRNet_{name}.yaml"))
+    for part in key.split("."):
+        cfg = cfg[part]
+    assert cfg == value
