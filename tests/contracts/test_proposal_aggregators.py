@@ -13,6 +13,17 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
+from helpers.contracts import (
+    Untouched,
+    check_autocast,
+    check_gradients,
+    check_interleaved_videos,
+    check_memory_is_left_as_it_was,
+    check_stream_equals_clips,
+    losses_of_step,
+    reordered,
+    tensors_of,
+)
 from helpers.models import (
     DIM,
     assert_same_detections,
@@ -24,13 +35,11 @@ from helpers.models import (
     tiny_cfg,
 )
 from helpers.proposals import random_context, random_proposals
-from helpers.streams import detect_as_stream, step_clip, window_clip
+from helpers.streams import window_clip
 from torch import Tensor
 
-from vod2.d2 import EventStorage
 from vod2.modeling import PROPOSAL_AGGREGATOR_REGISTRY, ProposalAggregator
-from vod2.structures import TemporalContext
-from vod2.temporal import FrameMemory, GlobalSample, SlidingWindow
+from vod2.temporal import GlobalSample, SlidingWindow
 
 PREFIX = "roi_heads.aggregator."
 
@@ -55,12 +64,17 @@ class Case:
         variants: configurations {dotted key: value} to test, each under a name.
         order_matters: whether contract 4 is waived, for an aggregator whose documentation says so.
         no_gradient: ends of the names of parameters whose gradient is 0 by construction.
+        own_losses: names of the losses that the image detector does not have.
+        other_clips: further clips of the training batch of contract 7, each of another video: the classes of the two
+            objects of each.
     """
 
     image_detector: Callable[[dict[str, Tensor]], tuple[dict[str, Tensor], dict]]
     variants: dict[str, dict] = field(default_factory=lambda: {"default": {}})
     order_matters: bool = False
     no_gradient: tuple[str, ...] = ()
+    own_losses: tuple[str, ...] = ()
+    other_clips: tuple[tuple[int, int], ...] = ()
 
 
 CASES = {
@@ -74,6 +88,62 @@ CASES = {
             "relations": {"MODEL.VIDEO.KEEP_RELATIONS": True},
         },
         no_gradient=("key.bias",),  # adds the same to all logits of a query: the softmax does not see it
+    ),
+    "SELSAAggregator": Case(
+        image_detector=rdn_without_supports,  # the activation is the aggregator's, the layers have the same names
+        variants={
+            name: {"MODEL.ROI_BOX_HEAD.NAME": "LinearBoxHead"} | keys
+            for name, keys in {
+                "single head": {},
+                "16 heads": {"MODEL.SELSA.NUM_HEADS": 16, "MODEL.SELSA.OUTPUT_PROJECTION": True},
+                "updated": {"MODEL.SELSA.UPDATE_SUPPORTS": True},
+                "one": {"MODEL.SELSA.NUM_LAYERS": 1},
+                "three": {"MODEL.SELSA.NUM_LAYERS": 3},
+                "relations": {"MODEL.VIDEO.KEEP_RELATIONS": True},
+            }.items()
+        },
+        no_gradient=("key.bias",),
+    ),
+    "SPFAAggregator": Case(
+        image_detector=rdn_without_supports,  # likewise
+        variants={
+            name: {"MODEL.ROI_BOX_HEAD.NAME": "LinearBoxHead"} | keys
+            for name, keys in {
+                "4 patches": {"MODEL.CSMN.SPFA.PATCHES": 4},
+                "1 patch": {"MODEL.CSMN.SPFA.PATCHES": 1},
+                "fixed": {"MODEL.CSMN.SPFA.PATCHES": 4, "MODEL.CSMN.SPFA.IMPORTANCE": "fixed"},
+            }.items()
+        },
+    ),
+    "MSTAggregator": Case(
+        image_detector=rdn_without_supports,
+        variants={
+            "full": {"MODEL.MST.TOPK": 5, "MODEL.MST.RATIO": 0.5},
+            "proposal level": {"MODEL.MST.INSTANCE": False},
+            "instance level": {"MODEL.MST.NUM_PROPOSAL": 0},
+            "three": {"MODEL.MST.NUM_PROPOSAL": 3},
+        },
+        no_gradient=("key.bias",),
+    ),
+    "HVRAggregator": Case(
+        image_detector=rdn_without_supports,  # likewise
+        variants={
+            name: {"MODEL.ROI_BOX_HEAD.NAME": "LinearBoxHead"} | keys
+            for name, keys in {
+                "full": {},
+                "intra only": {"MODEL.HVRNET.NUM_INTER": 0},
+                "two intra": {"MODEL.HVRNET.NUM_INTRA": 2, "MODEL.HVRNET.AUXILIARY_WEIGHT": 0.0},
+                "two inter": {"MODEL.HVRNET.NUM_INTER": 2},
+                "public": {
+                    "MODEL.HVRNET.VIDEO_SIMILARITY": "max",
+                    "MODEL.HVRNET.PROPOSALS": "all",
+                    "MODEL.HVRNET.TEST_INTER": "video",
+                },
+            }.items()
+        },
+        no_gradient=("key.bias",),
+        own_losses=("loss_cls_intra", "loss_relation"),
+        other_clips=((1, 1), (0, 0)),  # V+ and V- of a video with the classes 1 and 3
     ),
 }
 REGISTERED = sorted(name for name, _ in PROPOSAL_AGGREGATOR_REGISTRY)
@@ -115,12 +185,6 @@ def make_aggregator(keys: dict, dtype: torch.dtype) -> ProposalAggregator:
     return model.to(dtype)
 
 
-def tensors_of(context: TemporalContext) -> list[Tensor]:
-    sets = [frame.proposals for frame in context.frames if frame.proposals is not None]
-    maps = [value for frame in context.frames for value in frame.features.values()]
-    return [*maps, *context.carry.values(), *(t for s in sets for t in (s.boxes, s.features, s.scores, s.frame))]
-
-
 # 1
 
 
@@ -138,12 +202,8 @@ def test_without_supports_it_has_the_losses_of_the_image_detector(case, keys):
     state, image_keys = case.image_detector(model.state_dict())
     image_detector = build_image_detector(state, image_keys).train()
     inputs = [{"image": image, "instances": make_targets()} for image in make_video(2)]
-    losses = []
-    for detector in (model, image_detector):
-        torch.manual_seed(3)  # for the sampling of anchors and RoIs
-        with EventStorage():
-            losses.append({name: value.item() for name, value in detector(inputs).items()})
-    assert losses[0] == losses[1]
+    losses = [losses_of_step(detector, inputs) for detector in (model, image_detector)]
+    assert {name: loss for name, loss in losses[0].items() if name not in case.own_losses} == losses[1]
 
 
 def test_supports_make_a_difference(keys):
@@ -167,10 +227,7 @@ SCHEDULES = pytest.mark.parametrize(
 
 @SCHEDULES
 def test_a_stream_detects_what_clips_with_the_whole_window_detect(keys, schedule):
-    model, video = build_detector(keys, dtype=torch.float64), make_video(7)
-    for t, streamed in enumerate(detect_as_stream(model, video, schedule)):
-        clip = model([window_clip(video, t, schedule)])[0]["instances"]
-        assert_same_detections(streamed, clip, 1e-10)
+    check_stream_equals_clips(build_detector(keys, dtype=torch.float64), schedule, 1e-10)
 
 
 @SCHEDULES
@@ -181,31 +238,15 @@ def test_a_stream_detects_what_clips_detect_in_float32(keys, schedule):
     scale / (1e-3 * width): without both precautions 1e-6 in a feature map becomes 1e-2 pixels in a detection.
     """
     model = build_detector(keys | {"MODEL.VIDEO.RELATION.GEOMETRY_SCALE": 1.0})
-    video = make_video(7)
     with torch.backends.mkldnn.flags(enabled=False):
-        for t, streamed in enumerate(detect_as_stream(model, video, schedule)):
-            clip = model([window_clip(video, t, schedule)])[0]["instances"]
-            assert_same_detections(streamed, clip, 1e-5)
+        check_stream_equals_clips(model, schedule, 1e-5)
 
 
 # 3
 
 
 def test_two_interleaved_videos_do_not_touch_each_other(keys):
-    model, schedule = build_detector(keys), SlidingWindow(2)
-    videos = {"first": make_video(5, seed=1), "second": make_video(5, seed=2)}
-    memories = {}
-    for name, video in videos.items():
-        memories[name] = FrameMemory(schedule)
-        memories[name].start(name, len(video))
-    together = {name: [] for name in videos}
-    for t in range(5):
-        for name, video in videos.items():
-            clip = step_clip(video, t, memories[name])
-            together[name].append(model.step(clip, memories[name])["instances"])
-    for name, video in videos.items():
-        for actual, expected in zip(together[name], detect_as_stream(model, video, schedule, name), strict=True):
-            assert_same_detections(actual, expected)
+    check_interleaved_videos(build_detector(keys), SlidingWindow(2))
 
 
 # 4
@@ -218,10 +259,8 @@ def test_the_order_of_supports_is_irrelevant(case, aggregator):
     query, context = random_proposals(4, DIM, rng), random_context([6, 2, 0, 8], DIM, rng)
     expected = aggregator(query, context).value
     for order in ([3, 2, 1, 0], [1, 3, 0, 2]):
-        permuted = TemporalContext(
-            tuple(context.frames[i] for i in order), tuple(context.roles[i] for i in order), context.carry
-        )
-        torch.testing.assert_close(aggregator(query, permuted).value, expected, rtol=1e-10, atol=1e-10)
+        actual = aggregator(query, reordered(context, order)).value
+        torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
 
 
 # 5
@@ -254,8 +293,7 @@ def test_a_clip_without_any_proposal_trains(keys):
     model, video = build_detector(keys).train(), make_video(2)
     model.proposal_generator.min_box_size = 1e6
     clip = window_clip(video, 0, SlidingWindow(1)) | {"instances": make_targets([])}
-    with EventStorage():
-        losses = model([clip])
+    losses = losses_of_step(model, [clip])
     sum(losses.values()).backward()
     assert all(value.isfinite() for value in losses.values())
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
@@ -267,44 +305,32 @@ def test_a_clip_without_any_proposal_trains(keys):
 def test_query_and_context_are_left_as_they_were(aggregator):
     rng = torch.Generator().manual_seed(0)
     query, context = random_proposals(4, DIM, rng), random_context([6, 2], DIM, rng)
-    tensors = [query.boxes, query.features, query.scores, query.frame, *tensors_of(context)]
-    before = [(tensor.clone(), tensor._version) for tensor in tensors]
+    untouched = Untouched(tensors_of(query, context))
     value = aggregator(query, context).value
     value.add_(1)  # nor does the result share memory with them
-    for tensor, (clone, version) in zip(tensors, before, strict=True):
-        assert tensor.equal(clone) and tensor._version == version
+    untouched.check()
 
 
 def test_memory_is_left_as_it_was(keys):
-    model, video, memory = build_detector(keys), make_video(4), FrameMemory(SlidingWindow(3))
-    memory.start("video", len(video))
-    model.step(step_clip(video, 0, memory), memory)
-    tensors = tensors_of(memory.context(0))
-    before = [(tensor.clone(), tensor._version) for tensor in tensors]
-    for t in range(1, 4):
-        model.step(step_clip(video, t, memory), memory)
-    assert len(tensors) >= 4 * 4
-    for tensor, (clone, version) in zip(tensors, before, strict=True):
-        assert tensor.equal(clone) and tensor._version == version
+    check_memory_is_left_as_it_was(build_detector(keys), SlidingWindow(3))
 
 
 # 7
 
 
 def test_the_gradient_reaches_every_parameter_in_one_training_step(case, keys):
-    model, video = build_detector(keys, dtype=torch.float64).train(), make_video(3)
-    clip = window_clip(video, 1, SlidingWindow(1))
+    clip = window_clip(make_video(3), 1, SlidingWindow(1))
     clip["support"] = [support for support in clip["support"] if support["frame_index"] != 1]
     assert len(clip["support"]) == 2
-    torch.manual_seed(0)
-    with EventStorage():
-        losses = model([clip | {"instances": make_targets()}])
-    sum(losses.values()).backward()
-    for name, parameter in model.named_parameters():
-        assert parameter.grad is not None, f"{name} has no gradient"
-        assert parameter.grad.isfinite().all(), f"the gradient of {name} is not finite"
-        if not name.endswith(case.no_gradient or ("\0",)):
-            assert parameter.grad.ne(0).any(), f"the gradient of {name} is 0"
+    others = [clip_of_classes(classes, seed) for seed, classes in enumerate(case.other_clips, start=1)]
+    check_gradients(build_detector(keys, dtype=torch.float64), clip, case.no_gradient, others)
+
+
+def clip_of_classes(classes: tuple[int, int], seed: int) -> dict:
+    """A training clip of a video of its own."""
+    targets = make_targets()
+    targets.gt_classes = torch.tensor(classes)
+    return window_clip(make_video(3, seed), 1, SlidingWindow(1), f"video {seed}") | {"instances": targets}
 
 
 # 8
@@ -324,8 +350,4 @@ def test_bfloat16_autocast_stays_near_float32(keys):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_the_whole_detector_runs_under_autocast(keys, dtype):
-    model, video = build_detector(keys), make_video(3)
-    with torch.autocast("cpu", dtype=dtype):
-        for instances in detect_as_stream(model, video, SlidingWindow(1)):
-            assert len(instances) > 0
-            assert instances.scores.isfinite().all() and instances.pred_boxes.tensor.isfinite().all()
+    check_autocast(build_detector(keys), SlidingWindow(1), dtype)

@@ -8,6 +8,7 @@ from torch import Tensor
 from vod2.structures import Frame, ProposalSet, Role, TemporalContext
 
 IMAGE_SIZE = (64, 96)
+MAP_SHAPE = (24, 3, 3)  # what the detector of helpers/models.py pools from a box
 
 
 def random_boxes(count: int, rng: torch.Generator, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -22,10 +23,12 @@ def random_boxes(count: int, rng: torch.Generator, dtype: torch.dtype = torch.fl
 def random_proposals(
     count: int, dim: int, rng: torch.Generator, dtype: torch.dtype = torch.float64, requires_grad: bool = False
 ) -> ProposalSet:
-    """The proposals of one frame: features (count, dim), scores descending."""
+    """The proposals of one frame: features (count, dim), scores descending, maps (count, 24, 3, 3)."""
     features = torch.randn(count, dim, generator=rng, dtype=dtype).requires_grad_(requires_grad)
     scores = torch.randn(count, generator=rng, dtype=dtype).sort(descending=True).values
-    return ProposalSet.of_frame(random_boxes(count, rng, dtype), features, scores, IMAGE_SIZE)
+    boxes = random_boxes(count, rng, dtype)
+    maps = torch.randn(count, *MAP_SHAPE, generator=rng, dtype=dtype).requires_grad_(requires_grad)
+    return ProposalSet.of_frame(boxes, features, scores, IMAGE_SIZE, maps)
 
 
 def random_context(counts: Sequence[int], dim: int, rng: torch.Generator, **options) -> TemporalContext:

@@ -1,7 +1,28 @@
 """Tensors in, tensors out: no configuration, no registry."""
 
 from vod2.layers.box_coding import PreciseBoxTransform
+from vod2.layers.deform_align import DeformAlign
+from vod2.layers.flow_warp import FlowNetS, FlowOutput, warp
 from vod2.layers.geometry import GeometryBias
+from vod2.layers.map_attention import MapAttention
+from vod2.layers.nonlocal_block import PixelAttention
+from vod2.layers.patch_attention import PatchAttention, PatchImportance
 from vod2.layers.relation import RelationAttention
+from vod2.layers.st_sampling import LearnedSampling, MatchTrans, NonLocalAlign
 
-__all__ = ["GeometryBias", "PreciseBoxTransform", "RelationAttention"]
+__all__ = [
+    "DeformAlign",
+    "FlowNetS",
+    "FlowOutput",
+    "GeometryBias",
+    "LearnedSampling",
+    "MapAttention",
+    "MatchTrans",
+    "NonLocalAlign",
+    "PatchAttention",
+    "PatchImportance",
+    "PixelAttention",
+    "PreciseBoxTransform",
+    "RelationAttention",
+    "warp",
+]

@@ -3,21 +3,27 @@
 N: query boxes, M: key boxes, h: heads, E: length of the embedding of a pair.
 """
 
+import torch
 from torch import Tensor, nn
 
 from vod2 import ops
+
+_FLOOR = 1e-6
+_MIN_SIZE = 1e-3  # smallest width and height of a box in pixels, as in `ops.relation_geometry_bias`
 
 
 class GeometryBias(nn.Module):
     """Learned bias log(max(relu(Wg e + b), 1e-6)) of a pair of boxes, for each head (RDN section 3.2, after its [17]).
 
-    e is the sine/cosine embedding of log(|dx|/w + 1e-3), log(|dy|/h + 1e-3), log(w/w'), log(h/h').
+    e is the sine/cosine embedding of log(|dx|/w + 1e-3), log(|dy|/h + 1e-3), log(w/w'), log(h/h'); without position it
+    is that of the last two, with twice as many frequencies (MST, equation 9).
 
     Args:
         num_heads: h.
         dim: E, a multiple of 8.
         scale: factor of the embedding's arguments.
         wavelength: their longest wavelength.
+        position: whether the embedding tells the distance of the centres.
 
     Example:
         >>> import torch
@@ -27,11 +33,19 @@ class GeometryBias(nn.Module):
         torch.Size([16, 2, 2])
     """
 
-    def __init__(self, num_heads: int, dim: int = 64, scale: float = 100.0, wavelength: float = 1000.0) -> None:
+    def __init__(
+        self,
+        num_heads: int,
+        dim: int = 64,
+        scale: float = 100.0,
+        wavelength: float = 1000.0,
+        *,
+        position: bool = True,
+    ) -> None:
         super().__init__()
         if dim <= 0 or dim % 8:
             raise ValueError(f"GeometryBias: expected a positive multiple of 8 for dim, got {dim}")
-        self.scale, self.wavelength = scale, wavelength
+        self.scale, self.wavelength, self.position = scale, wavelength, position
         self.projection = nn.Linear(dim, num_heads)
         nn.init.normal_(self.projection.weight, std=0.05)
         # A pair whose relu is 0 gets no gradient: begin with every pair open.
@@ -39,6 +53,8 @@ class GeometryBias(nn.Module):
 
     def forward(self, query_boxes: Tensor, key_boxes: Tensor) -> Tensor:
         """query_boxes (N, 4), key_boxes (M, 4), xyxy pixels -> (h, N, M); boxes are constants to the gradient."""
+        if not self.position:
+            return self._size_bias(query_boxes, key_boxes)
         return ops.relation_geometry_bias(
             query_boxes,
             key_boxes,
@@ -47,3 +63,27 @@ class GeometryBias(nn.Module):
             scale=self.scale,
             wavelength=self.wavelength,
         )
+
+    def _size_bias(self, query_boxes: Tensor, key_boxes: Tensor) -> Tensor:
+        """The embedding of sizes alone is never made: the sine and cosine of a difference of logarithms separate.
+
+        With u of the query and v of the key, a sin(u - v) + b cos(u - v) is
+        sin(u) (a cos(v) + b sin(v)) + cos(u) (b cos(v) - a sin(v)): one product of (N, E) and (E, M) for each head.
+        """
+        weight, bias = self.projection.weight, self.projection.bias
+        dtype = torch.promote_types(torch.promote_types(query_boxes.dtype, weight.dtype), torch.float32)
+        with torch.autocast(weight.device.type, enabled=False):
+            u, v = (self._size_angles(boxes.detach().to(dtype)) for boxes in (query_boxes, key_boxes))  # (., 2, E/4)
+            a, b = weight.to(dtype).unflatten(1, (2, 2, -1)).unbind(2)  # of width and height: (h, 2, E/4) each
+            sin, cos = v.sin(), v.cos()
+            key = torch.stack([a[:, None] * cos + b[:, None] * sin, b[:, None] * cos - a[:, None] * sin], dim=4)
+            query = torch.stack([u.sin(), u.cos()], dim=3)  # (N, 2, E/4, 2)
+            logits = query.flatten(1) @ key.flatten(2).transpose(1, 2) + bias.to(dtype)[:, None, None]  # (h, N, M)
+            return logits.clamp(min=_FLOOR).log().to(weight.dtype)
+
+    def _size_angles(self, boxes: Tensor) -> Tensor:
+        """(N, 4) -> (N, 2, E/4): the logarithms of width and height times each frequency."""
+        count = self.projection.in_features // 4
+        exponents = torch.arange(count, dtype=boxes.dtype, device=boxes.device) / count
+        sizes = (boxes[:, 2:] - boxes[:, :2]).clamp(min=_MIN_SIZE).log()
+        return sizes[:, :, None] * (self.scale / self.wavelength**exponents)

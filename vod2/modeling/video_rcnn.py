@@ -4,6 +4,7 @@ B: clips, T: supports of a clip. Boxes are xyxy in pixels of the resized image u
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 
 import torch
@@ -13,6 +14,7 @@ from vod2.d2 import META_ARCH_REGISTRY, CfgNode, GeneralizedRCNN, Instances, con
 from vod2.errors import UserError
 from vod2.modeling.aggregation import Aggregated, mean_losses, merged, next_relations
 from vod2.modeling.backbone import resume
+from vod2.modeling.object_ids import object_ids
 from vod2.modeling.pixel import PixelAggregator, build_pixel_aggregator
 from vod2.modeling.roi_heads import VideoROIHeads
 from vod2.modeling.video_rpn import VideoRPN
@@ -44,7 +46,7 @@ class VideoRCNN(GeneralizedRCNN):
         if not isinstance(self.proposal_generator, VideoRPN):
             raise UserError("VideoRCNN needs MODEL.PROPOSAL_GENERATOR.NAME 'VideoRPN'")
         if not isinstance(self.roi_heads, VideoROIHeads):
-            raise UserError("VideoRCNN needs MODEL.ROI_HEADS.NAME 'VideoROIHeads'")
+            raise UserError("VideoRCNN needs MODEL.ROI_HEADS.NAME 'VideoROIHeads' or 'RFCNHeads'")
         self.pixel_aggregator = pixel_aggregator
 
     @classmethod
@@ -57,11 +59,13 @@ class VideoRCNN(GeneralizedRCNN):
         """B clips -> losses in training, else B times {"instances": Instances} in original pixels."""
         if not self.training:
             return self.inference(batched_inputs)
-        keys, contexts = self._clips(batched_inputs)
-        keys = [key.with_(classes=_classes(clip)) for key, clip in zip(keys, batched_inputs, strict=True)]
+        plain, contexts = self._clips(batched_inputs)
+        plain = [key.with_(classes=_classes(clip)) for key, clip in zip(plain, batched_inputs, strict=True)]
         targets = [clip["instances"].to(self.device) for clip in batched_inputs]
-        keys, enhanced = self.enhance(keys, contexts)
+        keys, enhanced = self.enhance(plain, contexts)
+        contexts = self._enter_clips(plain, contexts)
         keys, contexts, rpn_losses = self._propose_clips(keys, contexts, targets)
+        keys, contexts = self._identified(keys, contexts, batched_inputs)
         return mean_losses(enhanced) | rpn_losses | self.roi_heads.detect(keys, contexts).losses
 
     @torch.no_grad()
@@ -74,8 +78,9 @@ class VideoRCNN(GeneralizedRCNN):
         """B clips, each with its whole context in `support`; a stream is cheaper with `step`."""
         if detected_instances is not None:
             raise ValueError("VideoRCNN makes its own boxes: detected_instances is not supported")
-        keys, contexts = self._clips(batched_inputs)
-        keys, _ = self.enhance(keys, contexts)
+        plain, contexts = self._clips(batched_inputs)
+        keys, _ = self.enhance(plain, contexts)
+        contexts = self._enter_clips(plain, contexts)
         keys, contexts, _ = self._propose_clips(keys, contexts, None)
         instances = self.roi_heads.detect(keys, contexts).instances
         if not do_postprocess:
@@ -112,7 +117,10 @@ class VideoRCNN(GeneralizedRCNN):
         named = [{**one, "video_id": memory.video} for one, memory in zip(inputs, memories, strict=True)]
         frames = self.encode(named)
         if self._supports_have_proposals:
-            frames, _ = self.propose(frames)
+            proposed, _ = self.propose(self._enter(frames, [memory.held() for memory in memories]))
+            frames = [
+                done.with_(features=self._kept(frame.features)) for frame, done in zip(frames, proposed, strict=True)
+            ]
         for frame, memory in zip(frames, memories, strict=True):
             memory.put(frame)
 
@@ -161,13 +169,8 @@ class VideoRCNN(GeneralizedRCNN):
         """
         if self.pixel_aggregator is None:
             return list(keys), []
-        stage = self.pixel_aggregator.stage
         found = [self.pixel_aggregator(key, context) for key, context in zip(keys, contexts, strict=True)]
-        enhanced = [
-            key.with_(features=key.features | one.value | resume(self.backbone, stage, one.value[stage]))
-            for key, one in zip(keys, found, strict=True)
-        ]
-        return enhanced, found
+        return self._replaced(keys, [one.value for one in found]), found
 
     def propose(
         self, frames: Sequence[Frame], targets: Sequence[Instances | None] | None = None
@@ -190,6 +193,22 @@ class VideoRCNN(GeneralizedRCNN):
             for frame, one, embedding, target in zip(frames, proposals, embedded, known, strict=True)
         ]
         return done, losses
+
+    def _enter(self, frames: Sequence[Frame], contexts: Sequence[TemporalContext]) -> list[Frame]:
+        """Supports with the feature maps that their proposals are to be made of."""
+        if self.pixel_aggregator is None:
+            return list(frames)
+        maps = [self.pixel_aggregator.enter(frame, context) for frame, context in zip(frames, contexts, strict=True)]
+        return self._replaced(frames, maps) if any(maps) else list(frames)
+
+    def _replaced(self, frames: Sequence[Frame], maps: Sequence[dict[str, Tensor]]) -> list[Frame]:
+        """The frames with new maps of level 1's stage, and what the backbone makes of these."""
+        stage = self.pixel_aggregator.stage
+        later = resume(self.backbone, stage, torch.cat([one[stage] for one in maps]))
+        return [
+            frame.with_(features=frame.features | one | {name: x[row : row + 1] for name, x in later.items()})
+            for row, (frame, one) in enumerate(zip(frames, maps, strict=True))
+        ]
 
     @property
     def _supports_have_proposals(self) -> bool:
@@ -226,6 +245,45 @@ class VideoRCNN(GeneralizedRCNN):
         roles = [tuple(support.get("role", Role.LOCAL) for support in group) for group in supports]
         contexts = [_context(key, frames, own) for key, own in zip(keys, roles, strict=True)]
         return keys, contexts
+
+    def _enter_clips(self, keys: list[Frame], contexts: list[TemporalContext]) -> list[TemporalContext]:
+        """The contexts with the feature maps that the proposals of supports are to be made of.
+
+        In training a support looks at all the rest of its clip. At test it looks at the supports before it, as in a
+        stream: the result is the stream's where the clip begins with the video.
+        """
+        if self.pixel_aggregator is None or not self._supports_have_proposals:
+            return contexts
+        frames, seen = [], []
+        for key, context in zip(keys, contexts, strict=True):
+            supports = context.select(*(role for role in Role if role is not Role.KEY))
+            for i, frame in enumerate(supports.frames):
+                others, roles = supports.frames[:i], supports.roles[:i]
+                if self.training:
+                    others = (key, *others, *supports.frames[i + 1 :])
+                    roles = (Role.KEY, *roles, *supports.roles[i + 1 :])
+                frames.append(frame)
+                seen.append(TemporalContext(others, roles, context.carry))
+        if not frames:
+            return contexts
+        entered = iter(self._enter(frames, seen))
+        return [_context(key, entered, old.roles, old.carry) for key, old in zip(keys, contexts, strict=True)]
+
+    def _identified(
+        self, keys: list[Frame], contexts: list[TemporalContext], batched_inputs: list[dict]
+    ) -> tuple[list[Frame], list[TemporalContext]]:
+        """In training, the frames with `ProposalSet.ids` where level 2 asks for them."""
+        threshold = None if self.roi_heads.aggregator is None else self.roi_heads.aggregator.id_iou
+        if threshold is None:
+            return keys, contexts
+        keys = [_with_ids(key, clip, threshold) for key, clip in zip(keys, batched_inputs, strict=True)]
+        supports = (
+            _with_ids(frame, source, threshold)
+            for context, clip in zip(contexts, batched_inputs, strict=True)
+            for frame, role, source in zip(context.frames, context.roles, clip.get("support", ()), strict=True)
+            if role is not Role.KEY
+        )
+        return keys, [_context(key, supports, old.roles, old.carry) for key, old in zip(keys, contexts, strict=True)]
 
     def _propose_clips(
         self, keys: list[Frame], contexts: list[TemporalContext], targets: list[Instances] | None
@@ -265,6 +323,12 @@ def _context(
         key = key.with_(proposals=key.proposals.descending())
     frames = tuple(key if role is Role.KEY else next(supports) for role in roles)
     return TemporalContext(frames, tuple(roles), dict(carry or {}))
+
+
+def _with_ids(frame: Frame, source: dict, threshold: float) -> Frame:
+    """The frame whose proposals tell which of the instances of `source` they show, if it has any."""
+    ids = object_ids(frame.proposals.boxes, source.get("instances"), threshold)
+    return frame.with_(proposals=replace(frame.proposals, ids=ids))
 
 
 def _classes(clip: dict) -> frozenset[int]:

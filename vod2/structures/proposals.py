@@ -21,6 +21,7 @@ class ProposalSet:
         frame: (M,) int64, ascending, row of the proposal's frame in the context, in [0, T); zeros for one frame.
         image_sizes: T pairs (height, width) of the resized images.
         maps: (M, C, P, P) what was pooled from each box, where an aggregator compares parts of it, else None.
+        ids: (M,) int64 in training, the track of the object in each box, -1 for background; None where it is unknown.
 
     Raises:
         ValueError: if the lengths or shapes contradict each other.
@@ -41,6 +42,7 @@ class ProposalSet:
     frame: Tensor
     image_sizes: tuple[tuple[int, int], ...]
     maps: Tensor | None = None
+    ids: Tensor | None = None
 
     def __post_init__(self) -> None:
         count = len(self.boxes)
@@ -48,7 +50,7 @@ class ProposalSet:
             raise ValueError(f"boxes: expected the shape (M, 4), got {tuple(self.boxes.shape)}")
         if self.features.dim() < 2:
             raise ValueError(f"features: expected the shape (M, D) or (M, P*P, D), got {tuple(self.features.shape)}")
-        for name in ("features", "scores", "frame", "maps"):
+        for name in ("features", "scores", "frame", "maps", "ids"):
             value = getattr(self, name)
             if value is not None and len(value) != count:
                 raise ValueError(f"{name}: expected {count} rows, one for each box, got {len(value)}")
@@ -84,6 +86,7 @@ class ProposalSet:
             torch.cat(frames),
             sizes,
             None if any(one.maps is None for one in sets) else torch.cat([one.maps for one in sets]),
+            None if any(one.ids is None for one in sets) else torch.cat([one.ids for one in sets]),
         )
 
     def top(self, count: int) -> "ProposalSet":
@@ -105,9 +108,14 @@ class ProposalSet:
         return torch.bincount(self.frame, minlength=len(self.image_sizes))
 
     def __getitem__(self, rows: Tensor) -> "ProposalSet":
-        maps = None if self.maps is None else self.maps[rows]
         return ProposalSet(
-            self.boxes[rows], self.features[rows], self.scores[rows], self.frame[rows], self.image_sizes, maps
+            self.boxes[rows],
+            self.features[rows],
+            self.scores[rows],
+            self.frame[rows],
+            self.image_sizes,
+            None if self.maps is None else self.maps[rows],
+            None if self.ids is None else self.ids[rows],
         )
 
     def detach(self) -> "ProposalSet":
@@ -119,4 +127,5 @@ class ProposalSet:
             self.frame,
             self.image_sizes,
             None if self.maps is None else self.maps.detach(),
+            self.ids,
         )

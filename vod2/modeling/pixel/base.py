@@ -34,6 +34,19 @@ class PixelAggregator(nn.Module, ABC):
         features = backbone(images)
         return [{name: value[row : row + 1] for name, value in features.items()} for row in range(len(images))]
 
+    def enter(self, frame: Frame, context: TemporalContext) -> dict[str, Tensor]:
+        """What the proposals of a support are made of: {stage: (1, C, H, W)}, or {} for what `encode` made, as here.
+
+        An aggregator that overrides this returns a map for every frame. `forward` is never given these maps: there the
+        frames of the context hold what `encode` made, so that nothing depends on frames that have left the memory.
+
+        Args:
+            frame: one that enters the memory of a stream, or a support of a clip.
+            context: the frames that the memory holds by then, without `frame`; in training the key frame (of role KEY)
+                and the other supports of the clip; in a clip at test the supports before it.
+        """
+        return {}
+
     @abstractmethod
     def forward(self, key: Frame, context: TemporalContext) -> Aggregated[dict[str, Tensor]]:
         """key and context hold what `encode` made -> {stage: (1, C, H, W)}; with T = 0 the key's own map unchanged."""

@@ -25,10 +25,13 @@ class ProposalAggregator(nn.Module, ABC):
     Attributes:
         needs_maps: whether proposals are to keep what was pooled from their boxes (`ProposalSet.maps`).
         training_levels: the feature maps that key frames and supports are to keep in training.
+        id_iou: where proposals are to tell in training which object they show (`ProposalSet.ids`), the least IoU with
+            it, else None.
     """
 
     needs_maps: bool = False
     training_levels: tuple[str, ...] = ()
+    id_iou: float | None = None
 
     @abstractmethod
     def forward(self, query: ProposalSet, context: TemporalContext) -> Aggregated[Tensor]:

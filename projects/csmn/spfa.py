@@ -1,0 +1,144 @@
+"""Structure-based proposal feature aggregation: level 2 of CSMN.
+
+N: proposals of the key frame, M: support proposals, D: embedding, C: channels of a RoI's map, P: its side, p: patches.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vod2.d2 import CfgNode, build_backbone, configurable
+from vod2.errors import UserError
+from vod2.layers import PatchAttention, PatchImportance
+from vod2.modeling import PROPOSAL_AGGREGATOR_REGISTRY, Aggregated, ProposalAggregator
+from vod2.structures import ProposalSet, TemporalContext
+
+LAYERS = 2  # fully connected layers, that of the box head and `transform.0`, each followed by an aggregation
+
+
+@PROPOSAL_AGGREGATOR_REGISTRY.register()
+class SPFAAggregator(ProposalAggregator):
+    """SELSA's head with SPFA in the place of its relations.
+
+    x = relu(x + A_1(x, H_1)); x = fc_2(x); x = relu(x + A_2(x, H_2)), where x comes from a box head without activation
+    (`LinearBoxHead`), H_1 are the support proposals as they come from it, and H_2 = fc_2(relu(H_1)).
+    A_k(x, H) = sum_p alpha_k^p sum_j w_j^p H_j: the weights w (`PatchAttention`) compare what was pooled from the boxes
+    and are the same for both k, the importance alpha_k of the patches (`PatchImportance`) is not.
+    `transform.0` is fc_2.
+
+    Example:
+        >>> import torch
+        >>> from vod2.projects.csmn import SPFAAggregator
+        >>> from vod2.structures import ProposalSet, TemporalContext
+        >>> spfa = SPFAAggregator(dim=64, channels=8, side=7)
+        >>> boxes = torch.tensor([[0.0, 0.0, 9.0, 9.0], [4.0, 4.0, 20.0, 24.0]])
+        >>> values = boxes, torch.rand(2, 64), torch.tensor([2.0, 1.0]), (32, 32)
+        >>> query = ProposalSet.of_frame(*values, maps=torch.rand(2, 8, 7, 7))
+        >>> spfa(query, TemporalContext()).value.shape
+        torch.Size([2, 64])
+    """
+
+    needs_maps = True
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        dim: int,
+        channels: int,
+        side: int,
+        patches: int = 16,
+        importance: str = "learned",
+        temperature: float = 1.0,
+        support_topk: int = 300,
+    ) -> None:
+        """
+        Args:
+            dim: D.
+            channels, side: C, P.
+            patches: p, the square of a number that is at most P.
+            importance: "learned", or "fixed" to 1/p.
+            temperature: of the softmax over the supports, see `PatchAttention`.
+            support_topk: proposals of a support frame.
+
+        Raises:
+            ValueError: on other values.
+        """
+        super().__init__()
+        grid = math.isqrt(max(patches, 0))
+        if grid * grid != patches or not 1 <= grid <= side:
+            raise ValueError(
+                f"SPFA: expected PATCHES to be the square of 1 to {side} (POOLER_RESOLUTION), got {patches}"
+            )
+        if importance not in ("learned", "fixed"):
+            raise ValueError(f"SPFA: IMPORTANCE is {importance!r}, expected 'learned' or 'fixed'")
+        if support_topk < 0:
+            raise ValueError(f"SPFA: expected SUPPORT_TOPK of at least 0, got {support_topk}")
+        self.support_topk = support_topk
+        self.attention = PatchAttention(grid, temperature)
+        self.transform = nn.ModuleList(nn.Linear(dim, dim) for _ in range(LAYERS - 1))
+        for layer in self.transform:  # as the box head's layers begin
+            nn.init.kaiming_uniform_(layer.weight, a=1)
+            nn.init.zeros_(layer.bias)
+        # A single patch has the importance 1, whatever is learned.
+        self.importance = None
+        if importance == "learned" and patches > 1:
+            self.importance = nn.ModuleList(PatchImportance(channels, side, grid) for _ in range(LAYERS))
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, dim: int) -> dict:
+        if cfg.MODEL.ROI_BOX_HEAD.NAME == "FastRCNNConvFCHead":
+            raise UserError(
+                "SPFA adds to the embedding before its activation, but FastRCNNConvFCHead ends with one: set "
+                "MODEL.ROI_BOX_HEAD.NAME to 'LinearBoxHead'"
+            )
+        spfa = cfg.MODEL.CSMN.SPFA
+        return {
+            "dim": dim,
+            "channels": _pooled_channels(cfg),
+            "side": cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION,
+            "patches": spfa.PATCHES,
+            "importance": spfa.IMPORTANCE,
+            "temperature": spfa.TEMPERATURE,
+            "support_topk": cfg.MODEL.VIDEO.SUPPORT_TOPK,
+        }
+
+    def forward(self, query: ProposalSet, context: TemporalContext) -> Aggregated[Tensor]:
+        """The key frame's proposals (N, D) before activation and the context's -> (N, D) after the last activation."""
+        support = context.proposals(self.support_topk)
+        if support is None:
+            support = query[:0]
+        if query.maps is None or support.maps is None:
+            raise ValueError("SPFA compares what was pooled from the boxes: expected proposals with maps (M, C, P, P)")
+        values = torch.cat(self._values(support.features), dim=1)  # (M, 2 D): the weights are needed once
+        taken = self.attention(query.maps, support.maps, values).chunk(LAYERS, dim=2)  # (N, p, D) each
+        x = query.features
+        for k, of_patches in enumerate(taken):
+            if k > 0:
+                x = self.transform[k - 1](x)
+            x = F.relu(x + self._joined(k, query.maps, of_patches))
+        return Aggregated(x)
+
+    def _values(self, support: Tensor) -> list[Tensor]:
+        """H_1 (M, D) -> [H_1, H_2], each (M, D) before activation."""
+        values = [support]
+        for layer in self.transform:
+            values.append(layer(F.relu(values[-1])).to(support.dtype))
+        return values
+
+    def _joined(self, k: int, maps: Tensor, of_patches: Tensor) -> Tensor:
+        """sum_p alpha^p a^p: maps (N, C, P, P), of_patches (N, p, D) -> (N, D)."""
+        if self.importance is None:
+            return of_patches.mean(dim=1)
+        return (self.importance[k](maps)[..., None] * of_patches).sum(dim=1)
+
+
+def _pooled_channels(cfg: CfgNode) -> int:
+    """C of what the heads pool: the reduced channels, or those of the backbone."""
+    if cfg.MODEL.VIDEO.REDUCE_CHANNELS > 0:
+        return cfg.MODEL.VIDEO.REDUCE_CHANNELS
+    with torch.device("meta"):  # only its shapes are wanted
+        shapes = build_backbone(cfg).output_shape()
+    return shapes[cfg.MODEL.ROI_HEADS.IN_FEATURES[0]].channels

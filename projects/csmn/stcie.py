@@ -1,0 +1,81 @@
+"""Spatial-temporal context information encoding: level 1 of CSMN.
+
+C: channels, H, W: size of a map.
+"""
+
+from torch import Tensor
+
+from vod2.d2 import CfgNode, ShapeSpec, configurable
+from vod2.errors import UserError
+from vod2.layers import PixelAttention
+from vod2.modeling import PIXEL_AGGREGATOR_REGISTRY, Aggregated, PixelAggregator
+from vod2.structures import Frame, TemporalContext
+
+
+@PIXEL_AGGREGATOR_REGISTRY.register()
+class StCIE(PixelAggregator):
+    """Every cell of the key frame's map takes context from all cells of all frames of the context.
+
+    The key frame is one of them where the schedules put it there, as those of CSMN do.
+
+    Example:
+        >>> import torch
+        >>> from vod2.projects.csmn import StCIE
+        >>> from vod2.structures import Frame, Role, TemporalContext
+        >>> stcie = StCIE(stage="res5", channels=8, stride=16, relation_dim=4)
+        >>> frame = Frame("video", 0, (48, 64), {"res5": torch.rand(1, 8, 3, 4)})
+        >>> stcie(frame, TemporalContext((frame,), (Role.KEY,))).value["res5"].shape
+        torch.Size([1, 8, 3, 4])
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        stage: str,
+        channels: int,
+        stride: int,
+        relation_dim: int,
+        normaliser: str = "count",
+        temporal: bool = True,
+    ) -> None:
+        """
+        Args:
+            stage: "res5", or "res4" for context before RPN and conv5.
+            channels, stride: those of the stage.
+            relation_dim, normaliser: see `PixelAttention`.
+            temporal: False for the context of the key frame's own cells only.
+        """
+        super().__init__()
+        self.stage, self.stride, self.temporal = stage, stride, temporal
+        self.attention = PixelAttention(channels, relation_dim, normaliser)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, shapes: dict[str, ShapeSpec]) -> dict:
+        node = cfg.MODEL.CSMN.STCIE
+        if node.STAGE not in ("res4", "res5") or node.STAGE not in shapes:
+            raise UserError(
+                f"MODEL.CSMN.STCIE.STAGE is {node.STAGE!r}: expected 'res4' or 'res5', one of the backbone's "
+                f"OUT_FEATURES {', '.join(shapes)}"
+            )
+        return {
+            "stage": node.STAGE,
+            "channels": shapes[node.STAGE].channels,
+            "stride": shapes[node.STAGE].stride,
+            "relation_dim": node.RELATION_DIM,
+            "normaliser": node.NORMALISER,
+            "temporal": node.TEMPORAL,
+        }
+
+    def forward(self, key: Frame, context: TemporalContext) -> Aggregated[dict[str, Tensor]]:
+        """key and context hold the level `stage` -> {stage: (1, C, H, W)}; with T = 0 the key's own map."""
+        target = key.features[self.stage]
+        if len(context) > 0:
+            frames = context.frames if self.temporal else (key,)
+            target = self.attention(target, [self._cells_of_image(frame) for frame in frames])
+        return Aggregated({self.stage: target})
+
+    def _cells_of_image(self, frame: Frame) -> Tensor:
+        """(1, C, H, W): the frame's map without the cells that lie in the padding of its batch."""
+        height, width = (-(-side // self.stride) for side in frame.image_size)
+        return frame.features[self.stage][..., :height, :width]

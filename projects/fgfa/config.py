@@ -1,0 +1,11 @@
+"""The configuration keys of FGFA."""
+
+from vod2.config import register_config
+from vod2.d2 import CfgNode
+
+
+@register_config
+def add_fgfa_config(cfg: CfgNode) -> None:
+    """Add MODEL.FGFA; the flow network is MODEL.FLOWNET."""
+    cfg.MODEL.FGFA = CfgNode()
+    cfg.MODEL.FGFA.EMBEDDING_DIMS = (512, 512, 2048)  # channels of its 1x1, 3x3 and 1x1 convolution

@@ -1,0 +1,135 @@
+"""Proposal level and instance level of MST, section III-C.
+
+N: reference proposals R^r, M: support proposals R^s, K: candidates of the instance level, D: embedding.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vod2.d2 import CfgNode, configurable
+from vod2.layers import GeometryBias, RelationAttention
+from vod2.modeling import PROPOSAL_AGGREGATOR_REGISTRY, Aggregated, ProposalAggregator
+from vod2.structures import ProposalSet, TemporalContext
+
+
+@PROPOSAL_AGGREGATOR_REGISTRY.register()
+class MSTAggregator(ProposalAggregator):
+    """Equations 7 to 12. Every relation module has weights of its own.
+
+    The instance level, where the proposals tell which object they show (training): each that shows one looks at the
+    supports that show the same. Where they do not tell: each of the `topk` proposals of the highest objectness looks at
+    the most similar `ratio` of the supports. All others are copied.
+
+    Example:
+        >>> import torch
+        >>> from vod2.projects.mst import MSTAggregator
+        >>> from vod2.structures import ProposalSet, TemporalContext
+        >>> mst = MSTAggregator(dim=64, num_heads=4, geometry_dim=64, scale=100.0, wavelength=1000.0)
+        >>> boxes = torch.tensor([[0.0, 0.0, 9.0, 9.0], [4.0, 4.0, 20.0, 24.0]])
+        >>> query = ProposalSet.of_frame(boxes, torch.rand(2, 64), torch.tensor([2.0, 1.0]), (32, 32))
+        >>> mst(query, TemporalContext()).value.shape
+        torch.Size([2, 64])
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        dim: int,
+        num_heads: int,
+        geometry_dim: int,
+        scale: float,
+        wavelength: float,
+        num_proposal: int = 2,
+        instance: bool = True,
+        support_topk: int = 75,
+        id_iou: float = 0.5,
+        topk: int = 20,
+        ratio: float = 0.2,
+    ) -> None:
+        """
+        Args:
+            dim: D.
+            num_heads: of a relation module.
+            geometry_dim, scale, wavelength: embedding of the sizes of two boxes, see `GeometryBias`.
+            num_proposal: relation modules of the proposal level; 0 is no proposal level.
+            instance: whether there is an instance level.
+            support_topk: proposals of a support frame that are looked at.
+            id_iou: least IoU in [0, 1] with the object that a proposal shows.
+            topk: K.
+            ratio: share in (0, 1] of the M supports that a candidate looks at.
+        """
+        super().__init__()
+        if min(num_proposal, support_topk, topk) < 0:
+            raise ValueError(
+                "MST: expected NUM_PROPOSAL, SUPPORT_TOPK and TOPK of at least 0, got "
+                f"{num_proposal}, {support_topk}, {topk}"
+            )
+        if not 0 < ratio <= 1:
+            raise ValueError(f"MST: expected RATIO in (0, 1], got {ratio}")
+        if not 0 <= id_iou <= 1:
+            raise ValueError(f"MST: expected ID_IOU in [0, 1], got {id_iou}")
+
+        def relation() -> RelationAttention:
+            geometry = GeometryBias(num_heads, geometry_dim, scale, wavelength, position=False)
+            return RelationAttention(dim, num_heads, geometry)
+
+        self.support_topk, self.topk, self.ratio = support_topk, topk, ratio
+        self.id_iou = id_iou if instance else None
+        self.relations = nn.ModuleList(relation() for _ in range(num_proposal))
+        self.transform = nn.ModuleList(nn.Linear(dim, dim) for _ in range(num_proposal - 1))  # h() of RDN's equation 4
+        self.instance = relation() if instance else None
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, dim: int) -> dict:
+        relation, node = cfg.MODEL.VIDEO.RELATION, cfg.MODEL.MST
+        return {
+            "dim": dim,
+            "num_heads": relation.NUM_HEADS,
+            "geometry_dim": relation.GEOMETRY_DIM,
+            "scale": relation.GEOMETRY_SCALE,
+            "wavelength": relation.GEOMETRY_WAVELENGTH,
+            "num_proposal": node.NUM_PROPOSAL,
+            "instance": node.INSTANCE,
+            "support_topk": cfg.MODEL.VIDEO.SUPPORT_TOPK,
+            "id_iou": node.ID_IOU,
+            "topk": node.TOPK,
+            "ratio": node.RATIO,
+        }
+
+    def forward(self, query: ProposalSet, context: TemporalContext) -> Aggregated[Tensor]:
+        """R^r (N, D) and the context's R^s -> R'' (N, D), or R' without instance level."""
+        support = context.proposals(self.support_topk)
+        if support is None:
+            support = query[:0]
+        features = self._proposal_level(query, support)
+        if self.instance is None:
+            return Aggregated(features)
+        rows, mask = self._same_object(features, query, support)
+        added = self.instance(features[rows], support.features, query.boxes[rows], support.boxes, mask)
+        return Aggregated(features.index_add(0, rows, added.to(features.dtype)))  # equation 12
+
+    def _proposal_level(self, query: ProposalSet, support: ProposalSet) -> Tensor:
+        """Equation 10, module after module; the support features stay as they are."""
+        features = query.features
+        for k, relation in enumerate(self.relations):
+            if k > 0:
+                features = F.relu(self.transform[k - 1](features))
+            features = features + relation(features, support.features, query.boxes, support.boxes)
+        return features
+
+    def _same_object(self, features: Tensor, query: ProposalSet, support: ProposalSet) -> tuple[Tensor, Tensor]:
+        """The rows (K,) of R' to be updated, and the supports that each looks at, (K, M) bool."""
+        if query.ids is not None and support.ids is not None:
+            # All rows, so that the weights have a gradient, if 0, where no proposal shows an object.
+            rows = torch.arange(len(query), device=query.boxes.device)
+            known = query.ids >= 0
+            return rows, known[:, None] & (query.ids[:, None] == support.ids[None])
+        rows = query.scores.argsort(descending=True, stable=True)[: self.topk]
+        with torch.no_grad():
+            weights = self.instance.weights(features[rows], support.features, query.boxes[rows], support.boxes)
+        similarity = weights.mean(dim=0)  # (K, M), over the heads
+        count = min(len(support), max(1, round(self.ratio * len(support))))
+        mask = torch.zeros_like(similarity, dtype=torch.bool)
+        return rows, mask.scatter(1, similarity.topk(count, dim=1).indices, True)

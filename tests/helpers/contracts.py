@@ -1,0 +1,111 @@
+"""What the contracts of proposal aggregators and of pixel aggregators have in common."""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from helpers.models import assert_same_detections, make_targets, make_video
+from helpers.streams import detect_as_stream, step_clip, window_clip
+from torch import Tensor
+
+from vod2.d2 import EventStorage
+from vod2.modeling import VideoRCNN
+from vod2.structures import Frame, ProposalSet, TemporalContext
+from vod2.temporal import FrameMemory, SupportSchedule
+
+
+def losses_of_step(model: VideoRCNN, inputs: list[dict], seed: int = 0) -> dict[str, Tensor]:
+    """One training step; the seed decides which anchors and RoIs are sampled."""
+    torch.manual_seed(seed)
+    with EventStorage():
+        return model(inputs)
+
+
+def reordered(context: TemporalContext, order: list[int]) -> TemporalContext:
+    return TemporalContext(
+        tuple(context.frames[i] for i in order), tuple(context.roles[i] for i in order), context.carry
+    )
+
+
+def tensors_of(*parts: Frame | TemporalContext | ProposalSet | None) -> list[Tensor]:
+    """Every tensor in these."""
+    tensors = []
+    for part in parts:
+        if isinstance(part, TemporalContext):
+            tensors += [*part.carry.values(), *tensors_of(*part.frames)]
+        elif isinstance(part, Frame):
+            tensors += [*part.features.values(), *tensors_of(part.proposals)]
+        elif isinstance(part, ProposalSet):
+            tensors += [part.boxes, part.features, part.scores, part.frame]
+            tensors += [] if part.maps is None else [part.maps]
+    return tensors
+
+
+class Untouched:
+    """Remembers tensors; `check` finds those that were written to since."""
+
+    def __init__(self, tensors: Iterable[Tensor]) -> None:
+        self.before = [(tensor, tensor.clone(), tensor._version) for tensor in tensors]
+
+    def check(self) -> None:
+        assert self.before, "a comparison of nothing proves nothing"
+        for tensor, clone, version in self.before:
+            assert tensor.equal(clone) and tensor._version == version
+
+
+def check_stream_equals_clips(model: VideoRCNN, schedule: SupportSchedule, tolerance: float) -> None:
+    """Frames fed one by one through the memory give what the whole window in one clip gives."""
+    video = make_video(7)
+    for t, streamed in enumerate(detect_as_stream(model, video, schedule)):
+        clip = model([window_clip(video, t, schedule)])[0]["instances"]
+        assert_same_detections(streamed, clip, tolerance)
+
+
+def check_interleaved_videos(model: VideoRCNN, schedule: SupportSchedule) -> None:
+    """Two videos whose frames take turns give what each gives alone."""
+    videos = {"first": make_video(5, seed=1), "second": make_video(5, seed=2)}
+    memories = {}
+    for name, video in videos.items():
+        memories[name] = FrameMemory(schedule)
+        memories[name].start(name, len(video))
+    together = {name: [] for name in videos}
+    for t in range(5):
+        for name, video in videos.items():
+            clip = step_clip(video, t, memories[name])
+            together[name].append(model.step(clip, memories[name])["instances"])
+    for name, video in videos.items():
+        for actual, expected in zip(together[name], detect_as_stream(model, video, schedule, name), strict=True):
+            assert_same_detections(actual, expected)
+
+
+def check_memory_is_left_as_it_was(model: VideoRCNN, schedule: SupportSchedule) -> None:
+    """What was put into the memory at frame 0 is not written to by frames 1 to 3."""
+    video, memory = make_video(4), FrameMemory(schedule)
+    memory.start("video", len(video))
+    model.step(step_clip(video, 0, memory), memory)
+    untouched = Untouched(tensors_of(memory.context(0)))
+    for t in range(1, 4):
+        model.step(step_clip(video, t, memory), memory)
+    untouched.check()
+
+
+def check_gradients(model: VideoRCNN, clip: dict, no_gradient: tuple[str, ...], others: Sequence[dict] = ()) -> None:
+    """One training step on the clip gives every parameter a finite gradient, and one that is not 0.
+
+    `no_gradient`: ends of the names of parameters whose gradient is 0 by construction. `others`: further clips of the
+    batch, with instances.
+    """
+    losses = losses_of_step(model.train(), [clip | {"instances": make_targets()}, *others])
+    sum(losses.values()).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, f"{name} has no gradient"
+        assert parameter.grad.isfinite().all(), f"the gradient of {name} is not finite"
+        if not name.endswith(no_gradient or ("\0",)):
+            assert parameter.grad.ne(0).any(), f"the gradient of {name} is 0"
+
+
+def check_autocast(model: VideoRCNN, schedule: SupportSchedule, dtype: torch.dtype) -> None:
+    """The whole detector detects something finite in half precision."""
+    with torch.autocast("cpu", dtype=dtype):
+        for instances in detect_as_stream(model, make_video(3), schedule):
+            assert len(instances) > 0
+            assert instances.scores.isfinite().all() and instances.pred_boxes.tensor.isfinite().all()

@@ -1,0 +1,239 @@
+"""CSMN against the slow reference of its two modules."""
+
+import pytest
+import torch
+from helpers.models import DIM, ROOT, build_detector, freeze_statistics, make_targets, make_video, tiny_cfg
+from helpers.proposals import MAP_SHAPE, random_context, random_proposals
+from reference.csmn import encoded_map, spfa_head
+from vod2.projects.csmn import SPFAAggregator, StCIE
+
+import vod2
+from vod2.d2 import EventStorage, ShapeSpec, get_cfg
+from vod2.engine import load_config
+from vod2.errors import UserError
+from vod2.structures import Frame, Role, TemporalContext
+
+SMALL, CHANNELS = 8, 6
+STCIE = {"MODEL.VIDEO.PIXEL_AGGREGATOR.NAME": "StCIE", "MODEL.CSMN.STCIE.RELATION_DIM": 8}
+SHAPES = {"res4": ShapeSpec(channels=4, stride=16), "res5": ShapeSpec(channels=CHANNELS, stride=16)}
+
+
+def make_stcie(**arguments) -> StCIE:
+    torch.manual_seed(0)
+    stcie = StCIE(**({"stage": "res5", "channels": CHANNELS, "stride": 16, "relation_dim": 4} | arguments))
+    for parameter in stcie.parameters():
+        torch.nn.init.normal_(parameter, std=0.4)
+    return stcie.double()
+
+
+def make_frames(count: int, size: tuple[int, int] = (32, 48)) -> list[Frame]:
+    """Frames of one size whose maps have 4 x 5 cells: 2 x 3 of the image, the others of the padding."""
+    rng = torch.Generator().manual_seed(1)
+    return [
+        Frame("video", index, size, {"res5": torch.randn(1, CHANNELS, 4, 5, generator=rng, dtype=torch.float64)})
+        for index in range(count)
+    ]
+
+
+def context_of(frames: list[Frame]) -> TemporalContext:
+    return TemporalContext(tuple(frames), (Role.GLOBAL,) * len(frames))
+
+
+def make_spfa(**arguments) -> SPFAAggregator:
+    torch.manual_seed(0)
+    values = {"dim": SMALL, "channels": MAP_SHAPE[0], "side": MAP_SHAPE[1], "patches": 4, "support_topk": 5}
+    spfa = SPFAAggregator(**(values | arguments))
+    for parameter in spfa.parameters():
+        torch.nn.init.normal_(parameter, std=0.4)
+    return spfa.double()
+
+
+class TestStCIE:
+    @pytest.mark.parametrize("normaliser", ["count", "softmax"])
+    @pytest.mark.parametrize("temporal", [True, False])
+    def test_the_map_takes_context_from_the_cells_of_the_images(self, normaliser, temporal):
+        stcie, frames = make_stcie(normaliser=normaliser, temporal=temporal), make_frames(3)
+        sources = [frame.features["res5"][0, :, :2, :3] for frame in (frames if temporal else frames[:1])]
+        state = {name.removeprefix("attention."): value for name, value in stcie.state_dict().items()}
+        expected = encoded_map(state, frames[0].features["res5"][0], sources, normaliser)
+        actual = stcie(frames[0], context_of(frames))
+        torch.testing.assert_close(actual.value["res5"][0], expected, rtol=1e-10, atol=1e-10)
+        assert actual.losses == {} and actual.carry == {}
+
+    def test_what_the_padding_of_a_support_holds_does_not_matter(self):
+        stcie, frames = make_stcie(), make_frames(2)
+        expected = stcie(frames[0], context_of(frames)).value["res5"]
+        other = frames[1].features["res5"].clone()
+        other[..., 2:, :], other[..., 3:] = 7, -7
+        changed = frames[1].with_(features={"res5": other})
+        assert stcie(frames[0], context_of([frames[0], changed])).value["res5"].equal(expected)
+
+    def test_supports_may_be_of_other_sizes(self):
+        stcie, (key, support) = make_stcie(), make_frames(2)
+        large = support.with_(image_size=(49, 80))  # 4 x 5 cells
+        state = {name.removeprefix("attention."): value for name, value in stcie.state_dict().items()}
+        expected = encoded_map(state, key.features["res5"][0], [large.features["res5"][0]])
+        actual = stcie(key, context_of([large])).value["res5"][0]
+        torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
+
+    @pytest.mark.parametrize("temporal", [True, False])
+    def test_without_supports_the_map_itself_is_returned(self, temporal):
+        (key,) = make_frames(1)
+        assert make_stcie(temporal=temporal)(key, TemporalContext()).value["res5"] is key.features["res5"]
+
+    def test_supports_do_not_matter_to_the_spatial_context(self):
+        stcie, frames = make_stcie(temporal=False), make_frames(3)
+        alone = stcie(frames[0], context_of(frames[:1])).value["res5"]
+        assert stcie(frames[0], context_of(frames)).value["res5"].equal(alone)
+
+    def test_the_configuration_keys_arrive(self):
+        keys = {"STAGE": "res4", "RELATION_DIM": 7, "NORMALISER": "softmax", "TEMPORAL": False}
+        stcie = StCIE(tiny_cfg({f"MODEL.CSMN.STCIE.{name}": value for name, value in keys.items()}), SHAPES)
+        assert (stcie.stage, stcie.stride, stcie.temporal) == ("res4", 16, False)
+        assert stcie.attention.normaliser == "softmax"
+        assert stcie.attention.source_relation.weight.shape == (7, 4, 1, 1)
+
+    @pytest.mark.parametrize("stage", ["res3", "res6"])
+    def test_another_stage_is_refused(self, stage):
+        with pytest.raises(UserError, match=f"STAGE is '{stage}': expected 'res4' or 'res5'.*OUT_FEATURES res4, res5"):
+            StCIE(tiny_cfg({"MODEL.CSMN.STCIE.STAGE": stage}), SHAPES)
+
+    @pytest.mark.parametrize(
+        "keys, changes",
+        [
+            pytest.param({}, False, id="res5"),
+            pytest.param({"MODEL.RPN.IN_FEATURES": ["res5"]}, True, id="res5, RPN on res5"),
+            pytest.param({"MODEL.CSMN.STCIE.STAGE": "res4"}, True, id="res4"),
+        ],
+    )
+    def test_the_rpn_sees_the_encoded_map_only_where_it_is_before_the_rpn(self, keys, changes):
+        model, images = build_detector(STCIE | keys), make_video(2)
+        with torch.no_grad():
+            frames = model.encode([{"image": image} for image in images])
+            (enhanced,), _ = model.enhance(frames[:1], [context_of(frames)])
+            plain, encoded = (
+                model.proposal_generator.propose([frame.image_size], frame.features)[0][0].objectness_logits
+                for frame in (frames[0], enhanced)
+            )
+        assert not enhanced.features["res5"].equal(frames[0].features["res5"])
+        assert plain.equal(encoded) != changes
+
+
+class TestSPFA:
+    @pytest.mark.parametrize("patches, importance", [(1, "learned"), (4, "learned"), (9, "learned"), (4, "fixed")])
+    @pytest.mark.parametrize("counts", [[2, 0, 6], [0, 0], []], ids=["ragged", "none in any frame", "no frames"])
+    def test_the_head_is_the_papers_sum(self, patches, importance, counts):
+        rng = torch.Generator().manual_seed(2)
+        query, context = random_proposals(2, SMALL, rng), random_context(counts, SMALL, rng)
+        spfa, grid = make_spfa(patches=patches, importance=importance), round(patches**0.5)
+        expected = spfa_head(spfa.state_dict(), query, context, grid=grid, topk=5)
+        actual = spfa(query, context)
+        torch.testing.assert_close(actual.value, expected, rtol=1e-10, atol=1e-10)
+        assert actual.losses == {} and actual.carry == {} and actual.relations is None
+
+    def test_proposals_beyond_support_topk_do_not_matter(self):
+        rng = torch.Generator().manual_seed(3)
+        query, context = random_proposals(3, SMALL, rng), random_context([8, 8], SMALL, rng)
+        cut = [frame.with_(proposals=frame.proposals.top(5)) for frame in context.frames]
+        spfa = make_spfa()
+        assert spfa(query, context).value.equal(spfa(query, TemporalContext(tuple(cut), context.roles)).value)
+
+    def test_the_gradient_agrees_with_finite_differences(self):
+        rng = torch.Generator().manual_seed(4)
+        query, context = random_proposals(2, SMALL, rng), random_context([3], SMALL, rng)
+        spfa = make_spfa()
+
+        def run(features, maps):
+            return spfa(type(query).of_frame(query.boxes, features, query.scores, (64, 96), maps), context).value
+
+        assert torch.autograd.gradcheck(run, (query.features.requires_grad_(), query.maps.requires_grad_()))
+
+    def test_only_what_is_learned_has_parameters(self):
+        fc = {"transform.0.weight", "transform.0.bias"}
+        assert set(make_spfa().state_dict()) == fc | {"importance.0.score.weight", "importance.1.score.weight"}
+        assert set(make_spfa(importance="fixed").state_dict()) == set(make_spfa(patches=1).state_dict()) == fc
+
+    def test_proposals_without_maps_are_refused(self):
+        rng = torch.Generator().manual_seed(5)
+        query = random_proposals(2, SMALL, rng)
+        bare = type(query).of_frame(query.boxes, query.features, query.scores, (64, 96))
+        with pytest.raises(ValueError, match="expected proposals with maps"):
+            make_spfa()(bare, TemporalContext())
+
+    def test_the_configuration_keys_arrive(self):
+        keys = {"PATCHES": 9, "IMPORTANCE": "fixed", "TEMPERATURE": 0.5}
+        keys = {f"MODEL.CSMN.SPFA.{name}": value for name, value in keys.items()}
+        other = {"MODEL.VIDEO.SUPPORT_TOPK": 8, "MODEL.ROI_BOX_HEAD.NAME": "LinearBoxHead"}
+        spfa = SPFAAggregator(tiny_cfg(keys | other), DIM)
+        assert (spfa.attention.grid, spfa.attention.temperature, spfa.support_topk) == (3, 0.5, 8)
+        assert spfa.importance is None and spfa.transform[0].weight.shape == (DIM, DIM)
+
+    @pytest.mark.parametrize("reduced, channels", [(0, MAP_SHAPE[0]), (10, 10)])
+    def test_a_patch_has_the_channels_that_are_pooled(self, reduced, channels):
+        keys = {"MODEL.VIDEO.REDUCE_CHANNELS": reduced, "MODEL.ROI_BOX_HEAD.NAME": "LinearBoxHead"}
+        before = torch.get_rng_state()
+        keys |= {"MODEL.CSMN.SPFA.PATCHES": 4}
+        spfa = SPFAAggregator.from_config(tiny_cfg(keys), DIM)
+        assert spfa["channels"] == channels
+        assert torch.get_rng_state().equal(before), "looking up the channels must not change what is drawn after it"
+
+    def test_the_defaults_are_those_of_the_paper(self):
+        cfg = vod2.add_video_config(get_cfg())
+        cfg.merge_from_file(str(ROOT / "configs" / "CSMN_R101.yaml"))
+        spfa = SPFAAggregator(cfg, 1024)
+        assert spfa.attention.grid == 4 and spfa.support_topk == 300
+        assert spfa.importance[0].score.in_features == 256 * 2 * 2
+
+    def test_a_head_with_an_activation_is_refused(self):
+        with pytest.raises(UserError, match="MODEL.ROI_BOX_HEAD.NAME to 'LinearBoxHead'"):
+            SPFAAggregator(tiny_cfg({"MODEL.ROI_BOX_HEAD.NAME": "FastRCNNConvFCHead"}), DIM)
+
+    @pytest.mark.parametrize(
+        "arguments, message",
+        [
+            ({"patches": 5}, r"square of 1 to 3 \(POOLER_RESOLUTION\), got 5"),
+            ({"patches": 16}, "got 16"),
+            ({"patches": -4}, "got -4"),
+            ({"importance": "none"}, "IMPORTANCE is 'none', expected 'learned' or 'fixed'"),
+            ({"temperature": 0.0}, "TEMPERATURE of at least 0.05"),
+            ({"support_topk": -1}, "SUPPORT_TOPK of at least 0, got -1"),
+        ],
+    )
+    def test_values_that_make_no_sense_are_refused(self, arguments, message):
+        with pytest.raises(ValueError, match=message):
+            make_spfa(**arguments)
+
+
+class TestTogether:
+    def test_the_encoded_map_of_the_key_frame_reaches_the_head_in_training(self):
+        """Its RoIs are pooled from it, so that the loss moves the content of stCIE, which begins with 0."""
+        keys = STCIE | {
+            "MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME": "SPFAAggregator",
+            "MODEL.ROI_BOX_HEAD.NAME": "LinearBoxHead",
+            "MODEL.CSMN.SPFA.PATCHES": 4,
+        }
+        model, images = build_detector(keys).train(), make_video(2)
+        freeze_statistics(model)
+        torch.nn.init.zeros_(model.pixel_aggregator.attention.source_content.weight)
+        support = [
+            {"frame_index": 0, "role": Role.KEY},
+            {"image": images[1], "frame_index": 1, "role": Role.GLOBAL},
+        ]
+        with EventStorage():
+            losses = model([{"image": images[0], "instances": make_targets(), "support": support}])
+        sum(losses.values()).backward()
+        assert model.pixel_aggregator.attention.source_content.weight.grad.ne(0).any()
+
+
+CONFIGS = sorted(
+    path.relative_to(ROOT) for path in (ROOT / "configs").rglob("CSMN*.yaml") if not path.name.startswith(".")
+)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=str)
+def test_every_configuration_loads_and_names_known_parts(path):
+    cfg = load_config(str(ROOT / path))
+    aggregator = cfg.MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME
+    assert aggregator in ("SPFAAggregator", "SELSAAggregator") and cfg.MODEL.ROI_BOX_HEAD.NAME == "LinearBoxHead"
+    assert cfg.VIDEO.TRAIN_SCHEDULE.WITH_KEY and cfg.VIDEO.TEST_SCHEDULE.INCLUDE_KEY
+    assert cfg.OUTPUT_DIR.endswith(path.stem)

@@ -1,0 +1,192 @@
+"""MST's modules as the paper writes them: loops over cells, taps, boxes and heads, in float64.
+
+Sources: equations 1 to 12 of Xu et al. (TCSVT 2022); the relation weights are those of Hu et al. (2018), the modulated
+deformable convolution is that of Zhu et al. (2019). Maps are (C, H, W).
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+State = dict[str, Tensor]
+GRID = [(-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 0), (0, 1), (1, -1), (1, 0), (1, 1)]  # R of equation 1, (down, right)
+
+
+def part(state: State, prefix: str) -> State:
+    """The parameters below `prefix`, in float64."""
+    return {k.removeprefix(prefix): v.detach().double() for k, v in state.items() if k.startswith(prefix)}
+
+
+def sample(x: Tensor, row: float, column: float) -> Tensor:
+    """(C,): bilinear interpolation; 0 outside of the map."""
+    _, height, width = x.shape
+    value = torch.zeros(len(x), dtype=torch.float64)
+    top, left = math.floor(row), math.floor(column)
+    for r in (top, top + 1):
+        for c in (left, left + 1):
+            if 0 <= r < height and 0 <= c < width:
+                value += (1 - abs(row - r)) * (1 - abs(column - c)) * x[:, r, c]
+    return value
+
+
+def convolve(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Convolution of 1x1 or 3x3, zero padded."""
+    _, height, width = x.shape
+    half = weight.shape[2] // 2
+    out = torch.zeros(len(weight), height, width, dtype=torch.float64)
+    for r in range(height):
+        for c in range(width):
+            out[:, r, c] = bias
+            for i in range(-half, half + 1):
+                for j in range(-half, half + 1):
+                    if 0 <= r + i < height and 0 <= c + j < width:
+                        out[:, r, c] += weight[:, :, i + half, j + half] @ x[:, r + i, c + j]
+    return out
+
+
+def deformable(state: State, x: Tensor, guide: Tensor) -> Tensor:
+    """Equation 2, with a mask for each tap; offsets and masks are a convolution of `guide` (equation 1)."""
+    sampling = convolve(guide, state["sampling.weight"], state["sampling.bias"])
+    _, height, width = x.shape
+    out = torch.zeros(len(state["weight"]), height, width, dtype=torch.float64)
+    for r in range(height):
+        for c in range(width):
+            out[:, r, c] = state["bias"]
+            for n, (down, right) in enumerate(GRID):
+                moved_down, moved_right = sampling[2 * n, r, c].item(), sampling[2 * n + 1, r, c].item()
+                mask = 2 / (1 + math.exp(-sampling[18 + n, r, c].item()))
+                value = sample(x, r + down + moved_down, c + right + moved_right)
+                out[:, r, c] += state["weight"][:, :, down + 1, right + 1] @ (mask * value)
+    return out
+
+
+def align(state: State, source: Tensor, target: Tensor) -> Tensor:
+    """DAlign: F_tau (C, H, W) where F_t has the same things."""
+    reduce, expand = part(state, "reduce."), part(state, "expand.")
+    small, wanted = (convolve(x.double(), reduce["weight"], reduce["bias"]).clamp(min=0) for x in (source, target))
+    guide = torch.cat([wanted, small])
+    for layer in ("fuse.0.", "fuse.1."):
+        guide = deformable(part(state, layer), guide, guide).clamp(min=0)
+    moved = deformable(part(state, "align."), small, guide).clamp(min=0)
+    moved = deformable(part(state, "refine."), moved, moved).clamp(min=0)
+    return source.double() + convolve(moved, expand["weight"], expand["bias"])
+
+
+def pool(x: Tensor, stride: int) -> list[Tensor]:
+    """The means (C,) of cells stride x stride, row by row; at the border of what there is."""
+    _, height, width = x.shape
+    return [
+        x[:, r : r + stride, c : c + stride].double().flatten(1).mean(dim=1)
+        for r in range(0, height, stride)
+        for c in range(0, width, stride)
+    ]
+
+
+def frame_level(state: State, query: Tensor, maps: list[Tensor], *, heads: int, stride: int) -> Tensor:
+    """Equations 4 to 6: F'' (C, H, W) of the map `query`, which takes from all of `maps`."""
+    state = part(state, "")
+    cells = [cell for one in maps for cell in pool(one, stride)]
+    channels, height, width = query.shape
+    out = query.double().clone()
+    if not cells:
+        return out
+    d = channels // heads
+    keys, values = (
+        [state[f"{name}.weight"][:, :, 0, 0] @ cell + state[f"{name}.bias"] for cell in cells]
+        for name in ("key", "value")
+    )
+    for r in range(height):
+        for c in range(width):
+            q = state["query.weight"][:, :, 0, 0] @ query[:, r, c].double() + state["query.bias"]
+            for m in range(heads):
+                part_of = slice(m * d, (m + 1) * d)
+                logits = torch.stack([q[part_of] @ k[part_of] / math.sqrt(d) for k in keys])
+                weights = logits.exp() / logits.exp().sum()
+                out[part_of, r, c] += sum(w * v[part_of] for w, v in zip(weights, values, strict=True))
+    return out
+
+
+def size_bias(state: State, box: list[float], other: list[float], scale: float, wavelength: float) -> Tensor:
+    """Equation 9 for each head, as what is added to the logits: log(max(relu(W E + b), 1e-6))."""
+    weight, bias = state["geometry.projection.weight"], state["geometry.projection.bias"]
+    count = weight.shape[1] // 4
+    numbers = []
+    for axis in (0, 1):
+        ratio = math.log((box[axis + 2] - box[axis]) / (other[axis + 2] - other[axis]))
+        angles = [scale * ratio / wavelength ** (k / count) for k in range(count)]
+        numbers += [math.sin(angle) for angle in angles] + [math.cos(angle) for angle in angles]
+    return (weight @ torch.tensor(numbers, dtype=torch.float64) + bias).clamp(min=1e-6).log()
+
+
+def similarities(state: State, query, key, query_box, key_boxes, allowed: list[int], *, heads: int, **size) -> Tensor:
+    """Equation 7: the weights s_ij (heads, len(allowed)) of one proposal i among the supports `allowed`."""
+    d = len(query) // heads
+    q = state["query.weight"] @ query + state["query.bias"]
+    columns = []
+    for j in allowed:
+        k = state["key.weight"] @ key[j] + state["key.bias"]
+        appearance = torch.stack([q[m * d : (m + 1) * d] @ k[m * d : (m + 1) * d] / math.sqrt(d) for m in range(heads)])
+        columns.append(appearance + size_bias(state, query_box.tolist(), key_boxes[j].tolist(), **size))
+    logits = torch.stack(columns, dim=1)
+    return logits.exp() / logits.exp().sum(dim=1, keepdim=True)
+
+
+def relate(state: State, query, key, query_box, key_boxes, allowed: list[int], *, heads: int, **size) -> Tensor:
+    """The sum of equation 10 (D,) for one proposal, over the supports `allowed`; 0 without any."""
+    out = torch.zeros_like(query)
+    if not allowed:
+        return out
+    weights = similarities(state, query, key, query_box, key_boxes, allowed, heads=heads, **size)
+    d = len(query) // heads
+    for column, j in enumerate(allowed):
+        value = state["value.weight"] @ key[j] + state["value.bias"]
+        for m in range(heads):
+            out[m * d : (m + 1) * d] += weights[m, column] * value[m * d : (m + 1) * d]
+    return out
+
+
+def mst_head(
+    state: State, query, supports: list, *, heads: int, topk: int, ratio: float, scale: float, wavelength: float
+) -> Tensor:
+    """Equations 7 to 12 with the parameters of an `MSTAggregator`: R^r (N, D) -> R''.
+
+    `query` and `supports` have boxes, features, scores and ids; with ids the instance level is that of training.
+    """
+    state = part(state, "")
+    size = {"heads": heads, "scale": scale, "wavelength": wavelength}
+    features, boxes = query.features.detach().double(), query.boxes.double()
+    key = torch.cat([features[:0], *(one.features.detach().double() for one in supports)])
+    key_boxes = torch.cat([boxes[:0], *(one.boxes.double() for one in supports)])
+    everyone = list(range(len(key)))
+    k = 0
+    while f"relations.{k}.query.weight" in state:
+        if k > 0:
+            weight, bias = state[f"transform.{k - 1}.weight"], state[f"transform.{k - 1}.bias"]
+            features = (features @ weight.T + bias).clamp(min=0)
+        module = part(state, f"relations.{k}.")
+        added = [relate(module, features[i], key, boxes[i], key_boxes, everyone, **size) for i in range(len(features))]
+        features = torch.stack([f + a for f, a in zip(features, added, strict=True)]) if added else features
+        k += 1
+    module = part(state, "instance.")
+    if not module:
+        return features
+    result = features.clone()
+    for i in range(len(features)):
+        allowed = _allowed(module, i, query, supports, features, key, boxes, key_boxes, topk, ratio, size)
+        result[i] += relate(module, features[i], key, boxes[i], key_boxes, allowed, **size)
+    return result
+
+
+def _allowed(module, i, query, supports, features, key, boxes, key_boxes, topk, ratio, size) -> list[int]:
+    """The supports that proposal i looks at in the instance level; none if it is copied."""
+    everyone = list(range(len(key)))
+    if query.ids is not None:
+        ids = [number for one in supports for number in one.ids.tolist()]
+        return [j for j in everyone if query.ids[i] >= 0 and ids[j] == query.ids[i]]
+    best = sorted(range(len(query.scores)), key=lambda row: -query.scores[row].item())[:topk]
+    if i not in best or not everyone:
+        return []
+    weights = similarities(module, features[i], key, boxes[i], key_boxes, everyone, **size).mean(dim=0)
+    count = max(1, round(ratio * len(everyone)))
+    return sorted(sorted(everyone, key=lambda j: -weights[j].item())[:count])

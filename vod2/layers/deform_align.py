@@ -1,0 +1,82 @@
+"""Deformable alignment of feature maps: the DAlign module of MST (section III-B, equations 1 and 2).
+
+B: pairs of frames, C: channels of a map, W: width of the module, H, W': size of the maps.
+"""
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import deform_conv2d
+
+_TAPS = 9  # of a 3x3 kernel
+
+
+class ModulatedDeformConv(nn.Module):
+    """3x3 convolution whose taps are moved and weighted by what a guide says (deformable convolution, version 2).
+
+    A plain 3x3 convolution of the guide gives each position two offsets (down, right, in cells) and a mask in (0, 2)
+    for each tap. It begins with offsets 0 and masks 1: as an ordinary convolution. Outside of the map all is 0.
+
+    Args:
+        channels: of the input and the result.
+        guide_channels: of the guide.
+    """
+
+    def __init__(self, channels: int, guide_channels: int) -> None:
+        super().__init__()
+        self.sampling = nn.Conv2d(guide_channels, 3 * _TAPS, 3, padding=1)
+        self.weight = nn.Parameter(torch.empty(channels, channels, 3, 3))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        nn.init.kaiming_normal_(self.weight, nonlinearity="relu")
+        nn.init.zeros_(self.sampling.weight)
+        nn.init.zeros_(self.sampling.bias)
+
+    def forward(self, x: Tensor, guide: Tensor) -> Tensor:
+        """x (B, channels, H, W'), guide (B, guide_channels, H, W') -> (B, channels, H, W')."""
+        offsets, masks = self.sampling(guide).split([2 * _TAPS, _TAPS], dim=1)
+        return deform_conv2d(x, offsets, self.weight, self.bias, padding=1, mask=2 * masks.sigmoid())
+
+
+class DeformAlign(nn.Module):
+    """Brings a map to where another one has the same things.
+
+    Both maps are reduced to W channels by one 1x1 convolution and concatenated; two deformable layers on that make the
+    guide (2W channels), which moves the taps of a third one on the reduced source; a fourth one is its own guide, and a
+    1x1 convolution leads back to C channels. A ReLU follows each layer but the last, whose result is added to the
+    source. The last layer begins with 0, so that the module begins as the identity. Under autocast it computes in the
+    precision of its weights: half precision would round large offsets to a tenth of a cell.
+
+    Args:
+        channels: C.
+        width: W.
+
+    Example:
+        >>> import torch
+        >>> from vod2.layers import DeformAlign
+        >>> source, target = torch.rand(2, 1, 32, 6, 8)
+        >>> DeformAlign(channels=32, width=8)(source, target).equal(source)
+        True
+    """
+
+    def __init__(self, channels: int, width: int = 128) -> None:
+        super().__init__()
+        if width < 1:
+            raise ValueError(f"DeformAlign: expected a width of at least 1, got {width}")
+        self.reduce = nn.Conv2d(channels, width, 1)
+        self.fuse = nn.ModuleList(ModulatedDeformConv(2 * width, 2 * width) for _ in range(2))
+        self.align = ModulatedDeformConv(width, 2 * width)
+        self.refine = ModulatedDeformConv(width, width)
+        self.expand = nn.Conv2d(width, channels, 1)
+        nn.init.kaiming_normal_(self.reduce.weight, nonlinearity="relu")
+        for values in (self.reduce.bias, self.expand.weight, self.expand.bias):
+            nn.init.zeros_(values)
+
+    def forward(self, source: Tensor, target: Tensor) -> Tensor:
+        """source, target (B, C, H, W') -> (B, C, H, W') in the dtype of `source`; B may be 0."""
+        with torch.autocast(source.device.type, enabled=False):
+            reduced, wanted = (self.reduce(x.to(self.reduce.weight.dtype)).relu() for x in (source, target))
+            guide = torch.cat([wanted, reduced], dim=1)  # (B, 2W, H, W')
+            for layer in self.fuse:
+                guide = layer(guide, guide).relu()
+            moved = self.align(reduced, guide).relu()
+            moved = self.refine(moved, moved).relu()
+            return source + self.expand(moved).to(source.dtype)

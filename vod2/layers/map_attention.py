@@ -1,0 +1,60 @@
+"""Attention from every cell of one feature map to the cells of several (MST, equations 4 to 6).
+
+T: maps that are looked at, C: channels, H, W: size of the maps, h: heads, d = C / h, s: key stride.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class MapAttention(nn.Module):
+    """A V of equation 6: multi-head attention with 1x1 projections; the sum with the query map is the caller's.
+
+    Keys and values are projected from the maps averaged over s x s cells, those at the border over what there is of
+    them: with s = 1 every cell is looked at. The matrix of all (query, key) pairs is never kept. The value projection
+    begins with 0: a detector that it is put into begins as it was.
+
+    Args:
+        channels: C.
+        num_heads: h, a divisor of C.
+        key_stride: s.
+
+    Raises:
+        ValueError: if h does not divide C, or s is not positive.
+
+    Example:
+        >>> import torch
+        >>> from vod2.layers import MapAttention
+        >>> MapAttention(channels=32, num_heads=4)(torch.rand(1, 32, 6, 8), torch.rand(3, 32, 6, 8)).shape
+        torch.Size([1, 32, 6, 8])
+    """
+
+    def __init__(self, channels: int, num_heads: int, key_stride: int = 4) -> None:
+        super().__init__()
+        if num_heads < 1 or channels % num_heads:
+            raise ValueError(f"MapAttention: {num_heads} heads do not divide {channels} channels")
+        if key_stride < 1:
+            raise ValueError(f"MapAttention: expected a key stride of at least 1, got {key_stride}")
+        self.num_heads, self.key_stride = num_heads, key_stride
+        self.query, self.key, self.value = (nn.Conv2d(channels, channels, 1) for _ in range(3))
+        for layer in (self.query, self.key):
+            nn.init.normal_(layer.weight, std=0.32 / math.sqrt(channels))  # .01 at 1024, as in `RelationAttention`
+        for values in (self.query.bias, self.key.bias, self.value.weight, self.value.bias):
+            nn.init.zeros_(values)
+
+    def forward(self, query: Tensor, maps: Tensor) -> Tensor:
+        """query (1, C, H, W), maps (T, C, H, W) -> (1, C, H, W); 0 where T is 0."""
+        if len(maps) == 0:
+            return torch.zeros_like(query)
+        maps = F.avg_pool2d(maps, self.key_stride, ceil_mode=True, count_include_pad=False)
+        q, k, v = (self._heads(layer(x)) for layer, x in ((self.query, query), (self.key, maps), (self.value, maps)))
+        out = F.scaled_dot_product_attention(q, k, v)  # (1, h, H*W, d)
+        return out.transpose(2, 3).reshape(query.shape)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        x = x.unflatten(1, (self.num_heads, -1)).flatten(3)  # (T, h, d, H*W)
+        x = x.permute(1, 0, 3, 2).flatten(1, 2)[None]  # (1, h, T*H*W, d)
+        return x.contiguous()  # otherwise the attention falls back to one that keeps the matrix of all pairs

@@ -1,0 +1,143 @@
+"""Attention of RoIs that are compared patch by patch: SPFA of CSMN.
+
+N: targets, M: supports, C: channels, P: pooled side, g: patches along a side, p = g * g: patches of a RoI, c: cells
+along a side of a patch, d = C * c * c: numbers of a patch, V: length of a value.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+
+def cut_patches(maps: Tensor, grid: int) -> Tensor:
+    """(M, C, P, P) -> (M, p, d): g x g equal patches that do not overlap, row by row.
+
+    Where g does not divide P, zeros are padded on both sides, the odd one at the end.
+
+    Raises:
+        ValueError: if there are not P >= g cells along a side.
+    """
+    m, channels, side, _ = maps.shape
+    if not 1 <= grid <= side:
+        raise ValueError(f"patches: a map of {side}x{side} cells cannot be cut into {grid}x{grid} patches")
+    cells = -(-side // grid)
+    missing = cells * grid - side
+    before, after = missing // 2, missing - missing // 2
+    padded = F.pad(maps, (before, after, before, after)).reshape(m, channels, grid, cells, grid, cells)
+    return padded.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # (M, g, g, C, c, c) -> (M, p, d)
+
+
+def standardised(patches: Tensor) -> Tensor:
+    """(..., d) -> (..., d): (x - mean) / (sigma sqrt(d)), whose dot product is the normalised cross-correlation.
+
+    At least float32. A patch without variation, but for rounding, becomes 0: it is like no other.
+    """
+    x = patches.to(torch.promote_types(patches.dtype, torch.float32))
+    centred = x - x.mean(dim=-1, keepdim=True)
+    length = torch.linalg.vector_norm(centred, dim=-1, keepdim=True)  # sigma sqrt(d)
+    rounding = 8 * torch.finfo(x.dtype).eps * torch.linalg.vector_norm(x.detach(), dim=-1, keepdim=True)
+    varies = length > rounding
+    return torch.where(varies, centred / length.where(varies, 1), 0)
+
+
+class PatchAttention(nn.Module):
+    """What each patch of a target RoI takes from the supports: a_i^p = sum_j w_ij^p v_j (SPFA of Han et al., CSMN).
+
+    The similarity of support j to patch p of target i is the highest normalised cross-correlation of that patch with a
+    patch of j; w is its softmax over j. No table of all pairs is held: supports are visited in tiles, and again in the
+    backward if there is more than one. Since correlations are at most 1, exponentials need no running maximum.
+
+    It has no parameters.
+
+    Args:
+        grid: g.
+        temperature: similarities are divided by it before the softmax; at least 0.05, so that no sum of exponentials
+            is 0 in float32.
+        tile: pairs of patches whose correlations are held at once, or those of a single support if that is more.
+
+    Raises:
+        ValueError: on numbers out of range.
+
+    Example:
+        >>> import torch
+        >>> from vod2.layers import PatchAttention
+        >>> attention = PatchAttention(grid=4)
+        >>> attention(torch.rand(2, 8, 7, 7), torch.rand(5, 8, 7, 7), torch.rand(5, 32)).shape
+        torch.Size([2, 16, 32])
+    """
+
+    def __init__(self, grid: int, temperature: float = 1.0, tile: int = 2**23) -> None:
+        super().__init__()
+        if grid < 1 or tile < 1:
+            raise ValueError(f"PatchAttention: expected grid and tile of at least 1, got {grid}, {tile}")
+        if temperature < 0.05:
+            raise ValueError(f"PatchAttention: expected TEMPERATURE of at least 0.05, got {temperature}")
+        self.grid, self.temperature, self.tile = grid, temperature, tile
+
+    def forward(self, target_maps: Tensor, support_maps: Tensor, values: Tensor) -> Tensor:
+        """target_maps (N, C, P, P), support_maps (M, C, P, P), values (M, V) -> (N, p, V); 0 without supports.
+
+        Exponentials and sums are at least float32.
+        """
+        target = standardised(cut_patches(target_maps, self.grid))  # (N, p, d)
+        n, patches, _ = target.shape
+        if n == 0 or len(support_maps) == 0:
+            nothing = target.sum() + support_maps.sum() + values.sum()  # so that there is a gradient, which is 0
+            return (values.new_zeros(n, patches, values.shape[1]) + 0 * nothing).to(values.dtype)
+        target = target.flatten(0, 1)  # (N*p, d)
+        count = max(1, self.tile // (len(target) * patches))
+        if count >= len(support_maps):  # a single tile may stay for the backward
+            summed, total = self._weighted_sum(target, support_maps, values)
+        else:
+            summed, total = self._by_tiles(target, support_maps.split(count), values.split(count))
+        return (summed / total).to(values.dtype).unflatten(0, (n, patches))
+
+    def _by_tiles(
+        self, target: Tensor, support_maps: tuple[Tensor, ...], values: tuple[Tensor, ...]
+    ) -> tuple[Tensor, Tensor]:
+        """`_weighted_sum` over all tiles, each of which the backward computes again."""
+        summed, total = 0, 0
+        for tile in zip(support_maps, values, strict=True):
+            more = checkpoint(self._weighted_sum, target, *tile, use_reentrant=False, preserve_rng_state=False)
+            summed, total = summed + more[0], total + more[1]
+        return summed, total
+
+    def _weighted_sum(self, target: Tensor, maps: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """What some supports (m, C, P, P) and (m, V) add to numerators (N*p, V) and denominators (N*p, 1)."""
+        weights = ((self._similarity(target, maps) - 1) / self.temperature).exp()  # (N*p, m), at most 1
+        return (weights @ values.to(weights.dtype)).to(weights.dtype), weights.sum(dim=1, keepdim=True)
+
+    def _similarity(self, target: Tensor, maps: Tensor) -> Tensor:
+        """(N*p, m): the highest correlation of each target patch (N*p, d) with a patch of each support."""
+        support = standardised(cut_patches(maps, self.grid))  # (m, p, d)
+        correlation = target @ support.flatten(0, 1).T  # (N*p, m*p)
+        return correlation.unflatten(1, support.shape[:2]).amax(dim=2).to(target.dtype)
+
+
+class PatchImportance(nn.Module):
+    """alpha_i^p: how much each patch of a RoI counts, a softmax over its patches of a linear layer of the patch.
+
+    A new module counts all alike. The linear layer has no bias: the softmax would not see it.
+
+    Args:
+        channels: C.
+        side: P.
+        grid: g.
+
+    Example:
+        >>> import torch
+        >>> from vod2.layers import PatchImportance
+        >>> PatchImportance(channels=8, side=3, grid=2)(torch.rand(1, 8, 3, 3)).tolist()
+        [[0.25, 0.25, 0.25, 0.25]]
+    """
+
+    def __init__(self, channels: int, side: int, grid: int) -> None:
+        super().__init__()
+        self.grid = grid
+        self.score = nn.Linear(channels * (-(-side // grid)) ** 2, 1, bias=False)
+        nn.init.zeros_(self.score.weight)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(N, C, P, P) -> (N, p), rows sum to 1."""
+        return self.score(cut_patches(maps, self.grid))[..., 0].softmax(dim=1)
