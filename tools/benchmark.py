@@ -8,21 +8,32 @@ A benchmark is a function decorated with `benchmark`; it takes the device and re
 """
 
 import argparse
+import importlib
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from tabulate import tabulate
+from torch.nn.functional import normalize
 
 from vod2.d2 import Boxes, BoxMode, DatasetCatalog, Instances, MetadataCatalog
 from vod2.engine import VideoPredictor, load_config
 from vod2.evaluation import VIDEvaluator, index_tracks
 from vod2.evaluation.motion import motion_iou, speed_groups
-from vod2.ops import compiled_device_types, relation_geometry_bias, relation_geometry_bias_reference
+from vod2.layers import PatchAttention, PixelAttention
+from vod2.layers.patch_attention import cut_patches, standardised
+from vod2.ops import (
+    compiled_device_types,
+    relation_geometry_bias,
+    relation_geometry_bias_reference,
+    st_sampling,
+    st_sampling_reference,
+)
 
 
 class Comparison(NamedTuple):
@@ -74,6 +85,113 @@ def geometry_bias(device: torch.device) -> list[Comparison]:
         )
         for step in (forward, forward_backward)
     ]
+
+
+def assert_same(plain: torch.Tensor, ours: torch.Tensor) -> None:
+    """To 1e-5, relative to the largest number."""
+    torch.testing.assert_close(ours, plain, rtol=0, atol=1e-5 * plain.abs().max().item())
+
+
+def steps(
+    name: str, plain: Callable, ours: Callable, inputs: tuple[torch.Tensor, ...], few: tuple[torch.Tensor, ...], of: str
+) -> list[Comparison]:
+    """Forward on `inputs`, forward and backward on `few` of them; the two ways must agree on these."""
+
+    def forward(function):
+        with torch.no_grad():
+            return function(*inputs)
+
+    def forward_backward(function):
+        leaves = [tensor.detach().requires_grad_() for tensor in few]
+        return torch.autograd.grad(function(*leaves).square().mean(), leaves)
+
+    for found, wanted in zip(forward_backward(ours), forward_backward(plain), strict=True):
+        assert_same(wanted, found)
+    return [
+        Comparison(f"{name}, {step}", lambda run=run: run(plain), lambda run=run: run(ours))
+        for step, run in (("forward", forward), (f"forward + backward, {of}", forward_backward))
+    ]
+
+
+@benchmark
+def patch_attention(device: torch.device) -> list[Comparison]:
+    """SPFA of 300 proposals against 6300 supports (21 frames), 16 patches of 256 x 2 x 2: tiles against one table."""
+    attention, generator = PatchAttention(4), torch.Generator().manual_seed(0)
+    target, support = (torch.randn(count, 256, 7, 7, generator=generator).to(device) for count in (300, 6300))
+    values = torch.randn(6300, 2048, generator=generator).to(device)
+
+    def plain(target, support, values):
+        target, support = (standardised(cut_patches(maps, 4)) for maps in (target, support))
+        table = target.flatten(0, 1) @ support.flatten(0, 1).T  # (N*16, M*16)
+        weights = table.unflatten(1, (-1, 16)).amax(dim=2).softmax(dim=1)
+        return (weights @ values).unflatten(0, (-1, 16))
+
+    few = target, support[:1260], values[:1260]
+    return steps("16 patches", plain, attention, (target, support, values), few, "300 x 1260")
+
+
+@benchmark
+def pixel_attention(device: torch.device) -> list[Comparison]:
+    """stCIE of 38 x 63 cells against 21 such frames, 2048 channels, relation features of 256: against one table."""
+    torch.manual_seed(0)
+    frames = torch.randn(21, 2048, 38, 63).to(device)
+    rows = []
+    for normaliser in ("count", "softmax"):
+        attention = PixelAttention(2048, 256, normaliser).to(device)
+        torch.nn.init.normal_(attention.source_content.weight, std=0.02)
+
+        def plain(frames, attention=attention):
+            query = normalize(attention.target_relation(frames[:1])[0].flatten(1), dim=0)  # (d, L)
+            key = normalize(attention.source_relation(frames).transpose(0, 1).flatten(1), dim=0)  # (d, S)
+            content = attention.source_content(frames).transpose(0, 1).flatten(1)  # (C, S)
+            cosines = query.T @ key
+            weights = cosines / key.shape[1] if attention.normaliser == "count" else cosines.softmax(dim=1)
+            return attention.target_content(frames[:1]) + (content @ weights.T).reshape(frames[:1].shape)
+
+        def ours(frames, attention=attention):
+            return attention(frames[:1], frames.split(1))
+
+        rows += steps(normaliser, plain, ours, (frames,), (frames[:3],), "3 frames")
+    return rows
+
+
+@benchmark
+def learned_sampling(device: torch.device) -> list[Comparison]:
+    """LSTS at 38 x 63 cells, 1024 channels, embeddings of 256: whole offsets, each once, against grid_sample."""
+    generator = torch.Generator().manual_seed(0)
+    value, key, query = (torch.randn(1, size, 38, 63, generator=generator).to(device) for size in (1024, 256, 256))
+    maps, grad = (value, key / 16, query), torch.randn(value.shape, generator=generator).to(device)
+    ops = importlib.import_module("vod2.ops.st_sampling")  # the function has the same name
+
+    def without_kernels(*inputs):
+        kernels, ops.COMPILED = ops.COMPILED, ()
+        try:
+            return st_sampling(*inputs)
+        finally:
+            ops.COMPILED = kernels
+
+    def forward(function, locations):
+        with torch.no_grad():
+            return function(*maps, locations)
+
+    def forward_backward(function, locations):
+        leaves = [tensor.detach().requires_grad_() for tensor in (*maps, locations)]
+        return torch.autograd.grad(function(*leaves), leaves, grad)
+
+    rows = []
+    for count in (40, 81):
+        locations = torch.randn(count, 2, generator=generator).to(device)
+        assert_same(forward(st_sampling_reference, locations), forward(st_sampling, locations))
+        for step in (forward, forward_backward):
+            for name, ours in (("op", st_sampling), ("Python", without_kernels)):
+                rows.append(
+                    Comparison(
+                        f"{count} locations, {step.__name__.replace('_', ' + ')}, {name}",
+                        partial(step, st_sampling_reference, locations) if name == "op" else None,
+                        partial(step, ours, locations),
+                    )
+                )
+    return rows
 
 
 CLASSES, DETECTIONS, VIDEO_LENGTH = 30, 300, 317  # the mean length of ImageNet VID's 555 validation videos

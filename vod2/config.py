@@ -74,12 +74,12 @@ def _add_model(cfg: CfgNode) -> None:
     relation.GEOMETRY_WAVELENGTH = 1000.0  # its longest wavelength
     cfg.MODEL.ALIGNER = CfgNode({"NAME": ""})  # in ALIGNER_REGISTRY, for methods that align feature maps (LSTS, MST)
     cfg.MODEL.ALIGNER.WIDTH = 128  # DAlign: channels that it works in
-    cfg.MODEL.ALIGNER.EMBEDDING_DIM = 256  # LSTS, MatchTrans, NonLocal: channels of the maps that are compared
-    cfg.MODEL.ALIGNER.NUM_LOCATIONS = 40  # LSTS: places around a cell; 81 for the uniform window of 4 cells around
-    cfg.MODEL.ALIGNER.INIT = "gaussian"  # LSTS: how the locations begin, "gaussian" or "uniform"
-    cfg.MODEL.ALIGNER.LEARNED = True  # LSTS: whether the locations change in training
-    cfg.MODEL.ALIGNER.NORMALISER = "softmax"  # LSTS, MatchTrans: of the weights; "linear" for equation 3 as printed
-    cfg.MODEL.ALIGNER.LR_MULTIPLIER = 10.0  # LSTS: on the learning rate of the locations
+    cfg.MODEL.ALIGNER.EMBEDDING_DIM = 256  # all but DAlign, FlowNetS: channels of what is compared
+    cfg.MODEL.ALIGNER.NUM_LOCATIONS = 40  # LearnedSampling: places around a cell; 81 for the uniform window
+    cfg.MODEL.ALIGNER.INIT = "gaussian"  # LearnedSampling: how the locations begin, "gaussian" or "uniform"
+    cfg.MODEL.ALIGNER.LEARNED = True  # LearnedSampling: whether the locations change in training
+    cfg.MODEL.ALIGNER.NORMALISER = "softmax"  # of the weights of these; "linear" for equation 3 as printed
+    cfg.MODEL.ALIGNER.LR_MULTIPLIER = 10.0  # LearnedSampling: on the learning rate of the locations
     flow = cfg.MODEL.FLOWNET = CfgNode()  # optical flow, for methods that warp feature maps along it
     flow.WIDTH = 1.0  # factor of its inner channels
     flow.LEGACY_WARP = False  # warp as the public code of DFF and FGFA does, for its weights

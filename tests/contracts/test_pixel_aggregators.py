@@ -46,7 +46,7 @@ from vod2.temporal import (
 
 PREFIX = "pixel_aggregator."
 LSTS_KEYS = {
-    "MODEL.ALIGNER.NAME": "LSTS",
+    "MODEL.ALIGNER.NAME": "LearnedSampling",
     "MODEL.ALIGNER.EMBEDDING_DIM": 8,
     "MODEL.ALIGNER.NUM_LOCATIONS": 6,
     "MODEL.LSTS.LOW_BLOCKS": 1,

@@ -55,10 +55,18 @@ def analyze(model: VideoRCNN, schedule: SupportSchedule, size: tuple[int, int]) 
     for part in PARTS:
         module = model.get_submodule(part) if _has(model, part) else None
         if module is not None:
-            row = _count(part, module, flops.get(part, 0))
+            row = _count(part, module, _flops(part, flops))
             if row.parameters or row.flops:
                 rows.append(row)
     return [*rows, _count("total", model, flops.get("", 0))]
+
+
+def _flops(part: str, flops: dict[str, float]) -> float:
+    """Operations of a part: where its sub-modules were called one by one, the sum of theirs."""
+    if part in flops:
+        return flops[part]
+    inside = [name for name in flops if name.startswith(f"{part}.")]
+    return sum(flops[name] for name in inside if not any(name.startswith(f"{other}.") for other in inside))
 
 
 def _has(model: nn.Module, part: str) -> bool:

@@ -1,5 +1,7 @@
 """The optimizers that a configuration may name."""
 
+from typing import NamedTuple
+
 import torch
 from torch import nn
 
@@ -10,9 +12,30 @@ from vod2.errors import UserError
 def build_video_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     """SOLVER.OPTIMIZER: "SGD" is Detectron2's, "AdamW" reads the same keys (BASE_LR, WEIGHT_DECAY, ...).
 
+    A module may say about parameters of its own, by their names in it:
+
+    - `lr_multipliers`, a dict: factors on their learning rate;
+    - `no_weight_decay`, a tuple: those without weight decay.
+
     Raises:
         UserError: on another name.
+        ValueError: for an attribute that names no parameter of the module.
     """
+    exceptions = _exceptions(model)
+    optimizer = _build(cfg, model)
+    for parameter, (lr_multiplier, decays) in exceptions.items():
+        _set_apart(optimizer, parameter, lr_multiplier, decays)
+    # A group may have lost all that it had
+    optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
+    return optimizer
+
+
+class _Exception(NamedTuple):
+    lr_multiplier: float
+    decays: bool
+
+
+def _build(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     if cfg.SOLVER.OPTIMIZER == "SGD":
         return build_optimizer(cfg, model)
     if cfg.SOLVER.OPTIMIZER != "AdamW":
@@ -25,3 +48,33 @@ def build_video_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimiz
         weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
     )
     return torch.optim.AdamW(params, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY)
+
+
+def _exceptions(model: nn.Module) -> dict[nn.Parameter, _Exception]:
+    """What the modules say about parameters that learn, each parameter once."""
+    found = {}
+    for path, module in model.named_modules():
+        multipliers = getattr(module, "lr_multipliers", {})
+        undecayed = getattr(module, "no_weight_decay", ())
+        parameters = dict(module.named_parameters(recurse=False))
+        for name in dict.fromkeys([*multipliers, *undecayed]):
+            if name not in parameters:
+                raise ValueError(
+                    f"{path or type(module).__name__}: lr_multipliers and no_weight_decay name {name!r}, expected "
+                    f"one of its parameters {sorted(parameters)}"
+                )
+            if parameters[name].requires_grad:
+                found[parameters[name]] = _Exception(multipliers.get(name, 1.0), name not in undecayed)
+    return found
+
+
+def _set_apart(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, lr_multiplier: float, decays: bool) -> None:
+    """Moves a parameter to a group of its own; the optimizer must not have made a step."""
+    for group in optimizer.param_groups:
+        others = [other for other in group["params"] if other is not parameter]
+        if len(others) == len(group["params"]):
+            continue
+        group["params"] = others
+        own = {**group, "params": [parameter], "lr": group["lr"] * lr_multiplier}
+        optimizer.add_param_group(own if decays else {**own, "weight_decay": 0.0})
+        return

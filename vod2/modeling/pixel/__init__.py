@@ -2,11 +2,19 @@
 
 from vod2.modeling.pixel.aligner import ALIGNER_REGISTRY, Aligner, build_aligner
 from vod2.modeling.pixel.base import PIXEL_AGGREGATOR_REGISTRY, PixelAggregator, build_pixel_aggregator
+from vod2.modeling.pixel.dalign import DAlign
+from vod2.modeling.pixel.flow_aligner import build_flownet
+from vod2.modeling.pixel.st_aligners import LearnedSampling, MatchTrans, NonLocal
 
 __all__ = [
     "ALIGNER_REGISTRY",
     "Aligner",
+    "DAlign",
+    "LearnedSampling",
+    "MatchTrans",
+    "NonLocal",
     "build_aligner",
+    "build_flownet",
     "PIXEL_AGGREGATOR_REGISTRY",
     "PixelAggregator",
     "build_pixel_aggregator",

@@ -1,0 +1,193 @@
+"""LSTS against its equations, as a stream, as clips and in training."""
+
+import pytest
+import torch
+from helpers.models import (
+    assert_same_detections,
+    build_detector,
+    build_image_detector,
+    freeze_statistics,
+    make_targets,
+    make_video,
+)
+from helpers.streams import detect_as_stream, step_clip, window_clip
+from reference.lsts import run_video, weigh
+
+from vod2.d2 import EventStorage
+from vod2.errors import UserError
+from vod2.structures import Role
+from vod2.temporal import FrameMemory, Keyframes
+
+INTERVAL = 4
+KEYS = {
+    "MODEL.VIDEO.PIXEL_AGGREGATOR.NAME": "LSTSAggregator",
+    "MODEL.ALIGNER.NAME": "LearnedSampling",
+    "MODEL.ALIGNER.EMBEDDING_DIM": 8,
+    "MODEL.ALIGNER.NUM_LOCATIONS": 6,
+    "MODEL.LSTS.LOW_BLOCKS": 1,
+    "MODEL.LSTS.TRANSFORM_LAYERS": [[1, 8], [3, 8], [3, 0]],
+    "MODEL.LSTS.QUALITY_LAYERS": [[1, 8], [3, 4], [3, 1]],
+    "MODEL.NARROW_RESNET.BLOCKS": [1, 1, 2, 1],
+    "VIDEO.TEST_SCHEDULE.INTERVAL": INTERVAL,
+}
+ROWS = {
+    "a": {"UPDATE": "none", "DENSE": "none", "TRANSFORM": False},
+    "b": {"UPDATE": "fixed", "DENSE": "none", "TRANSFORM": False},
+    "c": {"UPDATE": "quality", "DENSE": "none", "TRANSFORM": False},
+    "d": {"UPDATE": "quality", "DENSE": "fixed", "TRANSFORM": False},
+    "e": {"UPDATE": "quality", "DENSE": "fixed", "TRANSFORM": True},
+    "f": {"UPDATE": "quality", "DENSE": "quality", "TRANSFORM": False},
+    "g": {"UPDATE": "quality", "DENSE": "quality", "TRANSFORM": True},
+}
+
+
+def row_keys(row: str) -> dict:
+    return KEYS | {f"MODEL.LSTS.{name}": value for name, value in ROWS[row].items()}
+
+
+def history_clip(video: list, t: int) -> dict:
+    """Frame t as a clip whose supports are all keyframes until t."""
+    clip = window_clip(video, t, Keyframes(INTERVAL))
+    past = range(0, t + 1, INTERVAL)
+    clip["support"] = [{"image": video[k], "frame_index": k, "role": Role.KEYFRAME} for k in past]
+    return clip
+
+
+def training_clip(video: list, key: int, new: int, old: int) -> dict:
+    roles = ((new, Role.KEYFRAME), (old, Role.MEMORY))
+    support = [{"image": video[index], "frame_index": index, "role": role} for index, role in roles]
+    return {"image": video[key], "frame_index": key, "support": support, "instances": make_targets()}
+
+
+def test_a_stream_follows_the_equations():
+    model, video = build_detector(KEYS, dtype=torch.float64), make_video(10)
+    lsts = model.pixel_aggregator
+    from vod2.modeling.backbone import begin, finish
+
+    frames = []
+    for image in video:
+        images = model.preprocess_image([{"image": image}])
+        low = begin(model.backbone, images.tensor, "res4", 1)
+        frames.append((finish(model.backbone, low, "res4", 1), low))
+    with torch.no_grad():
+        expected = run_video(
+            frames,
+            INTERVAL,
+            align=lsts.align,
+            update=lambda a, b: weigh(lsts.update.quality, a, b),
+            dense=lambda a, b: weigh(lsts.dense.quality, a, b),
+            transform=lsts.transform,
+        )
+        memory = FrameMemory(Keyframes(INTERVAL))
+        memory.start("video", len(video))
+        for t, wanted in enumerate(expected):
+            clip = step_clip(video, t, memory)
+            for one in ([clip] if "image" in clip else []) + clip["support"]:
+                model.remember([one], [memory])
+            found = lsts(memory.frame(t), memory.context(t))
+            memory.carry(found.carry)
+            torch.testing.assert_close(found.value["res4"], wanted, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_each_row_of_table_2_detects_in_a_stream_what_it_detects_in_clips_of_all_keyframes(row):
+    model, video = build_detector(row_keys(row), dtype=torch.float64), make_video(10)
+    for t, streamed in enumerate(detect_as_stream(model, video, Keyframes(INTERVAL))):
+        assert_same_detections(streamed, model([history_clip(video, t)])[0]["instances"], 1e-10)
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_each_row_of_table_2_has_only_the_modules_that_it_names(row):
+    names = {name.split(".")[1] for name, _ in build_detector(row_keys(row)).named_parameters() if "pixel" in name}
+    expected = {"align"}
+    expected |= {"update"} if ROWS[row]["UPDATE"] == "quality" else set()
+    expected |= {"dense"} if ROWS[row]["DENSE"] == "quality" else set()
+    expected |= {"transform"} if ROWS[row]["TRANSFORM"] else set()
+    assert names == expected
+
+
+def test_frames_between_keyframes_do_not_run_through_the_rest_of_conv4():
+    model, video = build_detector(KEYS), make_video(6)
+    runs = []
+    model.backbone.res4[1].register_forward_hook(lambda module, args, output: runs.append(len(output)))
+    list(detect_as_stream(model, video, Keyframes(INTERVAL)))
+    assert runs == [1, 1]  # frames 0 and 4
+
+
+def test_without_supports_it_is_the_image_detector():
+    model = build_detector(KEYS)
+    state = {name: value for name, value in model.state_dict().items() if "pixel_aggregator" not in name}
+    image_detector = build_image_detector(state, {"MODEL.NARROW_RESNET.BLOCKS": [1, 1, 2, 1]})
+    for t, image in enumerate(make_video(2)):
+        inputs = [{"image": image, "frame_index": t}]
+        assert_same_detections(model(inputs)[0]["instances"], image_detector(inputs)[0]["instances"])
+
+
+def test_a_stream_that_begins_between_two_keyframes_starts_its_memory_there():
+    model, video = build_detector(KEYS, dtype=torch.float64), make_video(10)
+    memory = FrameMemory(Keyframes(INTERVAL))
+    memory.start("video", len(video))
+    streamed = model.step(step_clip(video, 6, memory), memory)["instances"]
+    clip = window_clip(video, 6, Keyframes(INTERVAL))
+    assert_same_detections(streamed, model([clip])[0]["instances"], 1e-10)
+
+
+def test_two_streams_do_not_share_a_memory():
+    model, schedule = build_detector(KEYS), Keyframes(INTERVAL)
+    videos = {"first": make_video(6, seed=1), "second": make_video(6, seed=2)}
+    memories = {name: FrameMemory(schedule) for name in videos}
+    for name, video in videos.items():
+        memories[name].start(name, len(video))
+    together = {name: [] for name in videos}
+    for t in range(6):
+        for name, video in videos.items():
+            clip = step_clip(video, t, memories[name])
+            together[name].append(model.step(clip, memories[name])["instances"])
+    for name, video in videos.items():
+        for actual, expected in zip(together[name], detect_as_stream(model, video, schedule, name), strict=True):
+            assert_same_detections(actual, expected)
+
+
+def test_a_stream_keeps_one_keyframe_one_frame_and_one_memory():
+    model, video, memory = build_detector(KEYS), make_video(12), FrameMemory(Keyframes(INTERVAL))
+    memory.start("video", len(video))
+    for t in range(12):
+        model.step(step_clip(video, t, memory), memory)
+        assert len(memory) <= 2
+        assert set(memory.context(t).carry) == {"lsts.memory", "lsts.index"}
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_one_training_step_reaches_every_parameter(row):
+    model, video = build_detector(row_keys(row), dtype=torch.float64).train(), make_video(9)
+    freeze_statistics(model)
+    torch.manual_seed(0)
+    with EventStorage():
+        losses = model([training_clip(video, 8, 5, 0)])
+    sum(losses.values()).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+        assert parameter.grad.ne(0).any() or name.endswith("quality.4.bias"), name  # softmax
+
+
+def test_a_still_image_that_repeats_itself_trains_beside_a_video():
+    model, video = build_detector(KEYS).train(), make_video(9)
+    still = training_clip(video, 0, 0, 0)
+    alone = {"image": video[1], "frame_index": 0, "instances": make_targets()}
+    with EventStorage():
+        losses = model([still, training_clip(video, 8, 5, 0), alone])
+    assert all(value.isfinite() for value in losses.values())
+
+
+def test_a_frame_between_keyframes_without_a_keyframe_says_what_to_do():
+    model, video = build_detector(KEYS), make_video(6)
+    clip = {"image": video[5], "frame_index": 5, "support": [{"image": video[3], "frame_index": 3}]}
+    clip["support"][0]["role"] = None
+    with pytest.raises(ValueError, match="Keyframes"):
+        model([clip])
+
+
+@pytest.mark.parametrize("key, value", [("UPDATE", "learned"), ("DENSE", "all"), ("TASK", "both")])
+def test_an_unknown_row_is_refused(key, value):
+    with pytest.raises(UserError, match=key):
+        build_detector(KEYS | {f"MODEL.LSTS.{key}": value})

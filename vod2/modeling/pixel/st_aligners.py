@@ -1,0 +1,59 @@
+"""Aligners that compare the cells of two maps: LSTS and the two that table 3 of its paper compares it with."""
+
+from torch import Tensor, nn
+
+from vod2.d2 import CfgNode, configurable
+from vod2.layers import st_sampling as layers
+from vod2.modeling.pixel.aligner import ALIGNER_REGISTRY, Aligner
+
+
+@ALIGNER_REGISTRY.register()
+class LearnedSampling(Aligner):
+    """`vod2.layers.LearnedSampling`, by the keys of MODEL.ALIGNER."""
+
+    @configurable
+    def __init__(self, *, layer: nn.Module) -> None:
+        """
+        Args:
+            layer: (source, target), each (B, C, H, W), to (B, C, H, W).
+        """
+        super().__init__()
+        self.layer = layer
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, channels: int) -> dict:
+        node = cfg.MODEL.ALIGNER
+        layer = layers.LearnedSampling(
+            channels,
+            node.EMBEDDING_DIM,
+            node.NUM_LOCATIONS,
+            node.INIT,
+            learned=node.LEARNED,
+            normaliser=node.NORMALISER,
+            lr_multiplier=node.LR_MULTIPLIER,
+        )
+        return {"layer": layer}
+
+    def forward(
+        self, source: Tensor, target: Tensor, source_image: Tensor | None = None, target_image: Tensor | None = None
+    ) -> Tensor:
+        return self.layer(source, target)
+
+
+@ALIGNER_REGISTRY.register()
+class MatchTrans(LearnedSampling):
+    """A window of 4 cells to each side; keys EMBEDDING_DIM and NORMALISER of MODEL.ALIGNER."""
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, channels: int) -> dict:
+        node = cfg.MODEL.ALIGNER
+        return {"layer": layers.MatchTrans(channels, node.EMBEDDING_DIM, normaliser=node.NORMALISER)}
+
+
+@ALIGNER_REGISTRY.register()
+class NonLocal(LearnedSampling):
+    """`NonLocalAlign`: attention over all cells; key EMBEDDING_DIM of MODEL.ALIGNER."""
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, channels: int) -> dict:
+        return {"layer": layers.NonLocalAlign(channels, cfg.MODEL.ALIGNER.EMBEDDING_DIM)}
