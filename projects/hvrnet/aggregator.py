@@ -124,6 +124,7 @@ class HVRAggregator(ProposalAggregator):
                 "proposal_similarity": node.PROPOSAL_SIMILARITY,
                 "margin": node.MARGIN,
                 "relation_weight": node.RELATION_WEIGHT,
+                "share": node.INTER_SHARE,
             },
             "auxiliary_weight": node.AUXILIARY_WEIGHT,
             "test_inter": node.TEST_INTER,

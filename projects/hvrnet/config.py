@@ -14,9 +14,8 @@ def add_hvrnet_config(cfg: CfgNode) -> None:
     # over space, by scaled dot product (public code); "random" for partners drawn at random (Table 2, Simple)
     node.VIDEO_SIMILARITY = "mean"
     node.VIDEO_LEVEL = "res4"  # the feature map that videos are compared by
-    node.PROPOSALS = (
-        "hard"  # a proposal attends to its "hard" P+ and P-, or to "all" key proposals of the video triplet
-    )
+    node.PROPOSALS = "hard"  # a proposal attends to its "hard" P+ and P-, or to "all" key proposals of the triplet
+    node.INTER_SHARE = 0.5  # of the videos of a batch that take from others; the rest are classified alone, as at test
     node.PROPOSAL_SIMILARITY = "cosine"  # in the relation loss: "cosine" or "dot"
     node.MARGIN = 0.3  # lambda of equation 6; 10 goes with "dot"
     node.RELATION_WEIGHT = 1.0  # gamma of equation 5; 0 for no relation loss

@@ -50,9 +50,12 @@ class InterVideo:
         proposal_similarity: of the relation loss, "cosine" or "dot".
         margin: lambda of equation 6.
         relation_weight: gamma of equation 5; 0 for no relation loss.
+        share: of the videos of a batch that take from others, in (0, 1]; the rest are classified as at test, alone.
+            Which proposals have partners, and what these show, follows from the labels: a classifier that always sees
+            partners learns to read the label from them.
 
     Raises:
-        ValueError: if a name is none of those.
+        ValueError: if a name is none of those, or the share not in its range.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class InterVideo:
         proposal_similarity: str = "cosine",
         margin: float = 0.3,
         relation_weight: float = 1.0,
+        share: float = 1.0,
     ) -> None:
         for key, value, known in (
             ("VIDEO_SIMILARITY", video_similarity, ("mean", "max", "random")),
@@ -73,6 +77,9 @@ class InterVideo:
         ):
             if value not in known:
                 raise ValueError(f"HVR-Net: expected {key} to be one of {', '.join(known)}, got {value!r}")
+        if not 0 < share <= 1:
+            raise ValueError(f"HVR-Net: expected INTER_SHARE in (0, 1], got {share}")
+        self.share = share
         self.num_classes = num_classes
         self.video_similarity, self.video_level = video_similarity, video_level
         self.all_proposals = proposals == "all"
@@ -95,6 +102,8 @@ class InterVideo:
             embedded = [transform(value) for value in values]
             values = [
                 self._related(relation, embedded[i], [embedded[j] for j in others], selected[i])
+                if self._takes(i)
+                else F.relu(embedded[i])
                 for i, others in enumerate(triplets)
             ]
         if self.relation_weight == 0:
@@ -104,6 +113,10 @@ class InterVideo:
             for i, (others, chosen) in enumerate(zip(triplets, selected, strict=True))
         ]
         return values, [{"loss_relation": loss} for loss in losses]
+
+    def _takes(self, number: int) -> bool:
+        """Whether video `number` of a batch takes from others: the first does, and `share` of all, evenly spread."""
+        return math.ceil((number + 1) * self.share) > math.ceil(number * self.share)
 
     def partners(self, clips: Sequence[Clip]) -> list[list[int]]:
         """The numbers of V+ and V- of every clip (section 3.1), of those that there are."""

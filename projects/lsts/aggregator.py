@@ -1,6 +1,6 @@
 """Sparsely recursive feature updating and dense feature aggregation: LSTS, sections 3.3 and 3.4.
 
-C: channels of conv4, H, W: its cells. The memory is a conv4 map (1, C, H, W).
+C: channels of the high-level feature F, H, W: its cells. The memory is such a map, (1, C, H, W).
 """
 
 from collections.abc import Sequence
@@ -13,11 +13,11 @@ from vod2.projects.lsts.modules import Aggregation, convolutions
 from vod2.d2 import CfgNode, ShapeSpec
 from vod2.errors import UserError
 from vod2.modeling import PIXEL_AGGREGATOR_REGISTRY, Aggregated, PixelAggregator
-from vod2.modeling.backbone import begin, finish
+from vod2.modeling.backbone import begin, finish, resume
 from vod2.modeling.pixel import Aligner, build_aligner
 from vod2.structures import Frame, Role, Support, TemporalContext
 
-LOW, HIGH, IMAGE = "low", "res4", "image"
+LOW, IMAGE = "low", "image"
 CARRY = "lsts."  # before the names of what a stream carries from frame to frame
 
 
@@ -37,34 +37,38 @@ class Memory(NamedTuple):
 
 @PIXEL_AGGREGATOR_REGISTRY.register()
 class LSTSAggregator(PixelAggregator):
-    """Keyframes run through the whole of conv4, the frames between them only through its first blocks.
+    """Keyframes run through the whole backbone, the frames between them only to the first blocks of conv4.
 
     A keyframe is a support, or a frame whose number is a multiple of the interval. The memory is carried by a stream;
     a clip folds its keyframes into one, in the order of time. Keyframes after the key frame are left out: nothing looks
     ahead. Without supports and memory the map stays as it is.
 
-    Args (all by `from_config`'s keys):
-        channels: C.
-        aligners: of keyframes, and of the frames between; may be the same one.
-        update, dense: `Aggregation` of equations 7 and 8, or None: the memory is replaced, the aligned memory is used.
-        transform: layers from low-level to high-level features, or None.
+    Attributes:
+        stage: the high-level feature F: "head_map" of R-FCN, so that nothing but the heads comes after, or "res4".
         interval: distance of two keyframes.
         low_blocks: blocks of conv4 that a non-keyframe runs through.
+        align, dense_align: aligner of keyframes, and of the frames between if that is another one.
+        update, dense: `Aggregation` of equations 7 and 8, or None: the memory is replaced, the aligned memory is used.
+        transform: from low-level to high-level features, or None.
         task_is_memory: the task feature of a keyframe is the memory, without another aggregation with its own feature.
-    """
 
-    stage = HIGH
+    Raises:
+        UserError: for a key of MODEL.LSTS that is none of the possible values.
+    """
 
     def __init__(self, cfg: CfgNode, shapes: dict[str, ShapeSpec]) -> None:
         super().__init__()
-        node, channels = cfg.MODEL.LSTS, shapes[HIGH].channels
+        node = cfg.MODEL.LSTS
         for key, allowed in (
+            ("STAGE", tuple(name for name in shapes if name not in ("rpn", "head"))),
             ("UPDATE", ("none", "fixed", "quality")),
             ("DENSE", ("none", "fixed", "quality")),
             ("TASK", ("aggregate", "memory")),
         ):
             if node[key] not in allowed:
                 raise UserError(f"MODEL.LSTS.{key}: expected one of {allowed}, got {node[key]!r}")
+        self.stage = node.STAGE
+        low_channels, channels = shapes["res4"].channels, shapes[self.stage].channels
         self.interval = cfg.VIDEO.TEST_SCHEDULE.INTERVAL
         self.low_blocks = node.LOW_BLOCKS
         self.task_is_memory = node.TASK == "memory"
@@ -72,33 +76,41 @@ class LSTSAggregator(PixelAggregator):
         self.dense_align = None if node.SHARED else build_aligner(cfg, channels)
         self.update = _aggregation(node.UPDATE, channels, node.QUALITY_LAYERS)
         self.dense = _aggregation(node.DENSE, channels, node.QUALITY_LAYERS)
-        self.transform = convolutions(channels, node.TRANSFORM_LAYERS) if node.TRANSFORM and self.dense else None
+        self.transform = None
+        if node.TRANSFORM:
+            self.transform = convolutions(low_channels, node.TRANSFORM_LAYERS, channels)
+        elif low_channels != channels:
+            raise UserError(
+                f"MODEL.LSTS.TRANSFORM False compares conv4 with {self.stage}: they must have as many channels, but have "
+                f"{low_channels} and {channels}"
+            )
 
     def encode(self, backbone: nn.Module, images: Tensor, frames: Sequence[Support]) -> list[dict[str, Tensor]]:
-        """Keyframes get "res4", the others "low"; all their image where the aligner wants it."""
-        whole = [self._is_keyframe(frame) for frame in frames]
-        low = begin(backbone, images, HIGH, self.low_blocks)
-        rows = [row for row, is_whole in enumerate(whole) if is_whole]
-        high = iter(finish(backbone, low[rows], HIGH, self.low_blocks).split(1) if rows else ())
-        kept = []
-        for row, is_whole in enumerate(whole):
-            maps = {HIGH: next(high)} if is_whole else {LOW: low[row : row + 1]}
-            if self.align.needs_images:
-                maps[IMAGE] = images[row : row + 1]
-            kept.append(maps)
+        """Keyframes get the map of `stage`, the others "low"; all their image where the aligner wants it."""
+        low = begin(backbone, images, "res4", self.low_blocks)
+        kept = [{IMAGE: images[row : row + 1]} if self.align.needs_images else {} for row in range(len(images))]
+        whole = [row for row, frame in enumerate(frames) if self._is_keyframe(frame)]
+        if whole:
+            maps = {"res4": finish(backbone, low[whole], "res4", self.low_blocks)}
+            if self.stage != "res4":
+                maps = resume(backbone, "res4", maps["res4"])
+            for row, value in zip(whole, maps[self.stage].split(1), strict=True):
+                kept[row][self.stage] = value
+        for row in set(range(len(images))) - set(whole):
+            kept[row][LOW] = low[row : row + 1]
         return kept
 
     def forward(self, key: Frame, context: TemporalContext) -> Aggregated[dict[str, Tensor]]:
         """Equation 7 at a keyframe, equation 8 between two."""
         memory = self._memory(key, context)
-        if HIGH in key.features:
+        if self.stage in key.features:
             task, memory = self._keyframe(key, memory)
         else:
             task = self._between(key, memory)
         carry = {f"{CARRY}memory": memory.value, f"{CARRY}index": torch.tensor(memory.index)}
         if memory.image is not None:
             carry[f"{CARRY}image"] = memory.image
-        return Aggregated({HIGH: task}, carry=carry)
+        return Aggregated({self.stage: task}, carry=carry)
 
     def _is_keyframe(self, frame: Support) -> bool:
         if frame.role is None:  # a key frame of a training clip is one between two keyframes
@@ -115,17 +127,17 @@ class LSTSAggregator(PixelAggregator):
             zip(context.frames, context.roles, strict=True),
             key=lambda pair: (pair[0].index, pair[1] is Role.KEYFRAME),
         )
-        key_is_one = HIGH in key.features
+        key_is_one = self.stage in key.features
         for frame, _ in pairs:
             known = memory is not None and f"{CARRY}memory" in context.carry and frame.index <= memory.index
             later = frame.index > key.index or (key_is_one and frame.index == key.index)
-            if HIGH in frame.features and not known and not later:
+            if self.stage in frame.features and not known and not later:
                 _, memory = self._keyframe(frame, memory)
         return memory
 
     def _keyframe(self, frame: Frame, memory: Memory | None) -> tuple[Tensor, Memory]:
         """F of a keyframe and the memory before it -> its task feature and the memory after it."""
-        own, image = frame.features[HIGH], frame.features.get(IMAGE)
+        own, image = frame.features[self.stage], frame.features.get(IMAGE)
         if memory is None or self.update is None:
             return own, Memory(own, frame.index, image)
         value = self.update(own, self.align(memory.value, own, memory.image, image))

@@ -1,6 +1,6 @@
 """The convolutions of LSTS: quality net and transform, section 4.2.
 
-C: channels of conv4, H, W: its cells.
+C: channels, H, W: cells.
 """
 
 from collections.abc import Sequence
@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 
-def convolutions(channels: int, layers: Sequence[tuple[int, int]]) -> nn.Sequential:
-    """[kernel, channels] of each convolution, with ReLU between them; 0 channels stand for `channels`."""
+def convolutions(channels: int, layers: Sequence[tuple[int, int]], last: int = 0) -> nn.Sequential:
+    """[kernel, channels] of each convolution, with ReLU between them; 0 channels stand for `last`."""
     modules: list[nn.Module] = []
     before = channels
     for kernel, width in layers:
-        width = width or channels
+        width = width or last
         conv = nn.Conv2d(before, width, kernel, padding=kernel // 2)
         nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
         nn.init.zeros_(conv.bias)

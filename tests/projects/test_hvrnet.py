@@ -7,6 +7,7 @@ from helpers.proposals import random_proposals
 from reference.hvrnet import Video, hvr_inference, hvr_training
 from torch import Tensor
 from vod2.projects.hvrnet import HVRAggregator
+from vod2.projects.hvrnet.inter import InterVideo
 
 from vod2 import UserError
 from vod2.d2 import EventStorage, Instances, build_model
@@ -348,3 +349,14 @@ def test_an_ablation_changes_the_full_network(name, key, value):
     for part in key.split("."):
         cfg = cfg[part]
     assert cfg == value
+
+
+@pytest.mark.parametrize("share, taking", [(1.0, [0, 1, 2, 3]), (0.5, [0, 2]), (0.25, [0])])
+def test_a_share_of_the_videos_takes_from_others_and_the_rest_is_alone(share, taking):
+    inter = InterVideo(num_classes=5, share=share)
+    assert [i for i in range(4) if inter._takes(i)] == taking
+
+
+def test_a_share_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="INTER_SHARE"):
+        InterVideo(num_classes=5, share=0.0)

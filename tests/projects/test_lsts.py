@@ -24,6 +24,7 @@ KEYS = {
     "MODEL.ALIGNER.NAME": "LearnedSampling",
     "MODEL.ALIGNER.EMBEDDING_DIM": 8,
     "MODEL.ALIGNER.NUM_LOCATIONS": 6,
+    "MODEL.LSTS.STAGE": "res4",
     "MODEL.LSTS.LOW_BLOCKS": 1,
     "MODEL.LSTS.TRANSFORM_LAYERS": [[1, 8], [3, 8], [3, 0]],
     "MODEL.LSTS.QUALITY_LAYERS": [[1, 8], [3, 4], [3, 1]],
@@ -104,6 +105,45 @@ def test_each_row_of_table_2_has_only_the_modules_that_it_names(row):
     expected |= {"dense"} if ROWS[row]["DENSE"] == "quality" else set()
     expected |= {"transform"} if ROWS[row]["TRANSFORM"] else set()
     assert names == expected
+
+
+RFCN = KEYS | {
+    "MODEL.LSTS.STAGE": "head_map",
+    "MODEL.BACKBONE.NAME": "build_head_map_backbone",
+    "MODEL.HEAD_MAP.BOTTOM_UP": "build_narrow_resnet_backbone",
+    "MODEL.HEAD_MAP.CHANNELS": 32,
+    "MODEL.HEAD_MAP.DILATION": 2,
+    "MODEL.RPN.IN_FEATURES": ["rpn"],
+    "MODEL.ROI_HEADS.NAME": "RFCNHeads",
+    "MODEL.ROI_HEADS.IN_FEATURES": ["head"],
+    "MODEL.ROI_BOX_HEAD.NAME": "MeanBoxHead",
+    "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": True,
+}
+
+
+def test_on_r_fcn_a_stream_detects_what_clips_detect_and_only_keyframes_run_through_conv5():
+    model, video = build_detector(RFCN, dtype=torch.float64), make_video(10)
+    runs = []
+    model.backbone.bottom_up.res5.register_forward_hook(lambda module, args, output: runs.append(len(output)))
+    streamed = list(detect_as_stream(model, video, Keyframes(INTERVAL)))
+    assert runs == [1, 1, 1]  # frames 0, 4 and 8
+    for t, found in enumerate(streamed):
+        assert_same_detections(found, model([history_clip(video, t)])[0]["instances"], 1e-10)
+
+
+def test_on_r_fcn_one_training_step_reaches_every_parameter():
+    model, video = build_detector(RFCN, dtype=torch.float64).train(), make_video(9)
+    freeze_statistics(model)
+    torch.manual_seed(0)
+    with EventStorage():
+        sum(model([training_clip(video, 8, 5, 0)]).values()).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+
+
+def test_low_and_high_level_features_of_different_width_need_the_transform():
+    with pytest.raises(UserError, match="TRANSFORM False.*16 and 32"):
+        build_detector(RFCN | {"MODEL.LSTS.TRANSFORM": False})
 
 
 def test_frames_between_keyframes_do_not_run_through_the_rest_of_conv4():

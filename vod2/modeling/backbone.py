@@ -44,7 +44,7 @@ def build_head_map_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> "HeadMapBac
 class HeadMapBackbone(Backbone):
     """A ResNet and a 3x3 dilated convolution on its res5, of whose channels the RPN and the heads share (R-FCN).
 
-    The outputs are those of the ResNet, "rpn" (the first half of the channels) and "head" (the second half).
+    The outputs are those of the ResNet, "head_map" with all channels, "rpn" (the first half of them) and "head".
 
     Args:
         bottom_up: a ResNet that gives "res5".
@@ -56,20 +56,26 @@ class HeadMapBackbone(Backbone):
         super().__init__()
         res5 = bottom_up.output_shape()["res5"]
         self.bottom_up = bottom_up
-        self.head_map = nn.Conv2d(res5.channels, channels, 3, padding=dilation, dilation=dilation)
-        nn.init.normal_(self.head_map.weight, std=0.01)
-        nn.init.zeros_(self.head_map.bias)
-        half = ShapeSpec(channels=channels // 2, stride=res5.stride)
-        self._shapes = {**bottom_up.output_shape(), "rpn": half, "head": half}
+        self.last_conv = nn.Conv2d(res5.channels, channels, 3, padding=dilation, dilation=dilation)
+        nn.init.normal_(self.last_conv.weight, std=0.01)
+        nn.init.zeros_(self.last_conv.bias)
+        whole, half = (ShapeSpec(channels=count, stride=res5.stride) for count in (channels, channels // 2))
+        self._shapes = {**bottom_up.output_shape(), "head_map": whole, "rpn": half, "head": half}
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """(B, 3, H, W) -> {name: (B, C, H/s, W/s)}."""
         outputs = self.bottom_up(x)
-        return outputs | self.split(outputs["res5"])
+        return outputs | self.head_maps(outputs["res5"])
 
-    def split(self, res5: Tensor) -> dict[str, Tensor]:
-        """(B, C, H, W) -> rpn and head, (B, channels / 2, H, W) each."""
-        first, second = self.head_map(res5).relu().chunk(2, dim=1)
+    def head_maps(self, res5: Tensor) -> dict[str, Tensor]:
+        """(B, C, H, W) -> head_map (B, channels, H, W), and its halves."""
+        whole = self.last_conv(res5).relu()
+        return {"head_map": whole} | self.halves(whole)
+
+    @staticmethod
+    def halves(head_map: Tensor) -> dict[str, Tensor]:
+        """(B, channels, H, W) -> rpn and head, (B, channels / 2, H, W) each."""
+        first, second = head_map.chunk(2, dim=1)
         return {"rpn": first, "head": second}
 
     def output_shape(self) -> dict[str, ShapeSpec]:
@@ -83,8 +89,10 @@ class HeadMapBackbone(Backbone):
 def resume(backbone: nn.Module, stage: str, x: Tensor) -> dict[str, Tensor]:
     """Run what comes after `stage` on its output x (B, C, H, W) -> {later output: (B, C', H', W')}."""
     if isinstance(backbone, HeadMapBackbone):
+        if stage == "head_map":
+            return backbone.halves(x)
         outputs = resume(backbone.bottom_up, stage, x)
-        return outputs | backbone.split(outputs["res5"] if stage != "res5" else x)
+        return outputs | backbone.head_maps(x if stage == "res5" else outputs["res5"])
     names = list(backbone.stage_names)
     outputs = {}
     for name in names[names.index(stage) + 1 :]:

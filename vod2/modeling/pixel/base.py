@@ -21,7 +21,7 @@ Chosen by MODEL.VIDEO.PIXEL_AGGREGATOR.NAME.
 
 
 class PixelAggregator(nn.Module, ABC):
-    """Aggregates feature maps: a pure function, see `Aggregated`. `stage`, "res4" or "res5", is what it replaces."""
+    """Aggregates feature maps: a pure function, see `Aggregated`. `stage` is the map that it replaces."""
 
     stage: str
 
