@@ -9,6 +9,7 @@ A benchmark is a function decorated with `benchmark`; it takes the device and re
 
 import argparse
 import importlib
+import itertools
 import statistics
 import time
 from collections.abc import Callable
@@ -21,7 +22,7 @@ import torch
 from tabulate import tabulate
 from torch.nn.functional import normalize
 
-from vod2.d2 import Boxes, BoxMode, DatasetCatalog, Instances, MetadataCatalog
+from vod2.d2 import Boxes, BoxMode, DatasetCatalog, FrozenBatchNorm2d, Instances, MetadataCatalog, build_model
 from vod2.engine import VideoPredictor, load_config
 from vod2.evaluation import VIDEvaluator, index_tracks
 from vod2.evaluation.motion import motion_iou, speed_groups
@@ -34,6 +35,9 @@ from vod2.ops import (
     st_sampling,
     st_sampling_reference,
 )
+from vod2.temporal import FrameMemory, build_support_schedule
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 
 class Comparison(NamedTuple):
@@ -289,6 +293,39 @@ def ap_in_loops(ranked: list[tuple[float, bool]], positives: int) -> float:
         best = max(best, value)
         total += best * is_true
     return total / positives
+
+
+@benchmark
+def keyframe_interval(device: torch.device) -> list[Comparison]:
+    """Ten frames of a stream at 600 x 1000, one of them a keyframe: LSTS against its single frame, R-FCN R-101."""
+    return [
+        Comparison(
+            "interval of 10 frames",
+            stream_of_ten("RFCN_R101.yaml", device),
+            stream_of_ten("LSTS_R101.yaml", device),
+        )
+    ]
+
+
+def stream_of_ten(config: str, device: torch.device) -> Callable[[], object]:
+    """Steps through the next ten frames of an endless stream of noise, with random weights."""
+    cfg = load_config(CONFIGS / config, ["MODEL.WEIGHTS", "", "MODEL.DEVICE", device.type])
+    torch.manual_seed(0)
+    model = build_model(cfg).eval()
+    for module in model.backbone.modules():
+        if isinstance(module, FrozenBatchNorm2d):
+            module.weight.fill_(0.1)  # small activations, so that the RPN finds its full number of boxes
+    memory, frames = FrameMemory(build_support_schedule(cfg)), itertools.count()
+    memory.start("video", 1 << 20)
+    image = torch.randint(0, 256, (3, 600, 1000), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+    def step(t: int) -> object:
+        fresh = [{"image": image, "frame_index": index} for index in memory.missing(t)]
+        return model.step({"frame_index": t, "support": fresh}, memory)
+
+    for _ in range(10):  # what a stream carries is there
+        step(next(frames))
+    return lambda: [step(next(frames)) for _ in range(10)]
 
 
 @benchmark

@@ -81,7 +81,7 @@ class LSTSAggregator(PixelAggregator):
             self.transform = convolutions(low_channels, node.TRANSFORM_LAYERS, channels)
         elif low_channels != channels:
             raise UserError(
-                f"MODEL.LSTS.TRANSFORM False compares conv4 with {self.stage}: they must have as many channels, but have "
+                f"MODEL.LSTS.TRANSFORM False compares conv4 with {self.stage}: expected as many channels, got "
                 f"{low_channels} and {channels}"
             )
 
