@@ -273,7 +273,8 @@ def test_a_deformable_stage_begins_as_a_convolution_on_the_grid_and_then_moves()
 
 def test_the_offsets_of_the_stand_in_s_deformable_convolution_get_a_gradient():
     """Detectron2's has no backward pass on a CPU."""
-    block = LiteDeformBottleneckBlock(8, 8, bottleneck_channels=4, dilation=2)
+    block = LiteDeformBottleneckBlock(8, 8, bottleneck_channels=4, dilation=2, deform_num_groups=2)
+    assert block.conv2_offset.out_channels == 36
     block(torch.randn(1, 8, 6, 9, generator=torch.Generator().manual_seed(0))).sum().backward()
     for name, parameter in block.named_parameters():
         assert parameter.grad.isfinite().all() and parameter.grad.ne(0).any(), name

@@ -114,19 +114,26 @@ class DeformConv(nn.Module):
         self.norm = norm
 
     def forward(self, x: Tensor, offset: Tensor) -> Tensor:
-        """offset (B, 18, H', W'): dy, dx of each of the nine places."""
+        """offset (B, 18 * g, H', W'): dy, dx of each of the nine places, for each of g groups of input channels."""
         x = deform_conv2d(x, offset.to(x.dtype), self.weight.to(x.dtype), **self.options)
         return x if self.norm is None else self.norm(x)
 
 
 class DeformBottleneckBlock(BottleneckBlock):
-    """`BottleneckBlock` whose 3x3 convolution looks where another one, conv2_offset, tells it to."""
+    """`BottleneckBlock` whose 3x3 convolution looks where another one, conv2_offset, tells it to.
 
-    def __init__(self, in_channels: int, out_channels: int, *, bottleneck_channels: int, **kwargs):
+    Args:
+        deform_num_groups: groups of input channels that have offsets of their own.
+        bottleneck_channels, kwargs: those of `BottleneckBlock`.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, *, bottleneck_channels: int, deform_num_groups: int = 1, **kwargs
+    ):
         super().__init__(in_channels, out_channels, bottleneck_channels=bottleneck_channels, **kwargs)
         plain = self.conv2
         where = {"stride": plain.stride[0], "padding": plain.padding[0], "dilation": plain.dilation[0]}
-        self.conv2_offset = Conv2d(bottleneck_channels, 18, 3, **where)
+        self.conv2_offset = Conv2d(bottleneck_channels, 18 * deform_num_groups, 3, **where)
         nn.init.zeros_(self.conv2_offset.weight)
         nn.init.zeros_(self.conv2_offset.bias)
         self.conv2 = DeformConv(bottleneck_channels, **where, groups=plain.groups, norm=plain.norm)
@@ -222,13 +229,15 @@ def _build_stage(cfg, number: int, in_channels: int) -> list[CNNBlockBase]:
     num_blocks, growth = _BLOCKS_PER_STAGE[options.DEPTH][number - 2], 2 ** (number - 2)
     block_class, kwargs = BasicBlock, {}
     if options.DEPTH >= 50:
-        block_class = DeformBottleneckBlock if options.DEFORM_ON_PER_STAGE[number - 2] else BottleneckBlock
+        block_class = BottleneckBlock
         kwargs = {
             "bottleneck_channels": options.NUM_GROUPS * options.WIDTH_PER_GROUP * growth,
             "num_groups": options.NUM_GROUPS,
             "stride_in_1x1": options.STRIDE_IN_1X1,
             "dilation": dilation,
         }
+        if options.DEFORM_ON_PER_STAGE[number - 2]:
+            block_class, kwargs["deform_num_groups"] = DeformBottleneckBlock, options.DEFORM_NUM_GROUPS
     return ResNet.make_stage(
         block_class,
         num_blocks,
@@ -243,7 +252,7 @@ def _build_stage(cfg, number: int, in_channels: int) -> list[CNNBlockBase]:
 @BACKBONE_REGISTRY.register()
 def build_resnet_backbone(cfg, input_shape: ShapeSpec) -> ResNet:
     """The ResNet that ``cfg.MODEL.RESNETS`` and ``cfg.MODEL.BACKBONE.FREEZE_AT`` describe."""
-    check_supported(cfg, {"MODEL.RESNETS.DEFORM_MODULATED": False, "MODEL.RESNETS.DEFORM_NUM_GROUPS": 1})
+    check_supported(cfg, {"MODEL.RESNETS.DEFORM_MODULATED": False})
     options = cfg.MODEL.RESNETS
     allowed = {"DEPTH": tuple(_BLOCKS_PER_STAGE), "RES5_DILATION": (1, 2)}
     if options.DEPTH < 50:  # no bottleneck: the keys that shape one must keep the values that mean nothing
