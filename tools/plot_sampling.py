@@ -3,8 +3,9 @@
 
     python tools/plot_sampling.py --config-file configs/quick/LSTS.yaml --weights output/quick/LSTS/model_final.pth
 
-The motion is that of the centres of annotated objects of the training set over 1 to INTERVAL - 1 frames, in cells of
-conv4 (16 pixels of the resized frame). Printed: mean and standard deviation of each, horizontally and vertically.
+The motion leads from the centre of an annotated object of the training set to where it was 1 to INTERVAL - 1 frames
+before, as a location leads from a cell to where its memory is sampled; in cells of conv4 (16 pixels of the resized
+frame). Printed: mean and standard deviation of each, horizontally and vertically.
 """
 
 import argparse
@@ -36,16 +37,22 @@ def learned_locations(path: str) -> dict[str, np.ndarray]:
 
 
 def object_motion(dataset: str, cfg: CfgNode, rng: np.random.Generator) -> np.ndarray:
-    """(n, 2) dx, dy in cells: how far the centres of the objects of `dataset` move, at most MAX_PAIRS of them."""
+    """(n, 2) dx, dy in cells: from centres of the objects of `dataset` back to earlier ones, at most MAX_PAIRS.
+
+    Raises:
+        UserError: if no object with a track is in two frames.
+    """
     centres: dict[tuple[str, int], dict[int, np.ndarray]] = {}
     for frame in DatasetCatalog.get(dataset):
         scale = _resize_factor(frame["height"], frame["width"], cfg)
         for one in frame.get("annotations", ()):
+            if one.get("track_id", -1) < 0:  # which object of the other frames it is, is unknown
+                continue
             x1, y1, x2, y2 = BoxMode.convert(one["bbox"], one["bbox_mode"], BoxMode.XYXY_ABS)
-            track = centres.setdefault((frame["video_id"], one.get("track_id", -1)), {})
+            track = centres.setdefault((frame["video_id"], one["track_id"]), {})
             track[frame["frame_index"]] = np.array([x1 + x2, y1 + y2]) / 2 * scale / STRIDE
     moved = [
-        track[t + step] - track[t]
+        track[t] - track[t + step]
         for track in centres.values()
         for t in track
         for step in range(1, cfg.VIDEO.TEST_SCHEDULE.INTERVAL)

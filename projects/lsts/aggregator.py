@@ -60,20 +60,26 @@ class LSTSAggregator(PixelAggregator):
         super().__init__()
         node = cfg.MODEL.LSTS
         for key, allowed in (
-            ("STAGE", tuple(name for name in shapes if name not in ("rpn", "head"))),
+            ("STAGE", tuple(name for name in ("res4", "res5", "head_map") if name in shapes)),
             ("UPDATE", ("none", "fixed", "quality")),
             ("DENSE", ("none", "fixed", "quality")),
             ("TASK", ("aggregate", "memory")),
         ):
             if node[key] not in allowed:
                 raise UserError(f"MODEL.LSTS.{key}: expected one of {allowed}, got {node[key]!r}")
+        if cfg.MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME:
+            raise UserError(
+                "LSTSAggregator leaves frames without proposals of their own: set MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME "
+                f"to '', it is {cfg.MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME!r}"
+            )
         self.stage = node.STAGE
         low_channels, channels = shapes["res4"].channels, shapes[self.stage].channels
         self.interval = cfg.VIDEO.TEST_SCHEDULE.INTERVAL
         self.low_blocks = node.LOW_BLOCKS
         self.task_is_memory = node.TASK == "memory"
         self.align = build_aligner(cfg, channels)
-        self.dense_align = None if node.SHARED else build_aligner(cfg, channels)
+        alone = node.UPDATE == "none"  # keyframes are not aligned
+        self.dense_align = None if node.SHARED or alone else build_aligner(cfg, channels)
         self.update = _aggregation(node.UPDATE, channels, node.QUALITY_LAYERS)
         self.dense = _aggregation(node.DENSE, channels, node.QUALITY_LAYERS)
         self.transform = None

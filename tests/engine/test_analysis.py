@@ -6,7 +6,7 @@ import torch
 from vod2.d2 import build_model
 from vod2.engine import load_config
 from vod2.engine.analysis import analyze
-from vod2.temporal import NoWindow, SlidingWindow
+from vod2.temporal import Keyframes, NoWindow, SlidingWindow
 
 
 @pytest.fixture
@@ -41,6 +41,19 @@ def test_a_frame_of_the_stream_is_encoded_once_however_long_the_window(rows):
     wide = {row.part: row for row in analyze(model, SlidingWindow(5), (64, 96))}
     assert wide["backbone"].flops == parts["backbone"].flops
     assert wide["roi_heads.aggregator"].flops > parts["roi_heads.aggregator"].flops
+
+
+def backbone_flops(interval: int) -> float:
+    keys = ["MODEL.DEVICE", "cpu", "MODEL.NARROW_RESNET.BLOCKS", [1, 1, 2, 1], "VIDEO.TEST_SCHEDULE.INTERVAL", interval]
+    model = build_model(load_config("configs/quick/LSTS.yaml", keys))
+    return {row.part: row.flops for row in analyze(model, Keyframes(interval), (64, 96))}["backbone"]
+
+
+@pytest.mark.parametrize("interval", [4, 7])
+def test_of_keyframes_and_the_frames_between_the_mean_is_counted(interval):
+    second_block = 2 * 2 * (4 * 6) * 3 * 3 * 64**2  # of conv4, which only keyframes run through: two 3x3
+    expected = backbone_flops(1) - second_block * (interval - 1) / interval
+    assert backbone_flops(interval) == pytest.approx(expected)
 
 
 def test_analysis_leaves_no_gradient_behind(rows):

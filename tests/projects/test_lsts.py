@@ -141,6 +141,11 @@ def test_on_r_fcn_one_training_step_reaches_every_parameter():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
 
 
+def test_a_level_2_is_refused():
+    with pytest.raises(UserError, match="PROPOSAL_AGGREGATOR.NAME to '', it is 'RDNAggregator'"):
+        build_detector(KEYS | {"MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME": "RDNAggregator"})
+
+
 def test_low_and_high_level_features_of_different_width_need_the_transform():
     with pytest.raises(UserError, match="TRANSFORM False.*16 and 32"):
         build_detector(RFCN | {"MODEL.LSTS.TRANSFORM": False})
@@ -210,6 +215,11 @@ def test_one_training_step_reaches_every_parameter(row):
         assert parameter.grad.ne(0).any() or name.endswith("quality.4.bias"), name  # softmax
 
 
+def test_without_an_update_there_is_no_second_aligner_that_nothing_would_train():
+    row = {"MODEL.LSTS.UPDATE": "none", "MODEL.LSTS.SHARED": False}
+    assert build_detector(KEYS | row).pixel_aggregator.dense_align is None
+
+
 def test_a_still_image_that_repeats_itself_trains_beside_a_video():
     model, video = build_detector(KEYS).train(), make_video(9)
     still = training_clip(video, 0, 0, 0)
@@ -227,7 +237,15 @@ def test_a_frame_between_keyframes_without_a_keyframe_says_what_to_do():
         model([clip])
 
 
-@pytest.mark.parametrize("key, value", [("UPDATE", "learned"), ("DENSE", "all"), ("TASK", "both")])
+@pytest.mark.parametrize("blocks", [0, 3])
+def test_a_number_of_blocks_that_conv4_does_not_have_is_refused(blocks):
+    model = build_detector(KEYS | {"MODEL.LSTS.LOW_BLOCKS": blocks})
+    with pytest.raises(ValueError, match=f"res4 has 2 blocks: expected 1 to 2 of them, got {blocks}"):
+        model([window_clip(make_video(2), 1, Keyframes(INTERVAL))])
+
+
+@pytest.mark.parametrize("key, value", [("STAGE", "res3"), ("UPDATE", "learned"), ("DENSE", "all"), ("TASK", "both")])
 def test_an_unknown_row_is_refused(key, value):
+    outputs = {"MODEL.RESNETS.OUT_FEATURES": ["res3", "res4", "res5"]}
     with pytest.raises(UserError, match=key):
-        build_detector(KEYS | {f"MODEL.LSTS.{key}": value})
+        build_detector(KEYS | outputs | {f"MODEL.LSTS.{key}": value})

@@ -22,6 +22,7 @@ from vod2.temporal import (
     build_support_schedule,
     build_training_schedule,
 )
+from vod2.temporal import schedule as schedules
 
 
 def indices(supports) -> list[int]:
@@ -100,6 +101,13 @@ class TestGlobalSample:
             gone |= before - window
             before = window
         assert before == set(indices(GlobalSample(4, include_key=False).window(0, 60, "video")))
+
+    def test_a_long_stream_keeps_the_frames_of_the_highest_priority(self, monkeypatch):
+        whole = indices(GlobalSample(3, include_key=False).window(0, 1000, "video"))
+        schedules._sample_of_video.cache_clear()
+        monkeypatch.setattr(schedules, "_BLOCK", 7)
+        assert indices(GlobalSample(3, include_key=False).window(0, 1000, "video")) == whole
+        schedules._sample_of_video.cache_clear()
 
     def test_a_negative_count_is_refused(self):
         with pytest.raises(ValueError, match="at least 0, got -1"):

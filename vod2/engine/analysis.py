@@ -84,10 +84,9 @@ def _count(part: str, module: nn.Module, flops: float) -> PartCost:
 @torch.no_grad()
 def _stream_flops(model: VideoRCNN, schedule: SupportSchedule, size: tuple[int, int]) -> dict[str, float]:
     """{sub-module name: operations}, "" for the whole: the mean over one period of the schedule, far from both ends."""
-    length = 1000
-    t = length // 2
+    t = schedule.period * -(-500 // schedule.period)  # a multiple, for `before` to be a keyframe where there are any
     memory = FrameMemory(schedule)
-    memory.start("video", length)
+    memory.start("video", length=2 * t)
     image = torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     before = t - schedule.period  # detected first, so that what a stream carries is there
     model.remember([{"image": image, "frame_index": before}], [memory])

@@ -102,12 +102,18 @@ def resume(backbone: nn.Module, stage: str, x: Tensor) -> dict[str, Tensor]:
 
 
 def begin(backbone: nn.Module, images: Tensor, stage: str, blocks: int) -> Tensor:
-    """The first part of a ResNet: (B, 3, H, W) -> the sum before the ReLU of block `blocks` (from 1) of `stage`."""
+    """The first part of a ResNet: (B, 3, H, W) -> the sum before the ReLU of block `blocks` (from 1) of `stage`.
+
+    Raises:
+        ValueError: for a stage or a block that the backbone does not have.
+    """
     resnet = getattr(backbone, "bottom_up", backbone)
     x = resnet.stem(images)
     for name in resnet.stage_names:
         layers = list(getattr(resnet, name))
         if name == stage:
+            if not 1 <= blocks <= len(layers):
+                raise ValueError(f"{stage} has {len(layers)} blocks: expected 1 to {len(layers)} of them, got {blocks}")
             for block in layers[: blocks - 1]:
                 x = block(x)
             return _before_relu(layers[blocks - 1], x)

@@ -108,7 +108,8 @@ class VideoRCNN(GeneralizedRCNN):
     def remember(self, inputs: Sequence[dict], memories: Sequence[FrameMemory]) -> None:
         """Encode a new frame {image, frame_index} of each of several streams in one call of the backbone.
 
-        Each is put into the memory of its stream. Images of different sizes are padded to the largest.
+        Each is put into the memory of its stream. Images of different sizes are padded to the largest; a pixel
+        aggregator needs maps of one size throughout a stream, so there give images of one size at once.
 
         Raises:
             RuntimeError: if the model is in training mode.

@@ -193,12 +193,20 @@ class GlobalSample(SupportSchedule):
         return [Support(index, Role.GLOBAL) for index in sorted(indices)]
 
 
+_BLOCK = 4096  # frames
+
+
 @functools.lru_cache(maxsize=64)
 def _sample_of_video(video: str, length: int, count: int) -> frozenset[int]:
-    """The `count` of the first `length` frames with the highest priority."""
-    priority = _mixed(np.arange(length, dtype=np.uint64) + (np.uint64(zlib.crc32(video.encode())) << np.uint64(32)))
-    best = np.argsort(priority)[max(length - count, 0) :]
-    return frozenset(best.tolist())
+    """The `count` of the first `length` frames with the highest priority.
+
+    Built on the sample of all full blocks before, so that a frame of an endless stream costs at most a block.
+    """
+    start = max(length - 1, 0) // _BLOCK * _BLOCK
+    earlier = _sample_of_video(video, start, count) if start else ()
+    frames = np.array([*sorted(earlier), *range(start, length)], dtype=np.uint64)
+    priority = _mixed(frames + (np.uint64(zlib.crc32(video.encode())) << np.uint64(32)))
+    return frozenset(frames[np.argsort(priority)[max(len(frames) - count, 0) :]].tolist())
 
 
 def _mixed(x: np.ndarray) -> np.ndarray:
