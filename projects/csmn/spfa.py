@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vod2.d2 import CfgNode, build_backbone, configurable
-from vod2.errors import UserError
 from vod2.layers import PatchAttention, PatchImportance
 from vod2.modeling import PROPOSAL_AGGREGATOR_REGISTRY, Aggregated, ProposalAggregator
+from vod2.modeling.roi_heads import require_linear_box_head
 from vod2.structures import ProposalSet, TemporalContext
 
 LAYERS = 2  # fully connected layers, that of the box head and `transform.0`, each followed by an aggregation
@@ -89,11 +89,7 @@ class SPFAAggregator(ProposalAggregator):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, dim: int) -> dict:
-        if cfg.MODEL.ROI_BOX_HEAD.NAME == "FastRCNNConvFCHead":
-            raise UserError(
-                "SPFA adds to the embedding before its activation, but FastRCNNConvFCHead ends with one: set "
-                "MODEL.ROI_BOX_HEAD.NAME to 'LinearBoxHead'"
-            )
+        require_linear_box_head(cfg, "SPFA")
         spfa = cfg.MODEL.CSMN.SPFA
         return {
             "dim": dim,

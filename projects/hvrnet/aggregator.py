@@ -12,9 +12,9 @@ from torch.nn import functional as F
 from vod2.projects.hvrnet.inter import Clip, InterVideo, attend
 
 from vod2.d2 import CfgNode, configurable
-from vod2.errors import UserError
 from vod2.layers import RelationAttention
 from vod2.modeling import PROPOSAL_AGGREGATOR_REGISTRY, Aggregated, ProposalAggregator
+from vod2.modeling.roi_heads import require_linear_box_head
 from vod2.structures import Frame, ProposalSet, Role, TemporalContext
 
 
@@ -106,11 +106,7 @@ class HVRAggregator(ProposalAggregator):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, dim: int) -> dict:
-        if cfg.MODEL.ROI_BOX_HEAD.NAME == "FastRCNNConvFCHead":
-            raise UserError(
-                "HVR-Net adds relations before the activation, but FastRCNNConvFCHead ends with one: set "
-                "MODEL.ROI_BOX_HEAD.NAME to 'LinearBoxHead'"
-            )
+        require_linear_box_head(cfg, "HVR-Net")
         node = cfg.MODEL.HVRNET
         return {
             "dim": dim,

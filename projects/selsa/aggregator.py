@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vod2.d2 import CfgNode, configurable
-from vod2.errors import UserError
 from vod2.layers import RelationAttention
 from vod2.modeling import PROPOSAL_AGGREGATOR_REGISTRY, Aggregated, ProposalAggregator
+from vod2.modeling.roi_heads import require_linear_box_head
 from vod2.structures import ProposalSet, TemporalContext
 
 
@@ -74,11 +74,7 @@ class SELSAAggregator(ProposalAggregator):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, dim: int) -> dict:
-        if cfg.MODEL.ROI_BOX_HEAD.NAME == "FastRCNNConvFCHead":
-            raise UserError(
-                "SELSA adds relations before the activation, but FastRCNNConvFCHead ends with one: set "
-                "MODEL.ROI_BOX_HEAD.NAME to 'LinearBoxHead'"
-            )
+        require_linear_box_head(cfg, "SELSA")
         selsa = cfg.MODEL.SELSA
         return {
             "dim": dim,

@@ -25,7 +25,14 @@ from helpers.contracts import (
     reordered,
     tensors_of,
 )
-from helpers.models import assert_same_detections, build_detector, build_image_detector, make_targets, make_video
+from helpers.models import (
+    LSTS_KEYS,
+    assert_same_detections,
+    build_detector,
+    build_image_detector,
+    make_targets,
+    make_video,
+)
 from helpers.streams import step_clip, window_clip
 from torch import Tensor
 
@@ -45,16 +52,6 @@ from vod2.temporal import (
 )
 
 PREFIX = "pixel_aggregator."
-LSTS_KEYS = {
-    "MODEL.ALIGNER.NAME": "LearnedSampling",
-    "MODEL.ALIGNER.EMBEDDING_DIM": 8,
-    "MODEL.ALIGNER.NUM_LOCATIONS": 6,
-    "MODEL.LSTS.STAGE": "res4",
-    "MODEL.LSTS.LOW_BLOCKS": 1,
-    "MODEL.LSTS.TRANSFORM_LAYERS": [[1, 8], [3, 8], [3, 0]],
-    "MODEL.LSTS.QUALITY_LAYERS": [[1, 8], [3, 4], [3, 1]],
-    "VIDEO.TEST_SCHEDULE.INTERVAL": 3,
-}
 
 
 def without_the_aggregator(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict]:

@@ -49,6 +49,19 @@ DOOR = {
 """The keys that turn the tiny VideoRCNN into Detectron2's own Faster R-CNN."""
 
 
+LSTS_KEYS = {
+    "MODEL.ALIGNER.NAME": "LearnedSampling",
+    "MODEL.ALIGNER.EMBEDDING_DIM": 8,
+    "MODEL.ALIGNER.NUM_LOCATIONS": 6,
+    "MODEL.LSTS.STAGE": "res4",
+    "MODEL.LSTS.LOW_BLOCKS": 1,
+    "MODEL.LSTS.TRANSFORM_LAYERS": [[1, 8], [3, 8], [3, 0]],
+    "MODEL.LSTS.QUALITY_LAYERS": [[1, 8], [3, 4], [3, 1]],
+    "VIDEO.TEST_SCHEDULE.INTERVAL": 3,
+}
+"""LSTS on the tiny VideoRCNN."""
+
+
 def tiny_cfg(keys: dict | None = None) -> CfgNode:
     """configs/quick/Base.yaml made smaller still, with `keys` {dotted key: value} on top."""
     cfg = vod2.add_video_config(get_cfg())

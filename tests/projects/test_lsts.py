@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from helpers.contracts import check_interleaved_videos
 from helpers.models import (
+    LSTS_KEYS,
     assert_same_detections,
     build_detector,
     build_image_detector,
@@ -19,15 +21,8 @@ from vod2.structures import Role
 from vod2.temporal import FrameMemory, Keyframes
 
 INTERVAL = 4
-KEYS = {
+KEYS = LSTS_KEYS | {
     "MODEL.VIDEO.PIXEL_AGGREGATOR.NAME": "LSTSAggregator",
-    "MODEL.ALIGNER.NAME": "LearnedSampling",
-    "MODEL.ALIGNER.EMBEDDING_DIM": 8,
-    "MODEL.ALIGNER.NUM_LOCATIONS": 6,
-    "MODEL.LSTS.STAGE": "res4",
-    "MODEL.LSTS.LOW_BLOCKS": 1,
-    "MODEL.LSTS.TRANSFORM_LAYERS": [[1, 8], [3, 8], [3, 0]],
-    "MODEL.LSTS.QUALITY_LAYERS": [[1, 8], [3, 4], [3, 1]],
     "MODEL.NARROW_RESNET.BLOCKS": [1, 1, 2, 1],
     "VIDEO.TEST_SCHEDULE.INTERVAL": INTERVAL,
 }
@@ -178,19 +173,7 @@ def test_a_stream_that_begins_between_two_keyframes_starts_its_memory_there():
 
 
 def test_two_streams_do_not_share_a_memory():
-    model, schedule = build_detector(KEYS), Keyframes(INTERVAL)
-    videos = {"first": make_video(6, seed=1), "second": make_video(6, seed=2)}
-    memories = {name: FrameMemory(schedule) for name in videos}
-    for name, video in videos.items():
-        memories[name].start(name, len(video))
-    together = {name: [] for name in videos}
-    for t in range(6):
-        for name, video in videos.items():
-            clip = step_clip(video, t, memories[name])
-            together[name].append(model.step(clip, memories[name])["instances"])
-    for name, video in videos.items():
-        for actual, expected in zip(together[name], detect_as_stream(model, video, schedule, name), strict=True):
-            assert_same_detections(actual, expected)
+    check_interleaved_videos(build_detector(KEYS), Keyframes(INTERVAL))
 
 
 def test_a_stream_keeps_one_keyframe_one_frame_and_one_memory():

@@ -5,7 +5,7 @@ from vod2.modeling.roi_heads.base import (
     ProposalAggregator,
     build_proposal_aggregator,
 )
-from vod2.modeling.roi_heads.box_head import LinearBoxHead
+from vod2.modeling.roi_heads.box_head import LinearBoxHead, require_linear_box_head
 from vod2.modeling.roi_heads.predictor import VideoBoxPredictor
 from vod2.modeling.roi_heads.rfcn import RFCNHeads
 from vod2.modeling.roi_heads.video_roi_heads import HeadOutput, VideoROIHeads
@@ -19,4 +19,5 @@ __all__ = [
     "VideoBoxPredictor",
     "VideoROIHeads",
     "build_proposal_aggregator",
+    "require_linear_box_head",
 ]

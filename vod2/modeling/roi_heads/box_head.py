@@ -26,3 +26,16 @@ class LinearBoxHead(FastRCNNConvFCHead):
         for layer in list(self)[:-1]:
             x = layer(x)
         return x
+
+
+def require_linear_box_head(cfg: CfgNode, method: str) -> None:
+    """Make sure that the embedding has not gone through its activation yet, for aggregators that add to it before.
+
+    Raises:
+        UserError: if MODEL.ROI_BOX_HEAD.NAME is the head that ends with one; names `method`.
+    """
+    if cfg.MODEL.ROI_BOX_HEAD.NAME == "FastRCNNConvFCHead":
+        raise UserError(
+            f"{method} adds relations before the activation, but FastRCNNConvFCHead ends with one: set "
+            "MODEL.ROI_BOX_HEAD.NAME to 'LinearBoxHead'"
+        )
