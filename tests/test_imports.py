@@ -11,13 +11,14 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE, PROJECTS = ROOT / "vod2", ROOT / "projects"
 PROJECT_NAMES = sorted(init.parent.name for init in PROJECTS.glob("*/__init__.py"))
 
-TOOLS = {"errors", "atomic", "version"}  # no knowledge of videos or networks; everybody may use them
+TOOLS = {"errors", "atomic", "plain_pickle", "version"}  # no knowledge of videos or networks; everybody may use them
 CORE = {"d2", "structures"}
 ALLOWED = {
     "_d2lite": set(),
     "d2": {"_d2lite"},
     "atomic": {"errors"},
     "errors": set(),
+    "plain_pickle": set(),
     "version": set(),
     "config": {"d2"},
     "structures": {"d2"},
@@ -26,7 +27,7 @@ ALLOWED = {
     "layers": CORE | {"ops"},
     "modeling": CORE | {"temporal", "ops", "layers"},
     "data": CORE | {"temporal", "config"},
-    "checkpoint": {"d2"},
+    "checkpoint": {"d2", "layers"},
     "visualization": CORE | {"data"},
     "evaluation": CORE | {"temporal", "modeling", "data"},
     "projects": set(),
@@ -100,11 +101,18 @@ def test_projects_do_not_import_each_other():
 
 
 def test_the_package_never_names_a_project():
-    """Not in an import, a name or a string; docstrings may say what a paper is called."""
+    """Not in an import, a name or a string; docstrings may say what a paper is called.
+
+    Files and numbers of other people's code are known by that code's name: tables of its weights, its protocol.
+    """
     assert PROJECT_NAMES, "there are no projects to look for"
+    other_code = {"checkpoint/sources": set(PROJECT_NAMES), "evaluation": {"mega"}}
     for path in sources(PACKAGE):
         words = {word for text in texts_of(path) for word in split_words(text)}
         named = words.intersection(PROJECT_NAMES)
+        for folder, known in other_code.items():
+            if PACKAGE / folder in path.parents:
+                named -= known
         assert not named, f"{path.relative_to(ROOT)} names {sorted(named)}"
 
 

@@ -37,18 +37,20 @@ def _add_time(cfg: CfgNode) -> None:
     # Supports of a training clip
     train = cfg.VIDEO.TRAIN_SCHEDULE = CfgNode()
     train.NAME = "NoSupport"  # in TRAINING_SCHEDULE_REGISTRY
-    train.RADIUS = 18  # RandomNear: frames on either side of the key frame
-    train.COUNT = 2  # RandomNear, RandomVideo: supports to draw
-    train.INCLUDE_KEY = True  # RandomVideo: the key frame may be drawn
+    train.RADIUS = 18  # RandomNear, LocalMemoryGlobal: frames on either side of the key frame
+    train.COUNT = 2  # RandomNear, RandomVideo: supports to draw; LocalMemoryGlobal: LOCAL ones
+    train.MEMORY_COUNT = 3  # LocalMemoryGlobal: MEMORY ones
+    train.GLOBAL_COUNT = 2  # LocalMemoryGlobal: GLOBAL ones
+    train.INCLUDE_KEY = True  # RandomVideo: the key frame may be drawn; LocalMemoryGlobal: it is a LOCAL one, too
     train.WITH_KEY = False  # the key frame is a support of itself, too, with its sampled RoIs (SELSA)
     train.INTERVAL = 10  # RandomKeyframe, KeyframeTriplet: distance of two keyframes
     # The window of a frame in inference
     test = cfg.VIDEO.TEST_SCHEDULE = CfgNode()
     test.NAME = "NoWindow"  # in SUPPORT_SCHEDULE_REGISTRY; "A+B" is the union of A and B
     test.RADIUS = 18  # SlidingWindow: frames before the key frame
-    test.LOOKAHEAD = -1  # SlidingWindow: frames after it, -1 for as many as RADIUS, 0 for causal (also GlobalSample)
+    test.LOOKAHEAD = -1  # SlidingWindow: frames after it, -1 for as many as RADIUS, 0 for causal (also the global ones)
     test.EDGE = "clip"  # SlidingWindow at the ends of a video: "clip" or "repeat" the edge frame
-    test.COUNT = 21  # GlobalSample: frames of the whole video
+    test.COUNT = 21  # GlobalSample, RollingGlobal: frames of the whole video
     test.INCLUDE_KEY = True  # GlobalSample: the key frame belongs to its own window
     test.INTERVAL = 10  # Keyframes: distance of two keyframes
 
@@ -77,12 +79,18 @@ def _add_model(cfg: CfgNode) -> None:
     cfg.MODEL.ALIGNER.EMBEDDING_DIM = 256  # all but DAlign, FlowNetS: channels of what is compared
     cfg.MODEL.ALIGNER.NUM_LOCATIONS = 40  # LearnedSampling: places around a cell; 81 for the uniform window
     cfg.MODEL.ALIGNER.INIT = "gaussian"  # LearnedSampling: how the locations begin, "gaussian" or "uniform"
+    cfg.MODEL.ALIGNER.INIT_STD = 1.0  # LearnedSampling: standard deviation of "gaussian", in cells
     cfg.MODEL.ALIGNER.LEARNED = True  # LearnedSampling: whether the locations change in training
     cfg.MODEL.ALIGNER.NORMALISER = "softmax"  # of the weights of these; "linear" for equation 3 as printed
     cfg.MODEL.ALIGNER.LR_MULTIPLIER = 10.0  # LearnedSampling: on the learning rate of the locations
     flow = cfg.MODEL.FLOWNET = CfgNode()  # optical flow, for methods that warp feature maps along it
     flow.WIDTH = 1.0  # factor of its inner channels
     flow.LEGACY_WARP = False  # warp as the public code of DFF and FGFA does, for its weights
+    legacy = cfg.MODEL.LEGACY = CfgNode()  # conventions of older code, for weights that were trained with it
+    legacy.INCLUSIVE_BOXES = False  # boxes include their last pixel (width x2 - x1 + 1), in targets and detections, too
+    legacy.FROZEN_BN_EPS = (
+        1e-5  # added to the variance in the backbone's frozen normalisation; 1e-20 is as good as none
+    )
     # build_head_map_backbone: a ResNet whose res5 ends in a map for the RPN and one for the heads (R-FCN)
     head_map = cfg.MODEL.HEAD_MAP = CfgNode()
     head_map.BOTTOM_UP = "build_resnet_backbone"  # in BACKBONE_REGISTRY
@@ -110,6 +118,7 @@ def _add_data(cfg: CfgNode) -> None:
 
 
 def _add_augmentation(cfg: CfgNode) -> None:
+    cfg.INPUT.RESIZE_TRUNCATES = False  # the longer side is cut to whole pixels, not rounded, as in older code
     # Of training clips, before resizing and flipping: "" for nothing, "SSD" for colours, expanding and cropping
     cfg.INPUT.VIDEO_AUGMENTATION = ""
     ssd = cfg.INPUT.SSD = CfgNode()

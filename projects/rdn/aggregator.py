@@ -41,6 +41,7 @@ class RDNAggregator(ProposalAggregator):
         advanced: bool = True,
         support_topk: int = 75,
         advanced_ratio: float = 0.2,
+        advanced_fc: bool = False,
         keep_relations: bool = False,
     ) -> None:
         """
@@ -52,6 +53,7 @@ class RDNAggregator(ProposalAggregator):
             advanced: whether there is an advanced stage.
             support_topk: proposals K of a support frame.
             advanced_ratio: share r% in (0, 1] of them that is refined.
+            advanced_fc: whether h() of equation 4 is also applied to the refined proposals, as public code does.
             keep_relations: also return the relation weights of the last basic module, the mean of its heads (w of
                 equation 8); without a basic stage there are none.
         """
@@ -70,6 +72,7 @@ class RDNAggregator(ProposalAggregator):
         self.basic = nn.ModuleList(relation() for _ in range(num_basic))
         self.transform = nn.ModuleList(nn.Linear(dim, dim) for _ in range(num_basic - 1))  # h() of equation 4
         self.refine = relation() if advanced else None
+        self.refine_transform = nn.Linear(dim, dim) if advanced and advanced_fc else None
         self.distill = relation() if advanced else None
 
     @classmethod
@@ -85,6 +88,7 @@ class RDNAggregator(ProposalAggregator):
             "advanced": cfg.MODEL.RDN.ADVANCED,
             "support_topk": cfg.MODEL.VIDEO.SUPPORT_TOPK,
             "advanced_ratio": cfg.MODEL.RDN.ADVANCED_RATIO,
+            "advanced_fc": cfg.MODEL.RDN.ADVANCED_FC,
             "keep_relations": cfg.MODEL.VIDEO.KEEP_RELATIONS,
         }
 
@@ -115,4 +119,6 @@ class RDNAggregator(ProposalAggregator):
         """Equations 5 to 7."""
         pool = support[support.rank() < self.advanced_topk]
         refined = pool.features + self.refine(pool.features, support.features, pool.boxes, support.boxes)
+        if self.refine_transform is not None:
+            refined = F.relu(self.refine_transform(refined))
         return features + self.distill(features, refined, boxes, pool.boxes)

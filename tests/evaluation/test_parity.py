@@ -3,17 +3,14 @@
 The public numbers are read from the folder ../shared/parity beside the repository, or from VOD2_PARITY_DIR.
 """
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
+from helpers.parity import parity_file
 
 from vod2.evaluation import PROTOCOLS, Detections, GroundTruth
 from vod2.evaluation.matching import precision_recall
 from vod2.evaluation.motion import speed_groups
 
-PARITY = Path(os.environ.get("VOD2_PARITY_DIR") or Path(__file__).resolve().parents[3] / "shared" / "parity")
 RANGES = {"all": (0, 1), "fast": (0, 0.7), "medium": (0.7, 0.9), "slow": (0.9, 1)}
 
 
@@ -36,10 +33,7 @@ def evaluate(truth_table, found_table, num_labels):
 
 
 def test_ap_of_every_group_and_class_is_that_of_the_public_code():
-    path = PARITY / "eval.npz"
-    if not path.is_file():
-        pytest.skip(f"{path} does not exist: set VOD2_PARITY_DIR to the folder with eval.npz")
-    arrays = np.load(path)
+    arrays = np.load(parity_file("eval.npz"))
     results = evaluate(arrays["ground_truth"], arrays["detections"], len(arrays["ap_all"]))
     for group, ap in results.items():
         np.testing.assert_allclose(ap, arrays[f"ap_{group}"], rtol=0, atol=1e-9, err_msg=group)

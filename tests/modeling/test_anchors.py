@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from vod2.d2 import DefaultAnchorGenerator
-from vod2.modeling import PreciseAnchorGenerator
+from vod2.errors import UserError
+from vod2.layers import inclusive
+from vod2.modeling import PreciseAnchorGenerator, RoundedAnchorGenerator
 
 
 def make(kind, sizes=((32.0, 64.0),), ratios=((0.5, 1.0),), strides=(16,), **options):
@@ -43,3 +45,18 @@ def test_anchors_have_the_dtype_of_the_maps_and_at_least_float32(features, expec
 def test_a_map_without_cells_has_no_anchors():
     (anchors,) = make(PreciseAnchorGenerator)([torch.zeros(1, 3, 0, 5)])
     assert anchors.tensor.shape == (0, 4)
+
+
+def test_rounded_anchors_are_those_of_the_first_faster_rcnn():
+    generator = make(RoundedAnchorGenerator, sizes=((64.0, 128.0),), ratios=((0.5, 1.0, 2.0),), offset=0.5)
+    (anchors,) = generator([torch.zeros(1, 3, 1, 2, dtype=torch.float64)])
+    wide, square, tall = [-38, -16, 53, 31], [-24, -24, 39, 39], [-14, -36, 29, 51]  # with the last pixel
+    assert inclusive(anchors.tensor[:3]).tolist() == [wide, square, tall]
+    assert inclusive(anchors.tensor[4]).tolist() == [-56, -56, 71, 71]  # 128 pixels around 7.5
+    assert (anchors.tensor[6:] - anchors.tensor[:6]).tolist() == [[16, 0, 16, 0]] * 6
+    assert anchors.tensor.dtype == torch.float64
+
+
+def test_rounded_anchors_are_of_one_map():
+    with pytest.raises(UserError, match="RoundedAnchorGenerator.*one map.*PreciseAnchorGenerator"):
+        make(RoundedAnchorGenerator, sizes=((32.0,), (64.0,)), strides=(8, 16))

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 from helpers.models import ROOT, assert_same_detections, build_detector, make_targets, make_video, tiny_cfg
-from helpers.public_flow import public_flownet, public_shapes
+from helpers.parity import public_shapes
+from helpers.public_flow import public_flownet
 from helpers.streams import detect_as_stream, window_clip
 from reference.flow import dff
 from vod2.projects.dff import DFFAggregator

@@ -68,6 +68,13 @@ def test_the_head_is_equations_two_to_seven(num_basic, advanced):
     assert_equals_reference(make_rdn(num_basic=num_basic, advanced=advanced), query, context)
 
 
+def test_public_code_has_a_layer_between_the_two_steps_of_the_advanced_stage():
+    rng = torch.Generator().manual_seed(2)
+    query, context = random_proposals(4, SMALL, rng), random_context([6, 6, 6], SMALL, rng)
+    assert_equals_reference(make_rdn(advanced_fc=True), query, context)
+    assert make_rdn(advanced=False, advanced_fc=True).refine_transform is None
+
+
 @pytest.mark.parametrize(
     "counts",
     [
@@ -204,8 +211,9 @@ def test_the_configuration_keys_arrive():
 
 
 def test_the_defaults_are_those_of_the_paper():
+    assert RDNAggregator(tiny_cfg({"MODEL.RDN.ADVANCED_FC": True}), DIM).refine_transform.in_features == DIM
     rdn = RDNAggregator(vod2.add_video_config(get_cfg()), 1024)
-    assert (len(rdn.basic), rdn.support_topk, rdn.advanced_topk) == (2, 75, 15)
+    assert (len(rdn.basic), rdn.support_topk, rdn.advanced_topk, rdn.refine_transform) == (2, 75, 15, None)
     assert rdn.basic[0].num_heads == 16 and rdn.basic[0].geometry.projection.in_features == 64
 
 

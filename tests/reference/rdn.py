@@ -116,6 +116,8 @@ def rdn_head(
     refined = advanced + relation_features(
         _part(state, "refine."), advanced, pool, advanced_boxes, pool_boxes, heads=heads
     )
+    if "refine_transform.weight" in state:  # in public code, not in the paper
+        refined = (refined @ state["refine_transform.weight"].T + state["refine_transform.bias"]).clamp(min=0)
     return features + relation_features(_part(state, "distill."), features, refined, boxes, advanced_boxes, heads=heads)
 
 

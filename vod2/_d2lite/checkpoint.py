@@ -14,6 +14,7 @@ from torch import nn
 from vod2._d2lite.utils import comm
 from vod2._d2lite.utils.file_io import PathManager
 from vod2.atomic import replacing
+from vod2.plain_pickle import load_plain_pickle
 
 __all__ = ["Checkpointer", "DetectionCheckpointer", "PeriodicCheckpointer"]
 
@@ -37,24 +38,6 @@ _CAFFE2_RULES = [  # names of the ResNets converted from Caffe and Caffe2
 ]
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-    """Builds numpy arrays and plain containers, nothing else: a checkpoint must not be able to run code."""
-
-    _SAFE = {
-        ("collections", "OrderedDict"),
-        ("_codecs", "encode"),
-        ("numpy", "ndarray"),
-        ("numpy", "dtype"),
-        *((f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
-        *((f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")),
-    }
-
-    def find_class(self, module: str, name: str):
-        if (module, name) not in self._SAFE:
-            raise pickle.UnpicklingError(f"it holds a {module}.{name}")
-        return super().find_class(module, name)
-
-
 def _rename_caffe2(name: str) -> str:
     for pattern, replacement in _CAFFE2_RULES:
         name = re.sub(pattern, replacement, name)
@@ -63,7 +46,7 @@ def _rename_caffe2(name: str) -> str:
 
 def _load_pickle(filename: str) -> dict[str, Any]:
     with open(filename, "rb") as f:
-        data = _ArrayUnpickler(f, encoding="latin1").load()
+        data = load_plain_pickle(f)
     if "model" in data and "__author__" in data:
         logging.getLogger(__name__).info(f"Reading a file from '{data['__author__']}'")
         return data

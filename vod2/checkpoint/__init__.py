@@ -1,6 +1,20 @@
-"""Reading weights, with a clear word on what does not fit."""
+"""Reading weights, with a clear word on what does not fit, and converting those of other code."""
 
+from vod2.checkpoint.convert import Conversion, convert, default_config
 from vod2.checkpoint.io import load_initial_weights, load_weights, read_tensors, require_weights
-from vod2.checkpoint.report import LoadReport
+from vod2.checkpoint.report import LoadReport, compare
+from vod2.checkpoint.sources import SOURCES, Target
 
-__all__ = ["LoadReport", "load_initial_weights", "load_weights", "read_tensors", "require_weights"]
+__all__ = [
+    "SOURCES",
+    "Conversion",
+    "LoadReport",
+    "Target",
+    "compare",
+    "convert",
+    "default_config",
+    "load_initial_weights",
+    "load_weights",
+    "read_tensors",
+    "require_weights",
+]

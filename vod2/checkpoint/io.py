@@ -13,6 +13,7 @@ from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 from vod2.checkpoint.report import LoadReport, compare
 from vod2.d2 import DetectionCheckpointer, PathManager
 from vod2.errors import UserError
+from vod2.plain_pickle import load_plain_pickle
 
 _LOGGER = logging.getLogger("vod2.checkpoint")
 
@@ -110,6 +111,8 @@ def _read_zoo(model: nn.Module, path: str) -> MutableMapping[str, Tensor]:
     """{name: tensor} of a .pkl file, which Detectron2's checkpointer converts and matches with the model's names."""
     listing = _Listing(model)
     try:
+        with open(path, "rb") as file:
+            load_plain_pickle(file)  # the checkpointer may be one that runs what it reads
         DetectionCheckpointer(listing).load(path)
     except Exception as error:  # a pickle may fail in any way
         raise _unreadable(path, error) from error

@@ -1,7 +1,7 @@
 """What of a file of weights fits a model, what does not, and why; told by groups of modules."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -58,7 +58,7 @@ class LoadReport:
         parts = [f"{tensors} ({percent}% of the numbers) loaded from {self.path}"]
         groups = self._groups()
         for status in ("new", "other_shape", "unused"):
-            told = [f"{group} ({_size(cells[status])})" for group, cells in groups.items() if status in cells]
+            told = [f"{group} ({size(cells[status])})" for group, cells in groups.items() if status in cells]
             if told:
                 parts.append(f"{_HEADERS[status]}: {', '.join(told)}")
         return "; ".join(parts)
@@ -66,7 +66,7 @@ class LoadReport:
     def table(self) -> str:
         """Tensors and numbers of each group, then the shapes that differ, then `summary`."""
         rows = [
-            [group, *(_size(cells[status]) if status in cells else "" for status in _HEADERS)]
+            [group, *(size(cells[status]) if status in cells else "" for status in _HEADERS)]
             for group, cells in self._groups().items()
         ]
         lines = [tabulate(rows, ["module", *_HEADERS.values()], tablefmt="presto", disable_numparse=True)]
@@ -120,8 +120,8 @@ def _count(shapes: Iterable[Shape]) -> int:
     return sum(map(prod, shapes))
 
 
-def _size(shapes: list[Shape]) -> str:
-    """Such as "18 tensors, 3.1 M"."""
+def size(shapes: Sequence[Shape]) -> str:
+    """How much tensors of these shapes are, such as "18 tensors, 3.1 M"."""
     numbers = _count(shapes)
     short = f"{numbers / 1e6:.1f} M" if numbers >= 1e6 else f"{numbers / 1e3:.1f} k" if numbers >= 1e3 else str(numbers)
     return f"{len(shapes)} tensor{'s' * (len(shapes) != 1)}, {short}"

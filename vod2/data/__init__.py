@@ -2,12 +2,14 @@
 
 from vod2.data import datasets
 from vod2.data.build import as_video_dicts, build_video_test_loader, build_video_train_loader
+from vod2.data.resizing import TruncatedResize
 from vod2.data.samplers import TripletVideos, VideoInferenceSampler
 from vod2.data.video_index import VideoIndex
 from vod2.data.video_mapper import VideoDatasetMapper
 
 __all__ = [
     "TripletVideos",
+    "TruncatedResize",
     "VideoDatasetMapper",
     "VideoIndex",
     "VideoInferenceSampler",

@@ -14,6 +14,7 @@ from vod2.d2 import BoxMode, CfgNode, Instances, configurable, detection_utils, 
 from vod2.data.augmentation import build_video_augmentation, kept_by_centre
 from vod2.data.bad_frames import BadFrames
 from vod2.data.frames import ClipReader
+from vod2.data.resizing import build_augmentation
 from vod2.data.video_index import VideoIndex
 from vod2.structures import Role
 from vod2.temporal import SupportSchedule, TrainingSchedule, build_support_schedule, build_training_schedule
@@ -76,7 +77,7 @@ class VideoDatasetMapper:
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict:
-        augmentations = detection_utils.build_augmentation(cfg, is_train)
+        augmentations = build_augmentation(cfg, is_train)
         if cfg.INPUT.CROP.ENABLED and is_train:
             augmentations.insert(0, transforms.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
         if is_train:

@@ -1,6 +1,6 @@
 """Tensors in, tensors out: no configuration, no registry."""
 
-from vod2.layers.box_coding import PreciseBoxTransform
+from vod2.layers.box_coding import PreciseBoxTransform, clip_boxes, half_open, inclusive
 from vod2.layers.deform_align import DeformAlign
 from vod2.layers.flow_warp import FlowNetS, FlowOutput, warp
 from vod2.layers.geometry import GeometryBias
@@ -24,5 +24,8 @@ __all__ = [
     "PixelAttention",
     "PreciseBoxTransform",
     "RelationAttention",
+    "clip_boxes",
+    "half_open",
+    "inclusive",
     "warp",
 ]

@@ -1,10 +1,15 @@
-"""Boxes to regression deltas and back, in the precision of the input.
+"""Boxes to regression deltas and back, in the precision of the input, and boxes of an older convention.
 
 N: boxes, k: boxes regressed from each (1, or one for each class).
+
+The weights of the public code of RDN, MEGA, FGFA and DFF know boxes [x1, y1, x2, y2] that include their last pixel:
+their width is x2 - x1 + 1. Kept as [x1, y1, x2 + 1, y2 + 1] their width, area, IoU and regression deltas are computed
+as those of any other box. The difference shows in clipping, in pooling, and in what goes in and comes out.
 """
 
 import torch
 from torch import Tensor
+from torchvision.ops import clip_boxes_to_image
 
 from vod2.d2 import Box2BoxTransform
 
@@ -26,3 +31,36 @@ class PreciseBoxTransform(Box2BoxTransform):
         half_height = 0.5 * height * dh.clamp(max=self.scale_clamp).exp()
         corners = (cx - half_width, cy - half_height, cx + half_width, cy + half_height)
         return torch.stack(corners, dim=2).flatten(1)  # (N, k, 4) -> (N, k*4)
+
+
+def half_open(boxes: Tensor, pixel: tuple[float, float] = (1.0, 1.0)) -> Tensor:
+    """Boxes (N, 4) xyxy that include their last pixel -> the same with x2 and y2 one pixel (width, height) further."""
+    return boxes + boxes.new_tensor([0.0, 0.0, *pixel])
+
+
+def inclusive(boxes: Tensor, pixel: tuple[float, float] = (1.0, 1.0)) -> Tensor:
+    """The inverse of `half_open`.
+
+    Example:
+        >>> import torch
+        >>> from vod2.layers import half_open, inclusive
+        >>> boxes = torch.tensor([[0.0, 0.0, 15.0, 15.0]])  # 16 pixels on a side
+        >>> half_open(boxes).tolist(), inclusive(half_open(boxes)).tolist()
+        ([[0.0, 0.0, 16.0, 16.0]], [[0.0, 0.0, 15.0, 15.0]])
+    """
+    return boxes - boxes.new_tensor([0.0, 0.0, *pixel])
+
+
+def clip_boxes(boxes: Tensor, size: tuple[int, int], inclusive_boxes: bool = False) -> Tensor:
+    """Boxes (..., 4) xyxy clipped to an image of `size` (height, width).
+
+    Args:
+        inclusive_boxes: they come from `half_open`: one that lies outside keeps a pixel at the edge, as in the older
+            convention, where coordinates are clipped to width - 1 and height - 1.
+    """
+    if not inclusive_boxes:
+        return clip_boxes_to_image(boxes, size)
+    height, width = size
+    first, last = boxes[..., :2], boxes[..., 2:]
+    limit = boxes.new_tensor([width, height])
+    return torch.cat([first.clamp(min=0).minimum(limit - 1), last.clamp(min=1).minimum(limit)], dim=-1)

@@ -1,7 +1,7 @@
 """The detector and the contracts of its three levels of aggregation."""
 
 from vod2.modeling.aggregation import Aggregated
-from vod2.modeling.anchors import PreciseAnchorGenerator
+from vod2.modeling.anchors import PreciseAnchorGenerator, RoundedAnchorGenerator
 from vod2.modeling.backbone import build_narrow_resnet_backbone
 from vod2.modeling.linking import (
     BLR,
@@ -28,6 +28,7 @@ __all__ = [
     "PixelAggregator",
     "PreciseAnchorGenerator",
     "ProposalAggregator",
+    "RoundedAnchorGenerator",
     "SeqNMS",
     "TubeletLinking",
     "VideoRCNN",

@@ -3,10 +3,13 @@
 A: anchors of a cell.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
 from vod2.d2 import ANCHOR_GENERATOR_REGISTRY, DefaultAnchorGenerator
+from vod2.errors import UserError
 from vod2.structures import PreciseBoxes
 
 
@@ -33,3 +36,29 @@ class PreciseAnchorGenerator(DefaultAnchorGenerator):
         y, x = torch.meshgrid(rows, columns, indexing="ij")
         shift = torch.stack([x, y, x, y], dim=-1)  # (H, W, 4)
         return (shift[:, :, None] + cells.to(shift)).flatten(0, 2)  # (H, W, A, 4) -> (H*W*A, 4)
+
+
+@ANCHOR_GENERATOR_REGISTRY.register()
+class RoundedAnchorGenerator(PreciseAnchorGenerator):
+    """Anchors as the first Faster R-CNN made them, on a single map, for weights that were trained with these.
+
+    A window of the stride's side is given each aspect ratio in whole pixels, and then scaled to each size. The old code
+    puts the window at [0, 0, stride - 1, stride - 1]: use MODEL.ANCHOR_GENERATOR.OFFSET 0.5. Same keys and order.
+    """
+
+    def generate_cell_anchors(self, sizes: tuple[float, ...], aspect_ratios: tuple[float, ...]) -> Tensor:
+        """(A, 4) anchors centred at (0, 0), size by size, ratio (height / width) by ratio."""
+        if len(set(self.strides)) > 1:
+            raise UserError(
+                f"RoundedAnchorGenerator has one map, MODEL.RPN.IN_FEATURES names {len(self.strides)}: set "
+                "MODEL.ANCHOR_GENERATOR.NAME to 'PreciseAnchorGenerator'"
+            )
+        stride = self.strides[0]
+        anchors = []
+        for size in sizes:
+            for ratio in aspect_ratios:
+                width = round(math.sqrt(stride**2 / ratio))
+                height = round(width * ratio)
+                x, y = width * size / stride / 2, height * size / stride / 2
+                anchors.append([-x, -y, x, y])
+        return torch.tensor(anchors)

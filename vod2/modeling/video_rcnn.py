@@ -10,15 +10,25 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from vod2.d2 import META_ARCH_REGISTRY, CfgNode, GeneralizedRCNN, Instances, configurable, detector_postprocess
+from vod2.d2 import (
+    META_ARCH_REGISTRY,
+    CfgNode,
+    FrozenBatchNorm2d,
+    GeneralizedRCNN,
+    ImageList,
+    Instances,
+    configurable,
+    detector_postprocess,
+)
 from vod2.errors import UserError
+from vod2.layers import half_open, inclusive
 from vod2.modeling.aggregation import Aggregated, mean_losses, merged, next_relations
 from vod2.modeling.backbone import resume
 from vod2.modeling.object_ids import object_ids
 from vod2.modeling.pixel import PixelAggregator, build_pixel_aggregator
 from vod2.modeling.roi_heads import VideoROIHeads
 from vod2.modeling.video_rpn import VideoRPN
-from vod2.structures import Frame, Role, Support, TemporalContext
+from vod2.structures import Frame, PreciseBoxes, Role, Support, TemporalContext
 from vod2.temporal import FrameMemory
 
 
@@ -41,8 +51,18 @@ class VideoRCNN(GeneralizedRCNN):
     """
 
     @configurable
-    def __init__(self, *, pixel_aggregator: PixelAggregator | None = None, **kwargs) -> None:
+    def __init__(
+        self, *, pixel_aggregator: PixelAggregator | None = None, inclusive_boxes: bool = False, **kwargs
+    ) -> None:
+        """
+        Args:
+            pixel_aggregator: level 1, or None.
+            inclusive_boxes: boxes of targets and detections include their last pixel, see `vod2.layers.half_open`.
+            kwargs: those of `GeneralizedRCNN`.
+        """
         super().__init__(**kwargs)
+        self._statistics = kwargs["pixel_mean"], kwargs["pixel_std"]
+        self.inclusive_boxes = inclusive_boxes
         if not isinstance(self.proposal_generator, VideoRPN):
             raise UserError("VideoRCNN needs MODEL.PROPOSAL_GENERATOR.NAME 'VideoRPN'")
         if not isinstance(self.roi_heads, VideoROIHeads):
@@ -53,6 +73,10 @@ class VideoRCNN(GeneralizedRCNN):
     def from_config(cls, cfg: CfgNode) -> dict:
         ret = super().from_config(cfg)
         ret["pixel_aggregator"] = build_pixel_aggregator(cfg, ret["backbone"].output_shape())
+        ret["inclusive_boxes"] = cfg.MODEL.LEGACY.INCLUSIVE_BOXES
+        for module in ret["backbone"].modules():
+            if isinstance(module, FrozenBatchNorm2d):
+                module.eps = cfg.MODEL.LEGACY.FROZEN_BN_EPS
         return ret
 
     def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
@@ -61,6 +85,8 @@ class VideoRCNN(GeneralizedRCNN):
             return self.inference(batched_inputs)
         plain, contexts = self._clips(batched_inputs)
         plain = [key.with_(classes=_classes(clip)) for key, clip in zip(plain, batched_inputs, strict=True)]
+        if self.inclusive_boxes:
+            batched_inputs = [_half_open_targets(clip) for clip in batched_inputs]
         targets = [clip["instances"].to(self.device) for clip in batched_inputs]
         keys, enhanced = self.enhance(plain, contexts)
         contexts = self._enter_clips(plain, contexts)
@@ -84,7 +110,7 @@ class VideoRCNN(GeneralizedRCNN):
         keys, contexts, _ = self._propose_clips(keys, contexts, None)
         instances = self.roi_heads.detect(keys, contexts).instances
         if not do_postprocess:
-            return instances
+            return [self._finish(one, {}) for one in instances]
         return [{"instances": self._finish(one, clip)} for one, clip in zip(instances, batched_inputs, strict=True)]
 
     @torch.no_grad()
@@ -143,6 +169,13 @@ class VideoRCNN(GeneralizedRCNN):
             table = next_relations(relations, context, clip["frame_index"], self.roi_heads.support_topk)
             instances.next_relation = table[instances.proposal_index]
         return {"instances": self._finish(instances, clip)}
+
+    def preprocess_image(self, batched_inputs: Sequence[dict]) -> ImageList:
+        """Detectron2's: normalise, pad and stack the images; in float64 by numbers that were not rounded before."""
+        if self.pixel_mean.dtype == torch.float64:
+            for buffer, values in zip((self.pixel_mean, self.pixel_std), self._statistics, strict=True):
+                buffer.copy_(torch.tensor(values, dtype=torch.float64).view_as(buffer))
+        return super().preprocess_image(batched_inputs)
 
     def encode(self, inputs: Sequence[dict]) -> list[Frame]:
         """Images (3, H, W) of any clips -> frames with feature maps, in one call of the backbone.
@@ -309,11 +342,14 @@ class VideoRCNN(GeneralizedRCNN):
         if self.training:
             raise RuntimeError("VideoRCNN.step detects in a stream: call model.eval() first")
 
-    @staticmethod
-    def _finish(instances: Instances, clip: dict) -> Instances:
+    def _finish(self, instances: Instances, clip: dict) -> Instances:
         """Scale to the original size: the clip's height and width, or the resized image's where it has none."""
         height, width = instances.image_size
-        return detector_postprocess(instances, clip.get("height", height), clip.get("width", width))
+        finished = detector_postprocess(instances, clip.get("height", height), clip.get("width", width))
+        if self.inclusive_boxes:
+            pixel = finished.image_size[1] / width, finished.image_size[0] / height
+            finished.pred_boxes = PreciseBoxes(inclusive(finished.pred_boxes.tensor, pixel))
+        return finished
 
 
 def _context(
@@ -330,6 +366,18 @@ def _with_ids(frame: Frame, source: dict, threshold: float) -> Frame:
     """The frame whose proposals tell which of the instances of `source` they show, if it has any."""
     ids = object_ids(frame.proposals.boxes, source.get("instances"), threshold)
     return frame.with_(proposals=replace(frame.proposals, ids=ids))
+
+
+def _half_open_targets(clip: dict) -> dict:
+    """A training clip with the boxes of all its instances as the parts of the detector expect them."""
+    clip = dict(clip)
+    if "support" in clip:
+        clip["support"] = [_half_open_targets(one) for one in clip["support"]]
+    if "instances" in clip:
+        fields = clip["instances"].get_fields()
+        boxes = PreciseBoxes(half_open(fields["gt_boxes"].tensor))
+        clip["instances"] = Instances(clip["instances"].image_size, **fields | {"gt_boxes": boxes})
+    return clip
 
 
 def _classes(clip: dict) -> frozenset[int]:

@@ -5,10 +5,10 @@ B: frames, L: levels, A: anchors of a cell, R: all anchors of a frame.
 
 import torch
 from torch import Tensor
-from torchvision.ops import batched_nms, clip_boxes_to_image
+from torchvision.ops import batched_nms
 
-from vod2.d2 import PROPOSAL_GENERATOR_REGISTRY, RPN, CfgNode, ImageList, Instances, ShapeSpec
-from vod2.layers import PreciseBoxTransform
+from vod2.d2 import PROPOSAL_GENERATOR_REGISTRY, RPN, CfgNode, ImageList, Instances, ShapeSpec, configurable
+from vod2.layers import PreciseBoxTransform, clip_boxes
 from vod2.structures import PreciseBoxes
 
 
@@ -16,10 +16,21 @@ from vod2.structures import PreciseBoxes
 class VideoRPN(RPN):
     """Detectron2's RPN with its keys and parameters, in any precision, where only key frames have targets."""
 
+    @configurable
+    def __init__(self, *, inclusive_boxes: bool = False, **kwargs) -> None:
+        """
+        Args:
+            inclusive_boxes: boxes, also those of targets, come from `vod2.layers.half_open`, see `clip_boxes`.
+            kwargs: those of `RPN`.
+        """
+        super().__init__(**kwargs)
+        self.inclusive_boxes = inclusive_boxes
+
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
         ret = super().from_config(cfg, input_shape)
         ret["box2box_transform"] = PreciseBoxTransform(weights=cfg.MODEL.RPN.BBOX_REG_WEIGHTS)
+        ret["inclusive_boxes"] = cfg.MODEL.LEGACY.INCLUSIVE_BOXES
         return ret
 
     def forward(
@@ -86,7 +97,7 @@ class VideoRPN(RPN):
         finite = torch.isfinite(boxes).all(dim=1) & torch.isfinite(scores)
         if self.training and not finite.all():
             raise FloatingPointError("the RPN predicted boxes or scores that are not finite: training has diverged")
-        boxes = clip_boxes_to_image(boxes, size)
+        boxes = clip_boxes(boxes, size, self.inclusive_boxes)
         keep = finite & ((boxes[:, 2:] - boxes[:, :2]) > self.min_box_size).all(dim=1)
         boxes, scores, levels = boxes[keep], scores[keep], levels[keep]
         kept = batched_nms(boxes, scores.to(boxes.dtype), levels, self.nms_thresh)[: self.post_nms_topk[self.training]]

@@ -9,10 +9,10 @@ import torch
 from fvcore.nn import smooth_l1_loss
 from torch import Tensor
 from torch.nn import functional
-from torchvision.ops import batched_nms, clip_boxes_to_image
+from torchvision.ops import batched_nms
 
 from vod2.d2 import CfgNode, FastRCNNOutputLayers, Instances, ShapeSpec, configurable
-from vod2.layers import PreciseBoxTransform
+from vod2.layers import PreciseBoxTransform, clip_boxes
 from vod2.structures import PreciseBoxes
 
 
@@ -23,19 +23,22 @@ class VideoBoxPredictor(FastRCNNOutputLayers):
     """
 
     @configurable
-    def __init__(self, *args, ohem: int = 0, **kwargs) -> None:
+    def __init__(self, *args, ohem: int = 0, inclusive_boxes: bool = False, **kwargs) -> None:
         """
         Args:
             ohem: the loss of a frame is that of so many of its RoIs, those of the highest loss; 0 for all.
+            inclusive_boxes: boxes come from `vod2.layers.half_open`, see `clip_boxes`.
             args, kwargs: those of `FastRCNNOutputLayers`.
         """
         super().__init__(*args, **kwargs)
         self.ohem = ohem
+        self.inclusive_boxes = inclusive_boxes
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
         ret = super().from_config(cfg, input_shape)
         ret["ohem"] = cfg.MODEL.VIDEO.OHEM
+        ret["inclusive_boxes"] = cfg.MODEL.LEGACY.INCLUSIVE_BOXES
         ret["box2box_transform"] = PreciseBoxTransform(weights=cfg.MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS)
         return ret
 
@@ -92,7 +95,7 @@ class VideoBoxPredictor(FastRCNNOutputLayers):
         """boxes (N, k*4), probs (N, K+1) -> score threshold, NMS within classes, best `test_topk_per_image`."""
         finite = torch.isfinite(boxes).all(dim=1) & torch.isfinite(probs).all(dim=1)
         scores = probs[:, :-1] * finite[:, None]
-        boxes = clip_boxes_to_image(boxes.unflatten(1, (-1, 4)), size)  # (N, k, 4)
+        boxes = clip_boxes(boxes.unflatten(1, (-1, 4)), size, self.inclusive_boxes)  # (N, k, 4)
         rows, classes = (scores > self.test_score_thresh).nonzero(as_tuple=True)
         boxes = boxes[rows, classes if boxes.shape[1] > 1 else torch.zeros_like(classes)]
         scores = scores[rows, classes]

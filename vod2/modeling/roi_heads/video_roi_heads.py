@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from vod2.d2 import ROI_HEADS_REGISTRY, CfgNode, ImageList, Instances, ShapeSpec, StandardROIHeads, configurable
 from vod2.errors import UserError
+from vod2.layers import inclusive
 from vod2.modeling.aggregation import Aggregated, mean_losses
 from vod2.modeling.roi_heads.base import ProposalAggregator, build_proposal_aggregator
 from vod2.modeling.roi_heads.predictor import VideoBoxPredictor
@@ -40,6 +41,7 @@ class VideoROIHeads(StandardROIHeads):
         aggregator: ProposalAggregator | None = None,
         reduce: nn.ModuleDict | None = None,
         support_topk: int = 75,
+        inclusive_boxes: bool = False,
         **kwargs,
     ) -> None:
         """
@@ -47,12 +49,14 @@ class VideoROIHeads(StandardROIHeads):
             aggregator: level 2, or None.
             reduce: {level: layers} that a feature map goes through before pooling, or None.
             support_topk: proposals that are embedded of a support frame in training.
+            inclusive_boxes: boxes come from `vod2.layers.half_open`, and are pooled from without the last pixel.
             kwargs: those of `StandardROIHeads`.
         """
         super().__init__(**kwargs)
         self.aggregator = aggregator
         self.reduce = reduce
         self.support_topk = support_topk
+        self.inclusive_boxes = inclusive_boxes
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
@@ -74,6 +78,7 @@ class VideoROIHeads(StandardROIHeads):
         ret["box_predictor"] = VideoBoxPredictor(cfg, shape)
         ret["aggregator"] = build_proposal_aggregator(cfg, shape.channels)
         ret["support_topk"] = cfg.MODEL.VIDEO.SUPPORT_TOPK
+        ret["inclusive_boxes"] = cfg.MODEL.LEGACY.INCLUSIVE_BOXES
         return ret
 
     def forward(
@@ -112,7 +117,10 @@ class VideoROIHeads(StandardROIHeads):
         maps = [features[name] for name in self.box_in_features]
         if self.reduce is not None:
             maps = [self.reduce[name](value) for name, value in zip(self.box_in_features, maps, strict=True)]
-        pooled = self.box_pooler(maps, [one.proposal_boxes for one in proposals])
+        boxes = [one.proposal_boxes for one in proposals]
+        if self.inclusive_boxes:
+            boxes = [PreciseBoxes(inclusive(one.tensor)) for one in boxes]
+        pooled = self.box_pooler(maps, boxes)
         counts = [len(one) for one in proposals]
         keeps_maps = self.aggregator is not None and self.aggregator.needs_maps
         return [

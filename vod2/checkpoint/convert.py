@@ -1,0 +1,147 @@
+"""Weights of other code under vod2's names, which are Detectron2's, and in its conventions."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import NamedTuple
+
+from tabulate import tabulate
+from torch import Tensor
+
+from vod2.checkpoint.report import size
+from vod2.checkpoint.sources import SOURCES, Rule, Target
+from vod2.errors import UserError
+
+
+class Move(NamedTuple):
+    """One tensor: its public name, its name here, and in words what was done to it ("" for nothing)."""
+
+    source: str
+    name: str
+    transform: str
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What `convert` returns.
+
+    Attributes:
+        state: {vod2's name: tensor}.
+        moves: where each of them comes from.
+        unused: {public name: shape} of what no rule knows.
+        settings: {key: value} of the configuration that these weights need.
+        partial: they are a start for training, not a whole detector.
+    """
+
+    state: dict[str, Tensor]
+    moves: list[Move]
+    unused: dict[str, tuple[int, ...]]
+    settings: dict[str, object]
+    partial: bool
+
+    def table(self) -> str:
+        """Where each group of modules comes from, its tensors and numbers, and what was done to it."""
+        groups: dict[str, list[Move]] = {}
+        for move in self.moves:
+            groups.setdefault(_group(move.name), []).append(move)
+        rows = [
+            [
+                _origin([move.source for move in moves]),
+                group,
+                *size([tuple(self.state[move.name].shape) for move in moves]).split(", "),
+                "; ".join(sorted({move.transform for move in moves} - {""})),
+            ]
+            for group, moves in groups.items()
+        ]
+        return tabulate(rows, ["theirs", "here", "tensors", "numbers", "transform"], "presto", disable_numparse=True)
+
+
+def convert(state: Mapping[str, Tensor], source: str, target: Target | None = None) -> Conversion:
+    """The weights of a public model under vod2's names; no tensor of `state` is changed.
+
+    Args:
+        state: {public name: tensor}; "module." before every name is ignored.
+        source: whose names they are, a key of `SOURCES`.
+        target: how the model that is to be filled reads its weights; None for the defaults of Detectron2.
+
+    Raises:
+        UserError: if the source is unknown, if none of the names is of it, or if a tensor has an impossible shape.
+
+    Example:
+        >>> import torch
+        >>> from vod2.checkpoint import convert
+        >>> logits = torch.arange(6.0).view(6, 1, 1, 1)  # of 3 aspect ratios, 2 sizes each
+        >>> done = convert({"rpn.head.cls_logits.weight": logits}, "mega")
+        >>> done.state["proposal_generator.rpn_head.objectness_logits.weight"].flatten().tolist()
+        [0.0, 2.0, 4.0, 1.0, 3.0, 5.0]
+    """
+    if source not in SOURCES:
+        raise UserError(f"weights of {source!r} cannot be converted: expected one of {', '.join(SOURCES)}")
+    conventions, target = SOURCES[source], target or Target()
+    state = bare_names(state)
+    found: dict[str, Tensor] = {}
+    moves, unused = [], {}
+    try:
+        rules = conventions.rules(state)
+        for name, tensor in conventions.prepare(state).items():
+            rule = next((rule for rule in rules if re.fullmatch(rule.pattern, name)), None)
+            if rule is None:
+                if not re.fullmatch(conventions.computed, name):
+                    unused[name] = tuple(tensor.shape)
+                continue
+            here = _name_here(rule, name, target)
+            if here in found:
+                raise ValueError(f"{name!r} is one of two tensors for {here!r}")
+            found[here] = rule.transform.apply(tensor, target) if rule.transform else tensor
+            moves.append(Move(name, here, rule.transform.words if rule.transform else ""))
+    except (ValueError, RuntimeError, IndexError) as error:  # what a transform says of a shape that it was not made for
+        raise UserError(f"these weights are not of {source}: {error}") from error
+    if not found:
+        raise UserError(
+            f"these weights are not of {source}: none of the {len(state)} names is known, for example "
+            f"{next(iter(state), '')!r}; choose another source"
+        )
+    return Conversion(found, moves, unused, conventions.settings(state, target), conventions.partial)
+
+
+def default_config(state: Mapping[str, Tensor], source: str) -> str:
+    """The configuration, below configs/, of the model that the names are of.
+
+    Raises:
+        UserError: if that cannot be told.
+    """
+    try:
+        return SOURCES[source].default_config(bare_names(state))
+    except ValueError as error:
+        raise UserError(f"no configuration is known for these weights ({error}): give one") from error
+
+
+def bare_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Names without the "module." of DistributedDataParallel."""
+    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+
+
+def _name_here(rule: Rule, name: str, target: Target) -> str:
+    here = re.fullmatch(rule.pattern, name).expand(rule.name)
+    if target.bottom_up:
+        here = re.sub(r"^backbone\.(?=stem\.|res\d)", "backbone.bottom_up.", here)
+    return here
+
+
+def _group(name: str) -> str:
+    """The module of a tensor: a stage of the backbone, a layer or a numbered block of the rest."""
+    parts = name.split(".")[:-1] or [name]
+    if parts[0] == "backbone":
+        return ".".join(parts[: 3 if parts[1:2] == ["bottom_up"] else 2])
+    return ".".join(parts[: 4 if len(parts) > 3 and parts[3].isdigit() else 3])
+
+
+def _origin(names: Sequence[str]) -> str:
+    """What the names have in common, and how they go on: "a.b.{c,d}"."""
+    parts = [name.split(".")[:-1] for name in names]
+    common = [same[0] for same in takewhile(lambda column: len(set(column)) == 1, zip(*parts, strict=False))]
+    rest = sorted({one[len(common)] for one in parts if len(one) > len(common)})
+    if not rest or all(one.isdigit() for one in rest):
+        return ".".join(common)
+    return ".".join([*common, f"{{{','.join(rest[:4])}{',...' * (len(rest) > 4)}}}"])

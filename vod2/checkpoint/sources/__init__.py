@@ -1,0 +1,14 @@
+"""What public code calls its weights, one file for each."""
+
+from vod2.checkpoint.sources import detectron2_zoo, mega, mmtracking, torchvision_models
+from vod2.checkpoint.sources.rules import Rule, Source, Target
+
+SOURCES: dict[str, Source] = {
+    "mega": mega.SOURCE,
+    "mmtracking-selsa": mmtracking.SOURCE,
+    "detectron2": detectron2_zoo.SOURCE,
+    "torchvision": torchvision_models.SOURCE,
+}
+"""{name: conventions} of what `convert` knows."""
+
+__all__ = ["SOURCES", "Rule", "Source", "Target"]

@@ -1,0 +1,156 @@
+"""The public PyTorch code of MEGA, which also holds RDN, FGFA, DFF and the single frame."""
+
+import re
+
+from torch import Tensor
+
+from vod2.checkpoint.sources.rules import (
+    BACKGROUND_LAST,
+    FLAT,
+    SIZE_MAJOR,
+    SIZE_MAJOR_DELTAS,
+    WITHOUT_BACKGROUND,
+    Rule,
+    Source,
+    State,
+    Target,
+    Transform,
+    backbone_name,
+    resnet_rules,
+)
+from vod2.layers.flow_warp import PUBLIC_NAMES
+
+_HEAD = r"roi_heads\.box\.feature_extractor\."
+_HERE = "roi_heads.aggregator."
+_FLOOR = 1e-6  # is added to a geometry weight after its ReLU there; here it is the least that a weight can be
+
+
+def _raised(tensor: Tensor, target: Target) -> Tensor:
+    """log(ReLU(z) + floor) = log(max(z + floor, floor)); in float64, where the sum is exact."""
+    return tensor.double() + _FLOOR
+
+
+_FOLDED = Transform("u folded into the query's bias", lambda tensor, target: tensor)  # by `_fold_offsets`
+_RAISED = Transform(f"+ {_FLOOR:g}, the floor of the geometry", _raised)
+
+
+def _relation_rules(kind: str, number: int, name: str, geometry: bool = True) -> tuple[Rule, ...]:
+    """Relation module `number` of a `kind` ("", "l_", "g_"); `name` is the `RelationAttention`."""
+    there, here = rf"{_HEAD}{kind}W%s\.{number}\.", f"{_HERE}{name}."
+    rules = [
+        Rule(there % "qs" + "weight", f"{here}query.weight"),
+        Rule(there % "qs" + "bias", f"{here}query.bias", _FOLDED if kind else None),
+        Rule(there % "ks" + "(weight|bias)", rf"{here}key.\1"),
+        # A grouped 1x1 convolution, one group for each head, on that head's sum of whole features.
+        Rule(there % "vs" + "weight", f"{here}value.weight", FLAT),
+        Rule(there % "vs" + "bias", f"{here}value.bias"),
+    ]
+    if geometry:
+        rules += [
+            Rule(there % "gs" + "weight", f"{here}geometry.projection.weight", FLAT),
+            Rule(there % "gs" + "bias", f"{here}geometry.projection.bias", _RAISED),
+        ]
+    return tuple(rules)
+
+
+_RULES = (
+    *resnet_rules(r"backbone\.body\.stem\.", rf"(?:backbone\.body\.|{_HEAD}head\.)", eps=0.0),
+    Rule(r"rpn\.head\.conv\.(weight|bias)", r"proposal_generator.rpn_head.conv.\1"),
+    Rule(r"rpn\.head\.cls_logits\.(weight|bias)", r"proposal_generator.rpn_head.objectness_logits.\1", SIZE_MAJOR),
+    Rule(r"rpn\.head\.bbox_pred\.(weight|bias)", r"proposal_generator.rpn_head.anchor_deltas.\1", SIZE_MAJOR_DELTAS),
+    Rule(rf"{_HEAD}(?:fc6|fcs\.0|l_fcs\.0)\.(weight|bias)", r"roi_heads.box_head.fc1.\1"),
+    Rule(rf"{_HEAD}fc7\.(weight|bias)", r"roi_heads.box_head.fc2.\1"),
+    Rule(
+        r"roi_heads\.box\.predictor\.cls_score\.(weight|bias)", r"roi_heads.box_predictor.cls_score.\1", BACKGROUND_LAST
+    ),
+    Rule(
+        r"roi_heads\.box\.predictor\.bbox_pred\.(weight|bias)",
+        r"roi_heads.box_predictor.bbox_pred.\1",
+        WITHOUT_BACKGROUND,
+    ),
+    # RDN
+    *_relation_rules("", 0, "basic.0"),
+    *_relation_rules("", 1, "basic.1"),
+    *_relation_rules("", 2, "refine"),
+    *_relation_rules("", 3, "distill"),
+    Rule(rf"{_HEAD}fcs\.1\.(weight|bias)", rf"{_HERE}transform.0.\1"),
+    Rule(rf"{_HEAD}fcs\.2\.(weight|bias)", rf"{_HERE}refine_transform.\1"),
+    # MEGA
+    *(rule for number in (0, 1, 2) for rule in _relation_rules("l_", number, f"local_relations.{number}")),
+    *(
+        rule
+        for number in (0, 1)
+        for rule in _relation_rules("g_", number, f"global_relations.{number}", geometry=False)
+    ),
+    Rule(rf"{_HEAD}l_fcs\.1\.(weight|bias)", rf"{_HERE}transform.0.\1"),
+    Rule(rf"{_HEAD}l_fcs\.2\.(weight|bias)", rf"{_HERE}transform.1.\1"),
+    # DFF and FGFA
+    *(
+        Rule(rf"flownet\.{there}\.(weight|bias)", rf"pixel_aggregator.flownet.{here}.\1")
+        for there, here in PUBLIC_NAMES.items()
+    ),
+    *(
+        Rule(rf"embednet\.embed_conv{number + 1}\.(weight|bias)", rf"pixel_aggregator.embedding.{2 * number}.\1")
+        for number in (0, 1, 2)
+    ),
+)
+
+
+def _fold_offsets(state: State) -> State:
+    """MEGA's learned u (h, 1, d): (q.k + u.k) = (q + u).k, so u is a part of the query's bias.
+
+    In float64, where the sum is exact: a detector of any precision can be filled with it.
+    """
+    folded = dict(state)
+    for name, bias in state.items():
+        match = re.fullmatch(rf"({_HEAD}[lg]_)Wqs(\.\d+)\.bias", name)
+        if match:
+            offset = folded.pop(f"{match.group(1)}us{match.group(2)}", None)
+            if offset is None or offset.numel() != bias.numel():
+                raise ValueError(f"{match.group(1)}us{match.group(2)} of {bias.numel()} numbers is missing")
+            folded[name] = bias.double() + offset.double().flatten()
+    return folded
+
+
+_METHODS = (  # the first that one of the names has
+    ("embednet.", "FGFA"),
+    ("flownet.Convolution5_scale.", "DFF"),
+    ("roi_heads.box.feature_extractor.l_Wqs.", "MEGA"),
+    ("roi_heads.box.feature_extractor.fcs.2.", "RDN"),
+    ("roi_heads.box.feature_extractor.fcs.1.", "RDN_Base"),
+    ("roi_heads.box.feature_extractor.fc6.", "FasterRCNN"),
+)
+
+
+def _default_config(state: State) -> str:
+    for prefix, method in _METHODS:
+        if any(name.startswith(prefix) for name in state):
+            return f"published/{method}_{backbone_name(state, 'backbone.body.layer{}.{}.{}.weight')}.yaml"
+    raise ValueError("its head is none of the single frame, RDN, MEGA, FGFA, DFF")
+
+
+def _settings(state: State, target: Target) -> dict[str, object]:
+    settings = {
+        "INPUT.FORMAT": "BGR",
+        "MODEL.PIXEL_MEAN": [102.9801, 115.9465, 122.7717],
+        "MODEL.PIXEL_STD": [1.0, 1.0, 1.0],
+        "MODEL.RESNETS.STRIDE_IN_1X1": True,
+        "MODEL.RESNETS.RES5_DILATION": 2,
+        "MODEL.ANCHOR_GENERATOR.NAME": "RoundedAnchorGenerator",
+        "MODEL.LEGACY.INCLUSIVE_BOXES": True,
+        "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS": (10.0, 10.0, 5.0, 5.0),
+        "MODEL.ROI_BOX_HEAD.POOLER_TYPE": "ROIAlign",
+        "MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO": 0,
+    }
+    if any(name.startswith("flownet.") for name in state):
+        settings["MODEL.FLOWNET.LEGACY_WARP"] = True
+    return settings
+
+
+SOURCE = Source(
+    rules=lambda state: _RULES,
+    default_config=_default_config,
+    settings=_settings,
+    computed=r"rpn\.anchor_generator\.cell_anchors\.\d+|.*num_batches_tracked",
+    prepare=_fold_offsets,
+)

@@ -1,0 +1,237 @@
+"""What a table from public names to vod2's is made of.
+
+A: anchors of a cell, K: classes.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from vod2.d2 import CfgNode
+
+State = Mapping[str, Tensor]
+
+FROZEN_BN_EPS = 1e-5
+"""What Detectron2 adds to the variance of its normalisation."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """How the model that is to be filled reads its weights.
+
+    Attributes:
+        bottom_up: its ResNet is `backbone.bottom_up`, as where more follows it (a pyramid, a map for the heads).
+        bgr: the order of the colours of its images.
+        box_weights: what its box predictor's deltas are divided by.
+        norm_eps: what the normalisation of its backbone adds to the variance.
+        ratios: of the aspect ratios of its anchors.
+    """
+
+    bottom_up: bool = False
+    bgr: bool = True
+    box_weights: tuple[float, ...] = (10.0, 10.0, 5.0, 5.0)
+    norm_eps: float = FROZEN_BN_EPS
+    ratios: int = 3
+
+    @classmethod
+    def of(cls, cfg: CfgNode, model: nn.Module) -> "Target":
+        """The model that `cfg` describes."""
+        frozen = cfg.MODEL.RESNETS.NORM == "FrozenBN"
+        return cls(
+            bottom_up=any(name.startswith("backbone.bottom_up.") for name in model.state_dict()),
+            bgr=cfg.INPUT.FORMAT == "BGR",
+            box_weights=tuple(cfg.MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS),
+            norm_eps=cfg.MODEL.LEGACY.FROZEN_BN_EPS if frozen else FROZEN_BN_EPS,
+            ratios=len(cfg.MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS[0]),
+        )
+
+
+class Transform(NamedTuple):
+    """What happens to a tensor: in words for the table, and the function itself."""
+
+    words: str
+    apply: Callable[[Tensor, Target], Tensor]
+
+
+class Rule(NamedTuple):
+    """One line of a table.
+
+    Attributes:
+        pattern: of the whole public name.
+        name: vod2's, with the groups of the pattern; the ResNet is always `backbone` here.
+        transform: None for the tensor as it is.
+    """
+
+    pattern: str
+    name: str
+    transform: Transform | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """The conventions of one public code.
+
+    Attributes:
+        rules: names -> the table; the first rule whose pattern fits counts.
+        computed: pattern of names that hold nothing learned.
+        prepare: what joins tensors or adds missing ones, before the rules.
+        default_config: names -> the configuration below configs/ that they are for; ValueError if that cannot be told.
+        settings: names and the model -> {key: value} of the configuration that the weights need.
+        partial: the file is a start for training: that parts of a detector are missing, or of another shape or unused,
+            is as it should be.
+    """
+
+    rules: Callable[[State], tuple[Rule, ...]]
+    default_config: Callable[[State], str]
+    settings: Callable[[State, Target], dict[str, object]]
+    computed: str = r".*num_batches_tracked"
+    prepare: Callable[[State], State] = field(default=dict)
+    partial: bool = False
+
+
+def _size_major(tensor: Tensor, target: Target) -> Tensor:
+    """(ratios, sizes, ...) of the rows -> (sizes, ratios, ...); the rows are A logits."""
+    return _permute_anchors(tensor, target.ratios, 1)
+
+
+def _size_major_deltas(tensor: Tensor, target: Target) -> Tensor:
+    """As `_size_major` for 4 A deltas."""
+    return _permute_anchors(tensor, target.ratios, 4)
+
+
+def _permute_anchors(tensor: Tensor, ratios: int, numbers: int) -> Tensor:
+    if len(tensor) % (ratios * numbers):
+        raise ValueError(
+            f"{len(tensor)} channels of the RPN cannot be {numbers} for each anchor of {ratios} aspect ratios"
+        )
+    order = torch.arange(len(tensor)).view(ratios, -1, numbers).transpose(0, 1).flatten()  # (sizes, ratios, numbers)
+    return tensor.index_select(0, order)
+
+
+def _background_last(tensor: Tensor, target: Target) -> Tensor:
+    return torch.cat([tensor[1:], tensor[:1]])
+
+
+def _without_background(tensor: Tensor, target: Target) -> Tensor:
+    return tensor[4:].clone()
+
+
+def _reverse_colours(tensor: Tensor, target: Target) -> Tensor:
+    return tensor.flip(1) if target.bgr else tensor
+
+
+def variance(eps: float) -> Transform:
+    """Of a normalisation that adds `eps` to it: the sum stays the same."""
+
+    def apply(tensor: Tensor, target: Target) -> Tensor:
+        change = eps - target.norm_eps
+        return (tensor.double() + change).to(tensor.dtype) if change else tensor
+
+    return Transform(f"variance + ({eps:g} - eps of the model)", apply)
+
+
+def rescaled_deltas(stds: tuple[float, ...]) -> Transform:
+    """Of a box predictor (4 K rows) whose deltas are multiplied by `stds`, where the model divides by its weights."""
+
+    def apply(tensor: Tensor, target: Target) -> Tensor:
+        factors = torch.tensor(stds, dtype=torch.float64) * torch.tensor(target.box_weights, dtype=torch.float64)
+        if factors.allclose(torch.ones_like(factors)):
+            return tensor
+        rows = tensor.double().unflatten(0, (-1, 4)) * factors.view(1, 4, *[1] * (tensor.dim() - 1))  # (K, 4, ...)
+        return rows.flatten(0, 1).to(tensor.dtype)
+
+    return Transform(f"x stds {' '.join(f'{one:g}' for one in stds)} x BBOX_REG_WEIGHTS", apply)
+
+
+SIZE_MAJOR = Transform("anchors: ratio-major to size-major", _size_major)
+SIZE_MAJOR_DELTAS = Transform("anchors: ratio-major to size-major", _size_major_deltas)
+BACKGROUND_LAST = Transform("background: first row to last", _background_last)
+WITHOUT_BACKGROUND = Transform("background: first 4 rows dropped", _without_background)
+REVERSE_COLOURS = Transform("input channels RGB to INPUT.FORMAT", _reverse_colours)
+FLAT = Transform("1x1 convolution to linear", lambda tensor, target: tensor.flatten(1))
+
+
+def imagenet_colours(target: Target) -> dict[str, object]:
+    """Mean and deviation of ImageNet's pixels, in the model's order of colours."""
+    mean, std = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
+    step = -1 if target.bgr else 1
+    return {"MODEL.PIXEL_MEAN": mean[::step], "MODEL.PIXEL_STD": std[::step]}
+
+
+def norm_rules(pattern: str, name: str, eps: float) -> tuple[Rule, ...]:
+    """Of a batch normalisation that adds `eps`; `pattern` and `name` are those of the module."""
+    return (
+        Rule(rf"{pattern}\.running_var", f"{name}.running_var", variance(eps)),
+        Rule(rf"{pattern}\.(weight|bias|running_mean)", rf"{name}.\{re.compile(pattern).groups + 1}"),
+    )
+
+
+def resnet_rules(stem: str, stages: str, eps: float, stem_transform: Transform | None = None) -> tuple[Rule, ...]:
+    """Of a ResNet under torchvision's names, whose layer1 .. layer4 are res2 .. res5.
+
+    Args:
+        stem, stages: patterns of what stands before conv1 and bn1, and before layer1 .. layer4.
+        eps: of its normalisations.
+        stem_transform: of the first convolution.
+    """
+    rules = [
+        Rule(rf"{stem}conv1\.weight", "backbone.stem.conv1.weight", stem_transform),
+        *norm_rules(rf"{stem}bn1", "backbone.stem.conv1.norm", eps),
+    ]
+    for number in (1, 2, 3, 4):
+        block, here = rf"{stages}layer{number}\.(\d+)\.", rf"backbone.res{number + 1}.\1."
+        rules += [
+            Rule(rf"{block}conv(\d)\.weight", rf"{here}conv\2.weight"),
+            Rule(rf"{block}downsample\.0\.weight", f"{here}shortcut.weight"),
+            *norm_rules(rf"{block}bn(\d)", rf"{here}conv\2.norm", eps),
+            *norm_rules(rf"{block}downsample\.1", f"{here}shortcut.norm", eps),
+        ]
+    return tuple(rules)
+
+
+_BACKBONES = {  # blocks of the stage of stride 16, shape of the first 3x3 convolution without its kernel
+    (6, (64, 64)): "R50",
+    (23, (64, 64)): "R101",
+    (23, (256, 4)): "X101",  # 64 groups
+    (23, (128, 4)): "X101_32x4d",
+}
+
+_START_CONFIGS = {  # a configuration that begins with such a backbone
+    "R50": "RDN_Base_R50.yaml",
+    "R101": "FasterRCNN_R101.yaml",
+    "X101": "RDN_Base_X101.yaml",
+    "X101_32x4d": "SELSA_X101.yaml",
+}
+
+
+def backbone_name(state: State, names: str, first: int = 1) -> str:
+    """ "R50", "R101", "X101" (64x4d) or "X101_32x4d".
+
+    Args:
+        state: {name: tensor} of a ResNet.
+        names: of the weights of its convolutions, with {} for the stage, the block and the convolution.
+        first: the number of its first stage.
+
+    Raises:
+        ValueError: if it is none of them.
+    """
+    blocks = 0
+    while names.format(first + 2, blocks, "conv2") in state:
+        blocks += 1
+    conv = state.get(names.format(first, 0, "conv2"))
+    shape = () if conv is None else tuple(conv.shape[:2])
+    if (blocks, shape) not in _BACKBONES:
+        raise ValueError(
+            f"{blocks} blocks in the third stage and a first 3x3 convolution of the shape {shape} are none of "
+            f"{', '.join(_BACKBONES.values())}"
+        )
+    return _BACKBONES[blocks, shape]
+
+
+def start_config(state: State, names: str, first: int = 1) -> str:
+    """A configuration below configs/ that begins with this backbone; arguments and errors as of `backbone_name`."""
+    return _START_CONFIGS[backbone_name(state, names, first)]

@@ -1,0 +1,56 @@
+"""The size of a frame in the model: Detectron2's rule, and that of older code."""
+
+import numpy as np
+
+from vod2.d2 import CfgNode, detection_utils, transforms
+
+
+class TruncatedResize(transforms.ResizeShortestEdge):
+    """`ResizeShortestEdge` that cuts the longer side to whole pixels, where Detectron2 rounds both.
+
+    Weights of older code saw frames of these sizes. Same arguments.
+
+    Example:
+        >>> from vod2.data import TruncatedResize
+        >>> TruncatedResize.size_of(720, 1280, 600, 1000)
+        (562, 999)
+    """
+
+    def get_transform(self, image: np.ndarray) -> transforms.Transform:
+        height, width = image.shape[:2]
+        if self.sample_style == "range":
+            least, greatest = self.short_edge_length
+            side = np.random.randint(least, greatest + 1)
+        else:
+            side = np.random.choice(self.short_edge_length)
+        if side == 0:
+            return transforms.NoOpTransform()
+        return transforms.ResizeTransform(height, width, *self.size_of(height, width, int(side), self.max_size))
+
+    @staticmethod
+    def size_of(height: int, width: int, shorter: int, longest: int) -> tuple[int, int]:
+        """(height, width) after resizing; where the longer side would exceed `longest`, the shorter one gives way."""
+        least, greatest = min(height, width), max(height, width)
+        if greatest / least * shorter > longest:
+            shorter = round(longest * least / greatest)
+        longer = int(shorter * greatest / least)
+        return (shorter, longer) if height <= width else (longer, shorter)
+
+
+def build_augmentation(cfg: CfgNode, is_train: bool) -> list[transforms.Augmentation]:
+    """Detectron2's `build_augmentation`, that is resizing and flipping, with INPUT.RESIZE_TRUNCATES."""
+    built = detection_utils.build_augmentation(cfg, is_train)
+    if not cfg.INPUT.RESIZE_TRUNCATES:
+        return built
+    return [_truncated(cfg, is_train) if isinstance(one, transforms.ResizeShortestEdge) else one for one in built]
+
+
+def build_test_resize(cfg: CfgNode) -> transforms.Augmentation:
+    """What the test loader does to a frame: resizing alone."""
+    return build_augmentation(cfg, is_train=False)[0]
+
+
+def _truncated(cfg: CfgNode, is_train: bool) -> TruncatedResize:
+    if not is_train:
+        return TruncatedResize(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, "choice")
+    return TruncatedResize(cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING)
