@@ -17,7 +17,12 @@ from vod2.temporal import (
 )
 
 SUPPORT_NAMES = [name for name, _ in SUPPORT_SCHEDULE_REGISTRY]
-UNIONS = ["SlidingWindow+GlobalSample", "Keyframes+NoWindow", "SlidingWindow+SlidingWindow"]
+UNIONS = [
+    "SlidingWindow+GlobalSample",
+    "SlidingWindow+RollingGlobal",
+    "Keyframes+NoWindow",
+    "SlidingWindow+SlidingWindow",
+]
 TRAINING_NAMES = [name for name, _ in TRAINING_SCHEDULE_REGISTRY]
 LENGTHS = [1, 2, 3, 11]
 
@@ -31,7 +36,15 @@ def make_training_schedule(name: str):
     return build_training_schedule(tiny_cfg({"VIDEO.TRAIN_SCHEDULE.NAME": name, "VIDEO.TRAIN_SCHEDULE.RADIUS": 3}))
 
 
-@pytest.fixture(params=[*SUPPORT_NAMES, *UNIONS, "causal GlobalSample", "causal SlidingWindow+GlobalSample"])
+@pytest.fixture(
+    params=[
+        *SUPPORT_NAMES,
+        *UNIONS,
+        "causal GlobalSample",
+        "causal SlidingWindow+GlobalSample",
+        "causal SlidingWindow+RollingGlobal",
+    ]
+)
 def schedule(request) -> SupportSchedule:
     name = request.param.removeprefix("causal ")
     return make_support_schedule(name) if name == request.param else make_support_schedule(name, LOOKAHEAD=0)

@@ -1,7 +1,9 @@
 """What the contracts of proposal aggregators and of pixel aggregators have in common."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
+import pytest
 import torch
 from helpers.models import assert_same_detections, make_targets, make_video
 from helpers.streams import detect_as_stream, step_clip, window_clip
@@ -9,7 +11,7 @@ from torch import Tensor
 
 from vod2.d2 import EventStorage
 from vod2.modeling import VideoRCNN
-from vod2.structures import Frame, ProposalSet, TemporalContext
+from vod2.structures import Frame, ProposalSet, Role, TemporalContext
 from vod2.temporal import FrameMemory, SupportSchedule
 
 
@@ -58,6 +60,25 @@ def check_stream_equals_clips(model: VideoRCNN, schedule: SupportSchedule, toler
     for t, streamed in enumerate(detect_as_stream(model, video, schedule)):
         clip = model([window_clip(video, t, schedule)])[0]["instances"]
         assert_same_detections(streamed, clip, tolerance)
+
+
+def check_stream_equals_clips_until_a_frame_leaves(
+    model: VideoRCNN, schedule: SupportSchedule, tolerance: float
+) -> None:
+    """The same for a model that carries something of the frames that have left the window, which a clip does not hold.
+
+    As long as none has, a step gives what the clip gives; at the first frame after that it gives something else.
+    """
+    video, before = make_video(7), Counter()
+    for t, streamed in enumerate(detect_as_stream(model, video, schedule)):
+        clip = model([window_clip(video, t, schedule)])[0]["instances"]
+        window = Counter(index for index, role in schedule.window(t, len(video), "video") if role is Role.LOCAL)
+        if before - window:
+            with pytest.raises(AssertionError):
+                assert_same_detections(streamed, clip, tolerance)
+            return
+        assert_same_detections(streamed, clip, tolerance)
+        before = window
 
 
 def check_interleaved_videos(model: VideoRCNN, schedule: SupportSchedule) -> None:

@@ -5,16 +5,19 @@ from collections import Counter
 import numpy as np
 import pytest
 from helpers.models import tiny_cfg
+from reference.mega import global_entries
 
 from vod2.errors import UserError
 from vod2.structures import Role, Support
 from vod2.temporal import (
     GlobalSample,
     Keyframes,
+    LocalMemoryGlobal,
     NoSupport,
     NoWindow,
     RandomNear,
     RandomVideo,
+    RollingGlobal,
     SlidingWindow,
     SupportSchedule,
     Union,
@@ -114,6 +117,72 @@ class TestGlobalSample:
             GlobalSample(-1)
 
 
+class TestRollingGlobal:
+    @pytest.mark.parametrize("length", [1, 6, 12, 40])
+    def test_the_windows_are_the_queue_of_the_authors(self, length):
+        order = np.random.default_rng(length).permutation(length).tolist()
+        schedule = RollingGlobal(10, orders={"video": order})
+        windows = [schedule.window(t, length, "video") for t in range(length)]
+        assert [indices(window) for window in windows] == global_entries(order, 10)
+        assert {role for window in windows for _, role in window} == {Role.GLOBAL}
+
+    def test_by_hand(self):
+        schedule = RollingGlobal(3, orders={"video": [4, 1, 3, 0, 2]})
+        windows = [indices(schedule.window(t, 5, "video")) for t in range(5)]
+        assert windows == [[3, 1, 4], [1, 4, 0], [4, 0, 2], [0, 2, 4], [2, 4, 1]]
+
+    def test_one_frame_is_new_at_every_frame(self):
+        schedule = RollingGlobal(10)
+        for t in range(1, 100):
+            before, now = (set(indices(schedule.window(i, 100, "video"))) for i in (t - 1, t))
+            assert len(now) == 10 and len(now - before) == 1
+
+    def test_every_frame_of_the_video_comes_up(self):
+        schedule = RollingGlobal(5)
+        assert {i for t in range(30) for i in indices(schedule.window(t, 30, "video"))} == set(range(30))
+
+    def test_a_video_shorter_than_the_count_repeats_frames(self):
+        counts = Counter(indices(RollingGlobal(10, orders={"video": [2, 0, 1]}).window(0, 3, "video")))
+        assert counts == {2: 4, 0: 3, 1: 3}
+
+    def test_the_name_of_the_video_decides_the_order(self):
+        windows = {tuple(indices(RollingGlobal(5).window(0, 100, str(name)))) for name in range(10)}
+        assert len(windows) == 10
+
+    def test_the_first_window_is_the_sample_of_the_same_size(self):
+        sample = GlobalSample(10, include_key=False).window(0, 100, "video")
+        assert sorted(RollingGlobal(10).window(0, 100, "video")) == sample
+
+    def test_a_causal_one_is_the_causal_sample(self):
+        causal = [RollingGlobal(4).with_lookahead(0), RollingGlobal(4, lookahead=0)]
+        sample = GlobalSample(4, include_key=False, lookahead=0)
+        for t in range(40):
+            for schedule in causal:
+                assert schedule.window(t, None, "video") == sample.window(t, None, "video")
+
+    def test_it_has_the_lookahead_of_the_whole_video_or_none(self):
+        assert RollingGlobal(2).lookahead is None and RollingGlobal(2).with_lookahead(0).lookahead == 0
+        assert Union([SlidingWindow(3), RollingGlobal(2)]).with_lookahead(2).lookahead == 2
+        with pytest.raises(ValueError, match="whole video: it cannot have a lookahead of 1"):
+            RollingGlobal(2).with_lookahead(1)
+
+    @pytest.mark.parametrize(
+        "arguments, message",
+        [
+            ({"count": -1}, "at least 0, got -1"),
+            ({"count": 1, "lookahead": 3}, "got 3"),
+            ({"count": 1, "orders": {"cat": [0, 2]}}, "order of video 'cat' is not a permutation"),
+        ],
+    )
+    def test_values_that_make_no_sense_are_refused(self, arguments, message):
+        with pytest.raises(ValueError, match=message):
+            RollingGlobal(**arguments)
+
+    def test_an_order_of_another_length_is_refused(self):
+        with pytest.raises(ValueError, match="order of video 'cat' has 2 frames, the video has 3"):
+            RollingGlobal(1, orders={"cat": [0, 1]}).window(0, 3, "cat")
+
+
 class TestKeyframes:
     @pytest.mark.parametrize("t, expected", [(0, 0), (1, 0), (9, 0), (10, 10), (19, 10), (20, 20)])
     def test_the_window_is_the_last_keyframe(self, t, expected):
@@ -187,6 +256,49 @@ class TestRandomVideo:
     def test_a_video_shorter_than_the_count_repeats_frames(self):
         supports = RandomVideo(5).sample(0, 2, np.random.default_rng(0))
         assert len(supports) == 5 and set(indices(supports)) <= {0, 1}
+
+
+class TestLocalMemoryGlobal:
+    def drawn(self, t: int, length: int, role: Role, **arguments) -> set[int]:
+        schedule, rng = LocalMemoryGlobal(**({"radius": 2} | arguments)), np.random.default_rng(0)
+        return {index for _ in range(300) for index, own in schedule.sample(t, length, rng) if own is role}
+
+    def test_each_role_has_its_part_of_the_video(self):
+        assert self.drawn(20, 40, Role.LOCAL) == {18, 19, 20, 21, 22}
+        assert self.drawn(20, 40, Role.MEMORY) == {13, 14, 15, 16, 17}
+        assert self.drawn(20, 40, Role.GLOBAL) == set(range(40))
+
+    def test_the_parts_end_where_the_video_ends(self):
+        assert self.drawn(38, 40, Role.LOCAL) == {36, 37, 38, 39}
+        assert self.drawn(4, 40, Role.MEMORY) == {0, 1}
+        for t in range(4):
+            assert self.drawn(t, 40, Role.MEMORY) == {0}
+
+    def test_the_key_frame_comes_first_among_the_local_ones_and_can_be_left_out(self):
+        for include, roles in ((True, "LLLMMMGG"), (False, "LLMMMGG")):
+            supports = LocalMemoryGlobal(include_key=include).sample(100, 400, np.random.default_rng(0))
+            assert "".join(role.name[0] for _, role in supports) == roles
+            assert (supports[0].index == 100) is include
+
+    def test_supports_of_a_role_are_distinct_where_there_are_enough_frames(self):
+        for seed in range(50):
+            supports = LocalMemoryGlobal(2, 5, 5, 10, include_key=False).sample(7, 10, np.random.default_rng(seed))
+            assert sorted(indices(supports)) == sorted([5, 6, 7, 8, 9, 0, 1, 2, 3, 4, *range(10)])
+
+    def test_a_still_image_repeats_itself(self):
+        assert indices(LocalMemoryGlobal().sample(0, 1, np.random.default_rng(0))) == [0] * 8
+
+    def test_the_configuration_keys_arrive(self):
+        values = {"NAME": "LocalMemoryGlobal", "RADIUS": 5, "COUNT": 1, "MEMORY_COUNT": 4, "GLOBAL_COUNT": 6}
+        keys = {f"VIDEO.TRAIN_SCHEDULE.{key}": value for key, value in (values | {"INCLUDE_KEY": False}).items()}
+        schedule = build_training_schedule(tiny_cfg(keys))
+        assert (schedule.radius, schedule.local, schedule.memory, schedule.whole) == (5, 1, 4, 6)
+        assert not schedule.include_key
+
+    @pytest.mark.parametrize("name", ["radius", "local", "memory", "whole"])
+    def test_negative_numbers_are_refused(self, name):
+        with pytest.raises(ValueError, match="at least 0, got"):
+            LocalMemoryGlobal(**{name: -1})
 
 
 class TestWithKey:

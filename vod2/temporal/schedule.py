@@ -7,7 +7,7 @@ import functools
 import math
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -205,8 +205,12 @@ def _sample_of_video(video: str, length: int, count: int) -> frozenset[int]:
     start = max(length - 1, 0) // _BLOCK * _BLOCK
     earlier = _sample_of_video(video, start, count) if start else ()
     frames = np.array([*sorted(earlier), *range(start, length)], dtype=np.uint64)
-    priority = _mixed(frames + (np.uint64(zlib.crc32(video.encode())) << np.uint64(32)))
-    return frozenset(frames[np.argsort(priority)[max(len(frames) - count, 0) :]].tolist())
+    return frozenset(frames[_ascending(video, frames)[max(len(frames) - count, 0) :]].tolist())
+
+
+def _ascending(video: str, frames: np.ndarray) -> np.ndarray:
+    """The rows of `frames` (uint64) in the order of their priority in the video, the highest last."""
+    return np.argsort(_mixed(frames + (np.uint64(zlib.crc32(video.encode())) << np.uint64(32))))
 
 
 def _mixed(x: np.ndarray) -> np.ndarray:
@@ -215,6 +219,71 @@ def _mixed(x: np.ndarray) -> np.ndarray:
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
+
+
+@SUPPORT_SCHEDULE_REGISTRY.register()
+class RollingGlobal(SupportSchedule):
+    """`count` frames of the whole video, one of which makes way for another at every frame (MEGA).
+
+    P is the order of all L frames of the video by the priorities of `GlobalSample`, the highest first. Frame 0 looks at
+    P[0] .. P[count - 1]. Frame t > 0 takes P[(t + count - 1) mod L] for the entry that has been there longest; at frame
+    0, P[count - 1] came first and P[0] last, as in the authors' code. Where L is less than twice the count, a frame may
+    stand in the window more than once, and where L is less than the count, one does.
+
+    A causal one (lookahead 0) has the window of a causal `GlobalSample`: frames that have left a live stream do not
+    come back.
+
+    Args:
+        count: entries of a window.
+        lookahead: None for the whole video, 0 for the frames until t.
+        orders: {video: P} for the videos that are to have another one than that of their priorities.
+
+    Example:
+        >>> from vod2.temporal import RollingGlobal
+        >>> schedule = RollingGlobal(2, orders={"video": [3, 0, 2, 1]})
+        >>> [[s.index for s in schedule.window(t, 4, "video")] for t in range(4)]
+        [[0, 3], [3, 2], [2, 1], [1, 3]]
+    """
+
+    def __init__(
+        self, count: int, lookahead: int | None = None, orders: Mapping[str, Sequence[int]] | None = None
+    ) -> None:
+        if count < 0:
+            raise ValueError(f"RollingGlobal: expected a count of at least 0, got {count}")
+        if lookahead not in (None, 0):
+            raise ValueError(f"RollingGlobal: expected a lookahead of 0 or the whole video, got {lookahead}")
+        self.count, self.lookahead, self.orders = count, lookahead, dict(orders or {})
+        for video, order in self.orders.items():
+            if sorted(order) != list(range(len(order))):
+                raise ValueError(f"RollingGlobal: the order of video {video!r} is not a permutation: {list(order)}")
+
+    @classmethod
+    def from_config(cls, node: CfgNode) -> "RollingGlobal":
+        return cls(node.COUNT, 0 if node.LOOKAHEAD == 0 else None)
+
+    def with_lookahead(self, frames: int) -> "RollingGlobal":
+        if frames:
+            return super().with_lookahead(frames)
+        return RollingGlobal(self.count, 0, self.orders)
+
+    def _window(self, t: int, length: int | None, video: str) -> list[Support]:
+        if self.lookahead == 0:
+            return [Support(index, Role.GLOBAL) for index in sorted(_sample_of_video(video, t + 1, self.count))]
+        order = self.orders[video] if video in self.orders else _order_of_video(video, length)
+        if len(order) != length:
+            raise ValueError(
+                f"RollingGlobal: the order of video {video!r} has {len(order)} frames, the video has {length}"
+            )
+        places = (self.count - 1 - i if i < self.count else i for i in range(t, t + self.count))
+        return [Support(int(order[place % length]), Role.GLOBAL) for place in places]
+
+
+@functools.lru_cache(maxsize=16)
+def _order_of_video(video: str, length: int) -> np.ndarray:
+    """(length,): all frames, that of the highest priority first. Read-only."""
+    order = _ascending(video, np.arange(length, dtype=np.uint64))[::-1]
+    order.flags.writeable = False
+    return order
 
 
 @SUPPORT_SCHEDULE_REGISTRY.register()

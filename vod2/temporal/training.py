@@ -108,6 +108,57 @@ class RandomVideo(TrainingSchedule):
 
 
 @TRAINING_SCHEDULE_REGISTRY.register()
+class LocalMemoryGlobal(TrainingSchedule):
+    """Frames near t, frames that a stream remembers when it comes to t, and frames of the whole video (MEGA).
+
+    LOCAL ones are of [t - radius, t + radius]; MEMORY ones are of the last 2 radius + 1 frames before these, or frame 0
+    where the video has none; GLOBAL ones are of everywhere. Those of one role are distinct where there are that many
+    frames; a still image repeats itself.
+
+    Args:
+        radius: frames of the local window on either side of t.
+        local, memory, whole: LOCAL, MEMORY and GLOBAL supports to draw.
+        include_key: t itself is one more LOCAL support, the first, as it is in a stream's window.
+
+    Example:
+        >>> import numpy as np
+        >>> from vod2.temporal import LocalMemoryGlobal
+        >>> supports = LocalMemoryGlobal(radius=1).sample(4, 9, np.random.default_rng(0))
+        >>> "".join(role.name[0] for _, role in supports)
+        'LLLMMMGG'
+        >>> sorted(index for index, role in supports if role.name == "MEMORY")
+        [0, 1, 2]
+    """
+
+    def __init__(
+        self, radius: int = 12, local: int = 2, memory: int = 3, whole: int = 2, include_key: bool = True
+    ) -> None:
+        if min(radius, local, memory, whole) < 0:
+            raise ValueError(
+                "LocalMemoryGlobal: expected a radius and numbers of frames of at least 0, got "
+                f"{radius} and {local}, {memory}, {whole}"
+            )
+        self.radius, self.local, self.memory, self.whole = radius, local, memory, whole
+        self.include_key = include_key
+
+    @classmethod
+    def from_config(cls, node: CfgNode) -> "LocalMemoryGlobal":
+        return cls(node.RADIUS, node.COUNT, node.MEMORY_COUNT, node.GLOBAL_COUNT, node.INCLUDE_KEY)
+
+    def sample(self, t: int, length: int, rng: np.random.Generator) -> list[Support]:
+        check_frame(t, length)
+        first = t - self.radius  # of the local window
+        near = np.arange(max(first, 0), min(t + self.radius, length - 1) + 1)
+        past = np.arange(max(first - 2 * self.radius - 1, 0), max(first, 1))
+        return [
+            *([Support(t, Role.LOCAL)] if self.include_key else []),
+            *_draw(near, self.local, rng, Role.LOCAL),
+            *_draw(past, self.memory, rng, Role.MEMORY),
+            *_draw(np.arange(length), self.whole, rng, Role.GLOBAL),
+        ]
+
+
+@TRAINING_SCHEDULE_REGISTRY.register()
 class RandomKeyframe(TrainingSchedule):
     """The keyframe of t, wherever t may stand between two of them (DFF): t - n, n in {0 .. interval - 1}, uniform.
 

@@ -1,0 +1,164 @@
+"""Global to local aggregation with a long range memory, section 3 of MEGA.
+
+N: proposals of the key frame, M: of the local frames, A: the best of each of these (distilled), S: stages,
+D: embedding.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from vod2.projects.mega.memory import Memory, Rows
+
+from vod2.d2 import CfgNode, configurable
+from vod2.layers import GeometryBias, RelationAttention
+from vod2.modeling import PROPOSAL_AGGREGATOR_REGISTRY, Aggregated, ProposalAggregator
+from vod2.structures import ProposalSet, Role, TemporalContext
+
+
+@PROPOSAL_AGGREGATOR_REGISTRY.register()
+class MEGAAggregator(ProposalAggregator):
+    """Proposals take from GLOBAL frames, then in S stages from LOCAL ones and the memory, then from GLOBAL ones again.
+
+    With G_0, G_1 the global and L_s the local relation modules, h_s a fully connected layer with ReLU:
+
+    1. x, the key frame's, and y, the local frames', each += G_0(., global).
+    2. For s < S - 1: x and the distilled rows of y, each h_s(. + L_s(., [keys of stage s; memory of stage s])). Keys
+       of stage 0 are all rows of y, those of stage s > 0 the distilled ones as stage s - 1 has left them.
+    3. The last stage: x += L_s(x, [keys; memory]), without h.
+    4. x += G_1(x, global).
+
+    The memory of stage s holds what were keys of that stage, of the frames that have left the local window since the
+    stream began: it is carried as `memory.Memory` describes. Where the context has MEMORY frames, as in training, it is
+    made of these instead, without gradient.
+
+    Example:
+        >>> import torch
+        >>> from vod2.projects.mega import MEGAAggregator
+        >>> from vod2.structures import ProposalSet, TemporalContext
+        >>> mega = MEGAAggregator(dim=64, num_heads=4, geometry_dim=64, scale=100.0, wavelength=1000.0)
+        >>> boxes = torch.tensor([[0.0, 0.0, 9.0, 9.0], [4.0, 4.0, 20.0, 24.0]])
+        >>> query = ProposalSet.of_frame(boxes, torch.rand(2, 64), torch.tensor([2.0, 1.0]), (32, 32))
+        >>> mega(query, TemporalContext()).value.shape
+        torch.Size([2, 64])
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        dim: int,
+        num_heads: int,
+        geometry_dim: int,
+        scale: float,
+        wavelength: float,
+        num_stages: int = 3,
+        support_topk: int = 75,
+        advanced_ratio: float = 0.2,
+        use_global: bool = True,
+        memory: int = 25,
+    ) -> None:
+        """
+        Args:
+            dim: D.
+            num_heads: of a relation module.
+            geometry_dim, scale, wavelength: embedding of box pairs in local relations, see `GeometryBias`.
+            num_stages: S, at least 1.
+            support_topk: proposals of a support frame that are looked at.
+            advanced_ratio: share in (0, 1] of a local frame's that is distilled.
+            use_global: whether there are G_0 and G_1; without, GLOBAL frames are ignored.
+            memory: frames that the memory holds; 0 for no memory.
+        """
+        super().__init__()
+        if num_stages < 1 or min(support_topk, memory) < 0:
+            raise ValueError(
+                "MEGA: expected NUM_STAGES of at least 1, SUPPORT_TOPK and MEMORY of at least 0, got "
+                f"{num_stages}, {support_topk}, {memory}"
+            )
+        if not 0 < advanced_ratio <= 1:
+            raise ValueError(f"MEGA: expected ADVANCED_RATIO in (0, 1], got {advanced_ratio}")
+
+        def local_relation() -> RelationAttention:
+            return RelationAttention(dim, num_heads, GeometryBias(num_heads, geometry_dim, scale, wavelength))
+
+        self.support_topk, self.memory_size = support_topk, memory
+        self.distilled_topk = max(1, round(advanced_ratio * support_topk))
+        self.local_relations = nn.ModuleList(local_relation() for _ in range(num_stages))
+        self.global_relations = nn.ModuleList(RelationAttention(dim, num_heads) for _ in range(2 if use_global else 0))
+        self.transform = nn.ModuleList(nn.Linear(dim, dim) for _ in range(num_stages - 1))
+        for layer in self.transform:  # as the box head's layers begin
+            nn.init.kaiming_uniform_(layer.weight, a=1)
+            nn.init.zeros_(layer.bias)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, dim: int) -> dict:
+        relation, node = cfg.MODEL.VIDEO.RELATION, cfg.MODEL.MEGA
+        return {
+            "dim": dim,
+            "num_heads": relation.NUM_HEADS,
+            "geometry_dim": relation.GEOMETRY_DIM,
+            "scale": relation.GEOMETRY_SCALE,
+            "wavelength": relation.GEOMETRY_WAVELENGTH,
+            "num_stages": node.NUM_STAGES,
+            "support_topk": cfg.MODEL.VIDEO.SUPPORT_TOPK,
+            "advanced_ratio": node.ADVANCED_RATIO,
+            "use_global": node.GLOBAL,
+            "memory": node.MEMORY,
+        }
+
+    def forward(self, query: ProposalSet, context: TemporalContext) -> Aggregated[Tensor]:
+        """The key frame's proposals (N, D) and the context's -> (N, D); carries the memory."""
+        local = context.select(Role.KEY, Role.LOCAL)
+        everywhere = self._supports(context.select(Role.GLOBAL), query)
+        x = self._from_global(0, query, everywhere)
+        y = self._from_global(0, self._supports(local, query), everywhere)
+        stored = Memory.of_carry(context.carry, len(self.local_relations), query)
+        stored = stored.settled([frame.index for frame in local.frames], self.memory_size)
+        remembered = self._of_memory_frames(context.select(Role.MEMORY), everywhere) or stored.rows
+        x, keys = self._stages(x, y, remembered)
+        x = self._from_global(1, x, everywhere)
+        carry = stored.with_pending(local, keys).as_carry() if self.memory_size else {}
+        return Aggregated(x.features, carry=carry)
+
+    def _supports(self, part: TemporalContext, query: ProposalSet) -> ProposalSet:
+        """The best proposals of the part's frames; of none, an empty set like the query."""
+        supports = part.proposals(self.support_topk)
+        return query[:0] if supports is None else supports
+
+    def _from_global(self, k: int, rows: ProposalSet, everywhere: ProposalSet) -> ProposalSet:
+        """Steps 1 and 4: += G_k. What the global frames have is never updated."""
+        if not self.global_relations:
+            return rows
+        added = self.global_relations[k](rows.features, everywhere.features, rows.boxes, everywhere.boxes)
+        return replace(rows, features=rows.features + added)
+
+    def _of_memory_frames(self, part: TemporalContext, everywhere: ProposalSet) -> Sequence[Rows]:
+        """The memory of every stage, made of MEMORY frames that look at nothing but each other; () without any."""
+        supports = part.proposals(self.support_topk)
+        if supports is None or not self.memory_size:
+            return ()
+        with torch.no_grad():
+            nobody = supports[:0]
+            nothing = Memory.empty(len(self.local_relations), supports).rows
+            _, keys = self._stages(nobody, self._from_global(0, supports, everywhere), nothing)
+        return [Rows(key.features, key.boxes) for key in keys]
+
+    def _stages(self, x: ProposalSet, y: ProposalSet, memory: Sequence[Rows]) -> tuple[ProposalSet, list[ProposalSet]]:
+        """Steps 2 and 3: x (N rows), y (M) -> x, and each stage's keys without the memory, in the order of y."""
+        last = len(self.local_relations) - 1
+        distilled = y[y.rank() < self.distilled_topk]  # (A)
+        features = torch.cat([x.features, distilled.features])  # (N + A, D)
+        boxes = torch.cat([x.boxes, distilled.boxes])
+        own, keys = y, []
+        for s, (relation, rows) in enumerate(zip(self.local_relations, memory, strict=True)):
+            keys.append(own)
+            if s == last:
+                features, boxes = features[: len(x)], x.boxes
+            key, key_boxes = torch.cat([own.features, rows.features]), torch.cat([own.boxes, rows.boxes])
+            features = features + relation(features, key, boxes, key_boxes)
+            if s < last:
+                features = F.relu(self.transform[s](features))
+                own = replace(distilled, features=features[len(x) :])
+        return replace(x, features=features), keys

@@ -1,0 +1,101 @@
+"""The long range memory of MEGA as tensors that are carried from frame to frame.
+
+S: stages, R: rows of a stage, D: embedding.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from vod2.structures import ProposalSet, TemporalContext
+
+_PREFIX = "mega."
+_PENDING = f"{_PREFIX}pending"
+
+
+class Rows(NamedTuple):
+    """Proposals that are looked at: features (R, D) and boxes (R, 4) xyxy pixels."""
+
+    features: Tensor
+    boxes: Tensor
+
+
+class Memory(NamedTuple):
+    """What a stream carries: for every stage the rows of frames that have left the local window, oldest first.
+
+    The last frame may be pending: it was the oldest of the local window at the step before, and belongs to the memory
+    if it has left the window at this one.
+
+    Attributes:
+        rows: S.
+        age: S times (R,) int64, descending: 1 in the frame that came last into the memory, 0 in the pending one.
+        pending: the number of the pending frame in the video, and how often it stood in the window; (-1, 0) for none.
+    """
+
+    rows: tuple[Rows, ...]
+    age: tuple[Tensor, ...]
+    pending: tuple[int, int] = (-1, 0)
+
+    @staticmethod
+    def empty(stages: int, like: ProposalSet) -> "Memory":
+        """Nothing, in the dtype and on the device of `like`."""
+        nothing = Rows(like.features[:0].detach(), like.boxes[:0])
+        return Memory((nothing,) * stages, (like.frame[:0],) * stages)
+
+    @staticmethod
+    def of_carry(carry: Mapping[str, Tensor], stages: int, like: ProposalSet) -> "Memory":
+        """The memory that `as_carry` wrote, or an empty one where there is none."""
+        if _PENDING not in carry:
+            return Memory.empty(stages, like)
+        index, copies = carry[_PENDING].tolist()
+        features, boxes, age = (
+            [carry[f"{_PREFIX}{name}.{stage}"] for stage in range(stages)] for name in ("features", "boxes", "age")
+        )
+        return Memory(tuple(map(Rows, features, boxes)), tuple(age), (index, copies))
+
+    def as_carry(self) -> dict[str, Tensor]:
+        """{name: tensor} of all of it, without gradient."""
+        carry = {_PENDING: torch.tensor(self.pending)}
+        for stage, (rows, age) in enumerate(zip(self.rows, self.age, strict=True)):
+            carry[f"{_PREFIX}features.{stage}"] = rows.features.detach()
+            carry[f"{_PREFIX}boxes.{stage}"] = rows.boxes
+            carry[f"{_PREFIX}age.{stage}"] = age
+        return carry
+
+    def settled(self, window: Sequence[int], size: int) -> "Memory":
+        """The memory of the step whose local window are the frames `window`: at most `size` frames, none pending.
+
+        The pending frame stays if it stands in the window less often than before (a window that repeats the edge frame
+        loses it copy by copy), and is dropped if nothing of it has left yet.
+        """
+        index, copies = self.pending
+        left = int(window.count(index) < copies)
+        rows, ages = [], []
+        for own, age in zip(self.rows, self.age, strict=True):
+            age = age + left
+            kept = (age > 0) & (age <= size)
+            rows.append(Rows(own.features[kept], own.boxes[kept]))
+            ages.append(age[kept])
+        return Memory(tuple(rows), tuple(ages))
+
+    def with_pending(self, local: TemporalContext, keys: Sequence[ProposalSet]) -> "Memory":
+        """Also the rows of the oldest frame of the local window, as pending.
+
+        Args:
+            local: the window; nothing is pending where it is empty.
+            keys: S times the proposals of the window that the stage has looked at.
+        """
+        indices = [frame.index for frame in local.frames if frame.proposals is not None]
+        if not indices:
+            return self
+        oldest = min(indices)
+        row = indices.index(oldest)  # of several copies, all alike, one
+        rows, ages = [], []
+        for own, age, key in zip(self.rows, self.age, keys, strict=True):
+            new = key.frame == row
+            features = torch.cat([own.features, key.features[new].detach()])
+            rows.append(Rows(features, torch.cat([own.boxes, key.boxes[new]])))
+            ages.append(torch.cat([age, age.new_zeros(len(features) - len(age))]))
+        return Memory(tuple(rows), tuple(ages), (oldest, indices.count(oldest)))

@@ -1,0 +1,106 @@
+"""The detectors of configs/published with converted weights against what public code computed, in float64 and float32.
+
+The weights are made from their names, so that no checkpoint is needed; see `helpers.parity`.
+"""
+
+from collections.abc import Iterator
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+from helpers.models import ROOT
+from helpers.parity import public_outputs, public_weights
+from torch import Tensor
+
+from vod2.checkpoint import Target, convert
+from vod2.d2 import Instances, build_model
+from vod2.engine import load_config
+from vod2.modeling import VideoRCNN
+from vod2.temporal import FrameMemory, RollingGlobal, SupportSchedule, Union, build_support_schedule
+
+CONFIGS = {
+    "base": "FasterRCNN_R101",
+    "rdn_base": "RDN_Base_R101",
+    "rdn": "RDN_R101",
+    "mega": "MEGA_R101",
+    "fgfa": "FGFA_R101",
+    "dff": "DFF_R101",
+}
+
+
+def build(method: str, dtype: torch.dtype) -> tuple[VideoRCNN, SupportSchedule]:
+    cfg = load_config(str(ROOT / "configs" / "published" / f"{CONFIGS[method]}.yaml"))
+    cfg.defrost()
+    cfg.MODEL.DEVICE = "cpu"
+    model = build_model(cfg).to(dtype).eval()
+    converted = convert(public_weights(method), "mega", Target.of(cfg, model))
+    assert converted.unused == {}
+    model.load_state_dict(converted.state)
+    return model, build_support_schedule(cfg)
+
+
+def with_global_order(schedule: SupportSchedule, order: list[int]) -> SupportSchedule:
+    """MEGA draws its global frames at random: here in the order that is given."""
+    if not isinstance(schedule, Union):
+        return schedule
+    parts = [
+        RollingGlobal(part.count, orders={"video": order}) if isinstance(part, RollingGlobal) else part
+        for part in schedule.schedules
+    ]
+    return Union(parts)
+
+
+def stream(model: VideoRCNN, schedule: SupportSchedule, frames: np.ndarray) -> Iterator[tuple[Instances, Tensor]]:
+    """Detections of each frame, and what entered the box predictor."""
+    entered = []
+    model.roi_heads.box_predictor.register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0]))
+    memory = FrameMemory(schedule)
+    memory.start("video", len(frames))
+    images = [torch.from_numpy(frame[:, :, ::-1].transpose(2, 0, 1).copy()) for frame in frames]
+    for t in range(len(frames)):
+        new = [{"image": images[index], "frame_index": index} for index in memory.missing(t)]
+        for one in new:
+            model.remember([one], [memory])
+        clip = {"frame_index": t, "height": frames.shape[1], "width": frames.shape[2]}
+        yield model.detect_from(memory, clip)["instances"], entered.pop()
+
+
+def ordered(boxes: Tensor, scores: Tensor, labels: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """By label, then score, then place: degenerate boxes at a corner have the same score."""
+    boxes, scores, labels = boxes.numpy(), scores.numpy(), labels.numpy()
+    keys = (*boxes.round(3).T[::-1], -scores.round(7), labels)
+    order = np.lexsort(keys)
+    return boxes[order], scores[order], labels[order]
+
+
+@pytest.mark.parametrize("method", CONFIGS)
+def test_boxes_scores_and_features_are_those_of_the_public_code_in_float64(method):
+    public = public_outputs(method)
+    model, schedule = build(method, torch.float64)
+    schedule = with_global_order(schedule, public["global_order"].tolist())
+    for t, (found, features) in enumerate(stream(model, schedule, public["frames"])):
+        assert len(found) == len(public[f"boxes_{t}"])
+        expected = (torch.from_numpy(public[f"{name}_{t}"]) for name in ("boxes", "scores", "labels"))
+        boxes, scores, labels = ordered(*expected)
+        actual = ordered(found.pred_boxes.tensor, found.scores, found.pred_classes + 1)
+        np.testing.assert_array_equal(actual[2], labels)
+        np.testing.assert_allclose(actual[1], scores, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(actual[0], boxes, rtol=0, atol=1e-4)
+        if f"features_{t}" in public:
+            wanted = torch.from_numpy(public[f"features_{t}"])
+            assert (features[: len(wanted)] - wanted).abs().max() <= 1e-6 * wanted.abs().max()
+
+
+@pytest.mark.parametrize("method", ["base", "fgfa", "dff"])
+def test_without_relations_float32_is_near_as_well(method):
+    public = public_outputs(method)
+    model, schedule = build(method, torch.float32)
+    for t, (found, _) in enumerate(islice(stream(model, schedule, public["frames"]), 2)):
+        boxes, scores, labels = (torch.from_numpy(public[f"{name}_{t}"]) for name in ("boxes", "scores", "labels"))
+        assert len(found) == len(boxes)
+        # Each has its counterpart: rounding may exchange two of nearly the same score.
+        near = (found.pred_boxes.tensor[:, None] - boxes).abs().amax(dim=2) < 0.01
+        near &= (found.scores[:, None] - scores).abs() < 1e-4
+        near &= found.pred_classes[:, None] + 1 == labels
+        assert near.any(dim=1).all() and near.any(dim=0).all()
