@@ -23,7 +23,7 @@ from tabulate import tabulate
 from torch.nn.functional import normalize
 
 from vod2.d2 import Boxes, BoxMode, DatasetCatalog, FrozenBatchNorm2d, Instances, MetadataCatalog, build_model
-from vod2.engine import VideoPredictor, load_config
+from vod2.engine import VideoPredictor, inference_copy, load_config
 from vod2.evaluation import VIDEvaluator, index_tracks
 from vod2.evaluation.motion import motion_iou, speed_groups
 from vod2.layers import PatchAttention, PixelAttention
@@ -299,15 +299,14 @@ def ap_in_loops(ranked: list[tuple[float, bool]], positives: int) -> float:
 def keyframe_interval(device: torch.device) -> list[Comparison]:
     """Ten frames of a stream at 600 x 1000, one of them a keyframe: LSTS against its single frame, R-FCN R-101."""
     return [
-        Comparison(
-            "interval of 10 frames",
-            stream_of_ten("RFCN_R101.yaml", device),
-            stream_of_ten("LSTS_R101.yaml", device),
-        )
+        Comparison(name, *(stream_of_ten(config, device, prepare) for config in ("RFCN_R101.yaml", "LSTS_R101.yaml")))
+        for name, prepare in (("models as built", lambda model: model), ("inference copies", inference_copy))
     ]
 
 
-def stream_of_ten(config: str, device: torch.device) -> Callable[[], object]:
+def stream_of_ten(
+    config: str, device: torch.device, prepare: Callable[[torch.nn.Module], torch.nn.Module]
+) -> Callable[[], object]:
     """Steps through the next ten frames of an endless stream of noise, with random weights."""
     cfg = load_config(CONFIGS / config, ["MODEL.WEIGHTS", "", "MODEL.DEVICE", device.type])
     torch.manual_seed(0)
@@ -315,6 +314,7 @@ def stream_of_ten(config: str, device: torch.device) -> Callable[[], object]:
     for module in model.backbone.modules():
         if isinstance(module, FrozenBatchNorm2d):
             module.weight.fill_(0.1)  # small activations, so that the RPN finds its full number of boxes
+    model = prepare(model)
     memory, frames = FrameMemory(build_support_schedule(cfg)), itertools.count()
     memory.start("video", 1 << 20)
     image = torch.randint(0, 256, (3, 600, 1000), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

@@ -40,6 +40,6 @@ class Aggregation(nn.Module):
         """(1, C, H, W) twice -> (1, C, H, W)."""
         if self.quality is None:
             return (first + second) / 2
-        scores = self.quality(torch.cat([first, second]))  # (2, 1, H, W)
+        scores = torch.cat([self.quality(first), self.quality(second)])  # (2, 1, H, W)
         weights = scores.softmax(dim=0)
         return weights[:1] * first + weights[1:] * second

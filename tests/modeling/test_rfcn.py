@@ -24,6 +24,7 @@ from vod2 import UserError
 from vod2.d2 import BACKEND, EventStorage, build_model
 from vod2.engine import load_config
 from vod2.engine.analysis import analyze
+from vod2.layers.ps_roi_bags import position_sensitive_bags
 from vod2.modeling.roi_heads import RFCNHeads
 from vod2.modeling.roi_heads.rfcn import PositionSensitivePooler, position_sensitive_align
 from vod2.structures import PreciseBoxes
@@ -119,6 +120,63 @@ class TestPooling:
         pooled = position_sensitive_align(maps, [BOXES[:0], BOXES], 3, 1 / 16, 2)
         alone = position_sensitive_align(maps[1:], [BOXES], 3, 1 / 16, 2)
         assert torch.equal(pooled, alone)
+
+
+def as_table(maps: torch.Tensor, side: int) -> torch.Tensor:
+    """(B, D*P*P, H, W) -> (B, H, W, P*P, D)."""
+    return maps.unflatten(1, (-1, side**2)).permute(0, 3, 4, 2, 1)
+
+
+class TestBags:
+    @pytest.mark.parametrize("side, samples", [(3, 2), (2, 1), (1, 3)])
+    def test_pooled_values_are_those_of_the_reference(self, side, samples):
+        maps = random_maps(2, 5 * side**2)
+        pooled = position_sensitive_bags(as_table(maps, side), [BOXES[:3], BOXES[1:]], 1 / 16, samples)
+        pairs = [(0, box) for box in BOXES[:3]] + [(1, box) for box in BOXES[1:]]
+        wanted = [position_sensitive_pool(maps[row], box.tolist(), side, 1 / 16, samples) for row, box in pairs]
+        torch.testing.assert_close(pooled, torch.stack(wanted), rtol=1e-12, atol=1e-12)
+
+    @pytest.mark.parametrize("side", [1, 2, 7])
+    @pytest.mark.parametrize("scale", [1 / 16, 1 / 2])
+    def test_as_many_samples_as_a_bin_has_cells_are_those_of_torchvision(self, side, scale):
+        maps = random_maps(1, 3 * side**2)
+        pooled = position_sensitive_bags(as_table(maps, side), [BOXES], scale, 0)
+        wanted = position_sensitive_align(maps, [BOXES], side, scale, 0)
+        torch.testing.assert_close(pooled, wanted, rtol=1e-12, atol=1e-12)
+
+    def test_a_box_far_outside_is_zero(self):
+        box = torch.tensor([[500.0, 0.0, 600.0, 50.0]], dtype=torch.float64)
+        assert position_sensitive_bags(as_table(random_maps(1, 8), 2), [box], 1 / 16, 0).eq(0).all()
+
+    def test_gradients_are_those_of_torchvision(self):
+        ours, theirs = (random_maps(1, 18).requires_grad_() for _ in range(2))
+        weight = random_maps(4, 18)[:, :, 0, 0].reshape(4, 2, 3, 3)
+        (position_sensitive_bags(as_table(ours, 3), [BOXES], 1 / 16, 0) * weight).sum().backward()
+        (position_sensitive_align(theirs, [BOXES], 3, 1 / 16, 0) * weight).sum().backward()
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-12, atol=1e-12)
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    def test_half_precision_is_pooled_in_single(self, dtype):
+        table = as_table(random_maps(1, 18).to(dtype), 3)
+        pooled = position_sensitive_bags(table, [BOXES], 1 / 16, 2)
+        assert pooled.dtype == torch.float32
+        assert torch.equal(pooled, position_sensitive_bags(table.float(), [BOXES.float()], 1 / 16, 2))
+
+    def test_no_box_at_all_gives_nothing_and_a_gradient_of_zero(self):
+        maps = random_maps(2, 18).requires_grad_()
+        pooled = position_sensitive_bags(as_table(maps, 3), [BOXES[:0]] * 2, 1 / 16, 0)
+        assert pooled.shape == (0, 2, 3, 3)
+        pooled.sum().backward()
+        assert maps.grad.eq(0).all()
+
+    @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+    def test_a_pooler_gives_the_same_without_gradients(self, memory_format):
+        pooler = small_pooler().double()
+        x = random_maps(2, 6).to(memory_format=memory_format)
+        boxes = [PreciseBoxes(BOXES[:1]), PreciseBoxes(BOXES)]
+        with torch.no_grad():
+            found = pooler([x], boxes)
+        torch.testing.assert_close(found, pooler([x], boxes), rtol=1e-12, atol=1e-12)
 
 
 class TestHeads:

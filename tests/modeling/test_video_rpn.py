@@ -3,6 +3,7 @@
 import pytest
 import torch
 from helpers.models import DOOR, IMAGE_SIZE, make_targets, randomise, tiny_cfg
+from torchvision.ops import nms
 
 from vod2.d2 import EventStorage, ImageList, ShapeSpec, build_proposal_generator
 
@@ -107,3 +108,20 @@ def test_values_that_are_not_finite_end_training_and_are_dropped_in_inference():
     assert [len(one) > 0 for one in proposals] == [True, False, True]
     with pytest.raises(FloatingPointError, match="diverged"):
         make_rpn(training=True).propose(SIZES, features)
+
+
+@pytest.mark.parametrize("limit", [1, 3, 7, 16, 60])
+@pytest.mark.parametrize("crowded", [False, True])
+def test_looking_at_the_best_boxes_first_changes_nothing(limit, crowded):
+    """Crowded: the best 40 of 60 boxes are nearly one, so that the first look does not find enough."""
+    rng = torch.Generator().manual_seed(0)
+    corner = 60 * torch.rand(60, 2, generator=rng, dtype=torch.float64)
+    scores = torch.rand(60, generator=rng, dtype=torch.float64)
+    if crowded:
+        corner[scores.argsort(descending=True)[:40]] = 5 + 0.1 * torch.rand(40, 2, generator=rng, dtype=torch.float64)
+    boxes = torch.cat([corner, corner + 20], dim=1)
+    levels = torch.zeros(60, dtype=torch.int64)
+    rpn = make_rpn({"MODEL.RPN.POST_NMS_TOPK_TEST": limit}, dtype=torch.float64)
+    found = rpn._select(boxes, scores, levels, (80, 80))
+    kept = nms(boxes, scores, rpn.nms_thresh)[:limit]
+    assert found.proposal_boxes.tensor.equal(boxes[kept]) and found.objectness_logits.equal(scores[kept])

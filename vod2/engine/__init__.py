@@ -1,8 +1,9 @@
 """Training, evaluation and prediction."""
 
+from vod2.engine.fuse import inference_copy
 from vod2.engine.predictor import VideoPredictor
 from vod2.engine.setup import load_config, setup
 from vod2.engine.streams import DetectedFrame, VideoStream
 from vod2.engine.trainer import VideoTrainer
 
-__all__ = ["DetectedFrame", "VideoPredictor", "VideoStream", "VideoTrainer", "load_config", "setup"]
+__all__ = ["DetectedFrame", "VideoPredictor", "VideoStream", "VideoTrainer", "inference_copy", "load_config", "setup"]

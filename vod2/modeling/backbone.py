@@ -69,7 +69,7 @@ class HeadMapBackbone(Backbone):
 
     def head_maps(self, res5: Tensor) -> dict[str, Tensor]:
         """(B, C, H, W) -> head_map (B, channels, H, W), and its halves."""
-        whole = self.last_conv(res5).relu()
+        whole = self.last_conv(res5).relu_()
         return {"head_map": whole} | self.halves(whole)
 
     @staticmethod
@@ -132,8 +132,8 @@ def finish(backbone: nn.Module, x: Tensor, stage: str, blocks: int) -> Tensor:
 
 def _before_relu(block: nn.Module, x: Tensor) -> Tensor:
     """A basic or bottleneck block without its last ReLU."""
-    out = block.conv1(x).relu()
-    out = block.conv2(out)
+    out = block.conv2(block.conv1(x).relu_())
     if hasattr(block, "conv3"):
-        out = block.conv3(out.relu())
-    return out + (x if block.shortcut is None else block.shortcut(x))
+        out = block.conv3(out.relu_())
+    out += x if block.shortcut is None else block.shortcut(x)
+    return out

@@ -213,8 +213,9 @@ class VideoRCNN(GeneralizedRCNN):
 
         Feature maps are dropped where nothing will look at them again.
         """
-        shared = [name for name in frames[0].features if all(name in frame.features for frame in frames)]
-        features = {name: torch.cat([frame.features[name] for frame in frames]) for name in shared}
+        # Only what is read: a map of the whole image takes as long to copy as a cheap layer to compute.
+        levels = dict.fromkeys([*self.proposal_generator.in_features, *self.roi_heads.box_in_features])
+        features = {name: _together([frame.features[name] for frame in frames]) for name in levels}
         sizes = [frame.image_size for frame in frames]
         proposals, losses = self.proposal_generator.propose(sizes, features, targets)
         proposals = self.roi_heads.select(proposals, targets)
@@ -238,7 +239,7 @@ class VideoRCNN(GeneralizedRCNN):
     def _replaced(self, frames: Sequence[Frame], maps: Sequence[dict[str, Tensor]]) -> list[Frame]:
         """The frames with new maps of level 1's stage, and what the backbone makes of these."""
         stage = self.pixel_aggregator.stage
-        later = resume(self.backbone, stage, torch.cat([one[stage] for one in maps]))
+        later = resume(self.backbone, stage, _together([one[stage] for one in maps]))
         return [
             frame.with_(features=frame.features | one | {name: x[row : row + 1] for name, x in later.items()})
             for row, (frame, one) in enumerate(zip(frames, maps, strict=True))
@@ -350,6 +351,11 @@ class VideoRCNN(GeneralizedRCNN):
             pixel = finished.image_size[1] / width, finished.image_size[0] / height
             finished.pred_boxes = PreciseBoxes(inclusive(finished.pred_boxes.tensor, pixel))
         return finished
+
+
+def _together(maps: Sequence[Tensor]) -> Tensor:
+    """B times (1, C, H, W) -> (B, C, H, W); one map is not copied."""
+    return maps[0] if len(maps) == 1 else torch.cat(maps)
 
 
 def _context(

@@ -70,7 +70,9 @@ def st_sampling(value: Tensor, key: Tensor, query: Tensor, locations: Tensor, no
         k, q, v = (_channels_last(tensor.to(dtype)) for tensor in (key, query, value))
         scores = shift_correlation(q, k, offsets) @ bilinear.T  # (B, H, W, N)
         weights = normalise(scores, normaliser) @ bilinear  # (B, H, W, U)
-        return _channels_first(shift_sum(weights, v, offsets)).to(value.dtype)
+        out = shift_sum(weights, v, offsets).to(value.dtype)
+        # In the order in which `value` came: layers that get maps of both orders mix them slowly.
+        return out.permute(0, 3, 1, 2) if _has_channels_last(value) else _channels_first(out)
 
 
 def st_sampling_reference(
@@ -206,6 +208,10 @@ def _columns(offsets: Sequence[tuple[int, int]]) -> tuple[list[int], list[int]]:
 
 def _channels_last(maps: Tensor) -> Tensor:
     return maps.permute(0, 2, 3, 1).contiguous()  # (B, H, W, C)
+
+
+def _has_channels_last(maps: Tensor) -> bool:
+    return maps.is_contiguous(memory_format=torch.channels_last) and not maps.is_contiguous()
 
 
 def _channels_first(maps: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from torchvision.ops import ps_roi_align
 
 from vod2.d2 import ROI_BOX_HEAD_REGISTRY, ROI_HEADS_REGISTRY, Boxes, CfgNode, ShapeSpec, configurable
 from vod2.errors import UserError
+from vod2.layers.ps_roi_bags import position_sensitive_bags
 from vod2.modeling.roi_heads.predictor import VideoBoxPredictor
 from vod2.modeling.roi_heads.video_roi_heads import VideoROIHeads
 
@@ -89,10 +90,23 @@ class PositionSensitivePooler(nn.Module):
     def forward(self, features: list[Tensor], boxes: list[Boxes]) -> Tensor:
         """One map (B, C, H, W) and the boxes of B frames -> (M, D, P, P): scores, then deltas, of each bin."""
         (x,) = features
+        tensors = [own.tensor for own in boxes]
+        if x.device.type == "cpu" and not torch.is_grad_enabled():
+            return self._forward_as_bags(x, tensors)
         maps = torch.cat([self.cls_score(x), self.bbox_pred(x)], dim=1)  # (B, D*P*P, H, W)
-        return position_sensitive_align(
-            maps, [own.tensor for own in boxes], self.resolution, self.scale, self.sampling_ratio
+        return position_sensitive_align(maps, tensors, self.resolution, self.scale, self.sampling_ratio)
+
+    def _forward_as_bags(self, x: Tensor, boxes: Sequence[Tensor]) -> Tensor:
+        """The same to rounding: what a bin needs of a cell, D numbers, lies side by side."""
+        bins = self.resolution**2
+        layers = (self.cls_score, self.bbox_pred)
+        # The convolutions' rows in another order, (D, P*P) -> (P*P, D): to change that of the maps takes far longer.
+        weight, bias = (
+            torch.cat([one.unflatten(0, (-1, bins)).transpose(0, 1) for one in ones], dim=1).flatten(0, 1)
+            for ones in ([layer.weight.flatten(1) for layer in layers], [layer.bias for layer in layers])
         )
+        table = functional.linear(x.permute(0, 2, 3, 1), weight, bias).unflatten(3, (bins, -1))  # (B, H, W, P*P, D)
+        return position_sensitive_bags(table, boxes, self.scale, self.sampling_ratio)
 
 
 @ROI_BOX_HEAD_REGISTRY.register()

@@ -65,7 +65,8 @@ class BasicBlock(CNNBlockBase):
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.conv2(F.relu_(self.conv1(x)))
-        return F.relu_(out + (x if self.shortcut is None else self.shortcut(x)))
+        out += x if self.shortcut is None else self.shortcut(x)
+        return F.relu_(out)
 
 
 class BottleneckBlock(CNNBlockBase):
@@ -100,7 +101,8 @@ class BottleneckBlock(CNNBlockBase):
     def forward(self, x: Tensor) -> Tensor:
         out = self.conv2(F.relu_(self.conv1(x)))
         out = self.conv3(F.relu_(out))
-        return F.relu_(out + (x if self.shortcut is None else self.shortcut(x)))
+        out += x if self.shortcut is None else self.shortcut(x)
+        return F.relu_(out)
 
 
 class DeformConv(nn.Module):
