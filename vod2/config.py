@@ -59,7 +59,8 @@ def _add_model(cfg: CfgNode) -> None:
     video = cfg.MODEL.VIDEO = CfgNode()
     video.SUPPORT_TOPK = 75  # proposals kept of a support frame, those of the highest objectness
     video.PIXEL_AGGREGATOR = CfgNode({"NAME": ""})  # level 1, in PIXEL_AGGREGATOR_REGISTRY; "" for none
-    video.PROPOSAL_AGGREGATOR = CfgNode({"NAME": ""})  # level 2, in PROPOSAL_AGGREGATOR_REGISTRY; "" for none
+    # level 2, in PROPOSAL_AGGREGATOR_REGISTRY; "A+B" is B on what A makes of the key frame's proposals; "" for none
+    video.PROPOSAL_AGGREGATOR = CfgNode({"NAME": ""})
     video.KEEP_RELATIONS = False  # detections tell their relation to the boxes of the next frame (for the linker BLR)
     video.OHEM = 0  # the loss of a key frame is that of so many of its RoIs, those of the highest loss; 0 for all
     video.REDUCE_CHANNELS = 0  # 1x1 convolution to so many channels and ReLU before pooling (SELSA: 256); 0 for none

@@ -1,4 +1,4 @@
-"""The eight contracts of every registered proposal aggregator.
+"""The eight contracts of every registered proposal aggregator, and of several one after the other.
 
 1. Without supports it is the image detector.        5. Zero proposals and zero supports work.
 2. Streaming equals clip.                            6. Neither context nor memory is changed.
@@ -8,6 +8,7 @@
 A new aggregator is added to CASES, nothing else.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -41,6 +42,7 @@ from helpers.streams import window_clip
 from torch import Tensor
 
 from vod2.modeling import PROPOSAL_AGGREGATOR_REGISTRY, ProposalAggregator
+from vod2.modeling.roi_heads import build_proposal_aggregator
 from vod2.temporal import GlobalSample, LocalMemoryGlobal, RandomVideo, SlidingWindow, TrainingSchedule
 
 PREFIX = "roi_heads.aggregator."
@@ -49,10 +51,12 @@ PREFIX = "roi_heads.aggregator."
 def rdn_without_supports(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict]:
     """Relations without keys are 0: what is left are the fc of the box head, then those of h() of equation 4."""
     kept = {name: value for name, value in state.items() if not name.startswith(PREFIX)}
-    transforms = sorted({int(name.split(".")[3]) for name in state if name.startswith(f"{PREFIX}transform.")})
-    for k in transforms:
+    pattern = rf"{re.escape(PREFIX)}(?:parts\.(\d+)\.)?transform\.(\d+)\.weight"
+    matches = [match for name in state if (match := re.fullmatch(pattern, name))]
+    transforms = sorted(matches, key=lambda match: (int(match[1] or 0), int(match[2])))
+    for k, match in enumerate(transforms):
         for part in ("weight", "bias"):
-            kept[f"roi_heads.box_head.fc{k + 2}.{part}"] = state[f"{PREFIX}transform.{k}.{part}"]
+            kept[f"roi_heads.box_head.fc{k + 2}.{part}"] = state[f"{match[0].removesuffix('weight')}{part}"]
     return kept, {"MODEL.ROI_BOX_HEAD.NUM_FC": 1 + len(transforms)}
 
 
@@ -146,6 +150,24 @@ CASES = {
         training=LocalMemoryGlobal(radius=1, include_key=False),
         recurrent=("full", "local and memory", "one stage"),
     ),
+    "MEGAAggregator+MSTAggregator": Case(
+        image_detector=rdn_without_supports,
+        variants={
+            name: {"MODEL.MST.TOPK": 5, "MODEL.MST.RATIO": 0.5} | keys
+            for name, keys in {
+                "instance level": {"MODEL.MST.NUM_PROPOSAL": 0, "MODEL.MEGA.MEMORY": 2},
+                "both of MST's levels": {"MODEL.MEGA.MEMORY": 0},
+            }.items()
+        },
+        no_gradient=("key.bias",),
+        training=LocalMemoryGlobal(radius=1, include_key=False),
+        recurrent=("instance level",),
+    ),
+    "RDNAggregator+MSTAggregator": Case(
+        image_detector=rdn_without_supports,
+        variants={"relations": {"MODEL.VIDEO.KEEP_RELATIONS": True, "MODEL.MST.NUM_PROPOSAL": 0}},
+        no_gradient=("key.bias",),
+    ),
     "HVRAggregator": Case(
         image_detector=rdn_without_supports,  # likewise
         variants={
@@ -171,7 +193,7 @@ REGISTERED = sorted(name for name, _ in PROPOSAL_AGGREGATOR_REGISTRY)
 
 
 def each_case() -> Iterator:
-    for name in REGISTERED:
+    for name in sorted({*REGISTERED, *CASES}):
         for variant in CASES[name].variants if name in CASES else ["default"]:
             yield pytest.param((name, variant), id=f"{name}-{variant}")
 
@@ -209,7 +231,7 @@ def aggregator(keys) -> ProposalAggregator:
 
 
 def make_aggregator(keys: dict, dtype: torch.dtype) -> ProposalAggregator:
-    model = PROPOSAL_AGGREGATOR_REGISTRY.get(keys["MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME"])(tiny_cfg(keys), DIM)
+    model = build_proposal_aggregator(tiny_cfg(keys), DIM)
     randomise(model, seed=1)
     return model.to(dtype)
 

@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.ops import deform_conv2d
 
 from vod2.d2 import build_model
 from vod2.engine import load_config
-from vod2.engine.analysis import analyze
-from vod2.temporal import Keyframes, NoWindow, SlidingWindow
+from vod2.engine.analysis import _operators, analyze
+from vod2.temporal import Keyframes, NoWindow, SlidingWindow, build_support_schedule
 
 
 @pytest.fixture
@@ -60,3 +62,27 @@ def test_analysis_leaves_no_gradient_behind(rows):
     model, _ = rows
     assert all(parameter.grad is None for parameter in model.parameters())
     assert torch.is_grad_enabled()
+
+
+def test_a_memory_that_is_carried_is_full():
+    """The frame of the key rows looks at 20 more entries: 4 (15 at the paper's sizes) distilled rows each in stage 2."""
+
+    def flops(entries: int) -> float:
+        keys = ["MODEL.DEVICE", "cpu", "MODEL.MEGA.MEMORY", entries, "MODEL.MEGA.NUM_STAGES", 1]
+        cfg = load_config("configs/quick/MEGA.yaml", keys)
+        rows = analyze(build_model(cfg), build_support_schedule(cfg), (64, 96))
+        return {row.part: row.flops for row in rows}["roi_heads.aggregator"]
+
+    few, more, many = flops(0), flops(10), flops(30)
+    assert more > few and many - more == pytest.approx(2 * (more - few), rel=1e-6)
+
+
+def test_a_deformable_convolution_costs_what_a_convolution_costs():
+    class Model(torch.nn.Module):
+        def forward(self, x, offsets, weight):
+            return deform_conv2d(x, offsets, weight, padding=1)
+
+    x, weight = torch.zeros(2, 6, 5, 7), torch.zeros(4, 6, 3, 3)
+    with FlopCounterMode(display=False, custom_mapping=_operators()) as counter:
+        Model()(x, torch.zeros(2, 18, 5, 7), weight)
+    assert counter.get_total_flops() == 2 * (2 * 4 * 5 * 7) * (6 * 3 * 3)

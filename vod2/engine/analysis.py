@@ -1,5 +1,6 @@
 """Parameters and floating-point operations of a detector, part by part."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -24,6 +25,10 @@ PARTS = (
 """Sub-modules of `VideoRCNN` that make a row each; one that is absent or costs nothing makes none."""
 
 
+_LONGEST_CARRY = 40
+"""Steps after which nothing carried grows any more (MEGA: 25 frames)."""
+
+
 class PartCost(NamedTuple):
     """Parameters of a part, the trainable ones among them, and its floating-point operations (2 per multiply-add)."""
 
@@ -38,7 +43,7 @@ def analyze(model: VideoRCNN, schedule: SupportSchedule, size: tuple[int, int]) 
 
     Where some frames cost more than others (keyframes), the mean over a period.
 
-    Convolutions, matrix products and attention count. Frozen normalisation keeps its numbers in buffers, which are no
+    Convolutions, deformable ones too, matrix products and attention count; sampling and pooling do not. Frozen normalisation keeps its numbers in buffers, which are no
     parameters. The last row is the total. The weights of `model` are spoilt: the cost does not depend on their values,
     but activations must stay small for the RPN to find its full number of boxes.
 
@@ -88,12 +93,8 @@ def _stream_flops(model: VideoRCNN, schedule: SupportSchedule, size: tuple[int, 
     memory = FrameMemory(schedule)
     memory.start("video", length=2 * t)
     image = torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    before = t - schedule.period  # detected first, so that what a stream carries is there
-    model.remember([{"image": image, "frame_index": before}], [memory])
-    for index in memory.missing(before):
-        memory.put(memory.frame(before).with_(index=index))
-    counter, step = FlopCounterMode(display=False, custom_mapping=_compiled_ops()), _Step(model)
-    model.detect_from(memory, {"frame_index": before})
+    _fill(model, memory, image, t - schedule.period)
+    counter, step = FlopCounterMode(display=False, custom_mapping=_operators()), _Step(model)
     with counter:
         for now in range(t, t + schedule.period):
             fresh = [{"image": image, "frame_index": index} for index in memory.missing(now)]
@@ -103,16 +104,36 @@ def _stream_flops(model: VideoRCNN, schedule: SupportSchedule, size: tuple[int, 
     return {name: n / schedule.period for name, n in named.items()}
 
 
-def _compiled_ops() -> dict:
-    """What the compiled operators cost: what their Python versions would count."""
-    if not compiled_device_types():
-        return {}
+def _fill(model: VideoRCNN, memory: FrameMemory, image: torch.Tensor, last: int) -> None:
+    """Leave `memory` as it is after frame `last`: the window full, and all carried that a stream carries.
+
+    Only one image is encoded, all frames are copies of it. Frames before are detected until the carry stops growing.
+    """
+    model.remember([{"image": image, "frame_index": last}], [memory])
+    frame, period, carried = memory.frame(last), memory.schedule.period, -1
+    for now in [*range(last - _LONGEST_CARRY * period, last, period), last]:
+        for index in memory.missing(now):
+            memory.put(frame.with_(index=index))
+        context = memory.context(now)
+        grown = sum(value.numel() for value in context.carry.values())
+        if now < last and grown == carried:
+            continue
+        carried = grown
+        model.detect_from(memory, {"frame_index": now})
+
+
+def _operators() -> dict:
+    """What operators cost that the counter does not know; the compiled ones what their Python versions would count."""
+
+    def deform_conv2d(input_shape, weight_shape, *_, out_shape, **__) -> int:
+        return 2 * math.prod(out_shape) * math.prod(weight_shape[1:])
 
     def geometry_bias(query_shape, key_shape, weight_shape, *_, **__) -> int:
         heads, dim = weight_shape
         return 2 * query_shape[0] * key_shape[0] * heads * dim
 
-    return {torch.ops.vod2.relation_geometry_bias: geometry_bias}
+    compiled = {torch.ops.vod2.relation_geometry_bias: geometry_bias} if compiled_device_types() else {}
+    return {torch.ops.torchvision.deform_conv2d: deform_conv2d} | compiled
 
 
 class _Step(nn.Module):

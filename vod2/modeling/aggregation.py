@@ -49,7 +49,7 @@ def merged(parts: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     joined: dict[str, Tensor] = {}
     for part in parts:
         if shared := joined.keys() & part.keys():
-            raise ValueError(f"two levels of aggregation carry {sorted(shared)}: give them different names")
+            raise ValueError(f"two aggregators return {sorted(shared)}: give them different names")
         joined.update(part)
     return joined
 

@@ -2,6 +2,7 @@
 
 from vod2.modeling.roi_heads.base import (
     PROPOSAL_AGGREGATOR_REGISTRY,
+    AggregatorSequence,
     ProposalAggregator,
     build_proposal_aggregator,
 )
@@ -12,6 +13,7 @@ from vod2.modeling.roi_heads.video_roi_heads import HeadOutput, VideoROIHeads
 
 __all__ = [
     "PROPOSAL_AGGREGATOR_REGISTRY",
+    "AggregatorSequence",
     "HeadOutput",
     "LinearBoxHead",
     "ProposalAggregator",

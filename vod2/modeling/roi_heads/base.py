@@ -5,12 +5,13 @@ N: key proposals, D: embedding.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 
 from torch import Tensor, nn
 
 from vod2.d2 import CfgNode, Registry
 from vod2.errors import lookup, settings
-from vod2.modeling.aggregation import Aggregated
+from vod2.modeling.aggregation import Aggregated, merged
 from vod2.structures import Frame, ProposalSet, TemporalContext
 
 PROPOSAL_AGGREGATOR_REGISTRY = Registry("PROPOSAL_AGGREGATOR")
@@ -42,11 +43,83 @@ class ProposalAggregator(nn.Module, ABC):
         return [self(key.proposals, context) for key, context in zip(keys, contexts, strict=True)]
 
 
+class AggregatorSequence(ProposalAggregator):
+    """Several aggregators, one after the other: each gives the key frame's proposals their features for the next.
+
+    All of them look at the same context, whose supports keep the features that they were embedded with, whatever an
+    aggregator makes of them for itself. What they carry and their losses are put together; relations are those of the
+    last one that keeps any.
+
+    Raises:
+        ValueError: if there is none, or two of them ask for different `id_iou`; in `forward` and `aggregate`, if two of
+            them carry something, or have a loss, of the same name.
+
+    Example:
+        >>> import torch
+        >>> from vod2.modeling import Aggregated, ProposalAggregator
+        >>> from vod2.modeling.roi_heads import AggregatorSequence
+        >>> from vod2.structures import ProposalSet, TemporalContext
+        >>> class Doubled(ProposalAggregator):
+        ...     def forward(self, query, context):
+        ...         return Aggregated(2 * query.features)
+        >>> query = ProposalSet.of_frame(torch.zeros(1, 4), torch.ones(1, 2), torch.zeros(1), (32, 32))
+        >>> AggregatorSequence([Doubled(), Doubled()])(query, TemporalContext()).value
+        tensor([[4., 4.]])
+    """
+
+    def __init__(self, parts: Sequence[ProposalAggregator]) -> None:
+        super().__init__()
+        if not parts:
+            raise ValueError("AggregatorSequence: expected at least one aggregator")
+        self.parts = nn.ModuleList(parts)
+        self.needs_maps = any(part.needs_maps for part in parts)
+        self.training_levels = tuple(dict.fromkeys(level for part in parts for level in part.training_levels))
+        asked = sorted({part.id_iou for part in parts if part.id_iou is not None})
+        if len(asked) > 1:
+            raise ValueError(
+                f"expected one least IoU of a proposal with the object that it shows, got {asked}: give the same to "
+                "all aggregators that ask for it"
+            )
+        self.id_iou = asked[0] if asked else None
+
+    def forward(self, query: ProposalSet, context: TemporalContext) -> Aggregated[Tensor]:
+        results = []
+        for part in self.parts:
+            results.append(part(query, context))
+            query = replace(query, features=results[-1].value)
+        return _joined(results)
+
+    def aggregate(self, keys: Sequence[Frame], contexts: Sequence[TemporalContext]) -> list[Aggregated[Tensor]]:
+        steps = []
+        for part in self.parts:
+            steps.append(part.aggregate(keys, contexts))
+            keys = [
+                key.with_(proposals=replace(key.proposals, features=one.value))
+                for key, one in zip(keys, steps[-1], strict=True)
+            ]
+        return [_joined(results) for results in zip(*steps, strict=True)]
+
+
+def _joined(results: Sequence[Aggregated[Tensor]]) -> Aggregated[Tensor]:
+    """The results of a sequence's parts for one clip as one."""
+    return Aggregated(
+        results[-1].value,
+        merged(one.losses for one in results),
+        merged(one.carry for one in results),
+        next((one.relations for one in reversed(results) if one.relations is not None), None),
+    )
+
+
 def build_proposal_aggregator(cfg: CfgNode, dim: int) -> ProposalAggregator | None:
-    """The aggregator that the configuration names, for D = dim, or None."""
+    """The aggregator that the configuration names, for D = dim, or None; names joined by "+" make a sequence."""
+    key = "MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME"
     name = cfg.MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME
     if not name:
         return None
-    kind = lookup(PROPOSAL_AGGREGATOR_REGISTRY, name, "MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME")
+    parts = []
+    for one in name.split("+"):
+        kind = lookup(PROPOSAL_AGGREGATOR_REGISTRY, one, key)
+        with settings(one):
+            parts.append(kind(cfg, dim))
     with settings(name):
-        return kind(cfg, dim)
+        return parts[0] if len(parts) == 1 else AggregatorSequence(parts)
