@@ -62,6 +62,14 @@ def test_boxes_are_proposals_of_their_frame_in_pixels_of_the_image(predictor):
     torch.testing.assert_close(found, best[nearest])
 
 
+def test_of_aggregators_in_a_row_the_last_that_keeps_relations_is_watched():
+    both = VideoPredictor(tiny_cfg(KEYS | {"MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME": "RDNAggregator+MSTAggregator"}))
+    randomise(both.model)
+    watch, instances = watched(both, make_frames(5), 2)
+    weights = [one.weight for one in watch.supports(int(instances.proposal_index[0]), count=1000)]
+    assert len(weights) == 6 * 5 and sum(weights) == pytest.approx(1, abs=1e-5)
+
+
 def test_after_a_lost_frame_only_later_ones_are_supports(predictor):
     frames = [*make_frames(3), None, *make_frames(4)]
     watch, instances = watched(predictor, frames, 5)

@@ -49,7 +49,9 @@ class RelationWatch:
 
     def __init__(self, predictor: VideoPredictor, frame: int) -> None:
         aggregator = predictor.model.roi_heads.aggregator
-        if not getattr(aggregator, "keep_relations", False):
+        parts = [] if aggregator is None else aggregator.modules()  # several in a row: the last that keeps any
+        keeping = [part for part in parts if getattr(part, "keep_relations", False)]
+        if not keeping:
             raise UserError(
                 f"{type(aggregator).__name__ if aggregator else 'a detector without aggregator'} keeps no relations: "
                 "set MODEL.VIDEO.KEEP_RELATIONS to True, with a MODEL.VIDEO.PROPOSAL_AGGREGATOR that can keep them"
@@ -60,7 +62,7 @@ class RelationWatch:
         self._images: dict[int, np.ndarray] = {}
         self._seen: tuple[ProposalSet, Tensor] | None = None
         self._indices: list[int] = []
-        self._hook = aggregator.register_forward_hook(self._watch)
+        self._hook = keeping[-1].register_forward_hook(self._watch)
 
     @property
     def is_done(self) -> bool:
