@@ -14,9 +14,10 @@ from helpers.parity import public_outputs, public_weights
 from torch import Tensor
 
 from vod2.checkpoint import Target, convert
-from vod2.d2 import Instances, build_model
+from vod2.d2 import Boxes, EventStorage, Instances, build_model
 from vod2.engine import load_config
 from vod2.modeling import VideoRCNN
+from vod2.structures import Role
 from vod2.temporal import FrameMemory, RollingGlobal, SupportSchedule, Union, build_support_schedule
 
 CONFIGS = {
@@ -104,3 +105,28 @@ def test_without_relations_float32_is_near_as_well(method):
         near &= (found.scores[:, None] - scores).abs() < 1e-4
         near &= found.pred_classes[:, None] + 1 == labels
         assert near.any(dim=1).all() and near.any(dim=0).all()
+
+
+def test_a_converted_detector_is_trained_further():
+    """Eight small steps on one clip: drawn weights have large gradients. Nothing is drawn but the RoIs."""
+    frames = public_outputs("mega")["frames"][:, :96, :128]
+    images = [torch.from_numpy(frame[:, :, ::-1].transpose(2, 0, 1).copy()) for frame in frames]
+    targets = Instances(
+        (96, 128), gt_boxes=Boxes(torch.tensor([[10.0, 8.0, 90.0, 84.0]])), gt_classes=torch.tensor([4])
+    )
+    roles = (Role.LOCAL, Role.MEMORY, Role.GLOBAL)
+    support = [{"image": images[i], "frame_index": i, "role": role} for i, role in enumerate(roles)]
+    clip = {"image": images[1], "frame_index": 1, "video_id": "video", "instances": targets, "support": support}
+    model, _ = build("mega", torch.float32)
+    model.train()
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=2e-5)
+    torch.manual_seed(0)
+    losses = []
+    with EventStorage():
+        for _ in range(8):
+            loss = sum(model([clip]).values())
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+    assert np.isfinite(losses).all() and np.mean(losses[-3:]) < 0.8 * losses[0], losses

@@ -37,6 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--max-objects", type=int, default=3, help="most objects in a video")
     parser.add_argument("--blur-fraction", type=float, default=0.45, help="fraction of an object's frames with blur")
+    parser.add_argument("--speed", type=float, default=1.0, help="factor on how fast the objects move")
     parser.add_argument(
         "--mp4",
         nargs=2,

@@ -3,32 +3,41 @@
 
     python tools/plot_sampling.py --config-file configs/quick/LSTS.yaml --weights output/quick/LSTS/model_final.pth
 
-The motion leads from the centre of an annotated object of the training set to where it was 1 to INTERVAL - 1 frames
-before, as a location leads from a cell to where its memory is sampled; in cells of conv4 (16 pixels of the resized
-frame). Printed: mean and standard deviation of each, horizontally and vertically.
+The motion leads from the centre of an annotated object of the training set to where it was some frames before, as a
+location leads from a cell to where its memory is sampled; in cells of conv4 (16 pixels of the resized frame). It is
+measured over the distances that training draws, INTERVAL being VIDEO.TRAIN_SCHEDULE.INTERVAL: 1 to INTERVAL frames from
+a frame to its keyframe, and from there INTERVAL + 1 to INTERVAL + INTERVAL // 2 to the keyframe before; in all frames
+of at most 100 videos, also those that the dataset does not list for training. The initial locations are drawn anew as
+a training with this configuration begins: exactly those where SEED is not negative, else others of the same
+distribution. Printed: mean, standard deviation, and 5th and 95th percentile of each, horizontally and vertically.
 """
 
 import argparse
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from tabulate import tabulate
 
 from vod2.atomic import replacing
 from vod2.checkpoint import read_tensors
-from vod2.d2 import BoxMode, CfgNode, DatasetCatalog
+from vod2.d2 import BoxMode, CfgNode, DatasetCatalog, MetadataCatalog, build_model, seed_all_rng
+from vod2.data.datasets import load_imagenet_vid
 from vod2.engine import cli, load_config
 from vod2.errors import UserError
 
 STRIDE = 16
+MAX_VIDEOS = 100
 MAX_PAIRS = 200_000
+MOTION = "motion"
 
 
 def learned_locations(path: str) -> dict[str, np.ndarray]:
     """{name of the aligner: (N, 2) dx, dy in cells} in a checkpoint."""
-    state = read_tensors(path)
-    found = {name: value.double().numpy() for name, value in state.items() if name.endswith(".locations")}
+    found = _locations(read_tensors(path))
     if not found:
         raise UserError(
             f"{path} has no sampling locations: expected a checkpoint of LSTS with MODEL.ALIGNER.NAME LearnedSampling"
@@ -36,14 +45,29 @@ def learned_locations(path: str) -> dict[str, np.ndarray]:
     return found
 
 
-def object_motion(dataset: str, cfg: CfgNode, rng: np.random.Generator) -> np.ndarray:
-    """(n, 2) dx, dy in cells: from centres of the objects of `dataset` back to earlier ones, at most MAX_PAIRS.
+def initial_locations(cfg: CfgNode) -> dict[str, np.ndarray]:
+    """The same as a training with `cfg` begins."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.DEVICE = "cpu"
+    seed_all_rng(max(cfg.SEED, 0))
+    return _locations(build_model(cfg).state_dict())
+
+
+def _locations(state: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
+    return {name: value.double().numpy() for name, value in state.items() if name.endswith(".locations")}
+
+
+def object_motion(frames: Sequence[dict], steps: Sequence[int], cfg: CfgNode, rng: np.random.Generator) -> np.ndarray:
+    """(n, 2) dx, dy in cells: from centres of objects back to where they were `steps` frames ago.
+
+    At most MAX_PAIRS, in random order.
 
     Raises:
         UserError: if no object with a track is in two frames.
     """
     centres: dict[tuple[str, int], dict[int, np.ndarray]] = {}
-    for frame in DatasetCatalog.get(dataset):
+    for frame in frames:
         scale = _resize_factor(frame["height"], frame["width"], cfg)
         for one in frame.get("annotations", ()):
             if one.get("track_id", -1) < 0:  # which object of the other frames it is, is unknown
@@ -52,16 +76,31 @@ def object_motion(dataset: str, cfg: CfgNode, rng: np.random.Generator) -> np.nd
             track = centres.setdefault((frame["video_id"], one["track_id"]), {})
             track[frame["frame_index"]] = np.array([x1 + x2, y1 + y2]) / 2 * scale / STRIDE
     moved = [
-        track[t] - track[t + step]
-        for track in centres.values()
-        for t in track
-        for step in range(1, cfg.VIDEO.TEST_SCHEDULE.INTERVAL)
-        if t + step in track
+        track[t] - track[t + step] for track in centres.values() for t in track for step in steps if t + step in track
     ]
     if not moved:
-        raise UserError(f"dataset {dataset!r} has no object in two frames of a video: expected tracks (track_id)")
-    motion = np.array(moved)
-    return motion if len(motion) <= MAX_PAIRS else motion[rng.permutation(len(motion))[:MAX_PAIRS]]
+        raise UserError(
+            f"DATASETS.TRAIN {cfg.DATASETS.TRAIN[0]!r} has no object in two frames that lie {steps[0]} to {steps[-1]} "
+            "apart: expected tracks (track_id)"
+        )
+    return rng.permutation(np.array(moved))[:MAX_PAIRS]
+
+
+def sampled_frames(dataset: str, rng: np.random.Generator) -> list[dict]:
+    """All frames of at most MAX_VIDEOS videos of `dataset`; of a format without lists, those that it has."""
+    listed = DatasetCatalog.get(dataset)
+    lengths = {frame["video_id"]: frame["video_length"] for frame in listed}
+    videos = sorted(lengths)
+    if len(videos) > MAX_VIDEOS:
+        videos = sorted(rng.choice(videos, MAX_VIDEOS, replace=False).tolist())
+    source = getattr(MetadataCatalog.get(dataset), "check_source", {})
+    if source.get("format") != "imagenet_vid":
+        chosen = set(videos)
+        return [frame for frame in listed if frame["video_id"] in chosen]
+    with tempfile.TemporaryDirectory() as folder:
+        whole = Path(folder, "plot_sampling.txt")
+        whole.write_text("".join(f"{name} 1 {t} {lengths[name]}\n" for name in videos for t in range(lengths[name])))
+        return load_imagenet_vid(source["path"], source["split"], source["class_names"], whole, name=dataset)
 
 
 def _resize_factor(height: int, width: int, cfg: CfgNode) -> float:
@@ -69,42 +108,57 @@ def _resize_factor(height: int, width: int, cfg: CfgNode) -> float:
 
 
 def sampling_figure(samples: dict[str, np.ndarray]) -> Figure:
-    """Histograms of each (n, 2), horizontally and vertically, and the places themselves."""
+    """Histograms of each (n, 2), horizontally and vertically, and the places themselves; the motion behind the rest."""
     figure = Figure(figsize=(15, 4.5), layout="constrained")
     panels = figure.subplots(1, 3)
-    reach = max(np.abs(value).max() for name, value in samples.items() if name != "motion of objects")
-    reach = max(reach, np.percentile(np.abs(samples["motion of objects"]), 99))
-    bins = np.linspace(-reach, reach, 33)
+    reach = max(np.percentile(np.abs(value), 99 if name.startswith(MOTION) else 100) for name, value in samples.items())
+    bins = np.linspace(-reach, reach, 22)  # few, for 40 locations
     for axis, (panel, title) in enumerate(zip(panels, ("horizontal", "vertical"), strict=False)):
         for name, value in samples.items():
-            panel.hist(value[:, axis], bins, density=True, histtype="step", linewidth=1.6, label=name)
+            label = f"{name}: std {value[:, axis].std():.2f}"
+            panel.hist(value[:, axis], bins, density=True, histtype="step", linewidth=1.6, label=label)
+        panel.margins(y=0.4)  # for the legend
         panel.set(title=f"{title} offset", xlabel="cells of conv4", ylabel="density")
         panel.legend(fontsize="small")
     for name, value in samples.items():
-        shown = value[:2000]
-        is_motion = name == "motion of objects"
-        panels[2].scatter(*shown.T, s=4 if is_motion else 18, alpha=0.2 if is_motion else 0.9, label=name)
+        is_motion = name.startswith(MOTION)
+        size, alpha = (4, 0.2) if is_motion else (18, 0.9)
+        panels[2].scatter(*value[:2000].T, s=size, alpha=alpha, label=name)
     panels[2].set(title="locations", xlabel="dx", ylabel="dy", xlim=(-reach, reach), ylim=(reach, -reach))
     return figure
+
+
+def spreads(samples: dict[str, np.ndarray]) -> str:
+    """A table of mean, standard deviation and percentiles of each (n, 2)."""
+    rows = []
+    for name, value in samples.items():
+        low, high = np.percentile(value, (5, 95), axis=0)
+        columns = zip(value.mean(axis=0), value.std(axis=0), low, high, strict=True)
+        rows += [[name if axis == "x" else "", axis, *column] for axis, column in zip("xy", columns, strict=True)]
+    return tabulate(rows, headers=["cells", "", "mean", "std", "5%", "95%"], floatfmt=".2f")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", required=True, help="that the weights were trained with")
     parser.add_argument("--weights", required=True, help="checkpoint of LSTS")
-    parser.add_argument("--initial", help="checkpoint of the same training before it, to compare with")
     parser.add_argument("--output", type=Path, default=Path("sampling.png"), help="the picture")
+    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="configuration keys")
     args = parser.parse_args()
-    cfg = load_config(args.config_file)
-    samples = {"motion of objects": object_motion(cfg.DATASETS.TRAIN[0], cfg, np.random.default_rng(0))}
-    for label, path in (("initial", args.initial), ("learned", args.weights)):
-        if path:
-            found = learned_locations(path)
-            samples |= {label if len(found) == 1 else f"{label} {name}": value for name, value in found.items()}
-    rows = [[name, *value.mean(axis=0), *value.std(axis=0)] for name, value in samples.items()]
-    print(tabulate(rows, headers=["cells", "mean x", "mean y", "std x", "std y"], floatfmt=".2f"))
+    cfg = load_config(args.config_file, args.opts)
+    rng = np.random.default_rng(0)
+    frames = sampled_frames(cfg.DATASETS.TRAIN[0], rng)
+    interval = cfg.VIDEO.TRAIN_SCHEDULE.INTERVAL
+    samples = {}
+    for steps in (range(1, interval + 1), range(interval + 1, interval + interval // 2 + 1)):
+        if steps:
+            name = f"{MOTION}, {steps[0]} to {steps[-1]} frames"
+            samples[name] = object_motion(frames, steps, cfg, rng)
+    for label, found in (("initial", initial_locations(cfg)), ("learned", learned_locations(args.weights))):
+        samples |= {label if len(found) == 1 else f"{label} {name}": value for name, value in found.items()}
+    print(spreads(samples))
     with replacing(args.output) as path:
-        sampling_figure(samples).savefig(path, dpi=120, format="png")
+        sampling_figure(samples).savefig(path, dpi=70, format="png")
     print(args.output)
 
 

@@ -26,7 +26,7 @@ from vod2.data.synthetic import (
 from vod2.data.synthetic import writer as synthetic_writer
 from vod2.data.synthetic.classes import draw_class
 from vod2.data.synthetic.deterioration import AMBIGUOUS_FROM, ObjectLayer, motion_blur
-from vod2.data.synthetic.motion import CLEAN_WITHIN, draw_ranges
+from vod2.data.synthetic.motion import CLEAN_WITHIN, draw_ranges, draw_trajectory
 from vod2.data.synthetic.sprite import draw_appearance, draw_sprite
 from vod2.errors import UserError
 
@@ -68,6 +68,38 @@ def test_the_same_configuration_gives_the_same_bytes(written, tmp_path):
 def test_a_video_does_not_depend_on_how_many_there_are():
     more = replace(CONFIG, train_videos=50, val_videos=70)
     assert _all_same(render_video(CONFIG, "val", 2), render_video(more, "val", 2))
+
+
+def test_the_manifest_of_a_usual_set_is_the_one_from_before_there_was_a_speed(written):
+    assert "speed" not in json.loads((written / "synthetic.json").read_text())["config"]
+
+
+def test_a_path_is_the_one_that_its_seed_has_always_given():
+    path = draw_trajectory(np.random.default_rng(3), 20, 96, 128)
+    np.testing.assert_allclose(path.centre[0], [57.02470508876397, 55.42871332466335], rtol=1e-9)
+    np.testing.assert_allclose(path.centre[10], [55.556182709416895, 56.22707779156773], rtol=1e-9)
+
+
+def _paths(speed):
+    """Centres of the boxes (20, 2) in pixels of the first object of each of 40 videos."""
+    config = replace(CONFIG, val_videos=40, max_objects=1, speed=speed)
+    videos = [[objects[0].box for _, objects in render_video(config, "val", index)] for index in range(40)]
+    return np.array([[[(x1 + x2) / 2, (y1 + y2) / 2] for x1, y1, x2, y2 in boxes] for boxes in videos])
+
+
+def test_objects_of_a_fast_set_move_farther_from_frame_to_frame_and_stay_in_the_image():
+    usual, fast = _paths(1.0), _paths(5.0)
+    step = [np.abs(np.diff(paths, axis=1)).mean() for paths in (usual, fast)]
+    assert 2.5 < step[1] / step[0] < 5  # the fastest are held back, paths bend at least every 8 frames
+    assert (fast >= 0).all() and (fast <= (128, 96)).all()
+
+
+def test_a_fast_set_says_so_and_does_not_go_on_a_usual_one(written, tmp_path):
+    fast = replace(CONFIG, train_videos=0, val_videos=1, speed=4.0)
+    write_synthetic(fast, tmp_path / "set")
+    assert json.loads((tmp_path / "set" / "synthetic.json").read_text())["config"]["speed"] == 4
+    with pytest.raises(UserError, match="speed 1.0, not 4.0"):
+        write_synthetic(replace(CONFIG, speed=4.0), written)
 
 
 def test_splits_seeds_and_indices_give_different_videos():
@@ -312,7 +344,16 @@ def test_a_folder_with_other_files_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change", [{"classes": 31}, {"classes": 0}, {"frames": 0}, {"height": 10}, {"seed": -1}, {"blur_fraction": 1.0}]
+    "change",
+    [
+        {"classes": 31},
+        {"classes": 0},
+        {"frames": 0},
+        {"height": 10},
+        {"seed": -1},
+        {"blur_fraction": 1.0},
+        {"speed": 0},
+    ],
 )
 def test_a_wrong_value_is_named(change):
     (name,) = change

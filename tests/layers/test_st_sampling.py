@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from vod2.layers import LearnedSampling, MatchTrans, NonLocalAlign
 from vod2.ops import st_sampling_reference
@@ -90,6 +91,12 @@ def test_uniform_locations_are_the_window_row_by_row():
     assert window.shape == (81, 2) and window.min() == -4 and window.max() == 4
 
 
+def test_gaussian_locations_have_the_standard_deviation_that_they_are_given():
+    wide = LearnedSampling(2, 2, 4, init_std=3.0, generator=torch.Generator().manual_seed(3))
+    usual = LearnedSampling(2, 2, 4, generator=torch.Generator().manual_seed(3))
+    torch.testing.assert_close(wide.locations, 3 * usual.locations)
+
+
 def test_gaussian_locations_follow_the_generator_and_have_variance_one():
     first, second = (LearnedSampling(2, 2, 4000, generator=torch.Generator().manual_seed(3)) for _ in range(2))
     assert torch.equal(first.locations, second.locations)
@@ -121,6 +128,48 @@ def test_descent_moves_a_location_to_where_the_target_has_come_from():
     torch.testing.assert_close(layer.locations.data, torch.tensor([[1.6, 0.0]]), atol=0.1, rtol=0)
 
 
+def train_on_shifted_noise(motion: tuple[float, float], init_std: float, steps: int = 150) -> torch.Tensor:
+    """Locations (20, 2) after training that a map (8, 12, 12) becomes its copy, shifted by normal displacements.
+
+    The displacements have the standard deviation `motion`, in cells; embeddings and locations learn from the squared
+    difference alone.
+    """
+    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    layer = LearnedSampling(8, 8, 20, init_std=init_std, generator=generator)
+    embeddings = [*layer.source_embedding.parameters(), *layer.target_embedding.parameters()]
+    optimizer = torch.optim.Adam([{"params": [layer.locations], "lr": 0.1}, {"params": embeddings}], lr=0.01)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, steps)
+    y, x = torch.meshgrid(torch.arange(12.0), torch.arange(12.0), indexing="ij")
+    for _ in range(steps):
+        noise = 3 * F.avg_pool2d(torch.randn(8, 8, 34, 34, generator=generator), kernel_size=3, stride=1)  # smooth
+        displacements = torch.randn(8, 2, generator=generator) * torch.tensor(motion)
+        source, target = (
+            F.grid_sample(noise, (2 * (torch.stack([x, y], -1) + 10 + shift) + 1) / 32 - 1, align_corners=False)
+            for shift in (torch.zeros(1, 1, 1, 2).expand(8, 1, 1, 2), displacements[:, None, None])
+        )
+        optimizer.zero_grad()
+        (layer(source, target) - target).square().mean().backward()
+        optimizer.step()
+        schedule.step()
+    return layer.locations.detach()
+
+
+def test_locations_that_begin_narrow_spread_as_far_as_things_move():
+    horizontal, vertical = train_on_shifted_noise(motion=(2.5, 0.5), init_std=0.3).std(dim=0).tolist()
+    assert 2.0 < horizontal < 3.0
+    assert vertical < 0.7 * horizontal
+
+
+def test_locations_stay_near_where_things_hardly_move():
+    assert (train_on_shifted_noise(motion=(0.5, 0.5), init_std=0.3).std(dim=0) < 1.2).all()
+
+
+def test_both_embeddings_begin_alike_and_are_parameters_of_their_own(layer):
+    torch.testing.assert_close(layer.source_embedding.weight, layer.target_embedding.weight, rtol=0, atol=0)
+    assert layer.source_embedding.weight is not layer.target_embedding.weight
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -130,6 +179,7 @@ def test_descent_moves_a_location_to_where_the_target_has_come_from():
         ({"init": "grid"}, "init is 'grid'"),
         ({"normaliser": "max"}, "normaliser is 'max'"),
         ({"lr_multiplier": -1.0}, "lr_multiplier is -1.0"),
+        ({"init_std": -1.0}, "init_std is -1.0"),
     ],
 )
 def test_a_setting_that_does_not_fit_is_named(arguments, message):

@@ -3,6 +3,7 @@
 B: maps, C: channels, E: channels of the embeddings, H, W: cells, N: locations.
 """
 
+import copy
 import math
 
 import torch
@@ -23,8 +24,9 @@ class LearnedSampling(nn.Module):
         channels: C.
         embedding: E.
         num: N, at least 1; a square of an odd number for "uniform".
-        init: "gaussian" for independent coordinates of mean 0 and variance 1, "uniform" for all whole offsets of a
-            square window (81: up to 4 cells to each side).
+        init: "gaussian" for independent coordinates of mean 0 and standard deviation `init_std`, "uniform" for all
+            whole offsets of a square window (81: up to 4 cells to each side).
+        init_std: in cells, of "gaussian".
         learned: whether the locations are a parameter; otherwise they are a buffer.
         normaliser: of the weights, "softmax" or "linear" (see `st_sampling`).
         lr_multiplier: on the learning rate of the locations, which also get no weight decay: that would pull them
@@ -36,8 +38,8 @@ class LearnedSampling(nn.Module):
         lr_multipliers, no_weight_decay: for `vod2.engine.optimizer`, by name of the parameter.
 
     Raises:
-        ValueError: for an unknown `init` or `normaliser`, a number of locations that does not fit, or a multiplier
-            below 0.
+        ValueError: for an unknown `init` or `normaliser`, a number of locations that does not fit, or a multiplier or
+            a standard deviation below 0.
 
     Example:
         >>> import torch
@@ -54,6 +56,7 @@ class LearnedSampling(nn.Module):
         num: int = 40,
         init: str = "gaussian",
         *,
+        init_std: float = 1.0,
         learned: bool = True,
         normaliser: str = "softmax",
         lr_multiplier: float = 1.0,
@@ -65,9 +68,8 @@ class LearnedSampling(nn.Module):
         if lr_multiplier < 0:
             raise ValueError(f"lr_multiplier is {lr_multiplier}: expected a number of at least 0")
         self.normaliser = normaliser
-        self.source_embedding = embed(channels, embedding)
-        self.target_embedding = embed(channels, embedding)
-        locations = initial_locations(num, init, generator)
+        self.source_embedding, self.target_embedding = embeddings(channels, embedding)
+        locations = initial_locations(num, init, init_std, generator)
         self.lr_multipliers: dict[str, float] = {}
         self.no_weight_decay: tuple[str, ...] = ()
         if learned:
@@ -125,8 +127,7 @@ class NonLocalAlign(nn.Module):
 
     def __init__(self, channels: int, embedding: int = 256) -> None:
         super().__init__()
-        self.source_embedding = embed(channels, embedding)
-        self.target_embedding = embed(channels, embedding)
+        self.source_embedding, self.target_embedding = embeddings(channels, embedding)
 
     def forward(self, source: Tensor, target: Tensor) -> Tensor:
         """(B, C, H, W) twice -> (B, C, H, W), `source` where `target` has the same things."""
@@ -141,20 +142,26 @@ class NonLocalAlign(nn.Module):
         return out.unflatten(2, source.shape[2:]).to(source.dtype)
 
 
-def embed(channels: int, embedding: int) -> nn.Conv2d:
-    """A 1x1 convolution of C to E channels."""
-    layer = nn.Conv2d(channels, embedding, kernel_size=1)
-    nn.init.normal_(layer.weight, std=0.32 / math.sqrt(channels))  # .01 at the paper's 1024
-    nn.init.zeros_(layer.bias)
-    return layer
+def embeddings(channels: int, embedding: int) -> tuple[nn.Conv2d, nn.Conv2d]:
+    """f and g, two 1x1 convolutions of C to E channels that begin with the same weights.
+
+    So from the first step on, cells that show the same in both maps score high. The dot product of two independent
+    projections says nothing at first, and what the weights should compare has to be found by the detection loss alone.
+    """
+    source = nn.Conv2d(channels, embedding, kernel_size=1)
+    nn.init.normal_(source.weight, std=0.32 / math.sqrt(channels))  # .01 at the paper's 1024
+    nn.init.zeros_(source.bias)
+    return source, copy.deepcopy(source)
 
 
-def initial_locations(num: int, init: str, generator: torch.Generator | None = None) -> Tensor:
+def initial_locations(num: int, init: str, std: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
     """(N, 2) offsets in cells, see `LearnedSampling`."""
     if num < 1:
         raise ValueError(f"the number of locations is {num}: expected at least 1")
+    if not std >= 0:
+        raise ValueError(f"init_std is {std}: expected a number of at least 0")
     if init == "gaussian":
-        return torch.randn(num, 2, generator=generator)
+        return std * torch.randn(num, 2, generator=generator)
     if init != "uniform":
         raise ValueError(f"init is {init!r}: expected 'gaussian' or 'uniform'")
     side = math.isqrt(num)

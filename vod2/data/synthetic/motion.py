@@ -42,14 +42,17 @@ def _swing(rng: np.random.Generator, frames: int, rate: float) -> np.ndarray:
     return 0.75 * np.sin(time + start[0]) + 0.25 * np.sin(1.7 * time + start[1])
 
 
-def draw_trajectory(rng: np.random.Generator, frames: int, height: int, width: int, spread: float = 1.0) -> Trajectory:
+def draw_trajectory(
+    rng: np.random.Generator, frames: int, height: int, width: int, spread: float = 1.0, speed_factor: float = 1.0
+) -> Trajectory:
     """One object's path: its centre keeps 0.4 sides away from the border, so little of the object leaves the frame.
 
-    `spread` in (0, 1] shrinks the area that the path covers; the speed stays.
+    `spread` in (0, 1] shrinks the area that the path covers; the speed stays. `speed_factor` multiplies the speed,
+    but no path turns back within less than 8 frames.
     """
     short = min(height, width)
     low, high = (short * limit for limit in SIDE_LIMITS)
-    speed = np.exp(rng.uniform(*np.log(_SPEED_LIMITS)))
+    speed = speed_factor * np.exp(rng.uniform(*np.log(_SPEED_LIMITS)))
     base = rng.uniform(low * np.exp(_SCALE_SWING), high * np.exp(-_SCALE_SWING))
     side = base * np.exp(_SCALE_SWING * _swing(rng, frames, speed * rng.uniform(0.2, 0.8) / _SCALE_SWING))
     angle = MAX_ANGLE * rng.uniform(0.3, 1) * _swing(rng, frames, speed * rng.uniform(0.5, 2))
@@ -72,7 +75,9 @@ def _directions(centre: np.ndarray) -> np.ndarray:
     return np.where(length > 1e-9, velocity / np.maximum(length, 1e-9), [1.0, 0.0])
 
 
-def draw_trajectories(rng: np.random.Generator, count: int, frames: int, height: int, width: int) -> list[Trajectory]:
+def draw_trajectories(
+    rng: np.random.Generator, count: int, frames: int, height: int, width: int, speed_factor: float = 1.0
+) -> list[Trajectory]:
     """Up to `count` paths whose boxes never overlap, so that no object hides another one's details.
 
     Of a number of candidates per object, which roam less and less, the first that keeps apart is taken; where none
@@ -81,7 +86,8 @@ def draw_trajectories(rng: np.random.Generator, count: int, frames: int, height:
     placed: list[Trajectory] = []
     for _ in range(count):
         candidates = [
-            draw_trajectory(rng, frames, height, width, spread) for spread in np.linspace(1, 0.1, _CANDIDATES)
+            draw_trajectory(rng, frames, height, width, spread, speed_factor)
+            for spread in np.linspace(1, 0.1, _CANDIDATES)
         ]
         apart = [candidate for candidate in candidates if not any(_meet(candidate, other) for other in placed)]
         placed += apart[:1]

@@ -114,7 +114,7 @@ def _claim(config: SyntheticConfig, output: Path) -> None:
     """Make sure that `output` is empty or holds this very set, and record the set in it."""
     wanted = {
         "generator_version": GENERATOR_VERSION,
-        "config": asdict(config),
+        "config": _described(config),
         "class_names": list(SYNTHETIC_CLASSES[: config.classes]),
     }
     manifest = output / _MANIFEST
@@ -130,9 +130,19 @@ def _claim(config: SyntheticConfig, output: Path) -> None:
     write_json(manifest, wanted)
 
 
+def _described(config: SyntheticConfig) -> dict:
+    """The configuration as the manifest has it: without a `speed` of 1, as in sets from before there was one."""
+    fields = asdict(config)
+    if config.speed == 1:
+        del fields["speed"]
+    return fields
+
+
 def _differences(found: dict, wanted: dict) -> str:
-    theirs = {"generator_version": found.get("generator_version"), **dict(found.get("config") or {})}
-    ours = {"generator_version": wanted["generator_version"], **wanted["config"]}
+    theirs, ours = (
+        {"generator_version": one.get("generator_version"), "speed": 1.0, **dict(one.get("config") or {})}
+        for one in (found, wanted)
+    )
     return ", ".join(f"{key} {theirs.get(key)}, not {value}" for key, value in ours.items() if theirs.get(key) != value)
 
 

@@ -28,6 +28,7 @@ class LearnedSampling(Aligner):
             node.EMBEDDING_DIM,
             node.NUM_LOCATIONS,
             node.INIT,
+            init_std=node.INIT_STD,
             learned=node.LEARNED,
             normaliser=node.NORMALISER,
             lr_multiplier=node.LR_MULTIPLIER,
