@@ -65,7 +65,7 @@ def test_analysis_leaves_no_gradient_behind(rows):
 
 
 def test_a_memory_that_is_carried_is_full():
-    """The frame of the key rows looks at 20 more entries: 4 (15 at the paper's sizes) distilled rows each in stage 2."""
+    """What a frame looks at grows with the memory, entry by entry."""
 
     def flops(entries: int) -> float:
         keys = ["MODEL.DEVICE", "cpu", "MODEL.MEGA.MEMORY", entries, "MODEL.MEGA.NUM_STAGES", 1]

@@ -43,9 +43,10 @@ def analyze(model: VideoRCNN, schedule: SupportSchedule, size: tuple[int, int]) 
 
     Where some frames cost more than others (keyframes), the mean over a period.
 
-    Convolutions, deformable ones too, matrix products and attention count; sampling and pooling do not. Frozen normalisation keeps its numbers in buffers, which are no
-    parameters. The last row is the total. The weights of `model` are spoilt: the cost does not depend on their values,
-    but activations must stay small for the RPN to find its full number of boxes.
+    Convolutions, deformable ones too, matrix products and attention count; sampling and pooling do not. Frozen
+    normalisation keeps its numbers in buffers, which are no parameters. The last row is the total. The weights of
+    `model` are spoilt: the cost does not depend on their values, but activations must stay small for the RPN to find
+    its full number of boxes.
 
     Args:
         model: the detector.
