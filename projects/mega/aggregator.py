@@ -14,7 +14,7 @@ from vod2.projects.mega.memory import Memory, Rows
 
 from vod2.d2 import CfgNode, configurable
 from vod2.layers import GeometryBias, RelationAttention
-from vod2.modeling import PROPOSAL_AGGREGATOR_REGISTRY, Aggregated, ProposalAggregator
+from vod2.modeling import PROPOSAL_AGGREGATOR_REGISTRY, Aggregated, ProposalAggregator, relation_arguments
 from vod2.structures import ProposalSet, Role, TemporalContext
 
 
@@ -94,13 +94,10 @@ class MEGAAggregator(ProposalAggregator):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, dim: int) -> dict:
-        relation, node = cfg.MODEL.VIDEO.RELATION, cfg.MODEL.MEGA
+        node = cfg.MODEL.MEGA
         return {
             "dim": dim,
-            "num_heads": relation.NUM_HEADS,
-            "geometry_dim": relation.GEOMETRY_DIM,
-            "scale": relation.GEOMETRY_SCALE,
-            "wavelength": relation.GEOMETRY_WAVELENGTH,
+            **relation_arguments(cfg),
             "num_stages": node.NUM_STAGES,
             "support_topk": cfg.MODEL.VIDEO.SUPPORT_TOPK,
             "advanced_ratio": node.ADVANCED_RATIO,

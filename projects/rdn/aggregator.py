@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from vod2.d2 import CfgNode, configurable
 from vod2.layers import GeometryBias, RelationAttention
-from vod2.modeling import PROPOSAL_AGGREGATOR_REGISTRY, Aggregated, ProposalAggregator
+from vod2.modeling import PROPOSAL_AGGREGATOR_REGISTRY, Aggregated, ProposalAggregator, relation_arguments
 from vod2.structures import ProposalSet, TemporalContext
 
 
@@ -77,13 +77,9 @@ class RDNAggregator(ProposalAggregator):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, dim: int) -> dict:
-        relation = cfg.MODEL.VIDEO.RELATION
         return {
             "dim": dim,
-            "num_heads": relation.NUM_HEADS,
-            "geometry_dim": relation.GEOMETRY_DIM,
-            "scale": relation.GEOMETRY_SCALE,
-            "wavelength": relation.GEOMETRY_WAVELENGTH,
+            **relation_arguments(cfg),
             "num_basic": cfg.MODEL.RDN.NUM_BASIC,
             "advanced": cfg.MODEL.RDN.ADVANCED,
             "support_topk": cfg.MODEL.VIDEO.SUPPORT_TOPK,

@@ -26,7 +26,7 @@ PARTS = (
 
 
 _LONGEST_CARRY = 40
-"""Steps after which nothing carried grows any more (MEGA: 25 frames)."""
+"""Steps after which nothing carried grows any more; the longest memory of a paper is 25 frames."""
 
 
 class PartCost(NamedTuple):

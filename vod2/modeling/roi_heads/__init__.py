@@ -5,6 +5,7 @@ from vod2.modeling.roi_heads.base import (
     AggregatorSequence,
     ProposalAggregator,
     build_proposal_aggregator,
+    relation_arguments,
 )
 from vod2.modeling.roi_heads.box_head import LinearBoxHead, require_linear_box_head
 from vod2.modeling.roi_heads.predictor import VideoBoxPredictor
@@ -21,5 +22,6 @@ __all__ = [
     "VideoBoxPredictor",
     "VideoROIHeads",
     "build_proposal_aggregator",
+    "relation_arguments",
     "require_linear_box_head",
 ]

@@ -110,6 +110,17 @@ def _joined(results: Sequence[Aggregated[Tensor]]) -> Aggregated[Tensor]:
     )
 
 
+def relation_arguments(cfg: CfgNode) -> dict:
+    """num_heads, geometry_dim, scale and wavelength of MODEL.VIDEO.RELATION, for relations that see positions."""
+    relation = cfg.MODEL.VIDEO.RELATION
+    return {
+        "num_heads": relation.NUM_HEADS,
+        "geometry_dim": relation.GEOMETRY_DIM,
+        "scale": relation.GEOMETRY_SCALE,
+        "wavelength": relation.GEOMETRY_WAVELENGTH,
+    }
+
+
 def build_proposal_aggregator(cfg: CfgNode, dim: int) -> ProposalAggregator | None:
     """The aggregator that the configuration names, for D = dim, or None; names joined by "+" make a sequence."""
     key = "MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME"
