@@ -3,9 +3,7 @@
 B: clips, T: supports of a clip. Boxes are xyxy in pixels of the resized image until they leave the model.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from itertools import chain
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -21,14 +19,25 @@ from vod2.d2 import (
     detector_postprocess,
 )
 from vod2.errors import UserError
-from vod2.layers import half_open, inclusive
+from vod2.layers import inclusive
 from vod2.modeling.aggregation import Aggregated, mean_losses, merged, next_relations
 from vod2.modeling.backbone import resume
-from vod2.modeling.object_ids import object_ids
+from vod2.modeling.clips import (
+    classes_of,
+    context_of,
+    contexts_with,
+    half_open_targets,
+    images_of,
+    roles_of,
+    seen_by_supports,
+    support_sources,
+    supports_of,
+    with_ids,
+)
 from vod2.modeling.pixel import PixelAggregator, build_pixel_aggregator
 from vod2.modeling.roi_heads import VideoROIHeads
 from vod2.modeling.video_rpn import VideoRPN
-from vod2.structures import Frame, PreciseBoxes, Role, Support, TemporalContext
+from vod2.structures import Frame, PreciseBoxes, Support, TemporalContext
 from vod2.temporal import FrameMemory
 
 
@@ -84,9 +93,9 @@ class VideoRCNN(GeneralizedRCNN):
         if not self.training:
             return self.inference(batched_inputs)
         plain, contexts = self._clips(batched_inputs)
-        plain = [key.with_(classes=_classes(clip)) for key, clip in zip(plain, batched_inputs, strict=True)]
+        plain = [key.with_(classes=classes_of(clip)) for key, clip in zip(plain, batched_inputs, strict=True)]
         if self.inclusive_boxes:
-            batched_inputs = [_half_open_targets(clip) for clip in batched_inputs]
+            batched_inputs = [half_open_targets(clip) for clip in batched_inputs]
         targets = [clip["instances"].to(self.device) for clip in batched_inputs]
         keys, enhanced = self.enhance(plain, contexts)
         contexts = self._enter_clips(plain, contexts)
@@ -260,49 +269,22 @@ class VideoRCNN(GeneralizedRCNN):
 
     def _clips(self, batched_inputs: list[dict]) -> tuple[list[Frame], list[TemporalContext]]:
         """Encode the key frames and the supports of B clips at once."""
-        if any("image" not in clip for clip in batched_inputs):
-            raise ValueError(
-                "a clip has no image because the stream was sent that frame before: use VideoRCNN.step, or wrap the "
-                "model in vod2.StreamingModel"
-            )
-        supports = [list(clip.get("support", ())) for clip in batched_inputs]
-        named = [
-            [{**one, "video_id": clip.get("video_id", "")} for one in group if one.get("role") is not Role.KEY]
-            for clip, group in zip(batched_inputs, supports, strict=True)
-        ]
-        # Level 1 may spend less on a frame because its supports help: not where there are none.
-        alone = [
-            clip if group else {**clip, "role": Role.KEYFRAME}
-            for clip, group in zip(batched_inputs, supports, strict=True)
-        ]
-        frames = iter(self.encode([*alone, *chain.from_iterable(named)]))
+        frames = iter(self.encode(images_of(batched_inputs)))
         keys = [next(frames) for _ in batched_inputs]
-        roles = [tuple(support.get("role", Role.LOCAL) for support in group) for group in supports]
-        contexts = [_context(key, frames, own) for key, own in zip(keys, roles, strict=True)]
+        contexts = [context_of(key, frames, roles_of(clip)) for key, clip in zip(keys, batched_inputs, strict=True)]
         return keys, contexts
 
     def _enter_clips(self, keys: list[Frame], contexts: list[TemporalContext]) -> list[TemporalContext]:
-        """The contexts with the feature maps that the proposals of supports are to be made of.
-
-        In training a support looks at all the rest of its clip. At test it looks at the supports before it, as in a
-        stream: the result is the stream's where the clip begins with the video.
-        """
-        if self.pixel_aggregator is None or not self._supports_have_proposals:
+        """The contexts with the feature maps that the proposals of supports are to be made of."""
+        supports = supports_of(contexts)
+        if self.pixel_aggregator is None or not self._supports_have_proposals or not supports:
             return contexts
-        frames, seen = [], []
-        for key, context in zip(keys, contexts, strict=True):
-            supports = context.select(*(role for role in Role if role is not Role.KEY))
-            for i, frame in enumerate(supports.frames):
-                others, roles = supports.frames[:i], supports.roles[:i]
-                if self.training:
-                    others = (key, *others, *supports.frames[i + 1 :])
-                    roles = (Role.KEY, *roles, *supports.roles[i + 1 :])
-                frames.append(frame)
-                seen.append(TemporalContext(others, roles, context.carry))
-        if not frames:
-            return contexts
-        entered = iter(self._enter(frames, seen))
-        return [_context(key, entered, old.roles, old.carry) for key, old in zip(keys, contexts, strict=True)]
+        seen = [
+            one
+            for key, context in zip(keys, contexts, strict=True)
+            for one in seen_by_supports(key, context, self.training)
+        ]
+        return contexts_with(keys, self._enter(supports, seen), contexts)
 
     def _identified(
         self, keys: list[Frame], contexts: list[TemporalContext], batched_inputs: list[dict]
@@ -311,14 +293,9 @@ class VideoRCNN(GeneralizedRCNN):
         threshold = None if self.roi_heads.aggregator is None else self.roi_heads.aggregator.id_iou
         if threshold is None:
             return keys, contexts
-        keys = [_with_ids(key, clip, threshold) for key, clip in zip(keys, batched_inputs, strict=True)]
-        supports = (
-            _with_ids(frame, source, threshold)
-            for context, clip in zip(contexts, batched_inputs, strict=True)
-            for frame, role, source in zip(context.frames, context.roles, clip.get("support", ()), strict=True)
-            if role is not Role.KEY
-        )
-        return keys, [_context(key, supports, old.roles, old.carry) for key, old in zip(keys, contexts, strict=True)]
+        keys = [with_ids(key, clip, threshold) for key, clip in zip(keys, batched_inputs, strict=True)]
+        supports = zip(supports_of(contexts), support_sources(batched_inputs), strict=True)
+        return keys, contexts_with(keys, (with_ids(*one, threshold) for one in supports), contexts)
 
     def _propose_clips(
         self, keys: list[Frame], contexts: list[TemporalContext], targets: list[Instances] | None
@@ -327,17 +304,11 @@ class VideoRCNN(GeneralizedRCNN):
         if not self._supports_have_proposals:
             keys, losses = self.propose(keys, targets)
             return keys, contexts, losses
-        supports = [
-            frame
-            for context in contexts
-            for frame, role in zip(context.frames, context.roles, strict=True)
-            if role is not Role.KEY
-        ]
+        supports = supports_of(contexts)
         padded = None if targets is None else [*targets, *[None] * len(supports)]
         frames, losses = self.propose([*keys, *supports], padded)
-        keys, rest = frames[: len(keys)], iter(frames[len(keys) :])
-        contexts = [_context(key, rest, old.roles, old.carry) for key, old in zip(keys, contexts, strict=True)]
-        return keys, contexts, losses
+        keys, supports = frames[: len(keys)], frames[len(keys) :]
+        return keys, contexts_with(keys, supports, contexts), losses
 
     def _require_eval(self) -> None:
         if self.training:
@@ -356,38 +327,3 @@ class VideoRCNN(GeneralizedRCNN):
 def _together(maps: Sequence[Tensor]) -> Tensor:
     """B times (1, C, H, W) -> (B, C, H, W); one map is not copied."""
     return maps[0] if len(maps) == 1 else torch.cat(maps)
-
-
-def _context(
-    key: Frame, supports: Iterator[Frame], roles: Sequence[Role], carry: Mapping[str, Tensor] | None = None
-) -> TemporalContext:
-    """The next of `supports` for each role, `key` itself for KEY."""
-    if key.proposals is not None:
-        key = key.with_(proposals=key.proposals.descending())
-    frames = tuple(key if role is Role.KEY else next(supports) for role in roles)
-    return TemporalContext(frames, tuple(roles), dict(carry or {}))
-
-
-def _with_ids(frame: Frame, source: dict, threshold: float) -> Frame:
-    """The frame whose proposals tell which of the instances of `source` they show, if it has any."""
-    ids = object_ids(frame.proposals.boxes, source.get("instances"), threshold)
-    return frame.with_(proposals=replace(frame.proposals, ids=ids))
-
-
-def _half_open_targets(clip: dict) -> dict:
-    """A training clip with the boxes of all its instances as the parts of the detector expect them."""
-    clip = dict(clip)
-    if "support" in clip:
-        clip["support"] = [_half_open_targets(one) for one in clip["support"]]
-    if "instances" in clip:
-        fields = clip["instances"].get_fields()
-        boxes = PreciseBoxes(half_open(fields["gt_boxes"].tensor))
-        clip["instances"] = Instances(clip["instances"].image_size, **fields | {"gt_boxes": boxes})
-    return clip
-
-
-def _classes(clip: dict) -> frozenset[int]:
-    """The class that a training clip was drawn for, or those of all its objects."""
-    if "triplet_class" in clip:
-        return frozenset({clip["triplet_class"]})
-    return frozenset(clip["instances"].gt_classes.tolist())
