@@ -22,13 +22,13 @@ from vod2.structures import ProposalSet, Role, TemporalContext
 class MEGAAggregator(ProposalAggregator):
     """Proposals take from GLOBAL frames, then in S stages from LOCAL ones and the memory, then from GLOBAL ones again.
 
-    With G_0, G_1 the global and L_s the local relation modules, h_s a fully connected layer with ReLU:
+    With G_k the global and L_s the local relation modules, h_s a fully connected layer with ReLU:
 
     1. x, the key frame's, and y, the local frames', each += G_0(., global).
     2. For s < S - 1: x and the distilled rows of y, each h_s(. + L_s(., [keys of stage s; memory of stage s])). Keys
        of stage 0 are all rows of y, those of stage s > 0 the distilled ones as stage s - 1 has left them.
     3. The last stage: x += L_s(x, [keys; memory]), without h.
-    4. x += G_1(x, global).
+    4. x += G_1(x, global), and so on for further global relations.
 
     The memory of stage s holds what were keys of that stage, of the frames that have left the local window since the
     stream began: it is carried as `memory.Memory` describes. Where the context has MEMORY frames, as in training, it is
@@ -57,7 +57,7 @@ class MEGAAggregator(ProposalAggregator):
         num_stages: int = 3,
         support_topk: int = 75,
         advanced_ratio: float = 0.2,
-        use_global: bool = True,
+        num_global: int = 2,
         memory: int = 25,
     ) -> None:
         """
@@ -68,14 +68,14 @@ class MEGAAggregator(ProposalAggregator):
             num_stages: S, at least 1.
             support_topk: proposals of a support frame that are looked at.
             advanced_ratio: share in (0, 1] of a local frame's that is distilled.
-            use_global: whether there are G_0 and G_1; without, GLOBAL frames are ignored.
+            num_global: global relations: G_0, and those after the stages. 0 ignores GLOBAL frames.
             memory: frames that the memory holds; 0 for no memory.
         """
         super().__init__()
-        if num_stages < 1 or min(support_topk, memory) < 0:
+        if num_stages < 1 or min(support_topk, memory, num_global) < 0:
             raise ValueError(
-                "MEGA: expected NUM_STAGES of at least 1, SUPPORT_TOPK and MEMORY of at least 0, got "
-                f"{num_stages}, {support_topk}, {memory}"
+                "MEGA: expected NUM_STAGES of at least 1, SUPPORT_TOPK, MEMORY and NUM_GLOBAL of at least 0, got "
+                f"{num_stages}, {support_topk}, {memory}, {num_global}"
             )
         if not 0 < advanced_ratio <= 1:
             raise ValueError(f"MEGA: expected ADVANCED_RATIO in (0, 1], got {advanced_ratio}")
@@ -86,7 +86,7 @@ class MEGAAggregator(ProposalAggregator):
         self.support_topk, self.memory_size = support_topk, memory
         self.distilled_topk = max(1, round(advanced_ratio * support_topk))
         self.local_relations = nn.ModuleList(local_relation() for _ in range(num_stages))
-        self.global_relations = nn.ModuleList(RelationAttention(dim, num_heads) for _ in range(2 if use_global else 0))
+        self.global_relations = nn.ModuleList(RelationAttention(dim, num_heads) for _ in range(num_global))
         self.transform = nn.ModuleList(nn.Linear(dim, dim) for _ in range(num_stages - 1))
         for layer in self.transform:  # as the box head's layers begin
             nn.init.kaiming_uniform_(layer.weight, a=1)
@@ -101,7 +101,7 @@ class MEGAAggregator(ProposalAggregator):
             "num_stages": node.NUM_STAGES,
             "support_topk": cfg.MODEL.VIDEO.SUPPORT_TOPK,
             "advanced_ratio": node.ADVANCED_RATIO,
-            "use_global": node.GLOBAL,
+            "num_global": node.NUM_GLOBAL,
             "memory": node.MEMORY,
         }
 
@@ -115,7 +115,8 @@ class MEGAAggregator(ProposalAggregator):
         stored = stored.settled([frame.index for frame in local.frames], self.memory_size)
         remembered = self._of_memory_frames(context.select(Role.MEMORY), everywhere) or stored.rows
         x, keys = self._stages(x, y, remembered)
-        x = self._from_global(1, x, everywhere)
+        for k in range(1, len(self.global_relations)):
+            x = self._from_global(k, x, everywhere)
         carry = stored.with_pending(local, keys).as_carry() if self.memory_size else {}
         return Aggregated(x.features, carry=carry)
 

@@ -10,5 +10,5 @@ def add_mega_config(cfg: CfgNode) -> None:
     cfg.MODEL.MEGA = CfgNode()
     cfg.MODEL.MEGA.NUM_STAGES = 3  # local relation modules, of which all but the last update the supports, too
     cfg.MODEL.MEGA.ADVANCED_RATIO = 0.2  # the best round(r * SUPPORT_TOPK) of each local frame are updated
-    cfg.MODEL.MEGA.GLOBAL = True  # GLOBAL frames are looked at, before the stages and after them
+    cfg.MODEL.MEGA.NUM_GLOBAL = 2  # looks at GLOBAL frames: one before the stages, the others after them; 0 for none
     cfg.MODEL.MEGA.MEMORY = 25  # frames that have left the local window and are still looked at; 0 for none

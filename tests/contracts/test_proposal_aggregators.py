@@ -142,8 +142,8 @@ CASES = {
         variants={
             "full": {"MODEL.MEGA.ADVANCED_RATIO": 0.5, "MODEL.MEGA.MEMORY": 2},
             "without memory": {"MODEL.MEGA.MEMORY": 0},
-            "local": {"MODEL.MEGA.GLOBAL": False, "MODEL.MEGA.MEMORY": 0},
-            "local and memory": {"MODEL.MEGA.GLOBAL": False},
+            "local": {"MODEL.MEGA.NUM_GLOBAL": 0, "MODEL.MEGA.MEMORY": 0},
+            "local and memory": {"MODEL.MEGA.NUM_GLOBAL": 0},
             "one stage": {"MODEL.MEGA.NUM_STAGES": 1},
         },
         no_gradient=("key.bias",),

@@ -140,3 +140,19 @@ def test_in_float64_the_mean_of_the_pixels_is_not_rounded():
     images = model.preprocess_image([{"image": torch.full((3, 4, 4), 200, dtype=torch.uint8)}]).tensor
     expected = [(200 - m) / s for m, s in zip(mean, [57.12, 58.395, 1.1], strict=True)]
     assert images[0, :, 0, 0].tolist() == pytest.approx(expected, rel=1e-15)
+
+
+def test_anchors_that_end_with_the_image_are_trained_as_in_the_old_code():
+    boxes = torch.tensor([[536.0, 536.0, 599.0, 599.0], [536.0, 536.0, 600.0, 599.0], [-1.0, 0.0, 62.0, 63.0]])
+    targets = Instances((600, 600), gt_boxes=Boxes(torch.zeros(0, 4)))
+    keys = {"MODEL.RPN.BOUNDARY_THRESH": 0, "MODEL.RPN.BATCH_SIZE_PER_IMAGE": 8}
+    rpn = build_detector(KEYS | keys).proposal_generator
+    (labels,), _ = rpn.label_and_sample_anchors([PreciseBoxes(half_open(boxes))], [targets])
+    assert labels.tolist() == [0, -1, -1]  # there: x1 >= 0 and x2 < 600
+
+
+def test_statistics_of_pixels_that_were_changed_are_kept():
+    model = build_model(tiny_cfg({"MODEL.PIXEL_MEAN": [102.9801, 115.9465, 122.7717]})).double()
+    model.pixel_mean.fill_(7.5)
+    model.preprocess_image([{"image": torch.zeros(3, 4, 4, dtype=torch.uint8)}])
+    assert model.pixel_mean.unique().tolist() == [7.5]

@@ -144,6 +144,18 @@ class TestBags:
         wanted = position_sensitive_align(maps, [BOXES], side, scale, 0)
         torch.testing.assert_close(pooled, wanted, rtol=1e-12, atol=1e-12)
 
+    def test_boxes_that_end_before_they_begin_are_pooled_as_torchvision_does(self):
+        """Boxes of less than a pixel have such corners where their last pixel counts (`vod2.layers.inclusive`)."""
+        rng = torch.Generator().manual_seed(0)
+        corner = 90 * torch.rand(300, 2, generator=rng, dtype=torch.float64)
+        boxes = torch.cat([corner, corner - torch.rand(300, 2, generator=rng, dtype=torch.float64)], dim=1)
+        maps = random_maps(1, 18)
+        pooled = position_sensitive_bags(as_table(maps, 3), [boxes], 1 / 16, 2)
+        wanted = position_sensitive_align(maps, [boxes], 3, 1 / 16, 2)
+        torch.testing.assert_close(pooled, wanted, rtol=1e-10, atol=1e-10)
+        # With as many samples as a bin has cells, torchvision divides by none.
+        assert position_sensitive_bags(as_table(maps, 3), [boxes], 1 / 16, 0).isfinite().all()
+
     def test_a_box_far_outside_is_zero(self):
         box = torch.tensor([[500.0, 0.0, 600.0, 50.0]], dtype=torch.float64)
         assert position_sensitive_bags(as_table(random_maps(1, 8), 2), [box], 1 / 16, 0).eq(0).all()

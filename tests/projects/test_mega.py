@@ -110,11 +110,16 @@ def test_the_number_of_stages_is_free(stages, edge):
     assert_stream_equals_reference(make_mega(num_stages=stages), toy_video([3] * 9), edge)
 
 
-@pytest.mark.parametrize("arguments", [{"use_global": False}, {"memory": 0}, {"use_global": False, "memory": 0}])
+@pytest.mark.parametrize("looks", [1, 3])
+def test_the_number_of_looks_at_global_frames_is_free(looks):
+    assert_stream_equals_reference(make_mega(num_global=looks), toy_video([3] * 8), "repeat")
+
+
+@pytest.mark.parametrize("arguments", [{"num_global": 0}, {"memory": 0}, {"num_global": 0, "memory": 0}])
 def test_memory_and_global_frames_can_be_left_out(arguments):
     mega = make_mega(**arguments)
     assert_stream_equals_reference(mega, toy_video([3] * 8), "repeat")
-    assert any("global_relations" in name for name in mega.state_dict()) is arguments.get("use_global", True)
+    assert any("global_relations" in name for name in mega.state_dict()) is (arguments.get("num_global", 2) > 0)
     schedule, _ = make_schedule(8, "repeat")
     carries = [result.carry for result in stream(mega, toy_video([3] * 8), schedule)]
     assert all(bool(carry) is ("memory" not in arguments) for carry in carries)
@@ -284,7 +289,7 @@ def test_the_result_is_told_apart_from_what_is_carried():
     assert all(name.startswith("mega.") and not value.requires_grad for name, value in result.carry.items())
 
 
-@pytest.mark.parametrize("name, count", [("MEGA_R101", 10), ("MEGA_R50", 10), ("quick/MEGA", 10)])
+@pytest.mark.parametrize("name, count", [("MEGA_R101", 10), ("published/MEGA_R50", 10), ("quick/MEGA", 10)])
 def test_the_configurations_look_at_25_local_and_10_global_frames(name, count):
     cfg = load_config(str(ROOT / "configs" / f"{name}.yaml"))
     roles = [role for _, role in build_support_schedule(cfg).window(100, 1000, "video")]
@@ -299,7 +304,7 @@ def test_the_configuration_keys_arrive():
     keys = {
         "MODEL.MEGA.NUM_STAGES": 2,
         "MODEL.MEGA.ADVANCED_RATIO": 0.5,
-        "MODEL.MEGA.GLOBAL": False,
+        "MODEL.MEGA.NUM_GLOBAL": 0,
         "MODEL.MEGA.MEMORY": 7,
         "MODEL.VIDEO.SUPPORT_TOPK": 8,
         "MODEL.VIDEO.RELATION.NUM_HEADS": 2,

@@ -29,6 +29,7 @@ class MEGAReference:
         self.state = {name: value.detach().double() for name, value in state.items()}
         self.heads, self.topk, self.distilled = heads, topk, distilled
         self.stages = len({name.split(".")[1] for name in state if name.startswith("local_relations.")})
+        self.looks = len({name.split(".")[1] for name in state if name.startswith("global_relations.")})
         self.queues = [deque(maxlen=memory) for _ in range(self.stages)]
 
     def relation(self, name: str, query: Proposals, key: Proposals) -> Proposals:
@@ -72,7 +73,9 @@ class MEGAReference:
                 key = self.transform(s, key)
                 pool = [self.transform(s, self.relation(f"local_relations.{s}", one, look_at)) for one in pool]
                 frames = pool
-        return self.relation("global_relations.1", key, everywhere), keys
+        for k in range(1, self.looks):
+            key = self.relation(f"global_relations.{k}", key, everywhere)
+        return key, keys
 
     def push(self, rows: Sequence[Proposals]) -> None:
         """One entry for each stage."""

@@ -25,8 +25,8 @@ PARTS = (
 """Sub-modules of `VideoRCNN` that make a row each; one that is absent or costs nothing makes none."""
 
 
-_LONGEST_CARRY = 40
-"""Steps after which nothing carried grows any more; the longest memory of a paper is 25 frames."""
+_LONGEST_CARRY = 400
+"""Steps that may pass until nothing carried grows any more; the longest memory of a paper is 25 frames."""
 
 
 class PartCost(NamedTuple):
@@ -112,7 +112,7 @@ def _fill(model: VideoRCNN, memory: FrameMemory, image: torch.Tensor, last: int)
     """
     model.remember([{"image": image, "frame_index": last}], [memory])
     frame, period, carried = memory.frame(last), memory.schedule.period, -1
-    for now in [*range(last - _LONGEST_CARRY * period, last, period), last]:
+    for now in [*range(max(last - _LONGEST_CARRY * period, 0), last, period), last]:
         for index in memory.missing(now):
             memory.put(frame.with_(index=index))
         context = memory.context(now)

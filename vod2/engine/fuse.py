@@ -17,7 +17,7 @@ def inference_copy(model: nn.Module) -> nn.Module:
     `Conv2d` (a deformable convolution) stays. The copy cannot be trained, nor can its state be loaded into the model.
 
     Args:
-        model: any model or part of one, on either backend; it stays as it is.
+        model: any model of images or part of one, on either backend; it stays as it is.
 
     Example:
         >>> import torch

@@ -70,7 +70,7 @@ def _cells_of_bins(start: Tensor, end: Tensor, bins: int, length: int, samples: 
     place = place.clamp(0, length - 1)
     low = place.floor()
     share = place - low
-    first = low[..., :1]
+    first = low.amin(dim=2, keepdim=True)  # that of the first sample, but of a span that ends before it begins
     offset = torch.where(weight > 0, low - first, 0).long()
     width = int(offset.max()) + 2
     weights = place.new_zeros(*place.shape[:2], width)

@@ -183,7 +183,9 @@ class VideoRCNN(GeneralizedRCNN):
         """Detectron2's: normalise, pad and stack the images; in float64 by numbers that were not rounded before."""
         if self.pixel_mean.dtype == torch.float64:
             for buffer, values in zip((self.pixel_mean, self.pixel_std), self._statistics, strict=True):
-                buffer.copy_(torch.tensor(values, dtype=torch.float64).view_as(buffer))
+                exact = torch.tensor(values, dtype=torch.float64, device=buffer.device).view_as(buffer)
+                if buffer.equal(exact.float().double()):  # as it was built, and not another one
+                    buffer.copy_(exact)
         return super().preprocess_image(batched_inputs)
 
     def encode(self, inputs: Sequence[dict]) -> list[Frame]:

@@ -31,6 +31,9 @@ class VideoRPN(RPN):
         ret = super().from_config(cfg, input_shape)
         ret["box2box_transform"] = PreciseBoxTransform(weights=cfg.MODEL.RPN.BBOX_REG_WEIGHTS)
         ret["inclusive_boxes"] = cfg.MODEL.LEGACY.INCLUSIVE_BOXES
+        if ret["inclusive_boxes"] and ret["anchor_boundary_thresh"] >= 0:
+            # Half-open anchors end a pixel later: half of it keeps those inside, of whole pixels, that were inside.
+            ret["anchor_boundary_thresh"] += 0.5
         return ret
 
     def forward(
