@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from vod2 import UserError
@@ -44,6 +45,25 @@ def test_weights_fill_the_model(tmp_path, wrapped):
 def test_more_than_the_model_needs_does_no_harm(tmp_path):
     model, state = make_model(), make_model().state_dict()
     load_weights(model, save(tmp_path / "weights.pth", {"model": state | {"head.weight": torch.zeros(1)}}))
+
+
+def test_the_weights_of_a_detector_with_more_parts_are_a_warning_that_names_them(tmp_path, caplog):
+    state = {f"detector.{name}": value for name, value in make_model().state_dict().items()}
+    model = nn.ModuleDict({"detector": make_model()})
+    state["roi_heads.aggregator.query.weight"] = torch.zeros(3, 3)
+    path = str(tmp_path / "weights.safetensors")
+    save_file(state, path, {"vod2.config": "published/RDN_R101.yaml"})
+    load_weights(model, path)
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    # 6 weights, 3 biases, 4 x 3 of the normalisation, and the 9 that are too many
+    assert path in warning and "roi_heads (30.0% of their numbers)" in warning
+    assert "converted for published/RDN_R101.yaml" in warning
+
+
+def test_a_number_or_two_too_many_is_no_warning(tmp_path, caplog):
+    model = nn.Linear(100, 100)
+    load_weights(model, save(tmp_path / "weights.pth", model.state_dict() | {"head.scale": torch.zeros(2)}))
+    assert not [record for record in caplog.records if record.levelno == logging.WARNING]
 
 
 def test_an_empty_path_keeps_the_initial_weights_and_warns(caplog):

@@ -1,28 +1,24 @@
-"""Weights of other code: what computes the same there and here."""
+"""Weights of other code: what computes the same there and here. Relations: test_convert_relations.py."""
 
 import itertools
-import json
 import math
-import os
-from pathlib import Path
 
 import pytest
 import torch
+from helpers.conversion import on_nothing, part, random
+from helpers.models import ROOT
+from helpers.parity import public_shapes
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torchvision.models import resnet50
 from torchvision.ops import FrozenBatchNorm2d
-from vod2.projects.selsa import SELSAAggregator
 
 from vod2 import UserError
 from vod2.checkpoint import SOURCES, Target, compare, convert, default_config
-from vod2.d2 import Box2BoxTransform, DefaultAnchorGenerator, ShapeSpec, build_backbone, build_model
+from vod2.checkpoint.settings import differing
+from vod2.d2 import DefaultAnchorGenerator, ShapeSpec, build_backbone
+from vod2.d2 import FrozenBatchNorm2d as OurNorm
 from vod2.engine import load_config
-from vod2.layers import GeometryBias, RelationAttention
-from vod2.structures import Frame, ProposalSet, Role, TemporalContext
 
-ROOT = Path(__file__).resolve().parents[1]
-PARITY = Path(os.environ.get("VOD2_PARITY_DIR", ROOT.parent / "shared" / "parity"))
 BOX_HEAD = "roi_heads.box.feature_extractor."
 MODELS = {
     "base": "FasterRCNN_R101",
@@ -34,32 +30,20 @@ MODELS = {
 }
 
 
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-
-
-def boxes(count: int, seed: int = 0) -> Tensor:
-    corner = 50 * random(count, 2, seed=seed).abs()
-    return torch.cat([corner, corner + 5 + 40 * random(count, 2, seed=seed + 1).abs()], dim=1)
-
-
-def on_nothing(config: str) -> nn.Module:
-    cfg = load_config(str(ROOT / "configs" / config), ["MODEL.DEVICE", "cpu"])
-    cfg.MODEL.DEVICE = "meta"
-    with torch.device("meta"):
-        return build_model(cfg)
-
-
 def public_keys(model: str) -> dict[str, Tensor]:
-    path = PARITY / f"{model}_keys.json"
-    if not path.is_file():
-        pytest.skip(f"the list of the public code's names is not here ({path}): set VOD2_PARITY_DIR to its folder")
-    shapes = json.loads(path.read_text())
-    return {name: torch.zeros(1).expand(shape) for name, shape in shapes.items()}
+    return {name: torch.ones(1).expand(shape) for name, shape in public_shapes(model).items()}
+
+
+def on_resnet50(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The names of a model on ResNet-50, whose heads pool from 256 channels; MEGA's looks at global frames once."""
+    deeper = tuple(f"backbone.body.layer3.{block}." for block in range(6, 23))
+    second_look = tuple(f"{BOX_HEAD}g_{name}.1" for name in ("Wqs", "Wks", "Wvs", "us"))
+    left = {name: value for name, value in state.items() if not name.startswith(deeper + second_look)}
+    left |= {name: torch.ones(1).expand(1024, 12544) for name, value in left.items() if value.shape == (1024, 100352)}
+    return left | {
+        f"{BOX_HEAD}conv.weight": torch.ones(1).expand(256, 2048, 1, 1),
+        f"{BOX_HEAD}conv.bias": torch.ones(1).expand(256),
+    }
 
 
 # Names
@@ -74,6 +58,35 @@ def test_every_public_name_of_mega_has_its_place(model):
     report = compare(on_nothing(config), done.state, model)
     assert not done.unused and not report.unused and not report.new and not report.other_shape
     assert len(done.moves) == len(report.loaded)
+
+
+@pytest.mark.parametrize("model", [model for model in MODELS if model != "rdn"])  # which is published on R-101 alone
+def test_every_public_name_of_mega_on_resnet50_has_its_place(model):
+    state = on_resnet50(public_keys(model))
+    config = default_config(state, "mega")
+    assert config == f"published/{MODELS[model].replace('R101', 'R50')}.yaml"
+    done = convert(state, "mega")
+    report = compare(on_nothing(config), done.state, model)
+    assert not done.unused and not report.unused and not report.new and not report.other_shape
+    assert report.loaded["roi_heads.reduce.res5.0.weight"] == (256, 2048, 1, 1)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_mega_needs_all_that_its_configuration_changes_of_how_boxes_come_out(model):
+    """Of keys that a configuration without its conventions has otherwise, whatever the schedule."""
+    published = load_config(str(ROOT / "configs" / "published" / f"{MODELS[model]}.yaml"))
+    settings = convert(public_keys(model), "mega").settings
+    assert differing(published, settings) == []
+    assert {
+        *("INPUT.RESIZE_TRUNCATES", "TEST.VID_PROTOCOL"),
+        *(f"MODEL.ANCHOR_GENERATOR.{key}" for key in ("NAME", "OFFSET", "SIZES", "ASPECT_RATIOS")),
+    } <= settings.keys()
+    assert ("VIDEO.TEST_SCHEDULE.EDGE" in settings) == (model in ("rdn_base", "rdn", "mega", "fgfa"))
+
+
+def test_anchors_that_mega_was_not_published_with_are_left_to_the_configuration():
+    done = convert({"rpn.head.cls_logits.bias": random(15)}, "mega", Target(ratios=3))
+    assert "MODEL.ANCHOR_GENERATOR.SIZES" not in done.settings
 
 
 def test_the_parallel_wrapper_and_counters_are_ignored():
@@ -115,6 +128,12 @@ def test_an_offset_of_mega_that_is_missing_is_refused():
         convert({f"{BOX_HEAD}l_Wqs.1.bias": random(8)}, "mega")
 
 
+def test_two_names_that_the_parallel_wrapper_tells_apart_are_refused():
+    name = "backbone.body.stem.bn1.weight"
+    with pytest.raises(UserError, match=f"'module.{name}' is one of two tensors for '{name}'"):
+        convert({f"module.{name}": random(4), name: random(4)}, "mega")
+
+
 # The meaning of the numbers
 
 
@@ -144,73 +163,35 @@ def test_the_background_goes_from_the_first_class_to_the_last():
     assert done["roi_heads.box_predictor.bbox_pred.bias"].tolist() == [4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0]
 
 
-def public_embedding(query: Tensor, key: Tensor) -> Tensor:
-    """(N, 4), (M, 4) -> (N, M, 64): for dx, dy, dw, dh 8 sines, then 8 cosines."""
-    rows = torch.zeros(len(query), len(key), 64, dtype=torch.float64)
-    for i, j in itertools.product(range(len(query)), range(len(key))):
-        (cx, cy), (w, h) = (query[i, :2] + query[i, 2:]) / 2, query[i, 2:] - query[i, :2]
-        (cx2, cy2), (w2, h2) = (key[j, :2] + key[j, 2:]) / 2, key[j, 2:] - key[j, :2]
-        position = (
-            ((cx - cx2).abs() / w + 1e-3).log(),
-            ((cy - cy2).abs() / h + 1e-3).log(),
-            (w / w2).log(),
-            (h / h2).log(),
-        )
-        angles = [[100 * p / 1000 ** (k / 8) for k in range(8)] for p in position]
-        waves = [f(a) for one in angles for f in (math.sin, math.cos) for a in one]
-        rows[i, j] = torch.tensor(waves, dtype=torch.float64)
-    return rows
+@pytest.mark.parametrize("eps", [1e-20, 1e-5])
+def test_a_small_variance_computes_the_same_with_any_eps(eps):
+    """There weight / sqrt(variance) in float32; a difference of variances would be 0 or off by half."""
+    variances, weights = torch.tensor([0.5, 1e-5, 1.00001e-5, 1e-13]), torch.tensor([0.3, -2.0, 1.0, 1e-6])
+    there = "backbone.body.stem.bn1"
+    state = {f"{there}.running_var": variances, f"{there}.weight": weights}
+    state |= {f"{there}.bias": torch.zeros(4), f"{there}.running_mean": torch.zeros(4)}
+    done = convert(state, "mega", Target(norm_eps=eps))
+    for dtype, tolerance in ((torch.float32, 1e-6), (torch.float64, 1e-12)):
+        norm = OurNorm(4, eps=eps).to(dtype)
+        norm.load_state_dict(part(done.state, "backbone.stem.conv1.norm."))
+        found = norm(torch.ones(1, 4, 1, 1, dtype=dtype)).flatten()
+        wanted = weights.double() / variances.double().sqrt()
+        torch.testing.assert_close(found.double(), wanted, rtol=tolerance, atol=0)
+    assert done.state["backbone.stem.conv1.norm.running_var"].equal(variances)
+    words = {move.name: move.transform for move in done.moves}
+    assert "variance" in words["backbone.stem.conv1.norm.weight"] and not words["backbone.stem.conv1.norm.bias"]
 
 
-def public_relation(state: dict[str, Tensor], query: Tensor, key: Tensor, where: Tensor, there: Tensor) -> Tensor:
-    """Grouped convolution over the heads' sums of whole features, with u and log(relu + 1e-6)."""
-    heads, D = 4, query.shape[1]
-    q = F.linear(query, state["l_Wqs.0.weight"], state["l_Wqs.0.bias"]).view(len(query), heads, -1).transpose(0, 1)
-    k = F.linear(key, state["l_Wks.0.weight"], state["l_Wks.0.bias"]).view(len(key), heads, -1).transpose(0, 1)
-    logits = (q @ k.transpose(1, 2) + state["l_us.0"] @ k.transpose(1, 2)) / math.sqrt(D // heads)
-    geometry = F.conv2d(
-        public_embedding(where, there).permute(2, 0, 1)[None], state["l_Wgs.0.weight"], state["l_Wgs.0.bias"]
-    )
-    weights = (logits + (geometry[0].relu() + 1e-6).log()).softmax(dim=-1)  # (h, N, M)
-    sums = (weights @ key).transpose(0, 1).reshape(len(query), heads * D, 1, 1)
-    return F.conv2d(sums, state["l_Wvs.0.weight"], state["l_Wvs.0.bias"], groups=heads).flatten(1)
+def test_a_normalisation_that_adds_the_same_keeps_its_weight():
+    state = {"bn1.running_var": random(4).abs(), "bn1.weight": random(4, seed=1)}
+    done = convert(state, "torchvision")
+    assert done.state["backbone.stem.conv1.norm.weight"].equal(state["bn1.weight"])
 
 
-def test_a_relation_of_mega_computes_the_same():
-    """u folded into the bias of the query, the grouped convolution as linear layer, the floor of the geometry."""
-    D, heads = 16, 4
-    shapes = {
-        "Wqs.0.weight": (D, D),
-        "Wks.0.weight": (D, D),
-        "Wvs.0.weight": (D, D, 1, 1),
-        "Wgs.0.weight": (4, 64, 1, 1),
-    }
-    shapes |= {"Wqs.0.bias": (D,), "Wks.0.bias": (D,), "Wvs.0.bias": (D,), "Wgs.0.bias": (4,), "us.0": (4, 1, 4)}
-    state = {f"l_{name}": random(*shape, seed=seed) for seed, (name, shape) in enumerate(shapes.items())}
-    done = convert({BOX_HEAD + name: value for name, value in state.items()}, "mega")
-    assert not done.unused
-    relation = RelationAttention(D, heads, GeometryBias(heads)).double()
-    relation.load_state_dict(part(done.state, "roi_heads.aggregator.local_relations.0."))
-    inputs = random(3, D, seed=20), random(5, D, seed=21), boxes(3, seed=22), boxes(5, seed=23)
-    torch.testing.assert_close(relation(*inputs), public_relation(state, *inputs), rtol=1e-9, atol=1e-9)
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
-def test_a_sum_is_exact_whatever_the_type_and_the_originals_keep_their_numbers(dtype):
-    numbers = torch.randn(4, generator=torch.Generator().manual_seed(0)).to(dtype)
-    state = {f"{BOX_HEAD}Wgs.0.bias": numbers.clone(), f"{BOX_HEAD}Wqs.0.bias": numbers.clone()}
-    done = convert(state, "mega").state
-    bias = done["roi_heads.aggregator.basic.0.geometry.projection.bias"]
-    assert bias.dtype == torch.float64 and bias.equal(numbers.double() + 1e-6)
-    assert done["roi_heads.aggregator.basic.0.query.bias"].dtype == dtype
-    assert all(value.equal(numbers) for value in state.values())
-
-
-def test_what_is_added_to_a_variance_there_is_in_the_variance_here():
-    state = {"backbone.body.stem.bn1.running_var": torch.tensor([0.5], dtype=torch.float64)}
-    name = "backbone.stem.conv1.norm.running_var"
-    assert convert(state, "mega", Target(norm_eps=0.0)).state[name].item() == 0.5
-    assert convert(state, "mega", Target(norm_eps=1e-5)).state[name].item() == pytest.approx(0.5 - 1e-5, rel=1e-12)
+def test_a_variance_of_zero_where_nothing_is_added_is_refused():
+    state = {"backbone.body.stem.bn1.running_var": torch.zeros(4), "backbone.body.stem.bn1.weight": torch.ones(4)}
+    with pytest.raises(UserError, match="norm.running_var' [+] 0 is not positive everywhere"):
+        convert(state, "mega")
 
 
 @pytest.mark.parametrize("colours", ["BGR", "RGB"])
@@ -280,90 +261,23 @@ def test_names_of_caffe2_and_its_normalisation_without_statistics():
     assert (norm["running_var"] + 1e-5).allclose(torch.ones(4, dtype=torch.float64)) and not norm["running_mean"].any()
 
 
-def public_selsa(state: dict[str, Tensor], x: Tensor, supports: Tensor, heads: int) -> Tensor:
-    """From what comes out of the first shared layer to what the predictor gets."""
-
-    def linear(name: str, value: Tensor) -> Tensor:
-        return F.linear(value, state[f"{name}.weight"], state[f"{name}.bias"])
-
-    for layer in (0, 1):
-        if layer:
-            x, supports = linear("shared_fcs.1", x), linear("shared_fcs.1", supports)
-        columns = []
-        for part_of in range(heads):
-            d = x.shape[1] // heads
-            cut = slice(part_of * d, (part_of + 1) * d)
-            q = linear(f"aggregator.{layer}.fc_embed", x)[:, cut]
-            k = linear(f"aggregator.{layer}.ref_fc_embed", supports)[:, cut]
-            v = linear(f"aggregator.{layer}.ref_fc", supports)[:, cut]
-            columns.append((q @ k.T / math.sqrt(d)).softmax(dim=1) @ v)
-        x = (x + linear(f"aggregator.{layer}.fc", torch.cat(columns, dim=1))).relu()
-        supports = supports.relu()
-    return x
+CONVERTED = [path for path in sorted((ROOT / "configs").rglob("*.yaml")) if "datasets/pretrained/" in path.read_text()]
 
 
-def test_the_head_of_mmtracking_computes_the_same():
-    D, heads = 16, 4
-    names = [f"aggregator.{i}.{name}" for i in (0, 1) for name in ("fc_embed", "ref_fc_embed", "ref_fc", "fc")]
-    state = {}
-    for seed, name in enumerate(["shared_fcs.1", *names]):
-        state |= {f"{name}.weight": random(D, D, seed=seed) / 4, f"{name}.bias": random(D, seed=50 + seed)}
-    done = convert({f"detector.roi_head.bbox_head.{name}": value for name, value in state.items()}, "mmtracking-selsa")
-    assert not done.unused
-    selsa = SELSAAggregator(dim=D, num_heads=heads, output_projection=True).double()
-    selsa.load_state_dict(part(done.state, "roi_heads.aggregator."))
-    x, supports = random(3, D, seed=90), random(5, D, seed=91)
-    query = ProposalSet.of_frame(boxes(3), x, torch.zeros(3, dtype=torch.float64), (99, 99))
-    pool = ProposalSet.of_frame(boxes(5), supports, torch.zeros(5, dtype=torch.float64), (99, 99))
-    context = TemporalContext((Frame("", 1, (99, 99), proposals=pool),), (Role.GLOBAL,))
-    found = selsa(query, context).value
-    torch.testing.assert_close(found, public_selsa(state, x, supports, heads))
+@pytest.mark.parametrize("path", CONVERTED, ids=lambda path: path.stem)
+def test_the_documents_tell_how_the_file_is_made_that_a_configuration_begins_with(path):
+    (name,) = (line.split('"')[1] for line in path.read_text().splitlines() if line.strip().startswith("WEIGHTS:"))
+    assert f"| {name.removeprefix('datasets/pretrained/')} |" in (ROOT / "docs" / "model_zoo.md").read_text()
+    assert "convert_checkpoint.py --from torchvision" in path.read_text()
 
 
-@pytest.mark.parametrize("weights", [(5.0, 5.0, 5.0, 5.0), (10.0, 10.0, 5.0, 5.0)])
-def test_deltas_of_mmtracking_decode_to_the_same_boxes(weights):
-    name = "detector.roi_head.bbox_head.fc_reg.bias"
-    bias = random(8) / 4
-    done = convert({name: bias}, "mmtracking-selsa", Target(box_weights=weights)).state
-    where = boxes(1)
-    found = Box2BoxTransform(weights=weights).apply_deltas(done["roi_heads.box_predictor.bbox_pred.bias"][None], where)
-    wanted = Box2BoxTransform(weights=(1.0, 1.0, 1.0, 1.0)).apply_deltas(0.2 * bias[None], where)
-    torch.testing.assert_close(found, wanted)
-
-
-def test_the_configuration_of_mmtracking_has_a_place_for_every_name():
-    model = on_nothing("published/SELSA_mmtracking_R50.yaml")
-    theirs = {}
-    for name, value in model.state_dict().items():
-        theirs[mmtracking_name(name)] = torch.zeros(1).expand(value.shape)
-    assert default_config(theirs, "mmtracking-selsa") == "published/SELSA_mmtracking_R50.yaml"
-    done = convert(theirs, "mmtracking-selsa", Target(bottom_up=True, box_weights=(5.0, 5.0, 5.0, 5.0)))
-    report = compare(model, done.state, "")
-    assert not done.unused and not report.new and not report.other_shape and not report.unused
-
-
-def mmtracking_name(name: str) -> str:
-    """The other way round, by plain replacement."""
-    for stage in (2, 3, 4, 5):
-        name = name.replace(f"backbone.bottom_up.res{stage}.", f"detector.backbone.layer{stage - 1}.")
-    for here, there in (
-        ("backbone.bottom_up.stem.", "detector.backbone."),
-        ("backbone.last_conv", "detector.neck.convs.0.conv"),
-        ("proposal_generator.rpn_head.conv", "detector.rpn_head.rpn_conv"),
-        ("proposal_generator.rpn_head.objectness_logits", "detector.rpn_head.rpn_cls"),
-        ("proposal_generator.rpn_head.anchor_deltas", "detector.rpn_head.rpn_reg"),
-        ("roi_heads.box_head.fc1", "detector.roi_head.bbox_head.shared_fcs.0"),
-        ("roi_heads.aggregator.transform.0", "detector.roi_head.bbox_head.shared_fcs.1"),
-        ("roi_heads.aggregator.relation", "detector.roi_head.bbox_head.aggregator"),
-        ("roi_heads.box_predictor.cls_score", "detector.roi_head.bbox_head.fc_cls"),
-        ("roi_heads.box_predictor.bbox_pred", "detector.roi_head.bbox_head.fc_reg"),
-        (".query.", ".fc_embed."),
-        (".key.", ".ref_fc_embed."),
-        (".value.", ".ref_fc."),
-        (".output.", ".fc."),
-        ("shortcut.norm", "downsample.1"),
-        ("shortcut", "downsample.0"),
-        *((f"conv{number}.norm", f"bn{number}") for number in (1, 2, 3)),
-    ):
-        name = name.replace(here, there)
-    return name
+def test_a_start_of_torchvision_fits_the_configuration_of_mmtracking():
+    config = "published/SELSA_mmtracking_R50.yaml"
+    model = on_nothing(config)
+    with torch.device("meta"):
+        theirs = resnet50()
+    state = {name: torch.tensor(1.0).expand(value.shape) for name, value in theirs.state_dict().items()}
+    target = Target.of(load_config(str(ROOT / "configs" / config)), model)
+    report = compare(model, convert(state, "torchvision", target).state, "")
+    resnet = {name for name in model.state_dict() if name.startswith("backbone.bottom_up.")}
+    assert report.loaded.keys() == resnet and not report.unused

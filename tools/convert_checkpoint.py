@@ -7,27 +7,28 @@
 
 IN is a .pth, .pkl or .safetensors file. Code in it is not run, unless --trust-pickle says so. OUT is a .safetensors
 file. The model is that of --config-file, or of the configuration that the weights are known to be of. A detector must
-get all of its parameters; weights of detectron2 and torchvision are a start for training: their ResNet must be whole.
+get all of its parameters; weights of detectron2 and torchvision are a start for training: their ResNet must be that of
+the model.
 """
 
 import argparse
 import os
 import shlex
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from vod2.checkpoint import SOURCES, LoadReport, Target, compare, convert, default_config
-from vod2.checkpoint.public_file import read_public, sha256, write_weights
+from vod2.checkpoint.public_file import read_public, require_writable, sha256, write_weights
 from vod2.checkpoint.settings import differing
+from vod2.checkpoint.sources import of_resnet
 from vod2.d2 import CfgNode, build_model
 from vod2.engine import cli, load_config
 from vod2.errors import UserError
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-_TOLD = 8  # unused and missing tensors that are named one by one
 
 
 def build_without_memory(cfg: CfgNode) -> nn.Module:
@@ -47,40 +48,63 @@ def config_file(args: argparse.Namespace, names: dict) -> str:
     return os.path.relpath(known)
 
 
-def require_fit(report: LoadReport, unused: Sequence[str], partial: bool) -> None:
+def require_output(args: argparse.Namespace) -> None:
+    """Refuse what cannot be written, or would replace what is not meant to be, before the work is done."""
+    output = args.output
+    if not output.endswith(".safetensors"):
+        raise UserError(f"output {output!r}: expected a name that ends in .safetensors")
+    if os.path.exists(output) and os.path.exists(args.input) and os.path.samefile(output, args.input):
+        raise UserError(f"output {output!r} is the file to convert, which would be lost: choose another name")
+    if os.path.exists(output) and not args.overwrite:
+        raise UserError(f"output {output!r} exists: choose another name, or replace it with --overwrite")
+    folder = require_writable(output)
+    if folder:
+        print(f"The folder {folder} does not exist: it will be made")
+
+
+def require_fit(report: LoadReport, partial: bool) -> None:
     """Refuse what would make another model than the file's, or one with random numbers where it has to know something.
 
     Raises:
-        UserError: if tensors are missing, of another shape or `unused`; if `partial`, only those of the ResNet count.
+        UserError: if tensors are of another shape, missing or unused; if `partial`, only those of a ResNet count.
     """
-    for name, (found, wanted) in report.other_shape.items():
-        if not partial or _of_resnet(name):
-            raise UserError(
-                f"{report.path}: {name!r} would have the shape {found}, expected {wanted}: give the configuration that "
-                "the weights are of with --config-file (classes, widths)" + (" or --partial" if not partial else "")
-            )
-    missing = [name for name in report.new if not partial or _of_resnet(name)]
-    if missing:
-        remedy = "" if partial else ", or --partial to begin a training with what there is"
-        raise UserError(
-            f"{report.path}: {len(missing)} of {len(report.wanted)} tensors are missing, for example {missing[0]!r}: "
-            f"give the configuration that the weights are of with --config-file{remedy}"
-        )
-    if unused and not partial:
-        raise UserError(
-            f"{report.path}: the model has no place for {len(unused)} of its tensors, for example {unused[0]!r}: give "
-            "the configuration that the weights are of with --config-file, or --partial to go without them"
-        )
+
+    def counted(names) -> list[str]:
+        return [name for name in names if not partial or of_resnet(name)]
+
+    start = f"{report.path}: "
+    remedy = "give the configuration that the weights are of with --config-file"
+    if names := counted(report.other_shape):
+        found, wanted = report.other_shape[names[0]]
+        problem = f"{names[0]!r} would have the shape {found}, expected {wanted}"
+        raise UserError(start + f"{problem}: {remedy} (classes, widths){'' if partial else ' or --partial'}")
+    if names := counted(report.new):
+        problem = f"{len(names)} of {len(report.wanted)} tensors are missing, for example {names[0]!r}"
+        less = "" if partial else ", or --partial to begin a training with what there is"
+        raise UserError(start + f"{problem}: {remedy}{less}")
+    if names := counted(report.unused):
+        problem = f"the model has no place for {len(names)} of its tensors, for example {names[0]!r}"
+        raise UserError(start + f"{problem}: {remedy}{'' if partial else ', or --partial to go without them'}")
 
 
-def _of_resnet(name: str) -> bool:
-    return name.removeprefix("backbone.").removeprefix("bottom_up.").startswith(("stem.", "res"))
+def without_broken_layers(report: LoadReport) -> LoadReport:
+    """A layer goes with its weight: its bias is of no use beside another weight than it was trained with."""
+    broken = report.new | report.other_shape
+    left = {name: shape for name, shape in report.loaded.items() if f"{name.rpartition('.')[0]}.weight" not in broken}
+    dropped = {name: shape for name, shape in report.loaded.items() if name not in left}
+    return replace(report, loaded=left, new=report.new | dropped)
 
 
-def listing(title: str, shapes: dict[str, tuple]) -> str:
-    """The first of the tensors, by name and shape."""
-    lines = [f"{title}:"] + [f"  {name} {tuple(shape)}" for name, shape in list(shapes.items())[:_TOLD]]
-    return "\n".join(lines + [f"  and {len(shapes) - _TOLD} more"] * (len(shapes) > _TOLD))
+def metadata(args: argparse.Namespace, config: str) -> dict[str, str]:
+    """What the file says of itself."""
+    path = Path(config).resolve()
+    return {
+        "vod2.config": str(path.relative_to(CONFIGS) if path.is_relative_to(CONFIGS) else path.name),
+        "vod2.opts": shlex.join(args.opts),
+        "vod2.source": os.path.basename(args.input),
+        "vod2.source_sha256": sha256(args.input),
+        "vod2.from": args.source,
+    }
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -98,45 +122,27 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> None:
     args = _parser().parse_args(arguments)
-    if not args.output.endswith(".safetensors"):
-        raise UserError(f"output {args.output!r}: expected a name that ends in .safetensors")
-    if os.path.exists(args.output) and not args.overwrite:
-        raise UserError(f"output {args.output!r} exists: choose another name, or replace it with --overwrite")
+    require_output(args)
     state = read_public(args.input, trust_pickle=args.trust_pickle)
     config = config_file(args, state)
     cfg = load_config(config, args.opts)
     model = build_without_memory(cfg)
     done = convert(state, args.source, Target.of(cfg, model))
     report = compare(model, done.state, args.input)
-    unused = done.unused | report.unused
-    require_fit(report, list(unused), done.partial or args.partial)
-    kept = {name: done.state[name] for name in report.loaded}
-    inside = Path(config).resolve()
-    write_weights(
-        args.output,
-        kept,
-        {
-            "vod2.config": str(inside.relative_to(CONFIGS) if inside.is_relative_to(CONFIGS) else inside.name),
-            "vod2.source": os.path.basename(args.input),
-            "vod2.source_sha256": sha256(args.input),
-            "vod2.from": args.source,
-        },
-    )
+    report = replace(report, unused=done.unused | report.unused)
+    require_fit(report, done.partial or args.partial)
+    report = without_broken_layers(report)
+    write_weights(args.output, {name: done.state[name] for name in report.loaded}, metadata(args, config))
     print(done.table())
-    told = {name: found for name, (found, _) in report.other_shape.items()}
-    for title, shapes in (
-        ("unused of the file", unused),
-        ("of another shape, left out", told),
-        ("missing, as the model begins", report.new),
-    ):
-        if shapes:
-            print(listing(title, shapes))
+    whole = not report.new and not report.other_shape
+    if report.unused or not whole:
+        print(f"\nNot all of it fits; what is new or of another shape stays as the model begins:\n{report.table()}\n")
     settings = differing(cfg, done.settings)
     if settings:
         print("These weights also need, other than the configuration has it:", shlex.join(settings))
-    print(f"Wrote {args.output}: {len(kept)} of {len(report.wanted)} tensors, {100 * report.share:.1f}% of the numbers")
-    purpose = [] if report.new else ["--eval-only"]
-    options = shlex.join([*purpose, "MODEL.WEIGHTS", args.output, *settings, *args.opts])
+    loaded = f"{len(report.loaded)} of {len(report.wanted)} tensors, {report.percent}% of the numbers"
+    print(f"Wrote {args.output}: {loaded}")
+    options = shlex.join([*(["--eval-only"] * whole), "MODEL.WEIGHTS", args.output, *args.opts, *settings])
     print(f"python tools/train_net.py --config-file {shlex.quote(config)} {options}")
 
 

@@ -18,11 +18,15 @@ def temporary_path(path: str | os.PathLike) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
     os.close(handle)
-    # mkstemp makes files that only their owner may read; results are for everyone the umask lets in.
+    _open_to_all(name)  # mkstemp makes files that only their owner may read
+    return Path(name)
+
+
+def _open_to_all(path: str | os.PathLike) -> None:
+    """Everyone may read and write whom the umask lets, as any new file."""
     umask = os.umask(0)
     os.umask(umask)
-    os.chmod(name, 0o666 & ~umask)
-    return Path(name)
+    os.chmod(path, 0o666 & ~umask)
 
 
 @contextlib.contextmanager
@@ -40,6 +44,7 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     temporary = temporary_path(path)
     try:
         yield temporary
+        _open_to_all(temporary)  # some libraries put a file of their own in its place
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -9,8 +9,9 @@ from typing import NamedTuple
 from tabulate import tabulate
 from torch import Tensor
 
+from vod2.checkpoint import normalisation
 from vod2.checkpoint.report import size
-from vod2.checkpoint.sources import SOURCES, Rule, Target
+from vod2.checkpoint.sources import SOURCES, Rule, Source, Target
 from vod2.errors import UserError
 
 
@@ -66,7 +67,8 @@ def convert(state: Mapping[str, Tensor], source: str, target: Target | None = No
         target: how the model that is to be filled reads its weights; None for the defaults of Detectron2.
 
     Raises:
-        UserError: if the source is unknown, if none of the names is of it, or if a tensor has an impossible shape.
+        UserError: if the source is unknown, if none of the names is of it, if a tensor has an impossible shape, holds
+            whole numbers or values that are not finite, or if two of them are for one.
 
     Example:
         >>> import torch
@@ -80,29 +82,24 @@ def convert(state: Mapping[str, Tensor], source: str, target: Target | None = No
         raise UserError(f"weights of {source!r} cannot be converted: expected one of {', '.join(SOURCES)}")
     conventions, target = SOURCES[source], target or Target()
     state = bare_names(state)
-    found: dict[str, Tensor] = {}
-    moves, unused = [], {}
     try:
-        rules = conventions.rules(state)
-        for name, tensor in conventions.prepare(state).items():
-            rule = next((rule for rule in rules if re.fullmatch(rule.pattern, name)), None)
-            if rule is None:
-                if not re.fullmatch(conventions.computed, name):
-                    unused[name] = tuple(tensor.shape)
-                continue
-            here = _name_here(rule, name, target)
-            if here in found:
-                raise ValueError(f"{name!r} is one of two tensors for {here!r}")
-            found[here] = rule.transform.apply(tensor, target) if rule.transform else tensor
-            moves.append(Move(name, here, rule.transform.words if rule.transform else ""))
-    except (ValueError, RuntimeError, IndexError) as error:  # what a transform says of a shape that it was not made for
+        complete = conventions.prepare(state)
+        places, unused = _places(conventions, complete, target)
+        _require_numbers({name: state[name] for name in state if name not in unused}, conventions.computed)
+        found = {here: _transformed(rule, name, complete[name], target) for here, (name, rule) in places.items()}
+        rescaled = normalisation.rescaled_weights(found, conventions.norm_eps(state), target.norm_eps)
+    except (ValueError, RuntimeError) as error:
         raise UserError(f"these weights are not of {source}: {error}") from error
     if not found:
         raise UserError(
             f"these weights are not of {source}: none of the {len(state)} names is known, for example "
             f"{next(iter(state), '')!r}; choose another source"
         )
-    return Conversion(found, moves, unused, conventions.settings(state, target), conventions.partial)
+    moves = [
+        Move(name, here, normalisation.WORDS if here in rescaled else rule.transform.words if rule.transform else "")
+        for here, (name, rule) in places.items()
+    ]
+    return Conversion(found | rescaled, moves, unused, conventions.settings(state, target), conventions.partial)
 
 
 def default_config(state: Mapping[str, Tensor], source: str) -> str:
@@ -118,8 +115,60 @@ def default_config(state: Mapping[str, Tensor], source: str) -> str:
 
 
 def bare_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Names without the "module." of DistributedDataParallel."""
-    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    """Names without the "module." of DistributedDataParallel.
+
+    Raises:
+        UserError: if a name is there with it and without.
+    """
+    bare = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    if len(bare) < len(state):
+        twice = next(name for name in state if f"module.{name}" in state)
+        raise UserError(f"{f'module.{twice}'!r} is one of two tensors for {twice!r}: leave one out")
+    return bare
+
+
+def _places(
+    conventions: Source, state: Mapping[str, Tensor], target: Target
+) -> tuple[dict[str, tuple[str, Rule]], dict[str, tuple[int, ...]]]:
+    """{vod2's name: (public name, its rule)}, and {public name: shape} of those that no rule knows."""
+    rules = conventions.rules(state)
+    places: dict[str, tuple[str, Rule]] = {}
+    unused = {}
+    for name, tensor in state.items():
+        if re.fullmatch(conventions.computed, name):
+            continue
+        rule = next((rule for rule in rules if re.fullmatch(rule.pattern, name)), None)
+        if rule is None:
+            unused[name] = tuple(tensor.shape)
+            continue
+        here = _name_here(rule, name, target)
+        if here in places:
+            raise ValueError(f"{name!r} is one of two tensors for {here!r}")
+        places[here] = name, rule
+    return places, unused
+
+
+def _require_numbers(state: Mapping[str, Tensor], computed: str) -> None:
+    state = {name: tensor for name, tensor in state.items() if not re.fullmatch(computed, name)}
+    for name, tensor in state.items():
+        if not tensor.is_floating_point():
+            raise UserError(f"{name!r} is of {tensor.dtype}: expected floating point, as weights are trained")
+    broken = [name for name, tensor in state.items() if not tensor.isfinite().all()]
+    if broken:
+        raise UserError(
+            f"{len(broken)} of {len(state)} tensors hold values that are not finite: "
+            f"{', '.join(map(repr, broken[:3]))}{', ...' * (len(broken) > 3)}; expected weights that were saved before "
+            "their training diverged"
+        )
+
+
+def _transformed(rule: Rule, name: str, tensor: Tensor, target: Target) -> Tensor:
+    if rule.transform is None:
+        return tensor
+    try:
+        return rule.transform.apply(tensor, target)
+    except (ValueError, RuntimeError, IndexError, TypeError) as error:  # of a shape that it was not made for
+        raise ValueError(f"{name!r} of the shape {tuple(tensor.shape)}: {error}") from error
 
 
 def _name_here(rule: Rule, name: str, target: Target) -> str:

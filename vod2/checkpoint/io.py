@@ -6,6 +6,7 @@ from collections.abc import MutableMapping
 from textwrap import shorten
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
@@ -20,9 +21,15 @@ _LOGGER = logging.getLogger("vod2.checkpoint")
 # A backbone of ImageNet alone is more than this share of a detector's numbers.
 _SUSPICIOUS_SHARE = 0.1
 
+# A file whose numbers are unused by more than this share is of a detector with other parts.
+_NEGLIGIBLE_SHARE = 0.001
+
 
 def load_weights(model: nn.Module, path: str) -> None:
     """Fill a model that is to detect; an empty path keeps its random initialisation and says so.
+
+    A file with parts that the model does not have, such as an aggregator, is fine for it, but seldom what is meant: it
+    is a warning that names these parts, and the configuration that a converted file was made for.
 
     Raises:
         UserError: if the file is missing or unreadable, or does not hold every parameter of the model in its shape.
@@ -35,6 +42,15 @@ def load_weights(model: nn.Module, path: str) -> None:
     _require_complete(report)
     _fill(model, state, report)
     _LOGGER.info(report.summary())
+    if report.unused_share > _NEGLIGIBLE_SHARE:
+        _LOGGER.warning(
+            "weights %r are of a detector with more parts: %s (%.1f%% of their numbers) are not in the model of this "
+            "configuration, and without them it is another one%s",
+            path,
+            ", ".join(report.unused_groups()),
+            100 * report.unused_share,
+            _made_for(path),
+        )
 
 
 def load_initial_weights(model: nn.Module, path: str) -> LoadReport | None:
@@ -83,6 +99,16 @@ def _local(path: str) -> str:
     if not os.path.isfile(local):
         raise UserError(f"weights {path!r} do not exist: {remedy}")
     return local
+
+
+def _made_for(path: str) -> str:
+    """ "; they were converted for ..." of a file that says so."""
+    local = _local(path)
+    if not local.endswith(".safetensors"):
+        return ""
+    with safe_open(local, "pt") as file:
+        config = (file.metadata() or {}).get("vod2.config")
+    return f"; they were converted for {config}" if config else ""
 
 
 def _read(model: nn.Module, path: str) -> MutableMapping[str, Tensor]:
@@ -143,10 +169,14 @@ class _Listing(nn.Module):
         return nn.Identity().load_state_dict({})  # nothing is missing, nothing unexpected
 
 
+def reason(error: Exception) -> str:
+    """Its kind and what it says, in a line: many a message of a broken file is nothing but a number."""
+    return shorten(f"{type(error).__name__}: {error}".removesuffix(": "), 120)
+
+
 def _unreadable(path: str, error: Exception) -> UserError:
-    reason = shorten(str(error) or type(error).__name__, 120)
     return UserError(
-        f"weights {path!r} cannot be read as a checkpoint of plain tensors ({reason}): expected a .pth, "
+        f"weights {path!r} cannot be read as a checkpoint of plain tensors ({reason(error)}): expected a .pth, "
         ".safetensors, or .pkl of Detectron2's zoo"
     )
 

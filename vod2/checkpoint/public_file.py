@@ -7,7 +7,6 @@ import pickle
 import re
 import zipfile
 from collections.abc import Mapping
-from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -17,12 +16,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vod2.atomic import replacing
+from vod2.checkpoint.io import reason
 from vod2.errors import UserError
 from vod2.plain_pickle import ForeignCode, load_plain_pickle
 
 _LOGGER = logging.getLogger("vod2.checkpoint")
 
 _WRAPPERS = ("model", "state_dict", "blobs")  # keys under which the weights stand beside other things
+_TOLD = 5  # keys of a file without tensors that are named
 
 
 def read_public(path: str, *, trust_pickle: bool = False) -> dict[str, Tensor]:
@@ -35,29 +36,32 @@ def read_public(path: str, *, trust_pickle: bool = False) -> dict[str, Tensor]:
         trust_pickle: run the code that it may contain, as whoever runs this program.
 
     Raises:
-        UserError: if it is missing, broken or empty, or contains code and is not trusted.
+        UserError: if it is missing, broken or empty, holds tensors that are not dense, or contains code and is not
+            trusted.
     """
     if not os.path.isfile(path):
         what = "is a folder" if os.path.isdir(path) else "does not exist"
         raise UserError(f"weights {path!r} cannot be read: it {what}, expected a .pth, .pkl or .safetensors file")
     try:
-        state = _tensors(_load(path, trust_pickle))
+        content, at = _unwrapped(_load(path, trust_pickle))
+        state = _tensors(content)
     except ForeignCode as error:
         raise UserError(
             f"weights {path!r} contain code ({error}), which reading would run with all of your rights: if you trust "
             "whoever made the file, --trust-pickle runs it; otherwise get the weights as plain tensors"
         ) from error
     except Exception as error:  # a broken file fails in any way
-        reason = shorten(str(error) or type(error).__name__, 120)
         raise UserError(
-            f"weights {path!r} cannot be read ({reason}): expected a whole .pth, .pkl or .safetensors file"
+            f"weights {path!r} cannot be read ({reason(error)}): expected a whole .pth, .pkl or .safetensors file"
         ) from error
     if not state:
         raise UserError(
-            f"weights {path!r} hold no tensors: expected a dict of them, or one under 'model' or 'state_dict'"
+            f"weights {path!r} hold no tensors{at}: expected a dict of them, or one under "
+            f"{', '.join(map(repr, _WRAPPERS))}; found {_described(content)}"
         )
-    for name in [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]:
-        _LOGGER.warning("%s: %r holds values that are not finite", path, name)
+    for name, value in state.items():
+        if value.layout != torch.strided or value.is_quantized or value.is_nested:
+            raise UserError(f"weights {path!r}: {name!r} is sparse, nested or quantized: expected plain, dense tensors")
     return state
 
 
@@ -80,7 +84,32 @@ def write_weights(path: str, state: Mapping[str, Tensor], metadata: Mapping[str,
         with replacing(path) as temporary:
             save_file(plain, temporary, {"format": "pt", **metadata})
     except (OSError, SafetensorError) as error:
-        raise UserError(f"output {path!r} cannot be written: {error}") from error
+        told = getattr(error, "strerror", None) or error  # without the name of the temporary file
+        raise UserError(f"output {path!r} cannot be written: {told}") from error
+
+
+def require_writable(path: str) -> str:
+    """Make sure, before any work, that a file can be made there.
+
+    Returns:
+        The folder that has to be made for it, "" if it is there.
+
+    Raises:
+        UserError: if the file or its folder cannot be made.
+    """
+    folder = there = os.path.dirname(os.path.abspath(path))
+    while not os.path.lexists(there):
+        there = os.path.dirname(there)
+    problem = ""
+    if os.path.isdir(path):
+        problem = "it is a folder"
+    elif not os.path.isdir(there):
+        problem = f"{there!r} is no folder"
+    elif not os.access(there, os.W_OK | os.X_OK):
+        problem = f"you may not write to the folder {there!r}"
+    if problem:
+        raise UserError(f"output {path!r} cannot be written: {problem}")
+    return "" if there == folder else folder
 
 
 def sha256(path: str) -> str:
@@ -115,13 +144,25 @@ def _load(path: str, trust_pickle: bool) -> Any:
         raise
 
 
+def _unwrapped(content: Any) -> tuple[Any, str]:
+    """What is to hold the tensors, and where in the file that stands, in words."""
+    if isinstance(content, Mapping):
+        for key in _WRAPPERS:
+            if isinstance(content.get(key), Mapping):
+                return content[key], f" under {key!r}"
+    return content, ""
+
+
+def _described(content: Any) -> str:
+    if not isinstance(content, Mapping):
+        return f"a {type(content).__name__}"
+    keys = [repr(key) for key in content]
+    return f"the keys {', '.join(keys[:_TOLD])}{', ...' * (len(keys) > _TOLD)}" if keys else "an empty dict"
+
+
 def _tensors(content: Any) -> dict[str, Tensor]:
     if not isinstance(content, Mapping):
         return {}
-    for key in _WRAPPERS:
-        if isinstance(content.get(key), Mapping):
-            content = content[key]
-            break
     arrays = {
         name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value for name, value in content.items()
     }

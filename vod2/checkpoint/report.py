@@ -51,17 +51,31 @@ class LoadReport:
         total = _count(self.wanted.values())
         return _count(self.loaded.values()) / total if total else 1.0
 
+    @property
+    def percent(self) -> float:
+        """`share` with one decimal, for people: 100.0 is said of all only."""
+        return int(1000 * self.share) / 10
+
+    @property
+    def unused_share(self) -> float:
+        """How many of the file's numbers are unused, in [0, 1]; 0 for a file without any."""
+        shapes = [*self.loaded.values(), *(found for found, _ in self.other_shape.values()), *self.unused.values()]
+        return _count(self.unused.values()) / max(_count(shapes), 1)
+
     def summary(self) -> str:
         """One sentence: how much is loaded, and which groups are not."""
         tensors = f"{len(self.loaded)} of {len(self.wanted)} tensors"
-        percent = int(1000 * self.share) / 10  # 100.0 is said of all only
-        parts = [f"{tensors} ({percent}% of the numbers) loaded from {self.path}"]
+        parts = [f"{tensors} ({self.percent}% of the numbers) loaded from {self.path}"]
         groups = self._groups()
         for status in ("new", "other_shape", "unused"):
             told = [f"{group} ({size(cells[status])})" for group, cells in groups.items() if status in cells]
             if told:
                 parts.append(f"{_HEADERS[status]}: {', '.join(told)}")
         return "; ".join(parts)
+
+    def unused_groups(self) -> list[str]:
+        """The groups of `unused`, as names of modules."""
+        return [group for group, cells in self._groups().items() if "unused" in cells]
 
     def table(self) -> str:
         """Tensors and numbers of each group, then the shapes that differ, then `summary`."""

@@ -1,7 +1,7 @@
 """What public code calls its weights, one file for each."""
 
 from vod2.checkpoint.sources import detectron2_zoo, mega, mmtracking, torchvision_models
-from vod2.checkpoint.sources.rules import Rule, Source, Target
+from vod2.checkpoint.sources.rules import Rule, Source, Target, of_resnet
 
 SOURCES: dict[str, Source] = {
     "mega": mega.SOURCE,
@@ -11,4 +11,4 @@ SOURCES: dict[str, Source] = {
 }
 """{name: conventions} of what `convert` knows."""
 
-__all__ = ["SOURCES", "Rule", "Source", "Target"]
+__all__ = ["SOURCES", "Rule", "Source", "Target", "of_resnet"]

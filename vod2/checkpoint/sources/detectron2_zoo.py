@@ -8,39 +8,26 @@ import re
 
 import torch
 
-from vod2.checkpoint.sources.rules import FROZEN_BN_EPS, Rule, Source, State, start_config, variance
-
-_VARIANCE = variance(FROZEN_BN_EPS)
+from vod2.checkpoint.sources.rules import FROZEN_BN_EPS, Rule, Source, State, start_config
 
 _CAFFE2_CONVS = {"branch1": "shortcut", "branch2a": "conv1", "branch2b": "conv2", "branch2c": "conv3"}
 _CAFFE2_NORM = {"s": "weight", "b": "bias", "rm": "running_mean", "riv": "running_var"}
 
 _CAFFE2 = (
     Rule(r"(?:res_)?conv1_w", "backbone.stem.conv1.weight"),
-    *(
-        Rule(r"(?:res_)?conv1_bn_" + there, f"backbone.stem.conv1.norm.{here}", _VARIANCE if there == "riv" else None)
-        for there, here in _CAFFE2_NORM.items()
-    ),
+    *(Rule(r"(?:res_)?conv1_bn_" + there, f"backbone.stem.conv1.norm.{here}") for there, here in _CAFFE2_NORM.items()),
     *(Rule(rf"res(\d)_(\d+)_{there}_w", rf"backbone.res\1.\2.{here}.weight") for there, here in _CAFFE2_CONVS.items()),
     *(
-        Rule(
-            rf"res(\d)_(\d+)_{conv_there}_bn_{there}",
-            rf"backbone.res\1.\2.{conv_here}.norm.{here}",
-            _VARIANCE if there == "riv" else None,
-        )
+        Rule(rf"res(\d)_(\d+)_{conv_there}_bn_{there}", rf"backbone.res\1.\2.{conv_here}.norm.{here}")
         for conv_there, conv_here in _CAFFE2_CONVS.items()
         for there, here in _CAFFE2_NORM.items()
     ),
 )
 
-_STAGES = r"(?:backbone\.)?(?:bottom_up\.)?((?:stem|res[2-5])\..*"
-
 _RULES = (
     *_CAFFE2,
-    Rule(_STAGES + r"\.running_var)", r"backbone.\1", _VARIANCE),
-    Rule(_STAGES + ")", r"backbone.\1"),
-    Rule(r"roi_heads\.(res5\..*\.running_var)", r"backbone.\1", _VARIANCE),  # C4 detectors
-    Rule(r"roi_heads\.(res5\..*)", r"backbone.\1"),
+    Rule(r"(?:backbone\.)?(?:bottom_up\.)?((?:stem|res[2-5])\..*)", r"backbone.\1"),
+    Rule(r"roi_heads\.(res5\..*)", r"backbone.\1"),  # C4 detectors
     Rule(r"((?:backbone|proposal_generator|roi_heads|pixel_aggregator)\..*)", r"\1"),
 )
 
@@ -68,7 +55,8 @@ SOURCE = Source(
     rules=lambda state: _RULES,
     default_config=_default_config,
     settings=lambda state, target: {},
-    computed=r".*num_batches_tracked|.*cell_anchors\.\d+|pixel_(mean|std)|.*_momentum|lr",
+    # ImageNet's classifier is called stem.fc in ResNets that came from torchvision.
+    computed=r".*num_batches_tracked|.*cell_anchors\.\d+|pixel_(mean|std)|.*_momentum|lr|(stem\.)?fc\.(weight|bias)",
     prepare=_with_statistics,
     partial=True,
 )

@@ -54,7 +54,9 @@ def _relation_rules(kind: str, number: int, name: str, geometry: bool = True) ->
 
 
 _RULES = (
-    *resnet_rules(r"backbone\.body\.stem\.", rf"(?:backbone\.body\.|{_HEAD}head\.)", eps=0.0),
+    *resnet_rules(r"backbone\.body\.stem\.", rf"(?:backbone\.body\.|{_HEAD}head\.)"),
+    # Before pooling, in models on ResNet-50
+    Rule(rf"{_HEAD}conv\.(weight|bias)", r"roi_heads.reduce.res5.0.\1"),
     Rule(r"rpn\.head\.conv\.(weight|bias)", r"proposal_generator.rpn_head.conv.\1"),
     Rule(r"rpn\.head\.cls_logits\.(weight|bias)", r"proposal_generator.rpn_head.objectness_logits.\1", SIZE_MAJOR),
     Rule(r"rpn\.head\.bbox_pred\.(weight|bias)", r"proposal_generator.rpn_head.anchor_deltas.\1", SIZE_MAJOR_DELTAS),
@@ -122,26 +124,40 @@ _METHODS = (  # the first that one of the names has
 )
 
 
+def _method(state: State) -> str:
+    """A name of `_METHODS`, "" for none."""
+    return next((method for prefix, method in _METHODS if any(name.startswith(prefix) for name in state)), "")
+
+
 def _default_config(state: State) -> str:
-    for prefix, method in _METHODS:
-        if any(name.startswith(prefix) for name in state):
-            return f"published/{method}_{backbone_name(state, 'backbone.body.layer{}.{}.{}.weight')}.yaml"
-    raise ValueError("its head is none of the single frame, RDN, MEGA, FGFA, DFF")
+    method = _method(state)
+    if not method:
+        raise ValueError("its head is none of the single frame, RDN, MEGA, FGFA, DFF")
+    return f"published/{method}_{backbone_name(state, 'backbone.body.layer{}.{}.{}.weight')}.yaml"
 
 
 def _settings(state: State, target: Target) -> dict[str, object]:
     settings = {
         "INPUT.FORMAT": "BGR",
+        "INPUT.RESIZE_TRUNCATES": True,
         "MODEL.PIXEL_MEAN": [102.9801, 115.9465, 122.7717],
         "MODEL.PIXEL_STD": [1.0, 1.0, 1.0],
         "MODEL.RESNETS.STRIDE_IN_1X1": True,
         "MODEL.RESNETS.RES5_DILATION": 2,
         "MODEL.ANCHOR_GENERATOR.NAME": "RoundedAnchorGenerator",
+        "MODEL.ANCHOR_GENERATOR.OFFSET": 0.5,
         "MODEL.LEGACY.INCLUSIVE_BOXES": True,
         "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS": (10.0, 10.0, 5.0, 5.0),
         "MODEL.ROI_BOX_HEAD.POOLER_TYPE": "ROIAlign",
         "MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO": 0,
+        "TEST.VID_PROTOCOL": "mega",
     }
+    logits = state.get("rpn.head.cls_logits.bias")
+    if logits is not None and len(logits) == 12 and target.ratios == 3:  # else they were trained with other anchors
+        settings["MODEL.ANCHOR_GENERATOR.SIZES"] = [[64, 128, 256, 512]]
+        settings["MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS"] = [[0.5, 1.0, 2.0]]
+    if _method(state) in ("RDN", "RDN_Base", "MEGA", "FGFA"):  # windows of frames
+        settings["VIDEO.TEST_SCHEDULE.EDGE"] = "repeat"
     if any(name.startswith("flownet.") for name in state):
         settings["MODEL.FLOWNET.LEGACY_WARP"] = True
     return settings
@@ -153,4 +169,5 @@ SOURCE = Source(
     settings=_settings,
     computed=r"rpn\.anchor_generator\.cell_anchors\.\d+|.*num_batches_tracked",
     prepare=_fold_offsets,
+    norm_eps=lambda state: 0.0,
 )

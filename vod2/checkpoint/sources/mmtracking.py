@@ -25,7 +25,7 @@ _RELATION = {"fc_embed": "query", "ref_fc_embed": "key", "ref_fc": "value", "fc"
 _DELTAS = rescaled_deltas((0.2, 0.2, 0.2, 0.2))
 
 _RULES = (
-    *resnet_rules(_BODY, _BODY, eps=1e-5, stem_transform=REVERSE_COLOURS),
+    *resnet_rules(_BODY, _BODY, REVERSE_COLOURS),
     Rule(r"detector\.neck\.convs\.0\.conv\.(weight|bias)", r"backbone.last_conv.\1"),
     Rule(rf"{_RPN}rpn_conv\.(weight|bias)", rf"{_HERE}conv.\1"),
     Rule(rf"{_RPN}rpn_cls\.(weight|bias)", rf"{_HERE}objectness_logits.\1", SIZE_MAJOR),

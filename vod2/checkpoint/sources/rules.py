@@ -77,8 +77,9 @@ class Source:
 
     Attributes:
         rules: names -> the table; the first rule whose pattern fits counts.
-        computed: pattern of names that hold nothing learned.
+        computed: pattern of names that hold nothing learned, or nothing that a detector has; the rules do not see them.
         prepare: what joins tensors or adds missing ones, before the rules.
+        norm_eps: names -> what the normalisation of its ResNet adds to the variance.
         default_config: names -> the configuration below configs/ that they are for; ValueError if that cannot be told.
         settings: names and the model -> {key: value} of the configuration that the weights need.
         partial: the file is a start for training: that parts of a detector are missing, or of another shape or unused,
@@ -90,6 +91,7 @@ class Source:
     settings: Callable[[State, Target], dict[str, object]]
     computed: str = r".*num_batches_tracked"
     prepare: Callable[[State], State] = field(default=dict)
+    norm_eps: Callable[[State], float] = lambda state: FROZEN_BN_EPS
     partial: bool = False
 
 
@@ -104,9 +106,10 @@ def _size_major_deltas(tensor: Tensor, target: Target) -> Tensor:
 
 
 def _permute_anchors(tensor: Tensor, ratios: int, numbers: int) -> Tensor:
-    if len(tensor) % (ratios * numbers):
+    channels = len(tensor) if tensor.dim() else 0
+    if not channels or channels % (ratios * numbers):
         raise ValueError(
-            f"{len(tensor)} channels of the RPN cannot be {numbers} for each anchor of {ratios} aspect ratios"
+            f"{channels} channels of the RPN cannot be {numbers} for each anchor of {ratios} aspect ratios"
         )
     order = torch.arange(len(tensor)).view(ratios, -1, numbers).transpose(0, 1).flatten()  # (sizes, ratios, numbers)
     return tensor.index_select(0, order)
@@ -122,16 +125,6 @@ def _without_background(tensor: Tensor, target: Target) -> Tensor:
 
 def _reverse_colours(tensor: Tensor, target: Target) -> Tensor:
     return tensor.flip(1) if target.bgr else tensor
-
-
-def variance(eps: float) -> Transform:
-    """Of a normalisation that adds `eps` to it: the sum stays the same."""
-
-    def apply(tensor: Tensor, target: Target) -> Tensor:
-        change = eps - target.norm_eps
-        return (tensor.double() + change).to(tensor.dtype) if change else tensor
-
-    return Transform(f"variance + ({eps:g} - eps of the model)", apply)
 
 
 def rescaled_deltas(stds: tuple[float, ...]) -> Transform:
@@ -155,6 +148,11 @@ REVERSE_COLOURS = Transform("input channels RGB to INPUT.FORMAT", _reverse_colou
 FLAT = Transform("1x1 convolution to linear", lambda tensor, target: tensor.flatten(1))
 
 
+def of_resnet(name: str) -> bool:
+    """Whether a tensor of that name, vod2's, belongs to a ResNet."""
+    return re.match(r"backbone\.(bottom_up\.)?(stem\.|res\d)", name) is not None
+
+
 def imagenet_colours(target: Target) -> dict[str, object]:
     """Mean and deviation of ImageNet's pixels, in the model's order of colours."""
     mean, std = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
@@ -162,33 +160,30 @@ def imagenet_colours(target: Target) -> dict[str, object]:
     return {"MODEL.PIXEL_MEAN": mean[::step], "MODEL.PIXEL_STD": std[::step]}
 
 
-def norm_rules(pattern: str, name: str, eps: float) -> tuple[Rule, ...]:
-    """Of a batch normalisation that adds `eps`; `pattern` and `name` are those of the module."""
-    return (
-        Rule(rf"{pattern}\.running_var", f"{name}.running_var", variance(eps)),
-        Rule(rf"{pattern}\.(weight|bias|running_mean)", rf"{name}.\{re.compile(pattern).groups + 1}"),
-    )
+def norm_rule(pattern: str, name: str) -> Rule:
+    """Of a batch normalisation; `pattern` and `name` are those of the module."""
+    own = re.compile(pattern).groups + 1
+    return Rule(rf"{pattern}\.(weight|bias|running_mean|running_var)", rf"{name}.\{own}")
 
 
-def resnet_rules(stem: str, stages: str, eps: float, stem_transform: Transform | None = None) -> tuple[Rule, ...]:
+def resnet_rules(stem: str, stages: str, stem_transform: Transform | None = None) -> tuple[Rule, ...]:
     """Of a ResNet under torchvision's names, whose layer1 .. layer4 are res2 .. res5.
 
     Args:
         stem, stages: patterns of what stands before conv1 and bn1, and before layer1 .. layer4.
-        eps: of its normalisations.
         stem_transform: of the first convolution.
     """
     rules = [
         Rule(rf"{stem}conv1\.weight", "backbone.stem.conv1.weight", stem_transform),
-        *norm_rules(rf"{stem}bn1", "backbone.stem.conv1.norm", eps),
+        norm_rule(rf"{stem}bn1", "backbone.stem.conv1.norm"),
     ]
     for number in (1, 2, 3, 4):
         block, here = rf"{stages}layer{number}\.(\d+)\.", rf"backbone.res{number + 1}.\1."
         rules += [
             Rule(rf"{block}conv(\d)\.weight", rf"{here}conv\2.weight"),
             Rule(rf"{block}downsample\.0\.weight", f"{here}shortcut.weight"),
-            *norm_rules(rf"{block}bn(\d)", rf"{here}conv\2.norm", eps),
-            *norm_rules(rf"{block}downsample\.1", f"{here}shortcut.norm", eps),
+            norm_rule(rf"{block}bn(\d)", rf"{here}conv\2.norm"),
+            norm_rule(rf"{block}downsample\.1", f"{here}shortcut.norm"),
         ]
     return tuple(rules)
 

@@ -6,6 +6,7 @@ normalisation (ImageNet, `fasterrcnn_resnet50_fpn_v2`) adds 1e-5.
 
 from vod2.checkpoint.sources.rules import (
     BACKGROUND_LAST,
+    FROZEN_BN_EPS,
     REVERSE_COLOURS,
     WITHOUT_BACKGROUND,
     Rule,
@@ -17,7 +18,6 @@ from vod2.checkpoint.sources.rules import (
     start_config,
 )
 
-_EPS = 1e-5
 _RPN = "proposal_generator.rpn_head."
 _LEVELS = (2, 3, 4, 5)
 
@@ -62,10 +62,16 @@ _TWO_CONVOLUTIONS = tuple(  # of the RPN of v2
 
 def _rules(state: State) -> tuple[Rule, ...]:
     if not any(name.startswith("backbone.body.") for name in state):
-        return resnet_rules("", "", _EPS, REVERSE_COLOURS)
-    body, frozen = r"backbone\.body\.", not any(name.endswith("num_batches_tracked") for name in state)
+        return resnet_rules("", "", REVERSE_COLOURS)
+    body = r"backbone\.body\."
     convolutions = _TWO_CONVOLUTIONS if "rpn.head.conv.1.0.weight" in state else ()
-    return (*resnet_rules(body, body, 0.0 if frozen else _EPS, REVERSE_COLOURS), *convolutions, *_DETECTOR)
+    return (*resnet_rules(body, body, REVERSE_COLOURS), *convolutions, *_DETECTOR)
+
+
+def _norm_eps(state: State) -> float:
+    """Nothing is added in a detector with frozen normalisation, which counts no batches."""
+    detector = any(name.startswith("backbone.body.") for name in state)
+    return 0.0 if detector and not any(name.endswith("num_batches_tracked") for name in state) else FROZEN_BN_EPS
 
 
 def _default_config(state: State) -> str:
@@ -82,5 +88,6 @@ SOURCE = Source(
     default_config=_default_config,
     settings=_settings,
     computed=r".*num_batches_tracked|fc\.(weight|bias)",
+    norm_eps=_norm_eps,
     partial=True,
 )
