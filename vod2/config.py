@@ -89,9 +89,8 @@ def _add_model(cfg: CfgNode) -> None:
     flow.LEGACY_WARP = False  # warp as the public code of DFF and FGFA does, for its weights
     legacy = cfg.MODEL.LEGACY = CfgNode()  # conventions of older code, for weights that were trained with it
     legacy.INCLUSIVE_BOXES = False  # boxes include their last pixel (width x2 - x1 + 1), in targets and detections, too
-    legacy.FROZEN_BN_EPS = (
-        1e-5  # added to the variance in the backbone's frozen normalisation; 1e-20 is as good as none
-    )
+    legacy.KEEP_TIES = False  # detections with the score of the last of TEST.DETECTIONS_PER_IMAGE are kept, too
+    legacy.FROZEN_BN_EPS = 1e-5  # added to variances in the backbone's frozen normalisation; 1e-20 is as good as none
     # build_head_map_backbone: a ResNet whose res5 ends in a map for the RPN and one for the heads (R-FCN)
     head_map = cfg.MODEL.HEAD_MAP = CfgNode()
     head_map.BOTTOM_UP = "build_resnet_backbone"  # in BACKBONE_REGISTRY

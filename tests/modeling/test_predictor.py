@@ -147,3 +147,14 @@ def test_a_detector_trains_on_its_hardest_rois(class_agnostic):
     sum(losses.values()).backward()
     assert all(value.isfinite() for value in losses.values())
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("keep_ties, expected", [(False, [0.9, 0.8]), (True, [0.9, 0.8, 0.8])])
+def test_detections_as_good_as_the_last_are_kept_where_that_is_asked_for(keep_ties, expected):
+    keys = {"MODEL.LEGACY.KEEP_TIES": keep_ties, "TEST.DETECTIONS_PER_IMAGE": 2, "MODEL.ROI_HEADS.NUM_CLASSES": 2}
+    predictor = build_detector(keys, dtype=torch.float64).roi_heads.box_predictor
+    corners = torch.tensor([[0.0, 0.0], [20.0, 0.0], [0.0, 20.0], [40.0, 40.0]], dtype=torch.float64)
+    boxes = torch.cat([corners, corners + 9], dim=1).repeat(1, 2)  # (N, 2 * 4)
+    probs = torch.tensor([[0.8, 0.0, 0.2], [0.9, 0.0, 0.1], [0.0, 0.8, 0.2], [0.0, 0.5, 0.5]], dtype=torch.float64)
+    assert predictor._select(boxes, probs, IMAGE_SIZE).scores.tolist() == expected
+    assert len(predictor._select(boxes[:1], probs[:1], IMAGE_SIZE)) == 1

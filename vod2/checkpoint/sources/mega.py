@@ -147,6 +147,7 @@ def _settings(state: State, target: Target) -> dict[str, object]:
         "MODEL.ANCHOR_GENERATOR.NAME": "RoundedAnchorGenerator",
         "MODEL.ANCHOR_GENERATOR.OFFSET": 0.5,
         "MODEL.LEGACY.INCLUSIVE_BOXES": True,
+        "MODEL.LEGACY.KEEP_TIES": True,
         "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS": (10.0, 10.0, 5.0, 5.0),
         "MODEL.ROI_BOX_HEAD.POOLER_TYPE": "ROIAlign",
         "MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO": 0,

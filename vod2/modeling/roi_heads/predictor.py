@@ -23,22 +23,25 @@ class VideoBoxPredictor(FastRCNNOutputLayers):
     """
 
     @configurable
-    def __init__(self, *args, ohem: int = 0, inclusive_boxes: bool = False, **kwargs) -> None:
+    def __init__(self, *args, ohem: int = 0, inclusive_boxes: bool = False, keep_ties: bool = False, **kwargs) -> None:
         """
         Args:
             ohem: the loss of a frame is that of so many of its RoIs, those of the highest loss; 0 for all.
             inclusive_boxes: boxes come from `vod2.layers.half_open`, see `clip_boxes`.
+            keep_ties: a frame keeps all detections with the score of the last of its `test_topk_per_image`.
             args, kwargs: those of `FastRCNNOutputLayers`.
         """
         super().__init__(*args, **kwargs)
         self.ohem = ohem
         self.inclusive_boxes = inclusive_boxes
+        self.keep_ties = keep_ties
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
         ret = super().from_config(cfg, input_shape)
         ret["ohem"] = cfg.MODEL.VIDEO.OHEM
         ret["inclusive_boxes"] = cfg.MODEL.LEGACY.INCLUSIVE_BOXES
+        ret["keep_ties"] = cfg.MODEL.LEGACY.KEEP_TIES
         ret["box2box_transform"] = PreciseBoxTransform(weights=cfg.MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS)
         return ret
 
@@ -100,8 +103,11 @@ class VideoBoxPredictor(FastRCNNOutputLayers):
         boxes = boxes[rows, classes if boxes.shape[1] > 1 else torch.zeros_like(classes)]
         scores = scores[rows, classes]
         kept = batched_nms(boxes, scores.to(boxes.dtype), classes, self.test_nms_thresh)
-        if self.test_topk_per_image >= 0:
-            kept = kept[: self.test_topk_per_image]
+        count = self.test_topk_per_image
+        if self.keep_ties and 0 < count < len(kept):
+            count = int((scores[kept] >= scores[kept[count - 1]]).sum())
+        if count >= 0:
+            kept = kept[:count]
         return Instances(
             size,
             pred_boxes=PreciseBoxes(boxes[kept]),
