@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from vod2.projects.mega.memory import Memory, Rows
 
 from vod2.d2 import CfgNode, configurable
-from vod2.layers import GeometryBias, RelationAttention
-from vod2.modeling import PROPOSAL_AGGREGATOR_REGISTRY, Aggregated, ProposalAggregator, relation_arguments
+from vod2.layers import RelationModules
+from vod2.modeling import PROPOSAL_AGGREGATOR_REGISTRY, Aggregated, ProposalAggregator, build_relations
 from vod2.structures import ProposalSet, Role, TemporalContext
 
 
@@ -36,9 +36,10 @@ class MEGAAggregator(ProposalAggregator):
 
     Example:
         >>> import torch
+        >>> from vod2.layers import RelationModules
         >>> from vod2.projects.mega import MEGAAggregator
         >>> from vod2.structures import ProposalSet, TemporalContext
-        >>> mega = MEGAAggregator(dim=64, num_heads=4, geometry_dim=64, scale=100.0, wavelength=1000.0)
+        >>> mega = MEGAAggregator(relations=RelationModules(dim=64, num_heads=4))
         >>> boxes = torch.tensor([[0.0, 0.0, 9.0, 9.0], [4.0, 4.0, 20.0, 24.0]])
         >>> query = ProposalSet.of_frame(boxes, torch.rand(2, 64), torch.tensor([2.0, 1.0]), (32, 32))
         >>> mega(query, TemporalContext()).value.shape
@@ -49,11 +50,7 @@ class MEGAAggregator(ProposalAggregator):
     def __init__(
         self,
         *,
-        dim: int,
-        num_heads: int,
-        geometry_dim: int,
-        scale: float,
-        wavelength: float,
+        relations: RelationModules,
         num_stages: int = 3,
         support_topk: int = 75,
         advanced_ratio: float = 0.2,
@@ -62,9 +59,7 @@ class MEGAAggregator(ProposalAggregator):
     ) -> None:
         """
         Args:
-            dim: D.
-            num_heads: of a relation module.
-            geometry_dim, scale, wavelength: embedding of box pairs in local relations, see `GeometryBias`.
+            relations: makes the relation modules; the local ones see where boxes stand to each other.
             num_stages: S, at least 1.
             support_topk: proposals of a support frame that are looked at.
             advanced_ratio: share in (0, 1] of a local frame's that is distilled.
@@ -80,13 +75,11 @@ class MEGAAggregator(ProposalAggregator):
         if not 0 < advanced_ratio <= 1:
             raise ValueError(f"MEGA: expected ADVANCED_RATIO in (0, 1], got {advanced_ratio}")
 
-        def local_relation() -> RelationAttention:
-            return RelationAttention(dim, num_heads, GeometryBias(num_heads, geometry_dim, scale, wavelength))
-
+        dim = relations.dim
         self.support_topk, self.memory_size = support_topk, memory
         self.distilled_topk = max(1, round(advanced_ratio * support_topk))
-        self.local_relations = nn.ModuleList(local_relation() for _ in range(num_stages))
-        self.global_relations = nn.ModuleList(RelationAttention(dim, num_heads) for _ in range(num_global))
+        self.local_relations = nn.ModuleList(relations.located() for _ in range(num_stages))
+        self.global_relations = nn.ModuleList(relations.anywhere() for _ in range(num_global))
         self.transform = nn.ModuleList(nn.Linear(dim, dim) for _ in range(num_stages - 1))
         for layer in self.transform:  # as the box head's layers begin
             nn.init.kaiming_uniform_(layer.weight, a=1)
@@ -96,8 +89,7 @@ class MEGAAggregator(ProposalAggregator):
     def from_config(cls, cfg: CfgNode, dim: int) -> dict:
         node = cfg.MODEL.MEGA
         return {
-            "dim": dim,
-            **relation_arguments(cfg),
+            "relations": build_relations(cfg, dim),
             "num_stages": node.NUM_STAGES,
             "support_topk": cfg.MODEL.VIDEO.SUPPORT_TOPK,
             "advanced_ratio": node.ADVANCED_RATIO,

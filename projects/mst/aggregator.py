@@ -3,13 +3,15 @@
 N: reference proposals R^r, M: support proposals R^s, K: candidates of the instance level, D: embedding.
 """
 
+import functools
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vod2.d2 import CfgNode, configurable
-from vod2.layers import GeometryBias, RelationAttention
-from vod2.modeling import PROPOSAL_AGGREGATOR_REGISTRY, Aggregated, ProposalAggregator, relation_arguments
+from vod2.layers import RelationModules
+from vod2.modeling import PROPOSAL_AGGREGATOR_REGISTRY, Aggregated, ProposalAggregator, build_relations
 from vod2.structures import ProposalSet, TemporalContext
 
 
@@ -23,9 +25,10 @@ class MSTAggregator(ProposalAggregator):
 
     Example:
         >>> import torch
+        >>> from vod2.layers import RelationModules
         >>> from vod2.projects.mst import MSTAggregator
         >>> from vod2.structures import ProposalSet, TemporalContext
-        >>> mst = MSTAggregator(dim=64, num_heads=4, geometry_dim=64, scale=100.0, wavelength=1000.0)
+        >>> mst = MSTAggregator(relations=RelationModules(dim=64, num_heads=4))
         >>> boxes = torch.tensor([[0.0, 0.0, 9.0, 9.0], [4.0, 4.0, 20.0, 24.0]])
         >>> query = ProposalSet.of_frame(boxes, torch.rand(2, 64), torch.tensor([2.0, 1.0]), (32, 32))
         >>> mst(query, TemporalContext()).value.shape
@@ -36,11 +39,7 @@ class MSTAggregator(ProposalAggregator):
     def __init__(
         self,
         *,
-        dim: int,
-        num_heads: int,
-        geometry_dim: int,
-        scale: float,
-        wavelength: float,
+        relations: RelationModules,
         num_proposal: int = 2,
         instance: bool = True,
         support_topk: int = 75,
@@ -50,9 +49,7 @@ class MSTAggregator(ProposalAggregator):
     ) -> None:
         """
         Args:
-            dim: D.
-            num_heads: of a relation module.
-            geometry_dim, scale, wavelength: embedding of the sizes of two boxes, see `GeometryBias`.
+            relations: makes the relation modules, which see the sizes of two boxes.
             num_proposal: relation modules of the proposal level; 0 is no proposal level.
             instance: whether there is an instance level.
             support_topk: proposals of a support frame that are looked at.
@@ -71,10 +68,7 @@ class MSTAggregator(ProposalAggregator):
         if not 0 <= id_iou <= 1:
             raise ValueError(f"MST: expected ID_IOU in [0, 1], got {id_iou}")
 
-        def relation() -> RelationAttention:
-            geometry = GeometryBias(num_heads, geometry_dim, scale, wavelength, position=False)
-            return RelationAttention(dim, num_heads, geometry)
-
+        dim, relation = relations.dim, functools.partial(relations.located, position=False)
         self.support_topk, self.topk, self.ratio = support_topk, topk, ratio
         self.id_iou = id_iou if instance else None
         self.relations = nn.ModuleList(relation() for _ in range(num_proposal))
@@ -85,8 +79,7 @@ class MSTAggregator(ProposalAggregator):
     def from_config(cls, cfg: CfgNode, dim: int) -> dict:
         node = cfg.MODEL.MST
         return {
-            "dim": dim,
-            **relation_arguments(cfg),
+            "relations": build_relations(cfg, dim),
             "num_proposal": node.NUM_PROPOSAL,
             "instance": node.INSTANCE,
             "support_topk": cfg.MODEL.VIDEO.SUPPORT_TOPK,

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vod2.d2 import CfgNode, configurable
-from vod2.layers import GeometryBias, RelationAttention
-from vod2.modeling import PROPOSAL_AGGREGATOR_REGISTRY, Aggregated, ProposalAggregator, relation_arguments
+from vod2.layers import RelationModules
+from vod2.modeling import PROPOSAL_AGGREGATOR_REGISTRY, Aggregated, ProposalAggregator, build_relations
 from vod2.structures import ProposalSet, TemporalContext
 
 
@@ -19,9 +19,10 @@ class RDNAggregator(ProposalAggregator):
 
     Example:
         >>> import torch
+        >>> from vod2.layers import RelationModules
         >>> from vod2.projects.rdn import RDNAggregator
         >>> from vod2.structures import ProposalSet, TemporalContext
-        >>> rdn = RDNAggregator(dim=64, num_heads=4, geometry_dim=64, scale=100.0, wavelength=1000.0)
+        >>> rdn = RDNAggregator(relations=RelationModules(dim=64, num_heads=4))
         >>> boxes = torch.tensor([[0.0, 0.0, 9.0, 9.0], [4.0, 4.0, 20.0, 24.0]])
         >>> query = ProposalSet.of_frame(boxes, torch.rand(2, 64), torch.tensor([2.0, 1.0]), (32, 32))
         >>> rdn(query, TemporalContext()).value.shape
@@ -32,11 +33,7 @@ class RDNAggregator(ProposalAggregator):
     def __init__(
         self,
         *,
-        dim: int,
-        num_heads: int,
-        geometry_dim: int,
-        scale: float,
-        wavelength: float,
+        relations: RelationModules,
         num_basic: int = 2,
         advanced: bool = True,
         support_topk: int = 75,
@@ -46,9 +43,7 @@ class RDNAggregator(ProposalAggregator):
     ) -> None:
         """
         Args:
-            dim: D.
-            num_heads: relation features M of a module.
-            geometry_dim, scale, wavelength: embedding of box pairs, see `GeometryBias`.
+            relations: makes the relation modules, of M relation features each.
             num_basic: relation modules N_b of the basic stage; 0 is no basic stage.
             advanced: whether there is an advanced stage.
             support_topk: proposals K of a support frame.
@@ -63,9 +58,7 @@ class RDNAggregator(ProposalAggregator):
         if not 0 < advanced_ratio <= 1:
             raise ValueError(f"RDN: expected ADVANCED_RATIO in (0, 1], got {advanced_ratio}")
 
-        def relation() -> RelationAttention:
-            return RelationAttention(dim, num_heads, GeometryBias(num_heads, geometry_dim, scale, wavelength))
-
+        dim, relation = relations.dim, relations.located
         self.support_topk = support_topk
         self.keep_relations = keep_relations
         self.advanced_topk = max(1, round(advanced_ratio * support_topk))
@@ -78,8 +71,7 @@ class RDNAggregator(ProposalAggregator):
     @classmethod
     def from_config(cls, cfg: CfgNode, dim: int) -> dict:
         return {
-            "dim": dim,
-            **relation_arguments(cfg),
+            "relations": build_relations(cfg, dim),
             "num_basic": cfg.MODEL.RDN.NUM_BASIC,
             "advanced": cfg.MODEL.RDN.ADVANCED,
             "support_topk": cfg.MODEL.VIDEO.SUPPORT_TOPK,

@@ -185,16 +185,6 @@ def chosen(request) -> tuple[Case, dict]:
 
 
 @pytest.fixture
-def case(chosen) -> Case:
-    return chosen[0]
-
-
-@pytest.fixture
-def keys(chosen) -> dict:
-    return chosen[1]
-
-
-@pytest.fixture
 def schedule(case) -> SupportSchedule:
     return next(iter(case.schedules.values()))
 

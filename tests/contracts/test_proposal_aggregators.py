@@ -216,16 +216,6 @@ def check_stream(request) -> Callable[..., None]:
 
 
 @pytest.fixture
-def case(chosen) -> Case:
-    return chosen[0]
-
-
-@pytest.fixture
-def keys(chosen) -> dict:
-    return chosen[1]
-
-
-@pytest.fixture
 def aggregator(keys) -> ProposalAggregator:
     return make_aggregator(keys, torch.float64)
 

@@ -14,6 +14,7 @@ from vod2.projects.mega import MEGAAggregator
 import vod2
 from vod2.d2 import EventStorage, get_cfg
 from vod2.engine import load_config
+from vod2.layers import RelationModules
 from vod2.modeling import Aggregated
 from vod2.structures import Frame, ProposalSet, Role, TemporalContext
 from vod2.temporal import (
@@ -34,7 +35,7 @@ RUN = {"repeat": run_repeating, "clip": run_clipped}
 def make_mega(dtype: torch.dtype = torch.float64, **arguments) -> MEGAAggregator:
     """A MEGA head of 16 features whose weights are large enough for every term to matter."""
     torch.manual_seed(0)
-    values = {"dim": SMALL, "num_heads": HEADS, "geometry_dim": 16, "scale": 100.0, "wavelength": 1000.0}
+    values = {"relations": RelationModules(SMALL, HEADS, geometry_dim=16)}
     mega = MEGAAggregator(
         **(values | {"support_topk": TOPK, "advanced_ratio": 1 / 3, "memory": MEMORY} | arguments)
     ).to(dtype)

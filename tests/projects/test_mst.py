@@ -24,6 +24,7 @@ from vod2.projects.mst import MSTAggregator, MSTFrames
 import vod2
 from vod2.d2 import Boxes, EventStorage, Instances, ShapeSpec, get_cfg
 from vod2.errors import UserError
+from vod2.layers import RelationModules
 from vod2.modeling.object_ids import object_ids
 from vod2.modeling.pixel import ALIGNER_REGISTRY, Aligner, build_pixel_aggregator
 from vod2.structures import Frame, ProposalSet, Role, TemporalContext
@@ -55,7 +56,7 @@ class BrightnessAligner(Aligner):
 def make_head(**arguments) -> MSTAggregator:
     """An MST head of 16 features whose weights are large enough for every term to matter."""
     torch.manual_seed(0)
-    values = {"dim": SMALL, "num_heads": HEADS, "geometry_dim": 16, "scale": 10.0, "wavelength": 1000.0}
+    values = {"relations": RelationModules(SMALL, HEADS, geometry_dim=16, scale=10.0)}
     head = MSTAggregator(**(values | {"support_topk": 5, "topk": 3, "ratio": 0.3} | arguments))
     for parameter in head.parameters():
         torch.nn.init.normal_(parameter, std=0.4)

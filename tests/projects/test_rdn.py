@@ -12,7 +12,7 @@ from vod2.projects.rdn import RDNAggregator
 import vod2
 from vod2.d2 import EventStorage, get_cfg
 from vod2.engine import load_config
-from vod2.layers import GeometryBias, RelationAttention
+from vod2.layers import GeometryBias, RelationAttention, RelationModules
 from vod2.structures import Frame, ProposalSet, Role, TemporalContext
 from vod2.temporal import SlidingWindow, build_support_schedule, build_training_schedule
 
@@ -22,7 +22,7 @@ HEADS, SMALL = 4, 16
 def make_rdn(dtype: torch.dtype = torch.float64, **arguments) -> RDNAggregator:
     """An RDN head of 16 features whose weights are large enough for every term to matter."""
     torch.manual_seed(0)
-    values = {"dim": SMALL, "num_heads": HEADS, "geometry_dim": 16, "scale": 100.0, "wavelength": 1000.0}
+    values = {"relations": RelationModules(SMALL, HEADS, geometry_dim=16)}
     rdn = RDNAggregator(**(values | {"support_topk": 5, "advanced_ratio": 0.4} | arguments))
     for parameter in rdn.parameters():
         torch.nn.init.normal_(parameter, std=0.4)
@@ -224,8 +224,8 @@ def test_the_defaults_are_those_of_the_paper():
         ({"support_topk": -2}, "NUM_BASIC and SUPPORT_TOPK of at least 0, got 2, -2"),
         ({"advanced_ratio": 0.0}, r"ADVANCED_RATIO in \(0, 1\], got 0"),
         ({"advanced_ratio": 1.5}, r"ADVANCED_RATIO in \(0, 1\], got 1.5"),
-        ({"num_heads": 3}, "3 heads do not divide 16"),
-        ({"geometry_dim": 12}, "multiple of 8"),
+        ({"relations": RelationModules(SMALL, num_heads=3)}, "3 heads do not divide 16"),
+        ({"relations": RelationModules(SMALL, HEADS, geometry_dim=12)}, "multiple of 8"),
     ],
 )
 def test_values_that_make_no_sense_are_refused(arguments, message):

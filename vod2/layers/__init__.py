@@ -7,7 +7,7 @@ from vod2.layers.geometry import GeometryBias
 from vod2.layers.map_attention import MapAttention
 from vod2.layers.nonlocal_block import PixelAttention
 from vod2.layers.patch_attention import PatchAttention, PatchImportance
-from vod2.layers.relation import RelationAttention
+from vod2.layers.relation import RelationAttention, RelationModules
 from vod2.layers.st_sampling import LearnedSampling, MatchTrans, NonLocalAlign
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "PixelAttention",
     "PreciseBoxTransform",
     "RelationAttention",
+    "RelationModules",
     "clip_boxes",
     "half_open",
     "inclusive",

@@ -4,6 +4,7 @@ N: queries, M: keys, D: embedding, h: heads, d = D / h.
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -93,3 +94,35 @@ class RelationAttention(nn.Module):
             return bias
         closed = torch.where(mask, 0.0, _CLOSED)
         return closed[None].expand(self.num_heads, -1, -1) if bias is None else bias + closed
+
+
+@dataclass(frozen=True)
+class RelationModules:
+    """Makes the relation modules of an aggregator: they have the same sizes, and weights of their own.
+
+    Args:
+        dim: D.
+        num_heads: h, a divisor of D.
+        geometry_dim, scale, wavelength: embedding of box pairs, see `GeometryBias`.
+
+    Example:
+        >>> from vod2.layers import RelationModules
+        >>> make = RelationModules(dim=64, num_heads=4)
+        >>> make.located().geometry.position, make.located(position=False).geometry.position, make.anywhere().geometry
+        (True, False, None)
+    """
+
+    dim: int
+    num_heads: int = 16
+    geometry_dim: int = 64
+    scale: float = 100.0
+    wavelength: float = 1000.0
+
+    def located(self, *, position: bool = True) -> RelationAttention:
+        """One that sees where two boxes stand to each other, without `position` only their sizes."""
+        geometry = GeometryBias(self.num_heads, self.geometry_dim, self.scale, self.wavelength, position=position)
+        return RelationAttention(self.dim, self.num_heads, geometry)
+
+    def anywhere(self) -> RelationAttention:
+        """One that sees features alone."""
+        return RelationAttention(self.dim, self.num_heads)

@@ -13,7 +13,7 @@ from vod2.modeling.linking import (
     build_box_linker,
 )
 from vod2.modeling.pixel import PIXEL_AGGREGATOR_REGISTRY, PixelAggregator
-from vod2.modeling.roi_heads import PROPOSAL_AGGREGATOR_REGISTRY, ProposalAggregator, VideoROIHeads, relation_arguments
+from vod2.modeling.roi_heads import PROPOSAL_AGGREGATOR_REGISTRY, ProposalAggregator, VideoROIHeads, build_relations
 from vod2.modeling.video_rcnn import VideoRCNN
 from vod2.modeling.video_rpn import VideoRPN
 
@@ -36,5 +36,5 @@ __all__ = [
     "VideoRPN",
     "build_box_linker",
     "build_narrow_resnet_backbone",
-    "relation_arguments",
+    "build_relations",
 ]

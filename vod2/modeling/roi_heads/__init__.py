@@ -5,7 +5,7 @@ from vod2.modeling.roi_heads.base import (
     AggregatorSequence,
     ProposalAggregator,
     build_proposal_aggregator,
-    relation_arguments,
+    build_relations,
 )
 from vod2.modeling.roi_heads.box_head import LinearBoxHead, require_linear_box_head
 from vod2.modeling.roi_heads.predictor import VideoBoxPredictor
@@ -22,6 +22,6 @@ __all__ = [
     "VideoBoxPredictor",
     "VideoROIHeads",
     "build_proposal_aggregator",
-    "relation_arguments",
+    "build_relations",
     "require_linear_box_head",
 ]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from vod2.d2 import CfgNode, Registry
 from vod2.errors import lookup, settings
+from vod2.layers import RelationModules
 from vod2.modeling.aggregation import Aggregated, merged
 from vod2.structures import Frame, ProposalSet, TemporalContext
 
@@ -110,15 +111,10 @@ def _joined(results: Sequence[Aggregated[Tensor]]) -> Aggregated[Tensor]:
     )
 
 
-def relation_arguments(cfg: CfgNode) -> dict:
-    """num_heads, geometry_dim, scale and wavelength of MODEL.VIDEO.RELATION, for relations that see positions."""
-    relation = cfg.MODEL.VIDEO.RELATION
-    return {
-        "num_heads": relation.NUM_HEADS,
-        "geometry_dim": relation.GEOMETRY_DIM,
-        "scale": relation.GEOMETRY_SCALE,
-        "wavelength": relation.GEOMETRY_WAVELENGTH,
-    }
+def build_relations(cfg: CfgNode, dim: int) -> RelationModules:
+    """The relation modules that MODEL.VIDEO.RELATION describes, for D = dim."""
+    node = cfg.MODEL.VIDEO.RELATION
+    return RelationModules(dim, node.NUM_HEADS, node.GEOMETRY_DIM, node.GEOMETRY_SCALE, node.GEOMETRY_WAVELENGTH)
 
 
 def build_proposal_aggregator(cfg: CfgNode, dim: int) -> ProposalAggregator | None:
