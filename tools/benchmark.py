@@ -22,8 +22,9 @@ import torch
 from tabulate import tabulate
 from torch.nn.functional import normalize
 
-from vod2.d2 import Boxes, BoxMode, DatasetCatalog, FrozenBatchNorm2d, Instances, MetadataCatalog, build_model
+from vod2.d2 import Boxes, BoxMode, DatasetCatalog, Instances, MetadataCatalog, build_model
 from vod2.engine import VideoPredictor, inference_copy, load_config
+from vod2.engine.random_weights import damp_frozen_normalisation
 from vod2.evaluation import VIDEvaluator, index_tracks
 from vod2.evaluation.motion import motion_iou, speed_groups
 from vod2.layers import PatchAttention, PixelAttention
@@ -311,9 +312,7 @@ def stream_of_ten(
     cfg = load_config(CONFIGS / config, ["MODEL.WEIGHTS", "", "MODEL.DEVICE", device.type])
     torch.manual_seed(0)
     model = build_model(cfg).eval()
-    for module in model.backbone.modules():
-        if isinstance(module, FrozenBatchNorm2d):
-            module.weight.fill_(0.1)  # small activations, so that the RPN finds its full number of boxes
+    damp_frozen_normalisation(model.backbone)
     model = prepare(model)
     memory, frames = FrameMemory(build_support_schedule(cfg)), itertools.count()
     memory.start("video", 1 << 20)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from vod2.d2 import FrozenBatchNorm2d
+from vod2.engine.random_weights import damp_frozen_normalisation
 from vod2.modeling import VideoRCNN
 from vod2.ops import compiled_device_types
 from vod2.temporal import FrameMemory, SupportSchedule
@@ -53,9 +53,7 @@ def analyze(model: VideoRCNN, schedule: SupportSchedule, size: tuple[int, int]) 
         schedule: the window of a frame.
         size: (height, width) of the resized image.
     """
-    for module in model.backbone.modules():
-        if isinstance(module, FrozenBatchNorm2d):
-            module.weight.fill_(0.1)
+    damp_frozen_normalisation(model.backbone)
     flops = _stream_flops(model.eval(), schedule, size)
     rows = []
     for part in PARTS:

@@ -1,0 +1,96 @@
+"""Every method gives on the device what it gives on the CPU: detections of the quick models, weights drawn from a seed.
+
+Where the device is the CPU, what it gives without oneDNN.
+"""
+
+import copy
+from collections.abc import Iterable
+from functools import partial
+
+import torch
+from torch import nn
+
+from gpu_steps.step import Failed, Step
+from gpu_steps.streams import EndlessStream, configuration, noise
+from gpu_steps.timing import precision
+from vod2.d2 import CfgNode, Instances, build_model
+from vod2.engine.random_weights import draw_weights
+
+FRAMES = 6
+SIZE = (128, 192)  # of a frame; every third is a keyframe where there are any
+TOLERANCE = {"float32": 1e-4, "float64": 1e-9}
+"""Largest difference of scores, and of box coordinates relative to the image's longer side."""
+
+
+NO_METHODS = {"Base", "LSTS_Fast"}
+"""Of configs/quick: what others are based on, and what is there twice."""
+
+
+def run(step: Step) -> None:
+    names = {path.stem for path in (step.root / "configs" / "quick").glob("*.yaml")} - NO_METHODS
+    for dtype in TOLERANCE:
+        for name in sorted(names)[:: 4 if step.small else 1]:
+            step.case(f"{name}, {dtype}", partial(_same, step, name, dtype), needs=2)
+
+
+def _same(step: Step, name: str, dtype: str) -> dict:
+    # In float32 the geometry of nearly equal boxes would magnify rounding by its scale of 100, and large weights of the
+    # aggregators by more than that. float64 has digits enough for both.
+    precise = dtype == "float64"
+    keys = () if precise else ("MODEL.VIDEO.RELATION.GEOMETRY_SCALE", 1.0)
+    cfg = configuration(step.root, f"quick/{name}.yaml", "cpu", "VIDEO.TEST_SCHEDULE.INTERVAL", 3, *keys)
+    torch.manual_seed(0)
+    model = build_model(cfg)
+    draw_weights(model, aggregators=precise)
+    model = model.to(getattr(torch, dtype)).eval()
+    with precision("fp32", step.device):
+        wanted = _detections(model, cfg)
+        # On a CPU the other way of computing is that without oneDNN, which rounds in another order.
+        with torch.backends.mkldnn.flags(enabled=step.device != "cpu"):
+            found = _detections(copy.deepcopy(model).to(step.device), cfg)
+    differences = [difference(a, b, TOLERANCE[dtype]) for a, b in zip(found, wanted, strict=True)]
+    values = {
+        "detections": sum(map(len, wanted)),
+        "box difference": max(box for box, _, _ in differences),
+        "score difference": max(score for _, score, _ in differences),
+        "unmatched": sum(lost for _, _, lost in differences),
+        "tolerance": TOLERANCE[dtype],
+    }
+    if not values["detections"]:
+        raise Failed("there is no detection to compare", **values)
+    if values["unmatched"] or not max(values["box difference"], values["score difference"]) <= TOLERANCE[dtype]:
+        raise Failed("detections differ", **values)
+    return values
+
+
+def _detections(model: nn.Module, cfg: CfgNode) -> list[Instances]:
+    """What a stream detects, on the CPU."""
+    stream = EndlessStream(model, cfg, noise(FRAMES, SIZE), length=FRAMES)
+    return [stream.step().to("cpu") for _ in range(FRAMES)]
+
+
+def difference(found: Instances, wanted: Instances, tolerance: float) -> tuple[float, float, int]:
+    """Largest difference of boxes (relative to the image's longer side) and of scores, and how many have no partner.
+
+    The order does not count: each detection is compared with that of the same proposal and class. One whose score is
+    within `tolerance` of the lowest may be beyond the last that is kept on the other side.
+    """
+    ours, theirs = ({_identity(one, row): row for row in range(len(one))} for one in (found, wanted))
+    pairs = [(row, theirs[identity]) for identity, row in ours.items() if identity in theirs]
+    lost = _lost(found, ours.keys() - theirs.keys(), ours, tolerance)
+    lost += _lost(wanted, theirs.keys() - ours.keys(), theirs, tolerance)
+    if not pairs:
+        return 0.0, 0.0, lost
+    rows, partners = map(list, zip(*pairs, strict=True))
+    boxes = (found.pred_boxes.tensor[rows] - wanted.pred_boxes.tensor[partners]).abs().max().item()
+    scores = (found.scores[rows] - wanted.scores[partners]).abs().max().item()
+    return boxes / max(wanted.image_size), scores, lost
+
+
+def _lost(instances: Instances, identities: Iterable, rows: dict, tolerance: float) -> int:
+    lowest = instances.scores.min().item() if len(instances) else 0.0
+    return sum(instances.scores[rows[identity]].item() > lowest + tolerance for identity in identities)
+
+
+def _identity(instances: Instances, row: int) -> tuple[int, int]:
+    return int(instances.proposal_index[row]), int(instances.pred_classes[row])

@@ -1,0 +1,134 @@
+"""report.json and what is made of it for readers. Standard library only.
+
+docs/benchmark.md states the schema.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+SCHEMA = 1
+_HIDDEN = ("step", "card", "date", "commit", "trace", "status", "name", "seconds")
+
+
+def write(path: Path, text: str) -> None:
+    """Replace a file in one step (vod2.atomic cannot be imported before the project's packages are installed)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    with os.fdopen(handle, "w") as file:
+        file.write(text)
+    os.chmod(temporary, 0o644)
+    os.replace(temporary, path)
+
+
+def save(report: dict, folder: Path) -> None:
+    """report.json and report.md."""
+    write(folder / "report.json", json.dumps(report, indent=1) + "\n")
+    write(folder / "report.md", markdown(report))
+
+
+def load(path: str | os.PathLike) -> dict:
+    """A report.json.
+
+    Raises:
+        ValueError: it is none, or one of another schema.
+    """
+    try:
+        report = json.loads(Path(path).read_text())
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path}: expected the report.json of tools/gpu_report.py, got: {error}") from error
+    if not isinstance(report, dict) or report.get("schema") != SCHEMA:
+        found = report.get("schema") if isinstance(report, dict) else None
+        raise ValueError(f"{path}: expected a report of schema {SCHEMA}, got {found!r}; make it again")
+    return report
+
+
+def markdown(report: dict) -> str:
+    """The whole report as a page."""
+    lines = [
+        f"# {report['card']}",
+        "",
+        f"{report['date']}, commit {report['commit']}, {report['device']}, size {report['size']}, "
+        f"{report['seconds']:.0f} of {report['minutes'] * 60:.0f} s; {report['versions']}.",
+        f"Compiled ops: {', '.join(report['ops']) or 'none'}.",
+        "",
+        table(
+            ["step", "result", "seconds", "cases", "note"],
+            [
+                [step["name"], step["status"], f"{step['seconds']:.0f}", _counts(report, step["name"]), step["message"]]
+                for step in report["steps"]
+            ],
+        ),
+    ]
+    for step in report["steps"]:
+        rows = [row for row in report["rows"] if row["step"] == step["name"]]
+        if rows:
+            lines += ["", f"## {step['name']}", "", table_of(rows)]
+    faults = [row for row in report["rows"] if row["status"] in ("failed", "crashed", "timed out")]
+    if faults:
+        lines += ["", "## What failed"]
+    for row in faults:
+        lines += ["", f"{row['step']}, {row['name']}: {row['status']}. {row.get('message', '')}"]
+        if row.get("trace"):
+            lines += ["", "```", row["trace"], "```"]
+    return "\n".join(lines) + "\n"
+
+
+def _counts(report: dict, step: str) -> str:
+    """Such as "12 passed, 1 failed"."""
+    statuses = [row["status"] for row in report["rows"] if row["step"] == step]
+    return ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
+
+
+def table_of(rows: list[dict]) -> str:
+    """Rows with the values that any of them has, one column each."""
+    columns = list(dict.fromkeys(key for row in rows for key in row if key not in _HIDDEN))
+    body = [[row["name"], row["status"], *(_text(row.get(column)) for column in columns)] for row in rows]
+    return table(["case", "result", *columns], body)
+
+
+def table(headers: list[str], rows: Iterable[list[str]]) -> str:
+    """A Markdown table."""
+    cells = [headers, ["---"] * len(headers), *rows]
+    return "\n".join(
+        "| " + " | ".join(str(cell).replace("|", "/").replace("\n", " ") for cell in row) + " |" for row in cells
+    )
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
+    if isinstance(value, list):
+        return "; ".join(map(_text, value))
+    return str(value)
+
+
+def publish(paths: list[str], page: Path) -> None:
+    """Write docs/gpu.md from reports of GPUs.
+
+    Raises:
+        ValueError: a file is no such report, or one of a CPU.
+    """
+    reports = [load(path) for path in paths]
+    for path, report in zip(paths, reports, strict=True):
+        if report["device"] != "cuda":
+            raise ValueError(
+                f"{path}: a report of {report['card']} ({report['device']}); only those of a GPU are published"
+            )
+    head = "Measured by `tools/gpu_report.py` and written by its `--publish`; docs/benchmark.md explains steps and columns."
+    write(
+        page,
+        "\n".join(
+            [
+                "# GPU",
+                "",
+                head,
+                "",
+                *(markdown(report).replace("\n#", "\n##").replace("# ", "## ", 1) for report in reports),
+            ]
+        ),
+    )

@@ -1,0 +1,67 @@
+"""Time and memory of work on a device."""
+
+import contextlib
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+
+
+class Times(NamedTuple):
+    """Seconds of one call, wall clock with the device idle before and after."""
+
+    median: float
+    p95: float
+    count: int
+
+
+def synchronize(device: str) -> None:
+    """Wait until the device has done all that it was given."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def measure(call: Callable[[], object], device: str, count: int, warmup: int = 1, seconds: float = 1e9) -> Times:
+    """Time `count` calls after `warmup` others, fewer if they would take longer than `seconds`."""
+    for _ in range(warmup):
+        call()
+    times, begin = [], time.perf_counter()
+    while len(times) < count and (not times or time.perf_counter() - begin < seconds):
+        synchronize(device)
+        start = time.perf_counter()
+        call()
+        synchronize(device)
+        times.append(time.perf_counter() - start)
+    return Times(statistics.median(times), sorted(times)[int(0.95 * (len(times) - 1) + 0.5)], len(times))
+
+
+def reset_peak(device: str) -> None:
+    """Begin to watch the memory."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_gib(device: str) -> float | None:
+    """The most memory that was held since `reset_peak`, in GiB; None on a CPU."""
+    return torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else None
+
+
+PRECISIONS = ("fp32", "TF32", "bf16")
+"""How a model may compute: TF32 in products and convolutions of float32, or autocast to bfloat16."""
+
+
+@contextlib.contextmanager
+def precision(name: str, device: str) -> Iterator[None]:
+    """Compute in one of `PRECISIONS` inside the block; "fp32" switches TF32 off."""
+    backends = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [backend.allow_tf32 for backend in backends]
+    for backend in backends:
+        backend.allow_tf32 = name == "TF32"
+    try:
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=name == "bf16"):
+            yield
+    finally:
+        for backend, allowed in zip(backends, before, strict=True):
+            backend.allow_tf32 = allowed
