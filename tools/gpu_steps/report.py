@@ -119,7 +119,7 @@ def publish(paths: list[str], page: Path) -> None:
             raise ValueError(
                 f"{path}: a report of {report['card']} ({report['device']}); only those of a GPU are published"
             )
-    head = "Measured by `tools/gpu_report.py` and written by its `--publish`; docs/benchmark.md explains steps and columns."
+    head = "Measured by `tools/gpu_report.py` and written by its `--publish`; docs/benchmark.md explains it."
     write(
         page,
         "\n".join(

@@ -42,7 +42,7 @@ def _watch(step: Step, tool: str) -> dict:
 
 
 def _ops_once() -> None:
-    """Every op forward and backward on every small shape, in both dtypes that have kernels; with far coordinates, too."""
+    """Every op forward and backward on every small shape, in both dtypes of the kernels; with far coordinates, too."""
     import torch
 
     from gpu_steps.ops import OPS

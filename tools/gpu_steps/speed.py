@@ -12,7 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from gpu_steps.step import NotApplicable, Step
 from gpu_steps.streams import EndlessStream, configuration, noise
-from gpu_steps.timing import PRECISIONS, Times, measure, peak_gib, precision, reset_peak
+from gpu_steps.timing import PRECISIONS, PeakMemory, Times, measure, precision
 from vod2.d2 import CfgNode, build_model
 from vod2.engine.analysis import analyze
 from vod2.engine.random_weights import damp_frozen_normalisation
@@ -103,9 +103,8 @@ def _stream(
     if change is not None:
         model = change(model)
     with precision(name, step.device):
-        reset_peak(step.device)
+        peak = PeakMemory(step.device, model)
         times = _time(step, EndlessStream(model, cfg, noise(4, size)))
-        memory = peak_gib(step.device)
     gflop = models.gflop(config, size)
     single = models.single.setdefault((size, name, change), times.median) if config in (SINGLE, SMALL[0][0]) else None
     single = single or models.single.get((size, name, change))
@@ -114,7 +113,7 @@ def _stream(
         "p95 ms": 1e3 * times.p95,
         "frames/s": 1 / times.median,
         "times the single frame": times.median / single if single else None,
-        "peak GiB": memory,
+        "peak GiB": peak.gib(),
         "GFLOP": gflop,
         "of the roofline": _roofline(step, model, gflop, name, times),
         "frames": times.count,

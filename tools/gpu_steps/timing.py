@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
+from torch import nn
 
 
 class Times(NamedTuple):
@@ -37,15 +38,24 @@ def measure(call: Callable[[], object], device: str, count: int, warmup: int = 1
     return Times(statistics.median(times), sorted(times)[int(0.95 * (len(times) - 1) + 0.5)], len(times))
 
 
-def reset_peak(device: str) -> None:
-    """Begin to watch the memory."""
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
+class PeakMemory:
+    """Watches the memory of a GPU from its construction on.
 
+    Args:
+        device: "cuda", or "cpu", where nothing is watched.
+        model: what it holds already counts, what else is held at this moment does not.
+    """
 
-def peak_gib(device: str) -> float | None:
-    """The most memory that was held since `reset_peak`, in GiB; None on a CPU."""
-    return torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else None
+    def __init__(self, device: str, model: nn.Module | None = None) -> None:
+        self.device = device
+        if device == "cuda":
+            tensors = [] if model is None else [*model.parameters(), *model.buffers()]
+            self._before = torch.cuda.memory_allocated() - sum(t.numel() * t.element_size() for t in tensors)
+            torch.cuda.reset_peak_memory_stats()
+
+    def gib(self) -> float | None:
+        """The most that was held until now, in GiB; None on a CPU."""
+        return (torch.cuda.max_memory_allocated() - self._before) / 2**30 if self.device == "cuda" else None
 
 
 PRECISIONS = ("fp32", "TF32", "bf16")

@@ -13,7 +13,7 @@ import torch
 
 from gpu_steps.step import Failed, NotApplicable, Step
 from gpu_steps.streams import configuration
-from gpu_steps.timing import peak_gib, reset_peak, synchronize
+from gpu_steps.timing import PeakMemory, synchronize
 from vod2.d2 import CfgNode, EventStorage, HookBase, seed_all_rng
 from vod2.data.datasets import register_imagenet_vid
 from vod2.data.synthetic import SYNTHETIC_CLASSES, SyntheticConfig, write_synthetic
@@ -75,10 +75,10 @@ def _configuration(step: Step, config: str, amp: bool) -> CfgNode:
 
 
 class _Watch(HookBase):
-    """Seconds of each step with the device idle before and after, and its total loss."""
+    """Seconds of each step with the device idle before and after, those spent waiting for the clip, and the loss."""
 
     def __init__(self, device: str) -> None:
-        self.device, self.seconds, self.losses = device, [], []
+        self.device, self.seconds, self.losses, self.waiting = device, [], [], []
 
     def before_step(self) -> None:
         synchronize(self.device)
@@ -87,7 +87,9 @@ class _Watch(HookBase):
     def after_step(self) -> None:
         synchronize(self.device)
         self.seconds.append(time.perf_counter() - self.begin)
-        self.losses.append(self.trainer.storage.latest()["total_loss"][0])
+        latest = self.trainer.storage.latest()
+        self.losses.append(latest["total_loss"][0])
+        self.waiting.append(latest["data_time"][0])
 
 
 def _train(step: Step, config: str, amp: bool) -> dict:
@@ -95,11 +97,13 @@ def _train(step: Step, config: str, amp: bool) -> dict:
     watch = _Watch(step.device)
     trainer._hooks = [hook for hook in trainer._hooks if type(hook).__name__ in ("IterationTimer", "LRScheduler")]
     trainer.register_hooks([watch])
-    reset_peak(step.device)
+    peak = PeakMemory(step.device, trainer.model)
     trainer.train()
+    settled = len(watch.seconds) // 3  # the first ones choose algorithms
     values = {
-        "s/step": statistics.median(watch.seconds[len(watch.seconds) // 3 :]),  # the first ones choose algorithms
-        "peak GiB": peak_gib(step.device),
+        "s/step": statistics.median(watch.seconds[settled:]),
+        "of them waiting for data": statistics.median(watch.waiting[settled:]),
+        "peak GiB": peak.gib(),
         "steps": len(watch.seconds),
         "first loss": watch.losses[0],
         "last loss": watch.losses[-1],
