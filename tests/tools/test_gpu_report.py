@@ -72,6 +72,7 @@ def run(tool, tmp_path, monkeypatch):
         head = "from gpu_steps.step import Failed, NotApplicable\n\n\ndef run(step):\n"
         (modules / f"step_{name}.py").write_text(head + textwrap.indent(textwrap.dedent(body).strip(), "    ") + "\n")
     monkeypatch.setenv("PYTHONPATH", str(modules))
+    monkeypatch.setattr(tool, "describe", lambda *_: {"card": "some card", "versions": "of all"})  # it takes seconds
 
     def run_steps(*names, minutes=1.0, share=0.5, words=()):
         plan = [tool.PlannedStep(name, f"step_{name}", share) for name in names]
