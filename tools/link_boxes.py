@@ -29,7 +29,7 @@ from vod2.data import as_video_dicts
 from vod2.data.build import in_stream_order
 from vod2.engine import cli, load_config
 from vod2.errors import UserError
-from vod2.evaluation import RELATIONS_FILE, UAVDTEvaluator, VIDEvaluator, read_relations
+from vod2.evaluation import DETECTIONS_FILE, RELATIONS_FILE, UAVDTEvaluator, VIDEvaluator, read_relations
 from vod2.evaluation.relations import Relations
 from vod2.modeling import BLR, BOX_LINKER_REGISTRY, BoxLinker, build_box_linker
 from vod2.structures import PreciseBoxes
@@ -117,7 +117,7 @@ def evaluate(cfg: CfgNode, dataset: str, records: Sequence[dict], frames: Sequen
     if MetadataCatalog.get(dataset).get("evaluator_type") == "uavdt":
         evaluator = UAVDTEvaluator(dataset, output, distributed=False)
     else:
-        evaluator = VIDEvaluator(dataset, output, distributed=False, protocol=cfg.TEST.VID_PROTOCOL)
+        evaluator = VIDEvaluator.from_config(cfg, dataset, output, distributed=False)
     evaluator.reset()
     for record, found in zip(records, frames, strict=True):
         evaluator.process([record], [{"instances": found}])
@@ -125,24 +125,15 @@ def evaluate(cfg: CfgNode, dataset: str, records: Sequence[dict], frames: Sequen
     return metrics
 
 
-def write_tracks(path: Path, image_ids: Sequence[str], records: Sequence[dict], frames: Sequence[Instances]) -> None:
-    """detections.npz as `write_evaluation` writes it, with `track_ids`; `image_ids` are in the dataset's order."""
-    rows = {image_id: row for row, image_id in enumerate(image_ids)}
+def add_tracks(path: Path, records: Sequence[dict], frames: Sequence[Instances]) -> None:
+    """Add `track_ids` to the detections.npz that an evaluation of these frames has just written."""
+    with np.load(path) as file:
+        arrays = dict(file)
+    rows = {image_id: row for row, image_id in enumerate(arrays["image_ids"].tolist())}
     order = sorted(range(len(records)), key=lambda k: rows[records[k]["image_id"]])
-    counts = [len(frames[k]) for k in order]
-    joined = {
-        "boxes": torch.cat([frames[k].pred_boxes.tensor for k in order]).float(),
-        "scores": torch.cat([frames[k].scores for k in order]).float(),
-        "labels": torch.cat([frames[k].pred_classes for k in order]).int(),
-        "track_ids": torch.cat([frames[k].track_ids for k in order]),
-    }
+    arrays["track_ids"] = torch.cat([frames[k].track_ids for k in order]).numpy()
     with atomic.replacing(path) as temporary:
-        np.savez_compressed(
-            temporary,
-            image_ids=np.array(image_ids),
-            image=np.repeat(np.arange(len(order), dtype=np.int32), counts),
-            **{name: value.numpy() for name, value in joined.items()},
-        )
+        np.savez_compressed(temporary, **arrays)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -172,15 +163,14 @@ def main(arguments: list[str] | None = None) -> None:
         raise UserError(
             f"dataset {args.dataset!r} is not registered: expected one of {', '.join(DatasetCatalog.list())}"
         )
-    dataset = DatasetCatalog.get(args.dataset)
-    records = in_stream_order(as_video_dicts(dataset))
+    records = in_stream_order(as_video_dicts(DatasetCatalog.get(args.dataset)))
     relations = read_relations(args.results.parent / RELATIONS_FILE) if isinstance(linker, BLR) else None
     frames = by_frame(results, records, args.results, relations)
     before = evaluate(cfg, args.dataset, records, frames, None)
     linked = link_videos(linker, records, frames)
     after = evaluate(cfg, args.dataset, records, linked, args.output)
     if args.output:
-        write_tracks(args.output / "detections.npz", [one["image_id"] for one in dataset], records, linked)
+        add_tracks(args.output / DETECTIONS_FILE, records, linked)
     width = max(len(name) for name in before)
     print(f"{'':{width}}  {'before':>7}  {'after':>7}")
     for name, value in before.items():

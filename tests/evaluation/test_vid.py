@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from vod2.d2 import Boxes, BoxMode, COCOEvaluator, DatasetCatalog, Instances, MetadataCatalog, comm
+from vod2.config import add_video_config
+from vod2.d2 import Boxes, BoxMode, COCOEvaluator, DatasetCatalog, Instances, MetadataCatalog, comm, get_cfg
 from vod2.errors import UserError
-from vod2.evaluation import VIDEvaluator
+from vod2.evaluation import ERROR_TYPES, VIDEvaluator
 from vod2.evaluation.curves import load_curves
 
 CLASSES = ["cat", "dog", "fox"]
@@ -62,7 +63,8 @@ def test_map_is_the_mean_over_classes_that_have_ground_truth(register):
     evaluator = VIDEvaluator(register([[annotation(0)], [annotation(1)]]))
     process(evaluator, {0: [(BOX, 0.9, 0)], 1: [(FAR, 0.9, 1), (BOX, 0.5, 1), (BOX, 0.5, 2)]})
     results = evaluator.evaluate()["vid"]
-    assert list(results) == ["AP50", "AP50-clean", "AP50-cat", "AP50-dog", "AP50-fox"]
+    names = ["AP50", "AP50-clean", "AP50-any-class", "AP50-cat", "AP50-dog", "AP50-fox"]
+    assert list(results) == names + [f"{what}-{kind}" for what in ("dAP50", "errors") for kind in ERROR_TYPES]
     assert results["AP50-cat"] == 100 and results["AP50-dog"] == 50 and np.isnan(results["AP50-fox"])
     assert results["AP50"] == 75
 
@@ -70,14 +72,58 @@ def test_map_is_the_mean_over_classes_that_have_ground_truth(register):
 def test_objects_of_other_groups_are_ignored_and_not_false(register):
     blurred = annotation(0, deterioration={"motion_blur": 0.7})
     both = annotation(0, deterioration={"motion_blur": 0.2, "occlusion": 1.0})
-    evaluator = VIDEvaluator(register([[annotation(0)], [blurred], [both]]))
+    evaluator = VIDEvaluator(register([[annotation(0)], [blurred], [both]]), groups="objects")
     process(evaluator, {0: [(BOX, 0.5, 0)], 1: [(BOX, 0.9, 0)], 2: [(FAR, 0.8, 0)]})
     results = evaluator.evaluate()["vid"]
     # By score: true (blurred), false, true (clean); the object of frame 2 is missed.
     assert results["AP50"] == pytest.approx(100 * (1 + 2 / 3) / 3)
     assert results["AP50-clean"] == pytest.approx(50)
     assert results["AP50-motion_blur"] == pytest.approx(50)
-    assert results["AP50-occlusion"] == 0
+    assert results["AP50-occlusion"] == 0 and results["AP50-deteriorated"] == pytest.approx(50)
+
+
+def test_a_kind_of_deterioration_is_evaluated_on_its_frames_alone(register):
+    blurred = [annotation(0, deterioration={"motion_blur": 0.7}), annotation(0, FAR)]
+    evaluator = VIDEvaluator(register([[annotation(0)], blurred, []]))
+    process(evaluator, {0: [(FAR, 0.9, 0), (BOX, 0.8, 0)], 1: [(BOX, 0.7, 0)], 2: [(BOX, 0.95, 0)]})
+    results = evaluator.evaluate()["vid"]
+    # All: false, false, true, true of three. The blurred frame: one of its two objects, and nothing false. The clean
+    # ones: false, false, true.
+    assert results["AP50"] == pytest.approx(100 * (1 / 2 + 1 / 2) / 3)
+    assert results["AP50-motion_blur"] == results["AP50-deteriorated"] == pytest.approx(50)
+    assert results["AP50-clean"] == pytest.approx(100 / 3)
+
+
+def test_any_class_ap_does_not_look_at_labels(register):
+    evaluator = VIDEvaluator(register([[annotation(0)], [annotation(1)]]))
+    process(evaluator, {0: [(BOX, 0.9, 2)], 1: [(BOX, 0.8, 1), (BOX, 0.7, 0)]})
+    results = evaluator.evaluate()["vid"]
+    assert results["AP50"] == 50 and results["AP50-any-class"] == 100
+
+
+def test_identities_that_were_linked_are_marked_in_the_results_and_in_the_table(moving, caplog, tmp_path):
+    assert "linked-identities" not in VIDEvaluator(moving).evaluate()["vid"]
+    MetadataCatalog.get(moving).linked_identities = True
+    with caplog.at_level(logging.INFO, logger="vod2.evaluation.vid"):
+        assert VIDEvaluator(moving, tmp_path).evaluate()["vid"]["linked-identities"] == 1
+    assert "linked from boxes, not annotated" in caplog.text
+    assert json.loads((tmp_path / "results.json").read_text())["vid"]["linked-identities"] == 1
+
+
+def test_the_configuration_chooses_the_groups_and_bad_values_are_one_sentence(register, tmp_path):
+    frames = [[annotation(0, deterioration={"defocus": 1.0})], [annotation(0)]]
+    name, cfg = register(frames), add_video_config(get_cfg())
+    (tmp_path / "kinds.json").write_text('{"f1": ["low_light"]}')
+    cfg.TEST.FRAME_KINDS = str(tmp_path / "kinds.json")
+    for groups, expected in (("frames", 100), ("objects", 50)):
+        cfg.TEST.VID_GROUPS = groups
+        evaluator = VIDEvaluator.from_config(cfg, name)
+        process(evaluator, {0: [(FAR, 0.9, 0)], 1: [(BOX, 0.8, 0)]})
+        results = evaluator.evaluate()["vid"]
+        assert results["AP50-low_light"] == expected and results["AP50-defocus"] == 0
+    cfg.TEST.VID_GROUPS = "videos"
+    with pytest.raises(UserError, match="TEST.VID_GROUPS.*'videos'.*'frames', 'objects'"):
+        VIDEvaluator.from_config(cfg, name)
 
 
 def test_crowds_are_ignored(register):
@@ -138,8 +184,9 @@ def test_a_label_beyond_the_classes_is_an_error_that_names_label_and_dataset(reg
 def test_bad_datasets_are_refused(register):
     with pytest.raises(ValueError, match="category_id 3, but 3 classes"):
         VIDEvaluator(register([[annotation(3)]]))
-    with pytest.raises(ValueError, match="'clean'"):
-        VIDEvaluator(register([[]], classes=["clean"]))
+    for taken in ("clean", "any-class"):
+        with pytest.raises(ValueError, match=f"'{taken}'"):
+            VIDEvaluator(register([[]], classes=[taken]))
     with pytest.raises(KeyError, match="'f7'"):
         process(VIDEvaluator(register([[]])), {7: []})
 
@@ -173,12 +220,12 @@ def test_the_written_files_hold_the_metrics_and_the_detections(register, tmp_pat
     process(evaluator, {1: [(FAR, 0.25, 1)], 0: [(BOX, 0.75, 0), (FAR, 0.5, 2)]})
     results = evaluator.evaluate()["vid"]
     folder = tmp_path / "new" / "folder"
-    files = ["coco_instances_results.json", "curves.npz", "detections.npz", "results.json"]
+    files = ["coco_instances_results.json", "curves.npz", "detections.npz", "results.json", "truth.npz"]
     assert sorted(path.name for path in folder.iterdir()) == files
     written = json.loads((folder / "results.json").read_text())["vid"]
     assert written["AP50"] == results["AP50"] and written["AP50-fox"] is None
     arrays = np.load(folder / "detections.npz")
-    assert arrays["image_ids"].tolist() == ["f0", "f1"]
+    assert arrays["image_ids"].tolist() == ["f0", "f1"] and arrays["evaluated"].tolist() == [True, True]
     assert arrays["image"].tolist() == [0, 0, 1] and arrays["labels"].tolist() == [0, 2, 1]
     assert arrays["boxes"].tolist() == [BOX, FAR, FAR] and arrays["scores"].tolist() == [0.75, 0.5, 0.25]
     entries = json.loads((folder / "coco_instances_results.json").read_text())
@@ -187,7 +234,7 @@ def test_the_written_files_hold_the_metrics_and_the_detections(register, tmp_pat
 
 def test_the_coco_file_is_written_only_on_request(register, tmp_path):
     VIDEvaluator(register([[annotation(0)]]), tmp_path).evaluate()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["curves.npz", "detections.npz", "results.json"]
+    assert not (tmp_path / "coco_instances_results.json").exists() and (tmp_path / "detections.npz").exists()
 
 
 def test_the_table_is_logged(register, caplog):
@@ -196,11 +243,14 @@ def test_the_table_is_logged(register, caplog):
     with caplog.at_level(logging.INFO, logger="vod2.evaluation.vid"):
         evaluator.evaluate()
     table = [line.split() for line in caplog.messages[-1].splitlines()[1:]]
-    assert table[:4] == [
-        ["AP50", "objects", "detections"],
-        ["all", "100.00", "1", "1"],
-        ["clean", "nan", "0"],
-        ["defocus", "100.00", "1"],
+    assert table[:7] == [
+        ["AP50", "frames", "objects", "detections"],
+        ["all", "100.00", "1", "1", "1"],
+        ["clean", "nan", "0", "0", "0"],
+        ["deteriorated", "100.00", "1", "1", "1"],
+        ["defocus", "100.00", "1", "1", "1"],
+        ["any", "class", "100.00", "1", "1", "1"],
+        [],
     ]
 
 
@@ -279,7 +329,7 @@ import sys
 import torch
 from vod2.d2 import Boxes, BoxMode, DatasetCatalog, Instances, MetadataCatalog, comm
 from vod2.data import VideoInferenceSampler
-from vod2.evaluation import VIDEvaluator
+from vod2.evaluation import ERROR_TYPES, VIDEvaluator
 
 rank, folder = int(sys.argv[1]), sys.argv[2]
 torch.set_num_threads(1)
@@ -341,7 +391,7 @@ def test_two_processes_that_evaluate_whole_videos_write_the_files_of_one(tmp_pat
     results = json.loads((one / "results.json").read_text())
     assert json.loads((two / "results.json").read_text()) == results
     assert 0 < results["vid"]["AP50-fast"] < 100
-    for file in ("detections.npz", "curves.npz"):
+    for file in ("detections.npz", "curves.npz", "truth.npz"):
         with np.load(one / file) as expected, np.load(two / file) as arrays:
             for key in expected:
                 np.testing.assert_array_equal(arrays[key], expected[key])

@@ -72,7 +72,7 @@ class VideoTrainer(DefaultTrainer):
         evaluators = []
         evaluator_type = MetadataCatalog.get(dataset_name).get("evaluator_type")
         if evaluator_type == "vid":
-            evaluators.append(VIDEvaluator(dataset_name, folder, protocol=cfg.TEST.VID_PROTOCOL))
+            evaluators.append(VIDEvaluator.from_config(cfg, dataset_name, folder))
         elif evaluator_type == "uavdt":
             evaluators.append(UAVDTEvaluator(dataset_name, folder))
         if cfg.TEST.COCO_AP or not evaluators:

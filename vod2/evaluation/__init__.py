@@ -1,12 +1,15 @@
 """Evaluators of detections in video."""
 
+from vod2.evaluation.arrays import Detections, GroundTruth
+from vod2.evaluation.collect import DETECTIONS_FILE
 from vod2.evaluation.curves import Curve
+from vod2.evaluation.error_split import ERROR_TYPES, ErrorSplit, classify_errors, split_errors
+from vod2.evaluation.frame_kinds import read_frame_kinds
+from vod2.evaluation.groups import GROUPINGS, Group, build_groups
 from vod2.evaluation.linking import LinkingEvaluator
 from vod2.evaluation.loop import StreamingModel
 from vod2.evaluation.matching import (
     PROTOCOLS,
-    Detections,
-    GroundTruth,
     MatchingProtocol,
     average_precision,
     get_protocol,
@@ -20,9 +23,14 @@ from vod2.evaluation.uavdt import UAVDTEvaluator, is_ignored
 from vod2.evaluation.vid import VIDEvaluator
 
 __all__ = [
+    "DETECTIONS_FILE",
+    "ERROR_TYPES",
+    "GROUPINGS",
     "PROTOCOLS",
     "Curve",
     "Detections",
+    "ErrorSplit",
+    "Group",
     "GroundTruth",
     "LinkingEvaluator",
     "MatchingProtocol",
@@ -35,13 +43,17 @@ __all__ = [
     "UAVDTEvaluator",
     "VIDEvaluator",
     "average_precision",
+    "build_groups",
+    "classify_errors",
     "get_protocol",
     "index_tracks",
     "is_ignored",
     "match_detections",
     "motion_iou",
     "precision_recall",
+    "read_frame_kinds",
     "speed_groups",
+    "split_errors",
     "stability",
     "track_stability",
 ]

@@ -11,11 +11,14 @@ from typing import NamedTuple
 import numpy as np
 
 from vod2 import atomic
-from vod2.d2 import BoxMode, Instances, comm
+from vod2.d2 import Instances, comm
 from vod2.errors import UserError
-from vod2.evaluation.matching import Detections, GroundTruth
+from vod2.evaluation.arrays import Detections
+from vod2.evaluation.evaluated import TRUTH_FILE, EvaluatedDataset, save_evaluated_dataset
 
 logger = logging.getLogger(__name__)
+
+DETECTIONS_FILE = "detections.npz"
 
 
 class _Frames(NamedTuple):
@@ -32,6 +35,9 @@ class _Frames(NamedTuple):
 
 class DetectionCollector:
     """Keeps detections as compact arrays, 24 bytes each.
+
+    Attributes:
+        evaluated: (F,) bool: the frame was processed; known after `gather`.
 
     Example:
         >>> import torch
@@ -66,6 +72,7 @@ class DetectionCollector:
     def reset(self) -> None:
         """Forget all detections."""
         self._seen: list[_Frames] = []
+        self.evaluated = np.zeros(len(self._frame_of), dtype=bool)
 
     def add(self, inputs: Sequence[dict], outputs: Sequence[dict]) -> None:
         """Store the detections of some frames.
@@ -91,7 +98,7 @@ class DetectionCollector:
 
     def gather(self) -> Detections | None:
         """The detections of all processes in the order of the dataset, whichever process had them; `image` is the
-        frame's row in the dataset. None in all processes but the first.
+        frame's row in the dataset. None in all processes but the first. Sets `evaluated`.
 
         Of a frame that came more than once the first result counts; a warning counts those, and the frames that did
         not come.
@@ -117,6 +124,7 @@ class DetectionCollector:
                 len(self._frame_of),
                 self._dataset_name,
             )
+        self.evaluated[frames] = True
         count = seen.count[first]
         image = np.repeat(frames, count)
         if np.array_equal(first, np.arange(len(seen.frame))):  # one process, in order: nothing to copy
@@ -142,27 +150,27 @@ def _concatenate(parts: Sequence[_Frames]) -> _Frames:
     return _Frames(*(np.concatenate(arrays) for arrays in zip(empty, *parts, strict=True)))
 
 
-def ground_truth_arrays(dataset: Sequence[dict]) -> GroundTruth:
-    """The annotations of all frames, frame by frame; `image` is the row in `dataset`, crowds (iscrowd) are ignored."""
-    annotations = [(frame, note) for frame, record in enumerate(dataset) for note in record.get("annotations", ())]
-    boxes = [BoxMode.convert(list(note["bbox"]), note["bbox_mode"], BoxMode.XYXY_ABS) for _, note in annotations]
-    return GroundTruth(
-        image=np.array([frame for frame, _ in annotations], dtype=np.int64),
-        boxes=np.array(boxes, dtype=np.float64).reshape(-1, 4),
-        labels=np.array([note["category_id"] for _, note in annotations], dtype=np.int32),
-        ignore=np.array([note.get("iscrowd", 0) for _, note in annotations], dtype=bool),
-    )
-
-
 def write_evaluation(
-    folder: Path, task: str, results: dict[str, float], image_ids: Sequence[str], detections: Detections
+    folder: Path,
+    task: str,
+    results: dict[str, float],
+    data: EvaluatedDataset,
+    detections: Detections,
+    evaluated: np.ndarray,
+    ignored: np.ndarray | None = None,
 ) -> None:
-    """Write {task: results} to results.json, with null for NaN, and the detections to detections.npz.
+    """Write {task: results} to results.json, with null for NaN, the detections to detections.npz and what they are held
+    against to truth.npz (see `save_evaluated_dataset`).
 
-    The latter holds `image_ids` (F,) of all frames of the dataset, and `image` (n,) rows of it, `boxes` (n, 4) xyxy,
-    `scores` and `labels` (n,), frames in the order of the dataset.
+    detections.npz holds `image_ids` (F,) of all frames of the dataset, `evaluated` (F,) bool: the frame was processed,
+    and of the detections `image` (n,) rows of it, `boxes` (n, 4) xyxy, `scores` and `labels` (n,), frames in the order
+    of the dataset; `ignored` (n,) bool where the evaluation drops some before it matches.
     """
     finite = {key: value if np.isfinite(value) else None for key, value in results.items()}
+    arrays = {"image_ids": np.array(data.image_ids), "evaluated": evaluated, **vars(detections)}
+    if ignored is not None:
+        arrays["ignored"] = ignored
     atomic.write_json(folder / "results.json", {task: finite})
-    with atomic.replacing(folder / "detections.npz") as path:
-        np.savez_compressed(path, image_ids=np.array(image_ids), **vars(detections))
+    with atomic.replacing(folder / DETECTIONS_FILE) as path:
+        np.savez_compressed(path, **arrays)
+    save_evaluated_dataset(folder / TRUTH_FILE, data)

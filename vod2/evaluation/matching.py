@@ -10,58 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vod2.evaluation.arrays import Detections, GroundTruth, take_rows
 from vod2.evaluation.curves import Curve
 
 # Pairs of detection and ground truth whose IoU is computed at once: bounds the memory (some 100 bytes a pair).
 _PAIRS_AT_ONCE = 1 << 20
-
-
-@dataclass(frozen=True)
-class Detections:
-    """All detections of a dataset, in any order.
-
-    Attributes:
-        image: (n,) integer, not negative.
-        boxes: (n, 4) xyxy.
-        scores: (n,), higher is surer. Equal scores rank in the order given here.
-        labels: (n,) integer in [0, K).
-    """
-
-    image: np.ndarray
-    boxes: np.ndarray
-    scores: np.ndarray
-    labels: np.ndarray
-
-    def __post_init__(self) -> None:
-        _check_lengths(self)
-        if not (np.isfinite(self.scores).all() and np.isfinite(self.boxes).all()):
-            raise ValueError("Detections: boxes and scores must be finite, got NaN or infinity; has training diverged?")
-
-    def __len__(self) -> int:
-        return len(self.image)
-
-
-@dataclass(frozen=True)
-class GroundTruth:
-    """All annotated objects of a dataset, in any order.
-
-    Attributes:
-        image: (m,) integer, not negative.
-        boxes: (m, 4) xyxy.
-        labels: (m,) integer in [0, K).
-        ignore: (m,) bool; a detection matched to an ignored object is neither right nor wrong.
-    """
-
-    image: np.ndarray
-    boxes: np.ndarray
-    labels: np.ndarray
-    ignore: np.ndarray
-
-    def __post_init__(self) -> None:
-        _check_lengths(self)
-
-    def __len__(self) -> int:
-        return len(self.image)
 
 
 @dataclass(frozen=True)
@@ -148,17 +101,64 @@ def precision_recall(
     Returns:
         G lists of K curves.
     """
+    classes = rank_detections(detections, ground_truth, num_classes, protocol, ignore)
+    curves = [
+        _curves_of_class(ranked.scores, ranked.matches, ranked.ignore, ranked.share, ranked.weights)
+        for ranked in classes
+    ]
+    return [list(of_group) for of_group in zip(*curves, strict=True)]
+
+
+class FalseWeights(NamedTuple):
+    """What unmatched detections count as false, where an object of the class is in their image: `rank` (u,) ascending
+    rows, `weight` (G, u) in [0, 1]."""
+
+    rank: np.ndarray
+    weight: np.ndarray
+
+
+class RankedClass(NamedTuple):
+    """The n detections of one class by descending score, matched to its m ground truths.
+
+    Attributes:
+        scores, image: (n,) of the detections.
+        matches: (n,) int64 row of the ground truth of this class, -1 where there is none.
+        truth_image: (m,).
+        ignore: (G, m) bool.
+        share: (G,) what an unmatched detection counts as false that `weights` says nothing of.
+        weights: None where every unmatched detection counts `share`.
+    """
+
+    scores: np.ndarray
+    image: np.ndarray
+    matches: np.ndarray
+    truth_image: np.ndarray
+    ignore: np.ndarray
+    share: np.ndarray
+    weights: FalseWeights | None
+
+
+def rank_detections(
+    detections: Detections,
+    ground_truth: GroundTruth,
+    num_classes: int,
+    protocol: MatchingProtocol = PROTOCOLS["imagenet"],
+    ignore: np.ndarray | None = None,
+) -> Iterator[RankedClass]:
+    """Match and rank one class after the other, K in all; the arguments are those of `precision_recall`."""
     ignore = np.atleast_2d(ground_truth.ignore if ignore is None else np.asarray(ignore, dtype=bool))
-    share = 1 - ignore.mean(axis=1) if len(ground_truth) else np.ones(len(ignore))
-    curves = []
+    share = np.ones(len(ignore))
+    if protocol.weighs_false and len(ground_truth):
+        share = 1 - ignore.mean(axis=1)
     for found, truth, _, truth_rows in _by_class(detections, ground_truth, num_classes):
         of_class, order = ignore[:, truth_rows], _ranking(found.scores)
         matches = _match_class(found, truth, protocol)
         weights = None
         if protocol.weighs_false:
             weights = _weights_near_truth(found, truth, matches, order, protocol, of_class)
-        curves.append(_curves_of_class(found.scores[order], matches[order], of_class, share, weights))
-    return [list(of_group) for of_group in zip(*curves, strict=True)]
+        yield RankedClass(
+            found.scores[order], found.image[order], matches[order], truth.image, of_class, share, weights
+        )
 
 
 def average_precision(
@@ -197,9 +197,7 @@ def _by_class(
         num_classes = int(max(detections.labels.max(initial=-1), ground_truth.labels.max(initial=-1))) + 1
     sides = (_rows_by_class(labels, num_classes) for labels in (detections.labels, ground_truth.labels))
     for rows, truth_rows in zip(*sides, strict=True):
-        found = Detections(*(array[rows] for array in vars(detections).values()))
-        truth = GroundTruth(*(array[truth_rows] for array in vars(ground_truth).values()))
-        yield found, truth, rows, truth_rows
+        yield take_rows(detections, rows), take_rows(ground_truth, truth_rows), rows, truth_rows
 
 
 def _rows_by_class(labels: np.ndarray, num_classes: int) -> list[np.ndarray]:
@@ -214,16 +212,8 @@ def _ranking(scores: np.ndarray) -> np.ndarray:
     return np.argsort(-scores, kind="stable")
 
 
-class _Weights(NamedTuple):
-    """What unmatched detections count as false, where an object of the class is in their image: `rank` (u,) ascending
-    rows, `weight` (G, u) in [0, 1]."""
-
-    rank: np.ndarray
-    weight: np.ndarray
-
-
 def _curves_of_class(
-    scores: np.ndarray, matches: np.ndarray, ignore: np.ndarray, share: np.ndarray, weights: _Weights | None
+    scores: np.ndarray, matches: np.ndarray, ignore: np.ndarray, share: np.ndarray, weights: FalseWeights | None
 ) -> list[Curve]:
     """G curves from the scores (n,) of a class in descending order and their matches (n,), rows of ignore (G, m).
 
@@ -254,7 +244,7 @@ def _weights_near_truth(
     order: np.ndarray,
     protocol: MatchingProtocol,
     ignore: np.ndarray,
-) -> _Weights:
+) -> FalseWeights:
     """The rule of the "mega" protocol for unmatched detections of one class, where their image has objects of it.
 
     With a higher IoU to an object that counts than to any ignored one it is false (1), with a lower one it is dropped
@@ -262,14 +252,14 @@ def _weights_near_truth(
     has objects of one kind only has no equality: the other kind is worse than any. (In an image without objects of
     the class it counts the share of all ground truth, whatever class, that is not ignored.)
     """
-    pairs = _Pairs(found, truth)
+    pairs = ImagePairs(found, truth)
     rank = np.flatnonzero(((pairs.count > 0) & (matches < 0))[order])
     parts = [np.empty((len(ignore), 0))]
     for detection, row in pairs.of(order[rank]):
         iou = paired_iou(found.boxes[detection], truth.boxes[row], protocol.pixel_offset)
         starts = np.flatnonzero(np.diff(detection, prepend=-1))
         parts.append(np.stack([_weights_of_group(iou, ignored[row], starts) for ignored in ignore]))
-    return _Weights(rank, np.concatenate(parts, axis=1))
+    return FalseWeights(rank, np.concatenate(parts, axis=1))
 
 
 def _weights_of_group(iou: np.ndarray, ignored: np.ndarray, starts: np.ndarray) -> np.ndarray:
@@ -296,8 +286,8 @@ def _match_class(found: Detections, truth: GroundTruth, protocol: MatchingProtoc
     return matches
 
 
-class _Pairs:
-    """Detections and ground truths of one class that are in the same image.
+class ImagePairs:
+    """The pairs of a detection and a ground truth that are in the same image.
 
     Attributes:
         count: (n,) ground truths in the image of each detection.
@@ -329,9 +319,9 @@ def _eligible_pairs(found: Detections, truth: GroundTruth, protocol: MatchingPro
         detection row (e,), ground truth row (e,), both int64, sorted by image, then by descending score, then by
         descending IoU.
     """
-    pairs = _Pairs(found, truth)
+    pairs = ImagePairs(found, truth)
     candidates = np.flatnonzero(pairs.count)
-    threshold = protocol.threshold(*_sizes(truth.boxes, protocol.pixel_offset))
+    threshold = iou_thresholds(truth.boxes, protocol)
     parts = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))]
     for detection, row in pairs.of(candidates):
         iou = paired_iou(found.boxes[detection], truth.boxes[row], protocol.pixel_offset)
@@ -360,6 +350,11 @@ def _sizes(boxes: np.ndarray, offset: float) -> tuple[np.ndarray, np.ndarray]:
     return size[:, 0], size[:, 1]
 
 
+def iou_thresholds(boxes: np.ndarray, protocol: MatchingProtocol) -> np.ndarray:
+    """The IoU (m,) from which each ground truth box (m, 4) counts as found."""
+    return protocol.threshold(*_sizes(boxes, protocol.pixel_offset))
+
+
 def paired_iou(first: np.ndarray, second: np.ndarray, offset: float = 0.0) -> np.ndarray:
     """IoU (e,) in float64 of row i of `first` with row i of `second`, both (e, 4); 0 where both are empty.
 
@@ -369,11 +364,3 @@ def paired_iou(first: np.ndarray, second: np.ndarray, offset: float = 0.0) -> np
     intersection, first_area, second_area = (np.multiply(*_sizes(boxes, offset)) for boxes in (common, first, second))
     union = first_area + second_area - intersection
     return np.divide(intersection, union, out=np.zeros_like(union), where=union > 0)
-
-
-def _check_lengths(arrays: Detections | GroundTruth) -> None:
-    length = len(arrays.image)
-    for name, array in vars(arrays).items():
-        expected = (length, 4) if name == "boxes" else (length,)
-        if array.shape != expected:
-            raise ValueError(f"{type(arrays).__name__}.{name} has the shape {array.shape}, expected {expected}")

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vod2.evaluation.matching import PROTOCOLS, Detections, GroundTruth, MatchingProtocol, match_detections
+from vod2.evaluation.arrays import Detections, GroundTruth, take_rows
+from vod2.evaluation.matching import PROTOCOLS, MatchingProtocol, match_detections
 
 
 class TrackIndex(NamedTuple):
@@ -114,8 +115,7 @@ def stability(
         coverage: percent of its frames in which it is found.
         Empty where there is no track of two frames or more: the dataset tells nothing about stability.
     """
-    sure = detections.scores >= score_threshold
-    detections = Detections(**{name: values[sure] for name, values in vars(detections).items()})
+    detections = take_rows(detections, detections.scores >= score_threshold)
     matches = match_detections(detections, ground_truth, protocol)
     found = np.zeros(len(ground_truth), dtype=bool)
     found[matches[matches >= 0]] = True

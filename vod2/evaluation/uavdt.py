@@ -7,15 +7,16 @@ import logging
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from vod2.d2 import DatasetCatalog, DatasetEvaluator, MetadataCatalog
-from vod2.evaluation.collect import DetectionCollector, ground_truth_arrays, write_evaluation
-from vod2.evaluation.matching import Detections, MatchingProtocol, average_precision, match_detections
-from vod2.evaluation.stability import index_tracks, stability
+from vod2.evaluation.arrays import Detections, pool_classes, take_rows
+from vod2.evaluation.collect import DetectionCollector, write_evaluation
+from vod2.evaluation.evaluated import load_evaluated_dataset
+from vod2.evaluation.matching import MatchingProtocol, average_precision, match_detections
+from vod2.evaluation.stability import stability
 
 logger = logging.getLogger(__name__)
 
@@ -53,8 +54,8 @@ class UAVDTEvaluator(DatasetEvaluator):
         Args:
             dataset_name: a registered dataset; its metadata has `thing_classes`, its dicts may have `ignore_regions`
                 [[x1, y1, x2, y2]].
-            output_dir: where results.json and detections.npz are written (see `write_evaluation`; the dropped
-                detections are among them); None writes nothing.
+            output_dir: where results.json, detections.npz and truth.npz are written (see `write_evaluation`; the
+                dropped detections are among them, marked as ignored); None writes nothing.
             distributed: gather the detections of all processes; False evaluates those of this process alone.
 
         Raises:
@@ -64,12 +65,11 @@ class UAVDTEvaluator(DatasetEvaluator):
         self._output_dir = None if output_dir is None else Path(output_dir)
         self._class_names = list(MetadataCatalog.get(dataset_name).thing_classes)
         dataset = DatasetCatalog.get(dataset_name)
-        self._image_ids = [record["image_id"] for record in dataset]
-        self._collector = DetectionCollector(dataset_name, self._image_ids, len(self._class_names), distributed)
-        self._ground_truth, self._tracks = ground_truth_arrays(dataset), index_tracks(dataset)
+        # AP at .5 is what two evaluations are compared by: that is the protocol "fixed".
+        self._data = load_evaluated_dataset(dataset_name, protocol="fixed", dataset=dataset)
+        self._ground_truth, self._tracks = self._data.truth, self._data.tracks
+        self._collector = DetectionCollector(dataset_name, self._data.image_ids, len(self._class_names), distributed)
         self._regions = [np.array(r.get("ignore_regions") or (), np.float64).reshape(-1, 4) for r in dataset]
-        if (highest := self._ground_truth.labels.max(initial=-1)) >= len(self._class_names):
-            raise ValueError(f"Dataset {dataset_name!r}: category_id {highest}, but {len(self._class_names)} classes")
         if "pooled" in self._class_names:
             raise ValueError(f"Dataset {dataset_name!r}: a class is called 'pooled', like all of them: rename it")
 
@@ -92,7 +92,7 @@ class UAVDTEvaluator(DatasetEvaluator):
         if collected is None:
             return OrderedDict()
         ignored = is_ignored(collected, self._regions)
-        detections = Detections(**{name: values[~ignored] for name, values in vars(collected).items()})
+        detections = take_rows(collected, ~ignored)
         pooled, single = self._average_precisions(detections)
         results = OrderedDict((f"AP{name}-pooled", ap) for name, ap in pooled.items())
         for name, per_class in single.items():
@@ -105,13 +105,14 @@ class UAVDTEvaluator(DatasetEvaluator):
         lines.append(f"{ignored.sum()} of {len(ignored)} detections lie in ignored regions")
         logger.info("Evaluation of %s:\n%s", self._dataset_name, "\n".join(lines))
         if self._output_dir is not None:
-            write_evaluation(self._output_dir, "uavdt", results, self._image_ids, collected)
+            evaluated = self._collector.evaluated
+            write_evaluation(self._output_dir, "uavdt", results, self._data, collected, evaluated, ignored)
         return OrderedDict(uavdt=results)
 
     def _average_precisions(self, detections: Detections) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         """Percent by the name of the IoU threshold: of all classes as one, and (K,) of each."""
         truth = self._ground_truth
-        pooled_detections, pooled_truth = (replace(a, labels=np.zeros_like(a.labels)) for a in (detections, truth))
+        pooled_detections, pooled_truth = pool_classes(detections), pool_classes(truth)
         pooled, single = {}, {}
         for name, threshold in _THRESHOLDS.items():
             protocol = _constant(threshold)

@@ -1,0 +1,185 @@
+"""What AP is lost to: the kinds of error of "TIDE: A General Toolbox for Identifying Object Detection Errors" (Bolya et
+al., ECCV 2020, section 2), and what each of them costs.
+
+Shape alphabet: n detections, m ground truths, e pairs of the two, u detections of a piece, K classes.
+"""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from vod2.evaluation.arrays import Detections, GroundTruth, take_rows
+from vod2.evaluation.curves import mean_average_precision
+from vod2.evaluation.matching import (
+    PROTOCOLS,
+    ImagePairs,
+    MatchingProtocol,
+    average_precision,
+    iou_thresholds,
+    match_detections,
+    paired_iou,
+)
+
+ERROR_TYPES = ("classification", "localisation", "both", "duplicate", "background", "missed")
+CLASSIFICATION, LOCALISATION, BOTH, DUPLICATE, BACKGROUND, MISSED = range(len(ERROR_TYPES))
+
+_BACKGROUND_IOU = 0.1  # TIDE's t_b: with a lower IoU a detection has nothing to do with an object
+
+
+class Errors(NamedTuple):
+    """The error of each detection, and the objects that no detection can be blamed for.
+
+    Attributes:
+        kind: (n,) int8, an index of `ERROR_TYPES` (never `MISSED`), -1 where the detection is no error.
+        target: (n,) int64: the ground truth that a `CLASSIFICATION` or `LOCALISATION` error is about, else -1.
+        missed: (m,) bool: neither found nor such a target; ignored ones never are.
+    """
+
+    kind: np.ndarray
+    target: np.ndarray
+    missed: np.ndarray
+
+
+class ErrorSplit(NamedTuple):
+    """By the name of the error, in the order of `ERROR_TYPES`.
+
+    Attributes:
+        gain: dAP in [0, 1]: what the mean AP gains where an oracle mends all errors of this kind, and no other.
+        count: errors.
+    """
+
+    gain: dict[str, float]
+    count: dict[str, int]
+
+
+def split_errors(
+    detections: Detections,
+    truth: GroundTruth,
+    num_classes: int,
+    protocol: MatchingProtocol = PROTOCOLS["imagenet"],
+) -> ErrorSplit:
+    """Count the errors of each kind and what they cost in AP (the mean over classes that have ground truth).
+
+    Oracles, as in the paper: classification gives the detection the label, localisation the box of its target; if the
+    target is found already, or by a surer detection of the same kind of error, the detection is dropped instead.
+    Both, duplicate and background drop the detection. Missed leaves the missed ground truth out of the recall; a class
+    that has none other left then has an AP of 1 (in the paper's code it has 0, as if to find nothing had been right).
+
+    False detections count fully in this AP also under a protocol that weighs them. Gains are NaN without ground truth.
+
+    Example:
+        >>> box = np.array([[0.0, 0, 100, 100]])
+        >>> truth = GroundTruth(np.array([0]), box, np.array([0]), np.array([False]))
+        >>> found = Detections(np.array([0]), box, np.array([0.9]), np.array([1]))  # the right box, the wrong class
+        >>> split_errors(found, truth, num_classes=2).gain["classification"]
+        1.0
+    """
+    matches = match_detections(detections, truth, protocol)
+    errors = classify_errors(detections, truth, matches, protocol)
+    count = np.bincount(errors.kind[errors.kind >= 0], minlength=len(ERROR_TYPES))
+    count[MISSED] = np.count_nonzero(errors.missed)
+    before = average_precision(detections, truth, matches, num_classes)
+    gain = {}
+    for kind, name in enumerate(ERROR_TYPES):
+        after = _mended(kind, detections, truth, matches, errors, num_classes)
+        after[np.isnan(after) & ~np.isnan(before)] = 1.0
+        gain[name] = mean_average_precision(after) - mean_average_precision(before)
+    return ErrorSplit(gain, dict(zip(ERROR_TYPES, count.tolist(), strict=True)))
+
+
+def classify_errors(
+    detections: Detections,
+    truth: GroundTruth,
+    matches: np.ndarray,
+    protocol: MatchingProtocol = PROTOCOLS["imagenet"],
+) -> Errors:
+    """Say of each detection without a match why it has none.
+
+    IoU and the threshold from which an object is reached are the protocol's; ignored objects are left out. The first of
+    these that is true:
+
+    - localisation: reaches no object of its class, and has IoU >= .1 with the nearest one of its class;
+    - classification: reaches the nearest object of another class;
+    - duplicate: reaches an object of its class, which a surer detection has found;
+    - background: IoU < .1 with every object;
+    - both: anything else (IoU >= .1 with an object of another class, without reaching it).
+
+    Args:
+        matches: (n,) from `match_detections`.
+    """
+    counted = np.flatnonzero(~truth.ignore)
+    objects = take_rows(truth, counted)
+    pairs, threshold = ImagePairs(detections, objects), iou_thresholds(objects.boxes, protocol)
+    wrong = np.flatnonzero(matches < 0)
+    kind = np.full(len(detections), -1, dtype=np.int8)
+    kind[wrong] = BACKGROUND
+    target = np.full(len(detections), -1, dtype=np.int64)
+    for detection, row in pairs.of(wrong[pairs.count[wrong] > 0]):
+        iou = paired_iou(detections.boxes[detection], objects.boxes[row], protocol.pixel_offset)
+        is_same = detections.labels[detection] == objects.labels[row]
+        starts = np.flatnonzero(np.diff(detection, prepend=-1))
+        of_piece, nearest = _kinds_of_piece(iou, is_same, threshold[row], starts)
+        rows = detection[starts]
+        kind[rows] = of_piece
+        target[rows] = np.where(nearest >= 0, counted[row[nearest]], -1)
+    found = np.zeros(len(truth), dtype=bool)
+    found[matches[matches >= 0]] = True
+    found[target[target >= 0]] = True
+    return Errors(kind, target, ~found & ~truth.ignore)
+
+
+def _kinds_of_piece(
+    iou: np.ndarray, is_same: np.ndarray, threshold: np.ndarray, starts: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Kind (u,) and the pair (u,) with the target, -1 for none, from pairs (e,) of which detections begin at starts."""
+    reaches = (iou >= threshold) & (iou > 0)
+    same_iou, same = _nearest(np.where(is_same, iou, -1.0), starts)
+    other_iou, other = _nearest(np.where(is_same, -1.0, iou), starts)
+    reaches_own_class = np.logical_or.reduceat(reaches & is_same, starts)
+    conditions = {
+        LOCALISATION: (same_iou >= _BACKGROUND_IOU) & ~reaches_own_class,
+        CLASSIFICATION: (other_iou >= 0) & reaches[other],
+        DUPLICATE: reaches_own_class,
+        BACKGROUND: np.maximum(same_iou, other_iou) < _BACKGROUND_IOU,
+    }
+    kind = np.select(list(conditions.values()), list(conditions), default=BOTH)
+    target = np.select([kind == LOCALISATION, kind == CLASSIFICATION], [same, other], default=-1)
+    return kind, target
+
+
+def _nearest(values: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The highest value (u,) of each piece of values (e,), and the first place (u,) where it stands."""
+    best = np.maximum.reduceat(values, starts)
+    is_best = values == np.repeat(best, np.diff(starts, append=len(values)))
+    return best, np.minimum.reduceat(np.where(is_best, np.arange(len(values)), len(values)), starts)
+
+
+def _mended(
+    kind: int, detections: Detections, truth: GroundTruth, matches: np.ndarray, errors: Errors, num_classes: int
+) -> np.ndarray:
+    """AP (K,) after the oracle of one kind of error."""
+    if kind == MISSED:
+        return average_precision(detections, truth, matches, num_classes, truth.ignore | errors.missed)
+    rows = np.flatnonzero(errors.kind == kind)
+    keep = np.ones(len(detections), dtype=bool)
+    keep[rows] = False
+    matches, labels = matches.copy(), detections.labels.copy()
+    if kind in (CLASSIFICATION, LOCALISATION):
+        right = _surest_of_free(rows, detections.scores, errors.target, matches, len(truth))
+        keep[right] = True
+        matches[right] = errors.target[right]
+        labels[right] = truth.labels[errors.target[right]]
+    mended = take_rows(replace(detections, labels=labels), keep)
+    return average_precision(mended, truth, matches[keep], num_classes)
+
+
+def _surest_of_free(
+    rows: np.ndarray, scores: np.ndarray, target: np.ndarray, matches: np.ndarray, num_truth: int
+) -> np.ndarray:
+    """Of the detections `rows`, the surest of each target that no detection has found; of equals, the first."""
+    is_free = np.ones(num_truth, dtype=bool)
+    is_free[matches[matches >= 0]] = False
+    rows = rows[is_free[target[rows]]]
+    rows = rows[np.argsort(-scores[rows], kind="stable")]
+    return rows[np.unique(target[rows], return_index=True)[1]]

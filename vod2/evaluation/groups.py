@@ -1,0 +1,151 @@
+"""Groups of frames and of objects that are evaluated beside all of them.
+
+Shape alphabet: F frames of a dataset, m ground truths, n detections, G groups, K classes.
+"""
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from vod2.errors import UserError
+from vod2.evaluation.arrays import Detections, GroundTruth, take_rows
+from vod2.evaluation.curves import Curve
+from vod2.evaluation.matching import MatchingProtocol, precision_recall
+from vod2.evaluation.motion import SPEEDS, motion_iou, speed_groups
+from vod2.evaluation.stability import TrackIndex
+
+GROUPINGS = ("frames", "objects")
+CLEAN, DETERIORATED = "clean", "deteriorated"
+_RESERVED = {"all", "any-class", CLEAN, DETERIORATED, *SPEEDS}
+
+FrameKinds = Mapping[Hashable, Sequence[str]]
+"""image_id -> kinds of deterioration that its whole frame has."""
+
+
+class Group(NamedTuple):
+    """What belongs to a group.
+
+    Attributes:
+        objects: (m,) bool: the ground truth counts; crowds never do.
+        frames: (F,) bool: only these frames are evaluated, with all of their detections. None evaluates all frames and
+            ignores the objects that do not count.
+    """
+
+    objects: np.ndarray
+    frames: np.ndarray | None = None
+
+
+def build_groups(
+    dataset: Sequence[dict],
+    truth: GroundTruth,
+    tracks: TrackIndex,
+    protocol: MatchingProtocol,
+    by: str = "frames",
+    frame_kinds: FrameKinds | None = None,
+    class_names: Sequence[str] = (),
+) -> dict[str, Group]:
+    """All groups of a dataset, by name and in the order in which they are reported.
+
+    - "slow", "medium", "fast": objects by their motion, where there are tracks; whatever `by` says.
+    - "clean" (no deterioration is recorded), "deteriorated" (any is; absent where none is recorded at all), and each
+      kind. A frame has the kinds of its annotations (`deterioration` {kind: strength}), those of the record itself
+      (`deterioration`, of the whole frame) and those in `frame_kinds`.
+    - what the records name in `groups`, a sequence of names; where such a name is taken, "frames-<name>".
+
+    Args:
+        dataset: F dicts with image_id; `truth` and `tracks` are of their annotations.
+        by: "frames": such a group is its frames, with all of their ground truth and detections; "objects": it is the
+            objects with that deterioration, while the other objects are ignored and all detections count.
+        frame_kinds: see `vod2.evaluation.frame_kinds`.
+        class_names: these names are taken, too.
+
+    Raises:
+        ValueError: another value of `by`, or `groups` that are no sequence of names.
+        UserError: a kind of deterioration with the name of another group.
+    """
+    if by not in GROUPINGS:
+        raise ValueError(f"Groups by {by!r} are unknown: expected one of {', '.join(map(repr, GROUPINGS))}")
+    groups = _speeds(truth, tracks, protocol)
+    of_frame, of_object = _kinds(dataset, frame_kinds or {})
+    kinds = sorted(set().union(*of_frame))
+    if taken := _RESERVED.intersection(kinds):
+        raise UserError(f"deterioration {min(taken)!r} has the name of another group of the evaluation: rename it")
+    wanted = {CLEAN: lambda found: not found} | ({DETERIORATED: bool} if kinds else {})
+    wanted |= {kind: lambda found, kind=kind: kind in found for kind in kinds}
+    for name, belongs in wanted.items():
+        if by == "frames":
+            groups[name] = _of_frames(np.array([belongs(found) for found in of_frame], dtype=bool), truth)
+        else:
+            groups[name] = Group(np.array([belongs(found) for found in of_object], dtype=bool) & ~truth.ignore)
+    groups.update(_named_by_records(dataset, truth, by, taken=_RESERVED.union(kinds, class_names)))
+    return groups
+
+
+def group_curves(
+    detections: Detections,
+    truth: GroundTruth,
+    groups: Mapping[str, Group],
+    num_classes: int,
+    protocol: MatchingProtocol,
+) -> list[list[Curve]]:
+    """The precision-recall curves of all objects, then of each group: 1 + G lists of K.
+
+    A group of frames gets the curves that a dataset of these frames alone would have.
+    """
+    by_object = {name: group for name, group in groups.items() if group.frames is None}
+    ignore = np.stack([truth.ignore, *(~group.objects for group in by_object.values())])
+    first, *rest = precision_recall(detections, truth, num_classes, protocol, ignore)
+    curves = dict(zip(by_object, rest, strict=True))
+    for name, group in groups.items():
+        if group.frames is not None:
+            parts = (take_rows(side, group.frames[side.image]) for side in (detections, truth))
+            (curves[name],) = precision_recall(*parts, num_classes, protocol)
+    return [first, *(curves[name] for name in groups)]
+
+
+def _of_frames(frames: np.ndarray, truth: GroundTruth) -> Group:
+    return Group(frames[truth.image] & ~truth.ignore, frames)
+
+
+def _speeds(truth: GroundTruth, tracks: TrackIndex, protocol: MatchingProtocol) -> dict[str, Group]:
+    motion = motion_iou(np.where(truth.ignore, -1, tracks.track), tracks.frame, truth.boxes)
+    if np.isnan(motion).all():
+        return {}
+    members = speed_groups(motion, overlap=protocol.speeds_overlap)
+    return {name: Group(member & ~truth.ignore) for name, member in members.items()}
+
+
+def _kinds(dataset: Sequence[dict], frame_kinds: FrameKinds) -> tuple[list[set[str]], list[set[str]]]:
+    """The kinds of deterioration of each frame, F sets, and of each object, m sets.
+
+    What the whole frame has, each of its objects has, too. What a crowd has is not the frame's: it never counts.
+    """
+    of_frame, of_object = [], []
+    for record in dataset:
+        whole = {*(record.get("deterioration") or ()), *frame_kinds.get(record["image_id"], ())}
+        frame = set(whole)
+        for note in record.get("annotations", ()):
+            kinds = whole.union(note.get("deterioration") or ())
+            of_object.append(kinds)
+            if not note.get("iscrowd", 0):
+                frame |= kinds
+        of_frame.append(frame)
+    return of_frame, of_object
+
+
+def _named_by_records(dataset: Sequence[dict], truth: GroundTruth, by: str, taken: set[str]) -> dict[str, Group]:
+    members: dict[str, np.ndarray] = {}
+    for row, record in enumerate(dataset):
+        names = record.get("groups") or ()
+        if isinstance(names, str) or not all(isinstance(name, str) and name for name in names):
+            raise ValueError(
+                f"Frame {record['image_id']!r}: groups is {names!r}, expected a sequence of names such as ('close',)"
+            )
+        for name in names:
+            members.setdefault(name, np.zeros(len(dataset), dtype=bool))[row] = True
+    groups = {}
+    for name in sorted(members):
+        group = _of_frames(members[name], truth)
+        groups[f"frames-{name}" if name in taken else name] = group if by == "frames" else Group(group.objects)
+    return groups

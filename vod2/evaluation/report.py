@@ -1,0 +1,66 @@
+"""The tables of an evaluation for the log."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from tabulate import tabulate
+
+from vod2.evaluation.arrays import Detections
+from vod2.evaluation.error_split import ERROR_TYPES
+from vod2.evaluation.evaluated import EvaluatedDataset
+
+LINKED_NOTE = (
+    "Identities are linked from boxes, not annotated: flicker, delay, gap, coverage and the groups slow, medium and "
+    "fast depend on the linking."
+)
+_STABILITY = {
+    "flicker": "times lost or found again in 100 frames",
+    "delay": "frames until first found",
+    "gap": "frames of the longest loss",
+    "coverage": "percent of the frames in which it is found",
+}
+
+
+def evaluation_report(results: Mapping[str, float], data: EvaluatedDataset, detections: Detections) -> str:
+    """Four tables: AP50 of all objects and of each group; of each class; what AP50 is lost to; tracks.
+
+    Args:
+        results: the metrics of `VIDEvaluator`.
+    """
+    parts = [_groups(results, data, detections), _classes(results, data, detections), _errors(results)]
+    if "flicker" in results:
+        rows = [(name, results[name], meaning) for name, meaning in _STABILITY.items()]
+        parts.append(_table(["tracks", "mean", "(score >= .5, IoU >= .5)"], rows))
+    if "linked-identities" in results:
+        parts.append(LINKED_NOTE)
+    return "\n\n".join(parts)
+
+
+def _groups(results: Mapping[str, float], data: EvaluatedDataset, detections: Detections) -> str:
+    truth = data.truth
+    everything = len(data.image_ids), int((~truth.ignore).sum()), len(detections)
+    rows = [("all", results["AP50"], *everything)]
+    for name, group in data.groups.items():
+        row = [name, results[f"AP50-{name}"], None, int(group.objects.sum()), None]
+        if group.frames is not None:
+            row[2], row[4] = int(group.frames.sum()), int(group.frames[detections.image].sum())
+        rows.append(row)
+    rows.append(("any class", results["AP50-any-class"], *everything))
+    return _table(["", "AP50", "frames", "objects", "detections"], rows)
+
+
+def _classes(results: Mapping[str, float], data: EvaluatedDataset, detections: Detections) -> str:
+    names, truth = data.class_names, data.truth
+    objects = np.bincount(truth.labels[~truth.ignore], minlength=len(names)).tolist()
+    found = np.bincount(detections.labels, minlength=len(names)).tolist()
+    rows = [(name, results[f"AP50-{name}"], *counts) for name, *counts in zip(names, objects, found, strict=True)]
+    return _table(["class", "AP50", "objects", "detections"], rows)
+
+
+def _errors(results: Mapping[str, float]) -> str:
+    rows = [(name, results[f"dAP50-{name}"], int(results[f"errors-{name}"])) for name in ERROR_TYPES]
+    return _table(["lost to", "dAP50", "errors"], rows)
+
+
+def _table(headers: list[str], rows: list) -> str:
+    return tabulate(rows, headers=headers, tablefmt="plain", floatfmt=".2f", disable_numparse=[0])
