@@ -93,39 +93,72 @@ def track_stability(found: np.ndarray, tracks: TrackIndex) -> TrackStability:
     )
 
 
-def stability(
+SCORE_THRESHOLD = 0.5  # from this score on, a detection says that the object is found
+
+
+class FollowedTracks(NamedTuple):
+    """What became of the r tracks of two annotated frames or more.
+
+    Attributes:
+        number: (r,) ascending numbers in `TrackIndex.track`.
+        stability: of these tracks.
+    """
+
+    number: np.ndarray
+    stability: TrackStability
+
+
+def follow_tracks(
     detections: Detections,
     ground_truth: GroundTruth,
     tracks: TrackIndex,
-    score_threshold: float = 0.5,
+    score_threshold: float = SCORE_THRESHOLD,
     protocol: MatchingProtocol = PROTOCOLS["fixed"],
-) -> dict[str, float]:
-    """How steadily the tracks are found: a mean over tracks, each of which counts the same.
+) -> FollowedTracks:
+    """Match the detections and follow each track.
 
     A ground truth is found where a detection of its class and of at least `score_threshold` is matched to it. Ignored
     ground truths, and tracks of a single frame, are left out.
 
     Args:
         tracks: of the m ground truths.
+    """
+    matches = match_detections(take_rows(detections, detections.scores >= score_threshold), ground_truth, protocol)
+    found = np.zeros(len(ground_truth), dtype=bool)
+    found[matches[matches >= 0]] = True
+    track = np.where(ground_truth.ignore, -1, tracks.track)
+    per_track = track_stability(found, tracks._replace(track=track))
+    long = per_track.length > 1
+    return FollowedTracks(np.unique(track[track >= 0])[long], TrackStability(*(values[long] for values in per_track)))
+
+
+def stability_measures(tracks: TrackStability) -> dict[str, np.ndarray]:
+    """The numbers (r,) of each track whose means `stability` reports, by their names."""
+    return {
+        "flicker": 100 * tracks.flips / tracks.length,
+        "delay": tracks.delay.astype(np.float64),
+        "gap": tracks.gap.astype(np.float64),
+        "coverage": 100 * tracks.found / tracks.length,
+    }
+
+
+def stability(
+    detections: Detections,
+    ground_truth: GroundTruth,
+    tracks: TrackIndex,
+    score_threshold: float = SCORE_THRESHOLD,
+    protocol: MatchingProtocol = PROTOCOLS["fixed"],
+) -> dict[str, float]:
+    """How steadily the tracks are found (see `follow_tracks`): a mean over tracks, each of which counts the same.
 
     Returns:
         flicker: how often a track is lost or found again, per 100 frames of it;
-        delay: frames before it is first found (all, where it never is);
+        delay: frames from the first of the track to the one where it is first found (all, where it never is);
         gap: the longest run of frames in which it is lost after it has been found;
         coverage: percent of its frames in which it is found.
         Empty where there is no track of two frames or more: the dataset tells nothing about stability.
     """
-    detections = take_rows(detections, detections.scores >= score_threshold)
-    matches = match_detections(detections, ground_truth, protocol)
-    found = np.zeros(len(ground_truth), dtype=bool)
-    found[matches[matches >= 0]] = True
-    per_track = track_stability(found, tracks._replace(track=np.where(ground_truth.ignore, -1, tracks.track)))
-    length, found, flips, delay, gap = (values[per_track.length > 1] for values in per_track)
-    if not len(length):
+    followed = follow_tracks(detections, ground_truth, tracks, score_threshold, protocol)
+    if not len(followed.number):
         return {}
-    return {
-        "flicker": 100 * float(np.mean(flips / length)),
-        "delay": float(delay.mean()),
-        "gap": float(gap.mean()),
-        "coverage": 100 * float(np.mean(found / length)),
-    }
+    return {name: float(values.mean()) for name, values in stability_measures(followed.stability).items()}

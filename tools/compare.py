@@ -1,0 +1,260 @@
+#!/usr/bin/env python3
+"""Is one method better than another? Differences with their intervals, by a paired bootstrap over videos.
+
+    python tools/compare.py output/single output/rdn
+    python tools/compare.py single=out/single_s0,out/single_s1 RDN=out/rdn_s0,out/rdn_s1 --output output/compared
+
+Each METHOD is the folder of an evaluation, OUTPUT_DIR/inference/<dataset> (or OUTPUT_DIR, where it holds one dataset),
+or NAME=FOLDER, or the folders of several runs (seeds) of it, FOLDER,FOLDER. All are compared with the first, or with
+--baseline. --output gets compare.json, compare.md and compare.png. docs/evaluation.md says how to read the table.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+from tabulate import tabulate
+
+from vod2.atomic import replacing, write_json
+from vod2.d2 import DatasetCatalog
+from vod2.engine import cli
+from vod2.errors import UserError, settings
+from vod2.evaluation.comparison import (
+    LOWER_IS_BETTER,
+    MIN_VIDEOS,
+    TOO_FEW,
+    TRACK_METRICS,
+    Comparison,
+    Difference,
+    compare_methods,
+)
+from vod2.evaluation.evaluated import EvaluatedDataset, load_evaluated_dataset
+from vod2.evaluation.groups import GROUPINGS
+from vod2.evaluation.matching import PROTOCOLS
+from vod2.evaluation.report import LINKED_NOTE
+from vod2.evaluation.runs import Run, find_results, read_run, refuse_differences, tally_run
+
+
+def parse_methods(words: Sequence[str], names: Sequence[str] | None) -> dict[str, list[Path]]:
+    """The folders of each method by its name: --names, NAME= in the word, or that of the folder.
+
+    Raises:
+        UserError: names that do not fit, or come twice, or folders without results, or that come twice.
+    """
+    if names and len(names) != len(words):
+        raise UserError(f"--names gives {len(names)} names for {len(words)} methods: give one for each")
+    methods: dict[str, list[Path]] = {}
+    for position, word in enumerate(words):
+        name, folders = _split_word(word)
+        name = names[position] if names else name or _name_of(folders[0])
+        if name in methods:
+            raise UserError(f"two methods are called {name!r}: name them, NAME=FOLDER or --names")
+        methods[name] = folders
+    every = [folder.resolve() for folders in methods.values() for folder in folders]
+    if twice := {str(folder) for folder in every if every.count(folder) > 1}:
+        raise UserError(f"{min(twice)} is given twice: a run counts once")
+    if len(methods) < 2:
+        raise UserError("one method has nothing to be compared with: give two or more")
+    return methods
+
+
+def _split_word(word: str) -> tuple[str, list[Path]]:
+    """The name, "" where there is none, and the folders with results."""
+    name = ""
+    if "=" in word and not Path(word).exists():
+        name, word = word.split("=", 1)
+    folders = [word] if Path(word).exists() else word.split(",")
+    return name, [find_results(Path(folder)) for folder in folders]
+
+
+def _name_of(folder: Path) -> str:
+    """Of OUTPUT_DIR/inference/<dataset> the name of OUTPUT_DIR, of other folders their own."""
+    folder = folder.resolve()
+    return folder.parents[1].name if folder.parent.name == "inference" else folder.name
+
+
+def registered_dataset(args: argparse.Namespace) -> EvaluatedDataset | None:
+    """What --dataset names, None without it."""
+    if not args.dataset:
+        if args.frame_kinds or args.protocol or args.groups:
+            raise UserError("--frame-kinds, --protocol and --groups are for --dataset NAME: give it, too")
+        return None
+    if args.dataset not in DatasetCatalog.list():
+        raise UserError(
+            f"dataset {args.dataset!r} is not registered: expected one of {', '.join(DatasetCatalog.list())}"
+        )
+    with settings("--dataset"):
+        return load_evaluated_dataset(
+            args.dataset, args.protocol or "imagenet", args.groups or "frames", args.frame_kinds
+        )
+
+
+def sections(data: EvaluatedDataset) -> dict[str, list[str]]:
+    """The metrics of each table, by its title."""
+    return {
+        "all": ["AP50", "AP50-any-class", *TRACK_METRICS],
+        "groups": [f"AP50-{name}" for name in data.groups],
+        "classes": [f"AP50-{name}" for name in data.class_names],
+    }
+
+
+def tables(result: Comparison, data: EvaluatedDataset, confidence: float) -> str:
+    """Markdown: for each method and section a table of its metrics beside those of the baseline."""
+    baseline, *others = result.values
+    parts = []
+    for method in others:
+        rows = {row.metric: row for row in result.differences if row.method == method}
+        parts.append(f"## {method} against {baseline}")
+        for title, metrics in sections(data).items():
+            headers = [title, baseline, method, "difference", f"{100 * confidence:g}% interval", "", "videos"]
+            lines = [_line(rows[metric]) for metric in metrics if metric in rows]
+            if lines:
+                parts.append(tabulate(lines, headers, tablefmt="github", floatfmt=".2f", disable_numparse=[0, 4]))
+    return "\n\n".join(parts)
+
+
+def _line(row: Difference) -> list:
+    interval = "-" if row.verdict == TOO_FEW else f"{row.low:+.2f} to {row.high:+.2f}"
+    name = row.metric.removeprefix("AP50-") + (" (lower is better)" if row.metric in LOWER_IS_BETTER else "")
+    return [name, row.baseline, row.value, f"{row.difference:+.2f}", interval, row.verdict, row.videos]
+
+
+def notes(data: EvaluatedDataset, methods: dict[str, list[Path]], resamples: int, confidence: float) -> str:
+    """What one must know to read the tables."""
+    runs = ", ".join(f"{name} {len(folders)}" for name, folders in methods.items())
+    lines = [
+        f"{data.name}: {data.num_videos} videos, {len(data.image_ids)} frames, protocol {data.protocol!r}, groups by "
+        f"{data.groups_by}; runs: {runs}. {resamples} resamples of videos"
+        + (" and of runs." if any(len(folders) > 1 for folders in methods.values()) else "."),
+        "no difference shown: the interval holds 0, which does not say that the methods are equal. Of "
+        f"{round(1 / (1 - confidence))} rows without a difference one is expected to show one by chance.",
+        f"too few videos: under {MIN_VIDEOS} have such objects, or most resamples have none.",
+    ]
+    if any(len(folders) == 1 for folders in methods.values()):
+        lines.append("A method with a single run: the interval says nothing about another training of it.")
+    if data.linked_identities:
+        lines.append(LINKED_NOTE)
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def chart(result: Comparison, data: EvaluatedDataset) -> Figure:
+    """Differences with their intervals, one panel for tracks, whose numbers are of another kind than AP."""
+    overall, groups, classes = sections(data).values()
+    panels = {
+        "AP50": [*overall[:2], *groups],
+        "tracks (lower is better)": list(TRACK_METRICS),
+        "AP50 by class": classes,
+    }
+    known = {row.metric for row in result.differences}
+    panels = {title: kept for title, metrics in panels.items() if (kept := [m for m in metrics if m in known])}
+    baseline, *others = result.values
+    heights = [len(metrics) * max(1.0, 0.5 * len(others)) + 1 for metrics in panels.values()]
+    figure = Figure(figsize=(8, 0.3 * sum(heights) + 0.9 * len(panels)), layout="constrained")
+    colors = colormaps["tab10"].colors
+    grid = figure.subplots(len(panels), height_ratios=heights, squeeze=False)[:, 0]
+    for axes, (title, metrics) in zip(grid, panels.items(), strict=True):
+        for number, method in enumerate(others):
+            rows = {row.metric: row for row in result.differences if row.method == method}
+            drawn = [rows[metric] for metric in metrics]
+            places = np.arange(len(metrics)) + (number - (len(others) - 1) / 2) * 0.6 / len(others)
+            middle = np.array([row.difference for row in drawn])
+            low, high = (np.array([getattr(row, end) for row in drawn]) for end in ("low", "high"))
+            color = colors[number % len(colors)]
+            axes.hlines(places, low, high, color=color, linewidth=2)  # none where too few videos make it NaN
+            axes.plot(middle, places, "o", color=color, markersize=4, label=method)
+        axes.axvline(0, color="black", linewidth=0.8)
+        axes.set_yticks(range(len(metrics)), [metric.removeprefix("AP50-") for metric in metrics])
+        axes.set(title=f"{title}: difference to {baseline}", ylim=(len(metrics) - 0.4, -0.6))
+        axes.grid(axis="x", alpha=0.3)
+    grid[0].legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
+
+
+def as_json(result: Comparison, data: EvaluatedDataset, methods: dict[str, list[Path]], **how) -> dict:
+    """All numbers of a comparison, None for those that are not there."""
+
+    def plain(value):
+        return None if isinstance(value, float) and not np.isfinite(value) else value
+
+    return {
+        "dataset": data.name,
+        "videos": data.num_videos,
+        "frames": len(data.image_ids),
+        "protocol": data.protocol,
+        "groups_by": data.groups_by,
+        "linked_identities": data.linked_identities,
+        **how,
+        "baseline": next(iter(methods)),
+        "methods": {
+            name: {
+                "folders": [str(folder) for folder in folders],
+                "metrics": {key: [plain(one) for one in row.tolist()] for key, row in result.values[name].items()},
+            }
+            for name, folders in methods.items()
+        },
+        "differences": [{key: plain(value) for key, value in row._asdict().items()} for row in result.differences],
+    }
+
+
+def write(output: Path, markdown: str, content: dict, figure: Figure) -> None:
+    """compare.json, compare.md and compare.png."""
+    write_json(output / "compare.json", content)
+    with replacing(output / "compare.md") as path:
+        path.write_text(markdown + "\n", encoding="utf-8")
+    with replacing(output / "compare.png") as path:
+        figure.savefig(path, dpi=120)
+    print(f"\nWrote {output}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("methods", metavar="METHOD", nargs="+", help="FOLDER, NAME=FOLDER or NAME=FOLDER,FOLDER,...")
+    parser.add_argument("--names", nargs="+", metavar="NAME", help="names of the methods, in their order")
+    parser.add_argument("--baseline", metavar="NAME", help="the method that the others are compared with (the first)")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="where compare.json, .md and .png go")
+    parser.add_argument("--resamples", type=int, default=1000, metavar="N", help="resamples of the videos (1000)")
+    parser.add_argument("--confidence", type=float, default=0.95, metavar="P", help="of the intervals (0.95)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the resamples (0)")
+    parser.add_argument(
+        "--dataset", metavar="NAME", help="take the ground truth from this registered dataset, not from the folders"
+    )
+    parser.add_argument("--frame-kinds", type=Path, metavar="FILE", help="with --dataset: TEST.FRAME_KINDS")
+    parser.add_argument("--protocol", choices=PROTOCOLS, help="with --dataset: TEST.VID_PROTOCOL")
+    parser.add_argument("--groups", choices=GROUPINGS, help="with --dataset: TEST.VID_GROUPS")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> None:
+    args = _parser().parse_args(arguments)
+    if args.resamples < 100:
+        raise UserError(f"--resamples is {args.resamples}: expected at least 100, for the ends of an interval")
+    if not 0.5 <= args.confidence <= 0.999:
+        raise UserError(f"--confidence is {args.confidence}: expected a number from 0.5 to 0.999")
+    if args.seed < 0:
+        raise UserError(f"--seed is {args.seed}: expected 0 or more")
+    methods = parse_methods(args.methods, args.names)
+    baseline = args.baseline or next(iter(methods))
+    if baseline not in methods:
+        raise UserError(f"--baseline is {baseline!r}: expected one of {', '.join(methods)}")
+    methods = {baseline: methods[baseline]} | methods
+    given = registered_dataset(args)
+    runs: dict[str, list[Run]] = {
+        name: [read_run(folder, given) for folder in folders] for name, folders in methods.items()
+    }
+    refuse_differences([run for of_method in runs.values() for run in of_method])
+    data = runs[baseline][0].data
+    tallies = {name: [tally_run(run) for run in of_method] for name, of_method in runs.items()}
+    generator = np.random.default_rng(args.seed)
+    result = compare_methods(tallies, data.class_names, generator, args.resamples, args.confidence)
+    markdown = tables(result, data, args.confidence) + "\n\n" + notes(data, methods, args.resamples, args.confidence)
+    print(markdown)
+    if args.output:
+        how = {"resamples": args.resamples, "confidence": args.confidence, "seed": args.seed}
+        write(args.output, markdown, as_json(result, data, methods, **how), chart(result, data))
+
+
+if __name__ == "__main__":
+    cli.run(main)

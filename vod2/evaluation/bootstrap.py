@@ -1,0 +1,183 @@
+"""Average precision of resampled datasets, from sums that are made once.
+
+A resample of a dataset has each of its videos a number of times: its weight. Nothing of the matching depends on the
+weights, and the ranking only in that a detection of a video that comes twice stands twice in it. AP is then a weighted
+sum over the true detections, in which false ones only come as counts between one true detection and the next.
+
+Shape alphabet: B resamples, V videos, t true detections of one class and group, f entries of false ones, S runs.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from vod2.evaluation.matching import RankedClass
+
+_CELLS_AT_ONCE = 1 << 22  # of (B, t) and (t, V) arrays in float64, of which a few are held
+
+
+class Tally(NamedTuple):
+    """The detections of one class in one group, by descending score, as far as AP needs them.
+
+    Attributes:
+        positives: (V,) objects that count.
+        true_video: (t,) video of each true detection.
+        false_step: (f,) ascending: the true detection before which these false ones stand. Those after the last true
+            one do not matter.
+        false_video: (f,) their video.
+        false_weight: (f,) how much they count together, by fixed weights.
+        shared_weight: (f,) what is counted in shares of the ground truth instead (protocol "mega"), or None.
+        counted, annotated: (V,) objects of all classes that count, and all; their ratio is that share.
+    """
+
+    positives: np.ndarray
+    true_video: np.ndarray
+    false_step: np.ndarray
+    false_video: np.ndarray
+    false_weight: np.ndarray
+    shared_weight: np.ndarray | None
+    counted: np.ndarray
+    annotated: np.ndarray
+
+
+def tally_class(ranked: RankedClass, video: np.ndarray, num_videos: int, annotated: np.ndarray) -> list[Tally]:
+    """The sums of one class, for each of G choices of what to ignore.
+
+    Args:
+        video: (F,) the video of each image.
+        num_videos: V.
+        annotated: (G, 2, V): objects of all classes that count, and all.
+    """
+    truth_video, found_video = video[ranked.truth_image], video[ranked.image]
+    wrong, hits = np.flatnonzero(ranked.matches < 0), np.flatnonzero(ranked.matches >= 0)
+    tallies = []
+    for row, ignored in enumerate(ranked.ignore):
+        true = hits[~ignored[ranked.matches[hits]]]
+        step = np.searchsorted(true, wrong)
+        before_last = step < len(true)
+        false = wrong[before_last]
+        cell, entry = np.unique(step[before_last] * num_videos + found_video[false], return_inverse=True)
+        fixed, shared = _false_weights(ranked, row)
+        tallies.append(
+            Tally(
+                positives=np.bincount(truth_video[~ignored], minlength=num_videos),
+                true_video=found_video[true],
+                false_step=cell // num_videos,
+                false_video=cell % num_videos,
+                false_weight=np.bincount(entry, fixed[false], minlength=len(cell)),
+                shared_weight=None if shared is None else np.bincount(entry, shared[false], minlength=len(cell)),
+                counted=annotated[row, 0],
+                annotated=annotated[row, 1],
+            )
+        )
+    return tallies
+
+
+def _false_weights(ranked: RankedClass, row: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """What each detection (n,) counts if it is false: by itself, and in shares of the ground truth."""
+    if ranked.weights is None:
+        return np.ones(len(ranked.matches)), None
+    shared = np.ones(len(ranked.matches))
+    shared[ranked.weights.rank] = 0.0
+    fixed = np.zeros(len(ranked.matches))
+    fixed[ranked.weights.rank] = ranked.weights.weight[row]
+    return fixed, shared
+
+
+def weighted_average_precision(tally: Tally, weights: np.ndarray) -> np.ndarray:
+    """All-point AP of each resample, the number that an evaluation of a dataset with repeated videos would give.
+
+    Args:
+        weights: (B, V) float64, how often each video comes.
+
+    Returns:
+        (B,) float64 in [0, 1]; NaN where a resample has no object.
+
+    Example:
+        >>> one = np.ones(2)
+        >>> tally = Tally(one, np.array([0]), np.array([0]), np.array([1]), np.array([1.0]), None, one, one)
+        >>> weighted_average_precision(tally, np.array([[1.0, 1], [2, 0], [0, 2]]))  # false in video 1, true in 0
+        array([0.25, 1.  , 0.  ])
+    """
+    positives = weights @ tally.positives
+    found = np.zeros(len(weights))
+    at_once = max(1, _CELLS_AT_ONCE // max(len(tally.true_video), 1))
+    for start in range(0, len(weights), at_once) if len(tally.true_video) else ():
+        rows = slice(start, start + at_once)
+        found[rows] = _weighted_area(tally, weights[rows])
+    return np.divide(found, positives, out=np.full(len(weights), np.nan), where=positives > 0)
+
+
+def _weighted_area(tally: Tally, weights: np.ndarray) -> np.ndarray:
+    """The sum (b,) of the best precision ahead over the true detections."""
+    true = weights[:, tally.true_video]
+    true_so_far = np.cumsum(true, axis=1)
+    false = _false_so_far(tally, tally.false_weight, weights)
+    if tally.shared_weight is not None:
+        annotated = weights @ tally.annotated
+        share = np.divide(weights @ tally.counted, annotated, out=np.ones(len(weights)), where=annotated > 0)
+        false += share[:, None] * _false_so_far(tally, tally.shared_weight, weights)
+    total = true_so_far + false
+    precision = np.divide(true_so_far, total, out=np.zeros_like(total), where=total > 0)
+    # A true detection of a video that does not come adds nothing, and is no better than the one before it.
+    envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    return (true * envelope).sum(axis=1)
+
+
+def _false_so_far(tally: Tally, amount: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """(b, t) what counts as false before each true detection."""
+    num_videos, num_true = weights.shape[1], len(tally.true_video)
+    added = np.empty((len(weights), num_true))
+    at_once = max(1, _CELLS_AT_ONCE // num_videos)
+    for start in range(0, num_true, at_once):
+        stop = min(start + at_once, num_true)
+        part = slice(*np.searchsorted(tally.false_step, [start, stop]))
+        cell = (tally.false_step[part] - start) * num_videos + tally.false_video[part]
+        table = np.bincount(cell, amount[part], minlength=(stop - start) * num_videos).reshape(-1, num_videos)
+        added[:, start:stop] = weights @ table.T
+    return np.cumsum(added, axis=1, out=added)
+
+
+def weighted_mean(total: np.ndarray, count: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The mean (B,) of what videos hold `count` (V,) of, with the sum `total` (V,); NaN where a resample has none."""
+    number = weights @ count
+    return np.divide(weights @ total, number, out=np.full(len(weights), np.nan), where=number > 0)
+
+
+def draw_videos(num_videos: int, resamples: int, generator: np.random.Generator) -> np.ndarray:
+    """Weights (B, V) float64 of resamples of V videos each, drawn with replacement."""
+    return generator.multinomial(num_videos, np.full(num_videos, 1 / num_videos), size=resamples).astype(np.float64)
+
+
+def draw_runs(values: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """The mean over drawn runs of one method.
+
+    S - 1 of S runs are drawn with replacement: the mean of so many varies as much as the mean of S independent runs
+    does, where S of S would vary by a factor (S - 1) / S too little (Rao and Wu, 1988), a half for two runs. A single
+    run says nothing about other runs.
+
+    Args:
+        values: (S, B, ...) of each run and resample.
+
+    Returns:
+        (B, ...).
+    """
+    num_runs, resamples = values.shape[:2]
+    if num_runs == 1:
+        return values[0]
+    drawn = generator.integers(0, num_runs, size=(num_runs - 1, resamples))
+    return values[drawn, np.arange(resamples)].mean(axis=0)
+
+
+def percentile_interval(values: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
+    """The middle `confidence` of the values that are not NaN; NaN, NaN where fewer than half of them are numbers.
+
+    Example:
+        >>> percentile_interval(np.arange(101.0), 0.9)
+        (5.0, 95.0)
+    """
+    known = values[~np.isnan(values)]
+    if 2 * len(known) < len(values) or not len(known):
+        return float("nan"), float("nan")
+    low, high = np.quantile(known, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)

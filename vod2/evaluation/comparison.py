@@ -1,0 +1,164 @@
+"""How sure the difference of two methods is: a paired bootstrap over videos, and over runs where there are several.
+
+Shape alphabet: B resamples, V videos, S runs (seeds) of a method.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from vod2.evaluation.bootstrap import (
+    draw_runs,
+    draw_videos,
+    percentile_interval,
+    weighted_average_precision,
+    weighted_mean,
+)
+from vod2.evaluation.runs import RunTally
+
+MIN_VIDEOS = 5
+"""With fewer videos that have objects, resamples are too much alike for an interval to mean anything."""
+
+TRACK_METRICS = ("flicker", "delay")
+LOWER_IS_BETTER = frozenset(TRACK_METRICS)
+BETTER, WORSE, NONE_SHOWN, TOO_FEW = "better", "worse", "no difference shown", "too few videos"
+
+
+class Difference(NamedTuple):
+    """One metric of one method against the baseline.
+
+    Attributes:
+        method, metric: names; the metric is called as in results.json.
+        value, baseline: of the method and of the baseline, the mean over their runs. AP in percent.
+        difference: value - baseline.
+        low, high: the interval of the difference; NaN where the verdict is `TOO_FEW`.
+        videos: videos that have what the metric is about.
+        verdict: `BETTER` or `WORSE` where the interval does not hold 0, `NONE_SHOWN` where it does, `TOO_FEW`.
+    """
+
+    method: str
+    metric: str
+    value: float
+    baseline: float
+    difference: float
+    low: float
+    high: float
+    videos: int
+    verdict: str
+
+
+class Comparison(NamedTuple):
+    """Of all methods with the first.
+
+    Attributes:
+        values: method -> metric -> the values (S,) of its runs.
+        differences: of each other method and metric.
+    """
+
+    values: dict[str, dict[str, np.ndarray]]
+    differences: list[Difference]
+
+
+def compare_methods(
+    methods: Mapping[str, Sequence[RunTally]],
+    class_names: Sequence[str],
+    generator: np.random.Generator,
+    resamples: int = 1000,
+    confidence: float = 0.95,
+) -> Comparison:
+    """Compare methods with the first of them.
+
+    All methods meet the same resamples of videos; the runs of each are resampled by themselves (`draw_runs`). The
+    interval is the middle of the resampled differences.
+
+    Args:
+        methods: the runs of each, all of the same dataset.
+        class_names: K names.
+        resamples: B.
+        confidence: of the interval.
+    """
+    runs = [run for of_method in methods.values() for run in of_method]
+    weights = draw_videos(len(runs[0].track_count), resamples, generator)
+    weights = np.concatenate([np.ones((1, weights.shape[1])), weights])  # the dataset itself first
+    metrics, drawn = {}, {}
+    for name, of_method in methods.items():
+        rows = [resampled_metrics(run, class_names, weights) for run in of_method]
+        metrics[name] = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+        stacked = np.stack(list(metrics[name].values()), axis=-1)[:, 1:]  # (S, B, metrics): runs are drawn once for all
+        drawn[name] = dict(zip(metrics[name], np.moveaxis(draw_runs(stacked, generator), -1, 0), strict=True))
+    baseline, *others = methods
+    videos = count_videos(runs[0], class_names)
+    differences = [
+        _difference(name, key, (metrics[name][key], metrics[baseline][key]), samples, videos[key], confidence)
+        for name in others
+        for key, samples in _subtract(drawn[name], drawn[baseline]).items()
+    ]
+    return Comparison({name: {key: row[:, 0] for key, row in of.items()} for name, of in metrics.items()}, differences)
+
+
+def _subtract(left: Mapping[str, np.ndarray], right: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {key: values - right[key] for key, values in left.items()}
+
+
+def _difference(
+    method: str,
+    metric: str,
+    values: tuple[np.ndarray, np.ndarray],
+    samples: np.ndarray,
+    videos: int,
+    confidence: float,
+) -> Difference:
+    value, baseline = (float(of[:, 0].mean()) for of in values)
+    low, high = percentile_interval(samples, confidence)
+    if videos < MIN_VIDEOS or np.isnan(low):
+        low, high, verdict = float("nan"), float("nan"), TOO_FEW
+    elif low <= 0 <= high:
+        verdict = NONE_SHOWN
+    else:
+        verdict = BETTER if (low > 0) != (metric in LOWER_IS_BETTER) else WORSE
+    return Difference(method, metric, value, baseline, value - baseline, low, high, videos, verdict)
+
+
+def resampled_metrics(run: RunTally, class_names: Sequence[str], weights: np.ndarray) -> dict[str, np.ndarray]:
+    """The metrics of a run on resamples of its dataset, by their names in results.json; those that no object or
+    track is there for are left out.
+
+    Args:
+        weights: (B, V) how often each video comes.
+
+    Returns:
+        (B,) each, AP in percent; NaN where a resample has no object or track for it.
+    """
+    per_class = {
+        group: 100 * np.stack([weighted_average_precision(tally, weights) for tally in tallies])
+        for group, tallies in run.groups.items()
+    }
+    metrics = {"AP50": _mean_of_known(per_class["all"])}
+    metrics["AP50-any-class"] = 100 * weighted_average_precision(run.any_class, weights)
+    for name in TRACK_METRICS:
+        metrics[name] = weighted_mean(run.track_sums[name], run.track_count, weights)
+    metrics |= {f"AP50-{group}": _mean_of_known(rows) for group, rows in per_class.items() if group != "all"}
+    metrics |= {f"AP50-{name}": row for name, row in zip(class_names, per_class["all"], strict=True)}
+    videos = count_videos(run, class_names)
+    return {name: values for name, values in metrics.items() if videos[name]}
+
+
+def count_videos(run: RunTally, class_names: Sequence[str]) -> dict[str, int]:
+    """How many videos have an object (or track) that each metric is about."""
+    with_objects = {
+        group: [np.flatnonzero(tally.positives) for tally in tallies] for group, tallies in run.groups.items()
+    }
+    videos = {"AP50": with_objects["all"], "AP50-any-class": with_objects["all"]}
+    videos |= {name: [np.flatnonzero(run.track_count)] for name in TRACK_METRICS}
+    videos |= {f"AP50-{group}": rows for group, rows in with_objects.items() if group != "all"}
+    videos |= {f"AP50-{name}": [rows] for name, rows in zip(class_names, with_objects["all"], strict=True)}
+    return {name: len(np.unique(np.concatenate(rows))) for name, rows in videos.items()}
+
+
+def _mean_of_known(rows: np.ndarray) -> np.ndarray:
+    """The mean (B,) over the classes of rows (K, B) that are not NaN there; NaN where all are."""
+    known = ~np.isnan(rows)
+    count = known.sum(axis=0)
+    total = np.where(known, rows, 0.0).sum(axis=0)
+    return np.divide(total, count, out=np.full(rows.shape[1], np.nan), where=count > 0)

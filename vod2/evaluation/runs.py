@@ -1,0 +1,195 @@
+"""The evaluations that are compared: reading what they left, and refusing those that cannot be compared.
+
+Shape alphabet: F frames, n detections, V videos, G groups, K classes.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from vod2.errors import UserError
+from vod2.evaluation.arrays import Detections, GroundTruth, pool_classes, take_rows
+from vod2.evaluation.bootstrap import Tally, tally_class
+from vod2.evaluation.collect import DETECTIONS_FILE
+from vod2.evaluation.evaluated import TRUTH_FILE, EvaluatedDataset, read_evaluated_dataset
+from vod2.evaluation.matching import get_protocol, rank_detections
+from vod2.evaluation.stability import follow_tracks, stability_measures
+
+
+class Run(NamedTuple):
+    """One evaluation.
+
+    Attributes:
+        folder: where it was read from.
+        data: what its detections are held against.
+        detections: those that count; `image` is a row of `data.image_ids`.
+        evaluated: (F,) bool: the frame was processed.
+    """
+
+    folder: Path
+    data: EvaluatedDataset
+    detections: Detections
+    evaluated: np.ndarray
+
+
+class RunTally(NamedTuple):
+    """All that the metrics of any resample of a run's videos are made from.
+
+    Attributes:
+        groups: K tallies of "all" and of each group.
+        any_class: of all classes as one.
+        track_sums: by the name of the measure its sum (V,) over the tracks of each video.
+        track_count: (V,) tracks.
+    """
+
+    groups: dict[str, list[Tally]]
+    any_class: Tally
+    track_sums: dict[str, np.ndarray]
+    track_count: np.ndarray
+
+
+def find_results(folder: Path) -> Path:
+    """The folder with detections.npz: this one, or the only inference/<dataset> below it.
+
+    Raises:
+        UserError: there is none, or more than one.
+    """
+    if (folder / DETECTIONS_FILE).is_file():
+        return folder
+    below = sorted(path.parent for path in folder.glob(f"inference/*/{DETECTIONS_FILE}"))
+    if len(below) == 1:
+        return below[0]
+    if below:
+        raise UserError(f"{folder} holds results of {len(below)} datasets: give one of {', '.join(map(str, below))}")
+    raise UserError(
+        f"{folder} holds no {DETECTIONS_FILE}: give the folder that an evaluation wrote, OUTPUT_DIR/inference/<dataset>"
+    )
+
+
+def read_run(folder: Path, data: EvaluatedDataset | None = None) -> Run:
+    """Read an evaluation.
+
+    Args:
+        folder: see `find_results`.
+        data: takes the place of the truth.npz in the folder.
+
+    Raises:
+        UserError: a file is missing, damaged or too old, or the detections are of other frames than `data`.
+    """
+    folder = find_results(folder)
+    path = folder / DETECTIONS_FILE
+    try:
+        with np.load(path) as file:
+            arrays = dict(file)
+        detections = Detections(*(arrays[name] for name in ("image", "boxes", "scores", "labels")))
+        image_ids = arrays["image_ids"].tolist()
+    except Exception as error:  # numpy and zipfile raise a dozen kinds for a damaged file
+        raise UserError(f"{path} holds no detections ({error}): evaluate again") from error
+    given, data = data, data or read_evaluated_dataset(folder / TRUTH_FILE)
+    if [str(one) for one in image_ids] != [str(one) for one in data.image_ids]:
+        source = folder / TRUTH_FILE if given is None else f"the dataset {data.name!r}"
+        raise UserError(f"{path} and {source} differ in their frames: they are not of one evaluation")
+    if "evaluated" not in arrays and given is None:
+        raise UserError(
+            f"{path} does not say which frames were evaluated, it is by an older version: evaluate again, or name the "
+            "registered dataset (--dataset), of which all frames are then taken to be evaluated"
+        )
+    evaluated = arrays.get("evaluated", np.ones(len(image_ids), dtype=bool))
+    if "ignored" in arrays:
+        detections = take_rows(detections, ~arrays["ignored"])
+    if detections.labels.max(initial=-1) >= len(data.class_names):
+        raise UserError(f"{path} holds labels beyond the {len(data.class_names)} classes of the dataset {data.name!r}")
+    return Run(folder, data, detections, evaluated)
+
+
+def refuse_differences(runs: Sequence[Run]) -> None:
+    """Make sure that all runs are evaluations of the same frames against the same ground truth by the same rule.
+
+    Raises:
+        UserError: otherwise; names the two folders and what differs.
+    """
+    first = runs[0]
+    for run in runs[1:]:
+        if difference := _difference(first, run):
+            raise UserError(
+                f"{first.folder} and {run.folder} cannot be compared, they differ in {difference}: evaluate both on "
+                "the same dataset with the same settings"
+            )
+
+
+def _difference(one: Run, other: Run) -> str | None:
+    a, b = one.data, other.data
+    for what, left, right in (
+        ("the dataset", a.name, b.name),
+        ("the classes", a.class_names, b.class_names),
+        ("the number of frames", len(a.image_ids), len(b.image_ids)),
+        ("the rule of matching (TEST.VID_PROTOCOL)", a.protocol, b.protocol),
+        ("how groups are made (TEST.VID_GROUPS)", a.groups_by, b.groups_by),
+        ("the groups", list(a.groups), list(b.groups)),
+    ):
+        if left != right:
+            return f"{what} ({left!r}, {right!r})"
+    if a.image_ids != b.image_ids:
+        at = next(row for row, pair in enumerate(zip(a.image_ids, b.image_ids, strict=True)) if pair[0] != pair[1])
+        return f"their frames (frame {at} of the dataset is {a.image_ids[at]!r}, {b.image_ids[at]!r})"
+    if not np.array_equal(one.evaluated, other.evaluated):
+        at = int(np.flatnonzero(one.evaluated != other.evaluated)[0])
+        done = "first" if one.evaluated[at] else "second"
+        return (
+            f"the frames that were evaluated ({one.evaluated.sum()}, {other.evaluated.sum()}; {a.image_ids[at]!r} only "
+            f"in the {done})"
+        )
+    pairs = [(vars(a.truth)[name], vars(b.truth)[name]) for name in vars(a.truth)]
+    pairs += [(a.video, b.video), *zip(a.tracks, b.tracks, strict=True)]
+    if not all(np.array_equal(left, right) for left, right in pairs):
+        return f"the annotations ({len(a.truth)} and {len(b.truth)} objects)"
+    for name in a.groups:
+        if not all(np.array_equal(left, right) for left, right in zip(a.groups[name], b.groups[name], strict=True)):
+            return f"the frames or objects of the group {name!r}"
+    return None
+
+
+def tally_run(run: Run) -> RunTally:
+    """Match and rank once, for all classes and groups. As in an evaluation, frames without a detection, also those that
+    were not processed, count with all of their objects missed."""
+    data, detections, truth = run.data, run.detections, run.data.truth
+    by_object = {name: group for name, group in data.groups.items() if group.frames is None}
+    ignore = np.stack([truth.ignore, *(~group.objects for group in by_object.values())])
+    groups = dict(zip(("all", *by_object), _tally(data, detections, truth, ignore), strict=True))
+    for name, group in data.groups.items():
+        if group.frames is not None:
+            rows = group.frames[truth.image]
+            found = take_rows(detections, group.frames[detections.image])
+            (groups[name],) = _tally(data, found, take_rows(truth, rows), truth.ignore[None, rows])
+    pooled = _tally(data, pool_classes(detections), pool_classes(truth), truth.ignore[None])
+    followed = follow_tracks(detections, truth, data.tracks)
+    track_video = _video_of_tracks(data)[followed.number]
+    sums = {
+        name: np.bincount(track_video, values, minlength=data.num_videos)
+        for name, values in stability_measures(followed.stability).items()
+    }
+    count = np.bincount(track_video, minlength=data.num_videos)
+    return RunTally({name: groups[name] for name in ("all", *data.groups)}, pooled[0][0], sums, count)
+
+
+def _tally(data: EvaluatedDataset, found: Detections, truth: GroundTruth, ignore: np.ndarray) -> list[list[Tally]]:
+    """G lists of K tallies, for ignore (G, m) of this ground truth."""
+    video = data.video[truth.image]
+    every = np.bincount(video, minlength=data.num_videos)
+    counted = [np.bincount(video[~ignored], minlength=data.num_videos) for ignored in ignore]
+    annotated = np.array([[kept, every] for kept in counted])
+    classes = [
+        tally_class(ranked, data.video, data.num_videos, annotated)
+        for ranked in rank_detections(found, truth, len(data.class_names), get_protocol(data.protocol), ignore)
+    ]
+    return [list(of_group) for of_group in zip(*classes, strict=True)]
+
+
+def _video_of_tracks(data: EvaluatedDataset) -> np.ndarray:
+    """The video of each number of a track."""
+    known = data.tracks.track >= 0
+    video = np.zeros(int(data.tracks.track.max(initial=-1)) + 1, dtype=np.int64)
+    video[data.tracks.track[known]] = data.video[data.truth.image[known]]
+    return video
