@@ -1,43 +1,38 @@
 #!/usr/bin/env python3
-"""Make a synthetic benchmark: videos of drawn objects in ImageNet VID's layout.
+"""Make a synthetic set in ImageNet's layout: a size of the benchmark VOD-Synth 1, or a quick set of easy videos.
 
-Example:
+Examples:
+    python tools/make_synthetic.py --benchmark vod-synth-1 --size tiny --output datasets/vod_synth_1_tiny
+    python tools/make_synthetic.py --benchmark vod-synth-1 --size full --output datasets/vod_synth_1_full --dry-run
     python tools/make_synthetic.py --output datasets/synthetic --seed 0 --train-videos 200 --val-videos 40 \
         --frames 60 --size 128x192 --classes 6
 
-The same arguments give the same files; a run that was interrupted goes on where it stopped.
+The same arguments give the same files, whatever the number of workers; a run that was interrupted goes on where it
+stopped.
 """
 
 import argparse
+import os
 import re
 
 from vod2.data.synthetic import SYNTHETIC_CLASSES, SyntheticConfig, write_mp4, write_synthetic
+from vod2.data.synthetic.vod_synth import BENCHMARK, SIZES, VodSynth, estimate, write_vod_synth
 from vod2.engine.cli import run
+from vod2.errors import UserError
 
-
-def _size(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d+)x(\d+)", text)
-    if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected HEIGHTxWIDTH in pixels, such as 128x192")
-    return int(match[1]), int(match[2])
+QUICK_ONLY = ("seed", "train_videos", "val_videos", "frames", "classes", "max_objects", "blur_fraction", "speed")
+NEEDED = ("train_videos", "val_videos", "frames", "size")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", required=True, help="folder to write to: new, empty, or of the same set")
-    parser.add_argument("--seed", type=int, default=0, help="another seed gives other videos")
-    parser.add_argument("--train-videos", type=int, required=True)
-    parser.add_argument("--val-videos", type=int, required=True)
-    parser.add_argument("--frames", type=int, required=True, help="frames per video")
-    parser.add_argument("--size", type=_size, required=True, metavar="HxW", help="size of a frame, such as 128x192")
+    parser.add_argument("--benchmark", choices=[BENCHMARK], help="the benchmark of docs/vod_synth.md; needs --size")
+    parser.add_argument("--size", help=f"of the benchmark: {', '.join(SIZES)}; of a quick set: HxW, such as 128x192")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (all cores)")
     parser.add_argument(
-        "--classes", type=int, default=len(SYNTHETIC_CLASSES), help="use the first so many classes; even keeps pairs"
+        "--dry-run", action="store_true", help="of the benchmark: print what would be written, and stop"
     )
-    parser.add_argument("--max-objects", type=int, default=3, help="most objects in a video")
-    parser.add_argument("--blur-fraction", type=float, default=0.45, help="fraction of an object's frames with blur")
-    parser.add_argument("--speed", type=float, default=1.0, help="factor on how fast the objects move")
     parser.add_argument(
         "--mp4",
         nargs=2,
@@ -46,21 +41,70 @@ def _parser() -> argparse.ArgumentParser:
         metavar=("VIDEO_ID", "PATH"),
         help="also write one video as an mp4, such as val/ILSVRC2015_val_00000000 clip.mp4; may be repeated",
     )
+    quick = parser.add_argument_group("quick set only", argument_default=argparse.SUPPRESS)
+    quick.add_argument("--seed", type=int, help="another seed gives other videos (0)")
+    quick.add_argument("--train-videos", type=int, help="needed")
+    quick.add_argument("--val-videos", type=int, help="needed")
+    quick.add_argument("--frames", type=int, help="frames per video; needed")
+    quick.add_argument(
+        "--classes", type=int, help=f"use the first so many classes; even keeps pairs ({len(SYNTHETIC_CLASSES)})"
+    )
+    quick.add_argument("--max-objects", type=int, help="most objects in a video (3)")
+    quick.add_argument("--blur-fraction", type=float, help="fraction of an object's frames with blur (0.45)")
+    quick.add_argument("--speed", type=float, help="factor on how fast the objects move (1)")
     return parser
+
+
+def _quick_set(parser: argparse.ArgumentParser, args: argparse.Namespace) -> SyntheticConfig:
+    missing = [f"--{name.replace('_', '-')}" for name in NEEDED if getattr(args, name, None) is None]
+    if missing:
+        parser.error(f"expected {', '.join(missing)}, or --benchmark {BENCHMARK} and its --size")
+    match = re.fullmatch(r"(\d+)x(\d+)", args.size)
+    if match is None:
+        parser.error(f"--size {args.size!r}: expected HEIGHTxWIDTH in pixels, such as 128x192")
+    if args.dry_run:
+        parser.error("--dry-run: expected --benchmark beside it")
+    values = {name: getattr(args, name) for name in QUICK_ONLY if hasattr(args, name)}
+    try:
+        return SyntheticConfig(**{"seed": 0} | values, height=int(match[1]), width=int(match[2]))
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def _benchmark(parser: argparse.ArgumentParser, args: argparse.Namespace) -> VodSynth:
+    given = [f"--{name.replace('_', '-')}" for name in QUICK_ONLY if hasattr(args, name)]
+    if given:
+        parser.error(f"{', '.join(given)}: the benchmark is fixed, expected only --size {'|'.join(SIZES)}")
+    if args.size not in SIZES:
+        parser.error(f"--size {args.size!r}: expected one of {', '.join(SIZES)}")
+    return SIZES[args.size]
+
+
+def _describe(source: VodSynth, workers: int) -> str:
+    needed = estimate(source)
+    return (
+        f"{source.train_videos:,} training videos of {source.train_frames:,} frames, {source.val_videos:,} validation "
+        f"videos of {source.val_frames:,}, {source.stills:,} stills, {source.height} x {source.width} pixels: "
+        f"{needed.frames:,} images, about {needed.bytes / 1e9:.1f} GB and {needed.seconds / workers / 3600:.1f} hours "
+        f"with {workers} workers"
+    )
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = _parser()
-    args = vars(parser.parse_args(arguments))
-    output, videos = args.pop("output"), args.pop("mp4")
-    height, width = args.pop("size")
-    try:
-        config = SyntheticConfig(height=height, width=width, **args)
-    except ValueError as error:
-        parser.error(str(error))
-    write_synthetic(config, output)
-    for name, path in videos:
-        write_mp4(config, name, path)
+    args = parser.parse_args(arguments)
+    if args.workers < 1:
+        raise UserError(f"--workers {args.workers}: expected at least 1")
+    if args.benchmark is None:
+        source, write = _quick_set(parser, args), write_synthetic
+    else:
+        source, write = _benchmark(parser, args), write_vod_synth
+        if args.dry_run:
+            print(_describe(source, args.workers))
+            return
+    write(source, args.output, args.workers)
+    for name, path in args.mp4:
+        write_mp4(source, name, path)
 
 
 if __name__ == "__main__":

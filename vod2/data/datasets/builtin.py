@@ -9,11 +9,16 @@ from vod2.d2 import DatasetCatalog
 from vod2.data.datasets.imagenet_det import register_imagenet_det
 from vod2.data.datasets.imagenet_vid import register_imagenet_vid
 from vod2.data.datasets.uavdt import register_uavdt
+from vod2.data.datasets.vod_synth import VOD_SYNTH_PARTS, register_vod_synth
 from vod2.data.synthetic import SYNTHETIC_CLASSES
+from vod2.data.synthetic.vod_synth import SIZES
 
 
 def register_builtin_datasets(folder: str) -> None:
-    """Register those of the builtin names that are not taken yet; `folder` holds ILSVRC2015, UAVDT and synthetic."""
+    """Register those of the builtin names that are not taken yet.
+
+    `folder` holds ILSVRC2015, UAVDT, synthetic, and vod_synth_1_<size> for each size.
+    """
     imagenet, synthetic = os.path.join(folder, "ILSVRC2015"), os.path.join(folder, "synthetic")
     taken = set(DatasetCatalog.list())
     for name, split, options in (
@@ -33,6 +38,10 @@ def register_builtin_datasets(folder: str) -> None:
     for split in ("train", "val"):
         if f"synthetic_{split}" not in taken:
             register_imagenet_vid(f"synthetic_{split}", synthetic, split, SYNTHETIC_CLASSES, remedy=remedy)
+    for root in (f"vod_synth_1_{size}" for size in SIZES):
+        for part in VOD_SYNTH_PARTS:
+            if f"{root}_{part}" not in taken:
+                register_vod_synth(f"{root}_{part}", os.path.join(folder, root), part, root.rpartition("_")[2])
 
 
 register_builtin_datasets(os.environ.get("DETECTRON2_DATASETS", "datasets"))

@@ -39,7 +39,11 @@ def register_imagenet_det(name: str, root: str | os.PathLike, list_file: str | o
 
 
 def load_imagenet_det(
-    root: str | os.PathLike, list_file: str | os.PathLike | None = None, name: str = "ImageNet DET"
+    root: str | os.PathLike,
+    list_file: str | os.PathLike | None = None,
+    name: str = "ImageNet DET",
+    class_names: Sequence[str] = VID_CLASSES,
+    remedy: str = _REMEDY,
 ) -> list[dict]:
     """Read the images of the 30 classes as videos of one frame; objects of other classes are left out.
 
@@ -48,6 +52,8 @@ def load_imagenet_det(
         list_file: lines `path 1`, the path below Data/DET without suffix; None looks for DET_train_30classes.txt, and
             without one takes the images in the 30 classes' own folders, train/ILSVRC2013_train/<WordNet id>.
         name: of the dataset, for messages.
+        class_names: readable names by category id.
+        remedy: what to do if the dataset is not there, for messages.
 
     Returns:
         Dicts as of `load_imagenet_vid`, without frame_template; track_id is the object's number in its image.
@@ -56,13 +62,13 @@ def load_imagenet_det(
         UserError: a folder or annotation is missing, or a file is broken; names it.
     """
     for part in ("Data", "Annotations"):
-        require_folder(Path(root, part, "DET", "train"), name, _REMEDY)
+        require_folder(Path(root, part, "DET", "train"), name, remedy)
     found = list_file or find_det_list(root)
     paths = _read_list(found) if found else derive_images(root)
     if not paths:
-        raise UserError(f"{found or Path(root, 'Data', 'DET')}: expected images of {name}, found none: {_REMEDY}")
+        raise UserError(f"{found or Path(root, 'Data', 'DET')}: expected images of {name}, found none: {remedy}")
     files = [os.path.join(root, "Annotations", "DET", f"{path}.xml") for path in paths]
-    categories = category_ids(VID_CLASSES)
+    categories = category_ids(class_names)
     table = cached_annotations(
         root,
         f"det-{Path(found).stem if found else 'derived'}",

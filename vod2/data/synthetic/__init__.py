@@ -1,8 +1,12 @@
-"""The synthetic benchmark: videos of drawn objects, generated from a seed in ImageNet VID's layout."""
+"""Synthetic sets: videos of drawn objects, generated from a seed in ImageNet VID's layout.
+
+The quick set (this package) is small and easy, for tests and the demo; VOD-Synth 1 (`vod_synth`) is a benchmark.
+"""
 
 from vod2.data.synthetic.classes import SYNTHETIC_CLASSES, look_alikes
+from vod2.data.synthetic.layout import read_deterioration, read_visibility, video_id
 from vod2.data.synthetic.scene import SyntheticConfig, SyntheticObject, render_video
-from vod2.data.synthetic.writer import read_deterioration, video_id, write_mp4, write_synthetic
+from vod2.data.synthetic.writer import write_mp4, write_synthetic
 
 __all__ = [
     "SYNTHETIC_CLASSES",
@@ -10,6 +14,7 @@ __all__ = [
     "SyntheticObject",
     "look_alikes",
     "read_deterioration",
+    "read_visibility",
     "render_video",
     "video_id",
     "write_mp4",

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from vod2.data.synthetic.shapes import SHAPES, circle, rectangle
+
 STRIPE_PERIOD = 0.29  # of the object's side: three to four stripes, some pixels each on the smallest object
 
 
@@ -23,38 +25,6 @@ class Detail:
     dot: tuple[float, float, float] | None = None
     add: tuple[np.ndarray, ...] = ()
     cut: tuple[np.ndarray, ...] = ()
-
-
-def _rectangle(x1: float, y1: float, x2: float, y2: float) -> np.ndarray:
-    return np.array([(x1, y1), (x2, y1), (x2, y2), (x1, y2)])
-
-
-def _circle(x: float, y: float, radius: float) -> np.ndarray:
-    turn = np.linspace(0, 2 * np.pi, 96, endpoint=False)
-    return np.stack([x + radius * np.cos(turn), y + radius * np.sin(turn)], axis=1)
-
-
-# Silhouette: (polygons that are filled, polygons that are then cut out).
-_SHAPES: dict[str, tuple[list, list]] = {
-    "disc": ([_circle(0.5, 0.5, 0.5)], []),
-    "square": ([_rectangle(0.05, 0.05, 0.95, 0.95)], []),
-    "triangle": ([[(0.5, 0), (1, 0.95), (0, 0.95)]], []),
-    "cross": ([_rectangle(0.29, 0, 0.71, 1), _rectangle(0, 0.29, 1, 0.71)], []),
-    "heart": (
-        [_circle(0.26, 0.3, 0.26), _circle(0.74, 0.3, 0.26), [(0.04, 0.43), (0.5, 0.2), (0.96, 0.43), (0.5, 0.98)]],
-        [],
-    ),
-    "bar": ([_rectangle(0, 0.2, 1, 0.8)], []),
-    "pillar": ([_rectangle(0.2, 0, 0.8, 1)], []),
-    "tee": ([_rectangle(0, 0, 1, 0.4), _rectangle(0.33, 0, 0.67, 1)], []),
-    "ell": ([_rectangle(0, 0, 0.42, 1), _rectangle(0, 0.58, 1, 1)], []),
-    "hourglass": ([[(0, 0), (1, 0), (0.62, 0.5), (1, 1), (0, 1), (0.38, 0.5)]], []),
-    "ring": ([_circle(0.5, 0.5, 0.5)], [_circle(0.5, 0.5, 0.24)]),
-    "house": ([[(0.5, 0), (1, 0.45), (0.9, 0.45), (0.9, 1), (0.1, 1), (0.1, 0.45), (0, 0.45)]], []),
-    "arrow": ([[(0.5, 0), (1, 0.5), (0, 0.5)], _rectangle(0.36, 0.5, 0.64, 1)], []),
-    "arch": ([_rectangle(0.02, 0.02, 0.98, 0.98)], [_rectangle(0.27, 0.3, 0.73, 1)]),
-    "cup": ([[(0.2, 0.08), (0.8, 0.08), (0.7, 0.94), (0.3, 0.94)]], []),
-}
 
 
 def _mirrored(detail: Detail) -> Detail:
@@ -81,20 +51,20 @@ _GROUPS: dict[str, dict[str, Detail]] = {
     "square": _striped(0, 90),
     "triangle": _striped(0, 90),
     "bar": _sided("dot", Detail(dot=(0.25, 0.5, 0.15))),
-    "ring": _sided("gap", Detail(cut=(_rectangle(0, 0.36, 0.4, 0.64),))),
+    "ring": _sided("gap", Detail(cut=(rectangle(0, 0.36, 0.4, 0.64),))),
     "cup": _sided(
         "handle",
-        Detail(add=(_rectangle(0, 0.22, 0.13, 0.66), _rectangle(0, 0.22, 0.3, 0.35), _rectangle(0, 0.53, 0.32, 0.66))),
+        Detail(add=(rectangle(0, 0.22, 0.13, 0.66), rectangle(0, 0.22, 0.3, 0.35), rectangle(0, 0.53, 0.32, 0.66))),
     ),
     "cross": _striped(45, 135),
     "pillar": {"dot_top": Detail(dot=(0.5, 0.25, 0.15)), "dot_bottom": Detail(dot=(0.5, 0.75, 0.15))},
-    "house": _sided("chimney", Detail(add=(_rectangle(0.1, 0.04, 0.3, 0.45),))),
+    "house": _sided("chimney", Detail(add=(rectangle(0.1, 0.04, 0.3, 0.45),))),
     "heart": _striped(45, 135),
     "tee": _sided("dot", Detail(dot=(0.19, 0.2, 0.13))),
-    "arrow": _sided("fin", Detail(add=(_rectangle(0.08, 0.74, 0.4, 1),))),
+    "arrow": _sided("fin", Detail(add=(rectangle(0.08, 0.74, 0.4, 1),))),
     "hourglass": {"dot_top": Detail(dot=(0.5, 0.18, 0.13)), "dot_bottom": Detail(dot=(0.5, 0.82, 0.13))},
     "ell": {"dot_top": Detail(dot=(0.21, 0.2, 0.14)), "dot_right": Detail(dot=(0.8, 0.79, 0.14))},
-    "arch": _sided("toe", Detail(add=(_rectangle(0.2, 0.74, 0.48, 0.98),))),
+    "arch": _sided("toe", Detail(add=(rectangle(0.2, 0.74, 0.48, 0.98),))),
 }
 
 _CLASSES: tuple[tuple[str, Detail], ...] = tuple(
@@ -123,7 +93,7 @@ def draw_class(category: int, size: int, phase: float) -> tuple[np.ndarray, np.n
         silhouette and marking, both (size, size) float32 with values 0 or 1; the marking lies inside the silhouette.
     """
     shape, detail = _CLASSES[category]
-    filled, cut = _SHAPES[shape]
+    filled, cut = SHAPES[shape]
     silhouette = np.zeros((size, size), np.uint8)
     for polygon in filled:
         _fill(silhouette, polygon, 1)
@@ -137,7 +107,7 @@ def draw_class(category: int, size: int, phase: float) -> tuple[np.ndarray, np.n
     if detail.stripes is not None:
         marking = _stripes(size, detail.stripes, phase)
     elif detail.dot is not None:
-        _fill(marking, _circle(*detail.dot), 1)
+        _fill(marking, circle(*detail.dot), 1)
     return silhouette.astype(np.float32), (marking * silhouette).astype(np.float32)
 
 

@@ -18,6 +18,19 @@ _CANDIDATES = 50
 
 
 @dataclass(frozen=True)
+class PathLimits:
+    """What paths are drawn from.
+
+    Attributes:
+        sides: least and greatest side as a fraction of the frame's short side.
+        speeds: least and greatest speed of a path's fastest moment, in object sides per frame.
+    """
+
+    sides: tuple[float, float] = SIDE_LIMITS
+    speeds: tuple[float, float] = _SPEED_LIMITS
+
+
+@dataclass(frozen=True)
 class Trajectory:
     """One object's pose over F frames.
 
@@ -34,7 +47,7 @@ class Trajectory:
     direction: np.ndarray
 
 
-def _swing(rng: np.random.Generator, frames: int, rate: float) -> np.ndarray:
+def swing(rng: np.random.Generator, frames: int, rate: float) -> np.ndarray:
     """A path (F,) within [-1, 1] whose speed is at most about `rate` per frame."""
     rate = min(rate, 2 * np.pi / _SHORTEST_PERIOD)
     start = rng.uniform(0, 2 * np.pi, 2)
@@ -43,7 +56,13 @@ def _swing(rng: np.random.Generator, frames: int, rate: float) -> np.ndarray:
 
 
 def draw_trajectory(
-    rng: np.random.Generator, frames: int, height: int, width: int, spread: float = 1.0, speed_factor: float = 1.0
+    rng: np.random.Generator,
+    frames: int,
+    height: int,
+    width: int,
+    spread: float = 1.0,
+    speed_factor: float = 1.0,
+    limits: PathLimits = PathLimits(),
 ) -> Trajectory:
     """One object's path: its centre keeps 0.4 sides away from the border, so little of the object leaves the frame.
 
@@ -51,18 +70,18 @@ def draw_trajectory(
     but no path turns back within less than 8 frames.
     """
     short = min(height, width)
-    low, high = (short * limit for limit in SIDE_LIMITS)
-    speed = speed_factor * np.exp(rng.uniform(*np.log(_SPEED_LIMITS)))
+    low, high = (short * limit for limit in limits.sides)
+    speed = speed_factor * np.exp(rng.uniform(*np.log(limits.speeds)))
     base = rng.uniform(low * np.exp(_SCALE_SWING), high * np.exp(-_SCALE_SWING))
-    side = base * np.exp(_SCALE_SWING * _swing(rng, frames, speed * rng.uniform(0.2, 0.8) / _SCALE_SWING))
-    angle = MAX_ANGLE * rng.uniform(0.3, 1) * _swing(rng, frames, speed * rng.uniform(0.5, 2))
+    side = base * np.exp(_SCALE_SWING * swing(rng, frames, speed * rng.uniform(0.2, 0.8) / _SCALE_SWING))
+    angle = MAX_ANGLE * rng.uniform(0.3, 1) * swing(rng, frames, speed * rng.uniform(0.5, 2))
     margin = 0.4 * side.max()
     axes = []
     for length in (width, height):
         room = length / 2 - margin
         amplitude = room * rng.uniform(0.3, 0.9) * spread
         middle = length / 2 + rng.uniform(-1, 1) * (room - amplitude)
-        axes.append(middle + amplitude * _swing(rng, frames, speed * base / amplitude))
+        axes.append(middle + amplitude * swing(rng, frames, speed * base / amplitude))
     centre = np.stack(axes, axis=1)
     return Trajectory(centre, side, angle, _directions(centre))
 
@@ -106,17 +125,19 @@ def _reach(trajectory: Trajectory) -> np.ndarray:
     return trajectory.side / 2 * (np.cos(angle) + np.sin(angle)) + 1
 
 
-def draw_ranges(rng: np.random.Generator, frames: int, fraction: float) -> list[tuple[int, int]]:
+def draw_ranges(
+    rng: np.random.Generator, frames: int, fraction: float, longest: int = CLEAN_WITHIN
+) -> list[tuple[int, int]]:
     """Frame ranges [start, stop) that together hold about `fraction` of the frames, at random places.
 
-    No range is longer than `CLEAN_WITHIN`, and two ranges never touch. With `fraction` > 0 and two frames or more
+    No range is longer than `longest`, and two ranges never touch. With `fraction` > 0 and two frames or more
     there is at least one frame inside and one outside.
     """
     if fraction == 0 or frames < 2:
         return []
     inside = int(np.clip(round(frames * fraction), 1, frames - 1))
     outside = frames - inside
-    fewest, most = -(-inside // CLEAN_WITHIN), -(-inside // 6)
+    fewest, most = -(-inside // longest), -(-inside // 6)
     count = min(int(rng.integers(fewest, most + 1)), outside + 1)
     lengths = [inside // count + (i < inside % count) for i in range(count)]
     gaps = rng.multinomial(outside - (count - 1), np.full(count + 1, 1 / (count + 1)))
@@ -137,7 +158,7 @@ def draw_camera(rng: np.random.Generator, frames: int, height: int, width: int) 
         a pan of up to a quarter of the frame, a zoom of 5% and a roll of 3 degrees at most.
     """
     rates = np.exp(rng.uniform(np.log(0.01), np.log(0.1), 4))
-    pan_x, pan_y, zoom, roll = (_swing(rng, frames, rate) for rate in rates)
+    pan_x, pan_y, zoom, roll = (swing(rng, frames, rate) for rate in rates)
     scale, angle = np.exp(0.05 * zoom), np.deg2rad(3 * roll)
     matrices = np.zeros((frames, 2, 3))
     matrices[:, 0, 0] = matrices[:, 1, 1] = scale * np.cos(angle)

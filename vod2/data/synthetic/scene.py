@@ -86,12 +86,14 @@ class SyntheticObject:
         box: x1, y1, x2, y2 in pixels, edges: around the pixels that the object covers inside the image, or would
             cover if it were sharp. Boxes of one frame do not overlap.
         deterioration: {kind: strength in (0, 1]}, empty where the object is clean.
+        visible_share: of its pixels, in [0, 1]; 1 where the set does not record it.
     """
 
     track_id: int
     category_id: int
     box: tuple[int, int, int, int]
     deterioration: dict[str, float] = field(default_factory=dict)
+    visible_share: float = 1.0
 
     @property
     def name(self) -> str:

@@ -1,0 +1,54 @@
+"""VOD-Synth 1 as registered datasets: its videos and stills, refused where they are of another version."""
+
+import os
+
+from vod2.d2 import DatasetCatalog, MetadataCatalog
+from vod2.data.datasets.imagenet_det import load_imagenet_det
+from vod2.data.datasets.imagenet_vid import load_imagenet_vid
+from vod2.data.synthetic.vod_synth import BENCHMARK, VOD_SYNTH_CLASSES, check_version
+
+VOD_SYNTH_PARTS: tuple[str, ...] = ("train", "train_all", "val", "det")
+
+
+def register_vod_synth(name: str, root: str | os.PathLike, part: str, size: str) -> None:
+    """Register the dataset `name`; nothing is read before it is used. Arguments as in `load_vod_synth`."""
+    root = str(root)
+    DatasetCatalog.register(name, lambda: load_vod_synth(root, part, size, name))
+    source = {"format": "imagenet_det", "path": root}
+    if part != "det":
+        split, every_frame = _split(part)
+        source = {"format": "imagenet_vid", "path": root, "split": split, "class_names": list(VOD_SYNTH_CLASSES)}
+        source |= {"every_frame": True} if every_frame else {}
+    MetadataCatalog.get(name).set(
+        thing_classes=list(VOD_SYNTH_CLASSES), evaluator_type="vid", image_root=root, check_source=source
+    )
+
+
+def load_vod_synth(root: str | os.PathLike, part: str, size: str, name: str) -> list[dict]:
+    """Read a part of the benchmark.
+
+    Args:
+        root: folder that tools/make_synthetic.py has written.
+        part: "train" (15 frames of each training video), "train_all" (every frame), "val", or "det" (the stills).
+        size: that the folder should hold, such as "tiny".
+        name: of the dataset, for messages.
+
+    Returns:
+        Dicts as of `load_imagenet_vid`, or of `load_imagenet_det` for the stills.
+
+    Raises:
+        UserError: the folder is not there, is broken, or holds another version or size.
+    """
+    remedy = f"make it with python tools/make_synthetic.py --benchmark {BENCHMARK} --size {size} --output {root}"
+    check_version(root, size, remedy)
+    if part == "det":
+        return load_imagenet_det(root, name=name, class_names=VOD_SYNTH_CLASSES, remedy=remedy)
+    split, every_frame = _split(part)
+    return load_imagenet_vid(root, split, VOD_SYNTH_CLASSES, every_frame=every_frame, name=name, remedy=remedy)
+
+
+def _split(part: str) -> tuple[str, bool]:
+    """The split of a part of videos, and whether it has every frame."""
+    if part not in VOD_SYNTH_PARTS or part == "det":
+        raise ValueError(f"part={part!r}: expected one of {VOD_SYNTH_PARTS}")
+    return part.removesuffix("_all"), part.endswith("_all")

@@ -1,0 +1,286 @@
+"""Renders the videos and stills of VOD-Synth 1.
+
+Shape alphabet: H, W height and width of a frame, n side of a patch, F frames.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from vod2.data.synthetic.scene import SyntheticObject
+from vod2.data.synthetic.vod_synth import deterioration as bad
+from vod2.data.synthetic.vod_synth.classes import VOD_SYNTH_CLASSES, look_alike_group
+from vod2.data.synthetic.vod_synth.drawing import (
+    Patch,
+    Pose,
+    blend,
+    covered,
+    draw_mask,
+    fill,
+    premultiplied,
+)
+from vod2.data.synthetic.vod_synth.look import (
+    Look,
+    draw_background,
+    draw_blob_look,
+    draw_distractor_look,
+    draw_object_look,
+)
+from vod2.data.synthetic.vod_synth.paths import (
+    SIDES,
+    Camera,
+    Path,
+    canvas_size,
+    draw_bursts,
+    draw_camera,
+    draw_path,
+)
+
+LEAST_VISIBLE = 0.2  # share of an object that must be seen for it to be annotated
+
+_OBJECTS = (2, 5)  # least and most in a video
+_DISTRACTORS = (0, 2)
+_COMPANION_PERCENT = 40  # videos whose second object is a look-alike of the first, in almost its colour
+_STRENGTHS = (35, 100)  # percent
+_OBJECT_PERCENT = (10, 80)  # of an object's frames that an object's own kinds take: drawn for each object
+_FRAME_PERCENT = (0, 0, 15, 35)  # of a video's frames that kinds of the whole frame take: one of these
+_LONGEST = {"object": 30, "frame": 20, "passing": 14}  # frames of a burst
+_PASSING_PERCENT = 30  # objects before which something passes
+_NOTED_OCCLUSION = 0.15  # an object of which less is hidden counts as clean
+
+
+@dataclass(frozen=True)
+class BenchmarkObject(SyntheticObject):
+    """One object in one frame; fields as of `SyntheticObject`, but that boxes may overlap.
+
+    Attributes:
+        category_id: index into `VOD_SYNTH_CLASSES`.
+        box: around the pixels that the object covers inside the image, or would cover if it were sharp and nothing
+            stood before it.
+        visible_share: of all its pixels, those that are inside the image with nothing before them, in [0.2, 1].
+    """
+
+    @property
+    def name(self) -> str:
+        return VOD_SYNTH_CLASSES[self.category_id]
+
+
+@dataclass(frozen=True)
+class Thing:
+    """Something that moves: an object where it has a category, or else a distractor or what passes in front.
+
+    Attributes:
+        category: id of its class; None for what is not annotated.
+        look, path: what it looks like and where it is.
+        bursts: (F,) {kind: percent} of its own deteriorations.
+        present: the frames that it is there in.
+    """
+
+    category: int | None
+    look: Look
+    path: Path
+    bursts: list[dict[str, int]]
+    present: range
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A thing in one frame, before it is drawn: `mask` is (S n, S n) on `patch`, `pixels` (n, n) bool."""
+
+    thing: Thing
+    pose: Pose
+    patch: Patch
+    mask: np.ndarray
+    pixels: np.ndarray
+    velocity: tuple[int, int]
+    kinds: dict[str, int]
+
+
+def render(
+    rng: np.random.Generator, frames: int, height: int, width: int, first_category: int, clean: bool = False
+) -> Iterator[tuple[np.ndarray, tuple[BenchmarkObject, ...]]]:
+    """Render a video of `frames` frames from what `rng` draws.
+
+    Args:
+        rng: decides everything; used until the last frame is rendered.
+        frames, height, width: of the video.
+        first_category: class of the first object.
+        clean: without deteriorations and without things that pass in front; objects may still hide one another.
+
+    Returns:
+        Iterator over the frames: image (H, W, 3) uint8 BGR, and the objects that are visible enough.
+    """
+    camera = draw_camera(rng, frames, height, width)
+    hues = [int(rng.integers(360))]
+    objects = _draw_objects(rng, frames, height, width, first_category, hues, clean)
+    things = objects + _draw_distractors(rng, frames, height, width, hues)
+    order = [int(i) for i in rng.permutation(len(things))]  # from back to front
+    passing = [] if clean else _draw_passing(rng, frames, height, objects, hues)
+    canvas = draw_background(rng, *canvas_size(height, width), hues)
+    nothing: list[dict[str, int]] = [{} for _ in range(frames)]
+    percent = _FRAME_PERCENT[rng.integers(len(_FRAME_PERCENT))]
+    whole = nothing if clean else draw_bursts(rng, frames, percent, bad.FRAME_KINDS, _STRENGTHS, _LONGEST["frame"])
+    ids = {id(thing): track for track, thing in enumerate(objects)}
+    layers = [things[i] for i in order] + passing
+    for time in range(frames):
+        seen = [_look_at(thing, camera, time, whole[time]) for thing in layers if time in thing.present]
+        yield _compose(rng, _background(canvas, camera, time), seen, ids, whole[time])
+
+
+def _draw_objects(
+    rng: np.random.Generator, frames: int, height: int, width: int, first: int, hues: list[int], clean: bool
+) -> list[Thing]:
+    """The objects of a video; their hues are appended to `hues`, whose first value is where they begin."""
+    count = int(rng.integers(_OBJECTS[0], _OBJECTS[1] + 1))
+    with_companion = int(rng.integers(100)) < _COMPANION_PERCENT
+    things = []
+    for number in range(count):
+        category, hue = int(rng.integers(len(VOD_SYNTH_CLASSES))), hues[0] + 360 * number // count
+        if number == 0:
+            category = first
+        elif number == 1 and with_companion:
+            group = look_alike_group(first)
+            category, hue = group[(group.index(first) + 1 + category % (len(group) - 1)) % len(group)], hues[0]
+        hue = (hue + int(rng.integers(-20, 21))) % 360
+        hues.append(hue)
+        path = draw_path(rng, frames, height, width, SIDES)
+        percent = 0 if clean else int(rng.integers(_OBJECT_PERCENT[0], _OBJECT_PERCENT[1] + 1))
+        bursts = draw_bursts(rng, frames, percent, bad.OBJECT_KINDS, _STRENGTHS, _LONGEST["object"])
+        things.append(Thing(category, draw_object_look(rng, category, hue), path, bursts, range(frames)))
+    return things
+
+
+def _draw_distractors(rng: np.random.Generator, frames: int, height: int, width: int, hues: list[int]) -> list[Thing]:
+    things = []
+    for _ in range(int(rng.integers(_DISTRACTORS[0], _DISTRACTORS[1] + 1))):
+        look = draw_distractor_look(rng, hues[rng.integers(len(hues))])
+        path = draw_path(rng, frames, height, width, SIDES)
+        things.append(Thing(None, look, path, [{} for _ in range(frames)], range(frames)))
+    return things
+
+
+def _draw_passing(
+    rng: np.random.Generator, frames: int, height: int, objects: list[Thing], hues: list[int]
+) -> list[Thing]:
+    """For some objects a thing that slides over them for some frames, so that at the middle most is hidden."""
+    things = []
+    for target in objects:
+        if int(rng.integers(100)) >= _PASSING_PERCENT:
+            continue
+        length = int(rng.integers(5, _LONGEST["passing"] + 1))
+        start = int(rng.integers(max(1, frames - length + 1)))
+        present = range(start, min(start + length, frames))
+        across, down = (int(value) for value in rng.integers(-50, 51, 2))  # percent of a side at both ends
+        drift = np.zeros(frames, np.int64)
+        drift[present.start : present.stop] = np.linspace(-64, 64, len(present)).astype(np.int64)
+        side = target.path.side * int(rng.integers(80, 111)) // 100
+        path = Path(
+            target.path.x + target.path.side * across * drift // 6400,
+            target.path.y + target.path.side * down * drift // 6400,
+            side,
+            np.full(frames, float(rng.integers(-45, 46))),
+        )
+        look = draw_blob_look(rng, hues[rng.integers(len(hues))])
+        things.append(Thing(None, look, path, [{} for _ in range(frames)], present))
+    return things
+
+
+def _background(canvas: np.ndarray, camera: Camera, time: int) -> np.ndarray:
+    left, top = int(camera.left[time]), int(camera.top[time])
+    part = canvas[top : top + int(camera.height[time]), left : left + int(camera.width[time])]
+    size = (camera.frame_width, camera.frame_height)
+    return cv2.resize(np.ascontiguousarray(part), size, interpolation=cv2.INTER_LINEAR_EXACT)
+
+
+def _look_at(thing: Thing, camera: Camera, time: int, whole: dict[str, int]) -> _Seen:
+    pose = camera.see(thing.path, time)
+    kinds = dict(thing.bursts[time])
+    if "rare_pose" in kinds:
+        pose = Pose(pose.x, pose.y, pose.side, pose.angle, bad.squeeze(kinds["rare_pose"]))
+    margin = 0
+    if "motion_blur" in kinds:
+        margin = bad.smear_length(pose.side, kinds["motion_blur"]) // 2 + 1
+    elif "defocus" in kinds:
+        margin = 2 * bad.defocus_radius(pose.side, kinds["defocus"])
+    patch = Patch.around(pose, margin)
+    mask = draw_mask(thing.look.shape, pose, patch)
+    return _Seen(thing, pose, patch, mask, covered(mask), _velocity(thing.path, camera, time), kinds | whole)
+
+
+def _velocity(path: Path, camera: Camera, time: int) -> tuple[int, int]:
+    """How far the thing moves in the image around frame `time`, in 1/16 pixel."""
+    before, after = max(time - 1, 0), min(time + 1, len(path.x) - 1)
+    old, new = camera.see(path, before), camera.see(path, after)
+    return new.x - old.x, new.y - old.y
+
+
+def _compose(
+    rng: np.random.Generator, image: np.ndarray, seen: list[_Seen], ids: dict[int, int], whole: dict[str, int]
+) -> tuple[np.ndarray, tuple[BenchmarkObject, ...]]:
+    """Draw all things from back to front into `image`, in place, then what befalls the whole frame."""
+    front = _front(seen, *image.shape[:2])
+    found = []
+    for number, item in enumerate(seen):
+        hidden, visible = _hidden(item, number, front)
+        if item.thing.category is not None and hidden >= _NOTED_OCCLUSION:
+            item.kinds["occlusion"] = max(1, int(100 * hidden))
+        blend(image, _paint(item), item.patch)
+        if item.thing.category is not None and visible >= LEAST_VISIBLE:
+            found.append(_describe(item, ids[id(item.thing)], visible, image.shape[:2]))
+    for kind, strength in whole.items():
+        image = bad.low_light(image, strength, rng) if kind == "low_light" else bad.compression(image, strength)
+    return image, tuple(sorted(found, key=lambda thing: thing.track_id))
+
+
+def _front(seen: list[_Seen], height: int, width: int) -> np.ndarray:
+    """Which of the things, by its place in `seen`, is in front at each pixel: (H, W), -1 for the background."""
+    front = np.full((height, width), -1, np.int16)
+    for number, item in enumerate(seen):
+        window = item.patch.window(height, width)
+        if window is not None:
+            outside, inside = window
+            front[outside][item.pixels[inside]] = number
+    return front
+
+
+def _hidden(item: _Seen, number: int, front: np.ndarray) -> tuple[float, float]:
+    """Of the pixels inside the image the share that something covers; of all pixels the share that is seen."""
+    window = item.patch.window(*front.shape)
+    if window is None:
+        return 0.0, 0.0
+    outside, inside = window
+    pixels = item.pixels[inside]
+    in_image, everywhere = int(pixels.sum()), int(item.pixels.sum())
+    uncovered = int((pixels & (front[outside] == number)).sum())
+    return (1 - uncovered / in_image if in_image else 0.0), uncovered / max(everywhere, 1)
+
+
+def _paint(item: _Seen) -> np.ndarray:
+    """A thing as it looks in this frame: (n, n, 4) int32, see `premultiplied`."""
+    look, kinds = item.thing.look, item.kinds
+    colours = item.patch.canvas(3)
+    colours[:] = look.body
+    for blotch, colour in look.blotches:
+        fill(colours, [blotch], item.pose, item.patch, colour)
+    fade = bad.fading(kinds)
+    if look.emblem is not None and fade < 256:
+        marking = tuple((a * (256 - fade) + b * fade) >> 8 for a, b in zip(look.marking, look.body, strict=True))
+        for polygons, colour in ((look.emblem.filled, marking), (look.emblem.holes, look.body)):
+            turned = [bad.turned(polygon, kinds.get("rare_pose", 0)) for polygon in polygons]
+            fill(colours, turned, item.pose, item.patch, colour)
+    layer = premultiplied(colours, item.mask)
+    if "motion_blur" in kinds:
+        return bad.motion_blur(layer, bad.smear_length(item.pose.side, kinds["motion_blur"]), item.velocity)
+    if "defocus" in kinds:
+        return bad.defocus(layer, bad.defocus_radius(item.pose.side, kinds["defocus"]))
+    return layer
+
+
+def _describe(item: _Seen, track: int, visible: float, size: tuple[int, int]) -> BenchmarkObject:
+    x, y, width, height = cv2.boundingRect(item.pixels.astype(np.uint8))
+    left, top = item.patch.left + x, item.patch.top + y
+    box = max(left, 0), max(top, 0), min(left + width, size[1]), min(top + height, size[0])
+    kinds = {kind: strength / 100 for kind, strength in sorted(item.kinds.items())}
+    return BenchmarkObject(track, item.thing.category, box, kinds, round(visible, 2))
