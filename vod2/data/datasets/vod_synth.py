@@ -4,24 +4,22 @@ import os
 
 from vod2.d2 import DatasetCatalog, MetadataCatalog
 from vod2.data.datasets.imagenet_det import load_imagenet_det
-from vod2.data.datasets.imagenet_vid import load_imagenet_vid
-from vod2.data.synthetic.vod_synth import BENCHMARK, VOD_SYNTH_CLASSES, check_version
+from vod2.data.datasets.imagenet_vid import default_classes, load_imagenet_vid
+from vod2.data.synthetic.vod_synth import BENCHMARK, SIZES, check_version
 
 VOD_SYNTH_PARTS: tuple[str, ...] = ("train", "train_all", "val", "det")
 
 
 def register_vod_synth(name: str, root: str | os.PathLike, part: str, size: str) -> None:
     """Register the dataset `name`; nothing is read before it is used. Arguments as in `load_vod_synth`."""
-    root = str(root)
+    root, class_names = str(root), list(SIZES[size].class_names)
     DatasetCatalog.register(name, lambda: load_vod_synth(root, part, size, name))
     source = {"format": "imagenet_det", "path": root}
     if part != "det":
         split, every_frame = _split(part)
-        source = {"format": "imagenet_vid", "path": root, "split": split, "class_names": list(VOD_SYNTH_CLASSES)}
+        source = {"format": "imagenet_vid", "path": root, "split": split, "class_names": class_names}
         source |= {"every_frame": True} if every_frame else {}
-    MetadataCatalog.get(name).set(
-        thing_classes=list(VOD_SYNTH_CLASSES), evaluator_type="vid", image_root=root, check_source=source
-    )
+    MetadataCatalog.get(name).set(thing_classes=class_names, evaluator_type="vid", image_root=root, check_source=source)
 
 
 def load_vod_synth(root: str | os.PathLike, part: str, size: str, name: str) -> list[dict]:
@@ -41,10 +39,11 @@ def load_vod_synth(root: str | os.PathLike, part: str, size: str, name: str) -> 
     """
     remedy = f"make it with python tools/make_synthetic.py --benchmark {BENCHMARK} --size {size} --output {root}"
     check_version(root, size, remedy)
+    class_names = default_classes(root)
     if part == "det":
-        return load_imagenet_det(root, name=name, class_names=VOD_SYNTH_CLASSES, remedy=remedy)
+        return load_imagenet_det(root, name=name, class_names=class_names, remedy=remedy)
     split, every_frame = _split(part)
-    return load_imagenet_vid(root, split, VOD_SYNTH_CLASSES, every_frame=every_frame, name=name, remedy=remedy)
+    return load_imagenet_vid(root, split, class_names, every_frame=every_frame, name=name, remedy=remedy)
 
 
 def _split(part: str) -> tuple[str, bool]:

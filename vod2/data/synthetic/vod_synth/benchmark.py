@@ -12,7 +12,7 @@ import numpy as np
 
 from vod2.data.synthetic.layout import MANIFEST, encode_jpeg, write_set
 from vod2.data.synthetic.scene import SPLITS
-from vod2.data.synthetic.vod_synth.classes import VOD_SYNTH_CLASSES
+from vod2.data.synthetic.vod_synth.classes import PER_GROUP, VOD_SYNTH_CLASSES
 from vod2.data.synthetic.vod_synth.scene import BenchmarkObject, render
 from vod2.errors import UserError
 
@@ -32,6 +32,7 @@ class VodSynth:
         train_frames, val_frames: of all videos of a split together; they are as long as one another, to one frame.
         stills: still images (the DET side).
         height, width: of a frame in pixels; even, at least 64.
+        classes: the first so many of `VOD_SYNTH_CLASSES`, whole groups of look-alikes.
 
     Example:
         >>> frames = list(VodSynth("mine", 1, 1, 2, 2, stills=1, height=96, width=128).render("val", 0))
@@ -48,6 +49,7 @@ class VodSynth:
     stills: int
     height: int
     width: int
+    classes: int = len(VOD_SYNTH_CLASSES)
 
     records_visibility = True
 
@@ -60,13 +62,17 @@ class VodSynth:
             videos, frames = self.video_count(split), getattr(self, f"{split}_frames")
             if videos < 0 or not videos <= frames <= videos * 1_000_000:
                 raise ValueError(f"{split}_frames={frames}: expected 1 to 1,000,000 for each of {videos} videos")
+        if self.classes % PER_GROUP or not PER_GROUP <= self.classes <= len(VOD_SYNTH_CLASSES):
+            raise ValueError(
+                f"classes={self.classes}: expected a multiple of {PER_GROUP} up to {len(VOD_SYNTH_CLASSES)}"
+            )
         if self.stills < 0:
             raise ValueError(f"stills={self.stills}: expected at least 0")
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """By category id."""
-        return VOD_SYNTH_CLASSES
+        return VOD_SYNTH_CLASSES[: self.classes]
 
     def manifest(self) -> dict:
         """What the set's manifest says: `check_version` compares the first three."""
@@ -99,18 +105,19 @@ class VodSynth:
         if not 0 <= index < count:
             raise ValueError(f"index={index}: split {split!r} has {count} videos, numbered from 0")
         rng = np.random.default_rng([REVISION, SPLITS.index(split), index])
-        return render(rng, self.video_length(split, index), self.height, self.width, index % len(VOD_SYNTH_CLASSES))
+        frames, first = self.video_length(split, index), index % self.classes
+        return render(rng, frames, self.height, self.width, first, self.classes)
 
     def render_still(self, index: int) -> tuple[np.ndarray, tuple[BenchmarkObject, ...]]:
         """A still: a frame without deteriorations."""
         rng = np.random.default_rng([REVISION, _STILLS, index])
-        return next(render(rng, 1, self.height, self.width, index % len(VOD_SYNTH_CLASSES), clean=True))
+        return next(render(rng, 1, self.height, self.width, index % self.classes, self.classes, clean=True))
 
 
 SIZES: dict[str, VodSynth] = {
     one.size: one
     for one in (
-        VodSynth("tiny", 300, 14_400, 64, 3_072, stills=3_000, height=128, width=192),
+        VodSynth("tiny", 300, 14_400, 64, 3_072, stills=3_000, height=128, width=192, classes=12),
         VodSynth("small", 1_000, 60_000, 150, 9_000, stills=10_000, height=256, width=384),
         # As many videos, frames and stills as ImageNet VID and the DET list that goes with it.
         VodSynth("full", 3_862, 1_122_397, 555, 176_126, stills=53_639, height=360, width=640),
@@ -146,10 +153,10 @@ class Estimate:
 def estimate(source: VodSynth, sample: int = 12) -> Estimate:
     """Render some frames of one video, write nothing, and multiply."""
     split = "train" if source.train_videos else "val"
-    begin, size, count = time.perf_counter(), 0, 0
+    begin, size, count = time.process_time(), 0, 0
     for image, _ in itertools.islice(source.render(split, 0), sample):
         size, count = size + len(encode_jpeg(image)), count + 1
-    seconds = time.perf_counter() - begin
+    seconds = time.process_time() - begin
     frames = source.train_frames + source.val_frames + source.stills
     return Estimate(frames, frames * size // count, frames * seconds / count)
 

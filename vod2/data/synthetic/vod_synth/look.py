@@ -20,8 +20,8 @@ from vod2.data.synthetic.vod_synth.drawing import UNIT, Patch, Pose, draw_mask, 
 Colour = tuple[int, int, int]
 
 _BLOTCHES = 5
-_CLUTTER = 16  # blobs on a background
-_OCTAVES = ((4, 34), (10, 26), (24, 18), (60, 14))  # cells down the canvas, amplitude in grey values
+_CLUTTER = 8  # blobs on a background
+_OCTAVES = ((4, 30), (10, 20), (24, 12), (60, 8))  # cells down the canvas, amplitude in grey values
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,9 @@ def _draw_clutter(canvas: np.ndarray, rng: np.random.Generator, hue: int) -> Non
     )
     patch = Patch.around(pose)
     look = draw_blob_look(rng, hue + int(rng.integers(-20, 21)))
-    mark = placed_emblem(EMBLEM_NAMES[rng.integers(len(EMBLEM_NAMES))], (0.5, 0.5, 0.25)) if rng.integers(2) else None
+    mark = (
+        placed_emblem(EMBLEM_NAMES[rng.integers(len(EMBLEM_NAMES))], (0.5, 0.5, 0.25)) if rng.integers(3) == 0 else None
+    )
     window = patch.window(height, width)
     if window is None:
         return
@@ -118,6 +120,6 @@ def _draw_clutter(canvas: np.ndarray, rng: np.random.Generator, hue: int) -> Non
     colours[:] = look.body
     if mark is not None:
         fill(colours, mark.filled, pose, patch, look.marking)
-    share = (mask[inside] * int(rng.integers(90, 201)))[:, :, None].astype(np.int32)
+    share = (mask[inside] * int(rng.integers(60, 151)))[:, :, None].astype(np.int32)
     below, above = canvas[outside].astype(np.int32), colours[::4, ::4][inside].astype(np.int32)
     canvas[outside] = ((below * (256 - share) + above * share) >> 8).astype(np.uint8)

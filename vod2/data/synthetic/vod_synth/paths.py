@@ -11,7 +11,7 @@ import numpy as np
 from vod2.data.synthetic.motion import PathLimits, draw_ranges, draw_trajectory, swing
 from vod2.data.synthetic.vod_synth.drawing import UNIT, Pose
 
-SIDES = (0.2, 0.4)  # of an object, as a fraction of the frame's short side
+SIDES = (0.24, 0.45)  # of an object, as a fraction of the frame's short side
 SPEEDS = ((0.001, 0.004), (0.001, 0.004), (0.008, 0.02), (0.05, 0.14))  # sides a frame at the fastest moment
 MARGIN = 4  # the background reaches a quarter of the frame further on every side
 
@@ -72,9 +72,10 @@ def _fixed(values: np.ndarray) -> np.ndarray:
     return np.rint(UNIT * values).astype(np.int64)
 
 
-def draw_camera(rng: np.random.Generator, frames: int, height: int, width: int) -> Camera:
-    """A pan of up to an eighth of the frame and a zoom of some percent."""
-    rate = _CAMERA_SPEEDS[rng.integers(len(_CAMERA_SPEEDS))]
+def draw_camera(rng: np.random.Generator, frames: int, height: int, width: int, rate: float | None = None) -> Camera:
+    """A pan of up to an eighth of the frame and a zoom of some percent; `rate` in radians a frame, None to draw it."""
+    if rate is None:
+        rate = _CAMERA_SPEEDS[rng.integers(len(_CAMERA_SPEEDS))]
     pan_x, pan_y, zoom = (swing(rng, frames, rate) for _ in range(3))
     crop_width = 2 * width + 2 * np.rint(width * _ZOOM / 100 * zoom).astype(np.int64)
     crop_height = crop_width * height // width

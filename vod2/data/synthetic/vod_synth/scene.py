@@ -3,7 +3,7 @@
 Shape alphabet: H, W height and width of a frame, n side of a patch, F frames.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -40,14 +40,14 @@ from vod2.data.synthetic.vod_synth.paths import (
 
 LEAST_VISIBLE = 0.2  # share of an object that must be seen for it to be annotated
 
-_OBJECTS = (2, 5)  # least and most in a video
-_DISTRACTORS = (0, 2)
+_OBJECTS = (2, 4)  # least and most in a video
+_DISTRACTORS = (0, 1)
 _COMPANION_PERCENT = 40  # videos whose second object is a look-alike of the first, in almost its colour
 _STRENGTHS = (35, 100)  # percent
 _OBJECT_PERCENT = (10, 80)  # of an object's frames that an object's own kinds take: drawn for each object
 _FRAME_PERCENT = (0, 0, 15, 35)  # of a video's frames that kinds of the whole frame take: one of these
 _LONGEST = {"object": 30, "frame": 20, "passing": 14}  # frames of a burst
-_PASSING_PERCENT = 30  # objects before which something passes
+_PASSING_PERCENT = 25  # objects before which something passes
 _NOTED_OCCLUSION = 0.15  # an object of which less is hidden counts as clean
 
 
@@ -76,6 +76,7 @@ class Thing:
         look, path: what it looks like and where it is.
         bursts: (F,) {kind: percent} of its own deteriorations.
         present: the frames that it is there in.
+        track: an object's number in its video, from 0; -1 for other things.
     """
 
     category: int | None
@@ -83,6 +84,7 @@ class Thing:
     path: Path
     bursts: list[dict[str, int]]
     present: range
+    track: int = -1
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,13 @@ class _Seen:
 
 
 def render(
-    rng: np.random.Generator, frames: int, height: int, width: int, first_category: int, clean: bool = False
+    rng: np.random.Generator,
+    frames: int,
+    height: int,
+    width: int,
+    first_category: int,
+    classes: int,
+    clean: bool = False,
 ) -> Iterator[tuple[np.ndarray, tuple[BenchmarkObject, ...]]]:
     """Render a video of `frames` frames from what `rng` draws.
 
@@ -107,6 +115,7 @@ def render(
         rng: decides everything; used until the last frame is rendered.
         frames, height, width: of the video.
         first_category: class of the first object.
+        classes: the objects are of the first so many classes, whole groups.
         clean: without deteriorations and without things that pass in front; objects may still hide one another.
 
     Returns:
@@ -114,7 +123,7 @@ def render(
     """
     camera = draw_camera(rng, frames, height, width)
     hues = [int(rng.integers(360))]
-    objects = _draw_objects(rng, frames, height, width, first_category, hues, clean)
+    objects = _draw_objects(rng, frames, height, width, (first_category, classes), hues, clean)
     things = objects + _draw_distractors(rng, frames, height, width, hues)
     order = [int(i) for i in rng.permutation(len(things))]  # from back to front
     passing = [] if clean else _draw_passing(rng, frames, height, objects, hues)
@@ -122,22 +131,52 @@ def render(
     nothing: list[dict[str, int]] = [{} for _ in range(frames)]
     percent = _FRAME_PERCENT[rng.integers(len(_FRAME_PERCENT))]
     whole = nothing if clean else draw_bursts(rng, frames, percent, bad.FRAME_KINDS, _STRENGTHS, _LONGEST["frame"])
-    ids = {id(thing): track for track, thing in enumerate(objects)}
-    layers = [things[i] for i in order] + passing
-    for time in range(frames):
-        seen = [_look_at(thing, camera, time, whole[time]) for thing in layers if time in thing.present]
-        yield _compose(rng, _background(canvas, camera, time), seen, ids, whole[time])
+    return render_things(rng, canvas, camera, [things[i] for i in order] + passing, whole)
+
+
+def render_things(
+    rng: np.random.Generator,
+    background: np.ndarray,
+    camera: Camera,
+    things: Sequence[Thing],
+    whole: Sequence[dict[str, int]],
+) -> Iterator[tuple[np.ndarray, tuple[BenchmarkObject, ...]]]:
+    """Render things that stand before a background.
+
+    Args:
+        rng: draws the noise of dark frames.
+        background: canvas of `canvas_size`, uint8 BGR.
+        camera: what each frame sees of it.
+        things: from back to front.
+        whole: {kind: strength in percent} for each frame as a whole; as many as there are frames.
+
+    Returns:
+        As of `render`.
+    """
+    for time, kinds in enumerate(whole):
+        seen = [_look_at(thing, camera, time, kinds) for thing in things if time in thing.present]
+        yield _compose(rng, _background(background, camera, time), seen, kinds)
 
 
 def _draw_objects(
-    rng: np.random.Generator, frames: int, height: int, width: int, first: int, hues: list[int], clean: bool
+    rng: np.random.Generator,
+    frames: int,
+    height: int,
+    width: int,
+    classes: tuple[int, int],
+    hues: list[int],
+    clean: bool,
 ) -> list[Thing]:
-    """The objects of a video; their hues are appended to `hues`, whose first value is where they begin."""
+    """The objects of a video, by the class of the first and the number of classes.
+
+    Their hues are appended to `hues`, whose first value is where they begin.
+    """
+    first, number_of_classes = classes
     count = int(rng.integers(_OBJECTS[0], _OBJECTS[1] + 1))
     with_companion = int(rng.integers(100)) < _COMPANION_PERCENT
     things = []
     for number in range(count):
-        category, hue = int(rng.integers(len(VOD_SYNTH_CLASSES))), hues[0] + 360 * number // count
+        category, hue = int(rng.integers(number_of_classes)), hues[0] + 360 * number // count
         if number == 0:
             category = first
         elif number == 1 and with_companion:
@@ -148,7 +187,7 @@ def _draw_objects(
         path = draw_path(rng, frames, height, width, SIDES)
         percent = 0 if clean else int(rng.integers(_OBJECT_PERCENT[0], _OBJECT_PERCENT[1] + 1))
         bursts = draw_bursts(rng, frames, percent, bad.OBJECT_KINDS, _STRENGTHS, _LONGEST["object"])
-        things.append(Thing(category, draw_object_look(rng, category, hue), path, bursts, range(frames)))
+        things.append(Thing(category, draw_object_look(rng, category, hue), path, bursts, range(frames), number))
     return things
 
 
@@ -217,7 +256,7 @@ def _velocity(path: Path, camera: Camera, time: int) -> tuple[int, int]:
 
 
 def _compose(
-    rng: np.random.Generator, image: np.ndarray, seen: list[_Seen], ids: dict[int, int], whole: dict[str, int]
+    rng: np.random.Generator, image: np.ndarray, seen: list[_Seen], whole: dict[str, int]
 ) -> tuple[np.ndarray, tuple[BenchmarkObject, ...]]:
     """Draw all things from back to front into `image`, in place, then what befalls the whole frame."""
     front = _front(seen, *image.shape[:2])
@@ -228,7 +267,7 @@ def _compose(
             item.kinds["occlusion"] = max(1, int(100 * hidden))
         blend(image, _paint(item), item.patch)
         if item.thing.category is not None and visible >= LEAST_VISIBLE:
-            found.append(_describe(item, ids[id(item.thing)], visible, image.shape[:2]))
+            found.append(_describe(item, visible, image.shape[:2]))
     for kind, strength in whole.items():
         image = bad.low_light(image, strength, rng) if kind == "low_light" else bad.compression(image, strength)
     return image, tuple(sorted(found, key=lambda thing: thing.track_id))
@@ -278,9 +317,9 @@ def _paint(item: _Seen) -> np.ndarray:
     return layer
 
 
-def _describe(item: _Seen, track: int, visible: float, size: tuple[int, int]) -> BenchmarkObject:
+def _describe(item: _Seen, visible: float, size: tuple[int, int]) -> BenchmarkObject:
     x, y, width, height = cv2.boundingRect(item.pixels.astype(np.uint8))
     left, top = item.patch.left + x, item.patch.top + y
     box = max(left, 0), max(top, 0), min(left + width, size[1]), min(top + height, size[0])
     kinds = {kind: strength / 100 for kind, strength in sorted(item.kinds.items())}
-    return BenchmarkObject(track, item.thing.category, box, kinds, round(visible, 2))
+    return BenchmarkObject(item.thing.track, item.thing.category, box, kinds, round(visible, 2))
