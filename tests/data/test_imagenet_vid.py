@@ -14,6 +14,7 @@ from vod2.d2 import DatasetCatalog, MetadataCatalog
 from vod2.data.datasets import VID_CLASSES, VID_WNIDS, builtin, ilsvrc, load_imagenet_vid, register_imagenet_vid
 from vod2.data.datasets.imagenet_vid import FrameRef, derive_frames, read_frame_list
 from vod2.data.synthetic import SYNTHETIC_CLASSES, SyntheticConfig, read_deterioration, write_synthetic
+from vod2.data.synthetic.vod_synth import VOD_SYNTH_CLASSES
 from vod2.errors import UserError
 
 FOX = "n02118333"
@@ -257,9 +258,13 @@ def test_the_builtin_datasets_may_be_registered_twice():
         "imagenet_det_train_30classes",
         "synthetic_train",
         "synthetic_val",
+        "vod_synth_1_tiny_train",
+        "vod_synth_1_small_val",
+        "vod_synth_1_full_det",
     } <= set(DatasetCatalog.list())
     assert MetadataCatalog.get("imagenet_vid_val").thing_classes == list(VID_CLASSES)
     assert MetadataCatalog.get("synthetic_val").thing_classes == list(SYNTHETIC_CLASSES)
+    assert MetadataCatalog.get("vod_synth_1_tiny_det").thing_classes == list(VOD_SYNTH_CLASSES[:12])
 
 
 def test_the_synthetic_set_is_read_with_its_classes_and_deteriorations(tmp_path):

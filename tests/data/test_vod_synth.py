@@ -119,21 +119,22 @@ def test_an_interrupted_set_is_completed_and_what_was_finished_is_kept(written, 
     assert _contents(output) == _contents(written)
 
 
-def _patch_of(category, kinds, velocity=(30, 40)):
+def _painted(category, kinds, blotches=True):
+    """A class drawn by itself under {kind: percent}: (81, 81, 4)."""
     look = draw_object_look(np.random.default_rng(5), category, 200)
-    pose = Pose(40 * UNIT, 40 * UNIT, 30 * UNIT, 10.0, bad.squeeze(kinds.get("rare_pose", 0)))
-    patch = Patch(0, 0, 81)
-    mask = draw_mask(look.shape, pose, patch)
-    still = np.zeros(1, np.int64)
+    look = look if blotches else replace(look, blotches=())
+    middle = 40 * UNIT + UNIT // 2
+    pose, patch = Pose(middle, middle, 30 * UNIT, 0.0, bad.squeeze(kinds.get("rare_pose", 0))), Patch(0, 0, 81)
+    mask, still = draw_mask(look.shape, pose, patch), np.zeros(1, np.int64)
     thing = scene.Thing(category, look, WorldPath(still, still, still, still), [kinds], range(1))
-    return scene._paint(scene._Seen(thing, pose, patch, mask, covered(mask), velocity, kinds))
+    return scene._paint(scene._Seen(thing, pose, patch, mask, covered(mask), (30, 40), kinds))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("category", range(0, 30, 3))
 def test_look_alikes_are_the_same_pixels_from_half_strength_on_and_not_before(kind, category):
     for strength, same in ((50, True), (100, True), (20, False)):
-        patches = [_patch_of(member, {kind: strength}) for member in look_alike_group(category)]
+        patches = [_painted(member, {kind: strength}) for member in look_alike_group(category)]
         for number, patch in enumerate(patches):
             for other in patches[:number]:
                 assert np.array_equal(patch, other) == same
@@ -149,18 +150,8 @@ def test_groups_share_a_silhouette_and_are_no_one_elses_look_alikes():
 
 @pytest.mark.parametrize("category", range(30))
 def test_every_class_equals_its_mirror_image(category):
-    patch = _patch_of_upright(category)
-    np.testing.assert_array_less(np.abs(patch - patch[:, ::-1]).mean(), 1.0)
-
-
-def _patch_of_upright(category):
-    """Without blotches, which are no part of the class."""
-    look = replace(draw_object_look(np.random.default_rng(5), category, 200), blotches=())
-    pose, patch = Pose(40 * UNIT + 8, 40 * UNIT + 8, 30 * UNIT), Patch(0, 0, 81)
-    mask = draw_mask(look.shape, pose, patch)
-    still = np.zeros(1, np.int64)
-    thing = scene.Thing(category, look, WorldPath(still, still, still, still), [{}], range(1))
-    return scene._paint(scene._Seen(thing, pose, patch, mask, covered(mask), (0, 0), {}))
+    patch = _painted(category, {}, blotches=False)
+    assert np.abs(patch - patch[:, ::-1]).mean() < 1
 
 
 def test_motion_blur_is_the_mean_over_the_path_of_the_exposure():

@@ -20,6 +20,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -142,7 +143,9 @@ def write_set(
 def _make_in_processes(source: SyntheticSet, jobs: Sequence[Job], output: Path, workers: int, bar: tqdm) -> None:
     # Not forked: this process may have threads (PyTorch's), which do not survive that.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(jobs)), context) as pool:
+    # Ctrl-C ends this process alone, which lets the others finish what they are at.
+    ignore_interrupts = (signal.SIGINT, signal.SIG_IGN)
+    with ProcessPoolExecutor(min(workers, len(jobs)), context, signal.signal, ignore_interrupts) as pool:
         try:
             for future in as_completed([pool.submit(_make, source, job, output) for job in jobs]):
                 future.result()
