@@ -11,6 +11,8 @@ import cv2
 import numpy as np
 import pytest
 
+from vod2.data.check import check_dataset
+from vod2.data.check_ilsvrc import ImageNetDet, ImageNetVid
 from vod2.data.datasets.imagenet_vid import load_imagenet_vid
 from vod2.data.datasets.vod_synth import load_vod_synth
 from vod2.data.synthetic import layout, read_deterioration, read_visibility, video_id
@@ -322,6 +324,11 @@ def test_the_readers_of_imagenet_read_videos_and_stills(written):
         assert [a["category_id"] for a in record["annotations"]] == [item.category_id for item in objects]
     assert len(load_vod_synth(written, "train_all", "smallest", "test")) == 9
     assert len(load_imagenet_vid(written, "val")) == 41  # the manifest names the classes
+
+
+@pytest.mark.parametrize("source", [ImageNetVid, ImageNetDet])
+def test_the_check_of_datasets_finds_nothing_wrong(written, source):
+    assert check_dataset(source(written), progress=False).findings == []
 
 
 @pytest.mark.parametrize(

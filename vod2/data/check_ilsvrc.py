@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vod2.atomic import replacing
 from vod2.data.check_types import ERROR, WARNING, CheckedFrame, CheckedObject, CheckedVideo, CheckFormat, Finding
-from vod2.data.datasets.ilsvrc import VID_CLASSES, category_ids, parse_xml
+from vod2.data.datasets.ilsvrc import category_ids, parse_xml
 from vod2.data.datasets.imagenet_det import derive_images, find_det_list
 from vod2.data.datasets.imagenet_vid import (
     FrameRef,
@@ -248,7 +248,7 @@ class ImageNetDet(CheckFormat):
         self._root = Path(path)
         if not self.recognizes(path):
             raise UserError(f"{self._root / 'Data' / 'DET'}: no such folder: see datasets/README.md")
-        self.classes = VID_CLASSES
+        self.classes = default_classes(path)
         self._list = list_file or find_det_list(path)
         self._entries: list[str] = []
 
