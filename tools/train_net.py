@@ -3,13 +3,20 @@
 
 python tools/train_net.py --config-file configs/RDN_R101.yaml --num-gpus 4
 python tools/train_net.py --config-file configs/RDN_R101.yaml --eval-only MODEL.WEIGHTS rdn.pth
+
+Whether it looks at other frames at all: without them, and with those of another video (docs/ablations.md).
+
+python tools/train_net.py --config-file configs/RDN_R101.yaml --eval-only --context none MODEL.WEIGHTS rdn.pth
+python tools/train_net.py --config-file configs/RDN_R101.yaml --eval-only --context foreign MODEL.WEIGHTS rdn.pth
 """
 
 import argparse
 
 from vod2.checkpoint import load_weights, require_weights
 from vod2.d2 import CfgNode, build_model, comm, default_argument_parser, launch, verify_results
+from vod2.data import CONTEXTS
 from vod2.engine import VideoTrainer, cli, load_config, setup
+from vod2.errors import UserError
 
 
 def work(cfg: CfgNode, args: argparse.Namespace) -> dict:
@@ -22,14 +29,22 @@ def work(cfg: CfgNode, args: argparse.Namespace) -> dict:
     model = build_model(cfg)
     load_weights(model, cfg.MODEL.WEIGHTS)
     results = VideoTrainer.test(cfg, model)
-    if comm.is_main_process():
+    if comm.is_main_process() and cfg.TEST.CONTEXT == "own":  # what the configuration expects is said of that
         verify_results(cfg, results)
     return results
 
 
 def main() -> None:
-    args = default_argument_parser(__doc__).parse_args()
+    parser = default_argument_parser(__doc__)
+    parser.add_argument(
+        "--context", choices=CONTEXTS, help="with --eval-only, what a frame looks at: sets TEST.CONTEXT"
+    )
+    args = parser.parse_args()
+    if args.context and not args.eval_only:
+        raise UserError("--context is for evaluation: give --eval-only, too, or leave it out")
     cfg = load_config(args.config_file, args.opts)  # a mistake is told once, before any process starts
+    if args.context:
+        cfg.TEST.CONTEXT = args.context
     if args.eval_only:
         require_weights(cfg.MODEL.WEIGHTS)
     launch(work, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(cfg, args))

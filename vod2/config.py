@@ -140,4 +140,6 @@ def _add_engine(cfg: CfgNode) -> None:
     # the "objects" that have it, with the detections of all frames
     cfg.TEST.VID_GROUPS = "frames"
     cfg.TEST.FRAME_KINDS = ""  # JSON file of deteriorated frames (docs/evaluation.md); "" for that of the metadata
+    # What a frame looks at: frames of its "own" video, "none", or "foreign" ones, of another video (docs/ablations.md)
+    cfg.TEST.CONTEXT = "own"
     cfg.TEST.COCO_AP = True  # also the AP of COCO, by pycocotools

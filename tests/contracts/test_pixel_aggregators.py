@@ -1,9 +1,10 @@
-"""The eight contracts of every registered pixel aggregator.
+"""The nine contracts of every registered pixel aggregator.
 
 1. Without supports it is the image detector.        5. No supports, and supports of another size, work.
 2. Streaming equals clip.                            6. Neither context nor memory is changed.
 3. Interleaved videos equal each alone.              7. The gradient reaches every parameter.
 4. The order of supports is irrelevant.              8. bfloat16 autocast stays near float32.
+9. TEST.CONTEXT "none" and "foreign" are what they say.
 
 A new aggregator is added to CASES, nothing else. Those that tests register for themselves need no entry.
 """
@@ -17,6 +18,8 @@ import torch
 from helpers.contracts import (
     Untouched,
     check_autocast,
+    check_context_foreign,
+    check_context_none,
     check_gradients,
     check_interleaved_videos,
     check_memory_is_left_as_it_was,
@@ -362,3 +365,14 @@ def test_bfloat16_autocast_stays_near_float32(keys, schedule):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_the_whole_detector_runs_under_autocast(keys, schedule, dtype):
     check_autocast(build_detector(keys), schedule, dtype)
+
+
+# 9
+
+
+def test_without_context_every_frame_is_a_video_of_its_own(keys, schedule):
+    check_context_none(build_detector(keys), schedule)
+
+
+def test_in_a_foreign_context_no_other_frame_of_its_own_video_counts(keys, schedule):
+    check_context_foreign(build_detector(keys), schedule)

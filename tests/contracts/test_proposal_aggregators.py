@@ -1,9 +1,10 @@
-"""The eight contracts of every registered proposal aggregator, and of several one after the other.
+"""The nine contracts of every registered proposal aggregator, and of several one after the other.
 
 1. Without supports it is the image detector.        5. Zero proposals and zero supports work.
 2. Streaming equals clip.                            6. Neither context nor memory is changed.
 3. Interleaved videos equal each alone.              7. The gradient reaches every parameter.
 4. The order of supports is irrelevant.              8. bfloat16 autocast stays near float32.
+9. TEST.CONTEXT "none" and "foreign" are what they say.
 
 A new aggregator is added to CASES, nothing else.
 """
@@ -18,6 +19,8 @@ import torch
 from helpers.contracts import (
     Untouched,
     check_autocast,
+    check_context_foreign,
+    check_context_none,
     check_gradients,
     check_interleaved_videos,
     check_memory_is_left_as_it_was,
@@ -400,3 +403,14 @@ def test_bfloat16_autocast_stays_near_float32(keys):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_the_whole_detector_runs_under_autocast(keys, dtype):
     check_autocast(build_detector(keys), SlidingWindow(1), dtype)
+
+
+# 9
+
+
+def test_without_context_every_frame_is_a_video_of_its_own(keys):
+    check_context_none(build_detector(keys), SlidingWindow(2))
+
+
+def test_in_a_foreign_context_no_other_frame_of_its_own_video_counts(keys):
+    check_context_foreign(build_detector(keys), SlidingWindow(2))

@@ -53,6 +53,15 @@ def test_every_video_is_linked_by_itself_and_handed_on_in_order():
     assert all("image" not in keys and "support" not in keys for _, _, keys in recorder.seen)
 
 
+def test_frames_that_are_alone_are_not_linked():
+    recorder = Recorder()
+    evaluator = LinkingEvaluator(SeqNMS(), recorder, alone=True)
+    evaluator.reset()
+    feed(evaluator, [("a0", "a", None, 0.75), ("a1", "a", 0, 0.25)])
+    assert evaluator.evaluate() == {"frames": 2}
+    assert [(name, scores) for name, scores, _ in recorder.seen] == [("a0", [0.75]), ("a1", [0.25])]
+
+
 def test_resetting_forgets_the_video_that_was_running():
     recorder = Recorder()
     evaluator = LinkingEvaluator(SeqNMS(), recorder)

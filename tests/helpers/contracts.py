@@ -6,13 +6,14 @@ from collections.abc import Iterable, Sequence
 import pytest
 import torch
 from helpers.models import assert_same_detections, make_targets, make_video
-from helpers.streams import detect_as_stream, step_clip, window_clip
+from helpers.streams import detect_as_stream, foreign_clips, lone_clips, step_clip, window_clip
 from torch import Tensor
 
 from vod2.d2 import EventStorage
+from vod2.evaluation import StreamingModel
 from vod2.modeling import VideoRCNN
 from vod2.structures import Frame, ProposalSet, Role, TemporalContext
-from vod2.temporal import FrameMemory, SupportSchedule
+from vod2.temporal import FrameMemory, SlidingWindow, SupportSchedule
 
 
 def losses_of_step(model: VideoRCNN, inputs: list[dict], seed: int = 0) -> dict[str, Tensor]:
@@ -130,3 +131,28 @@ def check_autocast(model: VideoRCNN, schedule: SupportSchedule, dtype: torch.dty
         for instances in detect_as_stream(model, make_video(3), schedule):
             assert len(instances) > 0
             assert instances.scores.isfinite().all() and instances.pred_boxes.tensor.isfinite().all()
+
+
+def check_context_none(model: VideoRCNN, schedule: SupportSchedule) -> None:
+    """Without context a frame is detected exactly as the only frame of a video; nothing is left of those before it."""
+    video = make_video(3)
+    alone = StreamingModel(model, schedule, "none")
+    for image, clip in zip(video, lone_clips(video), strict=True):
+        (still,) = detect_as_stream(model, [image], schedule)
+        assert_same_detections(alone([clip])[0]["instances"], still)
+
+
+def check_context_foreign(model: VideoRCNN, schedule: SupportSchedule) -> None:
+    """A frame is detected exactly as if it stood in its place in the other video; nothing is left of those before it.
+
+    Of an own frame that a causal stream of the other video meets at t, nothing before t can know. So this reference
+    holds for what is carried, too; schedules that look ahead are tested with StreamingModel.
+    """
+    causal = schedule if schedule.lookahead == 0 else SlidingWindow(2, lookahead=0)
+    video, other = make_video(5, seed=1), make_video(5, seed=2)
+    among = StreamingModel(model, causal, "foreign")
+    for t, clip in enumerate(foreign_clips(video, other, causal)):
+        found = among([clip])[0]["instances"]
+        if t in (1, 3, 4):
+            mixed = [*other[:t], video[t], *other[t + 1 :]]
+            assert_same_detections(found, list(detect_as_stream(model, mixed, causal))[t])

@@ -111,6 +111,19 @@ def test_what_is_carried_replaces_what_was():
     assert set(memory.context(0).carry) == {"new"}
 
 
+def test_a_memory_without_a_frame_goes_its_own_way():
+    memory = make_memory(SlidingWindow(1))
+    put_missing(memory, 1)
+    memory.carry({"state": torch.ones(1)})
+    other = memory.without(1)
+    assert other.missing(1) == [1] and dict(other.held().carry) == {"state": torch.ones(1)}
+    own = Frame(memory.video, 1, SIZE)
+    other.put(own)
+    other.carry({})
+    assert other.context(1).frames[1] is own and memory.frame(1) is not own
+    assert set(memory.context(1).carry) == {"state"} and len(memory) == 3
+
+
 def test_a_context_stays_as_it_was_when_the_memory_moves_on():
     memory = make_memory(SlidingWindow(1))
     put_missing(memory, 1)

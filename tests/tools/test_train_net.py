@@ -1,5 +1,6 @@
 """The command line of training: mistakes end in one sentence."""
 
+import json
 import os
 import re
 import subprocess
@@ -71,6 +72,22 @@ def test_a_checkpoint_of_another_model_is_named(tmp_path):
     torch.save({"model": {"backbone.stem.conv1.weight": torch.zeros(1)}}, tmp_path / "other.pth")
     done = train_net(tmp_path, "--config-file", QUICK, "--eval-only", "MODEL.WEIGHTS", "other.pth")
     assert_one_sentence(done, "other.pth", "another model")
+
+
+def test_a_context_is_for_evaluation(tmp_path):
+    done = train_net(tmp_path, "--config-file", QUICK, "--context", "none")
+    assert_one_sentence(done, "--context", "--eval-only")
+
+
+def test_an_evaluation_without_context_is_written_beside_the_own_one(tmp_path):
+    make_synthetic(tmp_path)
+    torch.save({"model": build_model(load_config(QUICK, TINY)).state_dict()}, tmp_path / "rdn.pth")
+    opts = [*TINY, "MODEL.WEIGHTS", "rdn.pth", "DATALOADER.NUM_WORKERS", "0", "OUTPUT_DIR", "out"]
+    done = train_net(tmp_path, "--config-file", QUICK, "--eval-only", "--context", "none", *opts)
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "out" / "inference").iterdir()
+    assert folder.name == "synthetic_val_none"
+    assert json.loads((folder / "results.json").read_text())["context"] == "none"
 
 
 def test_a_training_from_a_single_frame_tells_that_only_the_aggregator_is_new(tmp_path):

@@ -2,12 +2,15 @@
 
 from vod2.data import datasets
 from vod2.data.build import as_video_dicts, build_video_test_loader, build_video_train_loader
+from vod2.data.contexts import CONTEXTS, ForeignMapper, check_context
 from vod2.data.resizing import TruncatedResize
 from vod2.data.samplers import TripletVideos, VideoInferenceSampler
 from vod2.data.video_index import VideoIndex
 from vod2.data.video_mapper import VideoDatasetMapper
 
 __all__ = [
+    "CONTEXTS",
+    "ForeignMapper",
     "TripletVideos",
     "TruncatedResize",
     "VideoDatasetMapper",
@@ -16,5 +19,6 @@ __all__ = [
     "as_video_dicts",
     "build_video_test_loader",
     "build_video_train_loader",
+    "check_context",
     "datasets",
 ]

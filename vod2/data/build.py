@@ -21,6 +21,7 @@ from vod2.d2 import (
     comm,
     get_detection_dataset_dicts,
 )
+from vod2.data.contexts import build_test_mapper
 from vod2.data.datasets import limit_images_per_class
 from vod2.data.samplers import NumberedSampler, TripletDataset, TripletVideos, VideoInferenceSampler
 from vod2.data.video_index import VideoIndex
@@ -123,14 +124,18 @@ def build_video_test_loader(
     before in this loader, None for the first: with it, the mapper knows which frames the stream already has.
 
     Args:
-        cfg: DATALOADER.NUM_WORKERS, INPUT, VIDEO.TEST_SCHEDULE.
+        cfg: DATALOADER.NUM_WORKERS, INPUT, VIDEO.TEST_SCHEDULE, TEST.CONTEXT.
         dataset_name: a registered dataset.
-        mapper: maps a video dataset dict with `previous_index`; None for `VideoDatasetMapper`.
+        mapper: maps a video dataset dict with `previous_index`; None for the one that TEST.CONTEXT calls for, see
+            `build_test_mapper`.
+
+    Raises:
+        UserError: TEST.CONTEXT is unknown, or "foreign" where the dataset has one video.
     """
     dicts = in_stream_order(as_video_dicts(get_detection_dataset_dicts([dataset_name], filter_empty=False)))
     index = VideoIndex(dicts)
     if mapper is None:
-        mapper = VideoDatasetMapper(cfg, is_train=False, index=index)
+        mapper = build_test_mapper(cfg, dicts, index)
     return build_detection_test_loader(
         dataset=index.items,
         mapper=mapper,

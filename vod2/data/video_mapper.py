@@ -109,12 +109,12 @@ class VideoDatasetMapper:
         key = clip["frame_index"]
         augmented = transforms.AugInput(image, boxes=_boxes(_objects(clip.get("annotations") or [])))
         drawn = self.augmentations(augmented)
-        images = {key: _to_tensor(augmented.image)}
+        images = {key: to_tensor(augmented.image)}
         numbers = {key: key}  # of the frame that the schedule drew -> of the one that was read
         for support in supports:
             if support.index not in numbers:
                 numbers[support.index], image = self.bad_frames.read(read, clip, support.index, rng)
-                images[numbers[support.index]] = _to_tensor(drawn.apply_image(image))
+                images[numbers[support.index]] = to_tensor(drawn.apply_image(image))
         targets = {index: self._targets(clip, index, drawn, tuple(image.shape[1:])) for index, image in images.items()}
         clip["support"] = []
         for drawn_index, role in supports:
@@ -138,15 +138,19 @@ class VideoDatasetMapper:
         indices = list(self.schedule.new(key, clip["video_length"], clip["video_id"], clip.get("previous_index")))
         read = self._reader(clip, indices)
         for index in indices:
-            _, image = self.bad_frames.read(read, clip, index)
-            augmented = transforms.AugInput(image)
-            self.augmentations(augmented)
-            image = _to_tensor(augmented.image)
+            image = to_tensor(self._resized(read, clip, index))
             if index == key:
                 clip["image"] = image
             else:
                 clip["support"].append({"image": image, "frame_index": index, "role": None})
         return clip
+
+    def _resized(self, read: ClipReader, clip: dict, index: int) -> np.ndarray:
+        """Frame `index` of the clip's video, or what stands in for it, as the model sees it: (H, W, C)."""
+        _, image = self.bad_frames.read(read, clip, index)
+        augmented = transforms.AugInput(image)
+        self.augmentations(augmented)
+        return augmented.image
 
     def _reader(self, clip: dict, indices: Iterable[int]) -> ClipReader:
         return ClipReader(clip, indices, self.index, self.image_format)
@@ -193,5 +197,6 @@ def _boxes(annotations: list[dict]) -> np.ndarray:
     return np.array(boxes, dtype=np.float64).reshape(-1, 4)
 
 
-def _to_tensor(image: np.ndarray) -> Tensor:
-    return torch.as_tensor(np.ascontiguousarray(image.transpose(2, 0, 1)))  # (3, H, W)
+def to_tensor(image: np.ndarray) -> Tensor:
+    """(H, W, C) uint8 -> (C, H, W) uint8."""
+    return torch.as_tensor(np.ascontiguousarray(image.transpose(2, 0, 1)))

@@ -4,6 +4,16 @@ from vod2.engine.fuse import inference_copy
 from vod2.engine.predictor import VideoPredictor
 from vod2.engine.setup import load_config, setup
 from vod2.engine.streams import DetectedFrame, VideoStream
-from vod2.engine.trainer import VideoTrainer
+from vod2.engine.trainer import VideoTrainer, check_datasets, inference_folder
 
-__all__ = ["DetectedFrame", "VideoPredictor", "VideoStream", "VideoTrainer", "inference_copy", "load_config", "setup"]
+__all__ = [
+    "DetectedFrame",
+    "VideoPredictor",
+    "VideoStream",
+    "VideoTrainer",
+    "check_datasets",
+    "inference_copy",
+    "inference_folder",
+    "load_config",
+    "setup",
+]

@@ -19,7 +19,7 @@ from vod2.d2 import (
     MetadataCatalog,
     comm,
 )
-from vod2.data import build_video_test_loader, build_video_train_loader
+from vod2.data import build_video_test_loader, build_video_train_loader, check_context
 from vod2.engine.optimizer import build_video_optimizer
 from vod2.errors import UserError
 from vod2.evaluation import LinkingEvaluator, RelationWriter, StreamingModel, UAVDTEvaluator, VIDEvaluator
@@ -68,7 +68,7 @@ class VideoTrainer(DefaultTrainer):
         """What the dataset's metadata calls for (evaluator_type), with COCO AP beside it (TEST.COCO_AP); COCO AP alone
         for datasets that are not of videos.
         """
-        folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
+        folder = inference_folder(cfg.OUTPUT_DIR, dataset_name, cfg.TEST.CONTEXT)
         evaluators = []
         evaluator_type = MetadataCatalog.get(dataset_name).get("evaluator_type")
         if evaluator_type == "vid":
@@ -78,7 +78,7 @@ class VideoTrainer(DefaultTrainer):
         if cfg.TEST.COCO_AP or not evaluators:
             # A cached conversion would outlive a change of the annotations.
             evaluators.append(COCOEvaluator(dataset_name, tasks=("bbox",), output_dir=folder, allow_cached_coco=False))
-        if cfg.MODEL.VIDEO.KEEP_RELATIONS:
+        if cfg.MODEL.VIDEO.KEEP_RELATIONS and cfg.TEST.CONTEXT == "own":  # else they are relations to other frames
             evaluators.append(RelationWriter(folder))
         return DatasetEvaluators(evaluators)
 
@@ -87,12 +87,19 @@ class VideoTrainer(DefaultTrainer):
         """Detectron2's `test`; a `VideoRCNN` streams, with a memory of its own, other detectors get every frame alone.
         MODEL.VIDEO.LINKER links the detections of each video before the evaluators see them.
 
-        The metrics of each dataset are also written to OUTPUT_DIR/inference/<dataset>/results.json.
+        TEST.CONTEXT chooses what a frame looks at, see `StreamingModel`. Where that is not its own video ("none",
+        "foreign"), a linker gets every frame alone, too. A detector that is no `VideoRCNN` is the same in all of them.
+
+        The metrics of each dataset and the context are also written to results.json in `inference_folder`.
+
+        Raises:
+            UserError: for an unknown context, or a dataset that does not fit.
         """
+        context = check_context(cfg.TEST.CONTEXT)
         check_datasets(cfg, cfg.DATASETS.TEST)
         detector = getattr(model, "module", model)  # without DistributedDataParallel
         if isinstance(detector, VideoRCNN):
-            model = StreamingModel(detector, build_support_schedule(cfg))
+            model = StreamingModel(detector, build_support_schedule(cfg), context)
         else:
             cfg = cfg.clone()
             cfg.defrost()
@@ -101,13 +108,24 @@ class VideoTrainer(DefaultTrainer):
             if evaluators is None:
                 evaluators = [cls.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
             given = evaluators if isinstance(evaluators, Sequence) else [evaluators]
-            evaluators = [LinkingEvaluator(linker, evaluator) for evaluator in given]
+            evaluators = [LinkingEvaluator(linker, evaluator, alone=context != "own") for evaluator in given]
         results = super().test(cfg, model, evaluators)
         if comm.is_main_process():
             for name in cfg.DATASETS.TEST:
                 found = results if len(cfg.DATASETS.TEST) == 1 else results[name]
-                write_json(os.path.join(cfg.OUTPUT_DIR, "inference", name, "results.json"), finite(found))
+                path = os.path.join(inference_folder(cfg.OUTPUT_DIR, name, context), "results.json")
+                write_json(path, {"context": context} | finite(found))
         return results
+
+
+def inference_folder(output_dir: str, dataset_name: str, context: str = "own") -> str:
+    """Where an evaluation of a run is written: a folder for each dataset and TEST.CONTEXT.
+
+    Example:
+        >>> inference_folder("output", "synthetic_val"), inference_folder("output", "synthetic_val", "none")
+        ('output/inference/synthetic_val', 'output/inference/synthetic_val_none')
+    """
+    return os.path.join(output_dir, "inference", dataset_name if context == "own" else f"{dataset_name}_{context}")
 
 
 def finite(value):

@@ -17,6 +17,7 @@ class LinkingEvaluator(DatasetEvaluator):
     Args:
         linker: level 3.
         evaluator: gets the linked detections, and the inputs without their images.
+        alone: every frame is a video of its own, so that nothing is linked across frames (TEST.CONTEXT).
 
     Example:
         >>> from vod2.d2 import DatasetEvaluators
@@ -25,8 +26,8 @@ class LinkingEvaluator(DatasetEvaluator):
         >>> evaluator = LinkingEvaluator(SeqNMS(), DatasetEvaluators([]))
     """
 
-    def __init__(self, linker: BoxLinker, evaluator: DatasetEvaluator) -> None:
-        self._linker, self._evaluator = linker, evaluator
+    def __init__(self, linker: BoxLinker, evaluator: DatasetEvaluator, alone: bool = False) -> None:
+        self._linker, self._evaluator, self._alone = linker, evaluator, alone
         self._inputs: list[dict] = []
         self._frames: list[Instances] = []
 
@@ -43,7 +44,7 @@ class LinkingEvaluator(DatasetEvaluator):
             outputs: dicts with `instances`.
         """
         for given, output in zip(inputs, outputs, strict=True):
-            if self._inputs and _begins_video(given, self._inputs[-1]):
+            if self._inputs and (self._alone or _begins_video(given, self._inputs[-1])):
                 self._pass_on()
             self._inputs.append({key: value for key, value in given.items() if key not in ("image", "support")})
             self._frames.append(output["instances"].to(torch.device("cpu")))

@@ -2,6 +2,7 @@
 
 from torch import nn
 
+from vod2.data import check_context
 from vod2.modeling import VideoRCNN
 from vod2.temporal import FrameMemory, SupportSchedule
 
@@ -12,9 +13,21 @@ class StreamingModel(nn.Module):
     The loader must yield whole videos, the frames of each in order, each with only its new frames
     (`vod2.data.build_video_test_loader`).
 
+    What a frame looks at is chosen by `context`:
+
+    - "own": the window of its own video.
+    - "none": nothing. Every frame is a video of one frame, and nothing is carried from one to the next.
+    - "foreign": the window of another video, which runs beside it as a stream of its own (`ForeignMapper`). In it, the
+      key frame takes the place of the other video's frame of the same number; what is carried is what was computed of
+      the other video alone. The aggregators see frames of one name and one size, and cannot tell.
+
     Args:
         model: the detector.
         schedule: the one that the loader follows.
+        context: the TEST.CONTEXT of the loader.
+
+    Raises:
+        UserError: for an unknown context.
 
     Example:
         >>> from vod2 import StreamingModel
@@ -22,22 +35,51 @@ class StreamingModel(nn.Module):
         >>> from vod2.engine import load_config
         >>> from vod2.temporal import build_support_schedule
         >>> cfg = load_config("configs/quick/RDN.yaml")
-        >>> streaming = StreamingModel(build_model(cfg), build_support_schedule(cfg))
+        >>> streaming = StreamingModel(build_model(cfg), build_support_schedule(cfg), cfg.TEST.CONTEXT)
     """
 
-    def __init__(self, model: VideoRCNN, schedule: SupportSchedule) -> None:
+    def __init__(self, model: VideoRCNN, schedule: SupportSchedule, context: str = "own") -> None:
         super().__init__()
         self.model = model
         self.memory = FrameMemory(schedule)
+        self.context = check_context(context)
         self._running: str | None = None
         self.train(model.training)  # or restoring this wrapper's mode would change the model's
 
     def forward(self, batched_inputs: list[dict]) -> list[dict]:
-        """Clips in the order of the stream -> {"instances": Instances} for each."""
+        """Clips in the order of the stream -> {"instances": Instances} for each.
+
+        Raises:
+            ValueError: the clips are those of another context.
+        """
         return [self._step(clip) for clip in batched_inputs]
 
     def _step(self, clip: dict) -> dict:
+        if ("context_video" in clip) != (self.context == "foreign"):
+            raise ValueError(
+                f"the context of the model is {self.context!r}, the loader's is another one: build both with the same "
+                "TEST.CONTEXT"
+            )
+        if self.context == "none":
+            return self._step_alone(clip)
         if clip["video_id"] != self._running or clip.get("previous_index") is None:
             self._running = clip["video_id"]
             self.memory.start(str(clip["video_id"]), clip["video_length"])
-        return self.model.step(clip, self.memory)
+        return self.model.step(clip, self.memory) if self.context == "own" else self._step_among_others(clip)
+
+    def _step_alone(self, clip: dict) -> dict:
+        self.memory.start(f"{clip['video_id']}:{clip['frame_index']}", 1)
+        return self.model.step({**clip, "frame_index": 0, "support": []}, self.memory)
+
+    def _step_among_others(self, clip: dict) -> dict:
+        """The memory is that of the other video's stream, under the name and with the numbers of the key frame's."""
+        t = clip["frame_index"]
+        for other in clip["support"]:
+            self.model.remember([other], [self.memory])
+        seen = self.memory.without(t)
+        found = self.model.step({**clip, "support": []}, seen)
+        if seen.held().carry:
+            self.model.detect_from(self.memory, clip)  # for what the other video's own frame t carries on
+        else:
+            self.memory.context(t)  # forgets what no later frame looks at
+        return found

@@ -87,6 +87,14 @@ class FrameMemory:
         """The remembered frame `index`."""
         return self._frames[index]
 
+    def without(self, index: int) -> "FrameMemory":
+        """Another memory of the same frames but `index`, which carries the same; what is done to it stays in it."""
+        other = FrameMemory(self.schedule)
+        other.start(self.video, self.length)
+        other._frames = {number: frame for number, frame in self._frames.items() if number != index}
+        other._carry = dict(self._carry)
+        return other
+
     def carry(self, values: Mapping[str, Tensor]) -> None:
         """Replace what the aggregators carry from frame to frame; values are detached."""
         self._carry = {name: value.detach() for name, value in values.items()}
