@@ -34,7 +34,10 @@ REQUIREMENTS = [
     "matplotlib",
 ]
 # Detectron2 is optional and no extra: no package registry has it, so an extra could not be resolved.
-TEST_REQUIREMENTS = ["pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "ruff"]
+EXTRAS = {
+    "matlab": ["scipy"],  # labels in .mat files (datasets/prepare_drones.py)
+    "test": ["pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "ruff", "scipy"],
+}
 
 
 def read_version():
@@ -120,7 +123,7 @@ setup(
     package_dir=PACKAGE_FOLDERS,
     package_data={"vod2.visualization": ["report_template.html"]},
     install_requires=REQUIREMENTS,
-    extras_require={"test": TEST_REQUIREMENTS},
+    extras_require=EXTRAS,
     zip_safe=False,
     **compiled_ops(),
 )

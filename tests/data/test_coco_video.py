@@ -236,3 +236,26 @@ def test_video_files_are_loaded_for_training_and_evaluation(write, registered, t
         write_numbered_video(tmp_path / "videos" / f"{video}.mkv", length)
     register_coco_video(registered, write(data), video_root=tmp_path / "videos", video_suffix=".mkv")
     assert_loaders_show_the_right_frames(registered, {NAME: 6, "b": 2})
+
+
+def test_values_of_the_group_keys_of_videos_and_images_are_groups_in_lower_case(write):
+    data = coco()
+    data["videos"][0]["distance"], data["videos"][1]["distance"] = "CLOSE", None
+    data["images"][1]["weather"] = "Rain"
+    dicts, _ = load_coco_video(write(data), group_keys=["distance", "weather"])
+    assert [record["groups"] for record in dicts] == [("close",), ("close", "rain"), *[("close",)] * 4, (), ()]
+    assert all("groups" not in record for record in load_coco_video(write(data)).dicts)
+
+
+def test_a_group_that_is_no_name_is_refused_with_its_place(write):
+    data = coco()
+    data["videos"][1]["distance"] = 5
+    with pytest.raises(UserError, match=r"videos\[1\]: distance is 5, expected the name of a group"):
+        load_coco_video(write(data), group_keys=["distance"])
+
+
+@pytest.mark.parametrize("content", [b"", b"no gzip", b"\x1f\x8b\x08\x00cut off"])
+def test_a_packed_json_that_is_broken_is_an_error_that_names_it(tmp_path, content):
+    (tmp_path / "train.json.gz").write_bytes(content)
+    with pytest.raises(UserError, match="train.json.gz"):
+        load_coco_video(tmp_path / "train.json.gz")

@@ -25,7 +25,9 @@ class CocoVideo(CheckFormat):
     """A JSON file of either kind; arguments as of `load_coco_video`."""
 
     name = "coco_video"
-    options = frozenset({"image_root", "class_names", "video_root", "video_suffix", "first_frame", "list_file"})
+    options = frozenset(
+        {"image_root", "class_names", "video_root", "video_suffix", "first_frame", "list_file", "group_keys"}
+    )
 
     def __init__(
         self,
@@ -36,6 +38,7 @@ class CocoVideo(CheckFormat):
         video_suffix: str = ".mp4",
         first_frame: int = 0,
         list_file: str | os.PathLike | None = None,
+        group_keys: Sequence[str] = (),  # groups are names, of which none can be wrong
     ) -> None:
         self._listed = read_image_ids(list_file)
         if not Path(path).is_file():
@@ -48,7 +51,7 @@ class CocoVideo(CheckFormat):
 
     @classmethod
     def recognizes(cls, path: str | os.PathLike) -> bool:
-        return Path(path).is_file() and Path(path).suffix == ".json"
+        return Path(path).is_file() and Path(path).name.endswith((".json", ".json.gz"))
 
     def videos(self) -> Iterator[CheckedVideo]:
         self._ids, self._problems = [], []

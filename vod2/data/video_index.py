@@ -1,10 +1,40 @@
-"""Where the frames of a dataset's videos are."""
+"""Video dataset dicts, and where the frames of their videos are."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from vod2.d2 import DatasetFromList
+from vod2.errors import UserError
+
+
+def as_video_dicts(dicts: Iterable[dict]) -> list[dict]:
+    """Give Detectron2's dataset dicts the keys of a video where they lack them; those that have them stay as they are.
+
+    A dict without `video_id` is a still image: a video of one frame, named after its file. Without `video_length`, a
+    video ends with its last frame in `dicts`; numbers may have gaps (see `VideoIndex.path`).
+
+    Raises:
+        UserError: a dict with `video_id` has no `frame_index`, or one has no `height` and `width`.
+    """
+    completed = []
+    lengths: dict[str, int] = {}
+    for record in dicts:
+        record = dict(record)
+        if "video_id" not in record:
+            record |= {"video_id": record["file_name"], "frame_index": 0, "video_length": 1}
+        missing = [key for key in ("frame_index", "height", "width") if key not in record]
+        if missing:
+            raise UserError(
+                f"{record.get('file_name', record.get('video_file'))}: its dataset dict has no "
+                f"{' and no '.join(missing)}: add them where the dataset is registered"
+            )
+        video = record["video_id"]
+        lengths[video] = max(lengths.get(video, 0), record["frame_index"] + 1)
+        completed.append(record)
+    for record in completed:
+        record.setdefault("video_length", lengths[record["video_id"]])
+    return completed
 
 
 def frame_path(dataset_dict: dict, index: int) -> str | None:

@@ -3,6 +3,8 @@
 from vod2.data.datasets import builtin as _builtin  # noqa: F401  (registers)
 from vod2.data.datasets.coco_video import load_coco_video, register_coco_video
 from vod2.data.datasets.common import VideoDataset
+from vod2.data.datasets.derived import register_derived, register_every_nth
+from vod2.data.datasets.drones import DRONE_CLASSES, load_drones, register_drones
 from vod2.data.datasets.ilsvrc import VID_CLASSES, VID_WNIDS
 from vod2.data.datasets.imagenet_det import limit_images_per_class, load_imagenet_det, register_imagenet_det
 from vod2.data.datasets.imagenet_vid import load_imagenet_vid, register_imagenet_vid
@@ -11,6 +13,7 @@ from vod2.data.datasets.uavdt import UAVDT_CLASSES, UAVDT_SEQUENCES, load_uavdt,
 from vod2.data.datasets.yolo import load_yolo_video, register_yolo_video
 
 __all__ = [
+    "DRONE_CLASSES",
     "MOT17_CLASSES",
     "UAVDT_CLASSES",
     "UAVDT_SEQUENCES",
@@ -19,12 +22,16 @@ __all__ = [
     "VideoDataset",
     "limit_images_per_class",
     "load_coco_video",
+    "load_drones",
     "load_imagenet_det",
     "load_imagenet_vid",
     "load_mot",
     "load_uavdt",
     "load_yolo_video",
     "register_coco_video",
+    "register_derived",
+    "register_drones",
+    "register_every_nth",
     "register_imagenet_det",
     "register_imagenet_vid",
     "register_mot",

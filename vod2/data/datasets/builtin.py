@@ -1,11 +1,14 @@
 """Registers the datasets that vod2 knows by name; importing it twice is harmless, and nothing is read.
 
-They lie below the folder that the environment variable DETECTRON2_DATASETS names ("datasets" by default).
+They lie below the folder that the environment variable DETECTRON2_DATASETS names ("datasets" by default), real videos
+perhaps below the one that VOD2_REAL_DIR names.
 """
 
 import os
 
 from vod2.d2 import DatasetCatalog
+from vod2.data.datasets.derived import register_every_nth
+from vod2.data.datasets.drones import DRONE_SENSORS, DRONE_SPLITS, drones_root, register_drones
 from vod2.data.datasets.imagenet_det import register_imagenet_det
 from vod2.data.datasets.imagenet_vid import register_imagenet_vid
 from vod2.data.datasets.uavdt import register_uavdt
@@ -17,7 +20,7 @@ from vod2.data.synthetic.vod_synth import SIZES
 def register_builtin_datasets(folder: str) -> None:
     """Register those of the builtin names that are not taken yet.
 
-    `folder` holds ILSVRC2015, UAVDT, synthetic, and vod_synth_1_<size> for each size.
+    `folder` holds ILSVRC2015, UAVDT, synthetic, vod_synth_1_<size> for each size, and drones_<sensor>.
     """
     imagenet, synthetic = os.path.join(folder, "ILSVRC2015"), os.path.join(folder, "synthetic")
     taken = set(DatasetCatalog.list())
@@ -42,6 +45,16 @@ def register_builtin_datasets(folder: str) -> None:
         for part in VOD_SYNTH_PARTS:
             if f"{root}_{part}" not in taken:
                 register_vod_synth(f"{root}_{part}", os.path.join(folder, root), part, root.rpartition("_")[2])
+    _register_drones(folder, taken)
+
+
+def _register_drones(folder: str, taken: set[str]) -> None:
+    for sensor in DRONE_SENSORS:
+        for split in DRONE_SPLITS:
+            if f"drones_{sensor}_{split}" not in taken:
+                register_drones(f"drones_{sensor}_{split}", drones_root(folder, sensor), split)
+        if f"drones_{sensor}_val_every10" not in taken:
+            register_every_nth(f"drones_{sensor}_val_every10", f"drones_{sensor}_val", 10)
 
 
 register_builtin_datasets(os.environ.get("DETECTRON2_DATASETS", "datasets"))

@@ -72,11 +72,12 @@ def load_coco_video(
     video_suffix: str = ".mp4",
     first_frame: int = 0,
     list_file: str | os.PathLike | None = None,
+    group_keys: Sequence[str] = (),
 ) -> VideoDataset:
     """Read a JSON file of either kind, told apart by its keys (see the module).
 
     Args:
-        json_file: the annotations.
+        json_file: the annotations; packed, if its name ends in .gz.
         image_root: folder that the file names are relative to; None for that of `json_file`.
         class_names: names of the categories to keep, by category id; None for all, in the order of their ids.
         video_root: take the frames from video files, <video_root>/<name of the video><video_suffix>, rather than
@@ -84,16 +85,18 @@ def load_coco_video(
         video_suffix: of the video files.
         first_frame: what "frame_id" counts from, 0 or 1.
         list_file: JSON list of the image ids to take; None for all.
+        group_keys: keys of videos and images, such as "weather", whose values name groups that a frame belongs to.
 
     Returns:
         The dicts, one for each image, or each frame of a YouTube-VIS video, video after video; and the class names.
-        Boxes are clipped to the image, those without area dropped, and a warning counts both. `track_id` is absent
-        where a COCO-style annotation has none. Without "annotations" in the JSON (a test set), the dicts have none.
+        With `group_keys` each has `groups`, names in lower case, those of its video before its own. Boxes are clipped
+        to the image, those without area dropped, and a warning counts both. `track_id` is absent where a COCO-style
+        annotation has none. Without "annotations" in the JSON (a test set), the dicts have none.
 
     Raises:
         UserError: the file is missing or not as above; names the file, the entry and the value.
     """
-    loaded = _Reader(json_file, image_root, class_names, video_root, video_suffix, first_frame).load()
+    loaded = _Reader(json_file, image_root, class_names, video_root, video_suffix, first_frame, group_keys).load()
     return loaded._replace(dicts=keep_listed(loaded.dicts, list_file))
 
 
@@ -108,12 +111,12 @@ class _Video:
 
 
 class _Reader:
-    def __init__(self, json_file, image_root, class_names, video_root, video_suffix, first_frame) -> None:
+    def __init__(self, json_file, image_root, class_names, video_root, video_suffix, first_frame, group_keys) -> None:
         self._file = json_file
         self._root = os.path.dirname(os.path.abspath(json_file)) if image_root is None else os.fspath(image_root)
         self._class_names = class_names
         self._video_root, self._suffix = video_root, video_suffix
-        self._first = first_frame
+        self._first, self._group_keys = first_frame, tuple(group_keys)
         self._boxes = BoxCheck()
 
     def load(self) -> VideoDataset:
@@ -209,10 +212,20 @@ class _Reader:
             record["file_name"] = os.path.join(self._root, file_name)
         else:
             raise UserError(f"{where}: file name {file_name!r:.80}, expected a text: mend the file")
+        if self._group_keys:
+            record["groups"] = self._groups(video.entry, video.where) + self._groups(image, where)
         if self._annotated:
             record["annotations"] = []
         video.frames[index] = record
         return record
+
+    def _groups(self, entry: dict, where: str) -> tuple[str, ...]:
+        """The groups that an entry names; none where it lacks a key or has null there."""
+        names = [(key, entry[key]) for key in self._group_keys if entry.get(key) is not None]
+        for key, name in names:
+            if not isinstance(name, str) or not name:
+                raise UserError(f"{where}: {key} is {name!r:.80}, expected the name of a group: mend it or group_keys")
+        return tuple(name.lower() for _, name in names)
 
     def _frames_of_images(self, videos: dict[Hashable, _Video]) -> dict[Hashable, dict]:
         """Fill in the frames of the videos; returns {image id: dict}."""

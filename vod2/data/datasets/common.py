@@ -3,10 +3,12 @@
 Boxes are xyxy in pixels of the original image.
 """
 
+import gzip
 import json
 import logging
 import math
 import os
+import zlib
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
@@ -47,14 +49,15 @@ def register_dataset(
 
 
 def read_text(path: str | os.PathLike, what: str) -> str:
-    """The text of a file in UTF-8, with or without a byte order mark.
+    """The text of a file in UTF-8, with or without a byte order mark; of a name that ends in .gz, unpacked.
 
     Raises:
         UserError: it cannot be read, or is no such text; names the file and `what` it should be.
     """
     try:
-        return Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
+        content = Path(path).read_bytes()
+        return (gzip.decompress(content) if Path(path).suffix == ".gz" else content).decode("utf-8-sig")
+    except (OSError, EOFError, zlib.error, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: {what} cannot be read ({reason}): mend the file or give another one") from error
 

@@ -1,0 +1,107 @@
+"""Boxes that were drawn with MATLAB's Video Labeler: `groundTruth` objects in .mat files, without MATLAB.
+
+A .mat file of version 5 keeps the properties of objects in a part of its own, which SciPy hands out as the bytes of
+`__function_workspace__`: the head of another .mat file, and one nameless matrix in it. That is a struct whose field
+MCOS holds a cell array with the properties of all objects of the file. Of a groundTruth one cell is a plain struct:
+
+    DataSource.Source       path of the video
+    LabelData               struct array, one element for each frame; fields Time and the names of the labels
+    LabelData(i).DRONE      (n, 4) [x, y, width, height], or a struct array with such a Position; empty for no box
+"""
+
+import io
+import os
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vod2.errors import UserError
+
+_HEAD = 8  # bytes of the workspace: version, byte order, padding; a file has 116 of text and 8 of offset before them
+# Of the matrix, behind its tag (8), flags (16) and size (16): an empty name, and in its place one of a letter, which
+# SciPy needs to hand the matrix out.
+_NAME = slice(_HEAD + 40, _HEAD + 48)
+_NO_NAME, _A_NAME = b"\x01\0\0\0\0\0\0\0", b"\x01\0\x01\0w\0\0\0"
+_REMEDY = "expected a groundTruth of MATLAB's Video Labeler (R2019b), saved as version 7 or older"
+
+
+class VideoLabels(NamedTuple):
+    """The boxes of a video, as they were drawn.
+
+    Attributes:
+        source: path of the video on the computer of those who drew them.
+        frames: for each frame {label: (n, 4) float64 [x, y, width, height]} of the labels that it has; MATLAB's pixels,
+            the first of which is 1.
+    """
+
+    source: str
+    frames: list[dict[str, np.ndarray]]
+
+
+def read_video_labels(path: str | os.PathLike) -> VideoLabels:
+    """Read the labels of one video from a .mat file.
+
+    Raises:
+        UserError: SciPy is not installed; the file is missing, is no such file, or has boxes of another shape.
+    """
+    try:
+        return _labels(_object_properties(path), path)
+    except UserError:
+        raise
+    except Exception as error:  # SciPy raises whatever it likes on damaged files
+        raise UserError(f"{path}: cannot be read as a .mat file ({error!r:.80}), {_REMEDY}") from error
+
+
+def _labels(cells: np.ndarray, path: str | os.PathLike) -> VideoLabels:
+    found = [cell for cell in cells if {"LabelData", "DataSource"} <= set(_fields(cell)) and cell.size == 1]
+    if len(found) != 1:
+        raise UserError(f"{path}: has {len(found)} sets of labels, {_REMEDY}")
+    properties = found[0].reshape(-1)[0]
+    rows, source = properties["LabelData"], _single(properties["DataSource"])
+    if "Time" not in _fields(rows):
+        raise UserError(f"{path}: its LabelData has the fields {_fields(rows)}, {_REMEDY}")
+    names = [name for name in rows.dtype.names if name != "Time"]
+    frames = []
+    for index, row in enumerate(rows.reshape(-1)):
+        boxes = {name: _boxes(row[name], f"{path}: frame {index}, {name}") for name in names}
+        frames.append({name: one for name, one in boxes.items() if len(one)})
+    return VideoLabels(str(_single(_single(source["Source"]))), frames)
+
+
+def _object_properties(path: str | os.PathLike) -> np.ndarray:
+    """The cells with the properties of the objects in a .mat file."""
+    try:
+        from scipy.io import loadmat
+    except ImportError as error:
+        raise UserError(f"{path}: reading MATLAB's labels needs SciPy: pip install scipy (or vod2[matlab])") from error
+    try:
+        workspace = bytearray(loadmat(path)["__function_workspace__"].tobytes())
+    except OSError as error:
+        raise UserError(f"{path}: the labels cannot be read ({error}): complete the clone") from error
+    except KeyError as error:
+        raise UserError(f"{path}: holds no object ({error} is missing), {_REMEDY}") from error
+    if workspace[_NAME] != _NO_NAME:
+        raise ValueError("its objects begin in an unknown way")
+    workspace[_NAME] = _A_NAME
+    file = io.BytesIO(b" " * 116 + bytes(8) + workspace[:4] + workspace[_HEAD:])
+    return loadmat(file)["w"]["MCOS"][0, 0][0]["arr"].reshape(-1)
+
+
+def _fields(value: Any) -> tuple[str, ...]:
+    return getattr(getattr(value, "dtype", None), "names", None) or ()
+
+
+def _single(value: np.ndarray) -> Any:
+    return value.reshape(-1)[0] if value.size else ""
+
+
+def _boxes(value: np.ndarray, where: str) -> np.ndarray:
+    """(n, 4) float64 of one label in one frame."""
+    if "Position" in _fields(value):
+        parts = [_boxes(one, where) for one in value["Position"].reshape(-1)]
+        return np.concatenate(parts) if parts else np.zeros((0, 4))
+    if not value.size:
+        return np.zeros((0, 4))
+    if value.ndim != 2 or value.shape[1] != 4 or value.dtype.kind not in "iuf" or not np.isfinite(value).all():
+        raise UserError(f"{where}: {value.dtype} of the shape {value.shape}, expected finite numbers (n, 4)")
+    return value.astype(np.float64)
