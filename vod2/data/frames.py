@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from vod2.d2 import detection_utils
+from vod2.data.damage import damage_frame
 from vod2.data.reader import VideoReader
 from vod2.data.video_index import VideoIndex, frame_path
 from vod2.errors import UserError, VideoError
@@ -25,8 +26,10 @@ def read_frames(
     `frame_template`, or where there is no template, from the dict of the nearest frame that the dataset has. Of a video
     file no frame is decoded twice, and its decoder stays where it is for a next call that goes on from there.
 
+    Where the dict has `damage` (see `vod2.data.damage.dataset`), frames are damaged as it says.
+
     Args:
-        record: video dataset dict, with `height` and `width`.
+        record: video dataset dict, with `height` and `width`; for damage also `video_length`.
         indices: numbers of frames, in any order.
         index: finds the other frames of a dataset without `frame_template`.
         format: of the channels, such as "BGR".
@@ -47,7 +50,10 @@ def read_frames(
         {3: (4, 6, 3)}
     """
     read = _from_file if "video_file" in record else _from_image
-    return {number: read(record, number, index, format) for number in sorted(set(indices))}
+    frames = {number: read(record, number, index, format) for number in sorted(set(indices))}
+    if record.get("damage") is None:
+        return frames
+    return {number: _damaged(image, record, number, format) for number, image in frames.items()}
 
 
 class ClipReader:
@@ -113,6 +119,13 @@ def _from_file(record: dict, number: int, index: VideoIndex | None, format: str)
     if format == "L":
         return cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)[..., None]
     raise UserError(f"INPUT.FORMAT is {format!r}, expected 'BGR', 'RGB' or 'L' for frames of video files")
+
+
+def _damaged(image: np.ndarray, record: dict, number: int, format: str) -> np.ndarray:
+    """The image after the damage, which works on BGR or one channel: it is the same whatever the format."""
+    order = slice(None, None, -1 if format == "RGB" else 1)
+    image = np.ascontiguousarray(image[..., order])
+    return damage_frame(image, record["damage"], record["video_id"], record["video_length"], number)[..., order]
 
 
 def _size(image: np.ndarray) -> tuple[int, int]:

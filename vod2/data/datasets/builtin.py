@@ -7,6 +7,7 @@ perhaps below the one that VOD2_REAL_DIR names.
 import os
 
 from vod2.d2 import DatasetCatalog
+from vod2.data.damage.dataset import register_damaged
 from vod2.data.datasets.derived import register_every_nth
 from vod2.data.datasets.drones import DRONE_SENSORS, DRONE_SPLITS, drones_root, register_drones
 from vod2.data.datasets.imagenet_det import register_imagenet_det
@@ -51,10 +52,14 @@ def register_builtin_datasets(folder: str) -> None:
 def _register_drones(folder: str, taken: set[str]) -> None:
     for sensor in DRONE_SENSORS:
         for split in DRONE_SPLITS:
-            if f"drones_{sensor}_{split}" not in taken:
-                register_drones(f"drones_{sensor}_{split}", drones_root(folder, sensor), split)
-        if f"drones_{sensor}_val_every10" not in taken:
-            register_every_nth(f"drones_{sensor}_val_every10", f"drones_{sensor}_val", 10)
+            name, damaged = f"drones_{sensor}_{split}", f"drones_{sensor}_damaged_{split}"
+            if name not in taken:
+                register_drones(name, drones_root(folder, sensor), split)
+            if damaged not in taken:
+                register_damaged(damaged, name)
+        for held_out in (f"drones_{sensor}_val", f"drones_{sensor}_damaged_val"):
+            if f"{held_out}_every10" not in taken:
+                register_every_nth(f"{held_out}_every10", held_out, 10)
 
 
 register_builtin_datasets(os.environ.get("DETECTRON2_DATASETS", "datasets"))
