@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from helpers.device import device
 from helpers.linking import detections, random_video
 from helpers.models import tiny_cfg
 
@@ -25,7 +26,7 @@ def make_frames(video, dtype=torch.float64) -> list[Instances]:
     for frame in frames:
         frame.proposal_index = torch.arange(len(frame))
         frame.next_relation = torch.rand(len(frame), RELATED, generator=rng, dtype=dtype)
-    return frames
+    return [frame.to(device()) for frame in frames]
 
 
 def video(seed=0, frames=6, labels=3, least=0):

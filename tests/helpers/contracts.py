@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 
 import pytest
 import torch
+from helpers.device import autocast
 from helpers.models import assert_same_detections, make_targets, make_video
 from helpers.streams import detect_as_stream, foreign_clips, lone_clips, step_clip, window_clip
 from torch import Tensor
@@ -127,7 +128,7 @@ def check_gradients(model: VideoRCNN, clip: dict, no_gradient: tuple[str, ...], 
 
 def check_autocast(model: VideoRCNN, schedule: SupportSchedule, dtype: torch.dtype) -> None:
     """The whole detector detects something finite in half precision."""
-    with torch.autocast("cpu", dtype=dtype):
+    with autocast(dtype):
         for instances in detect_as_stream(model, make_video(3), schedule):
             assert len(instances) > 0
             assert instances.scores.isfinite().all() and instances.pred_boxes.tensor.isfinite().all()

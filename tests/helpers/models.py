@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 import torch
+from helpers.device import device
 from torch import Tensor, nn
 
 import vod2
@@ -20,7 +21,6 @@ NUM_CLASSES = 5
 DIM = 64
 
 TINY = {
-    "MODEL.DEVICE": "cpu",
     "MODEL.NARROW_RESNET.STEM_CHANNELS": 8,
     "MODEL.NARROW_RESNET.CHANNELS": [8, 12, 16, 24],
     "MODEL.RPN.CONV_DIMS": [16],
@@ -63,10 +63,10 @@ LSTS_KEYS = {
 
 
 def tiny_cfg(keys: dict | None = None) -> CfgNode:
-    """configs/quick/Base.yaml made smaller still, with `keys` {dotted key: value} on top."""
+    """configs/quick/Base.yaml made smaller still, on the tests' device, with `keys` {dotted key: value} on top."""
     cfg = vod2.add_video_config(get_cfg())
     cfg.merge_from_file(str(ROOT / "configs" / "quick" / "Base.yaml"))
-    for key, value in (TINY | (keys or {})).items():
+    for key, value in (TINY | {"MODEL.DEVICE": str(device())} | (keys or {})).items():
         cfg.merge_from_list([key, value])
     return cfg
 
@@ -112,7 +112,7 @@ def randomise(model: nn.Module, seed: int = 0) -> None:
 
 
 def make_video(length: int, seed: int = 0, size: tuple[int, int] = IMAGE_SIZE) -> list[Tensor]:
-    """`length` uint8 images (3, H, W): coarse noise, so that the frames differ in every cell."""
+    """`length` uint8 images (3, H, W) on the CPU: coarse noise, so that the frames differ in every cell."""
     rng = torch.Generator().manual_seed(seed)
     coarse = torch.randint(0, 256, (length, 3, size[0] // 8, size[1] // 8), generator=rng)
     images = coarse.repeat_interleave(8, dim=2).repeat_interleave(8, dim=3)
@@ -120,7 +120,7 @@ def make_video(length: int, seed: int = 0, size: tuple[int, int] = IMAGE_SIZE) -
 
 
 def make_targets(boxes: list[list[float]] | None = None, classes: list[int] | None = None) -> Instances:
-    """Ground truth with the boxes (xyxy pixels), by default two that the anchors can reach."""
+    """Ground truth on the CPU with the boxes (xyxy pixels), by default two that the anchors can reach."""
     if boxes is None:
         boxes, classes = [[4.0, 4.0, 30.0, 34.0], [40.0, 10.0, 84.0, 58.0]], [1, 3]
     targets = Instances(IMAGE_SIZE)
@@ -145,4 +145,4 @@ def assert_same_detections(actual: Instances, expected: Instances, tolerance: fl
         (actual.pred_boxes.tensor, expected.pred_boxes.tensor),
         (actual.scores, expected.scores),
     ):
-        torch.testing.assert_close(found, wanted, rtol=tolerance, atol=tolerance)
+        torch.testing.assert_close(found.cpu(), wanted.cpu(), rtol=tolerance, atol=tolerance)

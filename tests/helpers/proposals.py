@@ -1,8 +1,9 @@
-"""Random proposals and contexts for aggregators."""
+"""Random proposals and contexts for aggregators, on the tests' device."""
 
 from collections.abc import Sequence
 
 import torch
+from helpers.device import device
 from torch import Tensor
 
 from vod2.structures import Frame, ProposalSet, Role, TemporalContext
@@ -12,7 +13,7 @@ MAP_SHAPE = (24, 3, 3)  # what the detector of helpers/models.py pools from a bo
 
 
 def random_boxes(count: int, rng: torch.Generator, dtype: torch.dtype = torch.float64) -> Tensor:
-    """(count, 4) xyxy boxes of at least 2 pixels inside the image."""
+    """(count, 4) xyxy boxes of at least 2 pixels inside the image, on the CPU."""
     height, width = IMAGE_SIZE
     extent = torch.tensor([width, height], dtype=dtype)
     first = torch.rand(count, 2, generator=rng, dtype=dtype) * (extent - 2)
@@ -24,10 +25,10 @@ def random_proposals(
     count: int, dim: int, rng: torch.Generator, dtype: torch.dtype = torch.float64, requires_grad: bool = False
 ) -> ProposalSet:
     """The proposals of one frame: features (count, dim), scores descending, maps (count, 24, 3, 3)."""
-    features = torch.randn(count, dim, generator=rng, dtype=dtype).requires_grad_(requires_grad)
-    scores = torch.randn(count, generator=rng, dtype=dtype).sort(descending=True).values
-    boxes = random_boxes(count, rng, dtype)
-    maps = torch.randn(count, *MAP_SHAPE, generator=rng, dtype=dtype).requires_grad_(requires_grad)
+    features = torch.randn(count, dim, generator=rng, dtype=dtype).to(device()).requires_grad_(requires_grad)
+    scores = torch.randn(count, generator=rng, dtype=dtype).to(device()).sort(descending=True).values
+    boxes = random_boxes(count, rng, dtype).to(device())
+    maps = torch.randn(count, *MAP_SHAPE, generator=rng, dtype=dtype).to(device()).requires_grad_(requires_grad)
     return ProposalSet.of_frame(boxes, features, scores, IMAGE_SIZE, maps)
 
 
