@@ -11,7 +11,7 @@ torch.set_num_threads(1)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    message = "where tests/ops and tests/contracts compute: cpu, cuda, ...; give it with these folders only"
+    message = "where tests/ops and tests/contracts compute: cpu, cuda, ... or emulated; give it with these folders only"
     parser.addoption("--device", default="cpu", help=message)
 
 

@@ -175,8 +175,10 @@ def shipped() -> list[str]:
 
 def each_case() -> Iterator:
     for name in shipped():
+        marks = [pytest.mark.device_sample]
         for variant in CASES[name].variants if name in CASES else ["default"]:
-            yield pytest.param((name, variant), id=f"{name}-{variant}")
+            yield pytest.param((name, variant), id=f"{name}-{variant}", marks=marks)
+            marks = []
 
 
 @pytest.fixture(params=each_case())

@@ -198,8 +198,10 @@ REGISTERED = sorted(name for name, _ in PROPOSAL_AGGREGATOR_REGISTRY)
 
 def each_case() -> Iterator:
     for name in sorted({*REGISTERED, *CASES}):
+        marks = [pytest.mark.device_sample]
         for variant in CASES[name].variants if name in CASES else ["default"]:
-            yield pytest.param((name, variant), id=f"{name}-{variant}")
+            yield pytest.param((name, variant), id=f"{name}-{variant}", marks=marks)
+            marks = []
 
 
 @pytest.fixture(params=each_case())

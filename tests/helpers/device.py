@@ -17,16 +17,20 @@ _chosen = torch.device("cpu")
 
 
 def choose_device(name: str) -> None:
-    """Let the tests run on the device of that name.
+    """Let the tests run on the device of that name; "emulated" is the one of helpers/emulated_device.py.
 
     Raises:
         pytest.UsageError: if it is no device, or none that computes here.
     """
     global _chosen
     try:
+        if name.split(":")[0] == "emulated":
+            from helpers.emulated_device import install  # changes PyTorch for the whole process
+
+            install()
         chosen = torch.device(name)
         assert torch.ones(1, device=chosen).item() == 1
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, ImportError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise pytest.UsageError(f"--device {name}: PyTorch cannot compute on it here ({reason})") from error
     if chosen.type == "cuda":
