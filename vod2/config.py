@@ -101,6 +101,7 @@ def _add_model(cfg: CfgNode) -> None:
     narrow.STEM_CHANNELS = 16
     narrow.CHANNELS = [16, 32, 64, 96]  # of res2 .. res5
     narrow.BLOCKS = [1, 1, 1, 1]  # of res2 .. res5
+    narrow.STRIDES = [1, 2, 2, 1]  # of res2 .. res5, after the stem's 4; [1, 2, 1, 1] for objects of some ten pixels
 
 
 def _add_data(cfg: CfgNode) -> None:

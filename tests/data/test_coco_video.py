@@ -10,7 +10,7 @@ from helpers.videos import write_numbered_images, write_numbered_video
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vod2.d2 import DatasetCatalog, MetadataCatalog
+from vod2.d2 import COCOEvaluator, DatasetCatalog, MetadataCatalog
 from vod2.data.datasets import load_coco_video, register_coco_video
 from vod2.errors import UserError
 
@@ -259,3 +259,14 @@ def test_a_packed_json_that_is_broken_is_an_error_that_names_it(tmp_path, conten
     (tmp_path / "train.json.gz").write_bytes(content)
     with pytest.raises(UserError, match="train.json.gz"):
         load_coco_video(tmp_path / "train.json.gz")
+
+
+def test_coco_ap_can_be_computed_of_frames_in_video_files(write, tmp_path):
+    register_coco_video("films", write(coco()), class_names=["elf", "gnome"], video_root=tmp_path)
+    try:
+        COCOEvaluator("films", tasks=("bbox",), distributed=False, output_dir=str(tmp_path), allow_cached_coco=False)
+        assert {record["file_name"] for record in DatasetCatalog.get("films")} == {
+            str(tmp_path / f"{name}.mp4") for name in (NAME, "b")
+        }
+    finally:
+        forget("films")

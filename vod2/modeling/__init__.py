@@ -3,6 +3,7 @@
 from vod2.modeling.aggregation import Aggregated
 from vod2.modeling.anchors import PreciseAnchorGenerator, RoundedAnchorGenerator
 from vod2.modeling.backbone import build_narrow_resnet_backbone
+from vod2.modeling.efficientnet import build_efficientnet_lite_backbone
 from vod2.modeling.linking import (
     BLR,
     BOX_LINKER_REGISTRY,
@@ -35,6 +36,7 @@ __all__ = [
     "VideoROIHeads",
     "VideoRPN",
     "build_box_linker",
+    "build_efficientnet_lite_backbone",
     "build_narrow_resnet_backbone",
     "build_relations",
 ]

@@ -10,15 +10,14 @@ from vod2.d2 import BACKBONE_REGISTRY, Backbone, BasicBlock, BasicStem, CfgNode,
 
 @BACKBONE_REGISTRY.register()
 def build_narrow_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
-    """A ResNet of basic blocks with any widths, stride 16 from res4 on (res5 is dilated instead).
+    """A ResNet of basic blocks with any widths and strides, by default stride 16 from res4 on.
 
     Reads MODEL.NARROW_RESNET, and MODEL.RESNETS.NORM, OUT_FEATURES; FREEZE_AT as in Detectron2.
     """
     node, norm = cfg.MODEL.NARROW_RESNET, cfg.MODEL.RESNETS.NORM
     stem = BasicStem(in_channels=input_shape.channels, out_channels=node.STEM_CHANNELS, norm=norm)
     stages, before = [], node.STEM_CHANNELS
-    for number, (channels, blocks) in enumerate(zip(node.CHANNELS, node.BLOCKS, strict=True)):
-        stride = 2 if number in (1, 2) else 1
+    for channels, blocks, stride in zip(node.CHANNELS, node.BLOCKS, node.STRIDES, strict=True):
         stages.append(
             ResNet.make_stage(
                 BasicBlock,
@@ -104,6 +103,8 @@ def resume(backbone: nn.Module, stage: str, x: Tensor) -> dict[str, Tensor]:
 def begin(backbone: nn.Module, images: Tensor, stage: str, blocks: int) -> Tensor:
     """The first part of a ResNet: (B, 3, H, W) -> the sum before the ReLU of block `blocks` (from 1) of `stage`.
 
+    Of blocks that do not end in one (`ends_in_relu` False, as EfficientNet's) it is the block's output.
+
     Raises:
         ValueError: for a stage or a block that the backbone does not have.
     """
@@ -124,16 +125,24 @@ def begin(backbone: nn.Module, images: Tensor, stage: str, blocks: int) -> Tenso
 def finish(backbone: nn.Module, x: Tensor, stage: str, blocks: int) -> Tensor:
     """The rest of `stage` after `begin`, whose result x (B, C, H, W) is -> the stage's output."""
     resnet = getattr(backbone, "bottom_up", backbone)
-    x = x.relu()
-    for block in list(getattr(resnet, stage))[blocks:]:
+    layers = list(getattr(resnet, stage))
+    if _ends_in_relu(layers[blocks - 1]):
+        x = x.relu()
+    for block in layers[blocks:]:
         x = block(x)
     return x
 
 
 def _before_relu(block: nn.Module, x: Tensor) -> Tensor:
-    """A basic or bottleneck block without its last ReLU."""
+    """A block without its last ReLU, if it has one: then it is a basic or bottleneck block."""
+    if not _ends_in_relu(block):
+        return block(x)
     out = block.conv2(block.conv1(x).relu_())
     if hasattr(block, "conv3"):
         out = block.conv3(out.relu_())
     out += x if block.shortcut is None else block.shortcut(x)
     return out
+
+
+def _ends_in_relu(block: nn.Module) -> bool:
+    return getattr(block, "ends_in_relu", True)

@@ -1,6 +1,6 @@
 """What public code calls its weights, one file for each."""
 
-from vod2.checkpoint.sources import detectron2_zoo, mega, mmtracking, torchvision_models
+from vod2.checkpoint.sources import detectron2_zoo, efficientnet, mega, mmtracking, torchvision_models
 from vod2.checkpoint.sources.rules import Rule, Source, Target, of_resnet
 
 SOURCES: dict[str, Source] = {
@@ -8,6 +8,7 @@ SOURCES: dict[str, Source] = {
     "mmtracking-selsa": mmtracking.SOURCE,
     "detectron2": detectron2_zoo.SOURCE,
     "torchvision": torchvision_models.SOURCE,
+    "efficientnet-lite": efficientnet.SOURCE,
 }
 """{name: conventions} of what `convert` knows."""
 

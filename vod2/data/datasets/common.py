@@ -40,7 +40,11 @@ def register_dataset(
     def dicts() -> list[dict]:
         loaded = load()
         MetadataCatalog.get(name).set(thing_classes=loaded.class_names)
-        return loaded.dicts
+        # Detectron2's conversion for COCO's AP wants the name of a file in every dict.
+        return [
+            {"file_name": record["video_file"]} | record if "video_file" in record else record
+            for record in loaded.dicts
+        ]
 
     DatasetCatalog.register(name, dicts)
     MetadataCatalog.get(name).set(evaluator_type="vid", **metadata)
