@@ -16,7 +16,7 @@ import argparse
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
@@ -43,7 +43,7 @@ class Source(NamedTuple):
     path: Path
 
 
-def _pair(kind: type) -> type:
+def _pair(kind: type) -> Callable[[str], tuple]:
     """Of an option that takes "LEAST,GREATEST"."""
 
     def parse(text: str) -> tuple:

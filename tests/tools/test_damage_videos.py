@@ -68,11 +68,14 @@ def test_a_run_goes_on_where_it_stopped_and_other_settings_are_refused(main, vid
     out = tmp_path / "out"
     main([str(videos), str(out)])
     before = snapshot(out)
+    before.pop(out / "a.mp4")  # an encoder with several threads need not write the same bytes again
     (out / "a.mp4").unlink()
     (out / "a.damage.json").unlink()
     main([str(videos), str(out)])
     assert "1 videos written, 1 were there already" in capsys.readouterr().out
-    assert snapshot(out) == before
+    after = snapshot(out)
+    assert after.pop(out / "a.mp4")
+    assert after == before
     with pytest.raises(UserError, match="was damaged with"):
         main([str(videos), str(out), "--seed", "9"])
 
@@ -94,7 +97,8 @@ def test_a_damaged_source_is_refused_since_its_frames_cannot_be_numbered(main, v
     (videos / "day" / "b" / "007.png").write_bytes(b"no image")
     with pytest.raises(UserError, match="007.png"):
         main([str(videos / "day" / "b"), str(tmp_path / "out")])
-    assert not list((tmp_path / "out").rglob("*.png")) or not (tmp_path / "out" / "b").exists()
+    assert not (tmp_path / "out" / "b").exists()
+    assert not list((tmp_path / "out").glob("*.json"))
 
 
 def test_a_path_without_videos_is_an_error(main, tmp_path):
