@@ -57,12 +57,12 @@ def draw_curves(axes: Axes, title: str, named: Sequence[tuple[str, np.ndarray, f
 
 
 def average_precision_figure(table: CurveTable) -> Figure:
-    """Bars of AP50: of each class, and of the groups by motion and by deterioration where there are such groups."""
+    """Bars of AP50: of each class, of groups by motion and of groups of frames, where there are such groups."""
     average = 100 * table.average_precision()
     of_group = {name: mean_average_precision(row) for name, row in zip(table.groups, average, strict=True)}
     others = [name for name in table.groups if name != "all" and name not in SPEEDS]
     panels = [("by class", sorted(zip(table.classes, average[0], strict=True), key=lambda row: np.nan_to_num(row[1])))]
-    for title, names in (("by motion", SPEEDS), ("by deterioration", others)):
+    for title, names in (("by motion", SPEEDS), ("by deterioration and other groups", others)):
         bars = [(name, of_group[name]) for name in ("all", *names) if name in of_group]
         if len(bars) > 2:  # "clean" alone means that nothing is known to be deteriorated
             panels.append((title, bars[::-1]))

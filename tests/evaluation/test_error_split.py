@@ -128,4 +128,5 @@ def test_working_in_small_pieces_gives_the_same_errors(monkeypatch):
     found, truth = random_problem(7)
     expected = split_errors(found, truth, 3, FIXED)
     monkeypatch.setattr("vod2.evaluation.matching._PAIRS_AT_ONCE", 3)
+    monkeypatch.setattr("vod2.evaluation.error_split._DETECTIONS_AT_ONCE", 5)
     assert split_errors(found, truth, 3, FIXED) == expected

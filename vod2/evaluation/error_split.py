@@ -24,6 +24,7 @@ from vod2.evaluation.matching import (
 ERROR_TYPES = ("classification", "localisation", "both", "duplicate", "background", "missed")
 CLASSIFICATION, LOCALISATION, BOTH, DUPLICATE, BACKGROUND, MISSED = range(len(ERROR_TYPES))
 
+_DETECTIONS_AT_ONCE = 1 << 20  # bounds the memory that kinds are found in
 _BACKGROUND_IOU = 0.1  # TIDE's t_b: with a lower IoU a detection has nothing to do with an object
 
 
@@ -110,23 +111,30 @@ def classify_errors(
     """
     counted = np.flatnonzero(~truth.ignore)
     objects = take_rows(truth, counted)
-    pairs, threshold = ImagePairs(detections, objects), iou_thresholds(objects.boxes, protocol)
     wrong = np.flatnonzero(matches < 0)
     kind = np.full(len(detections), -1, dtype=np.int8)
-    kind[wrong] = BACKGROUND
     target = np.full(len(detections), -1, dtype=np.int64)
-    for detection, row in pairs.of(wrong[pairs.count[wrong] > 0]):
-        iou = paired_iou(detections.boxes[detection], objects.boxes[row], protocol.pixel_offset)
-        is_same = detections.labels[detection] == objects.labels[row]
-        starts = np.flatnonzero(np.diff(detection, prepend=-1))
-        of_piece, nearest = _kinds_of_piece(iou, is_same, threshold[row], starts)
-        rows = detection[starts]
-        kind[rows] = of_piece
-        target[rows] = np.where(nearest >= 0, counted[row[nearest]], -1)
+    for start in range(0, len(wrong), _DETECTIONS_AT_ONCE):
+        rows = wrong[start : start + _DETECTIONS_AT_ONCE]
+        kind[rows], nearest = _classify(take_rows(detections, rows), objects, protocol)
+        target[rows] = np.where(nearest >= 0, counted[nearest], -1) if len(counted) else -1
     found = np.zeros(len(truth), dtype=bool)
     found[matches[matches >= 0]] = True
     found[target[target >= 0]] = True
     return Errors(kind, target, ~found & ~truth.ignore)
+
+
+def _classify(wrong: Detections, objects: GroundTruth, protocol: MatchingProtocol) -> tuple[np.ndarray, np.ndarray]:
+    """Kind (n,) and target (n,), a row of `objects` or -1, of detections without a match."""
+    pairs, threshold = ImagePairs(wrong, objects), iou_thresholds(objects.boxes, protocol)
+    kind, target = np.full(len(wrong), BACKGROUND, dtype=np.int8), np.full(len(wrong), -1, dtype=np.int64)
+    for detection, row in pairs.of(np.flatnonzero(pairs.count)):
+        iou = paired_iou(wrong.boxes[detection], objects.boxes[row], protocol.pixel_offset)
+        is_same = wrong.labels[detection] == objects.labels[row]
+        starts = np.flatnonzero(np.diff(detection, prepend=-1))
+        kind[detection[starts]], nearest = _kinds_of_piece(iou, is_same, threshold[row], starts)
+        target[detection[starts]] = np.where(nearest >= 0, row[nearest], -1)
+    return kind, target
 
 
 def _kinds_of_piece(

@@ -195,6 +195,9 @@ def _by_class(
     """Detections and ground truth of one class after the other, and the rows that they come from."""
     if num_classes is None:
         num_classes = int(max(detections.labels.max(initial=-1), ground_truth.labels.max(initial=-1))) + 1
+    if num_classes == 1:  # nothing to sort or copy
+        yield detections, ground_truth, np.arange(len(detections)), np.arange(len(ground_truth))
+        return
     sides = (_rows_by_class(labels, num_classes) for labels in (detections.labels, ground_truth.labels))
     for rows, truth_rows in zip(*sides, strict=True):
         yield take_rows(detections, rows), take_rows(ground_truth, truth_rows), rows, truth_rows
