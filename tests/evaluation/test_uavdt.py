@@ -10,7 +10,8 @@ import torch
 from vod2.d2 import Boxes, BoxMode, DatasetCatalog, Instances, MetadataCatalog, comm
 from vod2.engine import VideoTrainer, load_config
 from vod2.errors import UserError
-from vod2.evaluation import Detections, UAVDTEvaluator, is_ignored
+from vod2.evaluation import Detections, UAVDTEvaluator, is_ignored, read_run, tally_run
+from vod2.evaluation.comparison import resampled_metrics
 
 CAR, TRUCK, BUS = range(3)
 BOX = [0.0, 0.0, 100.0, 100.0]
@@ -93,6 +94,27 @@ def test_detections_in_ignore_regions_are_dropped(register):
     # The region of another frame does not count.
     name = register(([annotation(CAR)], []), ([], [[190, 190, 300, 300]]))
     assert evaluate(name, rows)["AP70-pooled"] == 50
+
+
+def test_a_comparison_reads_these_results_without_what_is_ignored_and_at_one_half(register, tmp_path):
+    region = [190, 190, 300, 300]
+    name = register(([annotation(CAR)], [region]), ([annotation(TRUCK)], []))
+    evaluator = UAVDTEvaluator(name, tmp_path)
+    process(evaluator, {0: [(FAR, 0.9, CAR), (SHIFTED, 0.8, CAR)], 1: [(FAR, 0.7, CAR), (BOX, 0.6, CAR)]})
+    results = evaluator.evaluate()["uavdt"]
+    run = read_run(tmp_path)
+    metrics = resampled_metrics(tally_run(run), run.data.class_names, np.ones((1, 1)))
+    assert metrics["AP50"] == pytest.approx(results["AP50"]) == 50
+    assert metrics["AP50-any-class"] == pytest.approx(results["AP50-pooled"]) == pytest.approx(100 * (1 + 2 / 3) / 2)
+
+
+def test_identities_that_were_linked_are_marked(register, caplog):
+    name = register(([annotation(CAR, track_id=0)], []), ([annotation(CAR, track_id=0)], []))
+    assert "linked-identities" not in evaluate(name, {})
+    MetadataCatalog.get(name).linked_identities = True
+    with caplog.at_level("INFO", logger="vod2.evaluation.uavdt"):
+        assert evaluate(name, {})["linked-identities"] == 1
+    assert "linked from boxes, not annotated" in caplog.text
 
 
 def test_half_of_the_area_under_all_regions_together_is_inside():

@@ -173,8 +173,8 @@ def percentile_interval(values: np.ndarray, confidence: float = 0.95) -> tuple[f
     """The middle `confidence` of the values that are not NaN; NaN, NaN where fewer than half of them are numbers.
 
     Example:
-        >>> percentile_interval(np.arange(101.0), 0.9)
-        (5.0, 95.0)
+        >>> percentile_interval(np.arange(101.0), 0.5)
+        (25.0, 75.0)
     """
     known = values[~np.isnan(values)]
     if 2 * len(known) < len(values) or not len(known):

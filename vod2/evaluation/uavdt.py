@@ -16,6 +16,7 @@ from vod2.evaluation.arrays import Detections, pool_classes, take_rows
 from vod2.evaluation.collect import DetectionCollector, write_evaluation
 from vod2.evaluation.evaluated import load_evaluated_dataset
 from vod2.evaluation.matching import MatchingProtocol, average_precision, match_detections
+from vod2.evaluation.report import LINKED_NOTE
 from vod2.evaluation.stability import stability
 
 logger = logging.getLogger(__name__)
@@ -86,7 +87,8 @@ class UAVDTEvaluator(DatasetEvaluator):
 
         Returns:
             {"uavdt": {"AP70-pooled", "AP50-pooled", "AP70", "AP50", "AP70-<class>"..., "AP50-<class>"...}} in percent,
-            NaN where there is no ground truth, then the numbers of `stability`; empty in all processes but the first.
+            NaN where there is no ground truth, then the numbers of `stability`, and "linked-identities" 1.0 where their
+            tracks were linked; empty in all processes but the first.
         """
         collected = self._collector.gather()
         if collected is None:
@@ -101,8 +103,12 @@ class UAVDTEvaluator(DatasetEvaluator):
         for name, per_class in single.items():
             results.update((f"AP{name}-{c}", float(ap)) for c, ap in zip(self._class_names, per_class, strict=True))
         results.update(stability(detections, self._ground_truth, self._tracks))
+        if self._data.linked_identities and "flicker" in results:
+            results["linked-identities"] = 1.0
         lines = [f"{key:16} {value:6.2f}" for key, value in results.items()]
         lines.append(f"{ignored.sum()} of {len(ignored)} detections lie in ignored regions")
+        if "linked-identities" in results:
+            lines.append(LINKED_NOTE)
         logger.info("Evaluation of %s:\n%s", self._dataset_name, "\n".join(lines))
         if self._output_dir is not None:
             evaluated = self._collector.evaluated
