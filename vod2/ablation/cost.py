@@ -1,0 +1,126 @@
+"""What a plan is expected to cost: stated in the suite, or measured."""
+
+import json
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from tabulate import tabulate
+
+from vod2.ablation.execution import Executor, last_line
+from vod2.ablation.plan import TRAIN, Job, JobKey, Plan
+from vod2.ablation.records import Records
+from vod2.atomic import write_json
+from vod2.errors import UserError
+
+MEASURED_ITERATIONS = 10
+_FILE = "seconds_per_iteration.json"
+
+
+def measured_seconds(output: Path, device: str) -> dict[str, float]:
+    """{row: seconds of an iteration} that `measure` has written for a device; {} where it has not.
+
+    Raises:
+        UserError: the file is broken.
+    """
+    path = output / _FILE
+    try:
+        return json.loads(path.read_text(encoding="utf-8")).get(device, {})
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{path} cannot be read ({error}): delete it") from error
+
+
+def measure(
+    plan: Plan, executor: Executor, train_net: str, device: str, progress: Callable[[str], None] = print
+) -> dict[str, float]:
+    """Train every row that is wanted for a few iterations, one after the other, and write what one takes.
+
+    Nothing of these trainings is kept.
+
+    Returns:
+        {row: seconds of an iteration}: the median of the last of `MEASURED_ITERATIONS`.
+
+    Raises:
+        UserError: if a row cannot be trained; ends with what its process printed last.
+    """
+    plan.output.mkdir(parents=True, exist_ok=True)
+    found: dict[str, float] = {}
+    for key, job in plan.jobs.items():
+        if key in plan.wanted and key.kind == TRAIN and key.row not in found:
+            found[key.row] = _seconds(job, executor, train_net, plan.output)
+            progress(f"{key.row}: {found[key.row]:.3f} s an iteration")
+    path = plan.output / _FILE
+    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    write_json(path, before | {device: before.get(device, {}) | found})
+    return found
+
+
+def _seconds(job: Job, executor: Executor, train_net: str, output: Path) -> float:
+    with tempfile.TemporaryDirectory(dir=output, prefix=".estimate-") as folder:
+        log, metrics = Path(folder, "log.txt"), Path(folder, "metrics.json")
+        # Weights make no difference to the time, and those of a base may not be there yet.
+        opts = ["OUTPUT_DIR", folder, "MODEL.WEIGHTS", "", "SOLVER.MAX_ITER", str(MEASURED_ITERATIONS)]
+        outcome = executor.submit([sys.executable, train_net, *job.words, *opts], str(log)).result()
+        if outcome.returncode or not metrics.is_file():
+            raise UserError(f"{job.key.row} cannot be trained: {last_line(log)}")
+        lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    return next(line["time"] for line in reversed(lines) if "time" in line)
+
+
+def render_plan(plan: Plan, records: Records, slots: int) -> str:
+    """A table of the rows that are wanted and what is left to do of them, and the expected time of all.
+
+    Args:
+        plan, records: what is to be done, and what is done.
+        slots: jobs at once.
+    """
+    left = [job for key, job in plan.jobs.items() if key in plan.wanted and not records.is_done(job)]
+    lines = []
+    for name, row in plan.suite.rows.items():
+        wanted = [key for key in plan.wanted if key.row == name]
+        if wanted:
+            todo = [job for job in left if job.key.row == name]
+            kinds = [kind for kind in (TRAIN, *row.contexts) if any(key.kind == kind for key in wanted)]
+            seeds = len({key.seed for key in wanted})
+            words = [name, row.config.name, row.base or "", str(plan.iterations[name]), " ".join(kinds), str(seeds)]
+            lines.append([*words, f"{len(todo)} of {len(wanted)}", _cost(todo)])
+    headers = ["row", "configuration", "starts from", "iterations", "jobs", "seeds", "to do", "expected"]
+    table = tabulate(lines, headers, tablefmt="github", disable_numparse=True)
+    return f"{table}\n\n{len(left)} jobs to do, {slots} at once; expected: {_cost(left)}{_side_by_side(left, slots)}\n"
+
+
+def _cost(jobs: list[Job]) -> str:
+    known = [job.seconds for job in jobs if job.seconds is not None]
+    unknown = len(jobs) - len(known)
+    if not known:
+        return "unknown" if unknown else "nothing"
+    return time_of(sum(known)) + (f" + {unknown} unknown" if unknown else "")
+
+
+def _side_by_side(jobs: list[Job], slots: int) -> str:
+    """The time until all is done: the work shared by the slots, or the longest chain of jobs that wait for another."""
+    known = {job.key: job.seconds for job in jobs if job.seconds is not None}
+    if slots == 1 or not known:
+        return ""
+    needs = {job.key: job.needs for job in jobs}
+
+    def chain(key: JobKey | None) -> float:
+        return 0.0 if key not in needs else known.get(key, 0.0) + chain(needs[key])
+
+    longest = max(chain(key) for key in known)
+    return f" of one process, at least {time_of(max(sum(known.values()) / slots, longest))} side by side"
+
+
+def time_of(seconds: float) -> str:
+    """Seconds as a person says them.
+
+    Example:
+        >>> time_of(45), time_of(750), time_of(7560)
+        ('45 s', '12 min', '2.1 h')
+    """
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,215 @@
+"""What has been done of a plan: a file for each job, and results.json for all. Nothing is kept in memory alone."""
+
+import contextlib
+import fcntl
+import json
+import os
+import platform
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vod2.ablation.plan import TRAIN, Job, Plan
+from vod2.ablation.report import render_report
+from vod2.atomic import replacing, write_json
+from vod2.d2 import BACKEND
+from vod2.engine import inference_folder
+from vod2.errors import UserError
+from vod2.version import __version__
+
+LOCK, RESULTS, TABLE = "ablate.lock", "results.json", "results.md"
+
+RUNNING, DONE, FAILED = "running", "done", "failed"
+
+
+class Records:
+    """The files of one output folder.
+
+    <output>/<row>/seed<seed>/train.json, own.json, none.json, foreign.json say of each job: state ("running", "done",
+    "failed"), attempts, settings (of a training); when it is done also seconds, commit, versions, and the metrics of an
+    evaluation, {data set: {task: {metric: value}}}. A job whose state is still "running" was cut off.
+
+    Args:
+        plan: the jobs.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+
+    def read(self, job: Job) -> dict[str, Any]:
+        """The record of a job; {} where there is none.
+
+        Raises:
+            UserError: the file is broken.
+        """
+        try:
+            return json.loads(job.record.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            raise UserError(f"{job.record} is no record of a job ({error}): delete it to do that job again") from error
+
+    def is_done(self, job: Job) -> bool:
+        """Whether the job needs not be run: it has succeeded, and weights that it has made are still there."""
+        if self.read(job).get("state") != DONE:
+            return False
+        return job.key.kind != TRAIN or (job.folder / "model_final.pth").is_file()
+
+    def check(self) -> None:
+        """What has been trained already must have been trained with the settings of the plan.
+
+        Keys that only one of the two has (as after an update) do not count.
+
+        Raises:
+            UserError: otherwise; names the folder and what differs.
+        """
+        for job in self._plan.jobs.values():
+            before = self.read(job).get("settings", {})
+            now = json.loads(json.dumps(job.settings))
+            differing = [key for key in sorted(before.keys() & now.keys()) if before[key] != now[key]]
+            if differing:
+                listed = ", ".join(f"{key} ({before[key]} before, now {now[key]})" for key in differing[:5])
+                raise UserError(
+                    f"{job.folder} was made with other settings: {listed}; give another --output, or delete that "
+                    "folder and those of the rows that start from it"
+                )
+
+    def start(self, job: Job) -> None:
+        """The job begins, or begins again."""
+        attempts = self.read(job).get("attempts", 0) + 1
+        self._write(job, {"state": RUNNING, "attempts": attempts})
+
+    def finish(self, job: Job, seconds: float, provenance: Mapping[str, Any]) -> None:
+        """The job has succeeded; what it has measured is read and kept.
+
+        Raises:
+            UserError: what it should have written is not there.
+        """
+        record = {"state": DONE, "seconds": round(seconds, 3), **provenance}
+        if job.key.kind == TRAIN:
+            if not (job.folder / "model_final.pth").is_file():
+                raise UserError(f"{job.key}: it ended well, but left no {job.folder / 'model_final.pth'}")
+        else:
+            record["metrics"] = {name: _metrics(job, name) for name in job.datasets}
+        self._write(job, {"attempts": self.read(job).get("attempts", 1)} | record)
+
+    def fail(self, job: Job, reason: str) -> None:
+        """The job has failed."""
+        self._write(job, {"state": FAILED, "attempts": self.read(job).get("attempts", 1), "reason": reason})
+
+    def results(self) -> dict[str, Any]:
+        """Everything that is done of the plan, as in results.json."""
+        rows: dict[str, Any] = {}
+        for job in self._plan.jobs.values():
+            name, seed, kind = job.key
+            suite_row = self._plan.suite.rows[name]
+            row = rows.setdefault(
+                name,
+                {
+                    "config": suite_row.config.name,
+                    "base": suite_row.base,
+                    "iterations": self._plan.iterations[name],
+                    "seeds": {},
+                },
+            )
+            record = self.read(job)
+            record.pop("settings", None)
+            if record:
+                row["seeds"].setdefault(str(seed), {})[kind] = record
+        return {"suite": self._plan.suite.name, "size": self._plan.size, "rows": rows}
+
+    def report(self) -> str:
+        """The tables of `render_report`, of everything that is done."""
+        return render_report(
+            self._plan, {key: found for key, job in self._plan.jobs.items() if (found := self._metrics(job))}
+        )
+
+    def write_results(self) -> None:
+        """Write results.json and results.md."""
+        write_json(self._plan.output / RESULTS, self.results())
+        with replacing(self._plan.output / TABLE) as path:
+            path.write_text(self.report(), encoding="utf-8")
+
+    def _metrics(self, job: Job) -> dict[str, dict[str, float | None]]:
+        """{data set: {"task/metric": value}} of an evaluation that is done; else {}."""
+        record = self.read(job)
+        if record.get("state") != DONE:
+            return {}
+        return {
+            dataset: {f"{task}/{name}": value for task, found in tasks.items() for name, value in found.items()}
+            for dataset, tasks in record.get("metrics", {}).items()
+        }
+
+    def _write(self, job: Job, record: dict[str, Any]) -> None:
+        settings = {"settings": dict(job.settings)} if job.settings else {}
+        write_json(job.record, record | settings)
+
+
+def _metrics(job: Job, dataset: str) -> dict[str, dict[str, float | None]]:
+    path = Path(inference_folder(str(job.folder), dataset, job.key.kind)) / "results.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{job.key}: it ended well, but {path} cannot be read ({error})") from error
+    if found.pop("context") != job.key.kind:
+        raise UserError(f"{path} is that of another context: delete {job.folder} to do the row again")
+    return found
+
+
+@contextlib.contextmanager
+def locked(output: Path) -> Iterator[int]:
+    """Hold the lock of an output folder; yields its descriptor, which child processes may inherit.
+
+    The lock is the operating system's: it ends with the last process that has the descriptor, however that ends, so a
+    file that a killed process left behind locks nothing. Its content, host and process, is for the message.
+
+    Raises:
+        UserError: another process has it.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    path = output / LOCK
+    with open(path, "a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise UserError(
+                f"{output} is in use by {holder}, or by trainings that it has left running: wait for them, stop them, "
+                "or give another --output"
+            ) from error
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield file.fileno()
+
+
+def provenance() -> dict[str, Any]:
+    """Commit of the source (None without git), versions of what results depend on, and the host."""
+    names = ("torch", "torchvision", "numpy", "opencv-python", "pycocotools")
+    versions = {"vod2": __version__, "python": platform.python_version(), "backend": BACKEND}
+    versions["cuda"] = torch.version.cuda
+    for name in names:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return {"commit": _commit(), "versions": versions, "host": socket.gethostname()}
+
+
+def _commit() -> str | None:
+    """Of the folder that this file is in; with "+" if files that git knows have been changed since."""
+    git, folder = shutil.which("git"), Path(__file__).parent
+    if git is None:
+        return None
+
+    def answer(*words: str) -> str | None:
+        done = subprocess.run([git, *words], cwd=folder, capture_output=True, text=True)
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    head = answer("rev-parse", "HEAD")
+    return head and head + ("+" if answer("status", "--porcelain", "--untracked-files=no") else "")

@@ -1,0 +1,105 @@
+"""Means and deviations over seeds, differences with intervals, tables.
+
+n: seeds.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import NormalDist, mean, stdev
+from typing import NamedTuple
+
+from tabulate import tabulate
+
+from vod2.ablation.plan import TRAIN, JobKey, Plan
+
+Metrics = Mapping[JobKey, Mapping[str, Mapping[str, float | None]]]
+"""{evaluation: {data set: {"task/metric": value}}} of those that are done."""
+
+# Quantile .975 of Student's t with 1 ... 10 degrees of freedom; beyond, `_t_quantile` is exact to .001.
+_T_975 = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281)
+
+
+class Interval(NamedTuple):
+    """The mean of paired differences and the ends of its 95% interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def paired_interval(differences: Sequence[float]) -> Interval | None:
+    """mean +- t(.975, n - 1) s / sqrt(n) of n differences, one for each seed; None for fewer than two.
+
+    It is the interval for what changes with the seed of training. The videos of the data set are the same in all.
+
+    Example:
+        >>> [round(value, 2) for value in paired_interval([1.0, 2.0, 3.0])]
+        [2.0, -0.48, 4.48]
+    """
+    if len(differences) < 2:
+        return None
+    middle = mean(differences)
+    half = _t_quantile(len(differences) - 1) * stdev(differences) / math.sqrt(len(differences))
+    return Interval(middle, middle - half, middle + half)
+
+
+def _t_quantile(freedom: int) -> float:
+    """Quantile .975 of Student's t; the first terms of its expansion in 1 / freedom (Abramowitz, Stegun 26.7.5)."""
+    if freedom <= len(_T_975):
+        return _T_975[freedom - 1]
+    z = NormalDist().inv_cdf(0.975)
+    first = (z**3 + z) / 4
+    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    return z + first / freedom + second / freedom**2 + third / freedom**3
+
+
+def render_report(plan: Plan, metrics: Metrics) -> str:
+    """Markdown: for every data set and metric of the suite, each row and context with its mean over the seeds.
+
+    The own context of a row is compared to that of the row that `Suite.compared_to` names, its other contexts to its
+    own one; differences are those of equal seeds.
+    """
+    datasets = sorted({name for job in plan.jobs.values() for name in job.datasets})
+    parts = [f"# {plan.suite.name}, {plan.size}"]
+    for dataset in datasets:
+        for metric in plan.suite.metrics:
+            if lines := _Table(plan, metrics, dataset, metric).lines():
+                parts += [f"## {dataset}: {metric}", tabulate(lines, _HEADERS, "github", disable_numparse=True)]
+    if len(parts) == 1:
+        parts.append("Nothing is evaluated yet.")
+    return "\n\n".join(parts) + "\n"
+
+
+_HEADERS = ["row", "context", "n", "mean (deviation)", "compared to", "difference", "95% interval"]
+
+
+class _Table:
+    """One metric on one data set."""
+
+    def __init__(self, plan: Plan, metrics: Metrics, dataset: str, metric: str) -> None:
+        self._suite = plan.suite
+        evaluations = [job.key for job in plan.jobs.values() if job.key.kind != TRAIN]
+        self._pairs = list(dict.fromkeys((key.row, key.kind) for key in evaluations))
+        self._values: dict[tuple[str, str], dict[int, float]] = {pair: {} for pair in self._pairs}
+        for key in evaluations:
+            value = metrics.get(key, {}).get(dataset, {}).get(metric)
+            if value is not None:
+                self._values[key.row, key.kind][key.seed] = value
+
+    def lines(self) -> list[list[str]]:
+        """One for each row and context that has a number."""
+        return [self._line(row, context) for row, context in self._pairs if self._values[row, context]]
+
+    def _line(self, row: str, context: str) -> list[str]:
+        values = self._values[row, context]
+        spread = f" ({stdev(values.values()):.2f})" if len(values) > 1 else ""
+        line = [row, context, str(len(values)), f"{mean(values.values()):.2f}{spread}"]
+        other = self._suite.compared_to(row) if context == "own" else row
+        others = self._values.get((other, "own"), {})
+        differences = [value - others[seed] for seed, value in values.items() if seed in others]
+        if not differences:
+            return [*line, "", "", ""]
+        interval = paired_interval(differences)
+        ends = "" if interval is None else f"[{interval.low:+.2f}, {interval.high:+.2f}]"
+        return [*line, "own" if other == row else other, f"{mean(differences):+.2f}", ends]
