@@ -11,17 +11,20 @@ failed, 2 if it cannot do its work. docs/ablations.md tells how a suite is writt
 import argparse
 import contextlib
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
 import torch
 
 from vod2.ablation import (
+    Comparison,
     Executor,
     LocalExecutor,
     Plan,
     RayExecutor,
     Records,
+    comparisons,
     execute,
     load_suite,
     locked,
@@ -34,7 +37,7 @@ from vod2.engine import cli
 
 TOOLS = Path(__file__).resolve().parent
 SUITES = TOOLS.parent / "configs" / "suites"
-TRAIN_NET = str(TOOLS / "train_net.py")
+TRAIN_NET, COMPARE = str(TOOLS / "train_net.py"), str(TOOLS / "compare.py")
 
 
 def parse() -> argparse.Namespace:
@@ -51,6 +54,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--dry-run", action="store_true", help="print the plan and what it costs, and run nothing of it"
     )
+    parser.add_argument("--compare", action="store_true", help="when all is done, also bootstrap over videos and seeds")
     return parser.parse_args()
 
 
@@ -60,8 +64,8 @@ def make_executor(args: argparse.Namespace, lock: int | None) -> Executor:
     return LocalExecutor(args.device, args.jobs, inherited=() if lock is None else (lock,))
 
 
-def run(plan: Plan, executor: Executor) -> None:
-    """Do what is left of the plan; exit code 1 if something has failed."""
+def run(plan: Plan, executor: Executor, compare: bool) -> None:
+    """Do what is left of the plan, and compare what is done; exit code 1 if something has failed."""
     records = Records(plan)
     records.write_results()
     failed = execute(plan, records, executor, TRAIN_NET, progress=_say, changed=records.write_results)
@@ -69,7 +73,15 @@ def run(plan: Plan, executor: Executor) -> None:
     print(f"{plan.output / 'results.md'}  {plan.output / 'results.json'}")
     if failed:
         print(f"{len(failed)} jobs have failed or were left out: their reasons stand above", file=sys.stderr)
+    broken = [one.folder for one in comparisons(plan, records) if not compared(one)] if compare else []
+    if failed or broken:
         sys.exit(1)
+
+
+def compared(comparison: Comparison) -> bool:
+    """Run tools/compare.py, which prints what is wrong; whether it ended well."""
+    print(f"\n== {comparison.folder}", flush=True)
+    return not subprocess.call([sys.executable, COMPARE, *comparison.words, "--output", str(comparison.folder)])
 
 
 def main() -> None:
@@ -82,10 +94,11 @@ def main() -> None:
 
     def planned() -> Plan:
         times = measured_seconds(output, args.device)
-        return make_plan(suite, args.size, args.seeds, output, args.device, args.rows, times)
+        plan = make_plan(suite, args.size, args.seeds, output, args.device, args.rows, times)
+        Records(plan).check()
+        return plan
 
     plan = planned()  # a mistake is told before anything is written
-    Records(plan).check()
     writes = args.estimate or not args.dry_run
     with locked(plan.output) if writes else contextlib.nullcontext() as lock:
         executor = make_executor(args, lock)
@@ -95,7 +108,7 @@ def main() -> None:
             plan = planned()  # with what was measured, and what another process has done until now
             print(render_plan(plan, Records(plan), executor.slots), flush=True)
             if not args.dry_run:
-                run(plan, executor)
+                run(plan, executor, args.compare)
         finally:
             executor.close()
 

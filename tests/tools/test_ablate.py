@@ -15,6 +15,15 @@ from helpers.suites import QUICK, calls, fake_train_net, write_suite
 ROOT = Path(__file__).resolve().parents[2]
 ABLATE = ROOT / "tools" / "ablate.py"
 
+FAKE_COMPARE = """
+import sys
+from pathlib import Path
+
+with open(Path(__file__).with_name("compared.txt"), "a") as file:
+    print(*sys.argv[1:], file=file)
+sys.exit({})
+"""
+
 
 @pytest.fixture
 def ablate(tmp_path, monkeypatch, capsys):
@@ -26,7 +35,8 @@ def ablate(tmp_path, monkeypatch, capsys):
     before = signal.getsignal(signal.SIGTERM)
 
     def call(*words: str, **behaviour) -> tuple[int, str, str]:
-        tool.TRAIN_NET = fake_train_net(tmp_path, **behaviour)
+        (tmp_path / "compare.py").write_text(FAKE_COMPARE.format(behaviour.pop("comparison", 0)))
+        tool.TRAIN_NET, tool.COMPARE = fake_train_net(tmp_path, **behaviour), str(tmp_path / "compare.py")
         monkeypatch.setattr(sys, "argv", ["ablate.py", *words, "--device", "cpu", "--jobs", "1"])
         code = 0
         try:
@@ -57,6 +67,29 @@ def test_a_failed_job_is_told_and_the_exit_code_is_1(ablate, tmp_path):
     assert code == 1 and "1 jobs have failed" in err
     assert "RDN, seed 0, evaluation (own): failed with exit code 1: error: out of luck" in out
     assert "own.txt" in out
+
+
+def test_what_is_done_is_compared_by_the_bootstrap_where_asked_for(ablate, tmp_path):
+    """By hand: RDN with the first row, then none with own of RDN; both with the folders of both seeds."""
+    write_suite(tmp_path)
+    code, out, _ = ablate("--suite", "mine.yaml", "--size", "tiny", "--seeds", "0", "1", "--output", "out", "--compare")
+    assert code == 0
+    asked = [line.split() for line in (tmp_path / "compared.txt").read_text().splitlines()]
+
+    def folders(row: str, name: str) -> str:
+        return ",".join(str(tmp_path / "out" / row / f"seed{seed}" / "inference" / name) for seed in (0, 1))
+
+    single, own, none = ("single", "synthetic_val"), ("RDN", "synthetic_val"), ("RDN", "synthetic_val_none")
+    compare = tmp_path / "out" / "compare" / "synthetic_val"
+    assert asked == [
+        [f"single={folders(*single)}", f"RDN={folders(*own)}", "--output", str(compare / "rows")],
+        [f"own={folders(*own)}", f"none={folders(*none)}", "--output", str(compare / "RDN")],
+    ]
+
+
+def test_a_comparison_that_fails_makes_the_exit_code_1(ablate, tmp_path):
+    write_suite(tmp_path)
+    assert ablate("--suite", "mine.yaml", "--size", "tiny", "--compare", comparison=3)[0] == 1
 
 
 def test_a_dry_run_prints_the_plan_and_leaves_nothing(ablate, tmp_path):

@@ -1,5 +1,6 @@
 """Suites of trainings and evaluations: what is run, in what order, and what came of it. See docs/ablations.md."""
 
+from vod2.ablation.comparison import Comparison, comparisons
 from vod2.ablation.cost import measure, measured_seconds, render_plan
 from vod2.ablation.execution import Executor, LocalExecutor, Outcome, RayExecutor, execute
 from vod2.ablation.plan import Job, JobKey, Plan, make_plan
@@ -8,6 +9,7 @@ from vod2.ablation.report import Interval, paired_interval, render_report
 from vod2.ablation.suite import Row, Size, Suite, load_suite
 
 __all__ = [
+    "Comparison",
     "Executor",
     "Interval",
     "Job",
@@ -20,6 +22,7 @@ __all__ = [
     "Row",
     "Size",
     "Suite",
+    "comparisons",
     "execute",
     "load_suite",
     "locked",

@@ -77,7 +77,7 @@ def render_plan(plan: Plan, records: Records, slots: int) -> str:
         plan, records: what is to be done, and what is done.
         slots: jobs at once.
     """
-    left = [job for key, job in plan.jobs.items() if key in plan.wanted and not records.is_done(job)]
+    left = list(records.left().values())
     lines = []
     for name, row in plan.suite.rows.items():
         wanted = [key for key in plan.wanted if key.row == name]

@@ -174,7 +174,7 @@ def execute(
     progress: Callable[[str], None] = print,
     changed: Callable[[], None] = lambda: None,
 ) -> dict[JobKey, str]:
-    """Run what is wanted of the plan and not done; a failure keeps only what needs it from being run.
+    """Run what is left of the plan; a failure keeps only what needs it from being run.
 
     Args:
         plan: the jobs.
@@ -187,9 +187,8 @@ def execute(
     Returns:
         {job: reason} of those that have failed, or were left out because of one.
     """
-    wanted = {key: job for key, job in plan.jobs.items() if key in plan.wanted}
-    waiting = {key: job for key, job in wanted.items() if not records.is_done(job)}
-    done = wanted.keys() - waiting.keys()
+    waiting = records.left()
+    done = plan.wanted - waiting.keys()
     total, failed = len(waiting), {}
     running: dict[Future, Job] = {}
     while waiting or running:

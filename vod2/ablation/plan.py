@@ -11,6 +11,7 @@ from vod2.engine import check_datasets, load_config
 from vod2.errors import UserError
 
 TRAIN = "train"
+WEIGHTS = "model_final.pth"
 
 
 class JobKey(NamedTuple):
@@ -166,7 +167,7 @@ class _Planner:
         return cfg
 
     def training(self, row: Row, cfg: CfgNode, seed: int, seconds: float | None) -> Job:
-        weights = [] if row.base is None else ["MODEL.WEIGHTS", str(self._folder(row.base, seed) / "model_final.pth")]
+        weights = [] if row.base is None else ["MODEL.WEIGHTS", str(self._folder(row.base, seed) / WEIGHTS)]
         # Evaluations are jobs of their own, so that none is repeated when another one was cut off.
         opts = [*weights, "DATASETS.TEST", "()", "TEST.EXPECTED_RESULTS", "[]"]
         return Job(
@@ -180,7 +181,7 @@ class _Planner:
 
     def evaluation(self, row: Row, cfg: CfgNode, seed: int, context: str) -> Job:
         folder = self._folder(row.name, seed)
-        opts = ["MODEL.WEIGHTS", str(folder / "model_final.pth")]
+        opts = ["MODEL.WEIGHTS", str(folder / WEIGHTS)]
         seconds = None
         if self._size.frames and row.seconds_per_frame:
             seconds = row.seconds_per_frame * self._size.frames * (2 if context == "foreign" else 1)

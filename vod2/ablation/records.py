@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from vod2.ablation.plan import TRAIN, Job, Plan
+from vod2.ablation.plan import TRAIN, WEIGHTS, Job, JobKey, Plan
 from vod2.ablation.report import render_report
 from vod2.atomic import replacing, write_json
 from vod2.d2 import BACKEND
@@ -56,10 +56,23 @@ class Records:
             raise UserError(f"{job.record} is no record of a job ({error}): delete it to do that job again") from error
 
     def is_done(self, job: Job) -> bool:
-        """Whether the job needs not be run: it has succeeded, and weights that it has made are still there."""
-        if self.read(job).get("state") != DONE:
-            return False
-        return job.key.kind != TRAIN or (job.folder / "model_final.pth").is_file()
+        """Whether the job has succeeded."""
+        return self.read(job).get("state") == DONE
+
+    def left(self) -> dict[JobKey, Job]:
+        """The wanted jobs that are to be run, each after the one that it needs.
+
+        Those that are not done; trainings whose weights are gone, if one of these needs them; and the evaluations of a
+        training that is run again, so that all of a row are of the same weights.
+        """
+        wanted = [job for key, job in self._plan.jobs.items() if key in self._plan.wanted]
+        left: dict[JobKey, Job] = {}
+        for job in reversed(wanted):
+            is_needed = any(other.needs == job.key for other in left.values())
+            if not self.is_done(job) or (is_needed and not (job.folder / WEIGHTS).is_file()):
+                left[job.key] = job
+        again = {job.key for job in wanted if job.needs in left and job.needs[:2] == job.key[:2]}
+        return {job.key: job for job in wanted if job.key in left or job.key in again}
 
     def check(self) -> None:
         """What has been trained already must have been trained with the settings of the plan.
@@ -81,7 +94,13 @@ class Records:
                 )
 
     def start(self, job: Job) -> None:
-        """The job begins, or begins again."""
+        """The job begins, or begins again.
+
+        A training whose latest checkpoint has been deleted is made to begin anew, where --resume would look for it.
+        """
+        latest = job.folder / "last_checkpoint"  # Detectron2's, which names a file
+        if job.key.kind == TRAIN and latest.is_file() and not (job.folder / latest.read_text().strip()).is_file():
+            latest.unlink()
         attempts = self.read(job).get("attempts", 0) + 1
         self._write(job, {"state": RUNNING, "attempts": attempts})
 
@@ -93,8 +112,8 @@ class Records:
         """
         record = {"state": DONE, "seconds": round(seconds, 3), **provenance}
         if job.key.kind == TRAIN:
-            if not (job.folder / "model_final.pth").is_file():
-                raise UserError(f"{job.key}: it ended well, but left no {job.folder / 'model_final.pth'}")
+            if not (job.folder / WEIGHTS).is_file():
+                raise UserError(f"{job.key}: it ended well, but left no {job.folder / WEIGHTS}")
         else:
             record["metrics"] = {name: _metrics(job, name) for name in job.datasets}
         self._write(job, {"attempts": self.read(job).get("attempts", 1)} | record)
@@ -104,7 +123,7 @@ class Records:
         self._write(job, {"state": FAILED, "attempts": self.read(job).get("attempts", 1), "reason": reason})
 
     def results(self) -> dict[str, Any]:
-        """Everything that is done of the plan, as in results.json."""
+        """What is known of every job of the plan, as in results.json."""
         rows: dict[str, Any] = {}
         for job in self._plan.jobs.values():
             name, seed, kind = job.key
@@ -157,7 +176,7 @@ def _metrics(job: Job, dataset: str) -> dict[str, dict[str, float | None]]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{job.key}: it ended well, but {path} cannot be read ({error})") from error
-    if found.pop("context") != job.key.kind:
+    if found.pop("context", None) != job.key.kind:
         raise UserError(f"{path} is that of another context: delete {job.folder} to do the row again")
     return found
 
