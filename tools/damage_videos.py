@@ -163,7 +163,9 @@ def _write_images(source: Source, target: Path, reader: VideoReader, config: Dam
     partial.mkdir()
     names = [path.name for path in images_in(source.path)]
     for name, image in zip(names, _damaged_frames(source, reader, config, length), strict=True):
-        _, encoded = cv2.imencode(Path(name).suffix, image, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+        suffix = Path(name).suffix
+        is_jpeg = suffix.lower() in (".jpg", ".jpeg")  # OpenCV warns of parameters that a format does not have
+        _, encoded = cv2.imencode(suffix, image, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY] if is_jpeg else [])
         (partial / name).write_bytes(encoded.tobytes())
     os.replace(partial, target)
 

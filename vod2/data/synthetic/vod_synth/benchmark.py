@@ -35,7 +35,7 @@ class VodSynth:
         classes: the first so many of `VOD_SYNTH_CLASSES`, whole groups of look-alikes.
 
     Example:
-        >>> frames = list(VodSynth("mine", 1, 1, 2, 2, stills=1, height=96, width=128).render("val", 0))
+        >>> frames = list(VodSynth("mine", 1, 2, 1, 2, stills=1, height=96, width=128).render("val", 0))
         >>> image, objects = frames[0]
         >>> len(frames), image.shape
         (2, (96, 128, 3))
