@@ -61,6 +61,23 @@ LSTS_KEYS = {
 }
 """LSTS on the tiny VideoRCNN."""
 
+RFCN_KEYS = {
+    "MODEL.BACKBONE.NAME": "build_head_map_backbone",
+    "MODEL.HEAD_MAP.BOTTOM_UP": "build_narrow_resnet_backbone",
+    "MODEL.HEAD_MAP.CHANNELS": 32,
+    "MODEL.HEAD_MAP.DILATION": 2,
+    "MODEL.RPN.IN_FEATURES": ["rpn"],
+    "MODEL.RPN.CONV_DIMS": [],
+    "MODEL.ROI_HEADS.NAME": "RFCNHeads",
+    "MODEL.ROI_HEADS.IN_FEATURES": ["head"],
+    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 64,
+    "MODEL.ROI_HEADS.POSITIVE_FRACTION": 1.0,
+    "MODEL.ROI_BOX_HEAD.NAME": "MeanBoxHead",
+    "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": True,
+    "MODEL.VIDEO.OHEM": 8,
+}
+"""R-FCN's heads on the tiny VideoRCNN."""
+
 
 def tiny_cfg(keys: dict | None = None) -> CfgNode:
     """configs/quick/Base.yaml made smaller still, on the tests' device, with `keys` {dotted key: value} on top."""

@@ -10,6 +10,7 @@ import torch
 from helpers.models import (
     IMAGE_SIZE,
     NUM_CLASSES,
+    RFCN_KEYS,
     ROOT,
     assert_same_detections,
     build_detector,
@@ -29,22 +30,6 @@ from vod2.modeling.roi_heads import RFCNHeads
 from vod2.modeling.roi_heads.rfcn import PositionSensitivePooler, position_sensitive_align
 from vod2.structures import PreciseBoxes
 from vod2.temporal import NoWindow, SlidingWindow
-
-RFCN = {
-    "MODEL.BACKBONE.NAME": "build_head_map_backbone",
-    "MODEL.HEAD_MAP.BOTTOM_UP": "build_narrow_resnet_backbone",
-    "MODEL.HEAD_MAP.CHANNELS": 32,
-    "MODEL.HEAD_MAP.DILATION": 2,
-    "MODEL.RPN.IN_FEATURES": ["rpn"],
-    "MODEL.RPN.CONV_DIMS": [],
-    "MODEL.ROI_HEADS.NAME": "RFCNHeads",
-    "MODEL.ROI_HEADS.IN_FEATURES": ["head"],
-    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 64,
-    "MODEL.ROI_HEADS.POSITIVE_FRACTION": 1.0,
-    "MODEL.ROI_BOX_HEAD.NAME": "MeanBoxHead",
-    "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": True,
-    "MODEL.VIDEO.OHEM": 8,
-}
 
 BOXES = torch.tensor(
     [
@@ -193,7 +178,7 @@ class TestBags:
 
 class TestHeads:
     def test_scores_and_deltas_are_those_of_the_reference(self):
-        heads = build_detector(RFCN, dtype=torch.float64).roi_heads
+        heads = build_detector(RFCN_KEYS, dtype=torch.float64).roi_heads
         feature = random_maps(1, 16)
         pooled = heads.box_pooler([feature], [PreciseBoxes(BOXES)])
         scores, deltas = heads.box_predictor(heads.box_head(pooled))
@@ -204,13 +189,13 @@ class TestHeads:
         torch.testing.assert_close(deltas, wanted[1], rtol=1e-10, atol=1e-10)
 
     def test_the_embedding_of_a_proposal_is_its_scores_and_eight_deltas(self):
-        model = build_detector(RFCN)
+        model = build_detector(RFCN_KEYS)
         with torch.no_grad():
             (frame,), _ = model.propose(model.encode([{"image": make_video(1)[0]}]))
         assert frame.proposals.features.shape == (16, NUM_CLASSES + 1 + 8)
 
     def test_parameters_are_the_two_convolutions_alone(self):
-        names = {name for name, _ in build_detector(RFCN).roi_heads.named_parameters()}
+        names = {name for name, _ in build_detector(RFCN_KEYS).roi_heads.named_parameters()}
         assert names == {
             f"box_pooler.{layer}.{kind}" for layer in ("cls_score", "bbox_pred") for kind in ("weight", "bias")
         }
@@ -228,12 +213,12 @@ class TestHeads:
     )
     def test_a_setting_that_it_has_not_is_named(self, key, value):
         with pytest.raises(UserError, match=key):
-            build_model(tiny_cfg(RFCN | {key: value}))
+            build_model(tiny_cfg(RFCN_KEYS | {key: value}))
 
 
 class TestDetector:
     def test_a_step_has_finite_losses_and_reaches_every_parameter(self):
-        model = build_detector(RFCN).train()
+        model = build_detector(RFCN_KEYS).train()
         losses = losses_of(model, [trained_clip()])
         assert losses.keys() == {"loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg"}
         assert all(value.isfinite() and value > 0 for value in losses.values())
@@ -241,31 +226,31 @@ class TestDetector:
         assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.ne(0).any()] == []
 
     def test_the_loss_is_that_of_the_hardest_proposals(self):
-        model = build_detector(RFCN, dtype=torch.float64).train()
-        every = build_detector(RFCN | {"MODEL.VIDEO.OHEM": 0}, dtype=torch.float64).train()
+        model = build_detector(RFCN_KEYS, dtype=torch.float64).train()
+        every = build_detector(RFCN_KEYS | {"MODEL.VIDEO.OHEM": 0}, dtype=torch.float64).train()
         hard, mean = (losses_of(one, [trained_clip()]) for one in (model, every))
         assert hard["loss_cls"] + hard["loss_box_reg"] > mean["loss_cls"] + mean["loss_box_reg"]
 
     def test_an_image_without_objects_trains_beside_one_with_objects(self):
-        model = build_detector(RFCN).train()
+        model = build_detector(RFCN_KEYS).train()
         losses = losses_of(model, [trained_clip(), trained_clip([])])
         assert all(value.isfinite() for value in losses.values())
         sum(losses.values()).backward()
 
     def test_no_proposal_at_all_is_an_empty_result(self):
-        model = build_detector(RFCN | {"MODEL.PROPOSAL_GENERATOR.MIN_SIZE": 1000})
+        model = build_detector(RFCN_KEYS | {"MODEL.PROPOSAL_GENERATOR.MIN_SIZE": 1000})
         (found,) = model([{"image": make_video(1)[0]}])
         assert len(found["instances"]) == 0
 
     def test_no_proposal_at_all_trains(self):
         keys = {"MODEL.PROPOSAL_GENERATOR.MIN_SIZE": 1000, "MODEL.ROI_HEADS.PROPOSAL_APPEND_GT": False}
-        model = build_detector(RFCN | keys).train()
+        model = build_detector(RFCN_KEYS | keys).train()
         losses = losses_of(model, [trained_clip()])
         sum(losses.values()).backward()
         assert losses["loss_cls"] == 0 and losses["loss_box_reg"] == 0
 
     def test_detections_keep_double_precision(self):
-        model = build_detector(RFCN, dtype=torch.float64)
+        model = build_detector(RFCN_KEYS, dtype=torch.float64)
         found = model([{"image": make_video(1)[0]}])[0]["instances"]
         assert len(found) > 0 and found.image_size == IMAGE_SIZE
         assert found.pred_boxes.tensor.dtype == found.scores.dtype == torch.float64
@@ -273,7 +258,7 @@ class TestDetector:
 
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
     def test_training_runs_under_autocast(self, dtype):
-        model = build_detector(RFCN).train()
+        model = build_detector(RFCN_KEYS).train()
         full = losses_of(model, [trained_clip()])
         with torch.autocast("cpu", dtype=dtype):
             half = losses_of(model, [trained_clip()])
@@ -282,7 +267,7 @@ class TestDetector:
         assert all(value.isfinite() for value in half.values())
 
     def test_a_stream_detects_what_clips_detect(self):
-        model, video, schedule = build_detector(RFCN, dtype=torch.float64), make_video(3), SlidingWindow(1)
+        model, video, schedule = build_detector(RFCN_KEYS, dtype=torch.float64), make_video(3), SlidingWindow(1)
         for t, streamed in enumerate(detect_as_stream(model, video, schedule)):
             clip = model([window_clip(video, t, schedule)])[0]["instances"]
             assert_same_detections(streamed, clip, 1e-10)
@@ -327,9 +312,9 @@ torch.testing.assert_close(found.scores, scores, rtol=1e-9, atol=1e-9)
 
 @pytest.mark.skipif(importlib.util.find_spec("detectron2") is None, reason="Detectron2 is not installed")
 def test_both_backends_detect_the_same(tmp_path):
-    model = build_detector(RFCN, dtype=torch.float64)
+    model = build_detector(RFCN_KEYS, dtype=torch.float64)
     found = model([{"image": make_video(1)[0]}])[0]["instances"]
-    torch.save((RFCN, model.state_dict(), found.pred_boxes.tensor, found.scores), tmp_path / "saved.pth")
+    torch.save((RFCN_KEYS, model.state_dict(), found.pred_boxes.tensor, found.scores), tmp_path / "saved.pth")
     other = "lite" if BACKEND == "detectron2" else "detectron2"
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     environment = os.environ | {"VOD2_D2": other, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}

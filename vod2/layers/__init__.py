@@ -1,6 +1,6 @@
 """Tensors in, tensors out: no configuration, no registry."""
 
-from vod2.layers.box_coding import PreciseBoxTransform, clip_boxes, half_open, inclusive
+from vod2.layers.box_coding import PreciseBoxTransform, clip_boxes, half_open, inclusive, poolable
 from vod2.layers.deform_align import DeformAlign
 from vod2.layers.flow_warp import FlowNetS, FlowOutput, warp
 from vod2.layers.geometry import GeometryBias
@@ -28,5 +28,6 @@ __all__ = [
     "clip_boxes",
     "half_open",
     "inclusive",
+    "poolable",
     "warp",
 ]

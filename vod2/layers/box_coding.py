@@ -64,3 +64,21 @@ def clip_boxes(boxes: Tensor, size: tuple[int, int], inclusive_boxes: bool = Fal
     first, last = boxes[..., :2], boxes[..., 2:]
     limit = boxes.new_tensor([width, height])
     return torch.cat([first.clamp(min=0).minimum(limit - 1), last.clamp(min=1).minimum(limit)], dim=-1)
+
+
+def poolable(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Boxes (N, 4) xyxy pixels as an operator can pool them that makes indices of coordinates, and samples of sizes.
+
+    A coordinate that is further from an image of `size` (height, width) than that is long becomes that far, and NaN 0;
+    a box that ends before it begins becomes empty. All others stay as they are.
+
+    Example:
+        >>> import torch
+        >>> from vod2.layers import poolable
+        >>> poolable(torch.tensor([[-5.0, torch.nan, torch.inf, 1e30]]), (60, 100)).tolist()
+        [[-5.0, 0.0, 200.0, 120.0]]
+    """
+    height, width = size
+    x, y = boxes.nan_to_num(nan=0.0).unflatten(1, (2, 2)).unbind(dim=2)  # (N, 2) each
+    first, last = torch.stack([x.clamp(-width, 2 * width), y.clamp(-height, 2 * height)], dim=2).unbind(dim=1)
+    return torch.cat([first, last.maximum(first)], dim=1)

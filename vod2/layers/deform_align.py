@@ -14,7 +14,8 @@ class ModulatedDeformConv(nn.Module):
     """3x3 convolution whose taps are moved and weighted by what a guide says (deformable convolution, version 2).
 
     A plain 3x3 convolution of the guide gives each position two offsets (down, right, in cells) and a mask in (0, 2)
-    for each tap. It begins with offsets 0 and masks 1: as an ordinary convolution. Outside of the map all is 0.
+    for each tap. It begins with offsets 0 and masks 1: as an ordinary convolution. Outside of the map all is 0, however
+    far, also for an infinite offset. Where an offset is NaN, so is the result.
 
     Args:
         channels: of the input and the result.
@@ -33,7 +34,11 @@ class ModulatedDeformConv(nn.Module):
     def forward(self, x: Tensor, guide: Tensor) -> Tensor:
         """x (B, channels, H, W'), guide (B, guide_channels, H, W') -> (B, channels, H, W')."""
         offsets, masks = self.sampling(guide).split([2 * _TAPS, _TAPS], dim=1)
-        return deform_conv2d(x, offsets, self.weight, self.bias, padding=1, mask=2 * masks.sigmoid())
+        # deform_conv2d reads outside of the map where an offset is NaN; all taps that leave the map are alike.
+        unknown, outside = offsets.isnan().any(dim=1, keepdim=True), max(x.shape[2:]) + 2
+        offsets = offsets.masked_fill(unknown, 0).clamp(-outside, outside)
+        out = deform_conv2d(x, offsets, self.weight, self.bias, padding=1, mask=2 * masks.sigmoid())
+        return out.masked_fill(unknown, torch.nan)
 
 
 class DeformAlign(nn.Module):

@@ -145,7 +145,8 @@ class FlowNetS(nn.Module):
 def warp(features: Tensor, flow: Tensor, *, legacy: bool = False) -> Tensor:
     """Sample each map, bilinearly, at its cells plus `flow`; in half precision the computation is in float32.
 
-    Beyond the outermost cells' centres the map goes on with their values.
+    Beyond the outermost cells' centres the map goes on with their values, however far, also for an infinite flow. Where
+    a flow is NaN, so is the result, and neither the flow nor the map gets a gradient from there.
 
     Args:
         features: (B, C, H, W).
@@ -176,8 +177,11 @@ def warp(features: Tensor, flow: Tensor, *, legacy: bool = False) -> Tensor:
         indexing="ij",
     )
     position = torch.stack([x, y]) + flow.to(dtype)
+    # The backward of grid_sample writes outside of the map where a coordinate is NaN.
+    unknown = position.isnan().any(dim=1, keepdim=True)  # (B, 1, H, W)
+    position = position.masked_fill(unknown, 0)
     size = position.new_tensor([W, H]).view(2, 1, 1)
     grid = 2 * position / (size - 1).clamp(min=1) - 1 if legacy else (2 * position + 1) / size - 1
     grid = grid.permute(0, 2, 3, 1)  # (B, 2, H, W) -> (B, H, W, 2)
     sampled = F.grid_sample(features.to(dtype), grid, mode="bilinear", padding_mode="border", align_corners=False)
-    return sampled.to(features.dtype)
+    return sampled.masked_fill(unknown, torch.nan).to(features.dtype)

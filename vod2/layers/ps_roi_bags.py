@@ -20,7 +20,7 @@ def position_sensitive_bags(table: Tensor, boxes: Sequence[Tensor], scale: float
 
     Args:
         table: (B, H, W, P*P, D), bins row by row.
-        boxes: B times (N, 4) xyxy in pixels; N may be 0.
+        boxes: B times (N, 4) xyxy in pixels, finite; N may be 0.
         scale: cells per pixel, 1 / stride of the maps.
         sampling_ratio: S; 0 for as many as the bin has cells, rounded up.
 

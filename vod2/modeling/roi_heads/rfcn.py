@@ -22,6 +22,8 @@ from vod2.modeling.roi_heads.video_roi_heads import VideoROIHeads
 NUM_DELTAS = 8
 """Deltas of a RoI: 4 of the background, which nobody reads, then the 4 that all classes share (R-FCN's own layout)."""
 
+_SMALLEST = 1e-2  # pixels to which an empty box is widened
+
 
 def position_sensitive_align(
     maps: Tensor, boxes: Sequence[Tensor], resolution: int, scale: float, sampling_ratio: int
@@ -34,7 +36,7 @@ def position_sensitive_align(
 
     Args:
         maps: (B, D*P*P, H, W).
-        boxes: B times (N, 4) xyxy in pixels; N may be 0.
+        boxes: B times (N, 4) xyxy in pixels, finite; N may be 0.
         resolution: P.
         scale: cells per pixel, 1 / stride of the maps.
         sampling_ratio: samples of a bin along each axis; 0 for as many as the bin has cells, rounded up.
@@ -50,6 +52,8 @@ def position_sensitive_align(
     """
     dtype = torch.promote_types(maps.dtype, torch.float32)
     rois = torch.cat([functional.pad(own.to(dtype), (1, 0), value=row) for row, own in enumerate(boxes)])  # (M, 5)
+    # ps_roi_align divides by the number of samples, which is 0 where a box is empty and decides about it.
+    rois[:, 3:] += _SMALLEST * (rois[:, 3:] == rois[:, 1:3])
     return ps_roi_align(maps.to(dtype), rois, resolution, scale, sampling_ratio)
 
 

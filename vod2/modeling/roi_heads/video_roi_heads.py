@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vod2.d2 import ROI_HEADS_REGISTRY, CfgNode, ImageList, Instances, ShapeSpec, StandardROIHeads, configurable
 from vod2.errors import UserError
-from vod2.layers import inclusive
+from vod2.layers import inclusive, poolable
 from vod2.modeling.aggregation import Aggregated, mean_losses
 from vod2.modeling.roi_heads.base import ProposalAggregator, build_proposal_aggregator
 from vod2.modeling.roi_heads.predictor import VideoBoxPredictor
@@ -113,23 +113,28 @@ class VideoROIHeads(StandardROIHeads):
         return selected
 
     def embed(self, features: dict[str, Tensor], proposals: list[Instances]) -> list[ProposalSet]:
-        """{level: (B, C, H, W)} and B times proposal_boxes, objectness_logits -> B sets with features (N, D)."""
+        """{level: (B, C, H, W)} and B times proposal_boxes, objectness_logits -> B sets with features (N, D).
+
+        What is pooled of a box ends an image's size beyond the image; the features of one with a NaN are NaN.
+        """
         maps = [features[name] for name in self.box_in_features]
         if self.reduce is not None:
             maps = [self.reduce[name](value) for name, value in zip(self.box_in_features, maps, strict=True)]
-        boxes = [one.proposal_boxes for one in proposals]
+        boxes = [one.proposal_boxes.tensor for one in proposals]
         if self.inclusive_boxes:
-            boxes = [PreciseBoxes(inclusive(one.tensor)) for one in boxes]
-        pooled = self.box_pooler(maps, boxes)
+            boxes = [inclusive(own) for own in boxes]
+        pooled = self.box_pooler(
+            maps, [PreciseBoxes(poolable(own, one.image_size)) for own, one in zip(boxes, proposals, strict=True)]
+        )
+        unknown = torch.cat(boxes).isnan().any(dim=1)
+        features = self.box_head(pooled).masked_fill(unknown[:, None], torch.nan)
         counts = [len(one) for one in proposals]
         keeps_maps = self.aggregator is not None and self.aggregator.needs_maps
         return [
             ProposalSet.of_frame(
                 one.proposal_boxes.tensor, embedded, one.objectness_logits, one.image_size, rois if keeps_maps else None
             )
-            for one, embedded, rois in zip(
-                proposals, self.box_head(pooled).split(counts), pooled.split(counts), strict=True
-            )
+            for one, embedded, rois in zip(proposals, features.split(counts), pooled.split(counts), strict=True)
         ]
 
     def detect(self, keys: Sequence[Frame], contexts: Sequence[TemporalContext]) -> HeadOutput:

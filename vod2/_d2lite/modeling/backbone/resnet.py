@@ -116,8 +116,13 @@ class DeformConv(nn.Module):
         self.norm = norm
 
     def forward(self, x: Tensor, offset: Tensor) -> Tensor:
-        """offset (B, 18 * g, H', W'): dy, dx of each of the nine places, for each of g groups of input channels."""
-        x = deform_conv2d(x, offset.to(x.dtype), self.weight.to(x.dtype), **self.options)
+        """offset (B, 18 * g, H', W'): dy, dx of each of the nine places, for each of g groups of input channels.
+
+        Where an offset is NaN, so is the result: deform_conv2d would read outside of the map.
+        """
+        unknown = offset.isnan().any(dim=1, keepdim=True)
+        offset = offset.masked_fill(unknown, 0).to(x.dtype)
+        x = deform_conv2d(x, offset, self.weight.to(x.dtype), **self.options).masked_fill(unknown, torch.nan)
         return x if self.norm is None else self.norm(x)
 
 
