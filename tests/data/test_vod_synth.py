@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import json
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -81,7 +82,7 @@ def _digest(folder):
 
 def test_the_set_is_the_published_one_to_the_pixel(written):
     # A difference means that results are no longer comparable: raise REVISION, or find what draws differently here.
-    assert _digest(written) == "00e08f64b1aaf7bf79d130032a18d9d7c6ce896fe531724f6b8d3544d7033520"
+    assert _digest(written) == "70bc6502b3a0e4c47466b9465dd873e43322e1d18ebe7a00b54d1495ecfb2a58"
 
 
 def test_any_number_of_workers_gives_the_same_bytes(written, tmp_path):
@@ -349,6 +350,14 @@ def test_a_set_that_is_not_there_or_has_no_manifest_is_named(tmp_path):
         load_vod_synth(tmp_path, "val", "tiny", "test")
 
 
+def test_a_set_that_was_interrupted_is_not_read(written, tmp_path):
+    shutil.copytree(written, tmp_path / "set")
+    shutil.rmtree(tmp_path / "set" / "ImageSets")
+    for part in ("train", "val", "det"):
+        with pytest.raises(UserError, match="not complete.*make_synthetic"):
+            load_vod_synth(tmp_path / "set", part, "smallest", "test")
+
+
 def test_a_folder_with_another_size_is_refused_and_left_alone(written):
     before = _contents(written)
     with pytest.raises(UserError, match="another synthetic set .*size 'smallest', not 'other'"):
@@ -396,10 +405,10 @@ def test_an_emblem_lies_on_its_silhouette():
         look = draw_object_look(np.random.default_rng(1), category, 10)
         pose, patch = Pose(50 * UNIT, 50 * UNIT, 80 * UNIT), Patch(0, 0, 101)
         outline, marked = draw_mask(look.shape, pose, patch), patch.canvas()
-        fill(marked, look.emblem.filled, pose, patch, 1)
+        fill(marked, (*look.emblem.light, *look.emblem.dark), pose, patch, 1)
         assert marked.sum() > 0 and (marked & ~outline & 1).sum() <= 0.02 * marked.sum()
 
 
 def test_looks_differ_in_colour_and_not_in_shape():
     first, second = (draw_look(np.random.default_rng(seed), ([], []), None, 40) for seed in (0, 1))
-    assert first.shape == second.shape and (first.body, first.marking) != (second.body, second.marking)
+    assert first.shape == second.shape and first.body != second.body

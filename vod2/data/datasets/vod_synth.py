@@ -3,9 +3,10 @@
 import os
 
 from vod2.d2 import DatasetCatalog, MetadataCatalog
-from vod2.data.datasets.imagenet_det import load_imagenet_det
-from vod2.data.datasets.imagenet_vid import default_classes, load_imagenet_vid
+from vod2.data.datasets.imagenet_det import find_det_list, load_imagenet_det
+from vod2.data.datasets.imagenet_vid import default_classes, find_list, load_imagenet_vid
 from vod2.data.synthetic.vod_synth import BENCHMARK, SIZES, check_version
+from vod2.errors import UserError
 
 VOD_SYNTH_PARTS: tuple[str, ...] = ("train", "train_all", "val", "det")
 
@@ -35,15 +36,22 @@ def load_vod_synth(root: str | os.PathLike, part: str, size: str, name: str) -> 
         Dicts as of `load_imagenet_vid`, or of `load_imagenet_det` for the stills.
 
     Raises:
-        UserError: the folder is not there, is broken, or holds another version or size.
+        UserError: the folder is not there, is broken or not complete, or holds another version or size.
     """
     remedy = f"make it with python tools/make_synthetic.py --benchmark {BENCHMARK} --size {size} --output {root}"
     check_version(root, size, remedy)
+    _require_lists(root, remedy)
     class_names = default_classes(root)
     if part == "det":
         return load_imagenet_det(root, name=name, class_names=class_names, remedy=remedy)
     split, every_frame = _split(part)
     return load_imagenet_vid(root, split, class_names, every_frame=every_frame, name=name, remedy=remedy)
+
+
+def _require_lists(root: str | os.PathLike, remedy: str) -> None:
+    """The lists are written last: without them the set is a part, which the readers of ImageNet would take for all."""
+    if os.path.isdir(root) and None in (find_list(root, "train"), find_list(root, "val"), find_det_list(root)):
+        raise UserError(f"{root}: the set is not complete, its lists are missing: {remedy}")
 
 
 def _split(part: str) -> tuple[str, bool]:

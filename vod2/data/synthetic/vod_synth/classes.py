@@ -1,4 +1,4 @@
-"""The 30 classes of VOD-Synth 1: ten silhouettes, each with three emblems that tell its classes apart.
+"""The 30 classes of VOD-Synth 1: ten silhouettes, each with three emblems of different outline and shade.
 
 Polygons are in the unit square, x to the right and y down. Every class equals its mirror image, so that a horizontal
 flip is a fair augmentation.
@@ -15,24 +15,32 @@ PER_GROUP = 3
 
 @dataclass(frozen=True)
 class Emblem:
-    """A marking: polygons that are filled, and polygons inside of them that show the body again."""
+    """A marking.
 
-    filled: tuple[np.ndarray, ...]
+    Attributes:
+        light, dark: polygons that are filled with a light and then with a dark shade of the body's hue.
+        holes: polygons inside of them that show the body again.
+    """
+
+    light: tuple[np.ndarray, ...] = ()
+    dark: tuple[np.ndarray, ...] = ()
     holes: tuple[np.ndarray, ...] = ()
 
 
-# Within [-1, 1]: the place on the silhouette is added below.
-_EMBLEMS: dict[str, Emblem] = {
-    "bar": Emblem((rectangle(-1, -0.36, 1, 0.36),)),
-    "post": Emblem((rectangle(-0.36, -1, 0.36, 1),)),
-    "plus": Emblem((rectangle(-1, -0.3, 1, 0.3), rectangle(-0.3, -1, 0.3, 1))),
-    "dot": Emblem((circle(0, 0, 0.62),)),
-    "ring": Emblem((circle(0, 0, 1.0),), (circle(0, 0, 0.52),)),
-    "pair": Emblem((circle(-0.6, 0, 0.4), circle(0.6, 0, 0.4))),
-    "stack": Emblem((circle(0, -0.6, 0.4), circle(0, 0.6, 0.4))),
-    "high": Emblem((rectangle(-0.9, -1, 0.9, -0.3),)),
-    "low": Emblem((rectangle(-0.9, 0.3, 0.9, 1),)),
+# Outlines within [-1, 1]: the place on the silhouette is added below. (Polygons that are filled, holes.)
+_OUTLINES: dict[str, tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]] = {
+    "bar": ((rectangle(-1, -0.42, 1, 0.42),), ()),
+    "post": ((rectangle(-0.42, -1, 0.42, 1),), ()),
+    "plus": ((rectangle(-1, -0.36, 1, 0.36), rectangle(-0.36, -1, 0.36, 1)), ()),
+    "dot": ((circle(0, 0, 0.7),), ()),
+    "ring": ((circle(0, 0, 1.0),), (circle(0, 0, 0.5),)),
+    "pair": ((circle(-0.58, 0, 0.42), circle(0.58, 0, 0.42)), ()),
+    "stack": ((circle(0, -0.58, 0.42), circle(0, 0.58, 0.42)), ()),
+    "high": ((rectangle(-0.9, -1, 0.9, -0.2),), ()),
+    "low": ((rectangle(-0.9, 0.2, 0.9, 1),), ()),
 }
+_SHADES = ("light", "dark", "both")  # of a group's three emblems: beside the outline, so that small objects differ too
+_CORE = circle(0, 0, 0.42)  # what is dark of an emblem in both shades
 
 # Silhouette: where its emblem lies (x, y, half its side), and the three emblems.
 _GROUPS: dict[str, tuple[tuple[float, float, float], tuple[str, str, str]]] = {
@@ -73,17 +81,21 @@ def silhouette(category: int) -> tuple[list, list]:
 def emblem(category: int) -> Emblem:
     """The emblem of a class at its place on the silhouette."""
     shape, name = _CLASSES[category]
-    return placed_emblem(name, _GROUPS[shape][0])
+    return placed_emblem(name, _SHADES[category % PER_GROUP], _GROUPS[shape][0])
 
 
-def placed_emblem(name: str, place: tuple[float, float, float]) -> Emblem:
-    """The emblem `name` at (x, y, half its side) of the unit square."""
+def placed_emblem(name: str, shade: str, place: tuple[float, float, float]) -> Emblem:
+    """The emblem `name` in "light", "dark" or "both", at (x, y, half its side) of the unit square."""
     x, y, half = place
 
     def move(polygons: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
         return tuple(polygon * half + (x, y) for polygon in polygons)
 
-    return Emblem(move(_EMBLEMS[name].filled), move(_EMBLEMS[name].holes))
+    filled, holes = _OUTLINES[name]
+    if shade == "both":
+        return Emblem(light=move(filled), dark=move((_CORE,)))
+    return Emblem(**{shade: move(filled)}, holes=move(holes))
 
 
-EMBLEM_NAMES: tuple[str, ...] = tuple(_EMBLEMS)
+EMBLEM_NAMES: tuple[str, ...] = tuple(_OUTLINES)
+EMBLEM_SHADES: tuple[str, ...] = _SHADES

@@ -10,6 +10,7 @@ from vod2.data.synthetic.shapes import SHAPES, circle
 from vod2.data.synthetic.vod_synth.classes import (
     DISTRACTOR_SHAPES,
     EMBLEM_NAMES,
+    EMBLEM_SHADES,
     Emblem,
     emblem,
     placed_emblem,
@@ -31,29 +32,30 @@ class Look:
     Attributes:
         shape: polygons to fill, polygons to cut out.
         emblem: what is marked on it; None for nothing.
-        body, marking: BGR, a light and a dark shade of one hue in either order.
+        body, light, dark: BGR, a middle, a light and a dark shade of one hue.
         blotches: polygons of the body in another shade, with their colours.
     """
 
     shape: tuple
     emblem: Emblem | None
     body: Colour
-    marking: Colour
+    light: Colour
+    dark: Colour
     blotches: tuple[tuple[np.ndarray, Colour], ...]
 
 
 def draw_look(rng: np.random.Generator, shape: tuple, mark: Emblem | None, hue: int) -> Look:
     """Colours for a shape; `hue` in degrees."""
-    light = _shade(hue, int(rng.integers(35, 61)), 98)
-    dark = _shade(hue + int(rng.integers(-10, 11)), int(rng.integers(85, 101)), int(rng.integers(30, 43)))
-    body, marking = (light, dark) if rng.integers(2) else (dark, light)
+    body = _shade(hue, int(rng.integers(55, 86)), int(rng.integers(50, 76)))
+    light = _shade(hue + int(rng.integers(-10, 11)), int(rng.integers(10, 26)), 98)
+    dark = _shade(hue + int(rng.integers(-10, 11)), int(rng.integers(80, 101)), int(rng.integers(12, 21)))
     blotches = []
     for _ in range(_BLOTCHES):
         x, y = (int(value) / 100 for value in rng.integers(10, 91, 2))
         factor = int(rng.integers(84, 117))
         colour = tuple(min(255, value * factor // 100) for value in body)
         blotches.append((circle(x, y, int(rng.integers(6, 19)) / 100)[::8], colour))
-    return Look(shape, mark, body, marking, tuple(blotches))
+    return Look(shape, mark, body, light, dark, tuple(blotches))
 
 
 def draw_object_look(rng: np.random.Generator, category: int, hue: int) -> Look:
@@ -64,8 +66,12 @@ def draw_object_look(rng: np.random.Generator, category: int, hue: int) -> Look:
 def draw_distractor_look(rng: np.random.Generator, hue: int) -> Look:
     """A thing of no class in the colours and with the emblem of one."""
     name = DISTRACTOR_SHAPES[rng.integers(len(DISTRACTOR_SHAPES))]
-    mark = placed_emblem(EMBLEM_NAMES[rng.integers(len(EMBLEM_NAMES))], (0.5, 0.5, 0.3))
-    return draw_look(rng, SHAPES[name], mark, hue)
+    return draw_look(rng, SHAPES[name], _any_emblem(rng, 0.3), hue)
+
+
+def _any_emblem(rng: np.random.Generator, half: float) -> Emblem:
+    name, shade = EMBLEM_NAMES[rng.integers(len(EMBLEM_NAMES))], EMBLEM_SHADES[rng.integers(len(EMBLEM_SHADES))]
+    return placed_emblem(name, shade, (0.5, 0.5, half))
 
 
 def draw_blob_look(rng: np.random.Generator, hue: int) -> Look:
@@ -108,9 +114,7 @@ def _draw_clutter(canvas: np.ndarray, rng: np.random.Generator, hue: int) -> Non
     )
     patch = Patch.around(pose)
     look = draw_blob_look(rng, hue + int(rng.integers(-20, 21)))
-    mark = (
-        placed_emblem(EMBLEM_NAMES[rng.integers(len(EMBLEM_NAMES))], (0.5, 0.5, 0.25)) if rng.integers(3) == 0 else None
-    )
+    mark = _any_emblem(rng, 0.25) if rng.integers(3) == 0 else None
     window = patch.window(height, width)
     if window is None:
         return
@@ -119,7 +123,8 @@ def _draw_clutter(canvas: np.ndarray, rng: np.random.Generator, hue: int) -> Non
     colours = patch.canvas(3)
     colours[:] = look.body
     if mark is not None:
-        fill(colours, mark.filled, pose, patch, look.marking)
+        fill(colours, mark.light, pose, patch, look.light)
+        fill(colours, mark.dark, pose, patch, look.dark)
     share = (mask[inside] * int(rng.integers(60, 151)))[:, :, None].astype(np.int32)
     below, above = canvas[outside].astype(np.int32), colours[::4, ::4][inside].astype(np.int32)
     canvas[outside] = ((below * (256 - share) + above * share) >> 8).astype(np.uint8)

@@ -22,6 +22,7 @@ from vod2.data.synthetic.vod_synth.drawing import (
     premultiplied,
 )
 from vod2.data.synthetic.vod_synth.look import (
+    Colour,
     Look,
     draw_background,
     draw_blob_look,
@@ -305,8 +306,9 @@ def _paint(item: _Seen) -> np.ndarray:
         fill(colours, [blotch], item.pose, item.patch, colour)
     fade = bad.fading(kinds)
     if look.emblem is not None and fade < 256:
-        marking = tuple((a * (256 - fade) + b * fade) >> 8 for a, b in zip(look.marking, look.body, strict=True))
-        for polygons, colour in ((look.emblem.filled, marking), (look.emblem.holes, look.body)):
+        light, dark = (_mixed(shade, look.body, fade) for shade in (look.light, look.dark))
+        parts = ((look.emblem.light, light), (look.emblem.dark, dark), (look.emblem.holes, look.body))
+        for polygons, colour in parts:
             turned = [bad.turned(polygon, kinds.get("rare_pose", 0)) for polygon in polygons]
             fill(colours, turned, item.pose, item.patch, colour)
     layer = premultiplied(colours, item.mask)
@@ -315,6 +317,11 @@ def _paint(item: _Seen) -> np.ndarray:
     if "defocus" in kinds:
         return bad.defocus(layer, bad.defocus_radius(item.pose.side, kinds["defocus"]))
     return layer
+
+
+def _mixed(shade: Colour, body: Colour, fade: int) -> Colour:
+    """`shade` faded into `body` by `fade` of 256."""
+    return tuple((a * (256 - fade) + b * fade) >> 8 for a, b in zip(shade, body, strict=True))
 
 
 def _describe(item: _Seen, visible: float, size: tuple[int, int]) -> BenchmarkObject:
