@@ -20,7 +20,7 @@ def gray(video: str, index: int) -> int:
 
 @pytest.fixture
 def make(tmp_path):
-    def make_dataset(*videos):
+    def make_dataset(*videos, every=1):
         records = []
         for video in videos:
             length, size = VIDEOS[video]
@@ -28,7 +28,9 @@ def make(tmp_path):
                 path = str(tmp_path / f"{video}{index}.png")
                 cv2.imwrite(path, np.full((*size, 3), gray(video, index), np.uint8))
                 record = {"file_name": path, "height": size[0], "width": size[1], "annotations": []}
-                records.append(record | {"video_id": video, "frame_index": index, "video_length": length})
+                record |= {"frame_template": str(tmp_path / f"{video}%d.png"), "frame_offset": 0}
+                if index % every == 0:
+                    records.append(record | {"video_id": video, "frame_index": index, "video_length": length})
         DatasetCatalog.register(NAME, lambda: records)
 
     yield make_dataset
@@ -73,6 +75,15 @@ def test_foreign_yields_the_own_key_frame_and_the_partners_frames_in_the_places_
     ]
     assert [clip["context_video"] for clip in clips[5:]] == ["c"] * 3 + ["a"] * 2
     assert not any("annotations" in clip for clip in clips)
+
+
+def test_frames_that_are_not_listed_are_foreign_context_too(make):
+    """a and b list every second frame: b's frame 1 stands in places 1 and 3."""
+    make("a", "b", "c", every=2)
+    clips = [clip for clip in loaded("foreign") if clip["video_id"] == "a"]
+    b = [gray("b", index) for index in (0, 1, 2, 1, 0)]
+    assert [clip["frame_index"] for clip in clips] == [0, 2, 4]
+    assert [seen(clip) for clip in clips] == [[(0, b[0]), (1, b[1]), (2, b[2])], [(3, b[3]), (4, b[4])], []]
 
 
 def test_foreign_frames_have_the_size_of_the_key_frame(make):
