@@ -6,7 +6,7 @@ from typing import Any
 
 
 class UserError(Exception):
-    """A mistake that the user can mend: a file that is missing, a key that does not exist, settings that disagree.
+    """A mistake that the user can fix: a file that is missing, a key that does not exist, settings that disagree.
 
     Its message is one sentence that names the value, says what was expected and what to do. The command line tools
     print that sentence without a traceback (`vod2.engine.cli.run`).

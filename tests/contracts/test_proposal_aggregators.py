@@ -38,13 +38,13 @@ from helpers.models import (
     build_image_detector,
     make_targets,
     make_video,
-    randomise,
     tiny_cfg,
 )
 from helpers.proposals import random_context, random_proposals
 from helpers.streams import window_clip
 from torch import Tensor
 
+from vod2.engine.random_weights import draw_weights
 from vod2.modeling import PROPOSAL_AGGREGATOR_REGISTRY, ProposalAggregator
 from vod2.modeling.roi_heads import build_proposal_aggregator
 from vod2.temporal import GlobalSample, LocalMemoryGlobal, RandomVideo, SlidingWindow, TrainingSchedule
@@ -228,7 +228,7 @@ def aggregator(keys) -> ProposalAggregator:
 
 def make_aggregator(keys: dict, dtype: torch.dtype) -> ProposalAggregator:
     model = build_proposal_aggregator(tiny_cfg(keys), DIM)
-    randomise(model, seed=1)
+    draw_weights(model, seed=1)
     return model.to(device(), dtype)
 
 

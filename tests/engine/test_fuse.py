@@ -2,13 +2,14 @@
 
 import pytest
 import torch
-from helpers.models import LSTS_KEYS, assert_same_detections, build_detector, make_video, randomise, tiny_cfg
+from helpers.models import LSTS_KEYS, assert_same_detections, build_detector, make_video, tiny_cfg
 from helpers.streams import detect_as_stream
 from torch import nn
 from torch.nn import functional
 
 from vod2.d2 import Conv2d, FrozenBatchNorm2d, ShapeSpec, build_resnet_backbone, get_cfg
 from vod2.engine import VideoPredictor, inference_copy
+from vod2.engine.random_weights import draw_weights
 from vod2.temporal import Keyframes, SlidingWindow
 
 RESNETS = {
@@ -64,7 +65,7 @@ def build_resnet(name: str, dtype: torch.dtype) -> nn.Module:
     for key, value in RESNETS[name].items():
         cfg.MODEL.RESNETS[key] = value
     resnet = build_resnet_backbone(cfg, ShapeSpec(channels=3))
-    randomise(resnet)
+    draw_weights(resnet)
     random_statistics(resnet)
     for module in resnet.modules():
         if hasattr(module, "conv2_offset"):

@@ -5,10 +5,11 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from helpers.models import assert_same_detections, make_video, randomise, tiny_cfg
+from helpers.models import assert_same_detections, make_video, tiny_cfg
 from helpers.streams import detect_as_stream
 
 from vod2 import UserError, VideoPredictor
+from vod2.engine.random_weights import draw_weights
 from vod2.temporal import FrameMemory, GlobalSample, SlidingWindow
 
 KEYS = {
@@ -21,7 +22,7 @@ KEYS = {
 def make_predictor(**schedule) -> VideoPredictor:
     keys = {f"VIDEO.TEST_SCHEDULE.{name}": value for name, value in schedule.items()}
     predictor = VideoPredictor(tiny_cfg(KEYS | keys))
-    randomise(predictor.model)
+    draw_weights(predictor.model)
     return predictor
 
 
@@ -132,7 +133,7 @@ def test_the_channels_are_swapped_where_the_model_wants_rgb():
 @pytest.mark.parametrize("lookahead", [0, 1, 2])
 def test_the_lookahead_may_be_given_to_the_predictor(lookahead):
     predictor, configured = VideoPredictor(tiny_cfg(KEYS), lookahead=lookahead), make_predictor(LOOKAHEAD=lookahead)
-    randomise(predictor.model)
+    draw_weights(predictor.model)
     assert predictor.lookahead == lookahead
     frames = make_frames(4)
     for one, wanted in zip(predictor.stream(frames), configured.stream(frames), strict=True):

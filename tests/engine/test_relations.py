@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from helpers.models import make_video, randomise, tiny_cfg
+from helpers.models import make_video, tiny_cfg
 
 from vod2 import UserError, VideoPredictor
 from vod2.d2 import Boxes, Instances
+from vod2.engine.random_weights import draw_weights
 from vod2.engine.relations import RelationWatch, detection_at
 
 KEYS = {
@@ -20,7 +21,7 @@ KEYS = {
 @pytest.fixture(scope="module")
 def predictor() -> VideoPredictor:
     made = VideoPredictor(tiny_cfg(KEYS))
-    randomise(made.model)
+    draw_weights(made.model)
     return made
 
 
@@ -64,7 +65,7 @@ def test_boxes_are_proposals_of_their_frame_in_pixels_of_the_image(predictor):
 
 def test_of_aggregators_in_a_row_the_last_that_keeps_relations_is_watched():
     both = VideoPredictor(tiny_cfg(KEYS | {"MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME": "RDNAggregator+MSTAggregator"}))
-    randomise(both.model)
+    draw_weights(both.model)
     watch, instances = watched(both, make_frames(5), 2)
     weights = [one.weight for one in watch.supports(int(instances.proposal_index[0]), count=1000)]
     assert len(weights) == 6 * 5 and sum(weights) == pytest.approx(1, abs=1e-5)

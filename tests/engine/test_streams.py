@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 from helpers.loaders import forget
-from helpers.models import assert_same_detections, make_video, randomise, tiny_cfg
+from helpers.models import assert_same_detections, make_video, tiny_cfg
 
 from vod2 import StreamingModel, UserError, VideoPredictor
 from vod2.d2 import Instances
 from vod2.data import build_video_test_loader
 from vod2.data.datasets import register_imagenet_vid
 from vod2.data.synthetic import SYNTHETIC_CLASSES, SyntheticConfig, write_synthetic
+from vod2.engine.random_weights import draw_weights
 from vod2.engine.streams import DetectedFrame, link_stream
 from vod2.modeling import OnlineLinker, TubeletLinking
 from vod2.temporal import build_support_schedule
@@ -28,7 +29,7 @@ KEYS = {
 @pytest.fixture(scope="module")
 def predictor() -> VideoPredictor:
     made = VideoPredictor(tiny_cfg(KEYS))
-    randomise(made.model)
+    draw_weights(made.model)
     return made
 
 

@@ -3,7 +3,6 @@
 D: embedding (64), K: classes (5). Images are 64 x 96, so that conv4 and conv5 have 4 x 6 cells.
 """
 
-import math
 from pathlib import Path
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 import vod2
 from vod2.d2 import Boxes, CfgNode, GeneralizedRCNN, Instances, build_model, get_cfg
-from vod2.layers import GeometryBias
+from vod2.engine.random_weights import draw_weights
 from vod2.modeling import VideoRCNN
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -91,7 +90,7 @@ def tiny_cfg(keys: dict | None = None) -> CfgNode:
 def build_detector(keys: dict | None = None, seed: int = 0, dtype: torch.dtype = torch.float32) -> VideoRCNN:
     """The tiny VideoRCNN in inference mode, with weights for which scores and boxes differ clearly."""
     model = build_model(tiny_cfg(keys))
-    randomise(model, seed)
+    draw_weights(model, seed)
     return model.to(dtype).eval()
 
 
@@ -100,32 +99,6 @@ def build_image_detector(state: dict[str, Tensor], keys: dict | None = None) -> 
     model = build_model(tiny_cfg(DOOR | (keys or {})))
     model.load_state_dict(state)
     return model.eval()
-
-
-@torch.no_grad()
-def randomise(model: nn.Module, seed: int = 0) -> None:
-    """Draw all weights anew: activations of order 1, box deltas of order .1, normalisation that does something.
-
-    As they are initialised, detectors have nearly equal scores everywhere, and rounding would decide what is kept.
-    """
-    rng = torch.Generator().manual_seed(seed)
-
-    def normal(like: Tensor, std: float) -> Tensor:
-        return std * torch.randn(like.shape, generator=rng)
-
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Linear | nn.Conv2d):
-            gain = 0.1 if name.endswith(("anchor_deltas", "bbox_pred")) else math.sqrt(2)
-            module.weight.copy_(normal(module.weight, gain / math.sqrt(module.weight[0].numel())))
-            if module.bias is not None:
-                module.bias.copy_(normal(module.bias, 0.1))
-        if isinstance(module, GeometryBias):
-            # log(relu(x)) magnifies rounding without limit where x is near 0: keep x around 1.
-            module.projection.weight.mul_(0.1)
-            module.projection.bias.add_(1)
-        if hasattr(module, "running_var"):
-            module.running_mean.copy_(normal(module.running_mean, 0.1))
-            module.running_var.copy_(torch.rand(module.running_var.shape, generator=rng) + 0.5)
 
 
 def make_video(length: int, seed: int = 0, size: tuple[int, int] = IMAGE_SIZE) -> list[Tensor]:

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from helpers.models import IMAGE_SIZE, LSTS_KEYS, build_detector, make_targets, make_video, randomise, tiny_cfg
+from helpers.models import IMAGE_SIZE, LSTS_KEYS, build_detector, make_targets, make_video, tiny_cfg
 
 from vod2.checkpoint import Target, compare, convert
 from vod2.d2 import BACKBONE_REGISTRY, EventStorage, ShapeSpec, build_model
 from vod2.engine import inference_copy
+from vod2.engine.random_weights import draw_weights
 from vod2.errors import UserError
 from vod2.modeling.backbone import begin, finish, resume
 from vod2.structures import Role
@@ -130,7 +131,7 @@ def test_features_are_those_of_the_published_package():
 @pytest.mark.parametrize(("stage", "blocks"), [("res4", 1), ("res4", 4), ("res5", 5)])
 def test_what_is_begun_finished_and_resumed_is_the_whole(stage, blocks):
     model = backbone(2)
-    randomise(model)
+    draw_weights(model)
     images = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         wanted = model(images)
@@ -142,7 +143,7 @@ def test_what_is_begun_finished_and_resumed_is_the_whole(stage, blocks):
 
 def test_the_copy_for_inference_gives_the_same():
     model = backbone(2)
-    randomise(model)
+    draw_weights(model)
     images = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         for name, found in inference_copy(model)(images).items():

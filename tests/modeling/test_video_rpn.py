@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from helpers.models import DOOR, IMAGE_SIZE, make_targets, randomise, tiny_cfg
+from helpers.models import DOOR, IMAGE_SIZE, make_targets, tiny_cfg
 from torchvision.ops import nms
 
 from vod2.d2 import EventStorage, ImageList, ShapeSpec, build_proposal_generator
+from vod2.engine.random_weights import draw_weights
 
 CHANNELS = 16
 SIZES = [IMAGE_SIZE] * 3
@@ -14,7 +15,7 @@ SIZES = [IMAGE_SIZE] * 3
 def make_rpn(keys: dict | None = None, training: bool = False, dtype: torch.dtype = torch.float32):
     cfg = tiny_cfg(keys)
     rpn = build_proposal_generator(cfg, {"res4": ShapeSpec(channels=CHANNELS, stride=16)})
-    randomise(rpn)
+    draw_weights(rpn)
     return rpn.to(dtype).train(training)
 
 

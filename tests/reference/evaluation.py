@@ -80,7 +80,7 @@ def error_of(detection: tuple, objects: list) -> tuple[str, int | None]:
 
 
 def split_errors(objects: Objects, found: Found, num_classes: int) -> dict[str, tuple[float, int]]:
-    """{error: (gain in mean AP where an oracle mends it, how many there are)}."""
+    """{error: (gain in mean AP where an oracle fixes it, how many there are)}."""
     rows, errors, missed = [], [], []
     positives = [0] * num_classes
     for frame in found.keys() | objects.keys():
@@ -110,12 +110,12 @@ def split_errors(objects: Objects, found: Found, num_classes: int) -> dict[str, 
     before, result = list(positives), {}
     for kind in ("classification", "localisation", "both", "duplicate", "background"):
         mine = [(index, target) for name, index, target in errors if name == kind]
-        mended: dict[int, tuple | None] = {index: None for index, _ in mine}
+        fixed: dict[int, tuple | None] = {index: None for index, _ in mine}
         for target in {target for _, target in mine if target is not None}:
             surest = max((index for index, its in mine if its == target), key=lambda index: (rows[index][0], -index))
             frame, g = target
-            mended[surest] = (rows[surest][0], objects[frame][g][1], True)
-        after = [mended.get(index, row) for index, row in enumerate(rows)]
+            fixed[surest] = (rows[surest][0], objects[frame][g][1], True)
+        after = [fixed.get(index, row) for index, row in enumerate(rows)]
         after = [row for row in after if row is not None]
         result[kind] = mean_ap(after, positives) - mean_ap(rows, positives), len(mine)
     left = [count - missed.count(label) for label, count in enumerate(positives)]

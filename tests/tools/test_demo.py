@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 import torch
 from helpers import damage
-from helpers.models import randomise, tiny_cfg
+from helpers.models import tiny_cfg
 from helpers.videos import write_numbered_video
 
 from vod2 import VideoPredictor
 from vod2.d2 import Boxes, Instances, build_model
 from vod2.data.reader import VideoReader
 from vod2.engine.cli import run
+from vod2.engine.random_weights import draw_weights
 from vod2.engine.streams import DetectedFrame
 from vod2.visualization import VideoWriter
 
@@ -235,7 +236,7 @@ def test_the_support_boxes_of_a_detection_are_drawn(demo, monkeypatch, arguments
     cfg = tiny_cfg(keys)
     Path(arguments["--config-file"]).write_text(cfg.dump())
     model = build_model(cfg)
-    randomise(model)
+    draw_weights(model)
     torch.save({"model": model.state_dict()}, arguments["--opts"])
     monkeypatch.setattr(demo, "VideoPredictor", VideoPredictor)
     options = ("--confidence-threshold", "0", "--show-relations")

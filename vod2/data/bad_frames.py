@@ -134,7 +134,7 @@ class BadFrames:
         if len(self) > self.limit:
             raise UserError(
                 f"{len(self)} frames cannot be read, more than DATASETS.MAX_BAD_FRAMES = {self.limit}: check the "
-                f"dataset with tools/check_dataset.py, mend it or raise the limit. {self._list()}"
+                f"dataset with tools/check_dataset.py, fix it or raise the limit. {self._list()}"
             ) from error
 
     def _frames_of(self, clip: dict) -> Iterable[int]:

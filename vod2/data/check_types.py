@@ -40,7 +40,7 @@ class Finding:
     """One thing that is wrong.
 
     Args:
-        severity: "error" (training stops at it, loses the object, or learns something wrong) or "warning" (it is mended
+        severity: "error" (training stops at it, loses the object, or learns something wrong) or "warning" (it is fixed
             or merely suspicious).
         kind: in `KINDS`.
         file: the file that is at fault.

@@ -135,7 +135,7 @@ def _size(image: np.ndarray) -> tuple[int, int]:
 def _mismatch(image: np.ndarray, record: dict) -> str:
     width, height = _size(image)
     return (
-        f"the image has {width} x {height} pixels, its annotation says {record['width']} x {record['height']}: mend "
+        f"the image has {width} x {height} pixels, its annotation says {record['width']} x {record['height']}: fix "
         "the one that is wrong"
     )
 

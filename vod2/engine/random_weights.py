@@ -17,7 +17,7 @@ from vod2.layers import GeometryBias
 def draw_weights(model: nn.Module, seed: int = 0, aggregators: bool = True) -> None:
     """Draw all weights anew: activations of order 1, box deltas of order .1, normalisation that does something.
 
-    For shallow backbones, on the CPU. The same seed gives the same weights.
+    For shallow backbones. The same seed gives the same weights, on every device.
 
     Args:
         model: layers that are neither linear, nor a convolution, nor a normalisation stay as they are.

@@ -46,7 +46,7 @@ class ErrorSplit(NamedTuple):
     """By the name of the error, in the order of `ERROR_TYPES`.
 
     Attributes:
-        gain: dAP in [0, 1]: what the mean AP gains where an oracle mends all errors of this kind, and no other.
+        gain: dAP in [0, 1]: what the mean AP gains where an oracle fixes all errors of this kind, and no other.
         count: errors.
     """
 
@@ -178,8 +178,8 @@ def _mended(
         keep[right] = True
         matches[right] = errors.target[right]
         labels[right] = truth.labels[errors.target[right]]
-    mended = take_rows(replace(detections, labels=labels), keep)
-    return average_precision(mended, truth, matches[keep], num_classes)
+    fixed = take_rows(replace(detections, labels=labels), keep)
+    return average_precision(fixed, truth, matches[keep], num_classes)
 
 
 def _surest_of_free(

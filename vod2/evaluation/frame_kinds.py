@@ -61,7 +61,7 @@ def _read_object(path: str | os.PathLike) -> dict:
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: the file of deteriorated frames cannot be read ({error}): mend it") from error
+        raise UserError(f"{path}: the file of deteriorated frames cannot be read ({error}): fix it") from error
     if not isinstance(content, dict):
         raise UserError(
             f'{path} holds a {type(content).__name__}, expected an object such as {{"video": {{"12-20": ["defocus"]}}}}'
@@ -86,7 +86,7 @@ def _index(dataset: Sequence[dict]) -> tuple[dict[str, _Video], dict[str, Hashab
 
 def _of_video(value: object, video: _Video, where: str) -> list[tuple[Hashable, list[str]]]:
     if not isinstance(value, dict):
-        raise UserError(f'{where} is {value!r:.80}, expected frames such as {{"12-20": ["defocus"]}}: mend the file')
+        raise UserError(f'{where} is {value!r:.80}, expected frames such as {{"12-20": ["defocus"]}}: fix the file')
     result = []
     for frames, kinds in value.items():
         match = _RANGE.fullmatch(frames)
@@ -110,5 +110,5 @@ def _are_kinds(value: object) -> bool:
 def _checked_kinds(value: object, where: str) -> list[str]:
     kinds = list(value) if isinstance(value, list | dict) else [None]
     if not all(isinstance(kind, str) and kind for kind in kinds):
-        raise UserError(f'{where} is {value!r:.80}, expected a list of names such as ["motion_blur"]: mend the file')
+        raise UserError(f'{where} is {value!r:.80}, expected a list of names such as ["motion_blur"]: fix the file')
     return kinds

@@ -146,7 +146,7 @@ class _Reader:
         try:
             data = json.loads(read_text(self._file, "the JSON of a dataset"))
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{self._file}: broken JSON ({error}): mend the file") from error
+            raise UserError(f"{self._file}: broken JSON ({error}): fix the file") from error
         if not isinstance(data, dict):
             raise UserError(f"{self._file}: expected an object with 'videos' and 'categories', found {data!r:.80}")
         return data
@@ -159,7 +159,7 @@ class _Reader:
         for position, entry in enumerate(entries):
             where = f"{self._file}: {key}[{position}]"
             if not isinstance(entry, dict):
-                raise UserError(f"{where} is {entry!r:.80}, expected an object: mend the file")
+                raise UserError(f"{where} is {entry!r:.80}, expected an object: fix the file")
             yield entry, where
 
     def _categories(self) -> tuple[dict[Hashable, int], list[str]]:
@@ -177,7 +177,7 @@ class _Reader:
             if unknown:
                 raise UserError(
                     f"{self._file}: class {min(unknown)!r} is not among its categories, which are "
-                    f"{', '.join(names.values())}: mend class_names"
+                    f"{', '.join(names.values())}: fix class_names"
                 )
         self._dropped = {key for key, category in names.items() if category not in ids}
         return {key: ids[category] for key, category in names.items() if category in ids}, list(ids)
@@ -197,7 +197,7 @@ class _Reader:
 
     def _add_frame(self, video: _Video, index: int, image: dict, file_name: object, where: str) -> dict:
         if index in video.frames:
-            raise UserError(f"{where}: video {video.name!r} has another frame {index}: mend the file")
+            raise UserError(f"{where}: video {video.name!r} has another frame {index}: fix the file")
         size = [image[side] if side in image else video.entry.get(side) for side in ("height", "width")]
         record = {
             "image_id": f"{video.name}/{index:06d}",
@@ -211,7 +211,7 @@ class _Reader:
         elif isinstance(file_name, str) and file_name:
             record["file_name"] = os.path.join(self._root, file_name)
         else:
-            raise UserError(f"{where}: file name {file_name!r:.80}, expected a text: mend the file")
+            raise UserError(f"{where}: file name {file_name!r:.80}, expected a text: fix the file")
         if self._group_keys:
             record["groups"] = self._groups(video.entry, video.where) + self._groups(image, where)
         if self._annotated:
@@ -224,7 +224,7 @@ class _Reader:
         names = [(key, entry[key]) for key in self._group_keys if entry.get(key) is not None]
         for key, name in names:
             if not isinstance(name, str) or not name:
-                raise UserError(f"{where}: {key} is {name!r:.80}, expected the name of a group: mend it or group_keys")
+                raise UserError(f"{where}: {key} is {name!r:.80}, expected the name of a group: fix it or group_keys")
         return tuple(name.lower() for _, name in names)
 
     def _frames_of_images(self, videos: dict[Hashable, _Video]) -> dict[Hashable, dict]:
@@ -273,7 +273,7 @@ class _Reader:
                 found = f"{len(boxes)} boxes" if isinstance(boxes, list) else f"{boxes!r:.80}"
                 raise UserError(
                     f"{where}: bboxes has {found}, expected one box or null for each of the {video.length} frames of "
-                    f"video {video.name!r}: mend the file"
+                    f"video {video.name!r}: fix the file"
                 )
             for index, box in enumerate(boxes):
                 if box is not None:
@@ -286,9 +286,9 @@ class _Reader:
         if not isinstance(key, Hashable) or key not in categories:
             if isinstance(key, Hashable) and key in self._dropped:
                 return
-            raise UserError(f"{where}: category_id {key!r:.80} is not among the categories: mend the file")
+            raise UserError(f"{where}: category_id {key!r:.80} is not among the categories: fix the file")
         if not isinstance(box, list) or len(box) != 4:
-            raise UserError(f"{where} is {box!r:.80}, expected [x, y, width, height]: mend the file")
+            raise UserError(f"{where} is {box!r:.80}, expected [x, y, width, height]: fix the file")
         x, y, width, height = (number(side, where) for side in box)
         clipped = self._boxes.clip((x, y, x + width, y + height), record["height"], record["width"], where)
         if clipped is not None:
@@ -299,23 +299,23 @@ class _Reader:
 def _new_id(entry: dict, taken: dict, where: str) -> Hashable:
     key = entry.get("id")
     if not isinstance(key, int | float | str):
-        raise UserError(f"{where}: id is {key!r:.80}, expected a number or a text: mend the file")
+        raise UserError(f"{where}: id is {key!r:.80}, expected a number or a text: fix the file")
     if key in taken:
-        raise UserError(f"{where}: another entry has the id {key!r:.80}, too: mend the file")
+        raise UserError(f"{where}: another entry has the id {key!r:.80}, too: fix the file")
     return key
 
 
 def _lookup(table: dict, entry: dict, key: str, where: str):
     value = entry.get(key)
     if not isinstance(value, Hashable) or value not in table:
-        raise UserError(f"{where}: {key} is {value!r:.80}, which is not in the file: mend the file")
+        raise UserError(f"{where}: {key} is {value!r:.80}, which is not in the file: fix the file")
     return table[value]
 
 
 def _text(entry: dict, key: str, where: str) -> str:
     value = entry.get(key)
     if not isinstance(value, str) or not value:
-        raise UserError(f"{where}: {key} is {value!r:.80}, expected a text: mend the file")
+        raise UserError(f"{where}: {key} is {value!r:.80}, expected a text: fix the file")
     return value
 
 

@@ -63,7 +63,7 @@ def read_text(path: str | os.PathLike, what: str) -> str:
         return (gzip.decompress(content) if Path(path).suffix == ".gz" else content).decode("utf-8-sig")
     except (OSError, EOFError, zlib.error, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{path}: {what} cannot be read ({reason}): mend the file or give another one") from error
+        raise UserError(f"{path}: {what} cannot be read ({reason}): fix the file or give another one") from error
 
 
 def number(value: object, where: str) -> float:
@@ -73,7 +73,7 @@ def number(value: object, where: str) -> float:
             return float(value)
     except (ValueError, OverflowError):
         pass
-    raise UserError(f"{where} is {value!r:.80}, expected a number: mend the file")
+    raise UserError(f"{where} is {value!r:.80}, expected a number: fix the file")
 
 
 def whole(value: object, where: str, least: int = -_LARGEST, most: int = _LARGEST) -> int:
@@ -84,7 +84,7 @@ def whole(value: object, where: str, least: int = -_LARGEST, most: int = _LARGES
         bounds = (f" of at least {low}" if low is not None else "") + (
             f" and at most {high}" if high is not None else ""
         )
-        raise UserError(f"{where} is {value!r:.80}, expected a whole number{bounds}: mend the file")
+        raise UserError(f"{where} is {value!r:.80}, expected a whole number{bounds}: fix the file")
     return int(result)
 
 

@@ -118,7 +118,7 @@ def _read_list(path: str | os.PathLike) -> list[str]:
     lines = [line.split() for line in read_text(path, "the list of images").splitlines()]
     for number, line in enumerate(lines, start=1):
         if len(line) not in (0, 2):
-            raise UserError(f"{path}, line {number}: {' '.join(line)!r}, expected 'path 1': mend the list")
+            raise UserError(f"{path}, line {number}: {' '.join(line)!r}, expected 'path 1': fix the list")
     return [line[0] for line in lines if line]
 
 

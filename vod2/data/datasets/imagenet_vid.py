@@ -144,7 +144,7 @@ def read_frame_list(path: str | os.PathLike, root: str | os.PathLike, split: str
         if row is None or rows and len(row) != len(rows[0]):
             raise UserError(
                 f"{path}, line {number}: {line!r} is neither 'video 1 frame length', 'video first 0 length' nor "
-                "'video/frame number', or not like the first line: mend the list"
+                "'video/frame number', or not like the first line: fix the list"
             )
         rows.append(row)
     if rows and len(rows[0]) == 2:
@@ -191,7 +191,7 @@ def _frames_of_paths(names: Sequence[str], path: str | os.PathLike, root: str | 
             )
         if video not in lengths:
             folder = os.path.join(root, "Data", "VID", video)
-            require_folder(folder, str(path), "complete the dataset or mend the list")
+            require_folder(folder, str(path), "complete the dataset or fix the list")
             lengths[video] = _video_length(folder, os.listdir(folder))
         refs.append(FrameRef(video, int(frame), lengths[video]))
     return refs

@@ -152,9 +152,9 @@ def read_seqinfo(path: str | os.PathLike) -> SequenceInfo:
     try:
         parser.read_string(read_text(path, "the description of a sequence"))
     except configparser.Error as error:
-        raise UserError(f"{path}: {' '.join(str(error).split())}: mend the file") from error
+        raise UserError(f"{path}: {' '.join(str(error).split())}: fix the file") from error
     if not parser.has_section("Sequence"):
-        raise UserError(f"{path}: expected a section [Sequence]: mend the file")
+        raise UserError(f"{path}: expected a section [Sequence]: fix the file")
     section = parser["Sequence"]
     sizes = [whole(section.get(key), f"{path}: {key}", 1) for key in ("seqLength", "imHeight", "imWidth")]
     return SequenceInfo(*sizes, section.get("imDir", "img1"), section.get("imExt", ".jpg"))
@@ -191,15 +191,13 @@ def _annotate(frames: list[dict], path: Path, classes: Mapping[int, str], ids: d
         where = f"{path}, line {row}"
         fields = line.split(",")
         if len(fields) != len(_COLUMNS):
-            raise UserError(f"{where}: {line!r:.80}, expected {','.join(_COLUMNS)}: mend the line")
+            raise UserError(f"{where}: {line!r:.80}, expected {','.join(_COLUMNS)}: fix the line")
         values = [number(text, f"{where}: {column}") for text, column in zip(fields, _COLUMNS, strict=True)]
         if values[6] == 0:
             continue
         frame, track, label = (whole(values[i], f"{where}: {_COLUMNS[i]}") for i in (0, 1, 7))
         if not 1 <= frame <= len(frames):
-            raise UserError(
-                f"{where}: frame {frame}, expected 1 to {len(frames)}: mend it, or seqLength in seqinfo.ini"
-            )
+            raise UserError(f"{where}: frame {frame}, expected 1 to {len(frames)}: fix it, or seqLength in seqinfo.ini")
         if label not in classes:
             raise UserError(f"{where}: class {label} is unknown, expected one of {', '.join(map(str, classes))}")
         if classes[label] not in ids:

@@ -117,7 +117,7 @@ def read_class_names(path: str | os.PathLike) -> list[str]:
     try:
         data = yaml.safe_load(read_text(path, "the list of classes"))
     except (yaml.YAMLError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{path}: broken YAML ({' '.join(str(error).split())}): mend the file") from error
+        raise UserError(f"{path}: broken YAML ({' '.join(str(error).split())}): fix the file") from error
     names = data.get("names") if isinstance(data, dict) else None
     if isinstance(names, dict) and set(names) == set(range(len(names))):
         names = [names[category] for category in range(len(names))]
@@ -190,7 +190,7 @@ def _read_labels(path: Path, height: int, width: int, classes: int, boxes: BoxCh
             continue
         where = f"{path}, line {row}"
         if len(fields) not in (5, 6):
-            raise UserError(f"{where}: {line!r:.80}, expected 'class cx cy w h' or 'class cx cy w h track': mend it")
+            raise UserError(f"{where}: {line!r:.80}, expected 'class cx cy w h' or 'class cx cy w h track': fix it")
         category = whole(fields[0], f"{where}: class", 0)
         if category >= classes:
             raise UserError(f"{where}: class {category}, expected one of the {classes} classes 0 to {classes - 1}")
@@ -198,7 +198,7 @@ def _read_labels(path: Path, height: int, width: int, classes: int, boxes: BoxCh
             number(text, f"{where}: {column}") for text, column in zip(fields[1:5], _COLUMNS[1:5], strict=True)
         ]
         if not all(-_TOLERANCE <= side <= 1 + _TOLERANCE for side in sides):
-            raise UserError(f"{where}: {line!r:.80}, expected a box relative to the image, in [0, 1]: mend it")
+            raise UserError(f"{where}: {line!r:.80}, expected a box relative to the image, in [0, 1]: fix it")
         track = whole(fields[5], f"{where}: track") if len(fields) == 6 else None
         left, top, right, bottom = center_x - w / 2, center_y - h / 2, center_x + w / 2, center_y + h / 2
         box = boxes.clip((left * width, top * height, right * width, bottom * height), height, width, where)
