@@ -127,7 +127,7 @@ def render(
     objects = _draw_objects(rng, frames, height, width, (first_category, classes), hues, clean)
     things = objects + _draw_distractors(rng, frames, height, width, hues)
     order = [int(i) for i in rng.permutation(len(things))]  # from back to front
-    passing = [] if clean else _draw_passing(rng, frames, height, objects, hues)
+    passing = [] if clean else _draw_passing(rng, frames, objects, hues)
     canvas = draw_background(rng, *canvas_size(height, width), hues)
     nothing: list[dict[str, int]] = [{} for _ in range(frames)]
     percent = _FRAME_PERCENT[rng.integers(len(_FRAME_PERCENT))]
@@ -201,9 +201,7 @@ def _draw_distractors(rng: np.random.Generator, frames: int, height: int, width:
     return things
 
 
-def _draw_passing(
-    rng: np.random.Generator, frames: int, height: int, objects: list[Thing], hues: list[int]
-) -> list[Thing]:
+def _draw_passing(rng: np.random.Generator, frames: int, objects: list[Thing], hues: list[int]) -> list[Thing]:
     """For some objects a thing that slides over them for some frames, so that at the middle most is hidden."""
     things = []
     for target in objects:
