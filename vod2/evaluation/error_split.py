@@ -4,7 +4,6 @@ al., ECCV 2020, section 2), and what each of them costs.
 Shape alphabet: n detections, m ground truths, e pairs of the two, u detections of a piece, K classes.
 """
 
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -15,10 +14,12 @@ from vod2.evaluation.matching import (
     PROTOCOLS,
     ImagePairs,
     MatchingProtocol,
-    average_precision,
     iou_thresholds,
     match_detections,
     paired_iou,
+    ranked_curve,
+    ranking,
+    rows_by_class,
 )
 
 ERROR_TYPES = ("classification", "localisation", "both", "duplicate", "background", "missed")
@@ -80,13 +81,17 @@ def split_errors(
     errors = classify_errors(detections, truth, matches, protocol)
     count = np.bincount(errors.kind[errors.kind >= 0], minlength=len(ERROR_TYPES))
     count[MISSED] = np.count_nonzero(errors.missed)
-    before = average_precision(detections, truth, matches, num_classes)
-    gain = {}
-    for kind, name in enumerate(ERROR_TYPES):
-        after = _mended(kind, detections, truth, matches, errors, num_classes)
-        after[np.isnan(after) & ~np.isnan(before)] = 1.0
-        gain[name] = mean_average_precision(after) - mean_average_precision(before)
-    return ErrorSplit(gain, dict(zip(ERROR_TYPES, count.tolist(), strict=True)))
+    right = {
+        kind: _surest_of_free(np.flatnonzero(errors.kind == kind), detections.scores, errors.target, matches)
+        for kind in (CLASSIFICATION, LOCALISATION)
+    }
+    table = np.full((1 + len(ERROR_TYPES), num_classes), np.nan)
+    for label, rows in enumerate(rows_by_class(detections.labels, num_classes)):
+        rows = rows[ranking(detections.scores[rows])]
+        table[:, label] = _fixed(rows, label, detections, truth, matches, errors, right)
+    before, *after = table
+    gain = [mean_average_precision(row) - mean_average_precision(before) for row in after]
+    return ErrorSplit(*(dict(zip(ERROR_TYPES, values, strict=True)) for values in (gain, count.tolist())))
 
 
 def classify_errors(
@@ -163,31 +168,48 @@ def _nearest(values: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.nda
     return best, np.minimum.reduceat(np.where(is_best, np.arange(len(values)), len(values)), starts)
 
 
-def _mended(
-    kind: int, detections: Detections, truth: GroundTruth, matches: np.ndarray, errors: Errors, num_classes: int
-) -> np.ndarray:
-    """AP (K,) after the oracle of one kind of error."""
-    if kind == MISSED:
-        return average_precision(detections, truth, matches, num_classes, truth.ignore | errors.missed)
-    rows = np.flatnonzero(errors.kind == kind)
-    keep = np.ones(len(detections), dtype=bool)
-    keep[rows] = False
-    matches, labels = matches.copy(), detections.labels.copy()
-    if kind in (CLASSIFICATION, LOCALISATION):
-        right = _surest_of_free(rows, detections.scores, errors.target, matches, len(truth))
-        keep[right] = True
-        matches[right] = errors.target[right]
-        labels[right] = truth.labels[errors.target[right]]
-    fixed = take_rows(replace(detections, labels=labels), keep)
-    return average_precision(fixed, truth, matches[keep], num_classes)
+def _fixed(
+    rows: np.ndarray,
+    label: int,
+    detections: Detections,
+    truth: GroundTruth,
+    matches: np.ndarray,
+    errors: Errors,
+    right: dict[int, np.ndarray],
+) -> list[float]:
+    """AP of one class, as it is and after the oracle of each kind of error.
+
+    Args:
+        rows: the detections of the class by descending score.
+        right: of the kinds that an oracle turns into true detections, those that it does not drop, of all classes.
+    """
+    ignored = truth.ignore | (truth.labels != label)
+    if ignored.all():
+        return [np.nan] * (1 + len(ERROR_TYPES))
+
+    def average_precision(kept: np.ndarray, matches: np.ndarray, ignored: np.ndarray = ignored) -> float:
+        return ranked_curve(detections.scores[kept], matches, ignored).average_precision
+
+    kind, own = errors.kind[rows], matches[rows]
+    result = [average_precision(rows, own)]
+    for error in range(len(ERROR_TYPES)):
+        kept = kind != error
+        if error == MISSED:
+            left = ignored | errors.missed
+            result.append(1.0 if left.all() else average_precision(rows, own, left))
+        elif error in right:
+            joined = right[error][truth.labels[errors.target[right[error]]] == label]  # also from other classes
+            everything = np.concatenate([rows[kept], joined])
+            order = np.lexsort((everything, -detections.scores[everything]))
+            targets = np.concatenate([own[kept], errors.target[joined]])
+            result.append(average_precision(everything[order], targets[order]))
+        else:
+            result.append(average_precision(rows[kept], own[kept]))
+    return result
 
 
-def _surest_of_free(
-    rows: np.ndarray, scores: np.ndarray, target: np.ndarray, matches: np.ndarray, num_truth: int
-) -> np.ndarray:
+def _surest_of_free(rows: np.ndarray, scores: np.ndarray, target: np.ndarray, matches: np.ndarray) -> np.ndarray:
     """Of the detections `rows`, the surest of each target that no detection has found; of equals, the first."""
-    is_free = np.ones(num_truth, dtype=bool)
-    is_free[matches[matches >= 0]] = False
-    rows = rows[is_free[target[rows]]]
+    rows = rows[~np.isin(target[rows], matches[matches >= 0])]
     rows = rows[np.argsort(-scores[rows], kind="stable")]
     return rows[np.unique(target[rows], return_index=True)[1]]

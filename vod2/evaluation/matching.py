@@ -151,7 +151,7 @@ def rank_detections(
     if protocol.weighs_false and len(ground_truth):
         share = 1 - ignore.mean(axis=1)
     for found, truth, _, truth_rows in _by_class(detections, ground_truth, num_classes):
-        of_class, order = ignore[:, truth_rows], _ranking(found.scores)
+        of_class, order = ignore[:, truth_rows], ranking(found.scores)
         matches = _match_class(found, truth, protocol)
         weights = None
         if protocol.weighs_false:
@@ -181,8 +181,8 @@ def average_precision(
     ignore = ground_truth.ignore if ignore is None else np.asarray(ignore, dtype=bool)
     groups = np.atleast_2d(ignore)
     result = np.full((len(groups), num_classes), np.nan)
-    for label, rows in enumerate(_rows_by_class(detections.labels, num_classes)):
-        order = rows[_ranking(detections.scores[rows])]
+    for label, rows in enumerate(rows_by_class(detections.labels, num_classes)):
+        order = rows[ranking(detections.scores[rows])]
         of_class = groups | (ground_truth.labels != label)
         curves = _curves_of_class(detections.scores[order], matches[order], of_class, np.ones(len(groups)), None)
         result[:, label] = [curve.average_precision for curve in curves]
@@ -198,21 +198,26 @@ def _by_class(
     if num_classes == 1:  # nothing to sort or copy
         yield detections, ground_truth, np.arange(len(detections)), np.arange(len(ground_truth))
         return
-    sides = (_rows_by_class(labels, num_classes) for labels in (detections.labels, ground_truth.labels))
+    sides = (rows_by_class(labels, num_classes) for labels in (detections.labels, ground_truth.labels))
     for rows, truth_rows in zip(*sides, strict=True):
         yield take_rows(detections, rows), take_rows(ground_truth, truth_rows), rows, truth_rows
 
 
-def _rows_by_class(labels: np.ndarray, num_classes: int) -> list[np.ndarray]:
+def rows_by_class(labels: np.ndarray, num_classes: int) -> list[np.ndarray]:
     """The rows of each class, in their order."""
     narrow = labels.astype(np.int16) if num_classes < 2**15 else labels  # numpy sorts 16 bits much faster
     counts = np.bincount(labels, minlength=num_classes)[:num_classes]
     return np.split(np.argsort(narrow, kind="stable"), np.cumsum(counts))[:num_classes]
 
 
-def _ranking(scores: np.ndarray) -> np.ndarray:
+def ranking(scores: np.ndarray) -> np.ndarray:
     """The rows (n,) by descending score; equal scores in the order given."""
     return np.argsort(-scores, kind="stable")
+
+
+def ranked_curve(scores: np.ndarray, matches: np.ndarray, ignored: np.ndarray) -> Curve:
+    """The curve of one class from scores (n,) in descending order and their matches (n,), rows of ignored (m,)."""
+    return _curves_of_class(scores, matches, ignored[None], np.ones(1), None)[0]
 
 
 def _curves_of_class(
@@ -302,8 +307,9 @@ class ImagePairs:
         # One more entry, which no image equals, for the detections beyond the last one.
         images, first, count = (np.append(array, extra) for array, extra in ((images, -1), (first, 0), (count, 0)))
         position = np.searchsorted(images[:-1], found.image)
-        self.count = np.where(images[position] == found.image, count[position], 0)
-        self._first = first[position]
+        # 32 bits: these are the largest arrays of an evaluation.
+        self.count = np.where(images[position] == found.image, count[position], 0).astype(np.int32)
+        self._first = first.astype(np.int32)[position]
 
     def of(self, detections: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """(detection row, ground truth row), both (e,), of the given detection rows in their order, a piece at a time;
