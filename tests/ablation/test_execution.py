@@ -53,19 +53,39 @@ def test_every_job_is_run_once_and_after_the_one_that_it_needs(plan, tmp_path):
     assert run(plan, tmp_path) == ({}, [])
 
 
+WAITS_FOR_THE_OTHER = """
+import os, pathlib, sys, time
+own, other = map(pathlib.Path, sys.argv[1:])
+own.touch()
+end = time.monotonic() + 60
+while not other.exists() and time.monotonic() < end:
+    time.sleep(0.01)
+print(os.environ["OMP_NUM_THREADS"], other.exists())
+"""
+
+
 def test_jobs_run_side_by_side_with_their_share_of_threads(tmp_path, monkeypatch):
-    """The two seeds of the first row do not wait for each other: both have begun before either has ended."""
+    """Each of two jobs ends only when the other has begun."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(6)), raising=False)
-    plan = make_plan(load_suite(write_suite(tmp_path)), "tiny", [0, 1], tmp_path / "out", rows=["single"])
     executor = LocalExecutor("cpu", 2)
-    script = "import os, time; print(os.environ['OMP_NUM_THREADS'], flush=True); time.sleep(0.3)"
-    both = [executor.submit([sys.executable, "-c", script], str(tmp_path / f"{i}.txt")) for i in range(2)]
+    here = [str(tmp_path / name) for name in ("a", "b")]
+    both = [
+        executor.submit([sys.executable, "-c", WAITS_FOR_THE_OTHER, *files], f"{files[0]}.txt")
+        for files in (here, here[::-1])
+    ]
     outcomes = [future.result() for future in both]
     executor.close()
-    assert [(tmp_path / f"{i}.txt").read_text() for i in range(2)] == ["3\n", "3\n"]
+    assert [(tmp_path / f"{name}.txt").read_text() for name in ("a", "b")] == ["3 True\n", "3 True\n"]
     assert [outcome.returncode for outcome in outcomes] == [0, 0]
+
+
+def test_rows_of_several_seeds_are_all_run_by_two_jobs_at_once(tmp_path):
+    plan = make_plan(load_suite(write_suite(tmp_path)), "tiny", [0, 1], tmp_path / "out", rows=["single"])
     failed, called = run(plan, tmp_path, LocalExecutor("cpu", 2))
-    assert failed == {} and sorted(called[:2]) == ["single/1/train", "single/train"]
+    assert failed == {}
+    assert sorted(called) == ["single/1/own", "single/1/train", "single/own", "single/train"]
+    assert called.index("single/train") < called.index("single/own")
+    assert called.index("single/1/train") < called.index("single/1/own")
 
 
 def test_results_have_metrics_time_and_versions_of_every_job(plan, tmp_path):
