@@ -19,7 +19,10 @@ def one_sentence(error: pytest.ExceptionInfo) -> str:
     return message
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda path: path.stem)
+CONFIGURATIONS = sorted(path for path in (ROOT / "configs").rglob("*.yaml") if path.parent.name != "suites")
+
+
+@pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: str(path.relative_to(ROOT / "configs")))
 def test_every_configuration_of_the_repository_loads(path):
     cfg = load_config(str(path))
     assert cfg.MODEL.META_ARCHITECTURE == "VideoRCNN"
