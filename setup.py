@@ -10,6 +10,7 @@ A build that fails only warns: the package works without its compiled ops, slowe
 
 import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -83,6 +84,22 @@ def wants_cuda(torch, cuda_home):
     return torch.cuda.is_available() or os.environ.get("FORCE_CUDA", "0") == "1"
 
 
+def cuda_library_folders(cuda_home):
+    """Where the CUDA runtime lies, if not where PyTorch looks for it: in the folder above that of the first nvcc.
+
+    That nvcc may be a link, or a script such as /usr/local/bin/nvcc, which runs the toolkit's own; it says which.
+    """
+    if any(Path(cuda_home, lib, "libcudart.so").exists() for lib in ("lib64", "lib")):
+        return []
+    command = [str(Path(cuda_home, "bin", "nvcc")), "--dryrun", "-E", "-x", "cu", os.devnull]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True).stderr
+    except OSError:
+        return []
+    top = re.search(r"^#\$ TOP=(.+)$", said, re.MULTILINE)
+    return sorted(str(path.parent) for path in Path(top[1]).resolve().glob("lib*/libcudart.so")) if top else []
+
+
 def compiled_ops():
     """Returns the keyword arguments of ``setup`` that build vod2._C; none where it cannot or shall not be built."""
     if os.environ.get("VOD2_BUILD_OPS", "1") == "0":
@@ -98,15 +115,17 @@ def compiled_ops():
     flags = {"cxx": ["-O3", "-std=c++17"], "nvcc": ["-O3", "-std=c++17"]}
     if sys.platform == "linux":
         flags["cxx"].append("-fopenmp")  # at::parallel_for runs on one thread without it
-    extension_class, macros = cpp_extension.CppExtension, []
+    extension_class, macros, libraries = cpp_extension.CppExtension, [], []
     if wants_cuda(torch, cpp_extension.CUDA_HOME):
         sources += folder.glob("cuda/*.cu")
         extension_class, macros = cpp_extension.CUDAExtension, [("WITH_CUDA", None)]
+        libraries = cuda_library_folders(cpp_extension.CUDA_HOME)
     extension = extension_class(
         "vod2._C",
         sorted(str(source) for source in sources),
         depends=sorted(str(header) for header in folder.glob("**/*.h")),
         define_macros=macros,
+        library_dirs=libraries,
         extra_compile_args=flags,
     )
     return {"ext_modules": [extension], "cmdclass": {"build_ext": optional(cpp_extension.BuildExtension)}}

@@ -56,6 +56,27 @@ def test_a_build_environment_without_pytorch_gives_one_warning_and_no_error(chec
     assert (result.stdout + result.stderr).count(WARNING) == 1
 
 
+def test_the_cuda_runtime_is_found_where_the_toolkit_of_a_wrapped_nvcc_has_it(checkout, tmp_path):
+    """A script on the PATH that runs the toolkit's own compiler, as some distributions have it."""
+    toolkit, wrapper = tmp_path / "cuda-13", tmp_path / "local" / "bin" / "nvcc"
+    for file in (toolkit / "bin" / "nvcc", toolkit / "lib64" / "libcudart.so", wrapper):
+        file.parent.mkdir(parents=True)
+        file.touch()
+    wrapper.write_text(f"#!/bin/sh\necho '#$ TOP={toolkit}/bin/..' >&2\n")
+    wrapper.chmod(0o755)
+    code = """
+import runpy, setuptools, torch
+torch.version.cuda = torch.version.cuda or "13.0"
+setuptools.setup = lambda **arguments: print("found", arguments["ext_modules"][0].library_dirs)
+runpy.run_path("setup.py")
+"""
+    variables = {"VOD2_BUILD_OPS": "1", "FORCE_CUDA": "1", "CUDA_HOME": str(wrapper.parents[1])}
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=checkout, env=os.environ | variables, capture_output=True, text=True
+    )
+    assert f"'{toolkit / 'lib64'}'" in result.stdout, result.stderr
+
+
 def test_every_project_is_packaged_under_its_importable_name(checkout):
     result = run_setup(checkout, "build_py", "--build-lib", str(checkout / "built"), VOD2_BUILD_OPS="0")
     assert result.returncode == 0, result.stderr

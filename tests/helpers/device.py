@@ -36,7 +36,7 @@ def choose_device(name: str) -> None:
     if chosen.type == "cuda":
         # The tests' tolerances are those of float32, and equal calls must have equal results.
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-        torch.backends.cudnn.benchmark = False
+        torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
     _chosen = chosen
 
 
@@ -66,6 +66,6 @@ def autocast_dtypes() -> tuple[torch.dtype, ...]:
 @contextlib.contextmanager
 def batches_round_alike() -> Iterator[None]:
     """Convolutions by PyTorch's own kernels: those of oneDNN and cuDNN round by the size of the batch."""
-    cudnn = torch.backends.cudnn.flags(enabled=False, allow_tf32=False)
+    cudnn = torch.backends.cudnn.flags(enabled=False, deterministic=True, allow_tf32=False)
     with torch.backends.mkldnn.flags(enabled=False), cudnn:
         yield

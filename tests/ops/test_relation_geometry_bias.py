@@ -304,6 +304,15 @@ def test_meta_tensors_give_the_shape_and_dtype_of_the_result():
 
 
 @needs_compiled_cuda
+@pytest.mark.parametrize("position", range(4))
+def test_a_tensor_of_the_cpu_among_those_of_a_gpu_is_named(position):
+    inputs = [tensor.cuda() for tensor in draw_inputs()]
+    inputs[position] = inputs[position].cpu()
+    with pytest.raises(ValueError, match="on cpu.*: move them to one device"):
+        relation_geometry_bias(*inputs)
+
+
+@needs_compiled_cuda
 @pytest.mark.parametrize("shape", [(5, 7, 3, 16), (30, 300, 16, 64), (4, 9, 37, 128), (0, 5, 3, 16)])
 @pytest.mark.parametrize(("dtype", "rounding"), [(torch.float64, 1e-11), (torch.float32, 5e-3)])
 def test_cuda_agrees_with_the_cpu(shape, dtype, rounding):

@@ -195,9 +195,9 @@ at::Tensor relation_geometry_bias(
     double eps,
     double floor,
     double offset) {
-  const c10::cuda::CUDAGuard guard(weight.device());
   const auto in =
       prepare_geometry_inputs(query_boxes, key_boxes, weight, bias, scale, wavelength, eps, floor, offset);
+  const c10::cuda::CUDAGuard guard(in.affine.device());  // after the check that all are on one device, a GPU
   at::Tensor out = at::empty({in.num_heads(), in.num_query(), in.num_key()}, in.affine.options());
   if (out.numel() == 0) {
     return out.to(weight.scalar_type());
@@ -229,9 +229,9 @@ std::tuple<at::Tensor, at::Tensor> relation_geometry_bias_backward(
     double eps,
     double floor,
     double offset) {
-  const c10::cuda::CUDAGuard guard(weight.device());
   const auto in =
       prepare_geometry_inputs(query_boxes, key_boxes, weight, bias, scale, wavelength, eps, floor, offset);
+  const c10::cuda::CUDAGuard guard(in.affine.device());  // after the check that all are on one device, a GPU
   const at::Tensor out_grad = prepare_grad(grad, in);
   at::Tensor affine_grad = at::zeros_like(in.affine);
   if (out_grad.numel() == 0) {

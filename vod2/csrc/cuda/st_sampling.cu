@@ -103,8 +103,8 @@ __global__ void __launch_bounds__(kThreads) sum_kernel(Problem<T> p, int sign, T
 
 at::Tensor shift_correlation(
     const at::Tensor& query, const at::Tensor& key, at::IntArrayRef dx, at::IntArrayRef dy) {
-  const c10::cuda::CUDAGuard guard(query.device());
   const auto in = prepare_correlation(query, key, dx, dy);
+  const c10::cuda::CUDAGuard guard(in.first.device());  // after the check that all are on one device, a GPU
   at::Tensor out = at::empty({in.batch(), in.height(), in.width(), in.num_offsets()}, in.first.options());
   if (out.numel() == 0) {
     return out;
@@ -122,8 +122,8 @@ at::Tensor shift_correlation(
 
 at::Tensor shift_sum(
     const at::Tensor& weights, const at::Tensor& value, at::IntArrayRef dx, at::IntArrayRef dy, bool transposed) {
-  const c10::cuda::CUDAGuard guard(value.device());
   const auto in = prepare_sum(weights, value, dx, dy);
+  const c10::cuda::CUDAGuard guard(in.first.device());  // after the check that all are on one device, a GPU
   at::Tensor out = at::empty(in.first.sizes(), in.first.options());
   if (out.numel() == 0) {
     return out;
