@@ -56,8 +56,8 @@ def _build(step: Step) -> dict:
 def _device_types(step: Step) -> list[str]:
     """What the built package says that it has kernels for; nothing if it found an extension that lies elsewhere."""
     program = "import vod2._C, vod2.ops; print(vod2._C.__file__, *vod2.ops.compiled_device_types(), sep='\\n')"
-    # -P: only what PYTHONPATH names, and there the library comes first.
-    done = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True, cwd=step.folder)
+    # In PYTHONPATH the library comes first, and the folder in which it runs holds no package.
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=step.folder)
     path, *types = done.stdout.split("\n")[:-1] or [""]
     return types if Path(path).is_relative_to(step.settings.library) else []
 

@@ -32,7 +32,7 @@ def run(step: Step) -> None:
 def _tool(step: Step, name: str, *words: str) -> None:
     """Run a tool of the project; what it prints goes to the log of this step."""
     environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "4")}
-    done = subprocess.run([sys.executable, "-P", str(step.root / "tools" / name), *words], env=environment)
+    done = subprocess.run([sys.executable, str(step.root / "tools" / name), *words], env=environment)
     if done.returncode:
         raise Failed(f"{name} ended with exit code {done.returncode}, see the log")
 

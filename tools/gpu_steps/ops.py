@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from math import inf, nan
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+import vod2
 from gpu_steps.step import Failed, NotApplicable, Step
 from gpu_steps.timing import measure
 from vod2.ops import (
@@ -126,7 +128,7 @@ OPS = {
 
 
 def run(step: Step) -> None:
-    step.case("kernels", partial(_kernels, step.device))
+    step.case("kernels", partial(_kernels, step.device, step.settings.library))
     for name, op in OPS.items():
         for special, shape in op.shapes.items():
             if special == "large" and step.small:
@@ -143,10 +145,15 @@ def run(step: Step) -> None:
         step.case(f"{name}, time", partial(_time, op, op.shapes["odd" if step.small else "large"], step.device))
 
 
-def _kernels(device: str) -> dict:
+def _kernels(device: str, library: str) -> dict:
     if device not in compiled_device_types():
         raise Failed(f"no compiled kernels for {device}: what follows tries the Python versions")
-    return {"compiled for": list(compiled_device_types())}
+    return {"compiled for": list(compiled_device_types()), "of the build step": _is_built(Path(vod2.__file__), library)}
+
+
+def _is_built(package: Path, library: str) -> bool:
+    """Whether the package is what the build step made, and not the checkout."""
+    return package.is_relative_to(library)
 
 
 def _inputs(op: Op, shape: tuple[int, ...], dtype: torch.dtype = torch.float64) -> list[Tensor]:

@@ -47,7 +47,7 @@ def run_step(step: PlannedStep, settings: Settings, limit: float, log: Path, env
     died = ""
     while True:
         seen = len(read_rows(settings.rows))
-        code = _run(command, begin + limit - time.monotonic(), log, environment)
+        code = _run(command, begin + limit - time.monotonic(), log, environment, settings.folder)
         rows = read_rows(settings.rows)
         if code == 0:
             break
@@ -63,11 +63,20 @@ def run_step(step: PlannedStep, settings: Settings, limit: float, log: Path, env
     return Outcome(_status(rows, died), time.monotonic() - begin, died, rows)
 
 
-def _run(command: list[str], limit: float, log: Path, environment: dict[str, str]) -> int | None:
-    """The exit code, None if it was killed because of the limit. No process that it started is left."""
+def _run(command: list[str], limit: float, log: Path, environment: dict[str, str], folder: str) -> int | None:
+    """The exit code, None if it was killed because of the limit. No process that it started is left.
+
+    It runs in `folder`: Python imports from where it runs first, and in the checkout that would hide what was built.
+    """
     with open(log, "ab") as file:
         process = subprocess.Popen(
-            command, stdout=file, stderr=file, stdin=subprocess.DEVNULL, env=environment, start_new_session=True
+            command,
+            stdout=file,
+            stderr=file,
+            stdin=subprocess.DEVNULL,
+            cwd=folder,
+            env=environment,
+            start_new_session=True,
         )
         try:
             return process.wait(max(limit, 0.1))

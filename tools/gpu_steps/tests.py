@@ -21,10 +21,12 @@ def run(step: Step) -> None:
 def _pytest(step: Step, folder: str) -> dict:
     """pytest in several processes; a result counts as soon as it is there."""
     found = step.folder / f"{folder.rpartition('/')[2]}.xml"
-    command = [sys.executable, "-P", "-m", "pytest", folder, "-q", "-p", "no:cacheprovider", f"--junitxml={found}"]
+    command = [sys.executable, "-m", "pytest", str(step.root / folder), "-c", str(step.root / "pyproject.toml")]
+    command += ["-q", "-p", "no:cacheprovider", f"--junitxml={found}"]
     command += [f"--device={step.device}", "-n", str(min(8, os.cpu_count() or 1)), "--tb=short"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    code = subprocess.run(command, cwd=step.root, env=environment).returncode
+    # Not in the checkout: it would be imported in the place of the package that was built.
+    code = subprocess.run(command, cwd=step.folder, env=environment).returncode
     if not found.exists():
         raise Failed(f"pytest ended with exit code {code} and no results, see the log")
     values = counts(found)
