@@ -22,7 +22,8 @@ _STABILITY = {
 
 
 def evaluation_report(results: Mapping[str, float], data: EvaluatedDataset, detections: Detections) -> str:
-    """Four tables: AP50 of all objects and of each group; of each class; what AP50 is lost to; tracks.
+    """Four tables: AP50 of all objects and of each group; of each class that has objects or detections; what AP50 is lost
+    to; tracks.
 
     Args:
         results: the metrics of `VIDEvaluator`.
@@ -54,6 +55,7 @@ def _classes(results: Mapping[str, float], data: EvaluatedDataset, detections: D
     objects = np.bincount(truth.labels[~truth.ignore], minlength=len(names)).tolist()
     found = np.bincount(detections.labels, minlength=len(names)).tolist()
     rows = [(name, results[f"AP50-{name}"], *counts) for name, *counts in zip(names, objects, found, strict=True)]
+    rows = [row for row in rows if any(row[2:])]  # a set may have few of its classes
     return _table(["class", "AP50", "objects", "detections"], rows)
 
 
