@@ -252,6 +252,11 @@ def test_the_table_is_logged(register, caplog):
         ["any", "class", "100.00", "1", "1", "1"],
         [],
     ]
+    assert table[7:10] == [
+        ["class", "AP50", "objects", "detections"],
+        ["cat", "100.00", "1", "1"],
+        [],
+    ]  # no dog, no fox
 
 
 def test_half_precision_detections_on_any_device_are_accepted(register):

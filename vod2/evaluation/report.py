@@ -22,8 +22,8 @@ _STABILITY = {
 
 
 def evaluation_report(results: Mapping[str, float], data: EvaluatedDataset, detections: Detections) -> str:
-    """Four tables: AP50 of all objects and of each group; of each class that has objects or detections; what AP50 is lost
-    to; tracks.
+    """Four tables: AP50 of all objects and of each group; of each class that has objects or detections; what AP50 is
+    lost to; tracks, where there are any.
 
     Args:
         results: the metrics of `VIDEvaluator`.
@@ -34,7 +34,7 @@ def evaluation_report(results: Mapping[str, float], data: EvaluatedDataset, dete
         parts.append(_table(["tracks", "mean", "(score >= .5, IoU >= .5)"], rows))
     if "linked-identities" in results:
         parts.append(LINKED_NOTE)
-    return "\n\n".join(parts)
+    return "\n\n".join(part for part in parts if part)
 
 
 def _groups(results: Mapping[str, float], data: EvaluatedDataset, detections: Detections) -> str:
@@ -65,4 +65,7 @@ def _errors(results: Mapping[str, float]) -> str:
 
 
 def _table(headers: list[str], rows: list) -> str:
+    """As text; "" without rows."""
+    if not rows:
+        return ""
     return tabulate(rows, headers=headers, tablefmt="plain", floatfmt=".2f", disable_numparse=[0])
