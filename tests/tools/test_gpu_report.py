@@ -209,6 +209,14 @@ def report_has_kernels(report):
     return row["status"] == "passed"
 
 
+def test_later_steps_use_what_the_build_step_has_built(tmp_path):
+    """Here a build without ops, which takes no compiler's time: the package is copied all the same."""
+    words = ("--minutes", "2", "--only", "build", "ops")
+    _, report = report_of_tool(tmp_path, *words, CC="/bin/false", CXX="/bin/false")
+    (row,) = [row for row in report["rows"] if (row["step"], row["name"]) == ("ops", "kernels")]
+    assert row["of the build step"] is True
+
+
 def test_without_a_compiler_the_build_fails_with_its_reason_and_the_other_steps_run(tmp_path):
     words = ("--minutes", "2", "--only", "build", "machine")
     done, report = report_of_tool(tmp_path, *words, CC="/bin/false", CXX="/bin/false")

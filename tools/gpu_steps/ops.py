@@ -146,14 +146,13 @@ def run(step: Step) -> None:
 
 
 def _kernels(device: str, library: str) -> dict:
+    values = {
+        "compiled for": list(compiled_device_types()),
+        "of the build step": Path(vod2.__file__).is_relative_to(library),  # and not the checkout's
+    }
     if device not in compiled_device_types():
-        raise Failed(f"no compiled kernels for {device}: what follows tries the Python versions")
-    return {"compiled for": list(compiled_device_types()), "of the build step": _is_built(Path(vod2.__file__), library)}
-
-
-def _is_built(package: Path, library: str) -> bool:
-    """Whether the package is what the build step made, and not the checkout."""
-    return package.is_relative_to(library)
+        raise Failed(f"no compiled kernels for {device}: what follows tries the Python versions", **values)
+    return values
 
 
 def _inputs(op: Op, shape: tuple[int, ...], dtype: torch.dtype = torch.float64) -> list[Tensor]:
