@@ -29,7 +29,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 
 from gpu_steps import report as reports  # noqa: E402
 from gpu_steps.plan import STEPS, PlannedStep, limit_of  # noqa: E402
-from gpu_steps.process import Outcome, run_step  # noqa: E402
+from gpu_steps.process import GRACE, Outcome, run_step  # noqa: E402
 from gpu_steps.step import Settings  # noqa: E402
 
 BAD = ("failed", "crashed", "timed out")
@@ -63,11 +63,16 @@ def parse(arguments: Sequence[str] | None, names: Sequence[str]) -> argparse.Nam
 
 
 def install_wheels(folder: Path, site: Path) -> list[str]:
-    """Install those wheels into `site` whose package is missing; returns their names."""
+    """Install those wheels into `site` whose package is missing; returns their names.
+
+    Exits with a sentence if pip refuses one.
+    """
     missing = [wheel for wheel in sorted(folder.glob("*.whl")) if not _is_installed(wheel.name.split("-")[0])]
     if missing:
         words = "install --quiet --no-index --no-deps --no-compile --no-cache-dir --upgrade --target".split()
-        subprocess.run([sys.executable, "-m", "pip", *words, str(site), *map(str, missing)], check=True)
+        done = subprocess.run([sys.executable, "-m", "pip", *words, str(site), *map(str, missing)])
+        if done.returncode:
+            sys.exit(f"error: pip could not install the wheels of {folder}, see above: are they for this Python?")
     return [wheel.name for wheel in missing]
 
 
@@ -108,13 +113,11 @@ def fingerprint(root: Path) -> str:
 
 def describe(device: str, environment: dict[str, str]) -> dict:
     """The card and the versions, asked in another process: the driver itself must not hold the GPU."""
-    done = subprocess.run(
-        [sys.executable, "-m", "gpu_steps.machine", device],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    command = [sys.executable, "-m", "gpu_steps.machine", device]
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    except subprocess.TimeoutExpired:
+        sys.exit(f"error: {device} did not answer within two minutes")
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["it said nothing"]
         sys.exit(f"error: {device} cannot be used: {lines[-1]}")
@@ -174,6 +177,7 @@ class Driver:
                 f"error: {', '.join(missing)} cannot be imported: install them, or see --wheels and tools/gpu_wheels.sh"
             )
         machine = describe(self.args.device, self.environment)
+        reports.set_aside(self.out)
         self.report = {
             "schema": reports.SCHEMA,
             **machine,
@@ -224,7 +228,7 @@ class Driver:
             folder=str(self.work / step.name),
             library=str(self.library),
             rows=str(rows),
-            deadline=time.time() + 0.9 * limit,
+            deadline=time.time() + GRACE * limit,
             rates=self._rates(),
         )
         log = self.out / "logs" / f"{step.name}.log"

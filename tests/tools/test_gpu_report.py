@@ -143,10 +143,12 @@ def test_only_the_chosen_steps_run(run):
     assert statuses(report) == {"good": "passed"}
 
 
-def test_a_second_run_into_the_same_folder_measures_again(run):
-    run("wrong")
+def test_a_second_run_into_the_same_folder_measures_again_and_keeps_the_first_report(run, tmp_path):
+    _, first, _ = run("wrong")
     code, _, rows = run("good")
     assert code == 0 and {step for step, _ in rows} == {"good"}
+    assert json.loads((tmp_path / "out" / "report_1.json").read_text()) == first
+    assert (tmp_path / "out" / "report_1.md").exists()
 
 
 def test_the_page_has_every_case_and_the_trace_of_what_failed(run, tmp_path):

@@ -29,6 +29,18 @@ def save(report: dict, folder: Path) -> None:
     write(folder / "report.md", markdown(report))
 
 
+def set_aside(folder: Path) -> None:
+    """Rename what an earlier run wrote to the folder: report.json to report_1.json, or the next free number."""
+    if not (folder / "report.json").exists():
+        return
+    number = 1
+    while (folder / f"report_{number}.json").exists():
+        number += 1
+    for suffix in ("json", "md"):
+        if (folder / f"report.{suffix}").exists():
+            os.replace(folder / f"report.{suffix}", folder / f"report_{number}.{suffix}")
+
+
 def load(path: str | os.PathLike) -> dict:
     """A report.json.
 

@@ -20,7 +20,8 @@ def comparisons(plan: Plan, records: Records) -> Iterator[Comparison]:
     """Of each data set: the own contexts of all rows with the reference (or the first row), and of each row the other
     contexts with its own. Only evaluations that are done count.
     """
-    for dataset in sorted({name for job in plan.jobs.values() for name in job.datasets}):
+    datasets = set().union(*(job.datasets for job in plan.jobs.values()))
+    for dataset in sorted(datasets):
         runs: dict[tuple[str, str], list[str]] = {}
         for key, job in plan.jobs.items():
             if key.kind != TRAIN and dataset in job.datasets and records.is_done(job):

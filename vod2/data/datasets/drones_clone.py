@@ -6,6 +6,7 @@
 """
 
 import gzip
+import itertools
 import json
 import logging
 import os
@@ -174,9 +175,9 @@ def _aligned(rows: Sequence[dict[str, str]]) -> list[list[str]]:
 
 def _complete(splits: dict[str, list[Clip]], skip_missing: bool) -> dict[str, list[Clip]]:
     """The clips that have both files."""
-    missing = [
-        path for clips in splits.values() for clip in clips for path in (clip.video, clip.labels) if not path.is_file()
-    ]
+    missing = []
+    for clip in itertools.chain.from_iterable(splits.values()):
+        missing += [path for path in (clip.video, clip.labels) if not path.is_file()]
     if missing and not skip_missing:
         raise UserError(
             f"{missing[0]} is missing ({len(missing)} files in all): complete the clone, or leave such clips out with "
@@ -202,7 +203,7 @@ def _place_videos(source: Path, target: Path, splits: dict[str, list[Clip]], cop
         return
     if target.is_symlink():
         raise UserError(f"{target} is a link: remove it to have the videos copied")
-    for clip in (clip for clips in splits.values() for clip in clips):
+    for clip in itertools.chain.from_iterable(splits.values()):
         if not (target / clip.video.name).exists():
             with replacing(target / clip.video.name) as temporary:
                 shutil.copyfile(clip.video, temporary)

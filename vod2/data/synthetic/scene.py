@@ -26,7 +26,7 @@ class SyntheticConfig:
         train_videos, val_videos: videos per split, 0 or more.
         frames: frames per video.
         height, width: of a frame in pixels, at least 64.
-        classes: the first so many of `SYNTHETIC_CLASSES`, 1 to 30.
+        classes: how many of `SYNTHETIC_CLASSES`, from the first on; 1 to 30.
         max_objects: objects per video are 1 to this many.
         blur_fraction: fraction of an object's frames that are blurred, 0 to 0.7; an object's own lies within 0.05.
         speed: factor on how fast the objects move, turn and grow, 0.1 to 20. Paths bend at least every 8 frames and

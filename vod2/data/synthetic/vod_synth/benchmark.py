@@ -32,7 +32,7 @@ class VodSynth:
         train_frames, val_frames: of all videos of a split together; they are as long as one another, to one frame.
         stills: still images (the DET side).
         height, width: of a frame in pixels; even, at least 64.
-        classes: the first so many of `VOD_SYNTH_CLASSES`, whole groups of look-alikes.
+        classes: how many of `VOD_SYNTH_CLASSES`, from the first on; whole groups of look-alikes.
 
     Example:
         >>> frames = list(VodSynth("mine", 1, 2, 1, 2, stills=1, height=96, width=128).render("val", 0))
