@@ -38,6 +38,7 @@ class RDNAggregator(ProposalAggregator):
         advanced: bool = True,
         support_topk: int = 75,
         advanced_ratio: float = 0.2,
+        advanced_pool: str = "all",
         advanced_fc: bool = False,
         keep_relations: bool = False,
     ) -> None:
@@ -47,7 +48,9 @@ class RDNAggregator(ProposalAggregator):
             num_basic: relation modules N_b of the basic stage; 0 is no basic stage.
             advanced: whether there is an advanced stage.
             support_topk: proposals K of a support frame.
-            advanced_ratio: share r% in (0, 1] of them that is refined.
+            advanced_ratio: share r% in (0, 1] of R^s that is refined.
+            advanced_pool: what the share is taken of, by objectness: "all", the whole of R^s (Algorithm 1, line 10), or
+                "frame", the K proposals of each support frame, as public code does.
             advanced_fc: whether h() of equation 4 is also applied to the refined proposals, as public code does.
             keep_relations: also return the relation weights of the last basic module, the mean of its heads (w of
                 equation 8); without a basic stage there are none.
@@ -57,11 +60,13 @@ class RDNAggregator(ProposalAggregator):
             raise ValueError(f"RDN: expected NUM_BASIC and SUPPORT_TOPK of at least 0, got {num_basic}, {support_topk}")
         if not 0 < advanced_ratio <= 1:
             raise ValueError(f"RDN: expected ADVANCED_RATIO in (0, 1], got {advanced_ratio}")
+        if advanced_pool not in ("all", "frame"):
+            raise ValueError(f"RDN: expected ADVANCED_POOL 'all' or 'frame', got {advanced_pool!r}")
 
         dim, relation = relations.dim, relations.located
         self.support_topk = support_topk
         self.keep_relations = keep_relations
-        self.advanced_topk = max(1, round(advanced_ratio * support_topk))
+        self.advanced_ratio, self.advanced_pool = advanced_ratio, advanced_pool
         self.basic = nn.ModuleList(relation() for _ in range(num_basic))
         self.transform = nn.ModuleList(nn.Linear(dim, dim) for _ in range(num_basic - 1))  # h() of equation 4
         self.refine = relation() if advanced else None
@@ -76,6 +81,7 @@ class RDNAggregator(ProposalAggregator):
             "advanced": cfg.MODEL.RDN.ADVANCED,
             "support_topk": cfg.MODEL.VIDEO.SUPPORT_TOPK,
             "advanced_ratio": cfg.MODEL.RDN.ADVANCED_RATIO,
+            "advanced_pool": cfg.MODEL.RDN.ADVANCED_POOL,
             "advanced_fc": cfg.MODEL.RDN.ADVANCED_FC,
             "keep_relations": cfg.MODEL.VIDEO.KEEP_RELATIONS,
         }
@@ -105,8 +111,18 @@ class RDNAggregator(ProposalAggregator):
 
     def _advanced_stage(self, features: Tensor, boxes: Tensor, support: ProposalSet) -> Tensor:
         """Equations 5 to 7."""
-        pool = support[support.rank() < self.advanced_topk]
+        pool = self._advanced_pool(support)
         refined = pool.features + self.refine(pool.features, support.features, pool.boxes, support.boxes)
         if self.refine_transform is not None:
             refined = F.relu(self.refine_transform(refined))
         return features + self.distill(features, refined, boxes, pool.boxes)
+
+    def _advanced_pool(self, support: ProposalSet) -> ProposalSet:
+        """R^sa: the share of R^s, or of each of its frames, that has the highest objectness; at least one proposal."""
+        if self.advanced_pool == "frame":
+            return support[support.rank() < self._share(self.support_topk)]
+        best = support.scores.argsort(descending=True, stable=True)[: self._share(len(support))]
+        return support[best.sort().values]  # frame after frame, as a set has to be
+
+    def _share(self, count: int) -> int:
+        return max(1, round(self.advanced_ratio * count))

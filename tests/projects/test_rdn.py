@@ -23,7 +23,7 @@ def make_rdn(dtype: torch.dtype = torch.float64, **arguments) -> RDNAggregator:
     """An RDN head of 16 features whose weights are large enough for every term to matter."""
     torch.manual_seed(0)
     values = {"relations": RelationModules(SMALL, HEADS, geometry_dim=16)}
-    rdn = RDNAggregator(**(values | {"support_topk": 5, "advanced_ratio": 0.4} | arguments))
+    rdn = RDNAggregator(**(values | {"support_topk": 5, "advanced_ratio": 0.4, "advanced_pool": "frame"} | arguments))
     for parameter in rdn.parameters():
         torch.nn.init.normal_(parameter, std=0.4)
     return rdn.to(dtype)
