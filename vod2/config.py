@@ -136,7 +136,7 @@ def _add_augmentation(cfg: CfgNode) -> None:
 
 def _add_engine(cfg: CfgNode) -> None:
     cfg.SOLVER.OPTIMIZER = "SGD"  # or "AdamW"
-    cfg.TEST.VID_PROTOCOL = "imagenet"  # rule of matching boxes: "imagenet", "fixed" or "mega"
+    cfg.TEST.VID_PROTOCOL = "imagenet"  # rule of matching boxes: "imagenet", "fixed", "fgfa" or "mega"
     # A kind of deterioration is evaluated on the "frames" that have it, with all objects and detections of those, or on
     # the "objects" that have it, with the detections of all frames
     cfg.TEST.VID_GROUPS = "frames"
