@@ -17,7 +17,7 @@ from vod2.data.synthetic.vod_synth.scene import BenchmarkObject, render
 from vod2.errors import UserError
 
 BENCHMARK = "vod-synth-1"
-REVISION = 1  # raise it with every change that changes a pixel or a box
+REVISION = 2  # raise it with every change that changes a pixel or a box
 
 _STILLS = len(SPLITS)  # number of the stills beside the splits, for the seed
 
