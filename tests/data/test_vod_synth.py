@@ -82,7 +82,7 @@ def _digest(folder):
 
 def test_the_set_is_the_published_one_to_the_pixel(written):
     # A difference means that results are no longer comparable: raise REVISION, or find what draws differently here.
-    assert _digest(written) == "70bc6502b3a0e4c47466b9465dd873e43322e1d18ebe7a00b54d1495ecfb2a58"
+    assert _digest(written) == "1dc29e6fd95dc2b71af97e58a87123cf1454e36d3c54605e4565e03f40605c8e"
 
 
 def test_any_number_of_workers_gives_the_same_bytes(written, tmp_path):
@@ -212,11 +212,24 @@ def test_every_kind_comes_at_graded_strengths_and_in_bursts(videos):
                     counts[kind] += 1
                     strengths[kind].add(strength)
                     lengths["goes on"] += before.get((item.track_id, kind)) == strength
-                    assert 0.15 <= strength <= 1
+                    assert 0.25 <= strength <= 1
             before = {(item.track_id, kind): s for item in objects for kind, s in item.deterioration.items()}
     assert set(counts) == set(KINDS)
     assert all(len(found) > 1 for kind, found in strengths.items() if kind in bad.OBJECT_KINDS)
     assert lengths["goes on"] > 0.5 * sum(counts.values())
+
+
+def test_outside_of_hard_stretches_a_frame_is_clean_but_for_objects_that_cross(videos):
+    """Of the frames in which nothing but occlusion is recorded, few have any; in the others every object has a kind."""
+    own = set(KINDS) - {"occlusion"}
+    easy, crossed, spared = 0, 0, 0
+    for frames in videos.values():
+        for _, objects in frames:
+            hit = [bool(own.intersection(item.deterioration)) for item in objects]
+            easy += not any(hit)
+            crossed += not any(hit) and any(item.deterioration for item in objects)
+            spared += any(hit) and not all(hit)
+    assert easy > 100 and crossed < 0.35 * easy and spared == 0
 
 
 def test_kinds_of_the_frame_befall_every_object_of_it(videos):
