@@ -24,7 +24,6 @@ LSTS = LSTS_KEYS | {
 METHODS = {
     "LSTS": LSTS,
     "LSTS on R-FCN": LSTS | RFCN_KEYS | {"MODEL.LSTS.STAGE": "head_map"},
-    "LSTS by flow": LSTS | {"MODEL.ALIGNER.NAME": "FlowNetS", "MODEL.LSTS.SHARED": True, "MODEL.FLOWNET.WIDTH": 0.03},
     "DFF": {
         "MODEL.VIDEO.PIXEL_AGGREGATOR.NAME": "DFFAggregator",
         "MODEL.FLOWNET.WIDTH": 0.03,
@@ -37,7 +36,6 @@ METHODS = {
         "MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME": "MSTAggregator",
         "VIDEO.TRAIN_SCHEDULE.NAME": "RandomNear",
     },
-    "RDN": {"MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME": "RDNAggregator", "VIDEO.TRAIN_SCHEDULE.NAME": "RandomNear"},
     "RDN without supports": {
         "MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME": "RDNAggregator",
         "VIDEO.TRAIN_SCHEDULE.NAME": "NoSupport",

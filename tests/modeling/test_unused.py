@@ -21,6 +21,16 @@ def test_a_parameter_that_no_loss_depends_on_gets_a_gradient_of_zero_whatever_it
     assert used.grad.tolist() == [5.0] and unused.grad.tolist() == [[0.0, 0.0], [0.0, 0.0]]
 
 
+def test_parameters_of_any_shape_and_precision_get_their_gradient():
+    used, scalar = nn.Parameter(torch.ones(2)), nn.Parameter(torch.tensor(3.0, dtype=torch.float64))
+    half = nn.Parameter(torch.ones(2, 3, 4, 4, dtype=torch.float16).to(memory_format=torch.channels_last))
+    losses = with_zero_gradients({"loss": used.sum()}, [used, scalar, half])
+    losses["loss"].backward()
+    assert losses["loss"].dtype == torch.float32 and losses["loss"].item() == 2
+    assert scalar.grad == 0 and scalar.grad.dtype == torch.float64
+    assert half.grad.shape == half.shape and not half.grad.any()
+
+
 def test_losses_stay_the_same_tensors_where_every_parameter_is_used():
     weight = nn.Parameter(torch.ones(3))
     loss = weight.sum()

@@ -34,11 +34,10 @@ def with_zero_gradients(losses: Mapping[str, Tensor], parameters: Iterable[nn.Pa
         return losses
     reached = parameters_of(losses.values())
     unused = [one for one in parameters if one.requires_grad and one not in reached]
-    if unused:
+    first = next(iter(losses))
+    for one in unused:
         # The sum of no elements: its value is 0 and its gradient is 0 everywhere, also of a weight that is not finite.
-        zero = torch.stack([one.flatten()[:0].sum() for one in unused]).sum()
-        first = next(iter(losses))
-        losses[first] = losses[first] + zero.to(losses[first].dtype)
+        losses[first] = losses[first] + torch.atleast_1d(one)[:0].sum().to(losses[first])
     return losses
 
 
