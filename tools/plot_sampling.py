@@ -6,9 +6,10 @@
 The motion leads from the centre of an annotated object of the training set to where it was some frames before, as a
 location leads from a cell to where its memory is sampled; in cells of conv4 (16 pixels of the resized frame). It is
 measured over the distances that VIDEO.TRAIN_SCHEDULE draws, from a frame to its keyframe and from there to the keyframe
-before; in all frames of at most 100 videos, also those that the dataset does not list for training. The initial locations are drawn anew as
-a training with this configuration begins: exactly those where SEED is not negative, else others of the same
-distribution. Printed: mean, standard deviation, and 5th and 95th percentile of each, horizontally and vertically.
+before; in all frames of at most 100 videos, also those that the dataset does not list for training. The initial
+locations are drawn anew as a training with this configuration begins: exactly those where SEED is not negative, else
+others of the same distribution. Printed: mean, standard deviation, and 5th and 95th percentile of each, horizontally
+and vertically.
 """
 
 import argparse
