@@ -44,6 +44,7 @@ def _add_time(cfg: CfgNode) -> None:
     train.INCLUDE_KEY = True  # RandomVideo: the key frame may be drawn; LocalMemoryGlobal: it is a LOCAL one, too
     train.WITH_KEY = False  # the key frame is a support of itself, too, with its sampled RoIs (SELSA)
     train.INTERVAL = 10  # RandomKeyframe, KeyframeTriplet: distance of two keyframes
+    train.TRIPLET = "stream"  # KeyframeTriplet: "stream", or public code's "online" or "released"
     # The window of a frame in inference
     test = cfg.VIDEO.TEST_SCHEDULE = CfgNode()
     test.NAME = "NoWindow"  # in SUPPORT_SCHEDULE_REGISTRY; "A+B" is the union of A and B
@@ -78,6 +79,7 @@ def _add_model(cfg: CfgNode) -> None:
     cfg.MODEL.ALIGNER = CfgNode({"NAME": ""})  # in ALIGNER_REGISTRY, for methods that align feature maps (LSTS, MST)
     cfg.MODEL.ALIGNER.WIDTH = 128  # DAlign: channels that it works in
     cfg.MODEL.ALIGNER.EMBEDDING_DIM = 256  # all but DAlign, FlowNetS: channels of what is compared
+    cfg.MODEL.ALIGNER.EQUAL_START = True  # the same: the embeddings f and g of a pair of maps begin with equal weights
     cfg.MODEL.ALIGNER.NUM_LOCATIONS = 40  # LearnedSampling: places around a cell; 81 for the uniform window
     cfg.MODEL.ALIGNER.INIT = "gaussian"  # LearnedSampling: how the locations begin, "gaussian" or "uniform"
     cfg.MODEL.ALIGNER.INIT_STD = 1.0  # LearnedSampling: standard deviation of "gaussian", in cells

@@ -137,7 +137,9 @@ CASES = {
             name: LSTS_KEYS | keys
             for name, keys in {
                 "default": {},
-                "two aligners": {"MODEL.LSTS.SHARED": False},
+                "one aligner": {"MODEL.LSTS.SHARED": True},
+                "two sets of locations": {"MODEL.LSTS.SHARED_LOCATIONS": False},
+                "low": {"MODEL.LSTS.DENSE_FEATURE": "low"},
                 "fixed": {"MODEL.LSTS.UPDATE": "fixed", "MODEL.LSTS.DENSE": "fixed"},
                 "memory": {"MODEL.LSTS.TASK": "memory"},
                 "MatchTrans": {"MODEL.ALIGNER.NAME": "MatchTrans"},
@@ -146,7 +148,7 @@ CASES = {
             }.items()
         },
         schedules={"causal": SlidingWindow(2, lookahead=0)},
-        training=KeyframeTriplet(1),
+        training=KeyframeTriplet(1, "online"),  # two keyframes, and a frame after them
         recurrent=True,
         no_gradient=("quality.4.bias", "target_embedding.bias"),  # a softmax does not see them
     ),
@@ -214,12 +216,12 @@ def leaf(frame: Frame, requires_grad: bool) -> Frame:
 
 
 def training_clip(case: Case) -> dict:
-    """The middle one of three frames with the supports that the case draws for it."""
-    video, support = make_video(3), []
-    for index, role in case.training.sample(1, 3, np.random.default_rng(1)):
+    """The middle one of five frames with the supports that the case draws for it."""
+    video, support = make_video(5), []
+    for index, role in case.training.sample(2, 5, np.random.default_rng(1)):
         image = {} if role is Role.KEY else {"image": video[index]}
         support.append({"frame_index": index, "role": role} | image)
-    return {"image": video[1], "video_id": "video", "frame_index": 1, "video_length": 3, "support": support}
+    return {"image": video[2], "video_id": "video", "frame_index": 2, "video_length": 5, "support": support}
 
 
 # 1

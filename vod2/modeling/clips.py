@@ -27,8 +27,7 @@ def images_of(clips: Sequence[dict]) -> list[dict]:
             "a clip has no image because the stream was sent that frame before: use VideoRCNN.step, or wrap the "
             "model in vod2.StreamingModel"
         )
-    # Level 1 may spend less on a frame because its supports help: not where there are none.
-    keys = [clip if clip.get("support") else {**clip, "role": Role.KEYFRAME} for clip in clips]
+    keys = [_key_input(clip) for clip in clips]
     supports = [
         {**one, "video_id": clip.get("video_id", "")}
         for clip in clips
@@ -36,6 +35,17 @@ def images_of(clips: Sequence[dict]) -> list[dict]:
         if one.get("role") is not Role.KEY
     ]
     return [*keys, *supports]
+
+
+def _key_input(clip: dict) -> dict:
+    """The clip as level 1 is to encode its key frame, on which it may spend less because the supports help.
+
+    Not where there are none (role KEYFRAME), nor where the schedule names the key frame itself (role KEY).
+    """
+    roles = roles_of(clip)
+    if not roles:
+        return {**clip, "role": Role.KEYFRAME}
+    return {**clip, "role": Role.KEY} if Role.KEY in roles else clip
 
 
 def roles_of(clip: dict) -> tuple[Role, ...]:

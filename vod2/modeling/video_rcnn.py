@@ -36,6 +36,7 @@ from vod2.modeling.clips import (
 )
 from vod2.modeling.pixel import PixelAggregator, build_pixel_aggregator
 from vod2.modeling.roi_heads import VideoROIHeads
+from vod2.modeling.unused import with_zero_gradients
 from vod2.modeling.video_rpn import VideoRPN
 from vod2.structures import Frame, PreciseBoxes, Support, TemporalContext
 from vod2.temporal import FrameMemory
@@ -89,7 +90,10 @@ class VideoRCNN(GeneralizedRCNN):
         return ret
 
     def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
-        """B clips -> losses in training, else B times {"instances": Instances} in original pixels."""
+        """B clips -> losses in training, else B times {"instances": Instances} in original pixels.
+
+        Every parameter that learns gets a gradient from the losses, 0 where these clips do not use it.
+        """
         if not self.training:
             return self.inference(batched_inputs)
         plain, contexts = self._clips(batched_inputs)
@@ -101,7 +105,8 @@ class VideoRCNN(GeneralizedRCNN):
         contexts = self._enter_clips(plain, contexts)
         keys, contexts, rpn_losses = self._propose_clips(keys, contexts, targets)
         keys, contexts = self._identified(keys, contexts, batched_inputs)
-        return mean_losses(enhanced) | rpn_losses | self.roi_heads.detect(keys, contexts).losses
+        losses = mean_losses(enhanced) | rpn_losses | self.roi_heads.detect(keys, contexts).losses
+        return with_zero_gradients(losses, self.parameters())
 
     @torch.no_grad()
     def inference(

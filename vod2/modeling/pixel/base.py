@@ -29,7 +29,8 @@ class PixelAggregator(nn.Module, ABC):
         """Images (B, 3, H, W), normalised and padded -> what is kept of each: {level: (1, C, H/s, W/s)}.
 
         A method that spends less on some frames, or that looks at images, overrides this. In a stream and for the key
-        frames of clips the role is None: the frame's number must then tell what the frame is to the method.
+        frames of clips the role is None: the frame's number must then tell what the frame is to the method. A key frame
+        has the role KEYFRAME where its clip has no supports, and KEY where the training schedule names it as one.
         """
         features = backbone(images)
         return [{name: value[row : row + 1] for name, value in features.items()} for row in range(len(images))]
