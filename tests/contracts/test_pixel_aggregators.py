@@ -31,6 +31,7 @@ from helpers.contracts import (
 from helpers.device import autocast, autocast_dtypes, tolerance
 from helpers.models import (
     LSTS_KEYS,
+    RFCN_KEYS,
     assert_same_detections,
     build_detector,
     build_image_detector,
@@ -115,7 +116,11 @@ CASES = {
     "DFFAggregator": Case(
         variants={
             name: {"MODEL.FLOWNET.WIDTH": 0.0625, "VIDEO.TEST_SCHEDULE.INTERVAL": 3} | keys
-            for name, keys in {"default": {}, "legacy": {"MODEL.FLOWNET.LEGACY_WARP": True}}.items()
+            for name, keys in {
+                "default": {},
+                "legacy": {"MODEL.FLOWNET.LEGACY_WARP": True, "MODEL.DFF.WARP_KEYFRAMES": True},
+                "R-FCN": RFCN_KEYS | {"MODEL.DFF.STAGE": "head_map"},
+            }.items()
         },
         schedules={"keyframes": Keyframes(3)},
         training=RandomKeyframe(3),
@@ -126,6 +131,7 @@ CASES = {
             for name, keys in {
                 "default": {},
                 "legacy": {"MODEL.FLOWNET.LEGACY_WARP": True},
+                "R-FCN": RFCN_KEYS | {"MODEL.FGFA.STAGE": "head_map"},
                 "RDN": {"MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME": "RDNAggregator"},
             }.items()
         },
