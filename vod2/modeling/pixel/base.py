@@ -69,8 +69,8 @@ def aggregated_stage(cfg: CfgNode, shapes: dict[str, ShapeSpec], stage: str, key
     before = [level for level in read if level in STAGES[: STAGES.index(stage)]]
     if before:
         raise UserError(
-            f"{key} is {stage!r}, but MODEL.RPN.IN_FEATURES or MODEL.ROI_HEADS.IN_FEATURES name {before[0]!r}, which the "
-            f"backbone makes before it: set {key} to {before[0]!r}, or let them read later maps"
+            f"{key} is {stage!r}, but MODEL.RPN.IN_FEATURES or MODEL.ROI_HEADS.IN_FEATURES name {before[0]!r}, which "
+            f"the backbone makes before it: set {key} to {before[0]!r}, or let them read later maps"
         )
     return stage
 
