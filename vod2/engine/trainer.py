@@ -41,8 +41,9 @@ class VideoTrainer(DefaultTrainer):
         super().__init__(cfg)
 
     def resume_or_load(self, resume: bool = True) -> LoadReport | None:
-        """Detectron2's; where it does not resume, what was loaded of MODEL.WEIGHTS is logged, and returned. A flow network
-        then begins with MODEL.FLOWNET.WEIGHTS.
+        """Detectron2's; where it does not resume, what was loaded of MODEL.WEIGHTS is logged, and returned.
+
+        Flow networks then begin with MODEL.FLOWNET.WEIGHTS.
 
         Raises:
             UserError: if one of these files cannot be had or read, or is of another backbone or flow network.

@@ -1,8 +1,9 @@
 """FlowNetS trained on Flying Chairs, alone: what `vod2.layers.FlowNetS` begins with.
 
-Three public codes have it: FlowNetPytorch (with batch normalisation or without), mmtracking, and the PyTorch code of MEGA,
-whose names are Caffe's. The first two are trained on RGB and have no bias where the flow is predicted and maps are
-enlarged; here it is 0. Flow is a twentieth of pixels of the image that the network sees, in all of them.
+Three public codes have it: FlowNetPytorch (with batch normalisation or without), mmtracking, and the PyTorch code of
+MEGA, whose names are Caffe's. The first two are trained on RGB and have no bias where the flow is predicted and where
+maps are enlarged; here it is 0. All of them put out a twentieth of the flow in pixels of the image that they see. The
+mean that they take from an image differs by up to .035 of the pixels' range from MODEL.PIXEL_MEAN, which stays.
 """
 
 import re
