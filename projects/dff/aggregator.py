@@ -97,7 +97,7 @@ class DFFAggregator(PixelAggregator):
             return Aggregated({self.stage: self._own(key)})
         keyframe = max(keyframes, key=lambda frame: frame.index)
         if keyframe.index == key.index and not self.warp_keyframes:
-            return Aggregated({self.stage: keyframe.features[self.stage]})
+            return Aggregated({self.stage: keyframe.features[self.stage].clone()})  # the memory keeps its own
         flow, scale = self.flownet(key.features[IMAGE], keyframe.features[IMAGE])
         warped = warp(keyframe.features[self.stage], flow, legacy=self.legacy_warp)
         return Aggregated({self.stage: warped * scale})
