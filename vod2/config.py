@@ -88,6 +88,7 @@ def _add_model(cfg: CfgNode) -> None:
     cfg.MODEL.ALIGNER.LR_MULTIPLIER = 10.0  # LearnedSampling: on the learning rate of the locations
     flow = cfg.MODEL.FLOWNET = CfgNode()  # optical flow, for methods that warp feature maps along it
     flow.WIDTH = 1.0  # factor of its inner channels
+    flow.WEIGHTS = ""  # what it begins a training with, of convert_checkpoint.py --from flownets; "" for a flow of 0
     flow.LEGACY_WARP = False  # warp as the public code of DFF and FGFA does, for its weights
     legacy = cfg.MODEL.LEGACY = CfgNode()  # conventions of older code, for weights that were trained with it
     legacy.INCLUSIVE_BOXES = False  # boxes include their last pixel (width x2 - x1 + 1), in targets and detections, too

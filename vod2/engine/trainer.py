@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from vod2.atomic import write_json
-from vod2.checkpoint import LoadReport, load_initial_weights
+from vod2.checkpoint import LoadReport, load_flow_weights, load_initial_weights
 from vod2.d2 import (
     CfgNode,
     COCOEvaluator,
@@ -43,11 +43,16 @@ class VideoTrainer(DefaultTrainer):
     def resume_or_load(self, resume: bool = True) -> LoadReport | None:
         """Detectron2's; where it does not resume, what was loaded of MODEL.WEIGHTS is logged, and returned.
 
+        Flow networks then begin with MODEL.FLOWNET.WEIGHTS.
+
         Raises:
-            UserError: if MODEL.WEIGHTS cannot be had or read, or is of another backbone.
+            UserError: if one of these files cannot be had or read, or is of another backbone or flow network.
         """
         if not (resume and self.checkpointer.has_checkpoint()):
-            return load_initial_weights(self.checkpointer.model, self.cfg.MODEL.WEIGHTS)
+            report = load_initial_weights(self.checkpointer.model, self.cfg.MODEL.WEIGHTS)
+            if self.cfg.MODEL.FLOWNET.WEIGHTS:
+                load_flow_weights(self.checkpointer.model, self.cfg.MODEL.FLOWNET.WEIGHTS)
+            return report
         super().resume_or_load(resume)
         return None
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from vod2.d2 import CfgNode, Registry, ShapeSpec
-from vod2.errors import lookup, settings
+from vod2.errors import UserError, lookup, settings
 from vod2.modeling.aggregation import Aggregated
 from vod2.structures import Frame, Support, TemporalContext
 
@@ -51,6 +51,29 @@ class PixelAggregator(nn.Module, ABC):
     @abstractmethod
     def forward(self, key: Frame, context: TemporalContext) -> Aggregated[dict[str, Tensor]]:
         """key and context hold what `encode` made -> {stage: (1, C, H, W)}; with T = 0 the key's own map unchanged."""
+
+
+STAGES = ("res2", "res3", "res4", "res5", "head_map")
+"""Outputs of a backbone that may be aggregated, in their order."""
+
+
+def aggregated_stage(cfg: CfgNode, shapes: dict[str, ShapeSpec], stage: str, key: str) -> str:
+    """`stage`, the value of the configuration key `key`, if RPN and heads read it or what the backbone makes of it.
+
+    Raises:
+        UserError: if the backbone has no such output, or RPN or heads read one before it.
+    """
+    known = [name for name in STAGES if name in shapes]
+    if stage not in known:
+        raise UserError(f"{key} is {stage!r}: the backbone {cfg.MODEL.BACKBONE.NAME} has {', '.join(known)}")
+    read = (*cfg.MODEL.RPN.IN_FEATURES, *cfg.MODEL.ROI_HEADS.IN_FEATURES)
+    before = [level for level in read if level in STAGES[: STAGES.index(stage)]]
+    if before:
+        raise UserError(
+            f"{key} is {stage!r}, but MODEL.RPN.IN_FEATURES or MODEL.ROI_HEADS.IN_FEATURES name {before[0]!r}, which "
+            f"the backbone makes before it: set {key} to {before[0]!r}, or let them read later maps"
+        )
+    return stage
 
 
 def build_pixel_aggregator(cfg: CfgNode, shapes: dict[str, ShapeSpec]) -> PixelAggregator | None:
