@@ -27,7 +27,7 @@ from vod2.errors import UserError
 from vod2.layers import RelationModules
 from vod2.modeling.object_ids import object_ids
 from vod2.modeling.pixel import ALIGNER_REGISTRY, Aligner, build_pixel_aggregator
-from vod2.structures import Frame, ProposalSet, Role, TemporalContext
+from vod2.structures import BACKGROUND, UNKNOWN, Frame, ProposalSet, Role, TemporalContext
 from vod2.temporal import FrameMemory, SlidingWindow
 
 HEADS, SMALL, CHANNELS = 4, 16, 8
@@ -37,6 +37,7 @@ FRAMES = {
     "MODEL.ALIGNER.WIDTH": 4,
     "MODEL.MST.KEY_STRIDE": 2,
 }
+TO_REFERENCE = {"MODEL.MST.FRAME": False, "MODEL.MST.ALIGN_TO": "reference"}
 MST = FRAMES | {"MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME": "MSTAggregator"}
 
 
@@ -56,16 +57,18 @@ class BrightnessAligner(Aligner):
 def make_head(**arguments) -> MSTAggregator:
     """An MST head of 16 features whose weights are large enough for every term to matter."""
     torch.manual_seed(0)
-    values = {"relations": RelationModules(SMALL, HEADS, geometry_dim=16, scale=10.0)}
+    values = {"relations": RelationModules(SMALL, HEADS, geometry_dim=16, scale=10.0, scaled=False)}
     head = MSTAggregator(**(values | {"support_topk": 5, "topk": 3, "ratio": 0.3} | arguments))
     for parameter in head.parameters():
         torch.nn.init.normal_(parameter, std=0.4)
     return head.double()
 
 
-def assert_equals_reference(head: MSTAggregator, query, context) -> None:
-    supports = [frame.proposals.top(head.support_topk) for frame in context.frames]
-    numbers = {"topk": head.topk, "ratio": head.ratio, "scale": 10.0, "wavelength": 1000.0}
+def assert_equals_reference(head: MSTAggregator, query, context, **options) -> None:
+    """The supports of `random_context` are by descending scores."""
+    supports = [frame.proposals for frame in context.frames]
+    numbers = {"topk": head.topk, "ratio": head.ratio, "scale": 10.0, "wavelength": 1000.0} | options
+    numbers |= {"best": head.support_topk, "pool": head.support_pool or 1000}
     expected = mst_head(head.state_dict(), query, supports, heads=HEADS, **numbers)
     torch.testing.assert_close(head(query, context).value, expected, rtol=1e-9, atol=1e-9)
 
@@ -92,6 +95,28 @@ class TestProposalAndInstanceLevel:
         rng = torch.Generator().manual_seed(3)
         assert_equals_reference(make_head(), random_proposals(4, SMALL, rng), random_context(counts, SMALL, rng))
 
+    @pytest.mark.parametrize(
+        "scaled, aspect, pool", [(True, False, 0), (False, True, 0), (False, False, 2), (False, False, 6)]
+    )
+    def test_scale_aspect_ratios_and_the_pool_of_the_instance_level_are_keys(self, scaled, aspect, pool):
+        rng = torch.Generator().manual_seed(2)
+        query, context = random_proposals(4, SMALL, rng), random_context([6, 7], SMALL, rng)
+        relations = RelationModules(SMALL, HEADS, geometry_dim=16, scale=10.0, scaled=scaled)
+        head = make_head(relations=relations, aspect=aspect, instance_pool=pool)
+        assert_equals_reference(head, query, context, scaled=scaled, terms=3 if aspect else 2)
+
+    def test_the_instance_level_looks_at_proposals_that_the_proposal_level_does_not(self):
+        """R^s of equation 12 are all proposals, R^st of equation 10 the best of each frame."""
+        rng = torch.Generator().manual_seed(9)
+        query, context = random_proposals(1, SMALL, rng), random_context([8], SMALL, rng)
+        (frame,) = context.frames
+        features = frame.proposals.features.clone()
+        features[5:] += 1
+        changed = TemporalContext((frame.with_(proposals=replace(frame.proposals, features=features)),), context.roles)
+        for instance, same in ((False, True), (True, False)):
+            head = make_head(instance=instance, ratio=1.0)
+            assert head(query, context).value.equal(head(query, changed).value) == same
+
     def test_with_ids_the_head_is_that_of_training(self):
         rng = torch.Generator().manual_seed(4)
         query, context = random_proposals(5, SMALL, rng), random_context([3, 2], SMALL, rng)
@@ -105,6 +130,23 @@ class TestProposalAndInstanceLevel:
         query, context = with_ids(query, context, [7, -1, 2, 5], [[7, 2, -1], [7, -1]])
         value = make_head(num_proposal=0)(query, context).value
         assert value.ne(query.features).any(dim=1).tolist() == [True, False, True, False]
+
+    def test_a_support_that_nobody_has_annotated_is_no_support_by_id_and_changes_nothing_for_the_others(self):
+        rng = torch.Generator().manual_seed(4)
+        query, context = random_proposals(3, SMALL, rng), random_context([3, 2], SMALL, rng)
+        query, context = with_ids(query, context, [7, -1, -2], [[7, 2, -1], [-2, -2]])
+        assert_equals_reference(make_head(), query, context)
+        first = TemporalContext(context.frames[:1], context.roles[:1])
+        head = make_head(num_proposal=0)
+        torch.testing.assert_close(head(query, context).value, head(query, first).value)
+        assert head(query, context).value.ne(query.features).any(dim=1).tolist() == [True, False, False]
+
+    @pytest.mark.parametrize("own, others", [([-2, -2, -2], [[7, 2], [-1]]), ([7, -1, 7], [[-2, -2], [-2]])])
+    def test_where_one_side_knows_nothing_the_head_is_that_of_inference(self, own, others):
+        rng = torch.Generator().manual_seed(4)
+        query, context = random_proposals(3, SMALL, rng), random_context([2, 1], SMALL, rng)
+        expected = make_head()(query, context).value
+        assert make_head()(*with_ids(query, context, own, others)).value.equal(expected)
 
     def test_a_support_of_another_object_does_not_matter(self):
         rng = torch.Generator().manual_seed(5)
@@ -130,7 +172,7 @@ class TestProposalAndInstanceLevel:
         rng = torch.Generator().manual_seed(7)
         query, context = random_proposals(4, SMALL, rng), random_context([5, 5], SMALL, rng)
         head = make_head(ratio=ratio)
-        rows, mask = head._same_object(query.features, query, context.proposals(5))
+        rows, mask = head._same_object(query.features, query, context.proposals())
         assert rows.tolist() == [0, 1, 2] and mask.sum(dim=1).tolist() == [expected] * 3
 
     def test_the_gradient_agrees_with_finite_differences(self):
@@ -143,7 +185,10 @@ class TestProposalAndInstanceLevel:
     def test_the_defaults_are_those_of_the_paper(self):
         head = MSTAggregator(vod2.add_video_config(get_cfg()), 1024)
         assert (len(head.relations), head.support_topk, head.topk, head.ratio, head.id_iou) == (2, 75, 20, 0.2, 0.5)
-        assert head.instance.num_heads == 16 and not head.instance.geometry.position
+        assert head.support_pool == 0  # all of R^s
+        for relation in (*head.relations, head.instance):
+            assert relation.num_heads == 16 and relation.scale == 1.0
+            assert not relation.geometry.position and not relation.geometry.aspect
 
     def test_without_instance_level_no_ids_are_asked_for(self):
         assert make_head(instance=False).id_iou is None
@@ -151,8 +196,9 @@ class TestProposalAndInstanceLevel:
     @pytest.mark.parametrize(
         "arguments, message",
         [
-            ({"num_proposal": -1}, "at least 0, got -1, 5, 3"),
-            ({"topk": -2}, "at least 0, got 2, 5, -2"),
+            ({"num_proposal": -1}, "at least 0, got -1, 5, 3, 0"),
+            ({"topk": -2}, "at least 0, got 2, 5, -2, 0"),
+            ({"instance_pool": -1}, "at least 0, got 2, 5, 3, -1"),
             ({"ratio": 0.0}, r"RATIO in \(0, 1\], got 0.0"),
             ({"id_iou": 1.5}, r"ID_IOU in \[0, 1\], got 1.5"),
         ],
@@ -192,6 +238,16 @@ def expected_map(module: MSTFrames, own: int, others: list[int], stride: int = 2
 
 
 class TestFrameLevel:
+    @pytest.mark.parametrize("residual", [False, True])
+    @pytest.mark.parametrize("modulated", [False, True])
+    def test_what_alignment_gives_replaces_the_map_or_is_added_to_it_as_the_keys_say(self, residual, modulated):
+        keys = {"MODEL.ALIGNER.RESIDUAL": residual, "MODEL.ALIGNER.MODULATED": modulated}
+        state = make_frames(keys).align.layers.state_dict()
+        assert len(state["align.sampling.bias"]) == (27 if modulated else 18)
+        source, target = make_frame(2).features["res4"], make_frame(3).features["res4"]
+        expected = align(state, source[0], target[0], residual)
+        torch.testing.assert_close(make_frames(keys).align(source, target)[0], expected, rtol=1e-9, atol=1e-9)
+
     @pytest.mark.parametrize("aligner", ["DAlign", ""])
     def test_the_map_of_a_key_frame_is_equations_one_to_six(self, aligner):
         module = make_frames({"MODEL.ALIGNER.NAME": aligner})
@@ -248,6 +304,8 @@ class TestFrameLevel:
             ({"MODEL.MST.QUERY": "none"}, "expected 'all' or 'reference', got 'none'"),
             ({"MODEL.MST.FRAME": False, "MODEL.ALIGNER.NAME": ""}, "there is nothing to do"),
             ({"MODEL.VIDEO.RELATION.NUM_HEADS": 3}, "3 heads do not divide 8"),
+            ({"MODEL.MST.ALIGN_TO": "both"}, "expected 'neighbour' or 'reference', got 'both'"),
+            ({"MODEL.MST.ALIGN_TO": "reference"}, "is for MODEL.MST.FRAME False"),
         ],
     )
     def test_values_that_make_no_sense_are_refused(self, keys, message):
@@ -278,16 +336,21 @@ class TestObjectIds:
     def test_a_frame_without_objects_is_all_background(self):
         assert object_ids(make_boxes([0, 0, 1, 1]), tracked([], []), 0.5).tolist() == [-1]
 
-    @pytest.mark.parametrize("targets", [None, tracked(None), tracked([3, -1])], ids=["none", "no tracks", "unknown"])
-    def test_where_a_track_is_unknown_so_are_all_ids(self, targets):
-        assert object_ids(make_boxes([0, 0, 1, 1]), targets, 0.5) is None
+    @pytest.mark.parametrize("targets", [None, tracked(None)], ids=["no targets", "no tracks"])
+    def test_in_a_frame_without_annotations_all_ids_are_unknown(self, targets):
+        assert object_ids(make_boxes([0, 0, 1, 1], [0, 0, 9, 9]), targets, 0.5).tolist() == [UNKNOWN, UNKNOWN]
+
+    def test_a_box_is_unknown_if_its_object_has_no_track(self):
+        boxes = make_boxes([0, 0, 10, 10], [20, 0, 30, 10], [50, 50, 60, 60])
+        assert object_ids(boxes, tracked([-1, 9], self.OBJECTS), 0.5).tolist() == [UNKNOWN, 9, BACKGROUND]
 
     def test_ids_go_with_their_proposals(self):
         one = replace(random_proposals(3, SMALL, torch.Generator().manual_seed(0)), ids=torch.tensor([4, -1, 6]))
         unknown = replace(one, ids=None)
         assert ProposalSet.cat([one, one]).top(2).ids.tolist() == [4, -1, 4, -1]
         assert one.detach()[torch.tensor([2, 0])].ids.tolist() == [6, 4]
-        assert ProposalSet.cat([one, unknown]).ids is None
+        assert ProposalSet.cat([unknown, one]).ids.tolist() == [UNKNOWN] * 3 + [4, -1, 6]
+        assert ProposalSet.cat([unknown, unknown]).ids is None
         with pytest.raises(ValueError, match="ids: expected 3 rows"):
             replace(one, ids=torch.tensor([4]))
 
@@ -325,7 +388,7 @@ class TestTraining:
 
     def test_without_tracks_nobody_claims_to_know(self):
         query, context, losses = trained_proposals(MST, training_clip(None))
-        assert query.ids is not None and context.proposals().ids is None
+        assert (query.ids != UNKNOWN).all() and (context.proposals().ids == UNKNOWN).all()
         assert all(value.isfinite() for value in losses.values())
 
     def test_where_no_support_shows_the_object_every_parameter_still_has_a_gradient(self):
@@ -369,6 +432,32 @@ class TestStreams:
     def test_with_the_reference_as_only_query_any_window_will_do(self, schedule):
         for streamed, clip in stream_and_clips(MST | {"MODEL.MST.QUERY": "reference"}, schedule):
             assert_same_detections(streamed, clip, 1e-10)
+
+    @pytest.mark.parametrize("schedule", [SlidingWindow(1), SlidingWindow(2, lookahead=0)], ids=["both", "causal"])
+    def test_supports_that_are_aligned_to_each_reference_anew_make_of_any_stream_its_clips(self, schedule):
+        """Table III (e) as the paper has it."""
+        for streamed, clip in stream_and_clips(MST | TO_REFERENCE, schedule):
+            assert_same_detections(streamed, clip, 1e-10)
+
+    def test_with_the_reference_as_goal_every_support_is_aligned_to_each_key_frame(self):
+        model, video, schedule = (
+            build_detector(MST | TO_REFERENCE, dtype=torch.float64),
+            make_video(4),
+            SlidingWindow(9),
+        )
+        entered, enter = [], model.pixel_aggregator.enter
+
+        def watched(frame, context):
+            entered.append((frame, model.pixel_aggregator._target(frame, context), enter(frame, context)))
+            return entered[-1][2]
+
+        model.pixel_aggregator.enter = watched
+        list(detect_as_stream(model, video, schedule))
+        assert [(frame.index, key.index) for frame, key, _ in entered] == [(i, t) for t in range(4) for i in range(4)]
+        state = model.pixel_aggregator.align.layers.state_dict()
+        frame, key, found = entered[6]
+        expected = align(state, frame.features["res4"][0], key.features["res4"][0])
+        torch.testing.assert_close(found["res4"][0], expected, rtol=1e-6, atol=1e-6)
 
     def test_the_memory_keeps_maps_as_the_backbone_made_them(self):
         model, video, memory = build_detector(MST, dtype=torch.float64), make_video(4), FrameMemory(SlidingWindow(2))
