@@ -9,6 +9,7 @@ import pytest
 import torch
 from helpers.models import (
     IMAGE_SIZE,
+    ROOT,
     assert_same_detections,
     build_detector,
     freeze_statistics,
@@ -22,7 +23,8 @@ from reference.mst import align, frame_level, mst_head
 from vod2.projects.mst import MSTAggregator, MSTFrames
 
 import vod2
-from vod2.d2 import Boxes, EventStorage, Instances, ShapeSpec, get_cfg
+from vod2.d2 import Boxes, EventStorage, Instances, ShapeSpec, build_model, get_cfg
+from vod2.engine import load_config
 from vod2.errors import UserError
 from vod2.layers import RelationModules
 from vod2.modeling.object_ids import object_ids
@@ -506,6 +508,36 @@ class TestStreams:
         frame = make_frame(3)
         assert module(frame, context_of(2, 4)).value["res4"].equal(frame.features["res4"])
         assert module.enter(frame, context_of(2, 4))["res4"].equal(frame.features["res4"])
+
+
+class TestPublishedConfigurations:
+    def test_the_whole_model_has_the_parameters_of_table_iv(self):
+        """65.027 M with RoI features that are averaged before their fully connected layer, 165.7 M without."""
+        cfg = load_config(str(ROOT / "configs/MST_R101.yaml"))
+        cfg.defrost()
+        cfg.MODEL.DEVICE = "meta"
+        for head, expected in (("AveragedBoxHead", 65.027e6), ("FastRCNNConvFCHead", 65.027e6 + 48 * 2048 * 1024)):
+            cfg.MODEL.ROI_BOX_HEAD.NAME = head
+            with torch.device("meta"):
+                count = sum(parameter.numel() for parameter in build_model(cfg).parameters())
+            assert count == pytest.approx(expected, rel=1e-3)
+
+    @pytest.mark.parametrize("row", ["FasterRCNN", "FGFA", "RDN_Base", "RDN", "MEGA"])
+    def test_a_row_of_table_two_is_the_method_on_uavdt(self, row):
+        cfg = load_config(str(ROOT / f"configs/ablations/MST_UAVDT_{row}.yaml"))
+        assert (cfg.DATASETS.TRAIN, cfg.DATASETS.TEST) == (("uavdt_train",), ("uavdt_test",))
+        assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == 3
+        method = {"FasterRCNN": "", "FGFA": "FGFAAggregator"}.get(row, f"{row.partition('_')[0]}Aggregator")
+        video = cfg.MODEL.VIDEO
+        assert (video.PIXEL_AGGREGATOR if row == "FGFA" else video.PROPOSAL_AGGREGATOR).NAME == method
+
+
+class TestTrainedOnAllProposals:
+    @pytest.mark.parametrize("pool, count", [(0, 20), (9, 9), (3, 6)])
+    def test_supports_in_training_have_the_proposals_that_the_instance_level_looks_at(self, pool, count):
+        """The detector makes 20 of a frame; its proposal level looks at 6."""
+        _, context, _ = trained_proposals(MST | {"MODEL.MST.INSTANCE_POOL": pool}, training_clip())
+        assert context.proposals().counts().tolist() == [count, count]
 
 
 def test_boxes_of_the_ground_truth_may_be_of_another_precision():

@@ -46,7 +46,7 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def deformable(state: State, x: Tensor, guide: Tensor) -> Tensor:
-    """Equation 2; offsets, and masks for the taps if there are 27 numbers, are a convolution of `guide` (equation 1)."""
+    """Equation 2; offsets, and masks for the taps if there are 27 numbers, are a convolution of `guide`."""
     sampling = convolve(guide, state["sampling.weight"], state["sampling.bias"])
     _, height, width = x.shape
     out = torch.zeros(len(state["weight"]), height, width, dtype=torch.float64)
