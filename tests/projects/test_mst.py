@@ -13,9 +13,9 @@ from helpers.models import (
     assert_same_detections,
     build_detector,
     freeze_statistics,
-    make_targets,
     make_video,
     tiny_cfg,
+    tracked,
 )
 from helpers.proposals import random_context, random_proposals
 from helpers.streams import detect_as_stream, step_clip, window_clip
@@ -23,13 +23,13 @@ from reference.mst import align, frame_level, mst_head
 from vod2.projects.mst import MSTAggregator, MSTFrames
 
 import vod2
-from vod2.d2 import Boxes, EventStorage, Instances, ShapeSpec, build_model, get_cfg
+from vod2.d2 import EventStorage, ShapeSpec, build_model, get_cfg
 from vod2.engine import load_config
 from vod2.errors import UserError
 from vod2.layers import RelationModules
 from vod2.modeling.object_ids import object_ids
 from vod2.modeling.pixel import ALIGNER_REGISTRY, Aligner, build_pixel_aggregator
-from vod2.structures import BACKGROUND, UNKNOWN, Frame, ProposalSet, Role, TemporalContext
+from vod2.structures import UNKNOWN, Frame, Role, TemporalContext
 from vod2.temporal import FrameMemory, SlidingWindow
 
 HEADS, SMALL, CHANNELS = 4, 16, 8
@@ -315,51 +315,6 @@ class TestFrameLevel:
             make_frames(keys)
 
 
-def make_boxes(*boxes: list[float]) -> torch.Tensor:
-    return torch.tensor(boxes, dtype=torch.float64).reshape(-1, 4)
-
-
-def tracked(tracks: list[int] | None, boxes: list[list[float]] | None = None) -> Instances:
-    """The ground truth of `make_targets`, its objects with `tracks`."""
-    targets = make_targets(boxes, None if boxes is None else [0] * len(boxes))
-    if tracks is not None:
-        targets.gt_track_ids = torch.tensor(tracks, dtype=torch.int64)
-    return targets
-
-
-class TestObjectIds:
-    OBJECTS = [[0.0, 0.0, 10.0, 10.0], [20.0, 0.0, 30.0, 10.0]]
-
-    def test_a_box_has_the_track_of_the_object_it_overlaps_most_from_the_threshold_on(self):
-        boxes = make_boxes([0, 0, 10, 10], [0, 0, 10, 5], [0, 0, 10, 4.9], [21, 0, 30, 10], [50, 50, 60, 60])
-        ids = object_ids(boxes, tracked([4, 9], self.OBJECTS), 0.5)
-        assert ids.tolist() == [4, 4, -1, 9, -1] and ids.dtype == torch.int64
-
-    def test_a_frame_without_objects_is_all_background(self):
-        assert object_ids(make_boxes([0, 0, 1, 1]), tracked([], []), 0.5).tolist() == [-1]
-
-    @pytest.mark.parametrize("targets", [None, tracked(None)], ids=["no targets", "no tracks"])
-    def test_in_a_frame_without_annotations_all_ids_are_unknown(self, targets):
-        assert object_ids(make_boxes([0, 0, 1, 1], [0, 0, 9, 9]), targets, 0.5).tolist() == [UNKNOWN, UNKNOWN]
-
-    def test_a_box_is_unknown_if_its_object_has_no_track(self):
-        boxes = make_boxes([0, 0, 10, 10], [20, 0, 30, 10], [50, 50, 60, 60])
-        assert object_ids(boxes, tracked([-1, 9], self.OBJECTS), 0.5).tolist() == [UNKNOWN, 9, BACKGROUND]
-
-    def test_ids_go_with_their_proposals(self):
-        one = replace(random_proposals(3, SMALL, torch.Generator().manual_seed(0)), ids=torch.tensor([4, -1, 6]))
-        unknown = replace(one, ids=None)
-        assert ProposalSet.cat([one, one]).top(2).ids.tolist() == [4, -1, 4, -1]
-        assert one.detach()[torch.tensor([2, 0])].ids.tolist() == [6, 4]
-        assert ProposalSet.cat([unknown, one]).ids.tolist() == [UNKNOWN] * 3 + [4, -1, 6]
-        assert ProposalSet.cat([unknown, unknown]).ids is None
-        with pytest.raises(ValueError, match="ids: expected 3 rows"):
-            replace(one, ids=torch.tensor([4]))
-
-    def test_no_boxes_have_no_ids(self):
-        assert object_ids(make_boxes(), tracked([1, 2]), 0.5).tolist() == []
-
-
 def training_clip(support_tracks: list[int] | None = (5, 8)) -> dict:
     """Three frames with the same two objects, of which the tracks are known."""
     video = make_video(3)
@@ -538,9 +493,3 @@ class TestTrainedOnAllProposals:
         """The detector makes 20 of a frame; its proposal level looks at 6."""
         _, context, _ = trained_proposals(MST | {"MODEL.MST.INSTANCE_POOL": pool}, training_clip())
         assert context.proposals().counts().tolist() == [count, count]
-
-
-def test_boxes_of_the_ground_truth_may_be_of_another_precision():
-    targets = Instances(IMAGE_SIZE, gt_boxes=Boxes(torch.tensor([[0.0, 0.0, 8.0, 8.0]])))
-    targets.gt_track_ids = torch.tensor([3])
-    assert object_ids(make_boxes([0, 0, 8, 8]), targets, 0.5).tolist() == [3]
