@@ -78,7 +78,7 @@ class MSTFrames(PixelAggregator):
         # The window of a frame names the frame itself, which needs no alignment; a still image has no other.
         others = [frame for frame in context.frames if frame.index != key.index] or list(context.frames)
         if self.attend is None or not others:
-            return Aggregated({self.stage: own})
+            return Aggregated({self.stage: own.clone()})  # a result shares no memory with the frames
         maps = torch.cat([own, self._aligned(others, key)])
         return Aggregated({self.stage: own + self.attend(own, maps)})
 
