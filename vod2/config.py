@@ -78,6 +78,8 @@ def _add_model(cfg: CfgNode) -> None:
     relation.GEOMETRY_WAVELENGTH = 1000.0  # its longest wavelength
     cfg.MODEL.ALIGNER = CfgNode({"NAME": ""})  # in ALIGNER_REGISTRY, for methods that align feature maps (LSTS, MST)
     cfg.MODEL.ALIGNER.WIDTH = 128  # DAlign: channels that it works in
+    cfg.MODEL.ALIGNER.RESIDUAL = False  # DAlign: the aligned map is added to the support's, rather than replacing it
+    cfg.MODEL.ALIGNER.MODULATED = True  # DAlign: the taps of its deformable layers have masks beside their offsets
     cfg.MODEL.ALIGNER.EMBEDDING_DIM = 256  # all but DAlign, FlowNetS: channels of what is compared
     cfg.MODEL.ALIGNER.EQUAL_START = True  # the same: the embeddings f and g of a pair of maps begin with equal weights
     cfg.MODEL.ALIGNER.NUM_LOCATIONS = 40  # LearnedSampling: places around a cell; 81 for the uniform window

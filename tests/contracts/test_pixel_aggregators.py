@@ -164,6 +164,19 @@ CASES = {
             "default": {"MODEL.ALIGNER.NAME": "DAlign", "MODEL.ALIGNER.WIDTH": 4},
             "without alignment": {},
             "all pairs": {"MODEL.MST.KEY_STRIDE": 1},
+            "offsets alone, added": {
+                "MODEL.ALIGNER.NAME": "DAlign",
+                "MODEL.ALIGNER.WIDTH": 4,
+                "MODEL.ALIGNER.RESIDUAL": True,
+                "MODEL.ALIGNER.MODULATED": False,
+            },
+            "to each reference": {
+                "MODEL.ALIGNER.NAME": "DAlign",
+                "MODEL.ALIGNER.WIDTH": 4,
+                "MODEL.MST.FRAME": False,
+                "MODEL.MST.ALIGN_TO": "reference",
+                "MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME": "MSTAggregator",
+            },
             "MST": {
                 "MODEL.ALIGNER.NAME": "DAlign",
                 "MODEL.ALIGNER.WIDTH": 4,

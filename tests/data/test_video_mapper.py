@@ -231,7 +231,9 @@ def test_without_a_template_other_frames_are_found_by_their_dicts(dicts):
     clip = training_mapper(These(4, 3), index=VideoIndex(plain))(plain[0])
     # Frame 3 has no file; 2 is as near as 4 and comes first.
     assert [(s["frame_index"], value(s["image"])) for s in clip["support"]] == [(4, 4), (3, 2)]
-    assert "instances" in clip["support"][0] and "instances" not in clip["support"][1]
+    # Ground truth is that of the image which is seen.
+    boxes = [one["instances"].gt_boxes.tensor.tolist() for one in clip["support"]]
+    assert boxes == [[[0, 4, 12, 20]], [[0, 4, 10, 20]]]
 
 
 def test_without_a_template_or_an_index_the_error_says_what_is_needed(dicts):

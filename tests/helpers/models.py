@@ -119,6 +119,14 @@ def make_targets(boxes: list[list[float]] | None = None, classes: list[int] | No
     return targets
 
 
+def tracked(tracks: list[int] | None, boxes: list[list[float]] | None = None) -> Instances:
+    """The ground truth of `make_targets`, its objects with `tracks`."""
+    targets = make_targets(boxes, None if boxes is None else [0] * len(boxes))
+    if tracks is not None:
+        targets.gt_track_ids = torch.tensor(tracks, dtype=torch.int64)
+    return targets
+
+
 def freeze_statistics(model: nn.Module) -> None:
     """Let normalisation in training use its running statistics, so that an image does not depend on its batch."""
     for module in model.modules():

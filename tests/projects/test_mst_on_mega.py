@@ -94,8 +94,9 @@ def make_sequence():
 def equation_12(mst, query: ProposalSet, features: torch.Tensor, context: TemporalContext) -> torch.Tensor:
     """The instance level by the reference, on the features (N, D) that level 2 had made before."""
     enhanced = ProposalSet.of_frame(query.boxes, features, query.scores, IMAGE_SIZE)
-    supports = [frame.proposals.top(mst.support_topk) for frame in context.frames]
+    supports = [frame.proposals for frame in context.frames]
     numbers = {"topk": mst.topk, "ratio": mst.ratio, "scale": 100.0, "wavelength": 1000.0}
+    numbers |= {"best": mst.support_topk, "pool": 1000}
     return mst_head(mst.state_dict(), enhanced, supports, heads=HEADS, **numbers)
 
 

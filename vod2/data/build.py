@@ -23,13 +23,16 @@ from vod2.d2 import (
 )
 from vod2.data.contexts import build_test_mapper
 from vod2.data.datasets import limit_images_per_class
+from vod2.data.frame_annotations import FrameAnnotations
 from vod2.data.samplers import NumberedSampler, TripletDataset, TripletVideos, VideoInferenceSampler
 from vod2.data.video_index import VideoIndex, as_video_dicts
 from vod2.data.video_mapper import VideoDatasetMapper
 from vod2.errors import UserError
 
 
-def build_video_train_loader(cfg: CfgNode, mapper: Callable[[dict], dict] | None = None) -> Iterable[list[dict]]:
+def build_video_train_loader(
+    cfg: CfgNode, mapper: Callable[[dict], dict] | None = None, *, all_annotations: bool = False
+) -> Iterable[list[dict]]:
     """An endless loader of training batches from DATASETS.TRAIN, shuffled together.
 
     Key frames are the frames that the datasets list, without those that have no objects if
@@ -46,6 +49,9 @@ def build_video_train_loader(cfg: CfgNode, mapper: Callable[[dict], dict] | None
     Args:
         cfg: DATASETS, DATALOADER, INPUT, VIDEO.TRAIN_SCHEDULE, SOLVER.IMS_PER_BATCH, SEED.
         mapper: maps a video dataset dict; None for `VideoDatasetMapper`.
+        all_annotations: supports have `instances` also where the lists of the datasets leave their frames out; these
+            are read when a clip is made (`frame_annotations` of the metadata). `vod2.modeling.asks_for_ids` tells
+            whether a model wants them.
 
     Raises:
         UserError: no datasets, a dataset is missing, nothing is left to train on, an unknown sampler, proportions that
@@ -60,7 +66,7 @@ def build_video_train_loader(cfg: CfgNode, mapper: Callable[[dict], dict] | None
             f"no frame of {', '.join(cfg.DATASETS.TRAIN)} has objects: check the annotations, or set "
             "DATALOADER.FILTER_EMPTY_ANNOTATIONS to False"
         )
-    index = VideoIndex(dicts)
+    index = VideoIndex(dicts, _annotation_readers(cfg.DATASETS.TRAIN) if all_annotations else None)
     if mapper is None:
         mapper = VideoDatasetMapper(cfg, is_train=True, index=index)
     # Every process needs the same seed for the sampler to share out one order.
@@ -206,6 +212,12 @@ def _load(names: Sequence[str]) -> list[dict]:
                 "together only with the same classes in the same order"
             )
     return dicts
+
+
+def _annotation_readers(names: Sequence[str]) -> dict[str, FrameAnnotations]:
+    """Of the datasets that have one."""
+    readers = {name: MetadataCatalog.get(name).get("frame_annotations") for name in names}
+    return {name: reader for name, reader in readers.items() if reader is not None}
 
 
 def _classes(record: dict) -> set[int]:

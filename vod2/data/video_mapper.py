@@ -28,8 +28,9 @@ class VideoDatasetMapper:
         image: (3, H, W) uint8, in INPUT.FORMAT
         instances: gt_boxes, gt_classes, gt_track_ids ((n,) int64, -1 where unknown), without crowds, empty boxes and
             what a crop has taken out (see `to_instances`)
-        support: list of {image, frame_index, role, and instances if the dataset has annotations of that frame}; the one
-            of role KEY stands for the key frame itself and has neither image nor instances
+        support: list of {image, frame_index, role, and instances if the index knows annotations of that frame, see
+            `VideoIndex.annotations`}; the one of role KEY stands for the key frame itself and has neither image nor
+            instances
 
     Inference. The dict says which frame of its video was evaluated before it: `previous_index` (None at the start, see
     `vod2.data.build_video_test_loader`). Only frames that the stream has not been sent yet are read:
@@ -159,12 +160,10 @@ class VideoDatasetMapper:
         self, clip: dict, index: int, drawn: transforms.TransformList, size: tuple[int, int]
     ) -> Instances | None:
         """Ground truth of frame `index` in augmented pixels, None where the dataset has none."""
-        record = clip
+        annotations = clip.get("annotations")
         if index != clip["frame_index"]:
-            record = self.index.record(clip["video_id"], index) if self.index is not None else None
-        if record is None or "annotations" not in record:
-            return None
-        return to_instances(record["annotations"], drawn, size)
+            annotations = None if self.index is None else self.index.annotations(clip["video_id"], index)
+        return None if annotations is None else to_instances(annotations, drawn, size)
 
 
 def to_instances(annotations: list[dict], drawn: transforms.TransformList, size: tuple[int, int]) -> Instances:

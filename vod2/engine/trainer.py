@@ -23,7 +23,7 @@ from vod2.data import build_video_test_loader, build_video_train_loader, check_c
 from vod2.engine.optimizer import build_video_optimizer
 from vod2.errors import UserError
 from vod2.evaluation import LinkingEvaluator, RelationWriter, StreamingModel, UAVDTEvaluator, VIDEvaluator
-from vod2.modeling import VideoRCNN, build_box_linker
+from vod2.modeling import VideoRCNN, asks_for_ids, build_box_linker
 from vod2.temporal import build_support_schedule
 
 
@@ -62,7 +62,7 @@ class VideoTrainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode):
-        return build_video_train_loader(cfg)
+        return build_video_train_loader(cfg, all_annotations=asks_for_ids(cfg))
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str):

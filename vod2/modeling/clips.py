@@ -81,17 +81,17 @@ def supports_of(contexts: Iterable[TemporalContext]) -> list[Frame]:
     ]
 
 
-def seen_by_supports(key: Frame, context: TemporalContext, training: bool) -> list[TemporalContext]:
+def seen_by_supports(key: Frame, context: TemporalContext, whole: bool) -> list[TemporalContext]:
     """What each support (but those of role KEY) may look at before its proposals are made.
 
-    In training all the rest of its clip. At test the supports before it, as in a stream: the result is the stream's
+    If `whole`, all the rest of its clip. If not, the supports before it, as in a stream: the result is the stream's
     where the clip begins with the video.
     """
     supports = context.select(*(role for role in Role if role is not Role.KEY))
     seen = []
     for i in range(len(supports)):
         frames, roles = supports.frames[:i], supports.roles[:i]
-        if training:
+        if whole:
             frames = (key, *frames, *supports.frames[i + 1 :])
             roles = (Role.KEY, *roles, *supports.roles[i + 1 :])
         seen.append(TemporalContext(frames, roles, context.carry))
@@ -99,7 +99,7 @@ def seen_by_supports(key: Frame, context: TemporalContext, training: bool) -> li
 
 
 def with_ids(frame: Frame, source: dict, threshold: float) -> Frame:
-    """The frame whose proposals tell which of the instances of `source` they show, if it has any."""
+    """The frame whose proposals tell which of the instances of `source` they show; without any they are UNKNOWN."""
     ids = object_ids(frame.proposals.boxes, source.get("instances"), threshold)
     return frame.with_(proposals=replace(frame.proposals, ids=ids))
 

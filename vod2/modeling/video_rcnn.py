@@ -157,7 +157,7 @@ class VideoRCNN(GeneralizedRCNN):
         self._require_eval()
         named = [{**one, "video_id": memory.video} for one, memory in zip(inputs, memories, strict=True)]
         frames = self.encode(named)
-        if self._supports_have_proposals:
+        if self._supports_have_proposals and not self._supports_enter_anew:
             proposed, _ = self.propose(self._enter(frames, [memory.held() for memory in memories]))
             frames = [
                 done.with_(features=self._kept(frame.features)) for frame, done in zip(frames, proposed, strict=True)
@@ -173,8 +173,12 @@ class VideoRCNN(GeneralizedRCNN):
         """
         self._require_eval()
         context = memory.context(clip["frame_index"])
-        keys, enhanced = self.enhance([memory.frame(clip["frame_index"])], [context])
-        if enhanced:
+        plain = [memory.frame(clip["frame_index"])]
+        keys, enhanced = self.enhance(plain, [context])
+        if self._supports_enter_anew:
+            keys, contexts, _ = self._propose_clips(keys, self._enter_clips(plain, [context]), None)
+            context = contexts[0]
+        elif enhanced:
             keys, _ = self.propose(keys)
         found = self.roi_heads.detect(keys, [context])
         memory.carry(merged(one.carry for one in (*enhanced, *found.aggregated)))
@@ -266,6 +270,10 @@ class VideoRCNN(GeneralizedRCNN):
         """Level 1 looks at maps only: without level 2 nobody asks for the proposals of a support."""
         return self.pixel_aggregator is None or self.roi_heads.aggregator is not None
 
+    @property
+    def _supports_enter_anew(self) -> bool:
+        return self.pixel_aggregator is not None and self.pixel_aggregator.enters_anew
+
     def _kept(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """The feature maps that something looks at after the proposals have been made."""
         if self.pixel_aggregator is not None:
@@ -289,7 +297,7 @@ class VideoRCNN(GeneralizedRCNN):
         seen = [
             one
             for key, context in zip(keys, contexts, strict=True)
-            for one in seen_by_supports(key, context, self.training)
+            for one in seen_by_supports(key, context, self.training or self._supports_enter_anew)
         ]
         return contexts_with(keys, self._enter(supports, seen), contexts)
 

@@ -21,9 +21,16 @@ Chosen by MODEL.VIDEO.PIXEL_AGGREGATOR.NAME.
 
 
 class PixelAggregator(nn.Module, ABC):
-    """Aggregates feature maps: a pure function, see `Aggregated`. `stage` is the map that it replaces."""
+    """Aggregates feature maps: a pure function, see `Aggregated`.
+
+    Attributes:
+        stage: the map that it replaces.
+        enters_anew: whether at test supports `enter` for each key frame anew, as in training, so that their proposals
+            may depend on it. That is as much work for each frame of the window as for the key frame.
+    """
 
     stage: str
+    enters_anew: bool = False
 
     def encode(self, backbone: nn.Module, images: Tensor, frames: Sequence[Support]) -> list[dict[str, Tensor]]:
         """Images (B, 3, H, W), normalised and padded -> what is kept of each: {level: (1, C, H/s, W/s)}.
@@ -43,8 +50,9 @@ class PixelAggregator(nn.Module, ABC):
 
         Args:
             frame: one that enters the memory of a stream, or a support of a clip.
-            context: the frames that the memory holds by then, without `frame`; in training the key frame (of role KEY)
-                and the other supports of the clip; in a clip at test the supports before it.
+            context: the frames that the memory holds by then, without `frame`; in a clip at test the supports before
+                it. In training, and where the aggregator `enters_anew`, the key frame (of role KEY) and the other
+                supports.
         """
         return {}
 

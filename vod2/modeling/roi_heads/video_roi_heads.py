@@ -101,16 +101,24 @@ class VideoROIHeads(StandardROIHeads):
         """Which proposals are embedded: in inference all.
 
         In training, of a frame with targets the sampled RoIs (with gt_classes and gt_boxes), of a support the best
-        `support_topk`.
+        `support_topk`, or more where the aggregator asks for them.
         """
         if targets is None:
             return proposals
         rows = [row for row, target in enumerate(targets) if target is not None]
         sampled = self.label_and_sample_proposals([proposals[row] for row in rows], [targets[row] for row in rows])
-        selected = [proposal[: self.support_topk] for proposal in proposals]
+        kept = self._embedded_in_training()
+        selected = [proposal if kept is None else proposal[:kept] for proposal in proposals]
         for row, sample in zip(rows, sampled, strict=True):
             selected[row] = sample
         return selected
+
+    def _embedded_in_training(self) -> int | None:
+        """How many proposals of a support; None for all."""
+        asked = None if self.aggregator is None else self.aggregator.support_pool
+        if asked is None:
+            return self.support_topk
+        return max(self.support_topk, asked) if asked else None
 
     def embed(self, features: dict[str, Tensor], proposals: list[Instances]) -> list[ProposalSet]:
         """{level: (B, C, H, W)} and B times proposal_boxes, objectness_logits -> B sets with features (N, D).
