@@ -3,7 +3,7 @@
 B: clips, T: supports of a clip. Boxes are xyxy in pixels of the resized image until they leave the model.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from vod2.d2 import (
 from vod2.errors import UserError
 from vod2.layers import inclusive
 from vod2.modeling.aggregation import Aggregated, mean_losses, merged, next_relations
-from vod2.modeling.backbone import resume
+from vod2.modeling.backbone import later_outputs, resume
 from vod2.modeling.clips import (
     classes_of,
     context_of,
@@ -97,8 +97,7 @@ class VideoRCNN(GeneralizedRCNN):
         if self.inclusive_boxes:
             batched_inputs = [half_open_targets(clip) for clip in batched_inputs]
         targets = [clip["instances"].to(self.device) for clip in batched_inputs]
-        keys, enhanced = self.enhance(plain, contexts)
-        contexts = self._enter_clips(plain, contexts)
+        keys, contexts, enhanced = self._enhance_clips(plain, contexts)
         keys, contexts, rpn_losses = self._propose_clips(keys, contexts, targets)
         keys, contexts = self._identified(keys, contexts, batched_inputs)
         return mean_losses(enhanced) | rpn_losses | self.roi_heads.detect(keys, contexts).losses
@@ -114,8 +113,7 @@ class VideoRCNN(GeneralizedRCNN):
         if detected_instances is not None:
             raise ValueError("VideoRCNN makes its own boxes: detected_instances is not supported")
         plain, contexts = self._clips(batched_inputs)
-        keys, _ = self.enhance(plain, contexts)
-        contexts = self._enter_clips(plain, contexts)
+        keys, contexts, _ = self._enhance_clips(plain, contexts)
         keys, contexts, _ = self._propose_clips(keys, contexts, None)
         instances = self.roi_heads.detect(keys, contexts).instances
         if not do_postprocess:
@@ -152,7 +150,7 @@ class VideoRCNN(GeneralizedRCNN):
         self._require_eval()
         named = [{**one, "video_id": memory.video} for one, memory in zip(inputs, memories, strict=True)]
         frames = self.encode(named)
-        if self._supports_have_proposals:
+        if self._proposes_on_entry:
             proposed, _ = self.propose(self._enter(frames, [memory.held() for memory in memories]))
             frames = [
                 done.with_(features=self._kept(frame.features)) for frame, done in zip(frames, proposed, strict=True)
@@ -168,7 +166,11 @@ class VideoRCNN(GeneralizedRCNN):
         """
         self._require_eval()
         context = memory.context(clip["frame_index"])
-        keys, enhanced = self.enhance([memory.frame(clip["frame_index"])], [context])
+        if self._is_joint:
+            key, context = self._enhance_sample(memory.frame(clip["frame_index"]), context)
+            keys, enhanced = [key], []
+        else:
+            keys, enhanced = self.enhance([memory.frame(clip["frame_index"])], [context])
         if enhanced:
             keys, _ = self.propose(keys)
         found = self.roi_heads.detect(keys, [context])
@@ -224,9 +226,7 @@ class VideoRCNN(GeneralizedRCNN):
 
         Feature maps are dropped where nothing will look at them again.
         """
-        # Only what is read: a map of the whole image takes as long to copy as a cheap layer to compute.
-        levels = dict.fromkeys([*self.proposal_generator.in_features, *self.roi_heads.box_in_features])
-        features = {name: _together([frame.features[name] for frame in frames]) for name in levels}
+        features = _levels(frames, [*self.proposal_generator.in_features, *self.roi_heads.box_in_features])
         sizes = [frame.image_size for frame in frames]
         proposals, losses = self.proposal_generator.propose(sizes, features, targets)
         proposals = self.roi_heads.select(proposals, targets)
@@ -242,7 +242,7 @@ class VideoRCNN(GeneralizedRCNN):
 
     def _enter(self, frames: Sequence[Frame], contexts: Sequence[TemporalContext]) -> list[Frame]:
         """Supports with the feature maps that their proposals are to be made of."""
-        if self.pixel_aggregator is None:
+        if self.pixel_aggregator is None or self._is_joint:
             return list(frames)
         maps = [self.pixel_aggregator.enter(frame, context) for frame, context in zip(frames, contexts, strict=True)]
         return self._replaced(frames, maps) if any(maps) else list(frames)
@@ -255,6 +255,46 @@ class VideoRCNN(GeneralizedRCNN):
             frame.with_(features=frame.features | one | {name: x[row : row + 1] for name, x in later.items()})
             for row, (frame, one) in enumerate(zip(frames, maps, strict=True))
         ]
+
+    def _enhance_sample(self, key: Frame, context: TemporalContext) -> tuple[Frame, TemporalContext]:
+        """In a stream, the key frame and its context with the proposals that they have in this context (`joint`)."""
+        frames = {frame.index: frame for frame in (key, *context.frames)}
+        if not self._supports_have_proposals:
+            frames = {key.index: key}
+        maps = self.pixel_aggregator.forward_all(list(frames.values()), context)
+        enhanced = self._replaced(list(frames.values()), maps)
+        done = self._embedded(enhanced) if self._proposes_on_entry else self.propose(enhanced)[0]
+        frames |= {frame.index: frame for frame in done}
+        if not self._supports_have_proposals:
+            return frames[key.index], context
+        inside = tuple(frames[frame.index] for frame in context.frames)
+        return frames[key.index], TemporalContext(inside, context.roles, context.carry)
+
+    def _embedded(self, frames: Sequence[Frame]) -> list[Frame]:
+        """The frames with the boxes of their proposals embedded again, from other feature maps."""
+        boxes = [
+            Instances(
+                frame.image_size,
+                proposal_boxes=PreciseBoxes(frame.proposals.boxes),
+                objectness_logits=frame.proposals.scores,
+            )
+            for frame in frames
+        ]
+        embedded = self.roi_heads.embed(_levels(frames, self.roi_heads.box_in_features), boxes)
+        return [frame.with_(proposals=one) for frame, one in zip(frames, embedded, strict=True)]
+
+    @property
+    def _is_joint(self) -> bool:
+        return self.pixel_aggregator is not None and self.pixel_aggregator.joint
+
+    @property
+    def _proposes_on_entry(self) -> bool:
+        """Whether a frame's boxes are known when it enters a memory: not where the RPN sees maps of a joint level 1."""
+        if not self._is_joint:
+            return self._supports_have_proposals
+        stage = self.pixel_aggregator.stage
+        changed = {stage, *later_outputs(self.backbone, stage)}
+        return self._supports_have_proposals and changed.isdisjoint(self.proposal_generator.in_features)
 
     @property
     def _supports_have_proposals(self) -> bool:
@@ -275,6 +315,25 @@ class VideoRCNN(GeneralizedRCNN):
         keys = [next(frames) for _ in batched_inputs]
         contexts = [context_of(key, frames, roles_of(clip)) for key, clip in zip(keys, batched_inputs, strict=True)]
         return keys, contexts
+
+    def _enhance_clips(
+        self, keys: list[Frame], contexts: list[TemporalContext]
+    ) -> tuple[list[Frame], list[TemporalContext], list[Aggregated]]:
+        """Level 1 for key frames and supports, and what the aggregator returned for each key frame, if it is asked."""
+        if not self._is_joint:
+            enhanced, found = self.enhance(keys, contexts)
+            return enhanced, self._enter_clips(keys, contexts), found
+        frames, maps = [], []
+        for key, context in zip(keys, contexts, strict=True):
+            sample = [key, *(supports_of([context]) if self._supports_have_proposals else ())]
+            frames.append(sample)
+            maps.append(self.pixel_aggregator.forward_all(sample, context))
+        done = iter(self._replaced(sum(frames, []), sum(maps, [])))
+        samples = [[next(done) for _ in sample] for sample in frames]
+        keys = [key for key, *_ in samples]
+        if self._supports_have_proposals:
+            contexts = contexts_with(keys, (frame for _, *rest in samples for frame in rest), contexts)
+        return keys, contexts, []
 
     def _enter_clips(self, keys: list[Frame], contexts: list[TemporalContext]) -> list[TemporalContext]:
         """The contexts with the feature maps that the proposals of supports are to be made of."""
@@ -324,6 +383,12 @@ class VideoRCNN(GeneralizedRCNN):
             pixel = finished.image_size[1] / width, finished.image_size[0] / height
             finished.pred_boxes = PreciseBoxes(inclusive(finished.pred_boxes.tensor, pixel))
         return finished
+
+
+def _levels(frames: Sequence[Frame], names: Iterable[str]) -> dict[str, Tensor]:
+    """{level: (B, C, H, W)} of B frames."""
+    # Only what is read: a map of the whole image takes as long to copy as a cheap layer to compute.
+    return {name: _together([frame.features[name] for frame in frames]) for name in dict.fromkeys(names)}
 
 
 def _together(maps: Sequence[Tensor]) -> Tensor:

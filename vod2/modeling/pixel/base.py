@@ -21,9 +21,17 @@ Chosen by MODEL.VIDEO.PIXEL_AGGREGATOR.NAME.
 
 
 class PixelAggregator(nn.Module, ABC):
-    """Aggregates feature maps: a pure function, see `Aggregated`. `stage` is the map that it replaces."""
+    """Aggregates feature maps: a pure function, see `Aggregated`.
+
+    Attributes:
+        stage: the map that it replaces.
+        joint: whether the frames of a context take from each other as the key frame does from them (CSMN). Then their
+            proposals are made, anew for each key frame, of what `forward_all` gives for them with the key frame's
+            context; nothing that `forward` returns beside the map is used.
+    """
 
     stage: str
+    joint: bool = False
 
     def encode(self, backbone: nn.Module, images: Tensor, frames: Sequence[Support]) -> list[dict[str, Tensor]]:
         """Images (B, 3, H, W), normalised and padded -> what is kept of each: {level: (1, C, H/s, W/s)}.
@@ -46,6 +54,10 @@ class PixelAggregator(nn.Module, ABC):
                 and the other supports of the clip; in a clip at test the supports before it.
         """
         return {}
+
+    def forward_all(self, frames: Sequence[Frame], context: TemporalContext) -> list[dict[str, Tensor]]:
+        """The maps that `forward` gives for each of several frames with one context; a joint one may share work."""
+        return [self(frame, context).value for frame in frames]
 
     @abstractmethod
     def forward(self, key: Frame, context: TemporalContext) -> Aggregated[dict[str, Tensor]]:
