@@ -46,14 +46,16 @@ class StCIE(PixelAggregator):
         normaliser: str = "count",
         temporal: bool = True,
         supports: str = "sample",
+        rpn: bool = True,
     ) -> None:
         """
         Args:
-            stage: "res5", or "res4" for context before RPN and conv5.
+            stage: "res5", or "res4" for context before conv5.
             channels, stride: those of the stage.
             relation_dim, normaliser: see `PixelAttention`.
             temporal: False for the context of a frame's own cells only.
             supports: "sample", "entering" or "plain".
+            rpn: of stage "res4": whether the RPN proposes on the encoded conv4; else on the plain one.
 
         Raises:
             ValueError: on another value of supports.
@@ -62,6 +64,7 @@ class StCIE(PixelAggregator):
         if supports not in SUPPORTS:
             raise ValueError(f"StCIE: SUPPORTS is {supports!r}, expected one of {', '.join(SUPPORTS)}")
         self.stage, self.stride, self.temporal = stage, stride, temporal
+        self.replaces_stage = rpn or stage != "res4"
         self.enters = supports != "plain"
         # A frame that takes context of its own cells only has the same in every sample.
         self.joint = supports == "sample" and temporal
@@ -83,6 +86,7 @@ class StCIE(PixelAggregator):
             "normaliser": node.NORMALISER,
             "temporal": node.TEMPORAL,
             "supports": node.SUPPORTS,
+            "rpn": node.RPN,
         }
 
     def forward(self, key: Frame, context: TemporalContext) -> Aggregated[dict[str, Tensor]]:

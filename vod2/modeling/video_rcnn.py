@@ -248,13 +248,15 @@ class VideoRCNN(GeneralizedRCNN):
         return self._replaced(frames, maps) if any(maps) else list(frames)
 
     def _replaced(self, frames: Sequence[Frame], maps: Sequence[dict[str, Tensor]]) -> list[Frame]:
-        """The frames with new maps of level 1's stage, and what the backbone makes of these."""
+        """The frames with new maps of level 1's stage, where it replaces that, and what the backbone makes of these."""
         stage = self.pixel_aggregator.stage
         later = resume(self.backbone, stage, _together([one[stage] for one in maps]))
-        return [
-            frame.with_(features=frame.features | one | {name: x[row : row + 1] for name, x in later.items()})
-            for row, (frame, one) in enumerate(zip(frames, maps, strict=True))
-        ]
+        replaced = []
+        for row, (frame, one) in enumerate(zip(frames, maps, strict=True)):
+            own = one if self.pixel_aggregator.replaces_stage else {}
+            rest = {name: x[row : row + 1] for name, x in later.items()}
+            replaced.append(frame.with_(features=frame.features | own | rest))
+        return replaced
 
     def _enhance_sample(self, key: Frame, context: TemporalContext) -> tuple[Frame, TemporalContext]:
         """In a stream, the key frame and its context with the proposals that they have in this context (`joint`)."""
@@ -293,7 +295,7 @@ class VideoRCNN(GeneralizedRCNN):
         if not self._is_joint:
             return self._supports_have_proposals
         stage = self.pixel_aggregator.stage
-        changed = {stage, *later_outputs(self.backbone, stage)}
+        changed = {*later_outputs(self.backbone, stage), *([stage] if self.pixel_aggregator.replaces_stage else [])}
         return self._supports_have_proposals and changed.isdisjoint(self.proposal_generator.in_features)
 
     @property

@@ -25,12 +25,15 @@ class PixelAggregator(nn.Module, ABC):
 
     Attributes:
         stage: the map that it replaces.
+        replaces_stage: whether those who read the stage itself, such as an RPN on conv4, see the new map; else only
+            what the backbone makes of it is replaced.
         joint: whether the frames of a context take from each other as the key frame does from them (CSMN). Then their
             proposals are made, anew for each key frame, of what `forward_all` gives for them with the key frame's
             context; nothing that `forward` returns beside the map is used.
     """
 
     stage: str
+    replaces_stage: bool = True
     joint: bool = False
 
     def encode(self, backbone: nn.Module, images: Tensor, frames: Sequence[Support]) -> list[dict[str, Tensor]]:
