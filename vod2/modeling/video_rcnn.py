@@ -37,7 +37,7 @@ from vod2.modeling.clips import (
 from vod2.modeling.pixel import PixelAggregator, build_pixel_aggregator
 from vod2.modeling.roi_heads import VideoROIHeads
 from vod2.modeling.video_rpn import VideoRPN
-from vod2.structures import Frame, PreciseBoxes, Support, TemporalContext
+from vod2.structures import Frame, PreciseBoxes, ProposalSet, Support, TemporalContext
 from vod2.temporal import FrameMemory
 
 
@@ -150,7 +150,9 @@ class VideoRCNN(GeneralizedRCNN):
         self._require_eval()
         named = [{**one, "video_id": memory.video} for one, memory in zip(inputs, memories, strict=True)]
         frames = self.encode(named)
-        if self._proposes_on_entry:
+        if self._is_joint:
+            frames = self._with_boxes(frames) if self._boxes_stay else frames
+        elif self._supports_have_proposals:
             proposed, _ = self.propose(self._enter(frames, [memory.held() for memory in memories]))
             frames = [
                 done.with_(features=self._kept(frame.features)) for frame, done in zip(frames, proposed, strict=True)
@@ -166,12 +168,12 @@ class VideoRCNN(GeneralizedRCNN):
         """
         self._require_eval()
         context = memory.context(clip["frame_index"])
+        keys, enhanced = [memory.frame(clip["frame_index"])], []
         if self._is_joint:
-            key, context = self._enhance_sample(memory.frame(clip["frame_index"]), context)
-            keys, enhanced = [key], []
-        else:
-            keys, enhanced = self.enhance([memory.frame(clip["frame_index"])], [context])
-        if enhanced:
+            key, context = self._enhance_sample(keys[0], context)
+            keys = [key]
+        elif self.pixel_aggregator is not None:
+            keys, enhanced = self.enhance(keys, [context])
             keys, _ = self.propose(keys)
         found = self.roi_heads.detect(keys, [context])
         memory.carry(merged(one.carry for one in (*enhanced, *found.aggregated)))
@@ -242,7 +244,7 @@ class VideoRCNN(GeneralizedRCNN):
 
     def _enter(self, frames: Sequence[Frame], contexts: Sequence[TemporalContext]) -> list[Frame]:
         """Supports with the feature maps that their proposals are to be made of."""
-        if self.pixel_aggregator is None or self._is_joint:
+        if self.pixel_aggregator is None:
             return list(frames)
         maps = [self.pixel_aggregator.enter(frame, context) for frame, context in zip(frames, contexts, strict=True)]
         return self._replaced(frames, maps) if any(maps) else list(frames)
@@ -260,20 +262,27 @@ class VideoRCNN(GeneralizedRCNN):
 
     def _enhance_sample(self, key: Frame, context: TemporalContext) -> tuple[Frame, TemporalContext]:
         """In a stream, the key frame and its context with the proposals that they have in this context (`joint`)."""
-        frames = {frame.index: frame for frame in (key, *context.frames)}
-        if not self._supports_have_proposals:
-            frames = {key.index: key}
+        frames = {frame.index: frame for frame in (key, *context.frames)} if self._supports_have_proposals else {}
+        frames[key.index] = key
         maps = self.pixel_aggregator.forward_all(list(frames.values()), context)
         enhanced = self._replaced(list(frames.values()), maps)
-        done = self._embedded(enhanced) if self._proposes_on_entry else self.propose(enhanced)[0]
-        frames |= {frame.index: frame for frame in done}
-        if not self._supports_have_proposals:
-            return frames[key.index], context
-        inside = tuple(frames[frame.index] for frame in context.frames)
+        done = self._embedded(enhanced) if self._boxes_stay else self.propose(enhanced)[0]
+        frames = {frame.index: frame for frame in done}
+        inside = tuple(frames.get(frame.index, frame) for frame in context.frames)
         return frames[key.index], TemporalContext(inside, context.roles, context.carry)
 
+    def _with_boxes(self, frames: Sequence[Frame]) -> list[Frame]:
+        """The frames with proposals that nothing has been pooled of: features (N, 0)."""
+        features = _levels(frames, self.proposal_generator.in_features)
+        proposals, _ = self.proposal_generator.propose([frame.image_size for frame in frames], features)
+        boxes = [(one.proposal_boxes.tensor, one.objectness_logits) for one in proposals]
+        return [
+            frame.with_(proposals=ProposalSet.of_frame(box, box.new_empty(len(box), 0), score, frame.image_size))
+            for frame, (box, score) in zip(frames, boxes, strict=True)
+        ]
+
     def _embedded(self, frames: Sequence[Frame]) -> list[Frame]:
-        """The frames with the boxes of their proposals embedded again, from other feature maps."""
+        """The frames of `_with_boxes` with their proposals embedded."""
         boxes = [
             Instances(
                 frame.image_size,
@@ -290,13 +299,11 @@ class VideoRCNN(GeneralizedRCNN):
         return self.pixel_aggregator is not None and self.pixel_aggregator.joint
 
     @property
-    def _proposes_on_entry(self) -> bool:
-        """Whether a frame's boxes are known when it enters a memory: not where the RPN sees maps of a joint level 1."""
-        if not self._is_joint:
-            return self._supports_have_proposals
+    def _boxes_stay(self) -> bool:
+        """Whether the RPN reads nothing that level 1 changes: then the context of a frame does not move its boxes."""
         stage = self.pixel_aggregator.stage
         changed = {*later_outputs(self.backbone, stage), *([stage] if self.pixel_aggregator.replaces_stage else [])}
-        return self._supports_have_proposals and changed.isdisjoint(self.proposal_generator.in_features)
+        return changed.isdisjoint(self.proposal_generator.in_features)
 
     @property
     def _supports_have_proposals(self) -> bool:
