@@ -262,7 +262,10 @@ class VideoRCNN(GeneralizedRCNN):
 
     def _enhance_sample(self, key: Frame, context: TemporalContext) -> tuple[Frame, TemporalContext]:
         """In a stream, the key frame and its context with the proposals that they have in this context (`joint`)."""
-        frames = {frame.index: frame for frame in (key, *context.frames)} if self._supports_have_proposals else {}
+        frames = {frame.index: frame for frame in context.frames} if self._supports_have_proposals else {}
+        if self._boxes_stay:  # as in training, no more of a support is embedded than is looked at
+            best = self.roi_heads.support_topk
+            frames = {index: frame.with_(proposals=frame.proposals.top(best)) for index, frame in frames.items()}
         frames[key.index] = key
         maps = self.pixel_aggregator.forward_all(list(frames.values()), context)
         enhanced = self._replaced(list(frames.values()), maps)
