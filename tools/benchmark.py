@@ -121,7 +121,7 @@ def steps(
 @benchmark
 def patch_attention(device: torch.device) -> list[Comparison]:
     """SPFA of 300 proposals against 6300 supports (21 frames), 16 patches of 256 x 2 x 2: tiles against one table."""
-    attention, generator = PatchAttention(4), torch.Generator().manual_seed(0)
+    attention, generator = PatchAttention(4, temperature=1.0), torch.Generator().manual_seed(0)
     target, support = (torch.randn(count, 256, 7, 7, generator=generator).to(device) for count in (300, 6300))
     values = torch.randn(6300, 2048, generator=generator).to(device)
 

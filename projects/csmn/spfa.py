@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vod2.d2 import CfgNode, build_backbone, configurable
-from vod2.layers import PatchAttention, PatchImportance
+from vod2.layers import PatchAttention, PatchImportance, RelationAttention
 from vod2.modeling import PROPOSAL_AGGREGATOR_REGISTRY, Aggregated, ProposalAggregator
 from vod2.modeling.roi_heads import require_linear_box_head
 from vod2.structures import ProposalSet, TemporalContext
@@ -26,7 +26,10 @@ class SPFAAggregator(ProposalAggregator):
     (`LinearBoxHead`), H_1 are the support proposals as they come from it, and H_2 = fc_2(relu(H_1)).
     A_k(x, H) = sum_p alpha_k^p sum_j w_j^p H_j: the weights w (`PatchAttention`) compare what was pooled from the boxes
     and are the same for both k, the importance alpha_k of the patches (`PatchImportance`) is not.
-    `transform.0` is fc_2.
+    `transform.0` is fc_2. Of a single patch there is no part to compare: then A_k is SELSA's own relation,
+    `relation.{k - 1}`, as in the paper's row of one patch.
+
+    `weights` and `patch_importance` give w and alpha to be looked at.
 
     Example:
         >>> import torch
@@ -40,8 +43,6 @@ class SPFAAggregator(ProposalAggregator):
         torch.Size([2, 64])
     """
 
-    needs_maps = True
-
     @configurable
     def __init__(
         self,
@@ -49,10 +50,11 @@ class SPFAAggregator(ProposalAggregator):
         dim: int,
         channels: int,
         side: int,
-        patches: int = 16,
+        patches: int = 9,
         importance: str = "learned",
-        temperature: float = 1.0,
+        temperature: float | None = None,
         support_topk: int = 300,
+        keep_relations: bool = False,
     ) -> None:
         """
         Args:
@@ -60,8 +62,10 @@ class SPFAAggregator(ProposalAggregator):
             channels, side: C, P.
             patches: p, the square of a number that is at most P.
             importance: "learned", or "fixed" to 1/p.
-            temperature: of the softmax over the supports, see `PatchAttention`.
+            temperature: of the softmax over the supports, see `PatchAttention`; None for 1 / sqrt(d).
             support_topk: proposals of a support frame.
+            keep_relations: also return how much each proposal takes from each support in the last aggregation,
+                sum_p alpha^p w_j^p.
 
         Raises:
             ValueError: on other values.
@@ -76,15 +80,18 @@ class SPFAAggregator(ProposalAggregator):
             raise ValueError(f"SPFA: IMPORTANCE is {importance!r}, expected 'learned' or 'fixed'")
         if support_topk < 0:
             raise ValueError(f"SPFA: expected SUPPORT_TOPK of at least 0, got {support_topk}")
-        self.support_topk = support_topk
-        self.attention = PatchAttention(grid, temperature)
+        self.support_topk, self.keep_relations = support_topk, keep_relations
+        self.needs_maps = patches > 1
         self.transform = nn.ModuleList(nn.Linear(dim, dim) for _ in range(LAYERS - 1))
         for layer in self.transform:  # as the box head's layers begin
             nn.init.kaiming_uniform_(layer.weight, a=1)
             nn.init.zeros_(layer.bias)
-        # A single patch has the importance 1, whatever is learned.
-        self.importance = None
-        if importance == "learned" and patches > 1:
+        self.relation = self.attention = self.importance = None
+        if patches == 1:
+            self.relation = nn.ModuleList(RelationAttention(dim, num_heads=1) for _ in range(LAYERS))
+            return
+        self.attention = PatchAttention(grid, temperature)
+        if importance == "learned":
             self.importance = nn.ModuleList(PatchImportance(channels, side, grid) for _ in range(LAYERS))
 
     @classmethod
@@ -97,8 +104,9 @@ class SPFAAggregator(ProposalAggregator):
             "side": cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION,
             "patches": spfa.PATCHES,
             "importance": spfa.IMPORTANCE,
-            "temperature": spfa.TEMPERATURE,
+            "temperature": spfa.TEMPERATURE or None,
             "support_topk": cfg.MODEL.VIDEO.SUPPORT_TOPK,
+            "keep_relations": cfg.MODEL.VIDEO.KEEP_RELATIONS,
         }
 
     def forward(self, query: ProposalSet, context: TemporalContext) -> Aggregated[Tensor]:
@@ -106,16 +114,51 @@ class SPFAAggregator(ProposalAggregator):
         support = context.proposals(self.support_topk)
         if support is None:
             support = query[:0]
-        if query.maps is None or support.maps is None:
+        if self.needs_maps and (query.maps is None or support.maps is None):
             raise ValueError("SPFA compares what was pooled from the boxes: expected proposals with maps (M, C, P, P)")
-        values = torch.cat(self._values(support.features), dim=1)  # (M, 2 D): the weights are needed once
-        taken = self.attention(query.maps, support.maps, values).chunk(LAYERS, dim=2)  # (N, p, D) each
-        x = query.features
-        for k, of_patches in enumerate(taken):
+        values = self._values(support.features)
+        if self.attention is not None:  # the weights are the same for both aggregations: needed once
+            of_patches = self.attention(query.maps, support.maps, torch.cat(values, dim=1)).chunk(LAYERS, dim=2)
+        x, relations = query.features, None
+        for k, value in enumerate(values):
             if k > 0:
                 x = self.transform[k - 1](x)
-            x = F.relu(x + self._joined(k, query.maps, of_patches))
-        return Aggregated(x)
+            if self.keep_relations and k == LAYERS - 1:
+                relations = self._relations(x, value, query, support)
+            if self.relation is not None:
+                taken = self.relation[k](x, value, query.boxes, support.boxes)
+            else:
+                taken = self._joined(k, query.maps, of_patches[k])
+            x = F.relu(x + taken)
+        return Aggregated(x, relations=relations)
+
+    @torch.no_grad()
+    def weights(self, query: ProposalSet, support: ProposalSet) -> Tensor:
+        """w_ij^p (N, p, M), summing to 1 over the supports: what patch p of a proposal takes from each support.
+
+        It is the same in both aggregations. Both sets have maps, `support` is `context.proposals(support_topk)`.
+
+        Raises:
+            ValueError: with a single patch, which has no such weights.
+        """
+        self._require_patches()
+        return self.attention.weights(query.maps, support.maps)
+
+    @torch.no_grad()
+    def patch_importance(self, query: ProposalSet, k: int = LAYERS - 1) -> Tensor:
+        """alpha_i^p (N, p), summing to 1 over the patches: those of aggregation k (0 or 1), by default of the last.
+
+        The patches of a RoI, of which `query` has the maps, are counted row by row.
+
+        Raises:
+            ValueError: with a single patch.
+        """
+        self._require_patches()
+        return self._alpha(k, query.maps)
+
+    def _require_patches(self) -> None:
+        if self.attention is None:
+            raise ValueError("SPFA: with MODEL.CSMN.SPFA.PATCHES 1 a proposal has no patches to tell apart")
 
     def _values(self, support: Tensor) -> list[Tensor]:
         """H_1 (M, D) -> [H_1, H_2], each (M, D) before activation."""
@@ -126,9 +169,20 @@ class SPFAAggregator(ProposalAggregator):
 
     def _joined(self, k: int, maps: Tensor, of_patches: Tensor) -> Tensor:
         """sum_p alpha^p a^p: maps (N, C, P, P), of_patches (N, p, D) -> (N, D)."""
+        return (self._alpha(k, maps)[..., None] * of_patches).sum(dim=1)
+
+    def _alpha(self, k: int, maps: Tensor) -> Tensor:
+        """alpha of aggregation k: (N, C, P, P) -> (N, p)."""
         if self.importance is None:
-            return of_patches.mean(dim=1)
-        return (self.importance[k](maps)[..., None] * of_patches).sum(dim=1)
+            return maps.new_full((len(maps), self.attention.grid**2), self.attention.grid**-2)
+        return self.importance[k](maps)
+
+    @torch.no_grad()
+    def _relations(self, x: Tensor, value: Tensor, query: ProposalSet, support: ProposalSet) -> Tensor:
+        """(N, M): how much each proposal takes from each support in the last aggregation."""
+        if self.relation is not None:
+            return self.relation[-1].weights(x, value, query.boxes, support.boxes).mean(dim=0)
+        return torch.einsum("np,npm->nm", self.patch_importance(query), self.weights(query, support))
 
 
 def _pooled_channels(cfg: CfgNode) -> int:

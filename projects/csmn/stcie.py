@@ -3,20 +3,27 @@
 C: channels, H, W: size of a map.
 """
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from vod2.d2 import CfgNode, ShapeSpec, configurable
 from vod2.errors import UserError
 from vod2.layers import PixelAttention
 from vod2.modeling import PIXEL_AGGREGATOR_REGISTRY, Aggregated, PixelAggregator
-from vod2.structures import Frame, TemporalContext
+from vod2.structures import Frame, Role, TemporalContext
+
+SUPPORTS = ("sample", "entering", "plain")
 
 
 @PIXEL_AGGREGATOR_REGISTRY.register()
 class StCIE(PixelAggregator):
-    """Every cell of the key frame's map takes context from all cells of all frames of the context.
+    """Every cell of a map takes context from all cells of all frames of the context.
 
-    The key frame is one of them where the schedules put it there, as those of CSMN do.
+    The key frame is one of them where the schedules put it there, as those of CSMN do. So do the maps of its supports
+    (`supports` "sample"): the frames of a sample take from each other, and all proposals are made of encoded maps. In
+    inference a support is then encoded again for every key frame, since its sample is another one. "entering" encodes
+    it once, when it enters the memory of a stream, from what is there by then and itself; "plain" not at all.
 
     Example:
         >>> import torch
@@ -38,16 +45,29 @@ class StCIE(PixelAggregator):
         relation_dim: int,
         normaliser: str = "count",
         temporal: bool = True,
+        supports: str = "sample",
+        rpn: bool = True,
     ) -> None:
         """
         Args:
-            stage: "res5", or "res4" for context before RPN and conv5.
+            stage: "res5", or "res4" for context before conv5.
             channels, stride: those of the stage.
             relation_dim, normaliser: see `PixelAttention`.
-            temporal: False for the context of the key frame's own cells only.
+            temporal: False for the context of a frame's own cells only.
+            supports: "sample", "entering" or "plain".
+            rpn: of stage "res4": whether the RPN proposes on the encoded conv4; else on the plain one.
+
+        Raises:
+            ValueError: on another value of supports.
         """
         super().__init__()
+        if supports not in SUPPORTS:
+            raise ValueError(f"StCIE: SUPPORTS is {supports!r}, expected one of {', '.join(SUPPORTS)}")
         self.stage, self.stride, self.temporal = stage, stride, temporal
+        self.replaces_stage = rpn or stage != "res4"
+        self.enters = supports != "plain"
+        # A frame that takes context of its own cells only has the same in every sample.
+        self.joint = supports == "sample" and temporal
         self.attention = PixelAttention(channels, relation_dim, normaliser)
 
     @classmethod
@@ -65,15 +85,28 @@ class StCIE(PixelAggregator):
             "relation_dim": node.RELATION_DIM,
             "normaliser": node.NORMALISER,
             "temporal": node.TEMPORAL,
+            "supports": node.SUPPORTS,
+            "rpn": node.RPN,
         }
 
     def forward(self, key: Frame, context: TemporalContext) -> Aggregated[dict[str, Tensor]]:
         """key and context hold the level `stage` -> {stage: (1, C, H, W)}; with T = 0 the key's own map."""
-        target = key.features[self.stage]
-        if len(context) > 0:
-            frames = context.frames if self.temporal else (key,)
-            target = self.attention(target, [self._cells_of_image(frame) for frame in frames])
-        return Aggregated({self.stage: target})
+        return Aggregated(self.forward_all([key], context)[0])
+
+    def forward_all(self, frames: Sequence[Frame], context: TemporalContext) -> list[dict[str, Tensor]]:
+        """The same for several frames; the sums over the context are made once."""
+        maps = [frame.features[self.stage] for frame in frames]
+        if len(context) > 0 and self.temporal:
+            maps = self.attention.encode(maps, [self._cells_of_image(frame) for frame in context.frames])
+        elif len(context) > 0:
+            maps = [self.attention(own, [self._cells_of_image(frame)]) for own, frame in zip(maps, frames, strict=True)]
+        return [{self.stage: one} for one in maps]
+
+    def enter(self, frame: Frame, context: TemporalContext) -> dict[str, Tensor]:
+        """A support's map with the context of the frames that are there by then and of itself."""
+        if not self.enters:
+            return {}
+        return self(frame, TemporalContext((*context.frames, frame), (*context.roles, Role.LOCAL))).value
 
     def _cells_of_image(self, frame: Frame) -> Tensor:
         """(1, C, H, W): the frame's map without the cells that lie in the padding of its batch."""

@@ -95,7 +95,14 @@ class Case:
     no_gradient: tuple[str, ...] = ()
 
 
+CSMN_HEAD = {
+    "MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME": "SPFAAggregator",
+    "MODEL.ROI_BOX_HEAD.NAME": "LinearBoxHead",
+    "MODEL.CSMN.SPFA.PATCHES": 4,
+}
+
 CASES = {
+    # With supports that are encoded as they enter it is recurrent: tests/projects/test_csmn.py
     "StCIE": Case(
         variants={
             name: {"MODEL.CSMN.STCIE.RELATION_DIM": 8} | keys
@@ -105,11 +112,10 @@ CASES = {
                 "spatial": {"MODEL.CSMN.STCIE.TEMPORAL": False},
                 "res4": {"MODEL.CSMN.STCIE.STAGE": "res4"},
                 "RPN on res5": {"MODEL.RPN.IN_FEATURES": ["res5"]},
-                "CSMN": {
-                    "MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME": "SPFAAggregator",
-                    "MODEL.ROI_BOX_HEAD.NAME": "LinearBoxHead",
-                    "MODEL.CSMN.SPFA.PATCHES": 4,
-                },
+                "res4, RPN on the plain map": {"MODEL.CSMN.STCIE.STAGE": "res4", "MODEL.CSMN.STCIE.RPN": False},
+                "CSMN": CSMN_HEAD,
+                "CSMN on res4": CSMN_HEAD | {"MODEL.CSMN.STCIE.STAGE": "res4"},
+                "CSMN, plain supports": CSMN_HEAD | {"MODEL.CSMN.STCIE.SUPPORTS": "plain"},
             }.items()
         },
     ),

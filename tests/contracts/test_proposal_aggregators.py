@@ -125,11 +125,13 @@ CASES = {
         variants={
             name: {"MODEL.ROI_BOX_HEAD.NAME": "LinearBoxHead"} | keys
             for name, keys in {
-                "4 patches": {"MODEL.CSMN.SPFA.PATCHES": 4},
-                "1 patch": {"MODEL.CSMN.SPFA.PATCHES": 1},
+                "9 patches": {"MODEL.VIDEO.KEEP_RELATIONS": True},
+                "4 patches": {"MODEL.CSMN.SPFA.PATCHES": 4, "MODEL.CSMN.SPFA.TEMPERATURE": 1.0},
+                "1 patch": {"MODEL.CSMN.SPFA.PATCHES": 1, "MODEL.VIDEO.KEEP_RELATIONS": True},
                 "fixed": {"MODEL.CSMN.SPFA.PATCHES": 4, "MODEL.CSMN.SPFA.IMPORTANCE": "fixed"},
             }.items()
         },
+        no_gradient=("key.bias",),  # of the relations of a single patch
     ),
     "MSTAggregator": Case(
         image_detector=rdn_without_supports,

@@ -49,6 +49,19 @@ def test_all_support_boxes_are_those_of_the_window_and_their_weights_sum_to_one(
     assert sum(weights) == pytest.approx(1, abs=1e-5) and weights == sorted(weights, reverse=True)
 
 
+def test_a_sample_of_the_whole_video_is_that_of_the_stream():
+    """Which frames it holds follows from the name of the stream."""
+    sample = {"VIDEO.TEST_SCHEDULE.NAME": "GlobalSample", "VIDEO.TEST_SCHEDULE.COUNT": 3}
+    made = VideoPredictor(tiny_cfg(KEYS | sample))
+    draw_weights(made.model)
+    frames = make_frames(9)
+    watch, instances = watched(made, frames, 8)
+    supports = watch.supports(int(instances.proposal_index[0]), count=1000)
+    window = {support.index for support in made.schedule.window(8, None, "stream")}
+    assert {one.index for one in supports} == window != {support.index for support in made.schedule.window(8, None)}
+    assert all(one.image is frames[one.index] for one in supports)
+
+
 def test_boxes_are_proposals_of_their_frame_in_pixels_of_the_image(predictor):
     frames = make_frames(5)
     watch, _ = watched(predictor, frames, 2)

@@ -9,7 +9,7 @@ from vod2.layers import PatchAttention, PatchImportance
 from vod2.layers.patch_attention import cut_patches, standardised
 
 CHANNELS = 3
-GRIDS = pytest.mark.parametrize("grid, side", [(1, 7), (2, 7), (4, 7), (7, 7), (2, 3), (3, 3), (2, 4)])
+GRIDS = pytest.mark.parametrize("grid, side", [(1, 7), (2, 7), (3, 7), (7, 7), (2, 3), (3, 3), (2, 4)])
 
 
 def make_inputs(n: int, m: int, side: int = 7, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
@@ -19,9 +19,18 @@ def make_inputs(n: int, m: int, side: int = 7, dtype: torch.dtype = torch.float6
     return *maps, torch.randn(m, 5, generator=rng, dtype=dtype)
 
 
-def plain(targets: Tensor, supports: Tensor, values: Tensor, grid: int, temperature: float = 1.0) -> Tensor:
+def plain(targets: Tensor, supports: Tensor, values: Tensor, grid: int, temperature: float | None = None) -> Tensor:
     """(N, p, V) with autograd through the loops of the reference."""
     return torch.stack([patch_weights(target, supports, grid, temperature) @ values for target in targets])
+
+
+def test_a_side_of_seven_becomes_nine_with_nine_patches_of_three_by_three_padded_equally():
+    roi = torch.arange(1.0, 50.0).reshape(1, 1, 7, 7)
+    patches = cut_patches(roi, 3)
+    assert patches.shape == (1, 9, 9)
+    assert patches[0, 0].tolist() == [0, 0, 0, 0, 1, 2, 0, 8, 9]
+    assert patches[0, 4].tolist() == [17, 18, 19, 24, 25, 26, 31, 32, 33]
+    assert patches[0, 8].tolist() == [41, 42, 0, 48, 49, 0, 0, 0, 0]
 
 
 def test_a_side_of_seven_becomes_eight_with_sixteen_patches_of_two_by_two():
@@ -69,10 +78,43 @@ def test_the_size_of_a_tile_does_not_matter(tile):
         torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-12)
 
 
-def test_the_temperature_divides_the_similarities():
+@pytest.mark.parametrize("temperature", [2.0, 0.05, 1e-3])
+def test_the_temperature_divides_the_similarities(temperature):
     inputs = make_inputs(2, 4)
-    expected = plain(*inputs, grid=2, temperature=0.05)
-    torch.testing.assert_close(PatchAttention(2, temperature=0.05)(*inputs), expected, rtol=1e-10, atol=1e-10)
+    expected = plain(*inputs, grid=2, temperature=temperature)
+    actual = PatchAttention(2, temperature=temperature)(*inputs)
+    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("grid, cells", [(1, 7), (3, 3), (7, 1)])
+def test_by_default_the_temperature_is_one_over_the_root_of_the_numbers_of_a_patch(grid, cells):
+    inputs = make_inputs(2, 4)
+    same = PatchAttention(grid, temperature=(CHANNELS * cells * cells) ** -0.5)
+    torch.testing.assert_close(PatchAttention(grid)(*inputs), same(*inputs), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("tile", [1, 2**23], ids=["tiles", "one tile"])
+@pytest.mark.parametrize("temperature", [1e-4, 1e-37])
+def test_next_to_no_temperature_takes_the_most_similar_support_alone(temperature, tile):
+    """In float32 the exponential of a similarity divided by such a temperature is infinite, and its inverse 0."""
+    target, supports, values = (x.float().requires_grad_() for x in make_inputs(2, 5))
+    attention = PatchAttention(3, temperature, tile)
+    actual = attention(target, supports, values)
+    best = PatchAttention(3, 1.0).weights(target, supports).argmax(dim=2)  # (2, 9)
+    torch.testing.assert_close(actual, values[best], rtol=1e-6, atol=1e-6)
+    actual.sum().backward()
+    assert all(x.grad.isfinite().all() for x in (target, supports, values))
+
+
+def test_the_weights_are_those_that_sum_up_the_values():
+    target, supports, values = make_inputs(2, 5)
+    attention = PatchAttention(3)
+    weights = attention.weights(target, supports)
+    assert weights.shape == (2, 9, 5)
+    torch.testing.assert_close(weights[0], patch_weights(target[0], supports, 3), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(weights @ values, attention(target, supports, values), rtol=1e-10, atol=1e-10)
+    assert attention.weights(target, supports[:0]).shape == (2, 9, 0)
+    assert attention.weights(target[:0], supports).shape == (0, 9, 5)
 
 
 def test_the_similarity_does_not_depend_on_where_in_the_support_a_patch_is():
@@ -166,7 +208,8 @@ def test_the_importance_is_a_softmax_over_the_patches_of_a_linear_layer(grid, si
     [
         ({"grid": 0}, "grid and tile of at least 1, got 0"),
         ({"tile": 0}, "got 4, 0"),
-        ({"temperature": 0.01}, "TEMPERATURE of at least 0.05, got 0.01"),
+        ({"temperature": 0.0}, "TEMPERATURE above 0, got 0.0"),
+        ({"temperature": -1.0}, "got -1.0"),
     ],
 )
 def test_values_that_make_no_sense_are_refused(arguments, message):

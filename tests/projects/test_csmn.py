@@ -1,17 +1,23 @@
 """CSMN against the slow reference of its two modules."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from helpers.models import DIM, ROOT, build_detector, freeze_statistics, make_targets, make_video, tiny_cfg
 from helpers.proposals import MAP_SHAPE, random_context, random_proposals
-from reference.csmn import encoded_map, spfa_head
+from helpers.streams import detect_as_stream
+from reference.csmn import encoded_map, encoded_sample, patch_weights, patches_of, spfa_head
+from reference.selsa import selsa_head
 from vod2.projects.csmn import SPFAAggregator, StCIE
+from vod2.projects.selsa import SELSAAggregator
 
 import vod2
 from vod2.d2 import EventStorage, ShapeSpec, get_cfg
 from vod2.engine import load_config
 from vod2.errors import UserError
 from vod2.structures import Frame, Role, TemporalContext
+from vod2.temporal import GlobalSample, SlidingWindow
 
 SMALL, CHANNELS = 8, 6
 STCIE = {"MODEL.VIDEO.PIXEL_AGGREGATOR.NAME": "StCIE", "MODEL.CSMN.STCIE.RELATION_DIM": 8}
@@ -86,10 +92,31 @@ class TestStCIE:
         alone = stcie(frames[0], context_of(frames[:1])).value["res5"]
         assert stcie(frames[0], context_of(frames)).value["res5"].equal(alone)
 
+    @pytest.mark.parametrize("normaliser", ["count", "softmax"])
+    def test_all_maps_of_a_sample_attend_to_each_other(self, normaliser):
+        stcie, frames = make_stcie(normaliser=normaliser), make_frames(3, size=(64, 80))
+        state = {name.removeprefix("attention."): value for name, value in stcie.state_dict().items()}
+        expected = encoded_sample(state, [frame.features["res5"][0] for frame in frames], normaliser)
+        found = stcie.forward_all(frames, context_of(frames))
+        for one, wanted in zip(found, expected, strict=True):
+            torch.testing.assert_close(one["res5"][0], wanted, rtol=1e-10, atol=1e-10)
+
+    @pytest.mark.parametrize("temporal", [True, False])
+    def test_a_support_that_enters_takes_from_those_that_are_there_and_from_itself(self, temporal):
+        stcie, frames = make_stcie(supports="entering", temporal=temporal), make_frames(3)
+        entered = stcie.enter(frames[2], context_of(frames[:2]))["res5"]
+        assert entered.equal(stcie(frames[2], context_of(frames)).value["res5"])
+        assert make_stcie(supports="plain").enter(frames[2], context_of(frames[:2])) == {}
+
+    def test_an_unknown_form_of_supports_is_refused(self):
+        with pytest.raises(ValueError, match="SUPPORTS is 'all', expected one of sample, entering, plain"):
+            make_stcie(supports="all")
+
     def test_the_configuration_keys_arrive(self):
-        keys = {"STAGE": "res4", "RELATION_DIM": 7, "NORMALISER": "softmax", "TEMPORAL": False}
+        keys = {"STAGE": "res4", "RELATION_DIM": 7, "NORMALISER": "softmax", "TEMPORAL": False, "SUPPORTS": "plain"}
         stcie = StCIE(tiny_cfg({f"MODEL.CSMN.STCIE.{name}": value for name, value in keys.items()}), SHAPES)
         assert (stcie.stage, stcie.stride, stcie.temporal) == ("res4", 16, False)
+        assert not stcie.enters and not stcie.joint
         assert stcie.attention.normaliser == "softmax"
         assert stcie.attention.source_relation.weight.shape == (7, 4, 1, 1)
 
@@ -104,6 +131,9 @@ class TestStCIE:
             pytest.param({}, False, id="res5"),
             pytest.param({"MODEL.RPN.IN_FEATURES": ["res5"]}, True, id="res5, RPN on res5"),
             pytest.param({"MODEL.CSMN.STCIE.STAGE": "res4"}, True, id="res4"),
+            pytest.param(
+                {"MODEL.CSMN.STCIE.STAGE": "res4", "MODEL.CSMN.STCIE.RPN": False}, False, id="res4, RPN on plain res4"
+            ),
         ],
     )
     def test_the_rpn_sees_the_encoded_map_only_where_it_is_before_the_rpn(self, keys, changes):
@@ -120,7 +150,7 @@ class TestStCIE:
 
 
 class TestSPFA:
-    @pytest.mark.parametrize("patches, importance", [(1, "learned"), (4, "learned"), (9, "learned"), (4, "fixed")])
+    @pytest.mark.parametrize("patches, importance", [(4, "learned"), (9, "learned"), (4, "fixed")])
     @pytest.mark.parametrize("counts", [[2, 0, 6], [0, 0], []], ids=["ragged", "none in any frame", "no frames"])
     def test_the_head_is_the_papers_sum(self, patches, importance, counts):
         rng = torch.Generator().manual_seed(2)
@@ -130,6 +160,44 @@ class TestSPFA:
         actual = spfa(query, context)
         torch.testing.assert_close(actual.value, expected, rtol=1e-10, atol=1e-10)
         assert actual.losses == {} and actual.carry == {} and actual.relations is None
+
+    @pytest.mark.parametrize("counts", [[2, 0, 6], []], ids=["ragged", "no frames"])
+    def test_a_single_patch_is_selsa(self, counts):
+        """With its weights and without importance, whatever IMPORTANCE says; nothing of a RoI's parts is needed."""
+        rng = torch.Generator().manual_seed(2)
+        query, context = random_proposals(3, SMALL, rng), random_context(counts, SMALL, rng)
+        spfa = make_spfa(patches=1, keep_relations=True)
+        selsa = SELSAAggregator(dim=SMALL, support_topk=5, keep_relations=True).double()
+        selsa.load_state_dict(spfa.state_dict())
+        expected = selsa_head(spfa.state_dict(), query, context, topk=5)
+        actual = spfa(replace(query, maps=None), context)
+        torch.testing.assert_close(actual.value, expected, rtol=1e-10, atol=1e-10)
+        assert actual.relations.equal(selsa(query, context).relations)
+        assert not spfa.needs_maps and make_spfa().needs_maps
+
+    def test_relations_are_what_a_proposal_takes_from_each_support_in_the_last_aggregation(self):
+        rng = torch.Generator().manual_seed(6)
+        query, context = random_proposals(2, SMALL, rng), random_context([3, 2], SMALL, rng)
+        spfa, support = make_spfa(keep_relations=True), context.proposals(5)
+        relations = spfa(query, context).relations
+        assert relations.shape == (2, 5) and relations.sum(dim=1).allclose(torch.ones(2, dtype=torch.float64))
+        for i in range(2):
+            weights = patch_weights(query.maps[i], support.maps, 2)  # (4, 5)
+            scores = [spfa.importance[1].score.weight[0] @ patch for patch in patches_of(query.maps[i], 2)]
+            alpha = torch.stack(scores).softmax(dim=0)
+            torch.testing.assert_close(relations[i], alpha @ weights, rtol=1e-10, atol=1e-10)
+            torch.testing.assert_close(spfa.weights(query, support)[i], weights, rtol=1e-10, atol=1e-10)
+            torch.testing.assert_close(spfa.patch_importance(query)[i], alpha, rtol=1e-10, atol=1e-10)
+
+    def test_a_fixed_importance_is_the_same_for_all_patches(self):
+        query = random_proposals(2, SMALL, torch.Generator().manual_seed(6))
+        assert make_spfa(importance="fixed").patch_importance(query).eq(0.25).all()
+
+    @pytest.mark.parametrize("ask", ["weights", "patch_importance"])
+    def test_a_single_patch_has_neither_weights_nor_importance_to_show(self, ask):
+        query = random_proposals(2, SMALL, torch.Generator().manual_seed(6))
+        with pytest.raises(ValueError, match="PATCHES 1 a proposal has no patches"):
+            getattr(make_spfa(patches=1), ask)(*([query, query] if ask == "weights" else [query]))
 
     def test_proposals_beyond_support_topk_do_not_matter(self):
         rng = torch.Generator().manual_seed(3)
@@ -151,7 +219,7 @@ class TestSPFA:
     def test_only_what_is_learned_has_parameters(self):
         fc = {"transform.0.weight", "transform.0.bias"}
         assert set(make_spfa().state_dict()) == fc | {"importance.0.score.weight", "importance.1.score.weight"}
-        assert set(make_spfa(importance="fixed").state_dict()) == set(make_spfa(patches=1).state_dict()) == fc
+        assert set(make_spfa(importance="fixed").state_dict()) == fc
 
     def test_proposals_without_maps_are_refused(self):
         rng = torch.Generator().manual_seed(5)
@@ -181,8 +249,8 @@ class TestSPFA:
         cfg = vod2.add_video_config(get_cfg())
         cfg.merge_from_file(str(ROOT / "configs" / "CSMN_R101.yaml"))
         spfa = SPFAAggregator(cfg, 1024)
-        assert spfa.attention.grid == 4 and spfa.support_topk == 300
-        assert spfa.importance[0].score.in_features == 256 * 2 * 2
+        assert spfa.attention.grid == 3 and spfa.attention.temperature is None and spfa.support_topk == 300
+        assert spfa.importance[0].score.in_features == 256 * 3 * 3
 
     def test_a_head_with_an_activation_is_refused(self):
         with pytest.raises(UserError, match="MODEL.ROI_BOX_HEAD.NAME to 'LinearBoxHead'"):
@@ -195,7 +263,7 @@ class TestSPFA:
             ({"patches": 16}, "got 16"),
             ({"patches": -4}, "got -4"),
             ({"importance": "none"}, "IMPORTANCE is 'none', expected 'learned' or 'fixed'"),
-            ({"temperature": 0.0}, "TEMPERATURE of at least 0.05"),
+            ({"temperature": -1.0}, "TEMPERATURE above 0, got -1.0"),
             ({"support_topk": -1}, "SUPPORT_TOPK of at least 0, got -1"),
         ],
     )
@@ -204,23 +272,113 @@ class TestSPFA:
             make_spfa(**arguments)
 
 
+CSMN = STCIE | {
+    "MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME": "SPFAAggregator",
+    "MODEL.ROI_BOX_HEAD.NAME": "LinearBoxHead",
+    "MODEL.CSMN.SPFA.PATCHES": 4,
+}
+TOPK = 6  # SUPPORT_TOPK of the tiny detector
+ON_RES4 = {"MODEL.CSMN.STCIE.STAGE": "res4"}
+
+
+def clip_of(images: list, **fields) -> dict:
+    """The first image as key frame and its own support, then the others."""
+    others = [{"image": image, "frame_index": i, "role": Role.GLOBAL} for i, image in enumerate(images[1:], start=1)]
+    support = [{"frame_index": 0, "role": Role.KEY}, *others]
+    return {"image": images[0], "video_id": "video", "frame_index": 0, "support": support, **fields}
+
+
+def head_calls(model) -> list[tuple]:
+    """Becomes the (query, context) of each call of the proposal aggregator."""
+    calls = []
+    model.roi_heads.aggregator.register_forward_hook(lambda module, inputs, output: calls.append(inputs))
+    return calls
+
+
+def sample_by_reference(model, images: list) -> list[Frame]:
+    """The frames of a sample of images with the maps that the reference makes of them, and proposals made of these."""
+    stage = model.pixel_aggregator.stage
+    frames = model.encode([{"image": image, "frame_index": i} for i, image in enumerate(images)])
+    state = {name.removeprefix("attention."): x for name, x in model.pixel_aggregator.state_dict().items()}
+    maps = [x[None] for x in encoded_sample(state, [frame.features[stage][0] for frame in frames])]
+    later = [{"res5": model.backbone.res5(x)} if stage == "res4" else {} for x in maps]
+    own = [{stage: x} if model.pixel_aggregator.replaces_stage else {} for x in maps]
+    encoded = [frame.with_(features=frame.features | a | b) for frame, a, b in zip(frames, own, later, strict=True)]
+    return [model.propose([frame])[0][0] for frame in encoded]
+
+
 class TestTogether:
+    @pytest.mark.parametrize(
+        "keys",
+        [{}, ON_RES4, ON_RES4 | {"MODEL.CSMN.STCIE.RPN": False}],
+        ids=["res5", "res4", "res4, RPN on plain res4"],
+    )
+    @pytest.mark.parametrize("how", ["clip", "stream"])
+    def test_proposals_of_key_frame_and_supports_are_made_of_maps_that_attend_to_each_other(self, how, keys):
+        model, images = build_detector(CSMN | keys, dtype=torch.float64), make_video(3)
+        calls = head_calls(model)
+        with torch.no_grad():
+            expected = sample_by_reference(model, images)
+            if how == "clip":
+                model([clip_of(images)])
+            else:
+                next(detect_as_stream(model, images, GlobalSample(3)))
+        query, context = calls[0]
+        assert [frame.index for frame in context.frames] == [0, 1, 2]
+        supports = [frame.proposals.top(TOPK) for frame in context.frames]
+        wanted = [frame.proposals.top(TOPK) for frame in expected]
+        for own, one in zip([query, *supports], [expected[0].proposals, *wanted], strict=True):
+            torch.testing.assert_close(own.boxes, one.boxes, rtol=1e-9, atol=1e-9)
+            torch.testing.assert_close(own.features, one.features, rtol=1e-9, atol=1e-9)
+            torch.testing.assert_close(own.maps, one.maps, rtol=1e-9, atol=1e-9)
+
+    def test_in_training_the_maps_are_those_of_inference(self):
+        """The same clip: what is pooled of the supports does not depend on the mode; nor does the key frame's map."""
+        model, images = build_detector(CSMN, dtype=torch.float64), make_video(3)
+        with torch.no_grad():
+            expected = sample_by_reference(model, images)
+        freeze_statistics(model.train())
+        seen = []
+        embed = model.roi_heads.embed
+        model.roi_heads.embed = lambda features, proposals: seen.append(features["res5"]) or embed(features, proposals)
+        with EventStorage():
+            model([clip_of(images, instances=make_targets())])
+        (maps,) = seen
+        for row, frame in zip(maps, expected, strict=True):
+            torch.testing.assert_close(row, frame.features["res5"][0], rtol=1e-9, atol=1e-9)
+
+    @pytest.mark.parametrize("supports, changes", [("sample", True), ("entering", False), ("plain", False)])
+    def test_only_where_a_sample_attends_to_itself_a_later_key_frame_changes_a_support(self, supports, changes):
+        model, images = build_detector(CSMN | {"MODEL.CSMN.STCIE.SUPPORTS": supports}), make_video(3)
+        calls = head_calls(model)
+        list(detect_as_stream(model, images, SlidingWindow(2, lookahead=0)))
+        first, second = (calls[t][1].frames[0].proposals for t in (1, 2))  # frame 0 as a support of frames 1 and 2
+        assert first.boxes.equal(second.boxes)
+        assert first.features.equal(second.features) != changes
+
+    def test_a_support_that_has_entered_is_encoded_and_a_plain_one_is_not(self):
+        pooled = {}
+        for supports in ("entering", "plain"):
+            model, images = build_detector(CSMN | {"MODEL.CSMN.STCIE.SUPPORTS": supports}), make_video(3)
+            calls = head_calls(model)
+            list(detect_as_stream(model, images, SlidingWindow(2, lookahead=0)))
+            pooled[supports] = calls[2][1].frames[1].proposals
+            with torch.no_grad():
+                frames = model.encode([{"image": image, "frame_index": i} for i, image in enumerate(images)])
+                one = frames[1]
+                if supports == "entering":  # frame 1 was given the context of frame 0 and of itself
+                    (one,), _ = model.enhance([frames[1]], [context_of(frames[:2])])
+                expected = model.propose([one])[0][0].proposals
+            torch.testing.assert_close(pooled[supports].maps, expected.maps, rtol=1e-5, atol=1e-5)
+        assert not torch.allclose(pooled["entering"].maps, pooled["plain"].maps, atol=1e-3)
+
     def test_the_encoded_map_of_the_key_frame_reaches_the_head_in_training(self):
         """Its RoIs are pooled from it, so that the loss moves the content of stCIE, which begins with 0."""
-        keys = STCIE | {
-            "MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME": "SPFAAggregator",
-            "MODEL.ROI_BOX_HEAD.NAME": "LinearBoxHead",
-            "MODEL.CSMN.SPFA.PATCHES": 4,
-        }
-        model, images = build_detector(keys).train(), make_video(2)
+        model, images = build_detector(CSMN).train(), make_video(2)
         freeze_statistics(model)
         torch.nn.init.zeros_(model.pixel_aggregator.attention.source_content.weight)
-        support = [
-            {"frame_index": 0, "role": Role.KEY},
-            {"image": images[1], "frame_index": 1, "role": Role.GLOBAL},
-        ]
         with EventStorage():
-            losses = model([{"image": images[0], "instances": make_targets(), "support": support}])
+            losses = model([clip_of(images, instances=make_targets())])
         sum(losses.values()).backward()
         assert model.pixel_aggregator.attention.source_content.weight.grad.ne(0).any()
 
@@ -234,6 +392,10 @@ CONFIGS = sorted(
 def test_every_configuration_loads_and_names_known_parts(path):
     cfg = load_config(str(ROOT / path))
     aggregator = cfg.MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME
-    assert aggregator in ("SPFAAggregator", "SELSAAggregator") and cfg.MODEL.ROI_BOX_HEAD.NAME == "LinearBoxHead"
+    if aggregator:
+        assert aggregator in ("SPFAAggregator", "SELSAAggregator") and cfg.MODEL.ROI_BOX_HEAD.NAME == "LinearBoxHead"
+    else:  # Faster R-CNN + stCIE
+        assert cfg.MODEL.VIDEO.PIXEL_AGGREGATOR.NAME == "StCIE"
+        assert cfg.MODEL.ROI_BOX_HEAD.NAME == "FastRCNNConvFCHead"
     assert cfg.VIDEO.TRAIN_SCHEDULE.WITH_KEY and cfg.VIDEO.TEST_SCHEDULE.INCLUDE_KEY
     assert cfg.OUTPUT_DIR.endswith(path.stem)

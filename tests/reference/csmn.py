@@ -42,6 +42,11 @@ def encoded_map(state: State, target: Tensor, sources: list[Tensor], normaliser:
     return result
 
 
+def encoded_sample(state: State, maps: list[Tensor], normaliser: str = "count") -> list[Tensor]:
+    """stCIE of all maps (C, H, W) of a sample, each of which takes from the cells of all, its own included."""
+    return [encoded_map(state, own, maps, normaliser) for own in maps]
+
+
 def _places(x: Tensor) -> list[tuple[int, int]]:
     return [(row, column) for row in range(x.shape[1]) for column in range(x.shape[2])]
 
@@ -65,9 +70,14 @@ def correlation(a: Tensor, b: Tensor) -> Tensor:
     return ((a - a.mean()) * (b - b.mean())).sum() / (len(a) * sigmas)
 
 
-def patch_weights(target: Tensor, supports: Tensor, grid: int, temperature: float = 1.0) -> Tensor:
-    """One RoI (C, P, P) and M supports (M, C, P, P) -> (grid^2, M): softmax over j of max over q; differentiable."""
+def patch_weights(target: Tensor, supports: Tensor, grid: int, temperature: float | None = None) -> Tensor:
+    """One RoI (C, P, P) and M supports (M, C, P, P) -> (grid^2, M): softmax over j of max over q; differentiable.
+
+    temperature: divides the maxima; None for 1 / sqrt(d), d the numbers of a patch.
+    """
     rows = []
+    if temperature is None:
+        temperature = 1 / math.sqrt(len(patches_of(target, grid)[0]))
     for patch in patches_of(target, grid):
         found = [torch.stack([correlation(patch, q) for q in patches_of(roi, grid)]).max() for roi in supports]
         rows.append(torch.stack(found).div(temperature).softmax(dim=0))

@@ -32,6 +32,7 @@ class RelationWatch:
     Args:
         predictor: its aggregator keeps relations (MODEL.VIDEO.KEEP_RELATIONS).
         frame: number of the frame.
+        video: the name that `VideoPredictor.stream` is given, which chooses the frames of a `GlobalSample`.
 
     Raises:
         UserError: if the aggregator keeps none.
@@ -47,7 +48,7 @@ class RelationWatch:
         4
     """
 
-    def __init__(self, predictor: VideoPredictor, frame: int) -> None:
+    def __init__(self, predictor: VideoPredictor, frame: int, video: str = "stream") -> None:
         aggregator = predictor.model.roi_heads.aggregator
         parts = [] if aggregator is None else aggregator.modules()  # several in a row: the last that keeps any
         keeping = [part for part in parts if getattr(part, "keep_relations", False)]
@@ -56,7 +57,7 @@ class RelationWatch:
                 f"{type(aggregator).__name__ if aggregator else 'a detector without aggregator'} keeps no relations: "
                 "set MODEL.VIDEO.KEEP_RELATIONS to True, with a MODEL.VIDEO.PROPOSAL_AGGREGATOR that can keep them"
             )
-        self.frame, self._schedule = frame, predictor.schedule
+        self.frame, self._video, self._schedule = frame, video, predictor.schedule
         self._first = 0  # the number of the frame that the memory calls 0
         self._lost = self._calls = 0
         self._images: dict[int, np.ndarray] = {}
@@ -107,7 +108,7 @@ class RelationWatch:
     def _wanted(self) -> set[int]:
         """The numbers of the frames in the window, as far as the video goes on without a gap."""
         t = self.frame - self._first
-        window = self._schedule.window(t, t + 1 + self._schedule.lookahead)
+        window = self._schedule.window(t, t + 1 + self._schedule.lookahead, self._video)
         return {self._first + support.index for support in window}
 
     def _watch(self, module: nn.Module, inputs: tuple[ProposalSet, TemporalContext], output: Aggregated) -> None:

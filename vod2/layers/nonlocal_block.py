@@ -68,29 +68,37 @@ class PixelAttention(nn.Module):
 
         Sums are computed in the dtype of the target, at least float32, also under autocast.
         """
-        sources = [source for source in sources if source.numel() > 0]
-        if not sources:
-            return target
-        content = self.target_content(target)
-        attend = self._by_count if self.normaliser == "count" else self._by_softmax
-        query = _directions(self.target_relation(target))  # (d, L)
-        with torch.autocast(target.device.type, enabled=False):
-            context = attend(query, sources)  # (C, L)
-        return content + context.reshape(target.shape).to(content.dtype)
+        return self.encode([target], sources)[0]
 
-    def _by_count(self, query: Tensor, sources: Sequence[Tensor]) -> Tensor:
-        """(d, L) -> (C, L): (1/S) sum_s cos g_s(x_s)."""
+    def encode(self, targets: Sequence[Tensor], sources: Sequence[Tensor]) -> list[Tensor]:
+        """What `forward` makes of each target (1, C, H, W); what the sources give to all of them is computed once."""
+        sources = [source for source in sources if source.numel() > 0]
+        if not sources or not targets:
+            return list(targets)
+        dtype = torch.promote_types(targets[0].dtype, torch.float32)
+        with torch.autocast(targets[0].device.type, enabled=False):
+            keys = [self._key(source, dtype) for source in sources]
+            summed = self._summed(keys, sources) if self.normaliser == "count" else None
+        encoded = []
+        for target in targets:
+            content = self.target_content(target)
+            query = _directions(self.target_relation(target))  # (d, L)
+            with torch.autocast(target.device.type, enabled=False):
+                context = self._by_softmax(query, keys, sources) if summed is None else summed @ query  # (C, L)
+            encoded.append(content + context.reshape(target.shape).to(content.dtype))
+        return encoded
+
+    def _summed(self, keys: Sequence[Tensor], sources: Sequence[Tensor]) -> Tensor:
+        """(1/S) sum_s g_s(x_s) phi_s^T (C, d); keys are phi of each source, (d, s)."""
         summed, directions, cells = 0, 0, 0
-        for source in sources:
-            key = self._key(source, query.dtype)
-            summed = summed + _cells(source, query.dtype) @ key.T  # (C, d)
+        for key, source in zip(keys, sources, strict=True):
+            summed = summed + _cells(source, key.dtype) @ key.T  # (C, d)
             directions = directions + key.sum(dim=1)
             cells += key.shape[1]
-        return self._content(summed, directions) @ (query / cells)
+        return self._content(summed, directions) / cells
 
-    def _by_softmax(self, query: Tensor, sources: Sequence[Tensor]) -> Tensor:
+    def _by_softmax(self, query: Tensor, keys: Sequence[Tensor], sources: Sequence[Tensor]) -> Tensor:
         """(d, L) -> (C, L): sum_s softmax_s(cos) g_s(x_s)."""
-        keys = [self._key(source, query.dtype) for source in sources]
         columns = []
         for part in query.split(self.tile, dim=1):
             summed, total = 0, 0

@@ -13,7 +13,8 @@ from torch.utils.checkpoint import checkpoint
 def cut_patches(maps: Tensor, grid: int) -> Tensor:
     """(M, C, P, P) -> (M, p, d): g x g equal patches that do not overlap, row by row.
 
-    Where g does not divide P, zeros are padded on both sides, the odd one at the end.
+    Where g does not divide P, zeros are padded equally on both sides (3 x 3 patches: 7 cells and one at each side); of
+    an odd number, one more at the end.
 
     Raises:
         ValueError: if there are not P >= g cells along a side.
@@ -46,14 +47,16 @@ class PatchAttention(nn.Module):
 
     The similarity of support j to patch p of target i is the highest normalised cross-correlation of that patch with a
     patch of j; w is its softmax over j. No table of all pairs is held: supports are visited in tiles, and again in the
-    backward if there is more than one. Since correlations are at most 1, exponentials need no running maximum.
+    backward if there is more than one. Exponentials are taken from the highest similarity so far, whatever the
+    temperature.
 
     It has no parameters.
 
     Args:
         grid: g.
-        temperature: similarities are divided by it before the softmax; at least 0.05, so that no sum of exponentials
-            is 0 in float32.
+        temperature: similarities, which lie in [-1, 1], are divided by it before the softmax; None for 1 / sqrt(d), so
+            that what enters the softmax is the dot product of two patches whose numbers have mean 0 and variance 1,
+            divided by sqrt(d).
         tile: pairs of patches whose correlations are held at once, or those of a single support if that is more.
 
     Raises:
@@ -62,17 +65,17 @@ class PatchAttention(nn.Module):
     Example:
         >>> import torch
         >>> from vod2.layers import PatchAttention
-        >>> attention = PatchAttention(grid=4)
+        >>> attention = PatchAttention(grid=3)
         >>> attention(torch.rand(2, 8, 7, 7), torch.rand(5, 8, 7, 7), torch.rand(5, 32)).shape
-        torch.Size([2, 16, 32])
+        torch.Size([2, 9, 32])
     """
 
-    def __init__(self, grid: int, temperature: float = 1.0, tile: int = 2**23) -> None:
+    def __init__(self, grid: int, temperature: float | None = None, tile: int = 2**23) -> None:
         super().__init__()
         if grid < 1 or tile < 1:
             raise ValueError(f"PatchAttention: expected grid and tile of at least 1, got {grid}, {tile}")
-        if temperature < 0.05:
-            raise ValueError(f"PatchAttention: expected TEMPERATURE of at least 0.05, got {temperature}")
+        if temperature is not None and temperature < torch.finfo(torch.float32).tiny:
+            raise ValueError(f"PatchAttention: expected TEMPERATURE above 0, got {temperature}")
         self.grid, self.temperature, self.tile = grid, temperature, tile
 
     def forward(self, target_maps: Tensor, support_maps: Tensor, values: Tensor) -> Tensor:
@@ -88,25 +91,49 @@ class PatchAttention(nn.Module):
         target = target.flatten(0, 1)  # (N*p, d)
         count = max(1, self.tile // (len(target) * patches))
         if count >= len(support_maps):  # a single tile may stay for the backward
-            summed, total = self._weighted_sum(target, support_maps, values)
+            summed, total, _ = self._weighted_sum(target, support_maps, values)
         else:
             summed, total = self._by_tiles(target, support_maps.split(count), values.split(count))
         return (summed / total).to(values.dtype).unflatten(0, (n, patches))
+
+    def weights(self, target_maps: Tensor, support_maps: Tensor) -> Tensor:
+        """w (N, p, M), which sum to 1 over the supports: all of them at once, to be looked at.
+
+        target_maps (N, C, P, P), support_maps (M, C, P, P).
+        """
+        target = standardised(cut_patches(target_maps, self.grid))  # (N, p, d)
+        similarity = self._similarity(target.flatten(0, 1), support_maps)
+        highest = similarity.amax(dim=1, keepdim=True) if len(support_maps) else 0
+        logits = (similarity - highest) / self._divisor(target.shape[2])
+        return logits.softmax(dim=1).unflatten(0, target.shape[:2])
 
     def _by_tiles(
         self, target: Tensor, support_maps: tuple[Tensor, ...], values: tuple[Tensor, ...]
     ) -> tuple[Tensor, Tensor]:
         """`_weighted_sum` over all tiles, each of which the backward computes again."""
-        summed, total = 0, 0
+        summed = total = 0
+        highest = target.new_full((len(target), 1), -torch.inf)
         for tile in zip(support_maps, values, strict=True):
             more = checkpoint(self._weighted_sum, target, *tile, use_reentrant=False, preserve_rng_state=False)
-            summed, total = summed + more[0], total + more[1]
+            peak = torch.maximum(highest, more[2])
+            # What was added up relative to another maximum: how much of it counts relative to the new one.
+            old, new = (((one - peak) / self._divisor(target.shape[1])).exp() for one in (highest, more[2]))
+            summed, total, highest = old * summed + new * more[0], old * total + new * more[1], peak
         return summed, total
 
-    def _weighted_sum(self, target: Tensor, maps: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """What some supports (m, C, P, P) and (m, V) add to numerators (N*p, V) and denominators (N*p, 1)."""
-        weights = ((self._similarity(target, maps) - 1) / self.temperature).exp()  # (N*p, m), at most 1
-        return (weights @ values.to(weights.dtype)).to(weights.dtype), weights.sum(dim=1, keepdim=True)
+    def _weighted_sum(self, target: Tensor, maps: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What some supports (m, C, P, P) and (m, V) add to numerators (N*p, V) and denominators (N*p, 1).
+
+        Both are relative to the highest of their similarities, the third tensor (N*p, 1).
+        """
+        similarity = self._similarity(target, maps)
+        highest = similarity.detach().amax(dim=1, keepdim=True)
+        weights = ((similarity - highest) / self._divisor(target.shape[1])).exp()  # (N*p, m), at most 1
+        return (weights @ values.to(weights.dtype)).to(weights.dtype), weights.sum(dim=1, keepdim=True), highest
+
+    def _divisor(self, numbers: int) -> float:
+        """The temperature for patches of d = `numbers` numbers."""
+        return numbers**-0.5 if self.temperature is None else self.temperature
 
     def _similarity(self, target: Tensor, maps: Tensor) -> Tensor:
         """(N*p, m): the highest correlation of each target patch (N*p, d) with a patch of each support."""

@@ -92,9 +92,8 @@ def resume(backbone: nn.Module, stage: str, x: Tensor) -> dict[str, Tensor]:
             return backbone.halves(x)
         outputs = resume(backbone.bottom_up, stage, x)
         return outputs | backbone.head_maps(x if stage == "res5" else outputs["res5"])
-    names = list(backbone.stage_names)
     outputs = {}
-    for name in names[names.index(stage) + 1 :]:
+    for name in later_outputs(backbone, stage):
         x = getattr(backbone, name)(x)
         outputs[name] = x
     return outputs
@@ -109,6 +108,16 @@ def run_to(backbone: nn.Module, images: Tensor, stage: str) -> Tensor:
     if stage == "head_map" and isinstance(backbone, HeadMapBackbone):
         return backbone(images)[stage]  # nothing comes after it
     return finish(backbone, begin(backbone, images, stage, 1), stage, 1)
+
+
+def later_outputs(backbone: nn.Module, stage: str) -> list[str]:
+    """The names of what `resume` computes from the output of `stage`, in their order."""
+    if isinstance(backbone, HeadMapBackbone):
+        if stage == "head_map":
+            return ["rpn", "head"]
+        return [*later_outputs(backbone.bottom_up, stage), "head_map", "rpn", "head"]
+    names = list(backbone.stage_names)
+    return names[names.index(stage) + 1 :]
 
 
 def begin(backbone: nn.Module, images: Tensor, stage: str, blocks: int) -> Tensor:

@@ -3,7 +3,7 @@
 B: clips, T: supports of a clip. Boxes are xyxy in pixels of the resized image until they leave the model.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from vod2.d2 import (
 from vod2.errors import UserError
 from vod2.layers import inclusive
 from vod2.modeling.aggregation import Aggregated, mean_losses, merged, next_relations
-from vod2.modeling.backbone import resume
+from vod2.modeling.backbone import later_outputs, resume
 from vod2.modeling.clips import (
     classes_of,
     context_of,
@@ -38,7 +38,7 @@ from vod2.modeling.pixel import PixelAggregator, build_pixel_aggregator
 from vod2.modeling.roi_heads import VideoROIHeads
 from vod2.modeling.unused import with_zero_gradients
 from vod2.modeling.video_rpn import VideoRPN
-from vod2.structures import Frame, PreciseBoxes, Support, TemporalContext
+from vod2.structures import Frame, PreciseBoxes, ProposalSet, Support, TemporalContext
 from vod2.temporal import FrameMemory
 
 
@@ -101,8 +101,7 @@ class VideoRCNN(GeneralizedRCNN):
         if self.inclusive_boxes:
             batched_inputs = [half_open_targets(clip) for clip in batched_inputs]
         targets = [clip["instances"].to(self.device) for clip in batched_inputs]
-        keys, enhanced = self.enhance(plain, contexts)
-        contexts = self._enter_clips(plain, contexts)
+        keys, contexts, enhanced = self._enhance_clips(plain, contexts)
         keys, contexts, rpn_losses = self._propose_clips(keys, contexts, targets)
         keys, contexts = self._identified(keys, contexts, batched_inputs)
         losses = mean_losses(enhanced) | rpn_losses | self.roi_heads.detect(keys, contexts).losses
@@ -119,8 +118,7 @@ class VideoRCNN(GeneralizedRCNN):
         if detected_instances is not None:
             raise ValueError("VideoRCNN makes its own boxes: detected_instances is not supported")
         plain, contexts = self._clips(batched_inputs)
-        keys, _ = self.enhance(plain, contexts)
-        contexts = self._enter_clips(plain, contexts)
+        keys, contexts, _ = self._enhance_clips(plain, contexts)
         keys, contexts, _ = self._propose_clips(keys, contexts, None)
         instances = self.roi_heads.detect(keys, contexts).instances
         if not do_postprocess:
@@ -157,7 +155,9 @@ class VideoRCNN(GeneralizedRCNN):
         self._require_eval()
         named = [{**one, "video_id": memory.video} for one, memory in zip(inputs, memories, strict=True)]
         frames = self.encode(named)
-        if self._supports_have_proposals and not self._supports_enter_anew:
+        if self._is_joint:
+            frames = self._with_boxes(frames) if self._boxes_stay else frames
+        elif self._supports_have_proposals and not self._supports_enter_anew:
             proposed, _ = self.propose(self._enter(frames, [memory.held() for memory in memories]))
             frames = [
                 done.with_(features=self._kept(frame.features)) for frame, done in zip(frames, proposed, strict=True)
@@ -173,13 +173,17 @@ class VideoRCNN(GeneralizedRCNN):
         """
         self._require_eval()
         context = memory.context(clip["frame_index"])
-        plain = [memory.frame(clip["frame_index"])]
-        keys, enhanced = self.enhance(plain, [context])
-        if self._supports_enter_anew:
-            keys, contexts, _ = self._propose_clips(keys, self._enter_clips(plain, [context]), None)
-            context = contexts[0]
-        elif enhanced:
-            keys, _ = self.propose(keys)
+        keys, enhanced = [memory.frame(clip["frame_index"])], []
+        if self._is_joint:
+            key, context = self._enhance_sample(keys[0], context)
+            keys = [key]
+        elif self.pixel_aggregator is not None:
+            plain = keys
+            keys, enhanced = self.enhance(plain, [context])
+            if self._supports_enter_anew:
+                keys, (context,), _ = self._propose_clips(keys, self._enter_clips(plain, [context]), None)
+            else:
+                keys, _ = self.propose(keys)
         found = self.roi_heads.detect(keys, [context])
         memory.carry(merged(one.carry for one in (*enhanced, *found.aggregated)))
         instances, relations = found.instances[0], found.aggregated[0].relations
@@ -233,9 +237,7 @@ class VideoRCNN(GeneralizedRCNN):
 
         Feature maps are dropped where nothing will look at them again.
         """
-        # Only what is read: a map of the whole image takes as long to copy as a cheap layer to compute.
-        levels = dict.fromkeys([*self.proposal_generator.in_features, *self.roi_heads.box_in_features])
-        features = {name: _together([frame.features[name] for frame in frames]) for name in levels}
+        features = _levels(frames, [*self.proposal_generator.in_features, *self.roi_heads.box_in_features])
         sizes = [frame.image_size for frame in frames]
         proposals, losses = self.proposal_generator.propose(sizes, features, targets)
         proposals = self.roi_heads.select(proposals, targets)
@@ -257,13 +259,63 @@ class VideoRCNN(GeneralizedRCNN):
         return self._replaced(frames, maps) if any(maps) else list(frames)
 
     def _replaced(self, frames: Sequence[Frame], maps: Sequence[dict[str, Tensor]]) -> list[Frame]:
-        """The frames with new maps of level 1's stage, and what the backbone makes of these."""
+        """The frames with new maps of level 1's stage, where it replaces that, and what the backbone makes of these."""
         stage = self.pixel_aggregator.stage
         later = resume(self.backbone, stage, _together([one[stage] for one in maps]))
+        replaced = []
+        for row, (frame, one) in enumerate(zip(frames, maps, strict=True)):
+            own = one if self.pixel_aggregator.replaces_stage else {}
+            rest = {name: x[row : row + 1] for name, x in later.items()}
+            replaced.append(frame.with_(features=frame.features | own | rest))
+        return replaced
+
+    def _enhance_sample(self, key: Frame, context: TemporalContext) -> tuple[Frame, TemporalContext]:
+        """In a stream, the key frame and its context with the proposals that they have in this context (`joint`)."""
+        frames = {frame.index: frame for frame in context.frames} if self._supports_have_proposals else {}
+        if self._boxes_stay:  # as in training, no more of a support is embedded than is looked at
+            best = self.roi_heads.support_topk
+            frames = {index: frame.with_(proposals=frame.proposals.top(best)) for index, frame in frames.items()}
+        frames[key.index] = key
+        maps = self.pixel_aggregator.forward_all(list(frames.values()), context)
+        enhanced = self._replaced(list(frames.values()), maps)
+        done = self._embedded(enhanced) if self._boxes_stay else self.propose(enhanced)[0]
+        frames = {frame.index: frame for frame in done}
+        inside = tuple(frames.get(frame.index, frame) for frame in context.frames)
+        return frames[key.index], TemporalContext(inside, context.roles, context.carry)
+
+    def _with_boxes(self, frames: Sequence[Frame]) -> list[Frame]:
+        """The frames with proposals that nothing has been pooled of: features (N, 0)."""
+        features = _levels(frames, self.proposal_generator.in_features)
+        proposals, _ = self.proposal_generator.propose([frame.image_size for frame in frames], features)
+        boxes = [(one.proposal_boxes.tensor, one.objectness_logits) for one in proposals]
         return [
-            frame.with_(features=frame.features | one | {name: x[row : row + 1] for name, x in later.items()})
-            for row, (frame, one) in enumerate(zip(frames, maps, strict=True))
+            frame.with_(proposals=ProposalSet.of_frame(box, box.new_empty(len(box), 0), score, frame.image_size))
+            for frame, (box, score) in zip(frames, boxes, strict=True)
         ]
+
+    def _embedded(self, frames: Sequence[Frame]) -> list[Frame]:
+        """The frames of `_with_boxes` with their proposals embedded."""
+        boxes = [
+            Instances(
+                frame.image_size,
+                proposal_boxes=PreciseBoxes(frame.proposals.boxes),
+                objectness_logits=frame.proposals.scores,
+            )
+            for frame in frames
+        ]
+        embedded = self.roi_heads.embed(_levels(frames, self.roi_heads.box_in_features), boxes)
+        return [frame.with_(proposals=one) for frame, one in zip(frames, embedded, strict=True)]
+
+    @property
+    def _is_joint(self) -> bool:
+        return self.pixel_aggregator is not None and self.pixel_aggregator.joint
+
+    @property
+    def _boxes_stay(self) -> bool:
+        """Whether the RPN reads nothing that level 1 changes: then the context of a frame does not move its boxes."""
+        stage = self.pixel_aggregator.stage
+        changed = {*later_outputs(self.backbone, stage), *([stage] if self.pixel_aggregator.replaces_stage else [])}
+        return changed.isdisjoint(self.proposal_generator.in_features)
 
     @property
     def _supports_have_proposals(self) -> bool:
@@ -288,6 +340,25 @@ class VideoRCNN(GeneralizedRCNN):
         keys = [next(frames) for _ in batched_inputs]
         contexts = [context_of(key, frames, roles_of(clip)) for key, clip in zip(keys, batched_inputs, strict=True)]
         return keys, contexts
+
+    def _enhance_clips(
+        self, keys: list[Frame], contexts: list[TemporalContext]
+    ) -> tuple[list[Frame], list[TemporalContext], list[Aggregated]]:
+        """Level 1 for key frames and supports, and what the aggregator returned for each key frame, if it is asked."""
+        if not self._is_joint:
+            enhanced, found = self.enhance(keys, contexts)
+            return enhanced, self._enter_clips(keys, contexts), found
+        frames, maps = [], []
+        for key, context in zip(keys, contexts, strict=True):
+            sample = [key, *(supports_of([context]) if self._supports_have_proposals else ())]
+            frames.append(sample)
+            maps.append(self.pixel_aggregator.forward_all(sample, context))
+        done = iter(self._replaced(sum(frames, []), sum(maps, [])))
+        samples = [[next(done) for _ in sample] for sample in frames]
+        keys = [key for key, *_ in samples]
+        if self._supports_have_proposals:
+            contexts = contexts_with(keys, (frame for _, *rest in samples for frame in rest), contexts)
+        return keys, contexts, []
 
     def _enter_clips(self, keys: list[Frame], contexts: list[TemporalContext]) -> list[TemporalContext]:
         """The contexts with the feature maps that the proposals of supports are to be made of."""
@@ -337,6 +408,12 @@ class VideoRCNN(GeneralizedRCNN):
             pixel = finished.image_size[1] / width, finished.image_size[0] / height
             finished.pred_boxes = PreciseBoxes(inclusive(finished.pred_boxes.tensor, pixel))
         return finished
+
+
+def _levels(frames: Sequence[Frame], names: Iterable[str]) -> dict[str, Tensor]:
+    """{level: (B, C, H, W)} of B frames."""
+    # Only what is read: a map of the whole image takes as long to copy as a cheap layer to compute.
+    return {name: _together([frame.features[name] for frame in frames]) for name in dict.fromkeys(names)}
 
 
 def _together(maps: Sequence[Tensor]) -> Tensor:

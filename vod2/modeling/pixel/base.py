@@ -25,12 +25,19 @@ class PixelAggregator(nn.Module, ABC):
 
     Attributes:
         stage: the map that it replaces.
+        replaces_stage: whether those who read the stage itself, such as an RPN on conv4, see the new map; else only
+            what the backbone makes of it is replaced.
         enters_anew: whether at test supports `enter` for each key frame anew, as in training, so that their proposals
             may depend on it. That is as much work for each frame of the window as for the key frame.
+        joint: whether the frames of a context take from each other as the key frame does from them (CSMN). Then their
+            proposals are made, anew for each key frame, of what `forward_all` gives for them with the key frame's
+            context; nothing that `forward` returns beside the map is used.
     """
 
     stage: str
+    replaces_stage: bool = True
     enters_anew: bool = False
+    joint: bool = False
 
     def encode(self, backbone: nn.Module, images: Tensor, frames: Sequence[Support]) -> list[dict[str, Tensor]]:
         """Images (B, 3, H, W), normalised and padded -> what is kept of each: {level: (1, C, H/s, W/s)}.
@@ -55,6 +62,10 @@ class PixelAggregator(nn.Module, ABC):
                 supports.
         """
         return {}
+
+    def forward_all(self, frames: Sequence[Frame], context: TemporalContext) -> list[dict[str, Tensor]]:
+        """The maps that `forward` gives for each of several frames with one context; a joint one may share work."""
+        return [self(frame, context).value for frame in frames]
 
     @abstractmethod
     def forward(self, key: Frame, context: TemporalContext) -> Aggregated[dict[str, Tensor]]:
