@@ -101,7 +101,30 @@ TRIPLETS = (("a", [0, 1, 3]), ("b", [0, 3]), ("c", [2, 0, 3, 3]), ("d", [2, 2]),
         pytest.param({"num_inter": 2}, {"num_inter": 2}, id="two inter"),
         pytest.param({"inter": {"proposals": "all"}}, {"all_proposals": True}, id="all proposals"),
         pytest.param(
-            {"inter": {"proposal_similarity": "dot", "margin": 10.0}}, {"dot": True, "margin": 10.0}, id="dot products"
+            {"inter": {"proposal_similarity": "dot", "margin": 10.0}}, {"d": "dot", "margin": 10.0}, id="dot products"
+        ),
+        pytest.param({"inter": {"proposal_similarity": "euclidean"}}, {"d": "euclidean"}, id="distances"),
+        pytest.param({"skip": "initial"}, {"skip_both": False}, id="initial supports alone"),
+        pytest.param({"inter": {"share": 0.5}}, {"alone": (1, 3, 5)}, id="half of the videos within themselves"),
+        pytest.param(
+            {"inter": {"share": 0.5}, "num_inter": 2},
+            {"alone": (1, 3, 5), "num_inter": 2},
+            id="half of the videos within themselves, twice",
+        ),
+        pytest.param(
+            {"inter": {"share": 0.0}, "test_inter": "none"},
+            {"alone": (0, 1, 2, 3, 4, 5), "within": False},
+            id="no video takes anything",
+        ),
+        pytest.param(
+            {"inter": {"video_similarity": "max", "video_negative": "both"}},
+            {"video_similarity": "max", "like_both": True},
+            id="V- like target and V+",
+        ),
+        pytest.param(
+            {"inter": {"mining": "kernel", "proposal_similarity": "dot", "margin": 10.0}},
+            {"by_kernel": True, "d": "dot", "margin": 10.0},
+            id="mined by the kernel",
         ),
     ],
 )
@@ -271,14 +294,21 @@ def test_the_configuration_keys_arrive():
         "MARGIN": 10.0,
         "RELATION_WEIGHT": 0.5,
         "AUXILIARY_WEIGHT": 0.25,
-        "TEST_INTER": "video",
+        "AUXILIARY_BOXES": True,
+        "TEST_INTER": "none",
+        "SKIP": "initial",
+        "VIDEO_NEGATIVE": "both",
+        "MINING": "kernel",
+        "INTER_SHARE": 0.25,
     }
     hvr = HVRAggregator(tiny_cfg(KEYS | {f"MODEL.HVRNET.{name}": value for name, value in node.items()}), DIM)
     assert (hvr.num_intra, len(hvr.relation), len(hvr.transform), hvr.support_topk) == (2, 4, 3, 6)
-    assert (hvr.auxiliary_weight, hvr.test_inter, hvr.training_levels) == (0.25, "video", ("res5",))
+    assert (hvr.auxiliary.loss_weight, hvr.looks_within, hvr.training_levels) == (0.25, False, ("res5",))
+    assert not hvr.skips_both and hvr.auxiliary.boxes.out_features == 4 * 5
     inter = hvr.inter
     assert (inter.video_similarity, inter.all_proposals, inter.proposal_similarity) == ("max", True, "dot")
     assert (inter.margin, inter.relation_weight, inter.num_classes) == (10.0, 0.5, 5)
+    assert (inter.like_both, inter.by_kernel, inter.share) == (True, True, 0.25)
 
 
 @pytest.mark.parametrize(
@@ -286,10 +316,13 @@ def test_the_configuration_keys_arrive():
     [
         ({"num_intra": 4}, "NUM_INTRA of 2 or 3 and NUM_INTER of at least 0, got 4, 1"),
         ({"num_inter": -1}, "got 3, -1"),
-        ({"test_inter": "all"}, "TEST_INTER 'none' or 'video', got 'all'"),
+        ({"test_inter": "all"}, "TEST_INTER to be one of video, none, got 'all'"),
+        ({"skip": "none"}, "SKIP to be one of both, initial, got 'none'"),
+        ({"inter": {"mining": "random"}}, "MINING to be one of features, kernel"),
+        ({"inter": {"video_negative": "positive"}}, "VIDEO_NEGATIVE to be one of target, both"),
         ({"inter": {"proposals": "easy"}}, "PROPOSALS to be one of hard, all, got 'easy'"),
         ({"inter": {"video_similarity": "min"}}, "VIDEO_SIMILARITY to be one of mean, max, random"),
-        ({"inter": {"proposal_similarity": "l2"}}, "PROPOSAL_SIMILARITY to be one of cosine, dot"),
+        ({"inter": {"proposal_similarity": "l2"}}, "PROPOSAL_SIMILARITY to be one of cosine, dot, euclidean"),
     ],
 )
 def test_values_that_make_no_sense_are_refused(arguments, message):
@@ -351,12 +384,13 @@ def test_an_ablation_changes_the_full_network(name, key, value):
     assert cfg == value
 
 
-@pytest.mark.parametrize("share, taking", [(1.0, [0, 1, 2, 3]), (0.5, [0, 2]), (0.25, [0])])
+@pytest.mark.parametrize("share, taking", [(1.0, [0, 1, 2, 3]), (0.5, [0, 2]), (0.25, [0]), (0.0, [])])
 def test_a_share_of_the_videos_takes_from_others_and_the_rest_is_alone(share, taking):
     inter = InterVideo(num_classes=5, share=share)
-    assert [i for i in range(4) if inter._takes(i)] == taking
+    assert [i for i in range(4) if inter.takes(i)] == taking
 
 
-def test_a_share_of_nothing_is_refused():
-    with pytest.raises(ValueError, match="INTER_SHARE"):
-        InterVideo(num_classes=5, share=0.0)
+@pytest.mark.parametrize("share", [-0.1, 1.5])
+def test_a_share_that_is_none_is_refused(share):
+    with pytest.raises(ValueError, match=r"INTER_SHARE in \[0, 1\], got"):
+        InterVideo(num_classes=5, share=share)
