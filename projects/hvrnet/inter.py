@@ -89,8 +89,8 @@ class InterVideo:
         margin: lambda of equation 6.
         relation_weight: gamma of equation 5; 0 for no relation loss.
         share: of the videos of a batch that take from others, in [0, 1]. The rest are treated as at test: their
-            proposals look at `Clip.supports`, or at nothing. Which proposals have partners, and what these show, follows
-            from the labels: a classifier that always sees partners learns to read the label from them.
+            proposals look at `Clip.supports`, or at nothing. Which proposals have partners, and what these show,
+            follows from the labels: a classifier that always sees partners learns to read the label from them.
 
     Raises:
         ValueError: if a name is none of those, or the share not in its range.
