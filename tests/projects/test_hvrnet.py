@@ -1,5 +1,6 @@
 """HVR-Net's head against the slow reference of its equations, and its configurations."""
 
+import numpy as np
 import pytest
 import torch
 from helpers.models import DIM, IMAGE_SIZE, ROOT, build_detector, make_targets, make_video, tiny_cfg
@@ -15,6 +16,7 @@ from vod2.d2 import Box2BoxTransform, Boxes, EventStorage, Instances, build_mode
 from vod2.engine import load_config
 from vod2.modeling import Aggregated
 from vod2.structures import Frame, Role, TemporalContext
+from vod2.temporal import build_training_schedule
 
 SMALL, CLASSES, CHANNELS = 8, 3, 5
 KEYS = {"MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME": "HVRAggregator", "MODEL.ROI_BOX_HEAD.NAME": "LinearBoxHead"}
@@ -155,6 +157,16 @@ def test_any_batch_works_and_leaves_no_parameter_without_gradient(clips, support
     assert_equals_reference(hvr, batch)
     found = run(hvr, batch)
     sum(one.value.sum() + sum(one.losses.values()) for one in found).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in hvr.parameters())
+
+
+@pytest.mark.parametrize("supports", [(3, 2), (0,), ()], ids=["supports", "none in the support", "no supports"])
+@pytest.mark.parametrize("test_inter", ["video", "none"])
+def test_videos_that_take_nothing_from_others_leave_no_parameter_without_gradient(supports, test_inter):
+    hvr = make_hvr(inter={"share": 0.0}, test_inter=test_inter)
+    batch = make_batch(("a", [0, 3]), ("b", []), supports=supports, with_key=False)
+    assert_equals_reference(hvr, batch, alone=(0, 1), within=test_inter == "video")
+    sum(one.value.sum() + sum(one.losses.values()) for one in run(hvr, batch)).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in hvr.parameters())
 
 
@@ -407,7 +419,8 @@ def test_the_published_configurations_train_twelve_epochs_with_a_drop_after_ten(
     epoch = 57_834 / (cfg.SOLVER.IMS_PER_BATCH / 9)  # in updates; a target comes with its eight support videos
     assert abs(cfg.SOLVER.MAX_ITER - 12 * epoch) < 1 and abs(cfg.SOLVER.STEPS[0] - 10 * epoch) < 1
     assert cfg.SOLVER.MAX_ITER == 86_751
-    assert cfg.VIDEO.TRAIN_SCHEDULE.NAME == "RandomBothSides" and cfg.VIDEO.TRAIN_SCHEDULE.COUNT == 2
+    drawn = build_training_schedule(cfg).sample(5, 20, np.random.default_rng(0))
+    assert [role for _, role in drawn] == [Role.KEY, Role.GLOBAL, Role.GLOBAL] and drawn[1].index < 5 < drawn[2].index
     assert cfg.SOLVER.BASE_LR == 0.0015 and cfg.VIDEO.TEST_SCHEDULE.COUNT == 31
     assert cfg.SOLVER.IMS_PER_BATCH == 8 * cfg.DATALOADER.TRIPLET.NUM_CLASSES * cfg.DATALOADER.TRIPLET.NUM_VIDEOS
 
