@@ -38,7 +38,7 @@ def _add_time(cfg: CfgNode) -> None:
     train = cfg.VIDEO.TRAIN_SCHEDULE = CfgNode()
     train.NAME = "NoSupport"  # in TRAINING_SCHEDULE_REGISTRY
     train.RADIUS = 18  # RandomNear, LocalMemoryGlobal: frames on either side of the key frame
-    train.COUNT = 2  # RandomNear, RandomVideo: supports to draw; LocalMemoryGlobal: LOCAL ones
+    train.COUNT = 2  # RandomNear, RandomVideo, RandomBothSides: supports to draw; LocalMemoryGlobal: LOCAL ones
     train.MEMORY_COUNT = 3  # LocalMemoryGlobal: MEMORY ones
     train.GLOBAL_COUNT = 2  # LocalMemoryGlobal: GLOBAL ones
     train.INCLUDE_KEY = True  # RandomVideo: the key frame may be drawn; LocalMemoryGlobal: it is a LOCAL one, too
@@ -51,8 +51,8 @@ def _add_time(cfg: CfgNode) -> None:
     test.RADIUS = 18  # SlidingWindow: frames before the key frame
     test.LOOKAHEAD = -1  # SlidingWindow: frames after it, -1 for as many as RADIUS, 0 for causal (also the global ones)
     test.EDGE = "clip"  # SlidingWindow at the ends of a video: "clip" or "repeat" the edge frame
-    test.COUNT = 21  # GlobalSample, RollingGlobal: frames of the whole video
-    test.INCLUDE_KEY = True  # GlobalSample: the key frame belongs to its own window
+    test.COUNT = 21  # GlobalSample: frames of the video, the key frame one of them; RollingGlobal: frames beside it
+    test.INCLUDE_KEY = True  # GlobalSample: the key frame is always one of COUNT; False: only where it is drawn
     test.INTERVAL = 10  # Keyframes: distance of two keyframes
 
 
@@ -115,7 +115,7 @@ def _add_data(cfg: CfgNode) -> None:
     # many samples of each as it has
     cfg.DATASETS.TRAIN_PROPORTIONS = ()
     # DATALOADER.SAMPLER_TRAIN = "TripletVideos" (HVR-Net): a batch is NUM_CLASSES x NUM_VIDEOS clips for each process.
-    # A clip has 1 + VIDEO.TRAIN_SCHEDULE.COUNT frames, of RandomVideo: 3 by default
+    # A clip has 1 + VIDEO.TRAIN_SCHEDULE.COUNT frames: 3 by default, the key frame in the middle with RandomBothSides
     triplet = cfg.DATALOADER.TRIPLET = CfgNode()
     triplet.NUM_CLASSES = 3
     triplet.NUM_VIDEOS = 3  # of each class

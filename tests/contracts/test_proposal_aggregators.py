@@ -186,8 +186,10 @@ CASES = {
                 "public": {
                     "MODEL.HVRNET.VIDEO_SIMILARITY": "max",
                     "MODEL.HVRNET.PROPOSALS": "all",
-                    "MODEL.HVRNET.TEST_INTER": "video",
+                    "MODEL.HVRNET.SKIP": "initial",
+                    "MODEL.HVRNET.MINING": "kernel",
                 },
+                "without the relation between videos": {"MODEL.HVRNET.TEST_INTER": "none"},
             }.items()
         },
         no_gradient=("key.bias",),

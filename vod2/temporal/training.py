@@ -83,7 +83,7 @@ class RandomNear(TrainingSchedule):
 
 @TRAINING_SCHEDULE_REGISTRY.register()
 class RandomVideo(TrainingSchedule):
-    """`count` frames from the whole video (SELSA, HVR-Net); distinct where the video has that many.
+    """`count` frames from the whole video (SELSA); distinct where the video has that many.
 
     Args:
         count: supports to draw.
@@ -105,6 +105,48 @@ class RandomVideo(TrainingSchedule):
         if not self.include_key and length > 1:
             frames = np.delete(frames, t)
         return _draw(frames, self.count, rng, Role.GLOBAL)
+
+
+@TRAINING_SCHEDULE_REGISTRY.register()
+class RandomBothSides(TrainingSchedule):
+    """Frames from the whole video, half of them before t and half after it: t is the middle one in time (HVR-Net).
+
+    Given t, either half is uniform, as it is where a clip is drawn at random and its middle frame is the key frame.
+    Frames are distinct where a side has that many. The first and the last frame of a video have all supports on one
+    side; a still image repeats itself.
+
+    Args:
+        count: supports to draw, an even number.
+
+    Raises:
+        ValueError: if the count is negative or odd.
+
+    Example:
+        >>> import numpy as np
+        >>> from vod2.temporal import RandomBothSides
+        >>> [s.index for s in RandomBothSides(count=2).sample(1, 3, np.random.default_rng(0))]
+        [0, 2]
+    """
+
+    def __init__(self, count: int = 2) -> None:
+        if count < 0 or count % 2:
+            raise ValueError(
+                f"RandomBothSides: expected an even count of at least 0 (half before the key frame), got {count}"
+            )
+        self.count = count
+
+    @classmethod
+    def from_config(cls, node: CfgNode) -> "RandomBothSides":
+        return cls(node.COUNT)
+
+    def sample(self, t: int, length: int, rng: np.random.Generator) -> list[Support]:
+        check_frame(t, length)
+        before, after = np.arange(t), np.arange(t + 1, length)
+        if len(before) and len(after):
+            half = self.count // 2
+            return [*_draw(before, half, rng, Role.GLOBAL), *_draw(after, half, rng, Role.GLOBAL)]
+        others = np.concatenate([before, after]) if length > 1 else np.array([t])
+        return _draw(others, self.count, rng, Role.GLOBAL)
 
 
 @TRAINING_SCHEDULE_REGISTRY.register()
