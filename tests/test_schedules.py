@@ -1,15 +1,19 @@
 """The published configurations train as long, and with such rates, as docs/schedules.yaml says that the authors do."""
 
+import functools
+
 import pytest
 from helpers.models import ROOT
 from helpers.schedules import FACTS, configuration_rows, fact_rows, solver_of
 
+from vod2.d2 import CfgNode
 from vod2.engine import load_config
 
 SCHEDULE_OF = {name: schedule for schedule, names in FACTS["configurations"].items() for name in names}
 
 
-def config(name: str):
+@functools.cache
+def config(name: str) -> CfgNode:
     return load_config(str(ROOT / "configs" / f"{name}.yaml"))
 
 

@@ -108,7 +108,8 @@ def _add_model(cfg: CfgNode) -> None:
 
 
 def _add_data(cfg: CfgNode) -> None:
-    cfg.DATASETS.MAX_IMAGES_PER_CLASS = 0  # of still-image datasets: at most so many of each class, 0 for all
+    # 0 for all still images; else one goes if each of its classes has so many without it
+    cfg.DATASETS.MAX_IMAGES_PER_CLASS = 0
     # One positive number for each of DATASETS.TRAIN, its share of the samples (they need not add up to 1); () for as
     # many samples of each as it has
     cfg.DATASETS.TRAIN_PROPORTIONS = ()

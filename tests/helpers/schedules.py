@@ -26,7 +26,7 @@ class Solver(NamedTuple):
 def solver_of(schedule: dict) -> Solver:
     """The keys that make a mean over the batch do what the authors' code does.
 
-    An update that has begun counts. With a sum over n devices, lr * (sum g + wd * w) = (n * lr) * (mean g + wd / n * w).
+    An update that has begun counts. A sum over n devices: lr * (sum g + wd * w) = (n * lr) * (mean g + wd / n * w).
     """
     devices = schedule["devices"]
     factor = devices if schedule["gradient"] == "sum" else 1
