@@ -64,6 +64,9 @@ def _add_model(cfg: CfgNode) -> None:
     video.PROPOSAL_AGGREGATOR = CfgNode({"NAME": ""})
     video.KEEP_RELATIONS = False  # detections tell their relation to the boxes of the next frame (for the linker BLR)
     video.OHEM = 0  # the loss of a key frame is that of so many of its RoIs, those of the highest loss; 0 for all
+    # Training: anchors and RoIs of the background with more than this share of their area in an ignore region (or in a
+    # crowd) are not sampled; 0 for Detectron2's rule, by which they are background like any other
+    video.IGNORE_OVERLAP = 0.5
     video.REDUCE_CHANNELS = 0  # 1x1 convolution to so many channels and ReLU before pooling (SELSA: 256); 0 for none
     linker = video.LINKER = CfgNode()  # level 3, over the detections of a whole video
     linker.NAME = ""  # in BOX_LINKER_REGISTRY: "SeqNMS", "TubeletLinking", "BLR"; "" for none
@@ -110,7 +113,8 @@ def _add_model(cfg: CfgNode) -> None:
 
 
 def _add_data(cfg: CfgNode) -> None:
-    cfg.DATASETS.MAX_IMAGES_PER_CLASS = 0  # of still-image datasets: at most so many of each class, 0 for all
+    # 0 for all still images; else one goes if each of its classes has so many without it
+    cfg.DATASETS.MAX_IMAGES_PER_CLASS = 0
     # One positive number for each of DATASETS.TRAIN, its share of the samples (they need not add up to 1); () for as
     # many samples of each as it has
     cfg.DATASETS.TRAIN_PROPORTIONS = ()
@@ -141,6 +145,8 @@ def _add_augmentation(cfg: CfgNode) -> None:
 
 def _add_engine(cfg: CfgNode) -> None:
     cfg.SOLVER.OPTIMIZER = "SGD"  # or "AdamW"
+    # n devices make the update of n times so many: each cuts its share of IMS_PER_BATCH into parts and adds gradients
+    cfg.SOLVER.ACCUMULATE = 1
     cfg.TEST.VID_PROTOCOL = "imagenet"  # rule of matching boxes: "imagenet", "fixed", "fgfa" or "mega"
     # A kind of deterioration is evaluated on the "frames" that have it, with all objects and detections of those, or on
     # the "objects" that have it, with the detections of all frames

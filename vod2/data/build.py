@@ -1,8 +1,9 @@
 """Loaders of clips."""
 
 import contextlib
+import itertools
 import random
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -43,11 +44,14 @@ def build_video_train_loader(
     whole batch for each process, and never groups by aspect ratio. Clips then carry `triplet_class` and `triplet_place`
     (see `TripletVideos`); VIDEO.TRAIN_SCHEDULE draws their supports.
 
+    A batch is what one process sees of an update. With SOLVER.ACCUMULATE k, `vod2.engine.micro_batches` cuts it into
+    those that k times as many processes would see: the same clips, groups by aspect ratio and triplets.
+
     With SEED >= 0 the batches are the same in every run, for any number of workers: each sample is drawn from the seed
     and its place in the training.
 
     Args:
-        cfg: DATASETS, DATALOADER, INPUT, VIDEO.TRAIN_SCHEDULE, SOLVER.IMS_PER_BATCH, SEED.
+        cfg: DATASETS, DATALOADER, INPUT, VIDEO.TRAIN_SCHEDULE, SOLVER.IMS_PER_BATCH and ACCUMULATE, SEED.
         mapper: maps a video dataset dict; None for `VideoDatasetMapper`.
         all_annotations: supports have `instances` also where the lists of the datasets leave their frames out; these
             are read when a clip is made (`frame_annotations` of the metadata). `vod2.modeling.asks_for_ids` tells
@@ -75,10 +79,11 @@ def build_video_train_loader(
     sampler = _training_sampler(cfg, [dicts[key] for key in keys], seed)
     in_triplets = isinstance(sampler, TripletVideos)
     in_groups = cfg.DATALOADER.ASPECT_RATIO_GROUPING and not in_triplets
-    processes = comm.get_world_size()
-    if cfg.SOLVER.IMS_PER_BATCH < 1 or cfg.SOLVER.IMS_PER_BATCH % processes:
+    processes, parts = comm.get_world_size(), cfg.SOLVER.ACCUMULATE
+    if parts < 1 or cfg.SOLVER.IMS_PER_BATCH < 1 or cfg.SOLVER.IMS_PER_BATCH % (processes * parts):
         raise UserError(
             f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}, expected a multiple of the {processes} processes"
+            + (f" times SOLVER.ACCUMULATE, which is {parts}" if parts != 1 else "")
         )
     loader = build_detection_train_loader(
         dataset=SeededDataset(TripletDataset(clips) if in_triplets else clips, seed),
@@ -89,7 +94,7 @@ def build_video_train_loader(
         aspect_ratio_grouping=False,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
     )
-    return GroupedByAspect(loader, cfg.SOLVER.IMS_PER_BATCH // processes) if in_groups else loader
+    return GroupedByAspect(loader, cfg.SOLVER.IMS_PER_BATCH // processes // parts, parts) if in_groups else loader
 
 
 def build_video_test_loader(
@@ -165,20 +170,27 @@ class GroupedByAspect:
     Args:
         loader: yields lists of one dict with `width` and `height`.
         batch_size: at least 1; what does not fill a batch at the end of the loader is left out.
+        parts: clips are dealt in turn to so many groupings, and a batch is a group of each, dealt in turn again: those
+            that `vod2.engine.micro_batches` takes apart.
     """
 
-    def __init__(self, loader: Iterable[list[dict]], batch_size: int) -> None:
+    def __init__(self, loader: Iterable[list[dict]], batch_size: int, parts: int = 1) -> None:
         self._loader = loader
         self._batch_size = batch_size
+        self._parts = parts
 
     def __iter__(self) -> Iterator[list[dict]]:
-        groups: dict[bool, list[dict]] = {True: [], False: []}
-        for (clip,) in self._loader:
+        groups: list[dict[bool, list[dict]]] = [{True: [], False: []} for _ in range(self._parts)]
+        full: list[deque[list[dict]]] = [deque() for _ in range(self._parts)]
+        for (clip,), part in zip(self._loader, itertools.cycle(range(self._parts)), strict=False):
             is_wide = clip["width"] > clip["height"]
-            groups[is_wide].append(clip)
-            if len(groups[is_wide]) == self._batch_size:
-                yield groups[is_wide]
-                groups[is_wide] = []
+            groups[part][is_wide].append(clip)
+            if len(groups[part][is_wide]) == self._batch_size:
+                full[part].append(groups[part][is_wide])
+                groups[part][is_wide] = []
+            if all(full):
+                ready = zip(*(batches.popleft() for batches in full), strict=True)
+                yield list(itertools.chain.from_iterable(ready))
 
 
 @contextlib.contextmanager
@@ -282,11 +294,12 @@ def _in_proportion(cfg: CfgNode, dicts: Sequence[dict], factors: torch.Tensor) -
 
 def _triplet_sampler(cfg: CfgNode, dicts: Sequence[dict], seed: int) -> TripletVideos:
     classes, videos = cfg.DATALOADER.TRIPLET.NUM_CLASSES, cfg.DATALOADER.TRIPLET.NUM_VIDEOS
-    processes = comm.get_world_size()
-    if cfg.SOLVER.IMS_PER_BATCH != classes * videos * processes:
+    processes, parts = comm.get_world_size(), cfg.SOLVER.ACCUMULATE
+    if cfg.SOLVER.IMS_PER_BATCH != (size := classes * videos * processes * parts):
+        accumulated = f" times SOLVER.ACCUMULATE = {parts}" if parts > 1 else ""
         raise UserError(
             f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}, but batches of triplets have {classes} classes x "
-            f"{videos} videos for each of {processes} processes: set it to {classes * videos * processes}, or change "
+            f"{videos} videos for each of {processes} processes{accumulated}: set it to {size}, or change "
             "DATALOADER.TRIPLET"
         )
     if cfg.DATASETS.TRAIN_PROPORTIONS:
@@ -297,4 +310,5 @@ def _triplet_sampler(cfg: CfgNode, dicts: Sequence[dict], seed: int) -> TripletV
         classes,
         videos,
         seed=seed,
+        accumulate=parts,
     )

@@ -20,6 +20,7 @@ from vod2.d2 import (
     comm,
 )
 from vod2.data import build_video_test_loader, build_video_train_loader, check_context
+from vod2.engine.accumulation import accumulating, scaled_to_devices
 from vod2.engine.optimizer import build_video_optimizer
 from vod2.errors import UserError
 from vod2.evaluation import LinkingEvaluator, RelationWriter, StreamingModel, UAVDTEvaluator, VIDEvaluator
@@ -32,13 +33,20 @@ class VideoTrainer(DefaultTrainer):
 
     Everything else (hooks, writers, checkpoints, resuming) is Detectron2's. A plain image detector trains and
     evaluates in it too: it ignores the supports. docs/extending.md trains with it.
+
+    SOLVER.IMS_PER_BATCH is what one update sees on all devices. With SOLVER.ACCUMULATE k, n devices make the update of
+    n * k, see `AccumulatingTrainer`; SOLVER.REFERENCE_WORLD_SIZE counts them as n * k, too, see `scaled_to_devices`.
     """
 
     def __init__(self, cfg: CfgNode) -> None:
         if cfg.SOLVER.AMP.ENABLED and not cfg.MODEL.DEVICE.startswith("cuda"):
             raise UserError(f"SOLVER.AMP.ENABLED needs a GPU, MODEL.DEVICE is {cfg.MODEL.DEVICE!r}: set it to False")
         check_datasets(cfg, [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
-        super().__init__(cfg)
+        if cfg.SOLVER.ACCUMULATE > 1 and cfg.TEST.PRECISE_BN.ENABLED:
+            raise UserError("TEST.PRECISE_BN does not cut batches as SOLVER.ACCUMULATE does: use one of the two")
+        super().__init__(scaled_to_devices(cfg))
+        if cfg.SOLVER.ACCUMULATE > 1:
+            self._trainer = accumulating(self._trainer, cfg.SOLVER.ACCUMULATE)
 
     def resume_or_load(self, resume: bool = True) -> LoadReport | None:
         """Detectron2's; where it does not resume, what was loaded of MODEL.WEIGHTS is logged, and returned.

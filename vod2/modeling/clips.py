@@ -6,6 +6,7 @@ B: clips. A clip is Detectron2's dict with `support`, see `VideoRCNN`.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from vod2.d2 import Instances
@@ -118,7 +119,17 @@ def half_open_targets(clip: dict) -> dict:
         fields = clip["instances"].get_fields()
         boxes = PreciseBoxes(half_open(fields["gt_boxes"].tensor))
         clip["instances"] = Instances(clip["instances"].image_size, **fields | {"gt_boxes": boxes})
+    if "ignore_regions" in clip:
+        clip["ignore_regions"] = half_open(clip["ignore_regions"])
     return clip
+
+
+def ignored_in(clips: Sequence[dict], device: torch.device) -> list[Tensor | None] | None:
+    """The ignore regions (G, 4) of each training clip's key frame, None where it has none; None if no clip has any."""
+    regions = [clip.get("ignore_regions") for clip in clips]
+    if all(one is None for one in regions):
+        return None
+    return [None if one is None else one.to(device) for one in regions]
 
 
 def classes_of(clip: dict) -> frozenset[int]:

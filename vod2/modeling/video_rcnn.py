@@ -27,6 +27,7 @@ from vod2.modeling.clips import (
     context_of,
     contexts_with,
     half_open_targets,
+    ignored_in,
     images_of,
     roles_of,
     seen_by_supports,
@@ -47,7 +48,8 @@ class VideoRCNN(GeneralizedRCNN):
     """`GeneralizedRCNN` for clips. It needs a `VideoRPN` and `VideoROIHeads`, and holds no state of a video.
 
     A clip is Detectron2's dict (image, height, width, in training instances) plus video_id, frame_index and
-    support: [{image, frame_index, role}]. Without aggregators it is the image detector with the same parameters.
+    support: [{image, frame_index, role}], in training perhaps ignore_regions (G, 4) xyxy in pixels of the image.
+    Without aggregators it is the image detector with the same parameters.
 
     Example:
         >>> import torch
@@ -101,8 +103,9 @@ class VideoRCNN(GeneralizedRCNN):
         if self.inclusive_boxes:
             batched_inputs = [half_open_targets(clip) for clip in batched_inputs]
         targets = [clip["instances"].to(self.device) for clip in batched_inputs]
+        ignored = ignored_in(batched_inputs, self.device)
         keys, contexts, enhanced = self._enhance_clips(plain, contexts)
-        keys, contexts, rpn_losses = self._propose_clips(keys, contexts, targets)
+        keys, contexts, rpn_losses = self._propose_clips(keys, contexts, targets, ignored)
         keys, contexts = self._identified(keys, contexts, batched_inputs)
         losses = mean_losses(enhanced) | rpn_losses | self.roi_heads.detect(keys, contexts).losses
         return with_zero_gradients(losses, self.parameters())
@@ -231,16 +234,20 @@ class VideoRCNN(GeneralizedRCNN):
         return self._replaced(keys, [one.value for one in found]), found
 
     def propose(
-        self, frames: Sequence[Frame], targets: Sequence[Instances | None] | None = None
+        self,
+        frames: Sequence[Frame],
+        targets: Sequence[Instances | None] | None = None,
+        ignored: Sequence[Tensor | None] | None = None,
     ) -> tuple[list[Frame], dict[str, Tensor]]:
         """The frames with embedded proposals, and the losses of the RPN on those with targets.
 
+        `ignored` are the ignore regions (G, 4) of each frame, or None: what lies there is not sampled as background.
         Feature maps are dropped where nothing will look at them again.
         """
         features = _levels(frames, [*self.proposal_generator.in_features, *self.roi_heads.box_in_features])
         sizes = [frame.image_size for frame in frames]
-        proposals, losses = self.proposal_generator.propose(sizes, features, targets)
-        proposals = self.roi_heads.select(proposals, targets)
+        proposals, losses = self.proposal_generator.propose(sizes, features, targets, ignored)
+        proposals = self.roi_heads.select(proposals, targets, ignored)
         embedded = self.roi_heads.embed(features, proposals)
         known = [None] * len(frames) if targets is None else targets
         done = [
@@ -384,15 +391,19 @@ class VideoRCNN(GeneralizedRCNN):
         return keys, contexts_with(keys, (with_ids(*one, threshold) for one in supports), contexts)
 
     def _propose_clips(
-        self, keys: list[Frame], contexts: list[TemporalContext], targets: list[Instances] | None
+        self,
+        keys: list[Frame],
+        contexts: list[TemporalContext],
+        targets: list[Instances] | None,
+        ignored: list[Tensor | None] | None = None,
     ) -> tuple[list[Frame], list[TemporalContext], dict[str, Tensor]]:
         """`propose` for the key frames (with targets) and all supports (without) at once."""
         if not self._supports_have_proposals:
-            keys, losses = self.propose(keys, targets)
+            keys, losses = self.propose(keys, targets, ignored)
             return keys, contexts, losses
         supports = supports_of(contexts)
-        padded = None if targets is None else [*targets, *[None] * len(supports)]
-        frames, losses = self.propose([*keys, *supports], padded)
+        padded, regions = (None if one is None else [*one, *[None] * len(supports)] for one in (targets, ignored))
+        frames, losses = self.propose([*keys, *supports], padded, regions)
         keys, supports = frames[: len(keys)], frames[len(keys) :]
         return keys, contexts_with(keys, supports, contexts), losses
 
