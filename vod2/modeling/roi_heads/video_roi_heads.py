@@ -23,6 +23,7 @@ from vod2.errors import UserError
 from vod2.layers import covered, inclusive, poolable
 from vod2.modeling.aggregation import Aggregated, mean_losses
 from vod2.modeling.roi_heads.base import ProposalAggregator, build_proposal_aggregator
+from vod2.modeling.roi_heads.pooler import build_pooler
 from vod2.modeling.roi_heads.predictor import VideoBoxPredictor
 from vod2.structures import Frame, PreciseBoxes, ProposalSet, TemporalContext
 
@@ -85,6 +86,7 @@ class VideoROIHeads(StandardROIHeads):
                 for name in cfg.MODEL.ROI_HEADS.IN_FEATURES
             }
         ret = super().from_config(cfg, reduced)
+        ret["box_pooler"] = build_pooler(cfg, reduced)
         ret["reduce"] = _reduction(cfg, input_shape) if reduce > 0 else None
         shape = ret["box_head"].output_shape
         ret["box_predictor"] = VideoBoxPredictor(cfg, shape)
