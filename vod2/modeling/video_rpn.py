@@ -84,8 +84,8 @@ class VideoRPN(RPN):
         losses = {}
         rows = [row for row, target in enumerate(targets or []) if target is not None]
         if rows:
-            regions = None if ignored is None else [ignored[row] for row in rows]
-            labels, boxes = self.label_and_sample_anchors(anchors, [targets[row] for row in rows], regions)
+            regions = () if ignored is None else ([ignored[row] for row in rows],)
+            labels, boxes = self.label_and_sample_anchors(anchors, [targets[row] for row in rows], *regions)
             losses = self.losses(anchors, [x[rows] for x in logits], labels, [x[rows] for x in deltas], boxes)
         return self.predict_proposals(anchors, logits, deltas, image_sizes), losses
 
