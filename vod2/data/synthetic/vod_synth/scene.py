@@ -44,10 +44,10 @@ LEAST_VISIBLE = 0.2  # share of an object that must be seen for it to be annotat
 
 _OBJECTS = (2, 4)  # least and most in a video
 _DISTRACTORS = (0, 1)
-_COMPANION_PERCENT = 40  # videos whose second object is a look-alike of the first, in almost its colour
-_STRENGTHS = (40, 100)  # percent
-_HARD_PERCENT = (35, 85)  # of a video's frames that are in a hard stretch: drawn for each video
-_STRETCH = {"longest": 40, "mean": 16}  # frames; the shortest mean of a video
+_COMPANION_PERCENT = 75  # videos whose second object is a look-alike of the first, in almost its colour
+_STRENGTHS = (45, 100)  # percent
+_HARD_PERCENT = (40, 90)  # of a video's frames that are in a hard stretch: drawn for each video
+_STRETCH = {"longest": 56, "mean": 24}  # frames; the shortest mean of a video
 _WHOLE_PERCENT = 25  # hard stretches with a kind of the whole frame; in the others every object has a kind of its own
 _CANDIDATES = 12  # paths that are drawn for a thing, of which the one that keeps most apart is taken
 _PASSING_PERCENT = 40  # objects before which something passes
