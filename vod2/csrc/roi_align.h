@@ -35,7 +35,13 @@ at::Tensor zero_map(const at::Tensor& like, at::IntArrayRef map_size, bool chann
 // Farther from the map than any box that is not an error, and near enough to compute with.
 constexpr double kFarthest = 1e9;
 
-// A RoI along one axis, in cells. With NaN, `bin` is NaN.
+// Whether no coordinate of a RoI is NaN. One with a NaN is NaN whatever the map is, and gives it no gradient.
+template <typename T>
+C10_HOST_DEVICE inline bool is_known(const T* roi) {
+  return roi[1] == roi[1] && roi[2] == roi[2] && roi[3] == roi[3] && roi[4] == roi[4];
+}
+
+// A RoI along one axis, in cells.
 template <typename T>
 struct RoiSpan {
   T start;

@@ -154,7 +154,7 @@ template <typename T>
 class Plan {
  public:
   Plan(const T* rois, int64_t count, at::IntArrayRef map_size, const RoiAlignOptions& options)
-      : P_(options.pooled_height), Q_(options.pooled_width), maps_(map_size[0]), unknown_(count) {
+      : P_(options.pooled_height), Q_(options.pooled_width), maps_(map_size[0]), known_(count) {
     std::vector<std::vector<int64_t>> rois_of(map_size[0]);
     const int64_t H = map_size[2], W = map_size[3], stride = kBlock<T>;
     for (int64_t m = 0; m < count; ++m) {
@@ -163,7 +163,7 @@ class Plan {
           roi[0] >= 0 && roi[0] < static_cast<T>(map_size[0]),
           "roi ", m, " is of map ", roi[0], ", but there are ", map_size[0], " maps");
       const auto across = roi_span(roi[1], roi[3], Q_, options), down = roi_span(roi[2], roi[4], P_, options);
-      unknown_[m] = std::isnan(across.bin) || std::isnan(down.bin);
+      known_[m] = is_known(roi);
       // NaN lies on no cell: such bins get no taps.
       rows_.lowest = H, rows_.highest = -1;
       rows_.add_bins(down, P_, H, W * stride);
@@ -182,7 +182,7 @@ class Plan {
   };
 
   const Map& map(int64_t b) const { return maps_[b]; }
-  bool is_unknown(int64_t m) const { return unknown_[m]; }
+  bool is_known_roi(int64_t m) const { return known_[m]; }
   RoiTaps<T> taps(int64_t m) const {
     return {
         rows_.taps.data(), rows_.begins.data() + m * P_, P_,
@@ -192,7 +192,7 @@ class Plan {
  private:
   int64_t P_, Q_;
   std::vector<Map> maps_;
-  std::vector<bool> unknown_;
+  std::vector<bool> known_;
   Axis<T> rows_, columns_;
 };
 
@@ -208,7 +208,8 @@ class Block {
     channels_ = std::min(kBlock<T>, C_ - first_channel);
     first_cell_ = first_row * W_;
     cells_ = num_rows * W_;
-    origin_ = b * C_ * H_ * W_ + (channels_last_ ? first_cell_ * C_ + first_channel : first_channel * H_ * W_ + first_cell_);
+    const int64_t in_map = channels_last_ ? first_cell_ * C_ + first_channel : first_channel * H_ * W_ + first_cell_;
+    origin_ = b * C_ * H_ * W_ + in_map;
     copy_.assign(cells_ * kBlock<T>, T(0));
   }
 
@@ -272,17 +273,16 @@ void forward_kernel(
         block.read(source);
         for (const int64_t m : own) {
           T* target = out + (m * C + first_channel) * bins;
-          if (plan.is_unknown(m)) {
-            std::fill_n(target, block.channels() * bins, std::numeric_limits<T>::quiet_NaN());
-          } else {
+          if (plan.is_known_roi(m)) {
             pool(block.data(), plan.taps(m), tile);
             transpose(tile, kBlock<T>, bins, block.channels(), target, bins);
+          } else {
+            std::fill_n(target, block.channels() * bins, std::numeric_limits<T>::quiet_NaN());
           }
         }
       });
 }
 
-// A RoI with a NaN is NaN whatever the map is, and gives it no gradient.
 template <typename T>
 void backward_kernel(
     const at::Tensor& grad, const at::Tensor& rois, const RoiAlignOptions& options, bool channels_last,
@@ -294,7 +294,7 @@ void backward_kernel(
   for_blocks<T>(plan, grad_map.sizes(), channels_last, bins,
       [&](Block<T>& block, T* tile, const std::vector<int64_t>& own, int64_t first_channel) {
         for (const int64_t m : own) {
-          if (!plan.is_unknown(m)) {
+          if (plan.is_known_roi(m)) {
             transpose(source + (m * C + first_channel) * bins, bins, block.channels(), bins, tile, kBlock<T>);
             spread(tile, plan.taps(m), block.data());
           }
