@@ -58,7 +58,8 @@ def tables(args: argparse.Namespace) -> None:
 
 
 def machine(device: str) -> str:
-    return torch.cuda.get_device_name(device) if device.startswith("cuda") else f"CPU, {torch.get_num_threads()} threads"
+    gpu = device.startswith("cuda")
+    return torch.cuda.get_device_name(device) if gpu else f"CPU, {torch.get_num_threads()} threads"
 
 
 def main(words: list[str] | None = None) -> None:

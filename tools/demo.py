@@ -31,9 +31,9 @@ from vod2.d2 import CfgNode, Instances, MetadataCatalog
 from vod2.data.camera import Camera
 from vod2.data.reader import VideoReader
 from vod2.engine import VideoPredictor, cli, load_config
-from vod2.engine.rows import config_name
 from vod2.engine.outputs import FORMATS, DetectionFile, VideoFacts
 from vod2.engine.relations import RelationWatch, detection_at
+from vod2.engine.rows import config_name
 from vod2.engine.streams import DetectedFrame, link_stream
 from vod2.errors import UserError
 from vod2.modeling import OnlineLinker, SeqNMS, build_box_linker

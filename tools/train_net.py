@@ -21,7 +21,7 @@ from vod2.checkpoint import load_weights, require_weights
 from vod2.d2 import CfgNode, build_model, comm, default_argument_parser, launch, verify_results
 from vod2.data import CONTEXTS
 from vod2.engine import VideoTrainer, cli, load_config, setup
-from vod2.engine.rows import config_name, test_setting
+from vod2.engine.rows import config_name, find_test_setting
 from vod2.errors import UserError
 
 
@@ -53,7 +53,7 @@ def main() -> None:
         cfg.TEST.CONTEXT = args.context
     if args.eval_only:
         require_weights(cfg.MODEL.WEIGHTS)
-    elif args.config_file and "MODEL.WEIGHTS" not in args.opts and (row := test_setting(args.config_file)):
+    elif args.config_file and "MODEL.WEIGHTS" not in args.opts and (row := find_test_setting(args.config_file)):
         remedy = "give --eval-only, or, to train it anew, MODEL.WEIGHTS to begin with"
         raise UserError(f"{row} is {config_name(row.base)} with other settings in inference: {remedy}")
     launch(work, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(cfg, args))

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from vod2.data import CONTEXTS
-from vod2.engine.rows import config_name, split_row, test_setting
+from vod2.engine.rows import config_name, find_test_setting, split_row
 from vod2.errors import UserError
 
 
@@ -165,7 +165,7 @@ class _Reader:
         if not Path(split_row(config)[0]).is_file():
             self._fail(where, f"configuration {name!r} does not exist beside the suite")
         try:
-            setting = test_setting(config)
+            setting = find_test_setting(config)
         except UserError as error:
             self._fail(where, str(error))
         if setting and entry.get("base") is None and "MODEL.WEIGHTS" not in (entry.get("overrides") or {}):

@@ -90,8 +90,8 @@ class RunningStream:
     """A stream of one noise image over and over, far from both ends: its window is full, all is carried that ever is.
 
     Args:
-        model: the detector; is put in evaluation mode, and its normalisation damped: activations must stay small for the
-            RPN to find its full number of boxes.
+        model: the detector; is put in evaluation mode, and its normalisation damped: activations must stay small for
+            the RPN to find its full number of boxes.
         schedule: the window of a frame.
         size: (height, width) of the resized image.
     """
@@ -121,9 +121,8 @@ class RunningStream:
 def frame_seconds(model: VideoRCNN, schedule: SupportSchedule, size: tuple[int, int], repeats: int = 3) -> float:
     """Seconds that a frame of a running stream takes: the mean over a period, the median of so many periods.
 
-    What a frame costs is measured as `analyze` counts it, on the model's device; reading and resizing of images, and the
-    linking of boxes, are not in it. With random weights nearly every box is above the score threshold, so NMS has as
-    much to do as it can have.
+    On the model's device, of what `analyze` counts; reading and resizing of images, and the linking of boxes, are not in
+    it. With random weights nearly every box is above the score threshold, so NMS has as much to do as it can have.
 
     Args:
         model, schedule, size: see `RunningStream`.

@@ -152,11 +152,12 @@ def resolve_rows(config_file: str | os.PathLike) -> tuple[str, list[ConfigRow]]:
     if has_rows(path):
         names = load_rows(path).rows
         asked = "the base of " + str(rows[0]) if rows else "a configuration"
-        raise UserError(f"{path} holds rows: name one for {asked}, such as {path}:{next(iter(names))}{_list_hint(path)}")
+        example = f"{path}:{next(iter(names))} (python tools/show_config.py {path} lists them)"
+        raise UserError(f"{path} holds rows: name one for {asked}, such as {example}")
     return path, rows
 
 
-def test_setting(config_file: str | os.PathLike) -> ConfigRow | None:
+def find_test_setting(config_file: str | os.PathLike) -> ConfigRow | None:
     """The row that makes FILE:ROW another test setting of a training, None where it is something to train.
 
     A training of it would go on from the last weights of the other, which nobody means.
@@ -220,10 +221,6 @@ def load_rows(path: str | os.PathLike) -> RowFile:
     return _Reader(path).file(content)
 
 
-def _list_hint(path: str) -> str:
-    return f" (python tools/show_config.py {path} lists them)"
-
-
 class _UniqueKeys(yaml.SafeLoader):
     """YAML takes the last of two values of a key without a word: two rows of one name would be one."""
 
@@ -275,8 +272,9 @@ class _Reader:
             self._fail(where, f"it is the same as its base, but has overrides: expected kind {TRAIN} or {TEST}")
         if kind == TEST and not overrides:
             self._fail(where, f"a test setting needs overrides: without any it is of kind {SAME}")
-        if wrong := [value for value in paper.values() if isinstance(value, bool) or not isinstance(value, int | float)]:
-            self._fail(where, f"paper has {wrong[0]!r}, expected a number")
+        for value in paper.values():
+            if type(value) not in (int, float):  # True is an int to isinstance
+                self._fail(where, f"paper has {value!r}, expected a number")
         base = self._base(self._text(entry.get("base"), f"{where}: base"), where, names)
         what = self._text(entry["what"], f"{where}: what")
         output = f"output/ablations/{prefix}_{name}"
