@@ -121,8 +121,8 @@ class RunningStream:
 def frame_seconds(model: VideoRCNN, schedule: SupportSchedule, size: tuple[int, int], repeats: int = 3) -> float:
     """Seconds that a frame of a running stream takes: the mean over a period, the median of so many periods.
 
-    On the model's device, of what `analyze` counts; reading and resizing of images, and the linking of boxes, are not in
-    it. With random weights nearly every box is above the score threshold, so NMS has as much to do as it can have.
+    On the model's device, of what `analyze` counts; reading and resizing of images, and the linking of boxes, are not
+    in it. With random weights nearly every box is above the score threshold: NMS has as much to do as it can have.
 
     Args:
         model, schedule, size: see `RunningStream`.
