@@ -88,17 +88,21 @@ def test_a_deformable_convolution_costs_what_a_convolution_costs():
     assert counter.get_total_flops() == 2 * (2 * 4 * 5 * 7) * (6 * 3 * 3)
 
 
-def test_the_time_of_a_frame_is_the_mean_over_a_period_and_the_median_of_periods(monkeypatch):
+@pytest.fixture(scope="module")
+def keyframes_of_four():
+    keys = ["MODEL.DEVICE", "cpu", "VIDEO.TEST_SCHEDULE.INTERVAL", 4]
+    return build_model(load_config("configs/quick/LSTS.yaml", keys))
+
+
+def test_the_time_of_a_frame_is_the_mean_over_a_period_and_the_median_of_periods(keyframes_of_four, monkeypatch):
     clock = iter([0.0, 6.0, 10.0, 11.0, 20.0, 23.0])  # periods of 6, 1 and 3 seconds
     monkeypatch.setattr("vod2.engine.analysis.time.perf_counter", lambda: next(clock))
-    model = build_model(load_config("configs/quick/LSTS.yaml", ["MODEL.DEVICE", "cpu"]))
-    assert frame_seconds(model, Keyframes(4), (64, 96), repeats=3) == 3.0 / 4
+    assert frame_seconds(keyframes_of_four, Keyframes(4), (64, 96), repeats=3) == 3.0 / 4
 
 
-def test_a_running_stream_detects_each_frame_of_a_period_once(monkeypatch):
-    model = build_model(load_config("configs/quick/LSTS.yaml", ["MODEL.DEVICE", "cpu"]))
-    stream, frames = RunningStream(model, Keyframes(4), (64, 96)), []
-    step = model.step
+def test_a_running_stream_detects_each_frame_of_a_period_once(keyframes_of_four, monkeypatch):
+    model, frames = keyframes_of_four, []
+    stream, step = RunningStream(model, Keyframes(4), (64, 96)), model.step
     monkeypatch.setattr(model, "step", lambda clip, memory: frames.append(clip["frame_index"]) or step(clip, memory))
     stream.advance()
     stream.advance()

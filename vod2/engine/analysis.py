@@ -1,5 +1,6 @@
 """What a detector costs: parameters and floating-point operations part by part, and the time of a frame."""
 
+import functools
 import math
 import statistics
 import time
@@ -138,12 +139,13 @@ def frame_seconds(model: VideoRCNN, schedule: SupportSchedule, size: tuple[int, 
     """
     stream = RunningStream(model, schedule, size)
     stream.advance()
+    wait = functools.partial(torch.cuda.synchronize, model.device) if model.device.type == "cuda" else lambda: None
     seconds = []
     for _ in range(repeats):
+        wait()
         start = time.perf_counter()
         stream.advance()
-        if model.device.type == "cuda":
-            torch.cuda.synchronize(model.device)
+        wait()
         seconds.append((time.perf_counter() - start) / stream.period)
     return statistics.median(seconds)
 

@@ -84,16 +84,18 @@ class CostMeter:
 def cost_table(rows: Sequence[ConfigRow], costs: Sequence[RowCost]) -> str:
     """Markdown: the paper's columns, here and in the paper.
 
-    Times of two machines do not compare, their ratios to the first row of the table do: "x first".
+    Times of two machines do not compare; their ratios to the first row that both have a time of do: "x first".
     """
     columns = [("M", [f"{cost.parameters / 1e6:.3f}" for cost in costs])]
     columns.append(("GFLOP", [f"{cost.flops / 1e9:.2f}" for cost in costs]))
     ours = [None if cost.seconds is None else 1000 * cost.seconds for cost in costs]
-    if any(ours):
-        columns += [("ms", [_number(value) for value in ours]), ("x first", _ratios(ours))]
     theirs = [_milliseconds(row) for row in rows]
+    both = (number for number, times in enumerate(zip(ours, theirs, strict=True)) if None not in times)
+    first = next(both, None)
+    if any(ours):
+        columns += [("ms", [_number(value) for value in ours]), ("x first", _ratios(ours, first))]
     paper = {key: [str(row.paper.get(key, "")) for row in rows] for key in ("mAP", "M", "GFLOP")}
-    paper |= {"ms": [_number(value) for value in theirs], "x first": _ratios(theirs)}
+    paper |= {"ms": [_number(value) for value in theirs], "x first": _ratios(theirs, first)}
     header, body = ["row", "what"], [[row.name, row.what] for row in rows]
     for title, values in [*((f"{key}, paper", values) for key, values in paper.items()), *columns]:
         if any(values):
@@ -106,9 +108,8 @@ def _milliseconds(row: ConfigRow) -> float | None:
     return row.paper["ms"] if "ms" in row.paper else 1000 / row.paper["FPS"] if "FPS" in row.paper else None
 
 
-def _ratios(values: Sequence[float | None]) -> list[str]:
-    first = next((value for value in values if value), None)
-    return ["" if value is None else f"{value / first:.2f}" for value in values]
+def _ratios(values: Sequence[float | None], first: int | None) -> list[str]:
+    return ["" if None in (value, first) else f"{value / values[first]:.2f}" for value in values]
 
 
 def _number(value: float | None) -> str:

@@ -181,11 +181,10 @@ def has_rows(path: str | os.PathLike) -> bool:
 def row_of_former_file(path: str | os.PathLike) -> ConfigRow | None:
     """The row that stood in a file of its own, <prefix>_<row>.yaml, beside the file that names it now."""
     path = Path(path)
-    for file in sorted(path.parent.glob("*.yaml")):
-        if has_rows(file):
-            found = [row for row in load_rows(file).rows.values() if Path(row.output).name == path.stem]
-            if found:
-                return found[0]
+    for file in filter(has_rows, sorted(path.parent.glob("*.yaml"))):
+        for row in load_rows(file).rows.values():
+            if Path(row.output).name == path.stem:
+                return row
     return None
 
 
@@ -268,6 +267,12 @@ class _Reader:
         overrides, paper = entry.get("overrides", {}), entry.get("paper", {})
         self._mapping(overrides, f"{where}: overrides")
         self._mapping(paper, f"{where}: paper", set(COLUMNS))
+        for key, value in overrides.items():
+            above = next((other for other in overrides if str(key).startswith(f"{other}.")), None)
+            if isinstance(value, dict) or above:
+                self._fail(
+                    where, f"overrides have {(above or key)!r}, a node: give {{MODEL.RDN.NUM_BASIC: 2}}, whole keys"
+                )
         if kind == SAME and overrides:
             self._fail(where, f"it is the same as its base, but has overrides: expected kind {TRAIN} or {TEST}")
         if kind == TEST and not overrides:
