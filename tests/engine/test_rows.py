@@ -141,11 +141,7 @@ def test_an_unknown_key_is_named_with_its_row(rows):
         ("{what: T = 3, overrides: {VIDEO.TEST_SCHEDULE.RADIUS: 3}}", "3", "row T3: got 3, expected a mapping"),
         ("overrides: {MODEL.RDN.NUM_BASIC: 1}", "overrides: [1]", r"row one: overrides: got \[1\], expected a mapping"),
         ("{MODEL.RDN.NUM_BASIC: 1}", "{MODEL: {RDN: {NUM_BASIC: 1}}}", "row one: overrides have 'MODEL', a node"),
-        (
-            "{MODEL.RDN.NUM_BASIC: 1}",
-            "{MODEL.RDN: 1, MODEL.RDN.NUM_BASIC: 1}",
-            "row one: overrides have 'MODEL.RDN', a",
-        ),
+        ("{MODEL.RDN.NUM_BASIC: 1}", "{MODEL.RDN: 1, MODEL.RDN.NUM_BASIC: 1}", "row one: .*'MODEL.RDN', a node"),
         ("tables:", "tables: [", "paper.yaml: while parsing"),
     ],
 )

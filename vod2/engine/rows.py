@@ -270,9 +270,8 @@ class _Reader:
         for key, value in overrides.items():
             above = next((other for other in overrides if str(key).startswith(f"{other}.")), None)
             if isinstance(value, dict) or above:
-                self._fail(
-                    where, f"overrides have {(above or key)!r}, a node: give {{MODEL.RDN.NUM_BASIC: 2}}, whole keys"
-                )
+                node = above or key
+                self._fail(where, f"overrides have {node!r}, a node: expected whole keys, such as MODEL.RDN.NUM_BASIC")
         if kind == SAME and overrides:
             self._fail(where, f"it is the same as its base, but has overrides: expected kind {TRAIN} or {TEST}")
         if kind == TEST and not overrides:
