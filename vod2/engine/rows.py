@@ -271,7 +271,7 @@ class _Reader:
             above = next((other for other in overrides if str(key).startswith(f"{other}.")), None)
             if isinstance(value, dict) or above:
                 node = above or key
-                self._fail(where, f"overrides have {node!r}, a node: expected whole keys, such as MODEL.RDN.NUM_BASIC")
+                self._fail(where, f"overrides have {node!r}, a node: expected whole keys, such as SOLVER.BASE_LR")
         if kind == SAME and overrides:
             self._fail(where, f"it is the same as its base, but has overrides: expected kind {TRAIN} or {TEST}")
         if kind == TEST and not overrides:
