@@ -33,6 +33,7 @@ from vod2.data.reader import VideoReader
 from vod2.engine import VideoPredictor, cli, load_config
 from vod2.engine.outputs import FORMATS, DetectionFile, VideoFacts
 from vod2.engine.relations import RelationWatch, detection_at
+from vod2.engine.rows import config_name
 from vod2.engine.streams import DetectedFrame, link_stream
 from vod2.errors import UserError
 from vod2.modeling import OnlineLinker, SeqNMS, build_box_linker
@@ -142,12 +143,12 @@ class Job(NamedTuple):
 
 def detectors_of(args: argparse.Namespace) -> list[Detector]:
     """The detector, and the one to compare it with."""
-    found = [Detector(load_config(args.config_file, args.opts), Path(args.config_file).stem)]
+    found = [Detector(load_config(args.config_file, args.opts), config_name(args.config_file))]
     if args.show_relations:
         found[0].cfg.MODEL.VIDEO.KEEP_RELATIONS = True
     if args.compare:
         config, weights = args.compare
-        found.append(Detector(load_config(config, ["MODEL.WEIGHTS", weights]), Path(config).stem))
+        found.append(Detector(load_config(config, ["MODEL.WEIGHTS", weights]), config_name(config)))
     if len({one.title for one in found}) < len(found):  # the same model with other weights
         found = [one._replace(title=f"{one.title} {one.cfg.MODEL.WEIGHTS}") for one in found]
     for one in found:

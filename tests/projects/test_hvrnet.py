@@ -391,7 +391,7 @@ def test_a_box_head_that_ends_with_an_activation_is_refused():
 
 
 def shapes(name: str) -> dict[str, torch.Size]:
-    cfg = load_config(str(ROOT / "configs" / f"{name}.yaml"), ["MODEL.DEVICE", "meta"])
+    cfg = load_config(str(ROOT / "configs" / name), ["MODEL.DEVICE", "meta"])
     with torch.device("meta"):
         return {key: value.shape for key, value in build_model(cfg).state_dict().items()}
 
@@ -399,11 +399,19 @@ def shapes(name: str) -> dict[str, torch.Size]:
 @pytest.mark.parametrize(
     "first, second, added",
     [
-        ("HVRNet_Intra_R101", "HVRNet_R101", {"transform.2", "relation.3"}),
-        ("HVRNet_Intra_X101", "HVRNet_X101", {"transform.2", "relation.3"}),
-        ("ablations/HVRNet_Intra2_Intra", "ablations/HVRNet_Intra2", {"transform.1", "relation.2"}),
-        ("HVRNet_Intra_R101", "ablations/HVRNet_PublicCode", {"transform.2", "relation.3", "auxiliary"}),
-        ("SELSA_R101", "HVRNet_R101", {"transform.1", "transform.2", "relation.2", "relation.3", "auxiliary"}),
+        ("HVRNet_Intra_R101.yaml", "HVRNet_R101.yaml", {"transform.2", "relation.3"}),
+        ("HVRNet_Intra_X101.yaml", "HVRNet_X101.yaml", {"transform.2", "relation.3"}),
+        ("ablations/hvrnet.yaml:Intra2_Intra", "ablations/hvrnet.yaml:Intra2", {"transform.1", "relation.2"}),
+        (
+            "HVRNet_Intra_R101.yaml",
+            "ablations/hvrnet.yaml:PublicCode",
+            {"transform.2", "relation.3", "auxiliary"},
+        ),
+        (
+            "SELSA_R101.yaml",
+            "HVRNet_R101.yaml",
+            {"transform.1", "transform.2", "relation.2", "relation.3", "auxiliary"},
+        ),
     ],
 )
 def test_the_weights_of_the_first_stage_fit_the_second(first, second, added):
@@ -440,7 +448,7 @@ def test_the_published_configurations_train_twelve_epochs_with_a_drop_after_ten(
     ],
 )
 def test_an_ablation_changes_what_it_says(name, key, value):
-    cfg = load_config(str(ROOT / "configs" / "ablations" / f"HVRNet_{name}.yaml"))
+    cfg = load_config(f"{ROOT}/configs/ablations/hvrnet.yaml:{name}")
     for part in key.split("."):
         cfg = cfg[part]
     assert cfg == value
