@@ -293,8 +293,8 @@ class TestWhoAsks:
         assert asks_for_ids(cfg) == (kind(cfg, 64).id_iou is not None)
 
     def test_one_of_a_sequence_is_enough(self):
-        cfg = load_config(str(ROOT / "configs/ablations/MST_MEGA_k.yaml"))
+        cfg = load_config(str(ROOT / "configs/ablations/mst.yaml:MEGA_k"))
         assert asks_for_ids(cfg) and not asks_for_ids(load_config(str(ROOT / "configs/MEGA_R101.yaml")))
 
     def test_without_instance_level_mst_does_not_ask(self):
-        assert not asks_for_ids(load_config(str(ROOT / "configs/ablations/MST_f.yaml")))
+        assert not asks_for_ids(load_config(str(ROOT / "configs/ablations/mst.yaml:f")))

@@ -479,7 +479,7 @@ class TestPublishedConfigurations:
 
     @pytest.mark.parametrize("row", ["FasterRCNN", "FGFA", "RDN_Base", "RDN", "MEGA"])
     def test_a_row_of_table_two_is_the_method_on_uavdt(self, row):
-        cfg = load_config(str(ROOT / f"configs/ablations/MST_UAVDT_{row}.yaml"))
+        cfg = load_config(str(ROOT / f"configs/ablations/mst.yaml:UAVDT_{row}"))
         assert (cfg.DATASETS.TRAIN, cfg.DATASETS.TEST) == (("uavdt_train",), ("uavdt_test",))
         assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == 3
         method = {"FasterRCNN": "", "FGFA": "FGFAAggregator"}.get(row, f"{row.partition('_')[0]}Aggregator")
