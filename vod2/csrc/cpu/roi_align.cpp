@@ -81,6 +81,7 @@ struct RoiTaps {
   const Tap<T>* column_taps;
   const int64_t* column_begins;
   int64_t Q;
+  int64_t origin;  // place of the first cell that the block has
 };
 
 // tile (P * Q, kBlock) = weighted sums of the cells of `map` (cells, kBlock)
@@ -92,7 +93,7 @@ VOD2_INLINE void pool_body(const T* map, const RoiTaps<T>& roi, T* tile) {
       for (int64_t i = roi.row_begins[p]; i < roi.row_begins[p + 1]; ++i) {
         for (int64_t j = roi.column_begins[q]; j < roi.column_begins[q + 1]; ++j) {
           const T weight = roi.row_taps[i].weight * roi.column_taps[j].weight;
-          const T* cell = map + roi.row_taps[i].place + roi.column_taps[j].place;
+          const T* cell = map + (roi.row_taps[i].place + roi.column_taps[j].place - roi.origin);
           for (int64_t group = 0; group < kBlock<T> / kLanes; ++group) {
             for (int64_t lane = 0; lane < kLanes; ++lane) {
               sums[group][lane] += weight * cell[group * kLanes + lane];
@@ -121,7 +122,7 @@ VOD2_INLINE void spread_body(const T* tile, const RoiTaps<T>& roi, T* map) {
       for (int64_t i = roi.row_begins[p]; i < roi.row_begins[p + 1]; ++i) {
         for (int64_t j = roi.column_begins[q]; j < roi.column_begins[q + 1]; ++j) {
           const T weight = roi.row_taps[i].weight * roi.column_taps[j].weight;
-          T* cell = map + roi.row_taps[i].place + roi.column_taps[j].place;
+          T* cell = map + (roi.row_taps[i].place + roi.column_taps[j].place - roi.origin);
           for (int64_t lane = 0; lane < kBlock<T>; ++lane) {
             cell[lane] += weight * tile[lane];
           }
@@ -165,7 +166,8 @@ class Plan {
       const auto across = roi_span(roi[1], roi[3], Q_, options), down = roi_span(roi[2], roi[4], P_, options);
       known_[m] = is_known(roi);
       // NaN lies on no cell: such bins get no taps.
-      rows_.lowest = H, rows_.highest = -1;
+      rows_.lowest = H;
+      rows_.highest = -1;
       rows_.add_bins(down, P_, H, W * stride);
       columns_.add_bins(across, Q_, W, stride);
       Map& map = maps_[static_cast<int64_t>(roi[0])];
@@ -183,10 +185,10 @@ class Plan {
 
   const Map& map(int64_t b) const { return maps_[b]; }
   bool is_known_roi(int64_t m) const { return known_[m]; }
-  RoiTaps<T> taps(int64_t m) const {
+  RoiTaps<T> taps(int64_t m, int64_t origin) const {
     return {
         rows_.taps.data(), rows_.begins.data() + m * P_, P_,
-        columns_.taps.data(), columns_.begins.data() + m * Q_, Q_};
+        columns_.taps.data(), columns_.begins.data() + m * Q_, Q_, origin};
   }
 
  private:
@@ -209,38 +211,38 @@ class Block {
     first_cell_ = first_row * W_;
     cells_ = num_rows * W_;
     const int64_t in_map = channels_last_ ? first_cell_ * C_ + first_channel : first_channel * H_ * W_ + first_cell_;
-    origin_ = b * C_ * H_ * W_ + in_map;
+    begin_ = b * C_ * H_ * W_ + in_map;
     copy_.assign(cells_ * kBlock<T>, T(0));
   }
 
   void read(const T* map) {
     if (channels_last_) {
       for (int64_t cell = 0; cell < cells_; ++cell) {
-        std::copy_n(map + origin_ + cell * C_, channels_, copy_.data() + cell * kBlock<T>);
+        std::copy_n(map + begin_ + cell * C_, channels_, copy_.data() + cell * kBlock<T>);
       }
     } else {
-      transpose(map + origin_, H_ * W_, channels_, cells_, copy_.data(), kBlock<T>);
+      transpose(map + begin_, H_ * W_, channels_, cells_, copy_.data(), kBlock<T>);
     }
   }
 
   void write(T* map) const {
     if (channels_last_) {
       for (int64_t cell = 0; cell < cells_; ++cell) {
-        std::copy_n(copy_.data() + cell * kBlock<T>, channels_, map + origin_ + cell * C_);
+        std::copy_n(copy_.data() + cell * kBlock<T>, channels_, map + begin_ + cell * C_);
       }
     } else {
-      transpose(copy_.data(), kBlock<T>, cells_, channels_, map + origin_, H_ * W_);
+      transpose(copy_.data(), kBlock<T>, cells_, channels_, map + begin_, H_ * W_);
     }
   }
 
   int64_t channels() const { return channels_; }
-  // As if it began with the first row of the map.
-  T* data() { return copy_.data() - first_cell_ * kBlock<T>; }
+  T* data() { return copy_.data(); }
+  int64_t origin() const { return first_cell_ * kBlock<T>; }
 
  private:
   int64_t C_, H_, W_;
   bool channels_last_;
-  int64_t channels_ = 0, first_cell_ = 0, cells_ = 0, origin_ = 0;
+  int64_t channels_ = 0, first_cell_ = 0, cells_ = 0, begin_ = 0;
   std::vector<T> copy_;
 };
 
@@ -268,13 +270,14 @@ void forward_kernel(
   const Plan<T> plan(rois.data_ptr<T>(), rois.size(0), features.sizes(), options);
   const T* source = features.data_ptr<T>();
   const int64_t C = features.size(1), bins = options.num_bins();
-  for_blocks<T>(plan, features.sizes(), channels_last, bins,
+  for_blocks<T>(
+      plan, features.sizes(), channels_last, bins,
       [&](Block<T>& block, T* tile, const std::vector<int64_t>& own, int64_t first_channel) {
         block.read(source);
         for (const int64_t m : own) {
           T* target = out + (m * C + first_channel) * bins;
           if (plan.is_known_roi(m)) {
-            pool(block.data(), plan.taps(m), tile);
+            pool(block.data(), plan.taps(m, block.origin()), tile);
             transpose(tile, kBlock<T>, bins, block.channels(), target, bins);
           } else {
             std::fill_n(target, block.channels() * bins, std::numeric_limits<T>::quiet_NaN());
@@ -291,12 +294,13 @@ void backward_kernel(
   const T* source = grad.data_ptr<T>();
   T* target = grad_map.data_ptr<T>();
   const int64_t C = grad.size(1), bins = options.num_bins();
-  for_blocks<T>(plan, grad_map.sizes(), channels_last, bins,
+  for_blocks<T>(
+      plan, grad_map.sizes(), channels_last, bins,
       [&](Block<T>& block, T* tile, const std::vector<int64_t>& own, int64_t first_channel) {
         for (const int64_t m : own) {
           if (plan.is_known_roi(m)) {
             transpose(source + (m * C + first_channel) * bins, bins, block.channels(), bins, tile, kBlock<T>);
-            spread(tile, plan.taps(m), block.data());
+            spread(tile, plan.taps(m, block.origin()), block.data());
           }
         }
         block.write(target);
