@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from vod2.projects.hvrnet.auxiliary import AuxiliaryHead
-from vod2.projects.hvrnet.inter import Clip, InterVideo, attend, within_video
+from vod2.projects.hvrnet.inter import Clip, InterVideo, attend, attention_shares, within_video
 
 from vod2.d2 import CfgNode, configurable
 from vod2.layers import PreciseBoxTransform, RelationAttention
@@ -26,11 +26,13 @@ class Intra(NamedTuple):
         middle: (N, D) b, the key frame's after the second relation.
         last: (N, D) alpha of equation 2, the key frame's after the last relation.
         supports: (M, D) the supports' after the last relation, or None where nobody asked for them.
+        relations: (N, M) how much the last relation takes of each support, or None likewise.
     """
 
     middle: Tensor
     last: Tensor
     supports: Tensor | None
+    relations: Tensor | None
 
 
 @PROPOSAL_AGGREGATOR_REGISTRY.register()
@@ -74,6 +76,7 @@ class HVRAggregator(ProposalAggregator):
         auxiliary: dict | None = None,
         test_inter: str = "video",
         support_topk: int = 300,
+        keep_relations: bool = False,
     ) -> None:
         """
         Args:
@@ -88,6 +91,8 @@ class HVRAggregator(ProposalAggregator):
             test_inter: "video" lets the relations between videos look at the supports of the same video in inference,
                 "none" drops them (their fully connected layers stay).
             support_topk: proposals of a support frame.
+            keep_relations: in inference, also return what the last relation that looks at the supports takes of each.
+                Where it sees one twice, initial and transformed, the two weights are added.
         """
         super().__init__()
         if num_intra not in (2, 3) or num_inter < 0:
@@ -99,7 +104,7 @@ class HVRAggregator(ProposalAggregator):
                 raise ValueError(f"HVR-Net: expected {key} to be one of {', '.join(known)}, got {value!r}")
         self.skips_both = skip == "both"
         self.looks_within = test_inter == "video" and num_inter > 0
-        self.support_topk = support_topk
+        self.support_topk, self.keep_relations = support_topk, keep_relations
         self.relation = nn.ModuleList(RelationAttention(dim, 1) for _ in range(num_intra + num_inter))
         self.transform = nn.ModuleList(nn.Linear(dim, dim) for _ in range(num_intra + num_inter - 1))
         for layer in self.transform:  # as the box head's layers begin
@@ -141,11 +146,25 @@ class HVRAggregator(ProposalAggregator):
             },
             "test_inter": node.TEST_INTER,
             "support_topk": cfg.MODEL.VIDEO.SUPPORT_TOPK,
+            "keep_relations": cfg.MODEL.VIDEO.KEEP_RELATIONS,
         }
 
     def forward(self, query: ProposalSet, context: TemporalContext) -> Aggregated[Tensor]:
         """One clip without others: the key frame's f1 (N, D) and the context's -> (N, D)."""
-        return Aggregated(self._alone(query, context, [role is Role.KEY for role in context.roles]))
+        own = [role is Role.KEY for role in context.roles]
+        found = self._intra(query, context, own, also_supports=self.looks_within)
+        x, supports, relations = found.last, found.supports, found.relations
+        layers = self._inter_layers()
+        for number, (transform, relation) in enumerate(layers, start=1):
+            x, is_last = transform(x), number == len(layers)
+            if not self.looks_within:
+                x = F.relu(x)
+                continue
+            supports = transform(supports)
+            if self.keep_relations and is_last:
+                relations = attention_shares(relation, x, supports)
+            x, supports = within_video(relation, x, supports, is_last=is_last)
+        return Aggregated(x, relations=relations)
 
     def aggregate(self, keys: Sequence[Frame], contexts: Sequence[TemporalContext]) -> list[Aggregated[Tensor]]:
         """All clips of a batch; in training each is the target video once, the others are its support videos."""
@@ -154,7 +173,7 @@ class HVRAggregator(ProposalAggregator):
         ]
         clips = zip(keys, contexts, own, strict=True)
         if not self.training:
-            return [Aggregated(self._alone(key.proposals, context, at)) for key, context, at in clips]
+            return [self(key.proposals, _with_key(context, at)) for key, context, at in clips]
         intra = [
             self._intra(key.proposals, context, at, also_supports=self.looks_within and not self.inter.takes(number))
             for number, (key, context, at) in enumerate(clips)
@@ -171,19 +190,6 @@ class HVRAggregator(ProposalAggregator):
             losses = [one | other for one, other in zip(losses, relation_losses, strict=True)]
         return [Aggregated(value, loss) for value, loss in zip(values, losses, strict=True)]
 
-    def _alone(self, query: ProposalSet, context: TemporalContext, own: Sequence[bool]) -> Tensor:
-        """A clip whose relations between videos find no other video."""
-        found = self._intra(query, context, own, also_supports=self.looks_within)
-        x, supports = found.last, found.supports
-        layers = self._inter_layers()
-        for number, (transform, relation) in enumerate(layers, start=1):
-            x = transform(x)
-            if self.looks_within:
-                x, supports = within_video(relation, x, transform(supports), is_last=number == len(layers))
-            else:
-                x = F.relu(x)
-        return x
-
     def _intra(
         self, query: ProposalSet, context: TemporalContext, own: Sequence[bool], also_supports: bool = False
     ) -> Intra:
@@ -195,20 +201,32 @@ class HVRAggregator(ProposalAggregator):
         x, s = query.features, support.features
         x, a = F.relu(x + attend(first, x, s)), F.relu(s + attend(first, s, s))
         x, s2 = self.transform[0](x), self.transform[0](a)
-        middle = F.relu(x + attend(second, x, s2))
+        middle, keeps = F.relu(x + attend(second, x, s2)), self.keep_relations and not self.training
         if self.num_intra == 2:
-            return Intra(middle, middle, F.relu(s2 + attend(second, s2, s2)) if also_supports else None)
+            relations = attention_shares(second, x, s2) if keeps else None
+            return Intra(middle, middle, F.relu(s2 + attend(second, s2, s2)) if also_supports else None, relations)
         third, of_key = self.relation[2], _marked(support, context, own)
         b = F.relu(s2[of_key] + attend(second, s2[of_key], s2))
         initial = s.index_copy(0, of_key.nonzero()[:, 0], b.to(s.dtype))
         x, s3 = self.transform[1](middle), self.transform[1](initial)
-        pool = torch.cat([s3, self.transform[1](a[~of_key].to(s.dtype))]) if self.skips_both else s3
+        pool, twice = s3, (~of_key).nonzero()[:, 0]
+        if self.skips_both:
+            pool = torch.cat([s3, self.transform[1](a[twice].to(s.dtype))])
         last = F.relu(x + attend(third, x, pool))
-        return Intra(middle, last, F.relu(s3 + attend(third, s3, pool)) if also_supports else None)
+        relations = None
+        if keeps:
+            shares = attention_shares(third, x, pool)
+            relations = shares[:, : len(s3)].index_add(1, twice[: len(pool) - len(s3)], shares[:, len(s3) :])
+        return Intra(middle, last, F.relu(s3 + attend(third, s3, pool)) if also_supports else None, relations)
 
     def _inter_layers(self) -> list[tuple[nn.Module, nn.Module]]:
         """(fully connected layer, relation) of every relation between videos."""
         return list(zip(self.transform[self.num_intra - 1 :], self.relation[self.num_intra :], strict=True))
+
+
+def _with_key(context: TemporalContext, own: Sequence[bool]) -> TemporalContext:
+    """The context in which those frames have the role KEY, and only those, that are the key frame itself by `own`."""
+    return TemporalContext(context.frames, tuple(Role.KEY if mark else Role.LOCAL for mark in own), context.carry)
 
 
 def _marked(support: ProposalSet, context: TemporalContext, own: Sequence[bool]) -> Tensor:

@@ -28,6 +28,13 @@ def attend(relation: RelationAttention, query: Tensor, key: Tensor, mask: Tensor
     return relation(query, key, nowhere.expand(len(query), 4), nowhere.expand(len(key), 4), mask)
 
 
+@torch.no_grad()
+def attention_shares(relation: RelationAttention, query: Tensor, key: Tensor) -> Tensor:
+    """(n, D), (m, D) -> (n, m): how much `attend` takes of each key, 1 in all."""
+    nowhere = query.new_zeros(1, 4)
+    return relation.weights(query, key, nowhere.expand(len(query), 4), nowhere.expand(len(key), 4)).mean(dim=0)
+
+
 def within_video(
     relation: RelationAttention, x: Tensor, supports: Tensor, *, is_last: bool
 ) -> tuple[Tensor, Tensor | None]:

@@ -53,6 +53,7 @@ class MSTAggregator(ProposalAggregator):
         id_iou: float = 0.5,
         topk: int = 20,
         ratio: float = 0.2,
+        keep_relations: bool = False,
     ) -> None:
         """
         Args:
@@ -67,6 +68,8 @@ class MSTAggregator(ProposalAggregator):
             id_iou: least IoU in [0, 1] with the object that a proposal shows.
             topk: K.
             ratio: share in (0, 1] of the M supports that a candidate looks at.
+            keep_relations: also return the relation weights of the last module of the proposal level, the mean of its
+                heads; without a proposal level there are none.
         """
         super().__init__()
         if min(num_proposal, support_topk, topk, instance_pool) < 0:
@@ -81,6 +84,7 @@ class MSTAggregator(ProposalAggregator):
 
         dim, relation = relations.dim, functools.partial(relations.located, position=False, aspect=aspect)
         self.support_topk, self.topk, self.ratio = support_topk, topk, ratio
+        self.keep_relations = keep_relations and num_proposal > 0
         self.id_iou = id_iou if instance else None
         self.support_pool = instance_pool if instance else None
         self.relations = nn.ModuleList(relation() for _ in range(num_proposal))
@@ -100,6 +104,7 @@ class MSTAggregator(ProposalAggregator):
             "id_iou": node.ID_IOU,
             "topk": node.TOPK,
             "ratio": node.RATIO,
+            "keep_relations": cfg.MODEL.VIDEO.KEEP_RELATIONS,
         }
 
     @classmethod
@@ -111,23 +116,28 @@ class MSTAggregator(ProposalAggregator):
         support = context.proposals()
         if support is None:
             support = query[:0]
-        features = self._proposal_level(query, support.top(self.support_topk))
+        features, relations = self._proposal_level(query, support.top(self.support_topk))
         if self.instance is None:
-            return Aggregated(features)
+            return Aggregated(features, relations=relations)
         if self.support_pool:
             support = support.top(self.support_pool)
         rows, mask = self._same_object(features, query, support)
         added = self.instance(features[rows], support.features, query.boxes[rows], support.boxes, mask)
-        return Aggregated(features.index_add(0, rows, added.to(features.dtype)))  # equation 12
+        features = features.index_add(0, rows, added.to(features.dtype))  # equation 12
+        return Aggregated(features, relations=relations)
 
-    def _proposal_level(self, query: ProposalSet, support: ProposalSet) -> Tensor:
-        """Equation 10, module after module; the support features stay as they are."""
-        features = query.features
+    def _proposal_level(self, query: ProposalSet, support: ProposalSet) -> tuple[Tensor, Tensor | None]:
+        """Equation 10, module after module; the support features stay as they are. Relations come second if kept."""
+        features, relations = query.features, None
         for k, relation in enumerate(self.relations):
             if k > 0:
                 features = F.relu(self.transform[k - 1](features))
-            features = features + relation(features, support.features, query.boxes, support.boxes)
-        return features
+            pair = features, support.features, query.boxes, support.boxes
+            if self.keep_relations and k == len(self.relations) - 1:
+                with torch.no_grad():
+                    relations = relation.weights(*pair).mean(dim=0)
+            features = features + relation(*pair)
+        return features, relations
 
     def _same_object(self, features: Tensor, query: ProposalSet, support: ProposalSet) -> tuple[Tensor, Tensor]:
         """The rows (K,) of R' to be updated, and the supports that each looks at, (K, M) bool."""

@@ -69,6 +69,18 @@ def find_results(folder: Path) -> Path:
     )
 
 
+def name_of_results(folder: Path) -> str:
+    """What the method of a folder with results is called: of OUTPUT_DIR/inference/<dataset> as OUTPUT_DIR is, of other
+    folders as they are.
+
+    Example:
+        >>> name_of_results(Path("output/RDN/inference/synthetic_val")), name_of_results(Path("output/mine"))
+        ('RDN', 'mine')
+    """
+    folder = folder.resolve()
+    return folder.parents[1].name if folder.parent.name == "inference" else folder.name
+
+
 def read_run(folder: Path, data: EvaluatedDataset | None = None) -> Run:
     """Read an evaluation.
 
