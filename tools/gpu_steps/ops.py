@@ -94,9 +94,10 @@ _POOLING = ((7, 7), 1 / 16, 2, True)
 
 
 def _pooling_inputs(shape: tuple[int, ...], rng: torch.Generator) -> list[Tensor]:
-    """Maps, and boxes that reach beyond some of them."""
+    """Maps, and boxes on them, of which some reach beyond."""
     B, C, H, W, M = shape
-    return [torch.randn(B, C, H, W, generator=rng, dtype=torch.float64), _boxes(M, rng)]
+    cells = torch.tensor([W, H, W, H], dtype=torch.float64)
+    return [torch.randn(B, C, H, W, generator=rng, dtype=torch.float64), _boxes(M, rng) / 600 * (16 * cells)]
 
 
 def _rois(features: Tensor, boxes: Tensor) -> Tensor:
