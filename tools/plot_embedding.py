@@ -8,7 +8,8 @@ as the box head embeds it, on the right as the proposal aggregator leaves it. Of
 drawn at random from all frames of --videos videos; the same ones on both sides. Features come to the plane by t-SNE,
 each side by itself, where scikit-learn is installed (pip install "vod2[embedding]"), else by their two principal
 components. The picture goes to --output, the numbers beside it, to a file whose name ends in .npz. Printed is, for both
-sides, how often the nearest proposal of another video is of the same class, which needs no plane.
+sides, how often the nearest proposal of another video is of the same class, which needs no plane; classes that one
+video alone shows do not count in it.
 """
 
 import argparse
@@ -223,11 +224,15 @@ def choose_projection(asked: str | None) -> str:
 
 
 def same_class_share(features: np.ndarray, labels: np.ndarray, videos: Sequence[str]) -> float:
-    """The share of proposals (S, D) whose nearest one of another video has their label (S,); NaN with one video."""
+    """The share of proposals (S, D) whose nearest one of another video has their label (S,).
+
+    Of classes that several videos show; NaN where there is none.
+    """
     points, names = torch.from_numpy(features).double(), np.array(videos)
     distance = torch.cdist(points, points).numpy()
-    distance[names[:, None] == names] = np.inf
-    known = np.isfinite(distance).any(axis=1)
+    elsewhere = names[:, None] != names
+    distance[~elsewhere] = np.inf
+    known = (elsewhere & (labels[:, None] == labels)).any(axis=1)
     if not known.any():
         return float("nan")
     return float((labels[distance.argmin(axis=1)] == labels)[known].mean())
@@ -302,7 +307,7 @@ def main() -> None:
     shares = [same_class_share(side, labels, videos) for side in sides]
     places = [project(side, projection, args.seed) for side in sides]
     for title, share in zip(("before", "after"), shares, strict=True):
-        print(f"{title}: the nearest proposal of another video is of the same class for {share:.1%} of {len(drawn)}")
+        print(f"{title}: the nearest proposal of another video is of the same class: {share:.1%}")
     figure = embedding_figure(places, shares, labels, names, projection)
     numbers = {"places": np.stack(places), "same_class": np.array(shares), "class_names": np.array(names)}
     write(args.output, figure, drawn, **numbers, projection=projection, seed=args.seed)
