@@ -220,7 +220,7 @@ def test_every_kind_comes_at_graded_strengths_and_in_bursts(videos):
 
 
 def test_outside_of_hard_stretches_a_frame_is_clean_but_for_objects_that_cross(videos):
-    """Of the frames in which nothing but occlusion is recorded, under half have any; in others every object has a kind."""
+    """Of the frames where nothing but occlusion is recorded, under half have any; in others every object has a kind."""
     own = set(KINDS) - {"occlusion"}
     easy, crossed, spared = 0, 0, 0
     for frames in videos.values():
