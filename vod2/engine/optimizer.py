@@ -26,14 +26,15 @@ def build_video_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimiz
     """
     exceptions = _exceptions(model)
     clip = cfg.SOLVER.CLIP_GRADIENTS
-    clips_together = clip.ENABLED and clip.CLIP_TYPE == "full_model"
-    if clips_together:
+    # Detectron2 clips in the optimizers that it builds itself, and does not know "full_model".
+    clips_here = clip.ENABLED and (cfg.SOLVER.OPTIMIZER == "AdamW" or clip.CLIP_TYPE == "full_model")
+    if clips_here:
         cfg = cfg.clone()
         cfg.defrost()
-        cfg.SOLVER.CLIP_GRADIENTS.ENABLED = False  # Detectron2 does not know the name
+        cfg.SOLVER.CLIP_GRADIENTS.ENABLED = False
     optimizer = _build(cfg, model)
-    if clips_together:
-        _clip_together(optimizer, clip.CLIP_VALUE, clip.NORM_TYPE)
+    if clips_here:
+        _clip_before_steps(optimizer, clip)
     for parameter, (lr_multiplier, decays) in exceptions.items():
         _set_apart(optimizer, parameter, lr_multiplier, decays)
     # A group may have lost all that it had
@@ -61,14 +62,24 @@ def _build(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.AdamW(params, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY)
 
 
-def _clip_together(optimizer: torch.optim.Optimizer, limit: float, norm_type: float) -> None:
-    """Before every step, the norm of all gradients together is brought down to `limit`."""
+def _clip_before_steps(optimizer: torch.optim.Optimizer, clip: CfgNode) -> None:
+    """Before every step, clip gradients as SOLVER.CLIP_GRADIENTS says.
 
-    def clip(stepping: torch.optim.Optimizer, *_) -> None:
+    "value": each number to CLIP_VALUE; "norm": the norm of each parameter's gradient; "full_model": that of all.
+    """
+    kind, limit, norm_type = clip.CLIP_TYPE, clip.CLIP_VALUE, clip.NORM_TYPE
+    if kind not in ("value", "norm", "full_model"):
+        raise UserError(f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE is {kind!r}: expected 'value', 'norm' or 'full_model'")
+
+    def before_step(stepping: torch.optim.Optimizer, *_) -> None:
         parameters = [parameter for group in stepping.param_groups for parameter in group["params"]]
-        nn.utils.clip_grad_norm_(parameters, limit, norm_type)
+        if kind == "value":
+            nn.utils.clip_grad_value_(parameters, limit)
+            return
+        for together in [parameters] if kind == "full_model" else ([one] for one in parameters):
+            nn.utils.clip_grad_norm_(together, limit, norm_type)
 
-    optimizer.register_step_pre_hook(clip)
+    optimizer.register_step_pre_hook(before_step)
 
 
 def _exceptions(model: nn.Module) -> dict[nn.Parameter, _Exception]:
