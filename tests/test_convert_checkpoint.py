@@ -266,7 +266,8 @@ CONVERTED = [path for path in sorted((ROOT / "configs").rglob("*.yaml")) if "dat
 
 @pytest.mark.parametrize("path", CONVERTED, ids=lambda path: path.stem)
 def test_the_documents_tell_how_the_file_is_made_that_a_configuration_begins_with(path):
-    (name,) = (line.split('"')[1] for line in path.read_text().splitlines() if line.strip().startswith("WEIGHTS:"))
+    lines = path.read_text().splitlines()
+    (name,) = (line.split('"')[1] for line in lines if "WEIGHTS:" in line and "datasets/pretrained/" in line)
     assert f"| {name.removeprefix('datasets/pretrained/')} |" in (ROOT / "docs" / "model_zoo.md").read_text()
     assert "convert_checkpoint.py --from torchvision" in path.read_text()
 

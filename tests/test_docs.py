@@ -32,3 +32,22 @@ def test_files_that_a_document_names_exist(document):
     named = re.findall(pattern, document.read_text())
     missing = sorted({name for name in named if not (ROOT / name).exists()})
     assert not missing, f"{document.name} names files that do not exist: {missing}"
+
+
+def test_the_page_of_fidelity_has_every_finding_and_names_tests_that_exist():
+    text = (ROOT / "docs" / "fidelity.md").read_text()
+    assert re.findall(r"^## (\d+)\.", text, flags=re.MULTILINE) == [str(number) for number in range(1, 29)]
+    files = list((ROOT / "tests").rglob("test_*.py"))
+    known = {path.stem for path in files}.union(*(re.findall(r"def (test_\w+)", path.read_text()) for path in files))
+    named = set(re.findall(r"\btest_\w+(?:\.\.\.)?", text))
+    exact = {name for name in named if not name.endswith("...")}
+    missing = exact - known | {name for name in named - exact if not any(one.startswith(name[:-3]) for one in known)}
+    assert len(exact) > 50 and not missing, missing
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_command_with_seq_nms_takes_boxes_before_nms(document):
+    """The rows of configs/ablations do by their keys (tests/engine/test_paper_rows.py)."""
+    for line in document.read_text().splitlines():
+        if "--eval-only" in line and "LINKER.NAME SeqNMS" in line:
+            assert "NMS_THRESH_TEST 1.0" in line, line

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torchvision
 from tabulate import tabulate
 from torch.nn.functional import normalize
 
@@ -33,6 +34,7 @@ from vod2.ops import (
     compiled_device_types,
     relation_geometry_bias,
     relation_geometry_bias_reference,
+    roi_align,
     st_sampling,
     st_sampling_reference,
 )
@@ -199,6 +201,38 @@ def learned_sampling(device: torch.device) -> list[Comparison]:
     return rows
 
 
+@benchmark
+def roi_pooling(device: torch.device) -> list[Comparison]:
+    """RoIAlign, 7 x 7 bins of 2 x 2 samples at stride 16: our kernels against torchvision's operator."""
+    if device.type not in compiled_device_types():
+        raise RuntimeError(f"vod2._C has no kernels for {device.type}: run python setup.py build_ext --inplace first")
+    generator, options = torch.Generator().manual_seed(0), ((7, 7), 1 / 16, 2, True)
+    rows = []
+    sizes = {"training, 8 x 64 RoIs of 128 x 192": (8, 512, 8, 12, 64), "600 x 1000, 300 RoIs": (1, 2048, 38, 63, 300)}
+    for name, (maps, channels, height, width, count) in sizes.items():
+        features = torch.randn(maps, channels, height, width, generator=generator).to(device).requires_grad_()
+        image = 16.0 * torch.tensor([width, height, width, height])
+        places = torch.rand(maps * count, 2, 2, generator=generator).sort(dim=1).values.flatten(1) * image  # xyxy
+        numbers = torch.arange(maps).repeat_interleave(count)[:, None]
+        rois = torch.cat([numbers, places], dim=1).to(device)
+
+        def forward(function, features=features, rois=rois):
+            with torch.no_grad():
+                return function(features, rois, *options)
+
+        pooled = {function: function(features, rois, *options) for function in (torchvision.ops.roi_align, roi_align)}
+        grad = torch.randn(*pooled[roi_align].shape, generator=generator).to(device)
+
+        def backward(function, features=features, pooled=pooled, grad=grad):
+            return torch.autograd.grad(pooled[function], features, grad, retain_graph=True)[0]
+
+        for step in (forward, backward):
+            assert_same(step(torchvision.ops.roi_align), step(roi_align))
+            plain, ours = partial(step, torchvision.ops.roi_align), partial(step, roi_align)
+            rows.append(Comparison(f"{name}, {step.__name__}", plain, ours))
+    return rows
+
+
 CLASSES, DETECTIONS, VIDEO_LENGTH = 30, 300, 317  # the mean length of ImageNet VID's 555 validation videos
 
 
@@ -298,11 +332,13 @@ def ap_in_loops(ranked: list[tuple[float, bool]], positives: int) -> float:
 
 @benchmark
 def keyframe_interval(device: torch.device) -> list[Comparison]:
-    """Ten frames of a stream at 600 x 1000, one of them a keyframe: LSTS against its single frame, R-FCN R-101."""
-    return [
-        Comparison(name, *(stream_of_ten(config, device, prepare) for config in ("RFCN_R101.yaml", "LSTS_R101.yaml")))
-        for name, prepare in (("models as built", lambda model: model), ("inference copies", inference_copy))
-    ]
+    """Ten frames of a stream at 600 x 1000, one of them a keyframe: LSTS and DFF against R-FCN R-101 on every frame."""
+    rows = []
+    for name, prepare in (("models as built", lambda model: model), ("inference copies", inference_copy)):
+        single = stream_of_ten("RFCN_R101.yaml", device, prepare)
+        for method in ("LSTS", "DFF_RFCN"):
+            rows.append(Comparison(f"{method}, {name}", single, stream_of_ten(f"{method}_R101.yaml", device, prepare)))
+    return rows
 
 
 def stream_of_ten(

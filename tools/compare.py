@@ -35,7 +35,7 @@ from vod2.evaluation.evaluated import EvaluatedDataset, load_evaluated_dataset
 from vod2.evaluation.groups import GROUPINGS
 from vod2.evaluation.matching import PROTOCOLS
 from vod2.evaluation.report import LINKED_NOTE
-from vod2.evaluation.runs import Run, find_results, read_run, refuse_differences, tally_run
+from vod2.evaluation.runs import Run, find_results, name_of_results, read_run, refuse_differences, tally_run
 
 
 def parse_methods(words: Sequence[str], names: Sequence[str] | None) -> dict[str, list[Path]]:
@@ -49,7 +49,7 @@ def parse_methods(words: Sequence[str], names: Sequence[str] | None) -> dict[str
     methods: dict[str, list[Path]] = {}
     for position, word in enumerate(words):
         name, folders = _split_word(word)
-        name = names[position] if names else name or _name_of(folders[0])
+        name = names[position] if names else name or name_of_results(folders[0])
         if name in methods:
             raise UserError(f"two methods are called {name!r}: name them, NAME=FOLDER or --names")
         methods[name] = folders
@@ -68,12 +68,6 @@ def _split_word(word: str) -> tuple[str, list[Path]]:
         name, word = word.split("=", 1)
     folders = [word] if Path(word).exists() else word.split(",")
     return name, [find_results(Path(folder)) for folder in folders]
-
-
-def _name_of(folder: Path) -> str:
-    """Of OUTPUT_DIR/inference/<dataset> the name of OUTPUT_DIR, of other folders their own."""
-    folder = folder.resolve()
-    return folder.parents[1].name if folder.parent.name == "inference" else folder.name
 
 
 def registered_dataset(args: argparse.Namespace) -> EvaluatedDataset | None:

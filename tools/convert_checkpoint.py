@@ -8,7 +8,7 @@
 IN is a .pth, .pkl or .safetensors file. Code in it is not run, unless --trust-pickle says so. OUT is a .safetensors
 file. The model is that of --config-file, or of the configuration that the weights are known to be of. A detector must
 get all of its parameters; weights of detectron2 and torchvision are a start for training: their ResNet must be that of
-the model.
+the model. Of flownets only the flow network is filled (MODEL.FLOWNET.WEIGHTS).
 """
 
 import argparse
@@ -31,12 +31,12 @@ from vod2.errors import UserError
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 
-def build_without_memory(cfg: CfgNode) -> nn.Module:
-    """The model with the shapes of its parameters, but without their numbers."""
+def build_without_memory(cfg: CfgNode, source: str) -> nn.Module:
+    """What is to be filled, with the shapes of its parameters, but without their numbers."""
     cfg = cfg.clone()
     cfg.MODEL.DEVICE = "meta"
     with torch.device("meta"):
-        return build_model(cfg)
+        return (SOURCES[source].network or build_model)(cfg)
 
 
 def config_file(args: argparse.Namespace, names: dict) -> str:
@@ -126,7 +126,7 @@ def main(arguments: list[str] | None = None) -> None:
     state = read_public(args.input, trust_pickle=args.trust_pickle)
     config = config_file(args, state)
     cfg = load_config(config, args.opts)
-    model = build_without_memory(cfg)
+    model = build_without_memory(cfg, args.source)
     done = convert(state, args.source, Target.of(cfg, model))
     report = compare(model, done.state, args.input)
     report = replace(report, unused=done.unused | report.unused)
@@ -142,7 +142,9 @@ def main(arguments: list[str] | None = None) -> None:
         print("These weights also need, other than the configuration has it:", shlex.join(settings))
     loaded = f"{len(report.loaded)} of {len(report.wanted)} tensors, {report.percent}% of the numbers"
     print(f"Wrote {args.output}: {loaded}")
-    options = shlex.join([*(["--eval-only"] * whole), "MODEL.WEIGHTS", args.output, *args.opts, *settings])
+    conventions = SOURCES[args.source]
+    evaluated = whole and conventions.network is None
+    options = shlex.join([*(["--eval-only"] * evaluated), conventions.key, args.output, *args.opts, *settings])
     print(f"python tools/train_net.py --config-file {shlex.quote(config)} {options}")
 
 

@@ -16,6 +16,7 @@ import argparse
 import itertools
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -33,6 +34,7 @@ from vod2.data.reader import VideoReader
 from vod2.engine import VideoPredictor, cli, load_config
 from vod2.engine.outputs import FORMATS, DetectionFile, VideoFacts
 from vod2.engine.relations import RelationWatch, detection_at
+from vod2.engine.rows import config_name
 from vod2.engine.streams import DetectedFrame, link_stream
 from vod2.errors import UserError
 from vod2.modeling import OnlineLinker, SeqNMS, build_box_linker
@@ -76,7 +78,14 @@ def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
         help="link what is kept to tracks, W frames at a time, by MODEL.VIDEO.LINKER (SeqNMS if that names none)",
     )
     parser.add_argument("--trail", type=int, default=30, metavar="N", help="frames of a track's trail (default 30)")
-    parser.add_argument("--compare", nargs=2, metavar=("CONFIG", "WEIGHTS"), help="draw another detector on the left")
+    parser.add_argument(
+        "--compare",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("CONFIG", "WEIGHTS"),
+        help="draw another detector on the left; give it again for further ones, which stand in their order",
+    )
     parser.add_argument(
         "--show-relations",
         type=_frame_and_point,
@@ -89,6 +98,8 @@ def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error(f"nothing to write: give at least one of {', '.join(f'--{kind}' for kind in OUTPUTS)}")
     if args.compare and not (args.output or args.report):
         parser.error("--compare draws: it needs --output or --report")
+    if args.report and len(args.compare) > 1:
+        parser.error(f"--report shows one other detector: --compare is given {len(args.compare)} times")
     if args.show_relations and not args.output:
         parser.error("--show-relations draws: it needs --output")
     if args.link is not None and args.link < 2:
@@ -141,15 +152,16 @@ class Job(NamedTuple):
 
 
 def detectors_of(args: argparse.Namespace) -> list[Detector]:
-    """The detector, and the one to compare it with."""
-    found = [Detector(load_config(args.config_file, args.opts), Path(args.config_file).stem)]
+    """The detector, and those to compare it with."""
+    found = [Detector(load_config(args.config_file, args.opts), config_name(args.config_file))]
     if args.show_relations:
         found[0].cfg.MODEL.VIDEO.KEEP_RELATIONS = True
-    if args.compare:
-        config, weights = args.compare
-        found.append(Detector(load_config(config, ["MODEL.WEIGHTS", weights]), Path(config).stem))
-    if len({one.title for one in found}) < len(found):  # the same model with other weights
-        found = [one._replace(title=f"{one.title} {one.cfg.MODEL.WEIGHTS}") for one in found]
+    for config, weights in args.compare:
+        found.append(Detector(load_config(config, ["MODEL.WEIGHTS", weights]), config_name(config)))
+    named = Counter(one.title for one in found)
+    found = [  # the same model with other weights
+        one._replace(title=f"{one.title} {one.cfg.MODEL.WEIGHTS}") if named[one.title] > 1 else one for one in found
+    ]
     for one in found:
         require_weights(one.cfg.MODEL.WEIGHTS)
     return found
@@ -266,14 +278,15 @@ def at_least(instances: Instances, threshold: float) -> Instances:
 def drawn(
     image: np.ndarray, found: Sequence[Instances], detectors: Sequence[Detector], trails: Sequence[Trails]
 ) -> np.ndarray:
-    """The picture of a frame: that of the detector, or those of both with the other on the left."""
+    """The picture of a frame: that of the detector, with those of the others from left to right before it."""
     pictures = [
         draw_instances(trail.draw(image, instances), instances, detector.class_names, threshold=0)
         for instances, detector, trail in zip(found, detectors, trails, strict=True)
     ]
     if len(pictures) == 1:
         return pictures[0]
-    return side_by_side(pictures[::-1], [detector.title for detector in detectors][::-1])
+    own, *others = [detector.title for detector in detectors]
+    return side_by_side([*pictures[1:], pictures[0]], [*others, own])
 
 
 def show_relations(

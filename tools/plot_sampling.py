@@ -5,11 +5,11 @@
 
 The motion leads from the centre of an annotated object of the training set to where it was some frames before, as a
 location leads from a cell to where its memory is sampled; in cells of conv4 (16 pixels of the resized frame). It is
-measured over the distances that training draws, INTERVAL being VIDEO.TRAIN_SCHEDULE.INTERVAL: 1 to INTERVAL frames from
-a frame to its keyframe, and from there INTERVAL + 1 to INTERVAL + INTERVAL // 2 to the keyframe before; in all frames
-of at most 100 videos, also those that the dataset does not list for training. The initial locations are drawn anew as
-a training with this configuration begins: exactly those where SEED is not negative, else others of the same
-distribution. Printed: mean, standard deviation, and 5th and 95th percentile of each, horizontally and vertically.
+measured over the distances that VIDEO.TRAIN_SCHEDULE draws, from a frame to its keyframe and from there to the keyframe
+before; in all frames of at most 100 videos, also those that the dataset does not list for training. The initial
+locations are drawn anew as a training with this configuration begins: exactly those where SEED is not negative, else
+others of the same distribution. Printed: mean, standard deviation, and 5th and 95th percentile of each, horizontally
+and vertically.
 """
 
 import argparse
@@ -28,6 +28,8 @@ from vod2.d2 import BoxMode, CfgNode, DatasetCatalog, MetadataCatalog, build_mod
 from vod2.data.datasets import load_imagenet_vid
 from vod2.engine import cli, load_config
 from vod2.errors import UserError
+from vod2.structures import Role
+from vod2.temporal import build_training_schedule
 
 STRIDE = 16
 MAX_VIDEOS = 100
@@ -55,7 +57,26 @@ def initial_locations(cfg: CfgNode) -> dict[str, np.ndarray]:
 
 
 def _locations(state: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
-    return {name: value.double().numpy() for name, value in state.items() if name.endswith(".locations")}
+    """Each set once: two aligners may look at the same."""
+    found: dict[str, np.ndarray] = {}
+    for name, value in state.items():
+        if name.endswith(".locations") and not any(np.array_equal(value, other) for other in found.values()):
+            found[name] = value.double().numpy()
+    return found
+
+
+def drawn_distances(cfg: CfgNode, rng: np.random.Generator) -> list[list[int]]:
+    """Frames from a frame to its keyframe (but 0), and from that to the keyframe before, of 1,000 training clips."""
+    schedule = build_training_schedule(cfg)
+    t = 10 * cfg.VIDEO.TRAIN_SCHEDULE.INTERVAL  # far from both ends
+    to_keyframe, to_memory = set(), set()
+    for _ in range(1000):
+        frames = {role: index for index, role in schedule.sample(t, 2 * t, rng)}
+        new = frames.get(Role.KEYFRAME, t)
+        to_keyframe.add(abs(t - new))
+        if Role.MEMORY in frames:
+            to_memory.add(new - frames[Role.MEMORY])
+    return [sorted(to_keyframe - {0}), sorted(to_memory)]
 
 
 def object_motion(frames: Sequence[dict], steps: Sequence[int], cfg: CfgNode, rng: np.random.Generator) -> np.ndarray:
@@ -148,9 +169,8 @@ def main() -> None:
     cfg = load_config(args.config_file, args.opts)
     rng = np.random.default_rng(0)
     frames = sampled_frames(cfg.DATASETS.TRAIN[0], rng)
-    interval = cfg.VIDEO.TRAIN_SCHEDULE.INTERVAL
     samples = {}
-    for steps in (range(1, interval + 1), range(interval + 1, interval + interval // 2 + 1)):
+    for steps in drawn_distances(cfg, rng):
         if steps:
             name = f"{MOTION}, {steps[0]} to {steps[-1]} frames"
             samples[name] = object_motion(frames, steps, cfg, rng)

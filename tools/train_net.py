@@ -4,6 +4,11 @@
 python tools/train_net.py --config-file configs/RDN_R101.yaml --num-gpus 4
 python tools/train_net.py --config-file configs/RDN_R101.yaml --eval-only MODEL.WEIGHTS rdn.pth
 
+A row of a paper's table; tools/show_config.py lists them:
+
+python tools/train_net.py --config-file configs/ablations/rdn.yaml:Nb1 --num-gpus 4
+python tools/train_net.py --config-file configs/ablations/rdn.yaml:K100 --eval-only
+
 Whether it looks at other frames at all: without them, and with those of another video (docs/ablations.md).
 
 python tools/train_net.py --config-file configs/RDN_R101.yaml --eval-only --context none MODEL.WEIGHTS rdn.pth
@@ -16,6 +21,7 @@ from vod2.checkpoint import load_weights, require_weights
 from vod2.d2 import CfgNode, build_model, comm, default_argument_parser, launch, verify_results
 from vod2.data import CONTEXTS
 from vod2.engine import VideoTrainer, cli, load_config, setup
+from vod2.engine.rows import config_name, find_test_setting
 from vod2.errors import UserError
 
 
@@ -47,6 +53,9 @@ def main() -> None:
         cfg.TEST.CONTEXT = args.context
     if args.eval_only:
         require_weights(cfg.MODEL.WEIGHTS)
+    elif args.config_file and "MODEL.WEIGHTS" not in args.opts and (row := find_test_setting(args.config_file)):
+        remedy = "give --eval-only, or, to train it anew, MODEL.WEIGHTS to begin with"
+        raise UserError(f"{row} is {config_name(row.base)} with other settings in inference: {remedy}")
     launch(work, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(cfg, args))
 
 

@@ -29,6 +29,7 @@ from vod2.data import as_video_dicts, build_video_train_loader
 from vod2.data.frames import read_frames
 from vod2.data.video_mapper import to_instances
 from vod2.engine import cli, load_config
+from vod2.structures import Role
 from vod2.visualization import class_color
 
 _GAP = 4  # pixels between two frames
@@ -77,6 +78,8 @@ def clips(cfg: CfgNode, num: int) -> Iterator[tuple[str, np.ndarray]]:
     for (clip,) in itertools.islice(loader, num):
         tiles = []
         for frame in (clip, *clip["support"]):
+            if frame.get("role") is Role.KEY:  # the key frame itself, which is there
+                continue
             role = (
                 f"{frame['role'].value} {frame['frame_index'] - clip['frame_index']:+d}" if "role" in frame else "key"
             )

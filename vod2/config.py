@@ -38,20 +38,21 @@ def _add_time(cfg: CfgNode) -> None:
     train = cfg.VIDEO.TRAIN_SCHEDULE = CfgNode()
     train.NAME = "NoSupport"  # in TRAINING_SCHEDULE_REGISTRY
     train.RADIUS = 18  # RandomNear, LocalMemoryGlobal: frames on either side of the key frame
-    train.COUNT = 2  # RandomNear, RandomVideo: supports to draw; LocalMemoryGlobal: LOCAL ones
+    train.COUNT = 2  # RandomNear, RandomVideo, RandomBothSides: supports to draw; LocalMemoryGlobal: LOCAL ones
     train.MEMORY_COUNT = 3  # LocalMemoryGlobal: MEMORY ones
     train.GLOBAL_COUNT = 2  # LocalMemoryGlobal: GLOBAL ones
     train.INCLUDE_KEY = True  # RandomVideo: the key frame may be drawn; LocalMemoryGlobal: it is a LOCAL one, too
     train.WITH_KEY = False  # the key frame is a support of itself, too, with its sampled RoIs (SELSA)
     train.INTERVAL = 10  # RandomKeyframe, KeyframeTriplet: distance of two keyframes
+    train.TRIPLET = "stream"  # KeyframeTriplet: "stream", or public code's "online" or "released"
     # The window of a frame in inference
     test = cfg.VIDEO.TEST_SCHEDULE = CfgNode()
     test.NAME = "NoWindow"  # in SUPPORT_SCHEDULE_REGISTRY; "A+B" is the union of A and B
     test.RADIUS = 18  # SlidingWindow: frames before the key frame
     test.LOOKAHEAD = -1  # SlidingWindow: frames after it, -1 for as many as RADIUS, 0 for causal (also the global ones)
     test.EDGE = "clip"  # SlidingWindow at the ends of a video: "clip" or "repeat" the edge frame
-    test.COUNT = 21  # GlobalSample, RollingGlobal: frames of the whole video
-    test.INCLUDE_KEY = True  # GlobalSample: the key frame belongs to its own window
+    test.COUNT = 21  # GlobalSample: frames of the video, the key frame one of them; RollingGlobal: frames beside it
+    test.INCLUDE_KEY = True  # GlobalSample: the key frame is always one of COUNT; False: only where it is drawn
     test.INTERVAL = 10  # Keyframes: distance of two keyframes
 
 
@@ -63,6 +64,9 @@ def _add_model(cfg: CfgNode) -> None:
     video.PROPOSAL_AGGREGATOR = CfgNode({"NAME": ""})
     video.KEEP_RELATIONS = False  # detections tell their relation to the boxes of the next frame (for the linker BLR)
     video.OHEM = 0  # the loss of a key frame is that of so many of its RoIs, those of the highest loss; 0 for all
+    # Training: anchors and RoIs of the background with more than this share of their area in an ignore region (or in a
+    # crowd) are not sampled; 0 for Detectron2's rule, by which they are background like any other
+    video.IGNORE_OVERLAP = 0.5
     video.REDUCE_CHANNELS = 0  # 1x1 convolution to so many channels and ReLU before pooling (SELSA: 256); 0 for none
     linker = video.LINKER = CfgNode()  # level 3, over the detections of a whole video
     linker.NAME = ""  # in BOX_LINKER_REGISTRY: "SeqNMS", "TubeletLinking", "BLR"; "" for none
@@ -77,7 +81,10 @@ def _add_model(cfg: CfgNode) -> None:
     relation.GEOMETRY_WAVELENGTH = 1000.0  # its longest wavelength
     cfg.MODEL.ALIGNER = CfgNode({"NAME": ""})  # in ALIGNER_REGISTRY, for methods that align feature maps (LSTS, MST)
     cfg.MODEL.ALIGNER.WIDTH = 128  # DAlign: channels that it works in
+    cfg.MODEL.ALIGNER.RESIDUAL = False  # DAlign: the aligned map is added to the support's, rather than replacing it
+    cfg.MODEL.ALIGNER.MODULATED = True  # DAlign: the taps of its deformable layers have masks beside their offsets
     cfg.MODEL.ALIGNER.EMBEDDING_DIM = 256  # all but DAlign, FlowNetS: channels of what is compared
+    cfg.MODEL.ALIGNER.EQUAL_START = True  # the same: the embeddings f and g of a pair of maps begin with equal weights
     cfg.MODEL.ALIGNER.NUM_LOCATIONS = 40  # LearnedSampling: places around a cell; 81 for the uniform window
     cfg.MODEL.ALIGNER.INIT = "gaussian"  # LearnedSampling: how the locations begin, "gaussian" or "uniform"
     cfg.MODEL.ALIGNER.INIT_STD = 1.0  # LearnedSampling: standard deviation of "gaussian", in cells
@@ -86,6 +93,7 @@ def _add_model(cfg: CfgNode) -> None:
     cfg.MODEL.ALIGNER.LR_MULTIPLIER = 10.0  # LearnedSampling: on the learning rate of the locations
     flow = cfg.MODEL.FLOWNET = CfgNode()  # optical flow, for methods that warp feature maps along it
     flow.WIDTH = 1.0  # factor of its inner channels
+    flow.WEIGHTS = ""  # what it begins a training with, of convert_checkpoint.py --from flownets; "" for a flow of 0
     flow.LEGACY_WARP = False  # warp as the public code of DFF and FGFA does, for its weights
     legacy = cfg.MODEL.LEGACY = CfgNode()  # conventions of older code, for weights that were trained with it
     legacy.INCLUSIVE_BOXES = False  # boxes include their last pixel (width x2 - x1 + 1), in targets and detections, too
@@ -105,12 +113,13 @@ def _add_model(cfg: CfgNode) -> None:
 
 
 def _add_data(cfg: CfgNode) -> None:
-    cfg.DATASETS.MAX_IMAGES_PER_CLASS = 0  # of still-image datasets: at most so many of each class, 0 for all
+    # 0 for all still images; else one goes if each of its classes has so many without it
+    cfg.DATASETS.MAX_IMAGES_PER_CLASS = 0
     # One positive number for each of DATASETS.TRAIN, its share of the samples (they need not add up to 1); () for as
     # many samples of each as it has
     cfg.DATASETS.TRAIN_PROPORTIONS = ()
     # DATALOADER.SAMPLER_TRAIN = "TripletVideos" (HVR-Net): a batch is NUM_CLASSES x NUM_VIDEOS clips for each process.
-    # A clip has 1 + VIDEO.TRAIN_SCHEDULE.COUNT frames, of RandomVideo: 3 by default
+    # A clip has 1 + VIDEO.TRAIN_SCHEDULE.COUNT frames: 3 by default, the key frame in the middle with RandomBothSides
     triplet = cfg.DATALOADER.TRIPLET = CfgNode()
     triplet.NUM_CLASSES = 3
     triplet.NUM_VIDEOS = 3  # of each class
@@ -136,7 +145,9 @@ def _add_augmentation(cfg: CfgNode) -> None:
 
 def _add_engine(cfg: CfgNode) -> None:
     cfg.SOLVER.OPTIMIZER = "SGD"  # or "AdamW"
-    cfg.TEST.VID_PROTOCOL = "imagenet"  # rule of matching boxes: "imagenet", "fixed" or "mega"
+    # n devices make the update of n times so many: each cuts its share of IMS_PER_BATCH into parts and adds gradients
+    cfg.SOLVER.ACCUMULATE = 1
+    cfg.TEST.VID_PROTOCOL = "imagenet"  # rule of matching boxes: "imagenet", "fixed", "fgfa" or "mega"
     # A kind of deterioration is evaluated on the "frames" that have it, with all objects and detections of those, or on
     # the "objects" that have it, with the detections of all frames
     cfg.TEST.VID_GROUPS = "frames"

@@ -11,8 +11,8 @@ from vod2.d2 import CfgNode, ShapeSpec, configurable
 from vod2.errors import UserError
 from vod2.layers import FlowNetS, warp
 from vod2.modeling import PIXEL_AGGREGATOR_REGISTRY, Aggregated, PixelAggregator
-from vod2.modeling.backbone import begin, finish
-from vod2.modeling.pixel import build_flownet
+from vod2.modeling.backbone import run_to
+from vod2.modeling.pixel import aggregated_stage, build_flownet
 from vod2.structures import Frame, Role, Support, TemporalContext
 
 IMAGE = "half_image"  # the level that holds what the flow network takes of a frame
@@ -22,22 +22,36 @@ IMAGE = "half_image"  # the level that holds what the flow network takes of a fr
 class DFFAggregator(PixelAggregator):
     """Equations 1 and 2. Only keyframes go through the backbone.
 
-    The keyframe of a frame is the last support of role KEYFRAME; a keyframe is its own and is treated alike.
+    The keyframe of a frame is the last support of role KEYFRAME. A frame that is its own keyframe, as a still image is,
+    keeps its map (Algorithm 1).
+
+    Attributes:
+        stage: the map that is propagated, "head_map" of R-FCN, so that nothing but the heads comes after it, or "res4".
     """
 
-    stage = "res4"
-
     @configurable
-    def __init__(self, *, flownet: FlowNetS, interval: int, legacy_warp: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        flownet: FlowNetS,
+        interval: int,
+        stage: str = "res4",
+        warp_keyframes: bool = False,
+        legacy_warp: bool = False,
+    ) -> None:
         """
         Args:
             flownet: gives flow and scale map, the latter with the channels of `stage`.
             interval: distance of two keyframes; frame 0 is one.
+            stage: the map that is propagated.
+            warp_keyframes: a keyframe's map is warped by the flow to itself and scaled, too.
             legacy_warp: see `vod2.layers.warp`.
         """
         super().__init__()
         self.flownet = flownet
         self.interval = interval
+        self.stage = stage
+        self.warp_keyframes = warp_keyframes
         self.legacy_warp = legacy_warp
 
     @classmethod
@@ -47,9 +61,12 @@ class DFFAggregator(PixelAggregator):
                 "DFFAggregator leaves frames without proposals of their own: set MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME "
                 f"to '', it is {cfg.MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME!r}"
             )
+        stage = aggregated_stage(cfg, shapes, cfg.MODEL.DFF.STAGE, "MODEL.DFF.STAGE")
         return {
-            "flownet": build_flownet(cfg, shapes[cls.stage].channels),
+            "flownet": build_flownet(cfg, shapes[stage].channels),
             "interval": cfg.VIDEO.TEST_SCHEDULE.INTERVAL,
+            "stage": stage,
+            "warp_keyframes": cfg.MODEL.DFF.WARP_KEYFRAMES,
             "legacy_warp": cfg.MODEL.FLOWNET.LEGACY_WARP,
         }
 
@@ -61,7 +78,7 @@ class DFFAggregator(PixelAggregator):
         maps = [{IMAGE: half} for half in self.flownet.prepare(images).split(1)]
         rows = [row for row, frame in enumerate(frames) if self._is_keyframe(frame)]
         if rows:
-            value = finish(backbone, begin(backbone, images[rows], self.stage, 1), self.stage, 1)
+            value = run_to(backbone, images[rows], self.stage)
             for row, one in zip(rows, value.split(1), strict=True):
                 maps[row][self.stage] = one
         return maps
@@ -79,6 +96,8 @@ class DFFAggregator(PixelAggregator):
         if not keyframes:
             return Aggregated({self.stage: self._own(key)})
         keyframe = max(keyframes, key=lambda frame: frame.index)
+        if keyframe.index == key.index and not self.warp_keyframes:
+            return Aggregated({self.stage: keyframe.features[self.stage].clone()})  # the memory keeps its own
         flow, scale = self.flownet(key.features[IMAGE], keyframe.features[IMAGE])
         warped = warp(keyframe.features[self.stage], flow, legacy=self.legacy_warp)
         return Aggregated({self.stage: warped * scale})

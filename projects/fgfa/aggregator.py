@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from vod2.d2 import CfgNode, ShapeSpec, configurable
 from vod2.layers import FlowNetS, warp
 from vod2.modeling import PIXEL_AGGREGATOR_REGISTRY, Aggregated, PixelAggregator
-from vod2.modeling.backbone import begin, finish
-from vod2.modeling.pixel import build_flownet
+from vod2.modeling.backbone import run_to
+from vod2.modeling.pixel import aggregated_stage, build_flownet
 from vod2.structures import Frame, Role, Support, TemporalContext
 
 IMAGE = "half_image"  # the level that holds what the flow network takes of a frame
@@ -22,9 +22,11 @@ _EPS = 1e-10  # added to the norm of an embedding
 
 @PIXEL_AGGREGATOR_REGISTRY.register()
 class FGFAAggregator(PixelAggregator):
-    """Equations 1 to 3, over the frames of the context and the key frame, which is added where it is not among them."""
+    """Equations 1 to 3, over the frames of the context and the key frame, which is added where it is not among them.
 
-    stage = "res4"
+    Attributes:
+        stage: the map that is aggregated, "head_map" of R-FCN or "res4".
+    """
 
     @configurable
     def __init__(
@@ -32,6 +34,7 @@ class FGFAAggregator(PixelAggregator):
         *,
         flownet: FlowNetS,
         channels: int,
+        stage: str = "res4",
         embedding_dims: tuple[int, int, int] = (512, 512, 2048),
         legacy_warp: bool = False,
         whole_backbone: bool = False,
@@ -40,6 +43,7 @@ class FGFAAggregator(PixelAggregator):
         Args:
             flownet: gives the flow.
             channels: C.
+            stage: the map that is aggregated.
             embedding_dims: channels of the embedding's 1x1, 3x3 and 1x1 convolution; E is the last.
             legacy_warp: see `vod2.layers.warp`; the key's embedding is then warped, too, along its flow to itself.
             whole_backbone: keep all that the backbone puts out, for the proposals of supports.
@@ -48,6 +52,7 @@ class FGFAAggregator(PixelAggregator):
         if len(embedding_dims) != 3 or min(embedding_dims) < 1:
             raise ValueError(f"FGFA: expected three positive EMBEDDING_DIMS, got {tuple(embedding_dims)}")
         self.flownet = flownet
+        self.stage = stage
         first, second, last = embedding_dims
         self.embedding = nn.Sequential(
             nn.Conv2d(channels, first, 1),
@@ -64,9 +69,11 @@ class FGFAAggregator(PixelAggregator):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, shapes: dict[str, ShapeSpec]) -> dict:
+        stage = aggregated_stage(cfg, shapes, cfg.MODEL.FGFA.STAGE, "MODEL.FGFA.STAGE")
         return {
             "flownet": build_flownet(cfg),
-            "channels": shapes[cls.stage].channels,
+            "channels": shapes[stage].channels,
+            "stage": stage,
             "embedding_dims": tuple(cfg.MODEL.FGFA.EMBEDDING_DIMS),
             "legacy_warp": cfg.MODEL.FLOWNET.LEGACY_WARP,
             "whole_backbone": bool(cfg.MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME),
@@ -77,7 +84,7 @@ class FGFAAggregator(PixelAggregator):
         if self.whole_backbone:
             features = backbone(images)
         else:
-            features = {self.stage: finish(backbone, begin(backbone, images, self.stage, 1), self.stage, 1)}
+            features = {self.stage: run_to(backbone, images, self.stage)}
         features[EMBEDDING] = self.embedding(features[self.stage])
         features[IMAGE] = self.flownet.prepare(images)
         return [{name: value[row : row + 1] for name, value in features.items()} for row in range(len(images))]

@@ -8,4 +8,5 @@ from vod2.d2 import CfgNode
 def add_fgfa_config(cfg: CfgNode) -> None:
     """Add MODEL.FGFA; the flow network is MODEL.FLOWNET."""
     cfg.MODEL.FGFA = CfgNode()
+    cfg.MODEL.FGFA.STAGE = "res4"  # the map that is aggregated: "res4", or "head_map" of R-FCN, as in the paper
     cfg.MODEL.FGFA.EMBEDDING_DIMS = (512, 512, 2048)  # channels of its 1x1, 3x3 and 1x1 convolution

@@ -9,10 +9,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from vod2.projects.hvrnet.inter import Clip, InterVideo, attend
+from vod2.projects.hvrnet.auxiliary import AuxiliaryHead
+from vod2.projects.hvrnet.inter import Clip, InterVideo, attend, attention_shares, within_video
 
 from vod2.d2 import CfgNode, configurable
-from vod2.layers import RelationAttention
+from vod2.layers import PreciseBoxTransform, RelationAttention
 from vod2.modeling import PROPOSAL_AGGREGATOR_REGISTRY, Aggregated, ProposalAggregator
 from vod2.modeling.roi_heads import require_linear_box_head
 from vod2.structures import Frame, ProposalSet, Role, TemporalContext
@@ -25,11 +26,13 @@ class Intra(NamedTuple):
         middle: (N, D) b, the key frame's after the second relation.
         last: (N, D) alpha of equation 2, the key frame's after the last relation.
         supports: (M, D) the supports' after the last relation, or None where nobody asked for them.
+        relations: (N, M) how much the last relation takes of each support, or None likewise.
     """
 
     middle: Tensor
     last: Tensor
     supports: Tensor | None
+    relations: Tensor | None
 
 
 @PROPOSAL_AGGREGATOR_REGISTRY.register()
@@ -39,11 +42,14 @@ class HVRAggregator(ProposalAggregator):
     Within a video, with supports S (the key frame among them where the schedules put it into its context):
 
         a = relu(f1 + NL1(f1, f1_S)), also of the supports;    f2 = fc2(a)
-        b = relu(f2 + NL2(f2, f2_S));    f3 = fc3(b), f3_S = fc3(f1_S), but fc3(b) for the key frame among them
+        b = relu(f2 + NL2(f2, f2_S));    f3 = fc3(b), f3_S = fc3([f1_S, a_S]), but fc3(b) for the key frame among them
         c = relu(f3 + NL3(f3, f3_S))
 
-    Between videos, in training: e = fc4(c) and relu(e + NL4(e, [e+, e-])), see `InterVideo`. `relation.{k - 1}` is NLk,
-    `transform.{k - 2}` is fck, so that SELSA's weights, or those of a training without relations between videos, fit.
+    The third relation's [f1_S, a_S] is the skip connection from the first: "both initial and transformed proposals of
+    support frames" (section 4.1) stand side by side. Between videos, in training: e = fc4(c) and
+    relu(e + NL4(e, [e+, e-])), see `InterVideo`; at test relu(e + NL4(e, e_S)) with what the three relations make of
+    the supports. `relation.{k - 1}` is NLk, `transform.{k - 2}` is fck, so that SELSA's weights, or those of a training
+    without relations between videos, fit.
 
     Example:
         >>> import torch
@@ -64,10 +70,13 @@ class HVRAggregator(ProposalAggregator):
         num_classes: int,
         num_intra: int = 3,
         num_inter: int = 1,
+        skip: str = "both",
         inter: dict | None = None,
         auxiliary_weight: float = 1.0,
-        test_inter: str = "none",
+        auxiliary: dict | None = None,
+        test_inter: str = "video",
         support_topk: int = 300,
+        keep_relations: bool = False,
     ) -> None:
         """
         Args:
@@ -75,22 +84,27 @@ class HVRAggregator(ProposalAggregator):
             num_classes: K.
             num_intra: relations within the video, 2 or 3.
             num_inter: relations between videos; 0 for none.
+            skip: the supports in the third relation are "both" initial and transformed, or "initial" alone.
             inter: further arguments of `InterVideo`.
-            auxiliary_weight: of the classification of b in training; 0 for no such layer.
-            test_inter: "none" drops the relations between videos in inference (their fully connected layers stay),
-                "video" lets them look at the supports of the same video.
+            auxiliary_weight: of the losses of b in training; 0 for no such branch.
+            auxiliary: further arguments of `AuxiliaryHead`.
+            test_inter: "video" lets the relations between videos look at the supports of the same video in inference,
+                "none" drops them (their fully connected layers stay).
             support_topk: proposals of a support frame.
+            keep_relations: in inference, also return what the last relation that looks at the supports takes of each.
+                Where it sees one twice, initial and transformed, the two weights are added.
         """
         super().__init__()
         if num_intra not in (2, 3) or num_inter < 0:
             raise ValueError(
                 f"HVR-Net: expected NUM_INTRA of 2 or 3 and NUM_INTER of at least 0, got {num_intra}, {num_inter}"
             )
-        if test_inter not in ("none", "video"):
-            raise ValueError(f"HVR-Net: expected TEST_INTER 'none' or 'video', got {test_inter!r}")
-        self.test_inter = test_inter
-        self.support_topk = support_topk
-        self.auxiliary_weight = auxiliary_weight
+        for key, value, known in (("TEST_INTER", test_inter, ("video", "none")), ("SKIP", skip, ("both", "initial"))):
+            if value not in known:
+                raise ValueError(f"HVR-Net: expected {key} to be one of {', '.join(known)}, got {value!r}")
+        self.skips_both = skip == "both"
+        self.looks_within = test_inter == "video" and num_inter > 0
+        self.support_topk, self.keep_relations = support_topk, keep_relations
         self.relation = nn.ModuleList(RelationAttention(dim, 1) for _ in range(num_intra + num_inter))
         self.transform = nn.ModuleList(nn.Linear(dim, dim) for _ in range(num_intra + num_inter - 1))
         for layer in self.transform:  # as the box head's layers begin
@@ -99,37 +113,58 @@ class HVRAggregator(ProposalAggregator):
         self.num_intra = num_intra
         self.inter = InterVideo(num_classes=num_classes, **(inter or {})) if num_inter else None
         self.training_levels = self.inter.levels if self.inter else ()
-        self.auxiliary = nn.Linear(dim, num_classes + 1) if auxiliary_weight else None
-        if self.auxiliary is not None:  # as the classifier of the box predictor begins
-            nn.init.normal_(self.auxiliary.weight, std=0.01)
-            nn.init.zeros_(self.auxiliary.bias)
+        self.auxiliary = None
+        if auxiliary_weight:
+            self.auxiliary = AuxiliaryHead(dim, num_classes, weight=auxiliary_weight, **(auxiliary or {}))
 
     @classmethod
     def from_config(cls, cfg: CfgNode, dim: int) -> dict:
         require_linear_box_head(cfg, "HVR-Net")
-        node = cfg.MODEL.HVRNET
+        node, head, num_classes = cfg.MODEL.HVRNET, cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.ROI_HEADS.NUM_CLASSES
         return {
             "dim": dim,
-            "num_classes": cfg.MODEL.ROI_HEADS.NUM_CLASSES,
+            "num_classes": num_classes,
             "num_intra": node.NUM_INTRA,
             "num_inter": node.NUM_INTER,
+            "skip": node.SKIP,
             "inter": {
                 "video_similarity": node.VIDEO_SIMILARITY,
+                "video_negative": node.VIDEO_NEGATIVE,
                 "video_level": node.VIDEO_LEVEL,
                 "proposals": node.PROPOSALS,
+                "mining": node.MINING,
                 "proposal_similarity": node.PROPOSAL_SIMILARITY,
                 "margin": node.MARGIN,
                 "relation_weight": node.RELATION_WEIGHT,
                 "share": node.INTER_SHARE,
             },
             "auxiliary_weight": node.AUXILIARY_WEIGHT,
+            "auxiliary": {
+                "box_dim": node.AUXILIARY_BOXES * (4 if head.CLS_AGNOSTIC_BBOX_REG else 4 * num_classes),
+                "transform": PreciseBoxTransform(weights=head.BBOX_REG_WEIGHTS),
+                "beta": head.SMOOTH_L1_BETA,
+            },
             "test_inter": node.TEST_INTER,
             "support_topk": cfg.MODEL.VIDEO.SUPPORT_TOPK,
+            "keep_relations": cfg.MODEL.VIDEO.KEEP_RELATIONS,
         }
 
     def forward(self, query: ProposalSet, context: TemporalContext) -> Aggregated[Tensor]:
         """One clip without others: the key frame's f1 (N, D) and the context's -> (N, D)."""
-        return Aggregated(self._alone(query, context, [role is Role.KEY for role in context.roles]))
+        own = [role is Role.KEY for role in context.roles]
+        found = self._intra(query, context, own, also_supports=self.looks_within)
+        x, supports, relations = found.last, found.supports, found.relations
+        layers = self._inter_layers()
+        for number, (transform, relation) in enumerate(layers, start=1):
+            x, is_last = transform(x), number == len(layers)
+            if not self.looks_within:
+                x = F.relu(x)
+                continue
+            supports = transform(supports)
+            if self.keep_relations and is_last:
+                relations = attention_shares(relation, x, supports)
+            x, supports = within_video(relation, x, supports, is_last=is_last)
+        return Aggregated(x, relations=relations)
 
     def aggregate(self, keys: Sequence[Frame], contexts: Sequence[TemporalContext]) -> list[Aggregated[Tensor]]:
         """All clips of a batch; in training each is the target video once, the others are its support videos."""
@@ -138,29 +173,22 @@ class HVRAggregator(ProposalAggregator):
         ]
         clips = zip(keys, contexts, own, strict=True)
         if not self.training:
-            return [Aggregated(self._alone(key.proposals, context, at)) for key, context, at in clips]
-        intra = [self._intra(key.proposals, context, at) for key, context, at in clips]
-        losses = [self._auxiliary_loss(one.middle, key) for key, one in zip(keys, intra, strict=True)]
+            return [self(key.proposals, _with_key(context, at)) for key, context, at in clips]
+        intra = [
+            self._intra(key.proposals, context, at, also_supports=self.looks_within and not self.inter.takes(number))
+            for number, (key, context, at) in enumerate(clips)
+        ]
         values = [one.last for one in intra]
+        losses = [
+            {} if self.auxiliary is None else self.auxiliary.losses(one.middle, key.targets)
+            for key, one in zip(keys, intra, strict=True)
+        ]
         if self.inter is not None:
-            batch = [Clip(*clip) for clip in zip(keys, contexts, values, strict=True)]
+            supports = [one.supports for one in intra]
+            batch = [Clip(*clip) for clip in zip(keys, contexts, values, supports, strict=True)]
             values, relation_losses = self.inter(batch, self._inter_layers())
             losses = [one | other for one, other in zip(losses, relation_losses, strict=True)]
         return [Aggregated(value, loss) for value, loss in zip(values, losses, strict=True)]
-
-    def _alone(self, query: ProposalSet, context: TemporalContext, own: Sequence[bool]) -> Tensor:
-        """A clip whose relations between videos find no other video."""
-        within = self.test_inter == "video" and self.inter is not None and not self.training
-        found = self._intra(query, context, own, also_supports=within)
-        x, supports = found.last, found.supports
-        for transform, relation in self._inter_layers():
-            x = transform(x)
-            if within:
-                supports = transform(supports)
-                x, supports = x + attend(relation, x, supports), supports + attend(relation, supports, supports)
-                supports = F.relu(supports)
-            x = F.relu(x)
-        return x
 
     def _intra(
         self, query: ProposalSet, context: TemporalContext, own: Sequence[bool], also_supports: bool = False
@@ -171,34 +199,40 @@ class HVRAggregator(ProposalAggregator):
             support = query[:0]
         first, second = self.relation[0], self.relation[1]
         x, s = query.features, support.features
-        x, s2 = F.relu(x + attend(first, x, s)), F.relu(s + attend(first, s, s))
-        x, s2 = self.transform[0](x), self.transform[0](s2)
-        middle = F.relu(x + attend(second, x, s2))
+        x, a = F.relu(x + attend(first, x, s)), F.relu(s + attend(first, s, s))
+        x, s2 = self.transform[0](x), self.transform[0](a)
+        middle, keeps = F.relu(x + attend(second, x, s2)), self.keep_relations and not self.training
         if self.num_intra == 2:
-            return Intra(middle, middle, F.relu(s2 + attend(second, s2, s2)) if also_supports else None)
-        third, rows = self.relation[2], _rows(support, context, own)
-        of_key = F.relu(s2[rows] + attend(second, s2[rows], s2))
-        x, s3 = self.transform[1](middle), self.transform[1](s.index_copy(0, rows, of_key.to(s.dtype)))
-        last = F.relu(x + attend(third, x, s3))
-        return Intra(middle, last, F.relu(s3 + attend(third, s3, s3)) if also_supports else None)
+            relations = attention_shares(second, x, s2) if keeps else None
+            return Intra(middle, middle, F.relu(s2 + attend(second, s2, s2)) if also_supports else None, relations)
+        third, of_key = self.relation[2], _marked(support, context, own)
+        b = F.relu(s2[of_key] + attend(second, s2[of_key], s2))
+        initial = s.index_copy(0, of_key.nonzero()[:, 0], b.to(s.dtype))
+        x, s3 = self.transform[1](middle), self.transform[1](initial)
+        pool, twice = s3, (~of_key).nonzero()[:, 0]
+        if self.skips_both:
+            pool = torch.cat([s3, self.transform[1](a[twice].to(s.dtype))])
+        last = F.relu(x + attend(third, x, pool))
+        relations = None
+        if keeps:
+            shares = attention_shares(third, x, pool)
+            relations = shares[:, : len(s3)].index_add(1, twice[: len(pool) - len(s3)], shares[:, len(s3) :])
+        return Intra(middle, last, F.relu(s3 + attend(third, s3, pool)) if also_supports else None, relations)
 
     def _inter_layers(self) -> list[tuple[nn.Module, nn.Module]]:
         """(fully connected layer, relation) of every relation between videos."""
         return list(zip(self.transform[self.num_intra - 1 :], self.relation[self.num_intra :], strict=True))
 
-    def _auxiliary_loss(self, middle: Tensor, key: Frame) -> dict[str, Tensor]:
-        """Classification of the key frame's sampled RoIs by b (N, D)."""
-        if self.auxiliary is None:
-            return {}
-        labels = key.targets.gt_classes
-        summed = F.cross_entropy(self.auxiliary(middle), labels, reduction="sum")
-        return {"loss_cls_intra": self.auxiliary_weight * summed / max(len(labels), 1)}
+
+def _with_key(context: TemporalContext, own: Sequence[bool]) -> TemporalContext:
+    """The context in which those frames have the role KEY, and only those, that are the key frame itself by `own`."""
+    return TemporalContext(context.frames, tuple(Role.KEY if mark else Role.LOCAL for mark in own), context.carry)
 
 
-def _rows(support: ProposalSet, context: TemporalContext, own: Sequence[bool]) -> Tensor:
-    """Rows of `support` that come from the context's frames that are marked in `own`."""
+def _marked(support: ProposalSet, context: TemporalContext, own: Sequence[bool]) -> Tensor:
+    """(M,) bool: which of `support` come from the context's frames that are marked in `own`."""
     framed = [mark for mark, frame in zip(own, context.frames, strict=True) if frame.proposals is not None]
     marks = torch.tensor(framed, dtype=torch.bool, device=support.frame.device)
     if len(marks) == 0:
-        return support.frame[:0]
-    return marks[support.frame].nonzero()[:, 0]
+        return torch.zeros_like(support.frame, dtype=torch.bool)
+    return marks[support.frame]

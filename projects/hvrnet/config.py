@@ -9,15 +9,24 @@ def add_hvrnet_config(cfg: CfgNode) -> None:
     """Add MODEL.HVRNET; batches are DATALOADER.TRIPLET, the support pool is MODEL.VIDEO.SUPPORT_TOPK."""
     node = cfg.MODEL.HVRNET = CfgNode()
     node.NUM_INTRA = 3  # relations within the video, 2 or 3; the third comes with the skip connection
+    # Supports in the third relation: "both" as they were before the first one and as it left them, side by side
+    # (section 4.1), or the "initial" ones alone (public code)
+    node.SKIP = "both"
     node.NUM_INTER = 1  # relations between videos; 0 is the first stage of the training
     # How alike two videos are: "mean" of their maps over space and frames, by cosine; "max" over frames of the mean
     # over space, by scaled dot product (public code); "random" for partners drawn at random (Table 2, Simple)
     node.VIDEO_SIMILARITY = "mean"
+    node.VIDEO_NEGATIVE = "target"  # V- is like the "target", or like target and V+, "both" (public code)
     node.VIDEO_LEVEL = "res4"  # the feature map that videos are compared by
     node.PROPOSALS = "hard"  # a proposal attends to its "hard" P+ and P-, or to "all" key proposals of the triplet
-    node.INTER_SHARE = 0.5  # of the videos of a batch that take from others; the rest are classified alone, as at test
-    node.PROPOSAL_SIMILARITY = "cosine"  # in the relation loss: "cosine" or "dot"
+    # P+ and P- by the cosine of "features" after the relations within the video (section 3.3), or by query and key of
+    # the first relation between videos, its "kernel" (public code). The relation loss compares the same.
+    node.MINING = "features"
+    # Share of the videos of a batch that take from others; in the rest the relation does what TEST_INTER says
+    node.INTER_SHARE = 0.5
+    node.PROPOSAL_SIMILARITY = "cosine"  # d in the relation loss: "cosine", "dot", or "euclidean" with its sign mended
     node.MARGIN = 0.3  # lambda of equation 6; 10 goes with "dot"
     node.RELATION_WEIGHT = 1.0  # gamma of equation 5; 0 for no relation loss
-    node.AUXILIARY_WEIGHT = 1.0  # of the classification after the second intra-video relation; 0 for none
-    node.TEST_INTER = "none"  # in inference the relation between videos is dropped, or looks at the same "video"
+    node.AUXILIARY_WEIGHT = 1.0  # of the losses of the branch after the second intra-video relation; 0 for none
+    node.AUXILIARY_BOXES = False  # that branch regresses boxes, too, not only classes (public code)
+    node.TEST_INTER = "video"  # in inference the relation between videos looks at the same "video", or "none" at all

@@ -28,12 +28,53 @@ def attend(relation: RelationAttention, query: Tensor, key: Tensor, mask: Tensor
     return relation(query, key, nowhere.expand(len(query), 4), nowhere.expand(len(key), 4), mask)
 
 
+@torch.no_grad()
+def attention_shares(relation: RelationAttention, query: Tensor, key: Tensor) -> Tensor:
+    """(n, D), (m, D) -> (n, m): how much `attend` takes of each key, 1 in all."""
+    nowhere = query.new_zeros(1, 4)
+    return relation.weights(query, key, nowhere.expand(len(query), 4), nowhere.expand(len(key), 4)).mean(dim=0)
+
+
+def within_video(
+    relation: RelationAttention, x: Tensor, supports: Tensor, *, is_last: bool
+) -> tuple[Tensor, Tensor | None]:
+    """A relation between videos that looks at the same video: (n, D), (M, D) -> (n, D), (M, D) after ReLU.
+
+    What it makes of the supports is None if it `is_last`: nothing looks at them again.
+    """
+    related = F.relu(x + attend(relation, x, supports))
+    return related, None if is_last else F.relu(supports + attend(relation, supports, supports))
+
+
 class Clip(NamedTuple):
-    """A clip after the relations within its video: `features` (n, D) is alpha of equation 2."""
+    """A clip after the relations within its video.
+
+    Attributes:
+        features: (n, D) alpha of equation 2, of the key proposals.
+        supports: (M, D) the same of its support proposals, where the relation between videos is to look at them
+            instead of other videos; else None.
+    """
 
     key: Frame
     context: TemporalContext
     features: Tensor
+    supports: Tensor | None = None
+
+
+class Mined(NamedTuple):
+    """Proposal triplets of a target video.
+
+    Attributes:
+        query: (n, D), keys: (m, D) what the relation loss compares, of the target's proposals and of those that their
+            P+ and P- are chosen from.
+        selected: rows of `keys`.
+        first: how many of the target's own proposals stand before `keys` in [own, V+, V-].
+    """
+
+    query: Tensor
+    keys: Tensor
+    selected: Selected
+    first: int
 
 
 class InterVideo:
@@ -45,14 +86,18 @@ class InterVideo:
     Args:
         num_classes: K.
         video_similarity: "mean", "max" or "random", see MODEL.HVRNET.VIDEO_SIMILARITY.
+        video_negative: V- is the most similar video to the "target", or to target and V+, "both".
         video_level: name of the feature map that videos are compared by.
         proposals: a proposal takes from its "hard" P+ and P-, or from "all" key proposals of the video triplet.
-        proposal_similarity: of the relation loss, "cosine" or "dot".
+        mining: P+ and P- are chosen by the cosine of "features" (section 3.3) and are compared by these in the loss, or
+            by the "kernel" of the first relation between videos, query and key, the target's own proposals among them
+            (public code).
+        proposal_similarity: of the relation loss, "cosine", "dot" or "euclidean", the negative distance.
         margin: lambda of equation 6.
         relation_weight: gamma of equation 5; 0 for no relation loss.
-        share: of the videos of a batch that take from others, in (0, 1]; the rest are classified as at test, alone.
-            Which proposals have partners, and what these show, follows from the labels: a classifier that always sees
-            partners learns to read the label from them.
+        share: of the videos of a batch that take from others, in [0, 1]. The rest are treated as at test: their
+            proposals look at `Clip.supports`, or at nothing. Which proposals have partners, and what these show,
+            follows from the labels: a classifier that always sees partners learns to read the label from them.
 
     Raises:
         ValueError: if a name is none of those, or the share not in its range.
@@ -63,8 +108,10 @@ class InterVideo:
         *,
         num_classes: int,
         video_similarity: str = "mean",
+        video_negative: str = "target",
         video_level: str = "res4",
         proposals: str = "hard",
+        mining: str = "features",
         proposal_similarity: str = "cosine",
         margin: float = 0.3,
         relation_weight: float = 1.0,
@@ -72,17 +119,21 @@ class InterVideo:
     ) -> None:
         for key, value, known in (
             ("VIDEO_SIMILARITY", video_similarity, ("mean", "max", "random")),
+            ("VIDEO_NEGATIVE", video_negative, ("target", "both")),
             ("PROPOSALS", proposals, ("hard", "all")),
-            ("PROPOSAL_SIMILARITY", proposal_similarity, ("cosine", "dot")),
+            ("MINING", mining, ("features", "kernel")),
+            ("PROPOSAL_SIMILARITY", proposal_similarity, ("cosine", "dot", "euclidean")),
         ):
             if value not in known:
                 raise ValueError(f"HVR-Net: expected {key} to be one of {', '.join(known)}, got {value!r}")
-        if not 0 < share <= 1:
-            raise ValueError(f"HVR-Net: expected INTER_SHARE in (0, 1], got {share}")
+        if not 0 <= share <= 1:
+            raise ValueError(f"HVR-Net: expected INTER_SHARE in [0, 1], got {share}")
         self.share = share
         self.num_classes = num_classes
         self.video_similarity, self.video_level = video_similarity, video_level
+        self.like_both = video_negative == "both"
         self.all_proposals = proposals == "all"
+        self.by_kernel = mining == "kernel"
         self.proposal_similarity = proposal_similarity
         self.margin, self.relation_weight = margin, relation_weight
 
@@ -96,32 +147,35 @@ class InterVideo:
     ) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
         """B clips and (fully connected layer, relation) of every module -> B times beta (n, D) and losses."""
         triplets = self.partners(clips)
-        selected = [self._mine(clips[i], [clips[j] for j in others]) for i, others in enumerate(triplets)]
+        mined = [self._mine(clips[i], [clips[j] for j in others], layers[0]) for i, others in enumerate(triplets)]
         values = [clip.features for clip in clips]
-        for transform, relation in layers:
+        supports = [clip.supports for clip in clips]
+        for number, (transform, relation) in enumerate(layers, start=1):
             embedded = [transform(value) for value in values]
-            values = [
-                self._related(relation, embedded[i], [embedded[j] for j in others], selected[i])
-                if self._takes(i)
-                else F.relu(embedded[i])
-                for i, others in enumerate(triplets)
-            ]
+            for i, others in enumerate(triplets):
+                if self.takes(i):
+                    values[i] = self._related(relation, embedded[i], [embedded[j] for j in others], mined[i])
+                elif supports[i] is not None:
+                    values[i], supports[i] = within_video(
+                        relation, embedded[i], transform(supports[i]), is_last=number == len(layers)
+                    )
+                else:
+                    values[i] = self._related(relation, embedded[i], [], None)
         if self.relation_weight == 0:
             return values, [{} for _ in clips]
-        losses = [
-            self.relation_weight * self._relation_loss(clips[i].features, [clips[j].features for j in others], chosen)
-            for i, (others, chosen) in enumerate(zip(triplets, selected, strict=True))
-        ]
-        return values, [{"loss_relation": loss} for loss in losses]
+        return values, [{"loss_relation": self.relation_weight * self._relation_loss(one)} for one in mined]
 
-    def _takes(self, number: int) -> bool:
-        """Whether video `number` of a batch takes from others: the first does, and `share` of all, evenly spread."""
+    def takes(self, number: int) -> bool:
+        """Whether video `number` of a batch takes from others: `share` of all do, evenly spread."""
         return math.ceil((number + 1) * self.share) > math.ceil(number * self.share)
 
     def partners(self, clips: Sequence[Clip]) -> list[list[int]]:
         """The numbers of V+ and V- of every clip (section 3.1), of those that there are."""
         selected = select_videos(
-            self._video_similarities(clips), [one.key.classes for one in clips], [one.key.video_id for one in clips]
+            self._video_similarities(clips),
+            [one.key.classes for one in clips],
+            [one.key.video_id for one in clips],
+            like_both=self.like_both,
         )
         return [[j for j in pair if j >= 0] for pair in torch.stack(selected, dim=1).tolist()]
 
@@ -156,15 +210,24 @@ class InterVideo:
         value = value[:, :rows, :columns]
         return value.to(torch.promote_types(value.dtype, torch.float32)).mean(dim=(1, 2))
 
-    def _mine(self, target: Clip, others: Sequence[Clip]) -> Selected:
-        """P+ and P- of the target's key proposals among those of the others, row after row."""
-        features = torch.cat([target.features[:0], *(one.features for one in others)])
+    def _mine(self, target: Clip, others: Sequence[Clip], layer: tuple[nn.Linear, RelationAttention]) -> Mined:
+        """P+ and P- of the target's key proposals among those of the others, by `layer` or by themselves."""
+        own = target.features
         labels = target.key.targets.gt_classes
+        keys = torch.cat([own[:0], *(one.features for one in others)])
         other_labels = torch.cat([labels[:0], *(one.key.targets.gt_classes for one in others)])
-        return select_proposals(similarities(target.features, features), labels, other_labels, self.num_classes)
+        if not self.by_kernel:
+            selected = select_proposals(similarities(own, keys), labels, other_labels, self.num_classes)
+            return Mined(own, keys, selected, first=len(own))
+        transform, relation = layer
+        if others:
+            keys, other_labels = torch.cat([own, keys]), torch.cat([labels, other_labels])
+        query, keys = relation.query(transform(own)), relation.key(transform(keys))
+        selected = select_proposals(similarities(query, keys, "dot"), labels, other_labels, self.num_classes)
+        return Mined(query, keys, selected, first=0)
 
     def _related(
-        self, relation: RelationAttention, own: Tensor, others: Sequence[Tensor], selected: Selected
+        self, relation: RelationAttention, own: Tensor, others: Sequence[Tensor], mined: Mined | None
     ) -> Tensor:
         """Equation 4 and ReLU: (n, D), those of the other videos -> (n, D).
 
@@ -174,25 +237,25 @@ class InterVideo:
         mask = torch.zeros(len(own), len(keys), dtype=torch.bool, device=own.device)
         if self.all_proposals:
             mask |= len(others) > 0
-        else:
-            for chosen in selected:
+        elif others and mined is not None:
+            for chosen in mined.selected:
                 rows = (chosen >= 0).nonzero()[:, 0]
-                mask[rows, len(own) + chosen[rows]] = True
+                mask[rows, mined.first + chosen[rows]] = True
         return F.relu(own + attend(relation, own, keys, mask))
 
-    def _relation_loss(self, own: Tensor, others: Sequence[Tensor], selected: Selected) -> Tensor:
+    def _relation_loss(self, mined: Mined) -> Tensor:
         """Equation 6 with d as a similarity, the mean over the proposals that have both P+ and P-."""
-        dtype = torch.promote_types(own.dtype, torch.float32)
-        rows = ((selected.positive >= 0) & (selected.negative >= 0)).nonzero()[:, 0]
-        keys = torch.cat([own[:0], *others]).to(dtype)
-        target = own[rows].to(dtype)
-        positive, negative = (
-            self._compare(target, keys[chosen[rows]]) for chosen in (selected.positive, selected.negative)
-        )
-        return (negative - positive + self.margin).clamp(min=0).sum() / max(len(rows), 1)
+        positive, negative = mined.selected
+        dtype = torch.promote_types(mined.query.dtype, torch.float32)
+        rows = ((positive >= 0) & (negative >= 0)).nonzero()[:, 0]
+        query, keys = mined.query[rows].to(dtype), mined.keys.to(dtype)
+        like, unlike = (self._compare(query, keys[chosen[rows]]) for chosen in (positive, negative))
+        return (unlike - like + self.margin).clamp(min=0).sum() / max(len(rows), 1)
 
     def _compare(self, first: Tensor, second: Tensor) -> Tensor:
-        """(n, D), (n, D) -> (n,)."""
+        """(n, D), (n, D) -> (n,): the higher, the more alike."""
         if self.proposal_similarity == "cosine":
             return F.cosine_similarity(first, second, dim=1)
+        if self.proposal_similarity == "euclidean":
+            return -torch.linalg.vector_norm(first - second, dim=1)
         return (first * second).sum(dim=1)

@@ -37,7 +37,9 @@ def random_similarities(count: int, generator: torch.Generator, device: torch.de
 
 
 @torch.no_grad()
-def select_videos(similarity: Tensor, classes: Sequence[frozenset[int]], videos: Sequence[str]) -> Selected:
+def select_videos(
+    similarity: Tensor, classes: Sequence[frozenset[int]], videos: Sequence[str], *, like_both: bool = False
+) -> Selected:
     """V+ and V- of every video of a batch as the target (equation 1).
 
     V+ is the least similar video that shares a class, V- the most similar one that shares none. A video that stands in
@@ -47,12 +49,24 @@ def select_videos(similarity: Tensor, classes: Sequence[frozenset[int]], videos:
         similarity: (B, B), row of the target and column of the other.
         classes: B sets of classes in [0, K).
         videos: B names.
+        like_both: V- is the one that is most similar to target and V+ together, by the sum of two softmaxes over the
+            videos that it is chosen from (public code), instead of to the target alone.
     """
     shared = torch.tensor([[not a.isdisjoint(b) for b in classes] for a in classes], dtype=torch.bool)
     other = torch.tensor([[a != b for b in videos] for a in videos], dtype=torch.bool)
     shape = similarity.shape  # an empty batch loses its second dimension in the lists above
     shared, other = (mask.reshape(shape).to(similarity.device) for mask in (shared, other))
-    return _select(similarity, shared & other, ~shared & other)
+    positive, allowed = shared & other, ~shared & other
+    selected = _select(similarity, positive, allowed)
+    if not like_both or similarity.numel() == 0:
+        return selected
+    own, of_positive = (
+        rows.masked_fill(~allowed, -torch.inf).softmax(dim=1)
+        for rows in (similarity, similarity[selected.positive.clamp(min=0)])
+    )
+    return _select(own + of_positive * (selected.positive >= 0)[:, None], positive, allowed)._replace(
+        positive=selected.positive
+    )
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from vod2.projects.lsts.modules import Aggregation, convolutions
+from vod2.projects.lsts.modules import Aggregation, Layers, convolutions
 
 from vod2.d2 import CfgNode, ShapeSpec
 from vod2.errors import UserError
@@ -39,9 +39,10 @@ class Memory(NamedTuple):
 class LSTSAggregator(PixelAggregator):
     """Keyframes run through the whole backbone, the frames between them only to the first blocks of conv4.
 
-    A keyframe is a support, or a frame whose number is a multiple of the interval. The memory is carried by a stream;
-    a clip folds its keyframes into one, in the order of time. Keyframes after the key frame are left out: nothing looks
-    ahead. Without supports and memory the map stays as it is.
+    A keyframe is a support, or a frame whose number is a multiple of the interval. In training the key frame is one
+    where the schedule says so (a support of role KEY), or where it has no supports. The memory is carried by a stream;
+    a clip folds its keyframes into one, in the order of time. At test keyframes after the key frame are left out:
+    nothing looks ahead. Without supports and memory the map stays as it is.
 
     Attributes:
         stage: the high-level feature F: "head_map" of R-FCN, so that nothing but the heads comes after, or "res4".
@@ -50,6 +51,7 @@ class LSTSAggregator(PixelAggregator):
         align, dense_align: aligner of keyframes, and of the frames between if that is another one.
         update, dense: `Aggregation` of equations 7 and 8, or None: the memory is replaced, the aligned memory is used.
         transform: from low-level to high-level features, or None.
+        dense_feature: "high" or "low", the feature of a frame between keyframes that is aggregated.
         task_is_memory: the task feature of a keyframe is the memory, without another aggregation with its own feature.
 
     Raises:
@@ -63,6 +65,7 @@ class LSTSAggregator(PixelAggregator):
             ("STAGE", tuple(name for name in ("res4", "res5", "head_map") if name in shapes)),
             ("UPDATE", ("none", "fixed", "quality")),
             ("DENSE", ("none", "fixed", "quality")),
+            ("DENSE_FEATURE", ("high", "low")),
             ("TASK", ("aggregate", "memory")),
         ):
             if node[key] not in allowed:
@@ -78,18 +81,25 @@ class LSTSAggregator(PixelAggregator):
         self.low_blocks = node.LOW_BLOCKS
         self.task_is_memory = node.TASK == "memory"
         self.align = build_aligner(cfg, channels)
-        alone = node.UPDATE == "none"  # keyframes are not aligned
-        self.dense_align = None if node.SHARED or alone else build_aligner(cfg, channels)
-        self.update = _aggregation(node.UPDATE, channels, node.QUALITY_LAYERS)
-        self.dense = _aggregation(node.DENSE, channels, node.QUALITY_LAYERS)
+        self.dense_align = None
+        if not node.SHARED and node.UPDATE != "none":  # without an update keyframes are not aligned
+            self.dense_align = build_aligner(cfg, channels)
+            if node.SHARED_LOCATIONS:
+                self.dense_align.share_locations(self.align)
+        quality = Layers(node.QUALITY_LAYERS, node.QUALITY_RELU, node.INIT_STD)
+        self.update = _aggregation(node.UPDATE, channels, quality)
+        self.dense = _aggregation(node.DENSE, channels, quality)
+        self.dense_feature = node.DENSE_FEATURE
         self.transform = None
         if node.TRANSFORM:
-            self.transform = convolutions(low_channels, node.TRANSFORM_LAYERS, channels)
-        elif low_channels != channels:
-            raise UserError(
-                f"MODEL.LSTS.TRANSFORM False compares conv4 with {self.stage}: expected as many channels, got "
-                f"{low_channels} and {channels}"
-            )
+            layers = Layers(node.TRANSFORM_LAYERS, init_std=node.INIT_STD)
+            self.transform = convolutions(low_channels, layers, channels)
+        for key, compares in (("TRANSFORM", not node.TRANSFORM), ("DENSE_FEATURE", node.DENSE_FEATURE == "low")):
+            if compares and low_channels != channels:
+                raise UserError(
+                    f"MODEL.LSTS.{key} {node[key]!r} takes conv4 for {self.stage}: expected as many channels, got "
+                    f"{low_channels} and {channels}"
+                )
 
     def encode(self, backbone: nn.Module, images: Tensor, frames: Sequence[Support]) -> list[dict[str, Tensor]]:
         """Keyframes get the map of `stage`, the others "low"; all their image where the aligner wants it."""
@@ -119,7 +129,7 @@ class LSTSAggregator(PixelAggregator):
         return Aggregated({self.stage: task}, carry=carry)
 
     def _is_keyframe(self, frame: Support) -> bool:
-        if frame.role is None:  # a key frame of a training clip is one between two keyframes
+        if frame.role is None:  # of the key frames of training clips, those between two keyframes
             return not self.training and frame.index % self.interval == 0
         return True
 
@@ -137,6 +147,8 @@ class LSTSAggregator(PixelAggregator):
         for frame, _ in pairs:
             known = memory is not None and f"{CARRY}memory" in context.carry and frame.index <= memory.index
             later = frame.index > key.index or (key_is_one and frame.index == key.index)
+            if self.training:  # the schedule says what came before, which may be a later frame ("released")
+                later = frame is key
             if self.stage in frame.features and not known and not later:
                 _, memory = self._keyframe(frame, memory)
         return memory
@@ -157,15 +169,16 @@ class LSTSAggregator(PixelAggregator):
                 f"frame {frame.index} of video {frame.video_id!r} is no keyframe, and there is none before it: give "
                 "keyframes as supports, as VIDEO.TRAIN_SCHEDULE KeyframeTriplet and VIDEO.TEST_SCHEDULE Keyframes do"
             )
-        own = frame.features[LOW]
-        if self.transform is not None:
-            own = self.transform(own)
+        low = frame.features[LOW]
+        high = low if self.transform is None else self.transform(low)
         align: Aligner = self.align if self.dense_align is None else self.dense_align
-        aligned = align(memory.value, own, memory.image, frame.features.get(IMAGE))
-        return aligned if self.dense is None else self.dense(aligned, own)
+        aligned = align(memory.value, high, memory.image, frame.features.get(IMAGE))
+        if self.dense is None:
+            return aligned
+        return self.dense(aligned, high if self.dense_feature == "high" else low)
 
 
-def _aggregation(kind: str, channels: int, layers: Sequence[tuple[int, int]]) -> Aggregation | None:
+def _aggregation(kind: str, channels: int, layers: Layers) -> Aggregation | None:
     if kind == "none":
         return None
     return Aggregation(channels, layers if kind == "quality" else None)

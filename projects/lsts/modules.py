@@ -4,21 +4,40 @@ C: channels, H, W: cells.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 
-def convolutions(channels: int, layers: Sequence[tuple[int, int]], last: int = 0) -> nn.Sequential:
-    """[kernel, channels] of each convolution, with ReLU between them; 0 channels stand for `last`."""
+class Layers(NamedTuple):
+    """Convolutions one after the other.
+
+    Attributes:
+        sizes: [kernel, channels] of each; 0 channels stand for those of the result.
+        relu: whether there is a ReLU between two of them.
+        init_std: standard deviation of the first weights; 0 for those of He et al. (ICCV 2015).
+    """
+
+    sizes: Sequence[tuple[int, int]]
+    relu: bool = True
+    init_std: float = 0.0
+
+
+def convolutions(channels: int, layers: Layers, last: int = 0) -> nn.Sequential:
+    """`layers` on maps of C = channels; `last` channels where they leave them open."""
     modules: list[nn.Module] = []
     before = channels
-    for kernel, width in layers:
+    for kernel, width in layers.sizes:
         width = width or last
         conv = nn.Conv2d(before, width, kernel, padding=kernel // 2)
-        nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+        if layers.init_std > 0:
+            nn.init.normal_(conv.weight, std=layers.init_std)
+        else:
+            nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
         nn.init.zeros_(conv.bias)
-        modules += [conv, nn.ReLU()]
+        # An Identity keeps the numbers of the layers, and so the names of their weights.
+        modules += [conv, nn.ReLU() if layers.relu else nn.Identity()]
         before = width
     return nn.Sequential(*modules[:-1])
 
@@ -32,7 +51,7 @@ class Aggregation(nn.Module):
             W at .5.
     """
 
-    def __init__(self, channels: int, layers: Sequence[tuple[int, int]] | None) -> None:
+    def __init__(self, channels: int, layers: Layers | None) -> None:
         super().__init__()
         self.quality = None if layers is None else convolutions(channels, layers)
 

@@ -6,6 +6,7 @@ D: embedding.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,20 @@ from vod2.d2 import CfgNode, configurable
 from vod2.layers import RelationModules
 from vod2.modeling import PROPOSAL_AGGREGATOR_REGISTRY, Aggregated, ProposalAggregator, build_relations
 from vod2.structures import ProposalSet, Role, TemporalContext
+
+
+class Staged(NamedTuple):
+    """What the local stages return.
+
+    Attributes:
+        x: the key frame's proposals.
+        keys: each stage's keys without the memory, in the order of the local frames.
+        shares: (N, keys of the last stage with the memory) what the last stage takes of each, or None if not kept.
+    """
+
+    x: ProposalSet
+    keys: list[ProposalSet]
+    shares: Tensor | None
 
 
 @PROPOSAL_AGGREGATOR_REGISTRY.register()
@@ -56,6 +71,7 @@ class MEGAAggregator(ProposalAggregator):
         advanced_ratio: float = 0.2,
         num_global: int = 2,
         memory: int = 25,
+        keep_relations: bool = False,
     ) -> None:
         """
         Args:
@@ -65,6 +81,9 @@ class MEGAAggregator(ProposalAggregator):
             advanced_ratio: share in (0, 1] of a local frame's that is distilled.
             num_global: global relations: G_0, and those after the stages. 0 ignores GLOBAL frames.
             memory: frames that the memory holds; 0 for no memory.
+            keep_relations: also return what the last stage takes of the local frames, the mean of its heads: 0 of what
+                was not distilled and of other frames. A row sums to 1 less what is taken of the memory, whose frames
+                have left the context.
         """
         super().__init__()
         if num_stages < 1 or min(support_topk, memory, num_global) < 0:
@@ -77,6 +96,7 @@ class MEGAAggregator(ProposalAggregator):
 
         dim = relations.dim
         self.support_topk, self.memory_size = support_topk, memory
+        self.keep_relations = keep_relations
         self.distilled_topk = max(1, round(advanced_ratio * support_topk))
         self.local_relations = nn.ModuleList(relations.located() for _ in range(num_stages))
         self.global_relations = nn.ModuleList(relations.anywhere() for _ in range(num_global))
@@ -95,6 +115,7 @@ class MEGAAggregator(ProposalAggregator):
             "advanced_ratio": node.ADVANCED_RATIO,
             "num_global": node.NUM_GLOBAL,
             "memory": node.MEMORY,
+            "keep_relations": cfg.MODEL.VIDEO.KEEP_RELATIONS,
         }
 
     def forward(self, query: ProposalSet, context: TemporalContext) -> Aggregated[Tensor]:
@@ -106,11 +127,25 @@ class MEGAAggregator(ProposalAggregator):
         stored = Memory.of_carry(context.carry, len(self.local_relations), query)
         stored = stored.settled([frame.index for frame in local.frames], self.memory_size)
         remembered = self._of_memory_frames(context.select(Role.MEMORY), everywhere) or stored.rows
-        x, keys = self._stages(x, y, remembered)
+        x, keys, shares = self._stages(x, y, remembered)
         for k in range(1, len(self.global_relations)):
             x = self._from_global(k, x, everywhere)
         carry = stored.with_pending(local, keys).as_carry() if self.memory_size else {}
-        return Aggregated(x.features, carry=carry)
+        relations = None if shares is None else self._as_relations(shares, y, context)
+        return Aggregated(x.features, carry=carry, relations=relations)
+
+    def _as_relations(self, shares: Tensor, y: ProposalSet, context: TemporalContext) -> Tensor:
+        """What is taken of the keys of the last stage -> (N, M), of `context.proposals(support_topk)`."""
+        support = context.proposals(self.support_topk)
+        if support is None:
+            return shares[:, :0]
+        framed = zip(context.frames, context.roles, strict=True)
+        local = [role in (Role.KEY, Role.LOCAL) for frame, role in framed if frame.proposals is not None]
+        columns = torch.tensor(local, device=shares.device)[support.frame].nonzero()[:, 0]  # of y, in its order
+        if len(self.local_relations) > 1:
+            columns = columns[y.rank() < self.distilled_topk]
+        relations = shares.new_zeros(len(shares), len(support))
+        return relations.index_copy(1, columns, shares[:, : len(columns)])
 
     def _supports(self, part: TemporalContext, query: ProposalSet) -> ProposalSet:
         """The best proposals of the part's frames; of none, an empty set like the query."""
@@ -132,23 +167,26 @@ class MEGAAggregator(ProposalAggregator):
         with torch.no_grad():
             nobody = supports[:0]
             nothing = Memory.empty(len(self.local_relations), supports).rows
-            _, keys = self._stages(nobody, self._from_global(0, supports, everywhere), nothing)
+            keys = self._stages(nobody, self._from_global(0, supports, everywhere), nothing).keys
         return [Rows(key.features, key.boxes) for key in keys]
 
-    def _stages(self, x: ProposalSet, y: ProposalSet, memory: Sequence[Rows]) -> tuple[ProposalSet, list[ProposalSet]]:
-        """Steps 2 and 3: x (N rows), y (M) -> x, and each stage's keys without the memory, in the order of y."""
+    def _stages(self, x: ProposalSet, y: ProposalSet, memory: Sequence[Rows]) -> Staged:
+        """Steps 2 and 3, of x (N rows) and y (M)."""
         last = len(self.local_relations) - 1
         distilled = y[y.rank() < self.distilled_topk]  # (A)
         features = torch.cat([x.features, distilled.features])  # (N + A, D)
         boxes = torch.cat([x.boxes, distilled.boxes])
-        own, keys = y, []
+        own, keys, shares = y, [], None
         for s, (relation, rows) in enumerate(zip(self.local_relations, memory, strict=True)):
             keys.append(own)
             if s == last:
                 features, boxes = features[: len(x)], x.boxes
             key, key_boxes = torch.cat([own.features, rows.features]), torch.cat([own.boxes, rows.boxes])
+            if self.keep_relations and s == last:
+                with torch.no_grad():
+                    shares = relation.weights(features, key, boxes, key_boxes).mean(dim=0)
             features = features + relation(features, key, boxes, key_boxes)
             if s < last:
                 features = F.relu(self.transform[s](features))
                 own = replace(distilled, features=features[len(x) :])
-        return replace(x, features=features), keys
+        return Staged(replace(x, features=features), keys, shares)

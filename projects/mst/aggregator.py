@@ -4,6 +4,7 @@ N: reference proposals R^r, M: support proposals R^s, K: candidates of the insta
 """
 
 import functools
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -12,16 +13,20 @@ from torch.nn import functional as F
 from vod2.d2 import CfgNode, configurable
 from vod2.layers import RelationModules
 from vod2.modeling import PROPOSAL_AGGREGATOR_REGISTRY, Aggregated, ProposalAggregator, build_relations
-from vod2.structures import ProposalSet, TemporalContext
+from vod2.structures import UNKNOWN, ProposalSet, TemporalContext
 
 
 @PROPOSAL_AGGREGATOR_REGISTRY.register()
 class MSTAggregator(ProposalAggregator):
     """Equations 7 to 12. Every relation module has weights of its own.
 
+    The proposal level looks at the best `support_topk` proposals of each support frame (R^st), the instance level at
+    `instance_pool` of them, by default all (R^s).
+
     The instance level, where the proposals tell which object they show (training): each that shows one looks at the
-    supports that show the same. Where they do not tell: each of the `topk` proposals of the highest objectness looks at
-    the most similar `ratio` of the supports. All others are copied.
+    supports that show the same; those that are UNKNOWN neither look nor are looked at. Where they do not (inference;
+    in training if all of the key frame or all supports are UNKNOWN): each of the `topk` proposals of the highest
+    objectness looks at the most similar `ratio` of the supports. All others are copied.
 
     Example:
         >>> import torch
@@ -43,34 +48,45 @@ class MSTAggregator(ProposalAggregator):
         num_proposal: int = 2,
         instance: bool = True,
         support_topk: int = 75,
+        aspect: bool = False,
+        instance_pool: int = 0,
         id_iou: float = 0.5,
         topk: int = 20,
         ratio: float = 0.2,
+        keep_relations: bool = False,
     ) -> None:
         """
         Args:
             relations: makes the relation modules, which see the sizes of two boxes.
             num_proposal: relation modules of the proposal level; 0 is no proposal level.
             instance: whether there is an instance level.
-            support_topk: proposals of a support frame that are looked at.
+            support_topk: proposals of a support frame that the proposal level looks at.
+            aspect: whether the relation modules see the difference of two boxes' aspect ratios, too, a reading of the
+                third term of equation 9.
+            instance_pool: proposals of a support frame that the instance level looks at, those of the highest
+                objectness; 0 for all.
             id_iou: least IoU in [0, 1] with the object that a proposal shows.
             topk: K.
             ratio: share in (0, 1] of the M supports that a candidate looks at.
+            keep_relations: also return the relation weights of the last module of the proposal level, the mean of its
+                heads; without a proposal level there are none.
         """
         super().__init__()
-        if min(num_proposal, support_topk, topk) < 0:
+        if min(num_proposal, support_topk, topk, instance_pool) < 0:
             raise ValueError(
-                "MST: expected NUM_PROPOSAL, SUPPORT_TOPK and TOPK of at least 0, got "
-                f"{num_proposal}, {support_topk}, {topk}"
+                "MST: expected NUM_PROPOSAL, SUPPORT_TOPK, TOPK and INSTANCE_POOL of at least 0, got "
+                f"{num_proposal}, {support_topk}, {topk}, {instance_pool}"
             )
         if not 0 < ratio <= 1:
             raise ValueError(f"MST: expected RATIO in (0, 1], got {ratio}")
         if not 0 <= id_iou <= 1:
             raise ValueError(f"MST: expected ID_IOU in [0, 1], got {id_iou}")
 
-        dim, relation = relations.dim, functools.partial(relations.located, position=False)
+        dim, relation = relations.dim, functools.partial(relations.located, position=False, aspect=aspect)
         self.support_topk, self.topk, self.ratio = support_topk, topk, ratio
+        self.keep_relations = keep_relations and num_proposal > 0
         self.id_iou = id_iou if instance else None
+        self.support_pool = instance_pool if instance else None
         self.relations = nn.ModuleList(relation() for _ in range(num_proposal))
         self.transform = nn.ModuleList(nn.Linear(dim, dim) for _ in range(num_proposal - 1))  # h() of RDN's equation 4
         self.instance = relation() if instance else None
@@ -79,39 +95,53 @@ class MSTAggregator(ProposalAggregator):
     def from_config(cls, cfg: CfgNode, dim: int) -> dict:
         node = cfg.MODEL.MST
         return {
-            "relations": build_relations(cfg, dim),
+            "relations": replace(build_relations(cfg, dim), scaled=node.SCALED),
             "num_proposal": node.NUM_PROPOSAL,
             "instance": node.INSTANCE,
             "support_topk": cfg.MODEL.VIDEO.SUPPORT_TOPK,
+            "aspect": node.ASPECT,
+            "instance_pool": node.INSTANCE_POOL,
             "id_iou": node.ID_IOU,
             "topk": node.TOPK,
             "ratio": node.RATIO,
+            "keep_relations": cfg.MODEL.VIDEO.KEEP_RELATIONS,
         }
+
+    @classmethod
+    def asks_for_ids(cls, cfg: CfgNode) -> bool:
+        return cfg.MODEL.MST.INSTANCE
 
     def forward(self, query: ProposalSet, context: TemporalContext) -> Aggregated[Tensor]:
         """R^r (N, D) and the context's R^s -> R'' (N, D), or R' without instance level."""
-        support = context.proposals(self.support_topk)
+        support = context.proposals()
         if support is None:
             support = query[:0]
-        features = self._proposal_level(query, support)
+        features, relations = self._proposal_level(query, support.top(self.support_topk))
         if self.instance is None:
-            return Aggregated(features)
+            return Aggregated(features, relations=relations)
+        if self.support_pool:
+            support = support.top(self.support_pool)
         rows, mask = self._same_object(features, query, support)
         added = self.instance(features[rows], support.features, query.boxes[rows], support.boxes, mask)
-        return Aggregated(features.index_add(0, rows, added.to(features.dtype)))  # equation 12
+        features = features.index_add(0, rows, added.to(features.dtype))  # equation 12
+        return Aggregated(features, relations=relations)
 
-    def _proposal_level(self, query: ProposalSet, support: ProposalSet) -> Tensor:
-        """Equation 10, module after module; the support features stay as they are."""
-        features = query.features
+    def _proposal_level(self, query: ProposalSet, support: ProposalSet) -> tuple[Tensor, Tensor | None]:
+        """Equation 10, module after module; the support features stay as they are. Relations come second if kept."""
+        features, relations = query.features, None
         for k, relation in enumerate(self.relations):
             if k > 0:
                 features = F.relu(self.transform[k - 1](features))
-            features = features + relation(features, support.features, query.boxes, support.boxes)
-        return features
+            pair = features, support.features, query.boxes, support.boxes
+            if self.keep_relations and k == len(self.relations) - 1:
+                with torch.no_grad():
+                    relations = relation.weights(*pair).mean(dim=0)
+            features = features + relation(*pair)
+        return features, relations
 
     def _same_object(self, features: Tensor, query: ProposalSet, support: ProposalSet) -> tuple[Tensor, Tensor]:
         """The rows (K,) of R' to be updated, and the supports that each looks at, (K, M) bool."""
-        if query.ids is not None and support.ids is not None:
+        if _tells_objects(query) and _tells_objects(support):
             # All rows, so that the weights have a gradient, if 0, where no proposal shows an object.
             rows = torch.arange(len(query), device=query.boxes.device)
             known = query.ids >= 0
@@ -123,3 +153,8 @@ class MSTAggregator(ProposalAggregator):
         count = min(len(support), max(1, round(self.ratio * len(support))))
         mask = torch.zeros_like(similarity, dtype=torch.bool)
         return rows, mask.scatter(1, similarity.topk(count, dim=1).indices, True)
+
+
+def _tells_objects(proposals: ProposalSet) -> bool:
+    """Whether there are ids, and not all of them are UNKNOWN."""
+    return proposals.ids is not None and bool((proposals.ids != UNKNOWN).any())

@@ -30,20 +30,29 @@ class MSTFrames(PixelAggregator):
     stage = "res4"
 
     @configurable
-    def __init__(self, *, align: Aligner | None, attend: MapAttention | None, query: str = "all") -> None:
+    def __init__(
+        self, *, align: Aligner | None, attend: MapAttention | None, query: str = "all", align_to: str = "neighbour"
+    ) -> None:
         """
         Args:
             align: brings the maps of other frames to a frame's own, or None.
-            attend: the frame level. Without it key frames stay as they are, and a support that enters is aligned to
-                the key frame, in a stream to the frame nearest in time (Table III, e).
+            attend: the frame level. Without it key frames stay as they are, and supports are aligned (Table III, e): in
+                training to the key frame.
             query: which frames are enhanced: "all", or the "reference" alone.
+            align_to: what supports are aligned to at test where there is no frame level: the "neighbour", the frame
+                nearest in time of those before it, once; or the "reference", each key frame anew.
         """
         super().__init__()
         if query not in ("all", "reference"):
             raise ValueError(f"MODEL.MST.QUERY: expected 'all' or 'reference', got {query!r}")
+        if align_to not in ("neighbour", "reference"):
+            raise ValueError(f"MODEL.MST.ALIGN_TO: expected 'neighbour' or 'reference', got {align_to!r}")
+        if align_to == "reference" and attend is not None:
+            raise ValueError("MODEL.MST.ALIGN_TO 'reference' is for MODEL.MST.FRAME False: set it to 'neighbour'")
         if align is None and attend is None:
             raise ValueError("set MODEL.MST.FRAME to True or MODEL.ALIGNER.NAME: without both there is nothing to do")
         self.align, self.attend, self.query = align, attend, query
+        self.enters_anew = align_to == "reference"
 
     @classmethod
     def from_config(cls, cfg: CfgNode, shapes: dict[str, ShapeSpec]) -> dict:
@@ -53,6 +62,7 @@ class MSTFrames(PixelAggregator):
             "align": build_aligner(cfg, channels) if cfg.MODEL.ALIGNER.NAME else None,
             "attend": MapAttention(channels, heads, node.KEY_STRIDE) if node.FRAME else None,
             "query": node.QUERY,
+            "align_to": node.ALIGN_TO,
         }
 
     def encode(self, backbone: nn.Module, images: Tensor, frames: Sequence[Support]) -> list[dict[str, Tensor]]:
@@ -68,7 +78,7 @@ class MSTFrames(PixelAggregator):
         # The window of a frame names the frame itself, which needs no alignment; a still image has no other.
         others = [frame for frame in context.frames if frame.index != key.index] or list(context.frames)
         if self.attend is None or not others:
-            return Aggregated({self.stage: own})
+            return Aggregated({self.stage: own.clone()})  # a result shares no memory with the frames
         maps = torch.cat([own, self._aligned(others, key)])
         return Aggregated({self.stage: own + self.attend(own, maps)})
 

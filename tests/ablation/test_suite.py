@@ -11,6 +11,7 @@ from vod2.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 SUITES = ROOT / "configs" / "suites"
+RDN = ROOT / "configs" / "ablations" / "rdn.yaml"
 SINGLE = {"name": "single", "config": str(QUICK / "FasterRCNN.yaml")}
 
 
@@ -43,9 +44,19 @@ def test_a_row_is_compared_to_the_reference_or_to_its_base(tmp_path):
     assert [suite.compared_to(name) for name in suite.rows] == ["longer", None, "longer"]
 
 
+def test_a_row_of_a_papers_table_is_a_configuration(tmp_path):
+    rows = [SINGLE, {"name": "Nb1", "config": f"{RDN}:Nb1"}, {"name": "T3", "config": f"{RDN}:T3", "base": "single"}]
+    suite = load_suite(write_suite(tmp_path, rows))
+    assert suite.rows["Nb1"].config == Path(f"{RDN}:Nb1")
+    assert suite.rows["T3"].config.name == "rdn.yaml:T3"
+
+
 @pytest.mark.parametrize(
     "rows, content, message",
     [
+        ([{"name": "a", "config": f"{RDN}:T99"}], {}, "row a: .*rdn.yaml has no row 'T99': expected one of"),
+        ([{"name": "a", "config": str(RDN)}], {}, "row a: .*rdn.yaml holds rows: name one"),
+        ([{"name": "a", "config": f"{RDN}:T3"}], {}, "rdn:T3 is RDN_R101 with other settings in inference: .* a base"),
         ([SINGLE | {"contxts": []}], {}, r"row 1: unknown key 'contxts': expected some of base, config, contexts"),
         ([{"name": "a"}], {}, "row 1: it has no config"),
         ([SINGLE | {"config": "nowhere.yaml"}], {}, "row single: configuration 'nowhere.yaml' does not exist"),

@@ -31,6 +31,7 @@ from helpers.contracts import (
 from helpers.device import autocast, autocast_dtypes, tolerance
 from helpers.models import (
     LSTS_KEYS,
+    RFCN_KEYS,
     assert_same_detections,
     build_detector,
     build_image_detector,
@@ -121,7 +122,11 @@ CASES = {
     "DFFAggregator": Case(
         variants={
             name: {"MODEL.FLOWNET.WIDTH": 0.0625, "VIDEO.TEST_SCHEDULE.INTERVAL": 3} | keys
-            for name, keys in {"default": {}, "legacy": {"MODEL.FLOWNET.LEGACY_WARP": True}}.items()
+            for name, keys in {
+                "default": {},
+                "legacy": {"MODEL.FLOWNET.LEGACY_WARP": True, "MODEL.DFF.WARP_KEYFRAMES": True},
+                "R-FCN": RFCN_KEYS | {"MODEL.DFF.STAGE": "head_map"},
+            }.items()
         },
         schedules={"keyframes": Keyframes(3)},
         training=RandomKeyframe(3),
@@ -132,6 +137,7 @@ CASES = {
             for name, keys in {
                 "default": {},
                 "legacy": {"MODEL.FLOWNET.LEGACY_WARP": True},
+                "R-FCN": RFCN_KEYS | {"MODEL.FGFA.STAGE": "head_map"},
                 "RDN": {"MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME": "RDNAggregator"},
             }.items()
         },
@@ -143,7 +149,9 @@ CASES = {
             name: LSTS_KEYS | keys
             for name, keys in {
                 "default": {},
-                "two aligners": {"MODEL.LSTS.SHARED": False},
+                "one aligner": {"MODEL.LSTS.SHARED": True},
+                "two sets of locations": {"MODEL.LSTS.SHARED_LOCATIONS": False},
+                "low": {"MODEL.LSTS.DENSE_FEATURE": "low"},
                 "fixed": {"MODEL.LSTS.UPDATE": "fixed", "MODEL.LSTS.DENSE": "fixed"},
                 "memory": {"MODEL.LSTS.TASK": "memory"},
                 "MatchTrans": {"MODEL.ALIGNER.NAME": "MatchTrans"},
@@ -152,7 +160,7 @@ CASES = {
             }.items()
         },
         schedules={"causal": SlidingWindow(2, lookahead=0)},
-        training=KeyframeTriplet(1),
+        training=KeyframeTriplet(1, "online"),  # two keyframes, and a frame after them
         recurrent=True,
         no_gradient=("quality.4.bias", "target_embedding.bias"),  # a softmax does not see them
     ),
@@ -162,6 +170,19 @@ CASES = {
             "default": {"MODEL.ALIGNER.NAME": "DAlign", "MODEL.ALIGNER.WIDTH": 4},
             "without alignment": {},
             "all pairs": {"MODEL.MST.KEY_STRIDE": 1},
+            "offsets alone, added": {
+                "MODEL.ALIGNER.NAME": "DAlign",
+                "MODEL.ALIGNER.WIDTH": 4,
+                "MODEL.ALIGNER.RESIDUAL": True,
+                "MODEL.ALIGNER.MODULATED": False,
+            },
+            "to each reference": {
+                "MODEL.ALIGNER.NAME": "DAlign",
+                "MODEL.ALIGNER.WIDTH": 4,
+                "MODEL.MST.FRAME": False,
+                "MODEL.MST.ALIGN_TO": "reference",
+                "MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME": "MSTAggregator",
+            },
             "MST": {
                 "MODEL.ALIGNER.NAME": "DAlign",
                 "MODEL.ALIGNER.WIDTH": 4,
@@ -220,12 +241,12 @@ def leaf(frame: Frame, requires_grad: bool) -> Frame:
 
 
 def training_clip(case: Case) -> dict:
-    """The middle one of three frames with the supports that the case draws for it."""
-    video, support = make_video(3), []
-    for index, role in case.training.sample(1, 3, np.random.default_rng(1)):
+    """The middle one of five frames with the supports that the case draws for it."""
+    video, support = make_video(5), []
+    for index, role in case.training.sample(2, 5, np.random.default_rng(1)):
         image = {} if role is Role.KEY else {"image": video[index]}
         support.append({"frame_index": index, "role": role} | image)
-    return {"image": video[1], "video_id": "video", "frame_index": 1, "video_length": 3, "support": support}
+    return {"image": video[2], "video_id": "video", "frame_index": 2, "video_length": 5, "support": support}
 
 
 # 1
@@ -239,7 +260,8 @@ def test_without_supports_it_equals_the_image_detector_exactly(case, keys):
     image_detector = build_image_detector(state, keys | image_keys)
     for image in make_video(3):
         inputs = [{"image": image, "height": 128, "width": 192}]
-        assert_same_detections(model(inputs)[0]["instances"], image_detector(inputs)[0]["instances"])
+        with torch.no_grad():  # R-FCN's heads pool in another way where a gradient is wanted
+            assert_same_detections(model(inputs)[0]["instances"], image_detector(inputs)[0]["instances"])
 
 
 def test_without_supports_the_map_is_returned_as_it_is(keys):
@@ -252,8 +274,8 @@ def test_without_supports_the_map_is_returned_as_it_is(keys):
 def test_supports_make_a_difference(keys, schedule):
     """Otherwise the contracts on streams would hold for an aggregator that does nothing."""
     model, video = build_detector(keys), make_video(7)
-    with_supports = model([window_clip(video, 3, schedule)])[0]["instances"]
-    alone = model([{"image": video[3]}])[0]["instances"]
+    with_supports = model([window_clip(video, 4, schedule)])[0]["instances"]  # no keyframe, which would be alone
+    alone = model([{"image": video[4]}])[0]["instances"]
     different_count = len(with_supports) != len(alone)
     assert different_count or not torch.allclose(with_supports.scores, alone.scores, atol=1e-3)
 
@@ -369,7 +391,8 @@ def test_half_precision_autocast_stays_near_float32(keys, schedule, dtype):
         with autocast(dtype):
             half = aggregator(key, context).value[stage]
     error = (half.float() - full).norm() / full.norm()
-    assert error < 0.03, f"relative error {error:.4f}"
+    # 8 bits of mantissa or 11, and up to six layers whose sums are not normalised.
+    assert error < (0.1 if dtype == torch.bfloat16 else 0.03), f"relative error {error:.4f}"
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

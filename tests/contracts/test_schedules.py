@@ -122,7 +122,8 @@ def test_training_supports_are_frames_of_the_video_and_always_as_many(name, leng
         assert all(type(index) is int and 0 <= index < length for index, _ in supports)
         assert all(isinstance(role, Role) for _, role in supports)
         counts.add(len(supports))
-    assert len(counts) == 1
+    # The first keyframe of a video has no other before it.
+    assert len(counts) == 1 or (name == "KeyframeTriplet" and counts == {1, 2})
 
 
 @pytest.mark.parametrize("name", TRAINING_NAMES)
@@ -145,26 +146,70 @@ def test_a_still_image_is_its_own_support(name):
     assert {index for index, _ in make_training_schedule(name).sample(0, 1, np.random.default_rng(0))} <= {0}
 
 
-def test_a_keyframe_triplet_reaches_back_exactly_as_far_as_lsts_does():
-    schedule, rng = KeyframeTriplet(interval=10), np.random.default_rng(0)
-    clips = [schedule.sample(50, 60, rng) for _ in range(2000)]
-    assert {tuple(role for _, role in clip) for clip in clips} == {(Role.KEYFRAME, Role.MEMORY)}
-    assert {new.index - 50 for new, _ in clips} == set(range(-10, 0))
-    assert {old.index - new.index for new, old in clips} == set(range(-15, -10))
+def triplets(form: str, t: int = 50, length: int = 60, interval: int = 10) -> list[dict[Role, int]]:
+    schedule, rng = KeyframeTriplet(interval, form), np.random.default_rng(0)
+    return [{role: index for index, role in schedule.sample(t, length, rng)} for _ in range(2000)]
 
 
-def test_a_keyframe_triplet_is_clipped_to_the_start_of_the_video():
-    schedule, rng = KeyframeTriplet(interval=4), np.random.default_rng(0)
-    clips = [[index for index, _ in schedule.sample(2, 60, rng)] for _ in range(200)]
-    assert {new for new, _ in clips} == {0, 1} and {old for _, old in clips} == {0}
+def distances(form: str, **video) -> tuple[set[int], set[int], set[int]]:
+    """new - t, old - t and old - new of all triplets with two keyframes."""
+    t, pairs = video.get("t", 50), set()
+    for roles in triplets(form, **video):
+        new = roles.get(Role.KEYFRAME, t)
+        assert (Role.KEY in roles) == (new == t) and roles.get(Role.KEY, t) == t
+        pairs.add((new - t, roles[Role.MEMORY] - t))
+    return {new for new, _ in pairs}, {old for _, old in pairs}, {old - new for new, old in pairs}
 
 
-def test_the_interval_of_a_keyframe_triplet_is_a_key():
-    cfg = tiny_cfg({"VIDEO.TRAIN_SCHEDULE.NAME": "KeyframeTriplet", "VIDEO.TRAIN_SCHEDULE.INTERVAL": 1})
-    new, old = build_training_schedule(cfg).sample(9, 10, np.random.default_rng(0))
-    assert (new.index, old.index) == (8, 6)
+def test_the_stream_triplet_has_the_distances_of_a_stream_and_gaps_on_either_side_of_the_interval():
+    new, _, gap = distances("stream")
+    assert new == set(range(-9, 1)) and gap == set(range(-15, -4))
+
+
+def test_the_online_triplet_reaches_back_from_the_key_frame_and_never_is_it():
+    new, old, _ = distances("online")
+    assert new == set(range(-10, 0)) and old == set(range(-15, -10))
+
+
+def test_the_released_triplet_may_take_its_memory_from_frames_to_come():
+    new, old, _ = distances("released")
+    assert new == set(range(-5, 5)) and old == set(range(-10, -5))
+    assert {roles.get(Role.KEYFRAME, 58) for roles in triplets("released", t=58)} == set(range(53, 60))
+
+
+def test_the_first_keyframe_of_a_video_has_no_memory():
+    # With the interval 4, old = new - 4 + {-2 .. 2} is in the video for new = 2 only, and then 0.
+    firsts = [roles for roles in triplets("stream", t=2, interval=4) if Role.MEMORY not in roles]
+    assert {roles.get(Role.KEYFRAME, 2) for roles in firsts} == {0, 1, 2}
+    seconds = [roles for roles in triplets("stream", t=2, interval=4) if Role.MEMORY in roles]
+    assert all(roles == {Role.KEY: 2, Role.MEMORY: 0} for roles in seconds)
+
+
+@pytest.mark.parametrize("form", ["online", "released"])
+def test_where_public_code_clips_both_keyframes_to_one_frame_it_is_the_first_keyframe(form):
+    for roles in triplets(form, t=3, interval=10):
+        new = roles.get(Role.KEYFRAME, 3)
+        assert roles.get(Role.MEMORY) == (None if new == 0 else 0)
+
+
+@pytest.mark.parametrize("form", KeyframeTriplet.FORMS)
+def test_a_still_image_is_its_own_first_keyframe(form):
+    assert all(roles == {Role.KEY: 0} for roles in triplets(form, t=0, length=1))
+
+
+def test_interval_and_form_of_a_keyframe_triplet_are_keys():
+    keys = {"NAME": "KeyframeTriplet", "INTERVAL": 1, "TRIPLET": "online"}
+    cfg = tiny_cfg({f"VIDEO.TRAIN_SCHEDULE.{name}": value for name, value in keys.items()})
+    assert build_training_schedule(cfg).sample(9, 10, np.random.default_rng(0)) == [
+        (8, Role.KEYFRAME),
+        (7, Role.MEMORY),
+    ]
     with pytest.raises(ValueError, match="interval of at least 1, got 0"):
         KeyframeTriplet(0)
+    with pytest.raises(ValueError, match="interval of at least 2, got 1"):
+        KeyframeTriplet(1, "released")
+    with pytest.raises(ValueError, match="TRIPLET to be one of .*, got 'offline'"):
+        KeyframeTriplet(10, "offline")
 
 
 def test_random_frames_of_a_video_may_leave_out_the_key_frame():

@@ -8,6 +8,7 @@ from PIL import Image
 from vod2.config import add_video_config
 from vod2.d2 import BoxMode, Instances, get_cfg, transforms
 from vod2.data import VideoDatasetMapper, VideoIndex, frames
+from vod2.data.augmentation import CentreCropTransform
 from vod2.errors import UserError
 from vod2.structures import Role, Support
 from vod2.temporal import NoSupport, NoWindow, SlidingWindow, TrainingSchedule, WithKey
@@ -231,7 +232,9 @@ def test_without_a_template_other_frames_are_found_by_their_dicts(dicts):
     clip = training_mapper(These(4, 3), index=VideoIndex(plain))(plain[0])
     # Frame 3 has no file; 2 is as near as 4 and comes first.
     assert [(s["frame_index"], value(s["image"])) for s in clip["support"]] == [(4, 4), (3, 2)]
-    assert "instances" in clip["support"][0] and "instances" not in clip["support"][1]
+    # Ground truth is that of the image which is seen.
+    boxes = [one["instances"].gt_boxes.tensor.tolist() for one in clip["support"]]
+    assert boxes == [[[0, 4, 12, 20]], [[0, 4, 10, 20]]]
 
 
 def test_without_a_template_or_an_index_the_error_says_what_is_needed(dicts):
@@ -276,3 +279,28 @@ def test_the_configuration_sets_schedule_size_and_flip(dicts):
     assert min(clip["image"].shape[1:]) == 16
     clip = VideoDatasetMapper(cfg, is_train=False)(dicts[0])
     assert clip["image"].shape == (3, 64, 96) and len(clip["support"]) == FRAMES - 1
+
+
+def test_ignore_regions_and_crowds_follow_the_image(dicts):
+    crowd = dicts[2]["annotations"][0] | {"bbox": [20.0, 0.0, 30.0, 10.0], "iscrowd": 1}
+    record = dicts[2] | {
+        "ignore_regions": [[40, 8, 48, 16], [0, 0, 4, 4]],
+        "annotations": [*dicts[2]["annotations"], crowd],
+    }
+    twice_as_large, crop = transforms.ResizeTransform(32, 48, 64, 96), transforms.CropTransform(0, 8, 80, 56)
+    clip = training_mapper(NoSupport(), transforms.HFlipTransform(48), twice_as_large, crop)(record)
+    # Flipped: [0, 8, 8, 16], [44, 0, 48, 4] and [18, 0, 28, 10]; twice as large; 8 rows less above, 16 columns right
+    assert clip["ignore_regions"].dtype == torch.float32
+    assert clip["ignore_regions"].tolist() == [[0, 8, 16, 24], [36, 0, 56, 12]]
+    assert len(clip["instances"]) == 1 and record["ignore_regions"] == [[40, 8, 48, 16], [0, 0, 4, 4]]
+
+
+def test_a_crop_keeps_the_part_of_a_region_that_it_shows(dicts):
+    record = dicts[2] | {"ignore_regions": [[0, 0, 20, 32]]}
+    clip = training_mapper(NoSupport(), CentreCropTransform(15, 0, 30, 32, 48, 32))(record)
+    assert clip["ignore_regions"].tolist() == [[0, 0, 5, 32]] and len(clip["instances"]) == 0
+
+
+def test_a_clip_without_regions_does_not_name_them(dicts):
+    assert "ignore_regions" not in training_mapper(NoSupport())(dicts[2])
+    assert "ignore_regions" not in training_mapper(NoSupport())(dicts[2] | {"ignore_regions": []})

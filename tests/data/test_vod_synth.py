@@ -50,8 +50,8 @@ def written(tmp_path_factory):
 @pytest.fixture(scope="module")
 def videos():
     """{index: frames} of some videos long enough for every kind of burst."""
-    source = replace(SMALLEST, val_videos=8, val_frames=8 * 48, classes=30)
-    return {index: list(source.render("val", index)) for index in range(8)}
+    source = replace(SMALLEST, val_videos=16, val_frames=16 * 30, classes=30)
+    return {index: list(source.render("val", index)) for index in range(16)}
 
 
 def _contents(folder):
@@ -82,7 +82,7 @@ def _digest(folder):
 
 def test_the_set_is_the_published_one_to_the_pixel(written):
     # A difference means that results are no longer comparable: raise REVISION, or find what draws differently here.
-    assert _digest(written) == "70bc6502b3a0e4c47466b9465dd873e43322e1d18ebe7a00b54d1495ecfb2a58"
+    assert _digest(written) == "410ebc3eb76b1ecf1e6381bd63ba7d5a6e852673dd2f5ee364ae631582f2c412"
 
 
 def test_any_number_of_workers_gives_the_same_bytes(written, tmp_path):
@@ -212,11 +212,24 @@ def test_every_kind_comes_at_graded_strengths_and_in_bursts(videos):
                     counts[kind] += 1
                     strengths[kind].add(strength)
                     lengths["goes on"] += before.get((item.track_id, kind)) == strength
-                    assert 0.15 <= strength <= 1
+                    assert 0.25 <= strength <= 1
             before = {(item.track_id, kind): s for item in objects for kind, s in item.deterioration.items()}
     assert set(counts) == set(KINDS)
     assert all(len(found) > 1 for kind, found in strengths.items() if kind in bad.OBJECT_KINDS)
     assert lengths["goes on"] > 0.5 * sum(counts.values())
+
+
+def test_outside_of_hard_stretches_a_frame_is_clean_but_for_objects_that_cross(videos):
+    """Of the frames where nothing but occlusion is recorded, under half have any; in others every object has a kind."""
+    own = set(KINDS) - {"occlusion"}
+    easy, crossed, spared = 0, 0, 0
+    for frames in videos.values():
+        for _, objects in frames:
+            hit = [bool(own.intersection(item.deterioration)) for item in objects]
+            easy += not any(hit)
+            crossed += not any(hit) and any(item.deterioration for item in objects)
+            spared += any(hit) and not all(hit)
+    assert easy > 100 and crossed < 0.5 * easy and spared == 0
 
 
 def test_kinds_of_the_frame_befall_every_object_of_it(videos):

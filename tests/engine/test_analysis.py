@@ -7,7 +7,7 @@ from torchvision.ops import deform_conv2d
 
 from vod2.d2 import build_model
 from vod2.engine import load_config
-from vod2.engine.analysis import _operators, analyze
+from vod2.engine.analysis import RunningStream, _operators, analyze, frame_seconds
 from vod2.temporal import Keyframes, NoWindow, SlidingWindow, build_support_schedule
 
 
@@ -86,3 +86,24 @@ def test_a_deformable_convolution_costs_what_a_convolution_costs():
     with FlopCounterMode(display=False, custom_mapping=_operators()) as counter:
         Model()(x, torch.zeros(2, 18, 5, 7), weight)
     assert counter.get_total_flops() == 2 * (2 * 4 * 5 * 7) * (6 * 3 * 3)
+
+
+@pytest.fixture(scope="module")
+def keyframes_of_four():
+    keys = ["MODEL.DEVICE", "cpu", "VIDEO.TEST_SCHEDULE.INTERVAL", 4]
+    return build_model(load_config("configs/quick/LSTS.yaml", keys))
+
+
+def test_the_time_of_a_frame_is_the_mean_over_a_period_and_the_median_of_periods(keyframes_of_four, monkeypatch):
+    clock = iter([0.0, 6.0, 10.0, 11.0, 20.0, 23.0])  # periods of 6, 1 and 3 seconds
+    monkeypatch.setattr("vod2.engine.analysis.time.perf_counter", lambda: next(clock))
+    assert frame_seconds(keyframes_of_four, Keyframes(4), (64, 96), repeats=3) == 3.0 / 4
+
+
+def test_a_running_stream_detects_each_frame_of_a_period_once(keyframes_of_four, monkeypatch):
+    model, frames = keyframes_of_four, []
+    stream, step = RunningStream(model, Keyframes(4), (64, 96)), model.step
+    monkeypatch.setattr(model, "step", lambda clip, memory: frames.append(clip["frame_index"]) or step(clip, memory))
+    stream.advance()
+    stream.advance()
+    assert frames == list(range(frames[0], frames[0] + 8)) and frames[0] % 4 == 0

@@ -19,7 +19,8 @@ def one_sentence(error: pytest.ExceptionInfo) -> str:
     return message
 
 
-CONFIGURATIONS = sorted(path for path in (ROOT / "configs").rglob("*.yaml") if path.parent.name != "suites")
+ELSEWHERE = ("suites", "ablations")  # no configurations: lists of them (tests/ablation, test_paper_rows.py)
+CONFIGURATIONS = sorted(path for path in (ROOT / "configs").rglob("*.yaml") if path.parent.name not in ELSEWHERE)
 
 
 @pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: str(path.relative_to(ROOT / "configs")))

@@ -16,10 +16,21 @@ from vod2.evaluation.comparison import compare_methods, count_videos, resampled_
 from vod2.evaluation.runs import RunTally, read_run, tally_run
 
 
-@pytest.mark.parametrize("protocol, groups", [("imagenet", "frames"), ("fixed", "objects"), ("mega", "objects")])
-def test_reweighting_gives_what_an_evaluation_of_repeated_videos_gives(tmp_path, protocol, groups):
-    options = {"protocol": protocol, "groups": groups}
+@pytest.mark.parametrize(
+    "protocol, groups, empty",
+    [
+        ("imagenet", "frames", 0),
+        ("fixed", "objects", 0),
+        ("mega", "objects", 0),
+        ("fgfa", "objects", 0),
+        ("fgfa", "frames", 5),
+    ],
+)
+def test_reweighting_gives_what_an_evaluation_of_repeated_videos_gives(tmp_path, protocol, groups, empty):
+    options = {"protocol": protocol, "groups": groups, "metadata": {"counts_empty_frames": bool(empty)}}
     frames = make_videos(seed=1)
+    for record, _ in frames[:empty]:  # their objects are gone, their detections stay
+        record["annotations"] = []
     evaluate(frames, tmp_path, **options)
     run = tally_run(read_run(tmp_path))
     weights = np.concatenate([np.ones((1, 6)), draw_videos(6, 8, np.random.default_rng(0))])

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 from helpers.detections import by_frame, random_problem
+from helpers.evaluations import evaluate
 from reference.evaluation import average_precision
 
+from vod2.d2 import BoxMode
 from vod2.errors import UserError
 from vod2.evaluation import PROTOCOLS, build_groups
 from vod2.evaluation.evaluated import ground_truth_arrays
@@ -113,3 +115,23 @@ def test_under_the_mega_protocol_too_a_group_of_frames_is_a_dataset_of_its_own()
     np.testing.assert_array_equal(
         [curve.average_precision for curve in row], [curve.average_precision for curve in alone]
     )
+
+
+@pytest.mark.parametrize("says_so, fast, slow", [(False, 1 / 2, 1 / 2), (True, 4 / 7, 3 / 7)])
+@pytest.mark.parametrize("protocol", ["fgfa", "mega"])
+def test_frames_without_objects_count_as_fast_only_where_the_dataset_says_so(protocol, says_so, fast, slow):
+    """Three frames of a slow object and three of a fast one, all found, and one frame without any, whose detection is
+    the surest. It counts 3 of 6 in both groups, and 4 of 7 and 3 of 7 if its frame is an entry of motion 0."""
+    box = {"bbox_mode": BoxMode.XYXY_ABS, "category_id": 0, "iscrowd": 0, "track_id": 0}
+    frames = []
+    for video, step in (("slow", 0.0), ("fast", 20.0), ("empty", None)):
+        for t in range(3 if step is not None else 1):
+            x = 0.0 if step is None else step * t
+            notes = [] if step is None else [box | {"bbox": [x, 0.0, x + 50, 50.0]}]
+            record = {"image_id": f"{video}/{t}", "video_id": video, "frame_index": t, "annotations": notes}
+            score = 0.99 if step is None else 0.9 - 0.01 * t
+            frames.append((record, np.array([[x, 0.0, x + 50, 50.0, score, 0.0]])))
+    results = evaluate(frames, protocol=protocol, metadata={"counts_empty_frames": says_so})
+    assert results["AP50"] == pytest.approx(100 * 6 / 7)
+    assert results["AP50-fast"] == pytest.approx(100 * 3 / (3 + fast))  # precision rises up to the third true one
+    assert results["AP50-slow"] == pytest.approx(100 * 3 / (3 + slow))

@@ -1,20 +1,41 @@
-"""The "mega" protocol: against numbers of the public code, and against loops that follow its conventions as written.
+"""Protocols "mega" and "fgfa": against loops that follow their conventions as written, "mega" also against numbers of
+the public code.
 
 The public numbers are read from the folder ../shared/parity beside the repository, or from VOD2_PARITY_DIR.
 """
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 from helpers.parity import parity_file
 
 from vod2.evaluation import PROTOCOLS, Detections, GroundTruth
-from vod2.evaluation.matching import precision_recall
+from vod2.evaluation.groups import Group, entries_of_empty_frames, group_curves
 from vod2.evaluation.motion import speed_groups
 
 RANGES = {"all": (0, 1), "fast": (0, 0.7), "medium": (0.7, 0.9), "slow": (0.9, 1)}
 
 
-def evaluate(truth_table, found_table, num_labels):
+class Convention(NamedTuple):
+    """How the loops match and weigh: pixels added to a side, IoU from which a box (width, height with those pixels) is
+    found, and whether an unmatched detection is compared with objects of any class."""
+
+    pixels: int
+    threshold: Callable[[float, float], float]
+    any_class: bool
+
+
+CONVENTIONS = {
+    "mega": Convention(2, lambda width, height: 0.5, any_class=False),
+    "fgfa": Convention(
+        1, lambda width, height: min(0.5, width * height / (width + 10) / (height + 10)), any_class=True
+    ),
+}
+
+
+def evaluate(truth_table, found_table, num_labels, protocol="mega", empty_frames=0):
     """{group: AP (num_labels,)} from rows (frame, video, x1, y1, x2, y2, label, motion IoU or score)."""
     images, image = np.unique(np.concatenate([truth_table[:, :2], found_table[:, :2]]), axis=0, return_inverse=True)
     image = image.reshape(-1)
@@ -23,9 +44,9 @@ def evaluate(truth_table, found_table, num_labels):
         image[: len(truth_table)], truth_table[:, 2:6], truth_table[:, 6].astype(int), np.zeros(len(motion), bool)
     )
     found = Detections(image[len(truth_table) :], found_table[:, 2:6], found_table[:, 7], found_table[:, 6].astype(int))
-    groups = speed_groups(motion, overlap=PROTOCOLS["mega"].speeds_overlap)
-    ignore = np.stack([truth.ignore, *(~member for member in groups.values())])
-    curves = precision_recall(found, truth, num_labels, PROTOCOLS["mega"], ignore)
+    groups = speed_groups(motion, overlap=PROTOCOLS[protocol].speeds_overlap)
+    groups = {name: Group(objects) for name, objects in groups.items()}
+    curves = group_curves(found, truth, groups, num_labels, PROTOCOLS[protocol], empty_frames)
     return {
         name: np.array([curve.average_precision for curve in row])
         for name, row in zip(["all", *groups], curves, strict=True)
@@ -39,55 +60,61 @@ def test_ap_of_every_group_and_class_is_that_of_the_public_code():
         np.testing.assert_allclose(ap, arrays[f"ap_{group}"], rtol=0, atol=1e-9, err_msg=group)
 
 
-def iou(a, b):
+def iou(a, b, pixels):
     def size(low, high):
-        return max(high - low + 2, 0)
+        return max(high - low + pixels, 0)
 
     both = size(max(a[0], b[0]), min(a[2], b[2])) * size(max(a[1], b[1]), min(a[3], b[3]))
     return both / (size(a[0], a[2]) * size(a[1], a[3]) + size(b[0], b[2]) * size(b[1], b[3]) - both)
 
 
-def false_weight(detection, objects, ignored):
-    """What a detection without a match counts, given all objects of its class in its frame."""
+def false_weight(detection, objects, ignored, pixels):
+    """What a detection without a match counts, given the objects in its frame that it is compared with."""
     best = {kind: -1.0 for kind in (True, False)}
     for thing, kind in zip(objects, ignored, strict=True):
-        best[kind] = max(best[kind], iou(detection[2:6], thing[2:6]))
+        best[kind] = max(best[kind], iou(detection[2:6], thing[2:6], pixels))
     if best[False] != best[True]:
         return float(best[False] > best[True])
     return sum(ignored) / len(ignored)
 
 
-def outcomes(truth_table, found_table, label, ignored_rows, share):
+def outcomes(truth_table, found_table, label, ignored_rows, share, convention):
     """For each detection of a class (score, true, false weight); dropped ones are left out."""
+    pixels, threshold, any_class = convention
     rows = []
     for frame in sorted({tuple(row[:2]) for row in found_table.tolist()}):
-        at = [g for g, row in enumerate(truth_table) if tuple(row[:2]) == frame and row[6] == label]
-        ignored, taken = [bool(ignored_rows[g]) for g in at], set()
+        everything = [g for g, row in enumerate(truth_table) if tuple(row[:2]) == frame]
+        of_class = [g for g in everything if truth_table[g][6] == label]
+        near, taken = everything if any_class else of_class, set()
         here = [row for row in found_table if tuple(row[:2]) == frame and row[6] == label]
         for detection in sorted(here, key=lambda row: -row[7]):
-            best, match = 0.5, None
-            for i, g in enumerate(at):
-                overlap = iou(detection[2:6], truth_table[g][2:6])
-                if i not in taken and (overlap > best or (overlap == best and match is None)):
-                    best, match = overlap, i
+            best, match = 0.0, None
+            for g in of_class:
+                x1, y1, x2, y2 = truth_table[g][2:6]
+                overlap = iou(detection[2:6], truth_table[g][2:6], pixels)
+                if g not in taken and overlap >= threshold(x2 - x1 + pixels, y2 - y1 + pixels) and overlap > best:
+                    best, match = overlap, g
             if match is not None:
                 taken.add(match)
-                if not ignored[match]:
+                if not ignored_rows[match]:
                     rows.append((detection[7], 1, 0.0))
-            elif at:
-                rows.append((detection[7], 0, false_weight(detection, truth_table[at], ignored)))
+            elif near:
+                ignored = [bool(ignored_rows[g]) for g in near]
+                rows.append((detection[7], 0, false_weight(detection, truth_table[near], ignored, pixels)))
             else:
                 rows.append((detection[7], 0, share))
     return rows
 
 
-def slow_ap(truth_table, found_table, label, ignored_rows):
+def slow_ap(truth_table, found_table, label, ignored_rows, convention, entries=(0, 0)):
+    """`entries`: of frames without objects, how many count, and how many there are."""
     positives = sum(row[6] == label and not ignored for row, ignored in zip(truth_table, ignored_rows, strict=True))
     if not positives:
         return float("nan")
-    share = 1 - sum(ignored_rows) / len(ignored_rows)
+    share = (len(ignored_rows) - sum(ignored_rows) + entries[0]) / (len(ignored_rows) + entries[1])
     recall, precision, tp, fp = [0.0], [0.0], 0, 0.0
-    for _, true, false in sorted(outcomes(truth_table, found_table, label, ignored_rows, share), key=lambda r: -r[0]):
+    ranked = outcomes(truth_table, found_table, label, ignored_rows, share, convention)
+    for _, true, false in sorted(ranked, key=lambda r: -r[0]):
         tp, fp = tp + true, fp + false
         recall.append(tp / positives)
         precision.append(tp / (tp + fp) if tp + fp else 0.0)
@@ -121,14 +148,35 @@ def random_tables(seed):
     return truth, found[np.lexsort((found[:, 1], found[:, 0]))]
 
 
+@pytest.mark.parametrize("protocol", CONVENTIONS)
 @pytest.mark.parametrize("seed", range(40))
-def test_ap_equals_that_of_loops_written_from_the_conventions(seed):
+def test_ap_equals_that_of_loops_written_from_the_conventions(seed, protocol):
     truth, found = random_tables(seed)
-    results = evaluate(truth, found, 4)
+    results = evaluate(truth, found, 4, protocol)
     for group, (low, high) in RANGES.items():
         ignored = [group != "all" and not low <= row[7] <= high for row in truth]
-        expected = [slow_ap(truth, found, label, ignored) for label in range(4)]
+        expected = [slow_ap(truth, found, label, ignored, CONVENTIONS[protocol]) for label in range(4)]
         np.testing.assert_allclose(results[group], expected, rtol=0, atol=1e-12, err_msg=group)
+
+
+@pytest.mark.parametrize("protocol", CONVENTIONS)
+@pytest.mark.parametrize("seed", range(8))
+def test_frames_without_objects_are_entries_of_motion_zero_where_the_published_table_has_them(seed, protocol):
+    truth, found = random_tables(seed)
+    results, without = (evaluate(truth, found, 4, protocol, empty_frames) for empty_frames in (5, 0))
+    for group, (low, high) in RANGES.items():
+        ignored = [group != "all" and not low <= row[7] <= high for row in truth]
+        entries = (5 if low <= 0 <= high else 0, 5)
+        expected = [slow_ap(truth, found, label, ignored, CONVENTIONS[protocol], entries) for label in range(4)]
+        np.testing.assert_allclose(results[group], expected, rtol=0, atol=1e-12, err_msg=group)
+    np.testing.assert_array_equal(results["all"], without["all"])
+
+
+def test_the_shares_of_imagenet_vid_are_those_of_the_published_table():
+    """273,505 objects, 71,547 of them fast and 103,742 slow, and 4,046 frames without any."""
+    fast, slow = entries_of_empty_frames(["fast", "slow"]) * 4046
+    assert (71547 + fast) / (273505 + 4046) == pytest.approx(0.27236, abs=1e-5)
+    assert (103742 + slow) / (273505 + 4046) == pytest.approx(0.37378, abs=1e-5)
 
 
 def test_working_in_small_pieces_gives_the_same_ap(monkeypatch):

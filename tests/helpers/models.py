@@ -10,9 +10,10 @@ from helpers.device import device
 from torch import Tensor, nn
 
 import vod2
-from vod2.d2 import Boxes, CfgNode, GeneralizedRCNN, Instances, build_model, get_cfg
+from vod2.d2 import Boxes, CfgNode, GeneralizedRCNN, Instances, ROIPooler, build_model, get_cfg
 from vod2.engine.random_weights import draw_weights
 from vod2.modeling import VideoRCNN
+from vod2.modeling.roi_heads.pooler import build_pooler
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGE_SIZE = (64, 96)
@@ -95,9 +96,16 @@ def build_detector(keys: dict | None = None, seed: int = 0, dtype: torch.dtype =
 
 
 def build_image_detector(state: dict[str, Tensor], keys: dict | None = None) -> GeneralizedRCNN:
-    """Detectron2's Faster R-CNN of the same sizes with the parameters `state`, in inference mode."""
-    model = build_model(tiny_cfg(DOOR | (keys or {})))
+    """Detectron2's Faster R-CNN of the same sizes with the parameters `state`, in inference mode.
+
+    It pools with the project's operator, so that it may be compared bit by bit. That this operator pools as
+    Detectron2's does, to rounding, is shown in tests/modeling/test_pooler.py.
+    """
+    cfg = tiny_cfg(DOOR | (keys or {}))
+    model = build_model(cfg)
     model.load_state_dict(state)
+    if isinstance(getattr(model.roi_heads, "box_pooler", None), ROIPooler):
+        model.roi_heads.box_pooler = build_pooler(cfg, model.backbone.output_shape())
     return model.eval()
 
 
@@ -116,6 +124,14 @@ def make_targets(boxes: list[list[float]] | None = None, classes: list[int] | No
     targets = Instances(IMAGE_SIZE)
     targets.gt_boxes = Boxes(torch.tensor(boxes).reshape(-1, 4))
     targets.gt_classes = torch.tensor(classes or [], dtype=torch.int64)
+    return targets
+
+
+def tracked(tracks: list[int] | None, boxes: list[list[float]] | None = None) -> Instances:
+    """The ground truth of `make_targets`, its objects with `tracks`."""
+    targets = make_targets(boxes, None if boxes is None else [0] * len(boxes))
+    if tracks is not None:
+        targets.gt_track_ids = torch.tensor(tracks, dtype=torch.int64)
     return targets
 
 

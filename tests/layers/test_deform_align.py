@@ -37,14 +37,20 @@ class TestDeformAlign:
         assert counts["expand"] == 128 * 1024 + 1024
         assert sum(counts.values()) == 1_956_460
 
-    def test_it_is_equations_one_and_two(self):
-        module = drawn(DeformAlign(CHANNELS, WIDTH))
+    def test_without_masks_each_deformable_layer_has_nine_numbers_of_a_cell_less(self):
+        less = sum(p.numel() for p in DeformAlign(1024).parameters()) - 9 * (3 * (256 * 9 + 1) + 128 * 9 + 1)
+        assert sum(p.numel() for p in DeformAlign(1024, modulated=False).parameters()) == less == 1_883_848
+
+    @pytest.mark.parametrize("residual", [False, True])
+    @pytest.mark.parametrize("modulated", [False, True])
+    def test_it_is_equations_one_and_two(self, residual, modulated):
+        module = drawn(DeformAlign(CHANNELS, WIDTH, residual=residual, modulated=modulated))
         source, target = make_maps(2), make_maps(2, seed=2)
-        expected = [align(module.state_dict(), *pair) for pair in zip(source, target, strict=True)]
+        expected = [align(module.state_dict(), *pair, residual) for pair in zip(source, target, strict=True)]
         torch.testing.assert_close(module(source, target), torch.stack(expected), rtol=1e-10, atol=1e-10)
 
-    def test_it_begins_as_the_identity_and_can_leave_it(self):
-        module, source, target = DeformAlign(CHANNELS, WIDTH).double(), make_maps(2), make_maps(2, seed=2)
+    def test_where_it_is_added_it_begins_as_the_identity_and_can_leave_it(self):
+        module, source, target = DeformAlign(CHANNELS, WIDTH, residual=True).double(), make_maps(2), make_maps(2, 2)
         aligned = module(source, target)
         assert aligned.equal(source)
         aligned.square().sum().backward()
@@ -153,21 +159,22 @@ class TestMapAttention:
 
 
 class TestBiasOfSizes:
-    def make(self, dim: int = 16) -> GeometryBias:
-        module = GeometryBias(3, dim, scale=10.0, wavelength=50.0, position=False).double()
+    def make(self, dim: int = 16, aspect: bool = False) -> GeometryBias:
+        module = GeometryBias(3, dim, scale=10.0, wavelength=50.0, position=False, aspect=aspect).double()
         torch.manual_seed(0)
         torch.nn.init.normal_(module.projection.weight, std=0.4)
         return module
 
+    @pytest.mark.parametrize("aspect, terms", [(False, 2), (True, 3)])
     @pytest.mark.parametrize("dim", [8, 16, 64])
-    def test_it_is_equation_nine(self, dim):
-        module, rng = self.make(dim), torch.Generator().manual_seed(0)
+    def test_it_is_equation_nine(self, dim, aspect, terms):
+        module, rng = self.make(dim, aspect), torch.Generator().manual_seed(0)
         query, key = random_boxes(4, rng), random_boxes(5, rng)
         state = {f"geometry.{name}": value.detach() for name, value in module.state_dict().items()}
         expected = torch.empty(3, 4, 5, dtype=torch.float64)
         for i, box in enumerate(query.tolist()):
             for j, other in enumerate(key.tolist()):
-                expected[:, i, j] = size_bias(state, box, other, 10.0, 50.0)
+                expected[:, i, j] = size_bias(state, box, other, 10.0, 50.0, terms)
         torch.testing.assert_close(module(query, key), expected, rtol=1e-8, atol=1e-8)
 
     def test_where_boxes_stand_does_not_matter(self):
@@ -177,7 +184,7 @@ class TestBiasOfSizes:
         torch.testing.assert_close(module(query, moved), module(query, key), rtol=1e-6, atol=1e-8)
 
     def test_gradients_agree_with_finite_differences(self):
-        module, rng = self.make(8), torch.Generator().manual_seed(0)
+        module, rng = self.make(8, aspect=True), torch.Generator().manual_seed(0)
         query, key = random_boxes(2, rng), random_boxes(3, rng)
 
         def run(weight, bias):
@@ -187,12 +194,16 @@ class TestBiasOfSizes:
         assert torch.autograd.gradcheck(run, (module.projection.weight, module.projection.bias))
 
     def test_boxes_without_area_and_no_boxes_give_finite_values(self):
-        module, box = self.make(), torch.tensor([[3.0, 3.0, 3.0, 3.0]], dtype=torch.float64)
+        module, box = self.make(aspect=True), torch.tensor([[3.0, 3.0, 3.0, 3.0]], dtype=torch.float64)
         assert module(box, box + torch.tensor([0.0, 0.0, 4.0, 4.0])).isfinite().all()
         assert module(box[:0], box).shape == (3, 0, 1) and module(box, box[:0]).shape == (3, 1, 0)
 
+    def test_aspect_ratios_are_for_boxes_without_position(self):
+        with pytest.raises(ValueError, match="aspect is for boxes without position"):
+            GeometryBias(3, aspect=True)
+
     def test_it_is_computed_in_single_precision_under_autocast(self):
-        module, rng = self.make().float(), torch.Generator().manual_seed(0)
+        module, rng = self.make(aspect=True).float(), torch.Generator().manual_seed(0)
         query, key = random_boxes(4, rng, torch.float32), random_boxes(5, rng, torch.float32)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             half = module(query, key)

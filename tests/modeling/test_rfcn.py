@@ -285,7 +285,7 @@ class TestConfigurations:
 
     def test_the_schedule_of_the_published_row_is_four_epochs(self):
         solver = load_config("configs/RFCN_R101.yaml").SOLVER
-        epoch = (57_834 + 53_639) / solver.IMS_PER_BATCH
+        epoch = 2 * (57_834 + 53_639) / solver.IMS_PER_BATCH  # with mirror images
         assert solver.MAX_ITER == pytest.approx(4 * epoch, abs=1) and solver.STEPS[0] == pytest.approx(
             2.33 * epoch, abs=1
         )

@@ -3,7 +3,16 @@
 import numpy as np
 import pytest
 import torch
-from helpers.models import ROOT, assert_same_detections, build_detector, make_targets, make_video, tiny_cfg
+from helpers.models import (
+    RFCN_KEYS,
+    ROOT,
+    assert_same_detections,
+    build_detector,
+    freeze_statistics,
+    make_targets,
+    make_video,
+    tiny_cfg,
+)
 from helpers.parity import public_shapes
 from helpers.public_flow import public_flownet
 from helpers.streams import detect_as_stream, window_clip
@@ -24,13 +33,21 @@ KEYS = {
 }
 
 
-def make_dff(channels: int = 6) -> DFFAggregator:
+HEAD_MAP = RFCN_KEYS | KEYS | {"MODEL.DFF.STAGE": "head_map"}
+
+
+def make_dff(keys: dict | None = None) -> DFFAggregator:
     """DFF on a map of few channels, whose flow is about a cell long."""
     torch.manual_seed(0)
-    model = DFFAggregator(tiny_cfg(KEYS | {"MODEL.PIXEL_STD": [1.0, 1.0, 1.0]}), {"res4": ShapeSpec(channels=channels)})
+    cfg = tiny_cfg(KEYS | {"MODEL.PIXEL_STD": [1.0, 1.0, 1.0]} | (keys or {}))
+    model = DFFAggregator(cfg, {"res4": ShapeSpec(channels=6)})
+    draw_flow(model)
+    return model.double()
+
+
+def draw_flow(model: DFFAggregator) -> None:
     for parameter in (*model.flownet.flow.parameters(), model.flownet.scale.weight):
         torch.nn.init.normal_(parameter, std=0.3)
-    return model.double()
 
 
 def random_frame(model: DFFAggregator, index: int, keyframe: bool) -> tuple[Frame, torch.Tensor]:
@@ -52,8 +69,16 @@ def test_a_frame_between_keyframes_is_the_warped_and_scaled_map_of_the_last_one(
         torch.testing.assert_close(value["res4"][0], expected, rtol=1e-9, atol=1e-9)
 
 
-def test_a_keyframe_is_treated_alike_with_the_flow_to_itself():
-    model = make_dff()
+@pytest.mark.parametrize("training", [False, True])
+def test_a_frame_that_is_its_own_keyframe_keeps_its_map(training):
+    model = make_dff().train(training)
+    key, _ = random_frame(model, 8, keyframe=True)
+    value = model(key, TemporalContext((key,), (Role.KEYFRAME,))).value["res4"]
+    assert value.equal(key.features["res4"])
+
+
+def test_the_public_convention_warps_a_keyframe_by_the_flow_to_itself():
+    model = make_dff({"MODEL.DFF.WARP_KEYFRAMES": True})
     key, image = random_frame(model, 8, keyframe=True)
     expected = dff(model.flownet.state_dict(), image, image, key.features["res4"][0])
     value = model(key, TemporalContext((key,), (Role.KEYFRAME,))).value["res4"]
@@ -79,6 +104,50 @@ def test_only_keyframes_go_through_the_backbone():
     assert seen == [3]
 
 
+def frame_of_clip(video: list[torch.Tensor], index: int, support: list[int]) -> dict:
+    supports = [{"image": video[i], "frame_index": i, "role": Role.KEYFRAME} for i in support]
+    return {"image": video[index], "video_id": "video", "frame_index": index, "support": supports}
+
+
+@pytest.mark.parametrize("keys", [KEYS, HEAD_MAP], ids=["res4", "head map"])
+def test_a_still_image_trains_the_detector_as_without_dff(keys):
+    model = build_detector(keys).train()
+    freeze_statistics(model)
+    image, targets = make_video(1)[0], make_targets()
+    losses = []
+    for aggregator in (model.pixel_aggregator, None):
+        model.pixel_aggregator = aggregator
+        clip = frame_of_clip([image], 0, [] if aggregator is None else [0])
+        torch.manual_seed(0)
+        with EventStorage():
+            losses.append(model([clip | {"instances": targets}]))
+    for name, value in losses[1].items():
+        torch.testing.assert_close(losses[0][name], value, rtol=1e-5, atol=1e-6)
+
+
+def test_between_keyframes_neither_conv5_nor_the_convolution_after_it_runs():
+    model, seen = build_detector(HEAD_MAP), []
+    for layer in (model.backbone.bottom_up.stem, model.backbone.bottom_up.res5, model.backbone.last_conv):
+        layer.register_forward_pre_hook(lambda module, inputs: seen.append(module))
+    assert len(list(detect_as_stream(model, make_video(10), Keyframes(INTERVAL)))) == 10
+    whole = [model.backbone.bottom_up.stem, model.backbone.bottom_up.res5, model.backbone.last_conv]
+    assert seen == 3 * whole
+
+
+def test_rpn_and_heads_read_the_warped_head_map():
+    model, (image, keyframe_image) = build_detector(HEAD_MAP, dtype=torch.float64), make_video(2)
+    draw_flow(model.pixel_aggregator)
+    key, keyframe = model.encode(
+        [{"image": image, "frame_index": 9}, {"image": keyframe_image, "frame_index": 8}]
+    )  # frame 9 is between two keyframes, frame 8 is one
+    (enhanced,), _ = model.enhance([key], [TemporalContext((keyframe,), (Role.KEYFRAME,))])
+    std = model.pixel_std
+    images = [(model.preprocess_image([{"image": one}]).tensor * std)[0] for one in (image, keyframe_image)]
+    expected = dff(model.pixel_aggregator.flownet.state_dict(), *images, keyframe.features["head_map"][0])
+    torch.testing.assert_close(enhanced.features["rpn"][0], expected[:16], rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(enhanced.features["head"][0], expected[16:], rtol=1e-9, atol=1e-9)
+
+
 def test_in_training_only_the_supports_go_through_the_backbone():
     model, image = build_detector(KEYS).train(), make_video(1)[0]
     inputs = [{"image": image, "frame_index": 8}, {"image": image, "frame_index": 6, "role": Role.KEYFRAME}]
@@ -93,8 +162,9 @@ def test_the_map_of_a_keyframe_is_that_of_the_backbone():
     assert frame.features["res4"].equal(expected)
 
 
-def test_a_stream_of_thirty_frames_detects_what_clips_detect_and_remembers_two_frames():
-    model, video, schedule = build_detector(KEYS, dtype=torch.float64), make_video(30), Keyframes(INTERVAL)
+@pytest.mark.parametrize("keys", [KEYS, HEAD_MAP], ids=["res4", "head map"])
+def test_a_stream_of_thirty_frames_detects_what_clips_detect_and_remembers_two_frames(keys):
+    model, video, schedule = build_detector(keys, dtype=torch.float64), make_video(30), Keyframes(INTERVAL)
     memory = FrameMemory(schedule)
     memory.start("video", len(video))
     for t in range(len(video)):
@@ -113,8 +183,7 @@ def test_the_backbone_sees_every_fourth_frame_of_a_stream():
 
 def test_the_loss_reaches_the_flow_network_and_the_backbone_through_the_keyframe():
     model, video = build_detector(KEYS).train(), make_video(3)
-    support = {"image": video[1], "frame_index": 1, "role": Role.KEYFRAME}
-    clip = {"image": video[2], "video_id": "video", "frame_index": 2, "support": [support]}
+    clip = frame_of_clip(video, 2, [1])
     with EventStorage():
         losses = model([clip | {"instances": make_targets()}])
     sum(losses.values()).backward()
@@ -142,6 +211,18 @@ def test_intervals_of_training_and_inference_are_keys():
 def test_a_frame_without_keyframe_is_refused_with_what_to_do():
     with pytest.raises(UserError, match="frame 5 of video 'video' has no keyframe.*'Keyframes'"):
         build_detector(KEYS)([window_clip(make_video(7), 5, SlidingWindow(1))])
+
+
+@pytest.mark.parametrize(
+    "keys, stage, message",
+    [
+        (KEYS, "head_map", "MODEL.DFF.STAGE is 'head_map': the backbone .* has res4, res5"),
+        (KEYS, "res5", "MODEL.DFF.STAGE is 'res5', but .* name 'res4'.*set MODEL.DFF.STAGE to 'res4'"),
+    ],
+)
+def test_a_map_that_rpn_and_heads_would_not_see_is_refused(keys, stage, message):
+    with pytest.raises(UserError, match=message):
+        build_detector(keys | {"MODEL.DFF.STAGE": stage})
 
 
 def test_a_proposal_aggregator_beside_it_is_refused():

@@ -53,6 +53,22 @@ def test_a_video_is_never_its_own_partner():
     assert lists(same) == ([-1] * 3, [-1] * 3)
 
 
+def test_v_minus_may_have_to_be_like_target_and_v_plus_together():
+    """By hand: the target is a little more like 3, its V+, 1, is far more like 2."""
+    similarity = torch.tensor([[9.0, 0.0, 1.0, 1.1], [0.0, 9.0, 5.0, 1.0], [1.0, 5.0, 9.0, 0.0], [1.1, 1.0, 0.0, 9.0]])
+    classes = [frozenset({0}), frozenset({0}), frozenset({1}), frozenset({2})]
+    alone = lists(select_videos(similarity, classes, list("abcd")))
+    both = lists(select_videos(similarity, classes, list("abcd"), like_both=True))
+    # softmax of 0 over (2, 3): .48, .52; of 1: .98, .02. 2 and 3 have no V+, theirs stays.
+    assert alone == ([1, 0, -1, -1], [3, 2, 1, 0]) and both == ([1, 0, -1, -1], [2, 2, 1, 0])
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_too_few_videos_have_no_partners_that_are_like_both(count):
+    selected = select_videos(torch.ones(count, count), [frozenset({0})] * count, ["a"] * count, like_both=True)
+    assert lists(selected) == ([-1] * count, [-1] * count)
+
+
 def test_a_video_without_objects_shares_no_class():
     selected = select_videos(torch.ones(2, 2), [frozenset(), frozenset()], ["a", "b"])
     assert lists(selected) == ([-1, -1], [1, 0])

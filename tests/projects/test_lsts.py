@@ -1,5 +1,6 @@
 """LSTS against its equations, as a stream, as clips and in training."""
 
+import numpy as np
 import pytest
 import torch
 from helpers.contracts import check_interleaved_videos
@@ -11,14 +12,17 @@ from helpers.models import (
     freeze_statistics,
     make_targets,
     make_video,
+    tiny_cfg,
 )
 from helpers.streams import detect_as_stream, step_clip, window_clip
 from reference.lsts import run_video, weigh
+from vod2.projects.lsts import LSTSAggregator
 
-from vod2.d2 import EventStorage
+from vod2.d2 import EventStorage, ShapeSpec
+from vod2.engine.optimizer import build_video_optimizer
 from vod2.errors import UserError
-from vod2.structures import Role
-from vod2.temporal import FrameMemory, Keyframes
+from vod2.structures import Role, TemporalContext
+from vod2.temporal import FrameMemory, Keyframes, KeyframeTriplet
 
 INTERVAL = 4
 KEYS = LSTS_KEYS | {
@@ -27,13 +31,14 @@ KEYS = LSTS_KEYS | {
     "VIDEO.TEST_SCHEDULE.INTERVAL": INTERVAL,
 }
 ROWS = {
-    "a": {"UPDATE": "none", "DENSE": "none", "TRANSFORM": False},
-    "b": {"UPDATE": "fixed", "DENSE": "none", "TRANSFORM": False},
-    "c": {"UPDATE": "quality", "DENSE": "none", "TRANSFORM": False},
-    "d": {"UPDATE": "quality", "DENSE": "fixed", "TRANSFORM": False},
-    "e": {"UPDATE": "quality", "DENSE": "fixed", "TRANSFORM": True},
-    "f": {"UPDATE": "quality", "DENSE": "quality", "TRANSFORM": False},
-    "g": {"UPDATE": "quality", "DENSE": "quality", "TRANSFORM": True},
+    "a": {"UPDATE": "none", "DENSE": "none"},
+    "b": {"UPDATE": "fixed", "DENSE": "none"},
+    "c": {"UPDATE": "quality", "DENSE": "none"},
+    "d": {"UPDATE": "quality", "DENSE": "fixed", "DENSE_FEATURE": "low"},
+    "e": {"UPDATE": "quality", "DENSE": "fixed"},
+    "f": {"UPDATE": "quality", "DENSE": "quality", "DENSE_FEATURE": "low"},
+    "g": {"UPDATE": "quality", "DENSE": "quality"},
+    "g without transform": {"UPDATE": "quality", "DENSE": "quality", "TRANSFORM": False},
 }
 
 
@@ -73,6 +78,7 @@ def test_a_stream_follows_the_equations():
             update=lambda a, b: weigh(lsts.update.quality, a, b),
             dense=lambda a, b: weigh(lsts.dense.quality, a, b),
             transform=lsts.transform,
+            dense_align=lsts.dense_align,
         )
         memory = FrameMemory(Keyframes(INTERVAL))
         memory.start("video", len(video))
@@ -96,9 +102,10 @@ def test_each_row_of_table_2_detects_in_a_stream_what_it_detects_in_clips_of_all
 def test_each_row_of_table_2_has_only_the_modules_that_it_names(row):
     names = {name.split(".")[1] for name, _ in build_detector(row_keys(row)).named_parameters() if "pixel" in name}
     expected = {"align"}
+    expected |= {"dense_align"} if ROWS[row]["UPDATE"] != "none" else set()
     expected |= {"update"} if ROWS[row]["UPDATE"] == "quality" else set()
     expected |= {"dense"} if ROWS[row]["DENSE"] == "quality" else set()
-    expected |= {"transform"} if ROWS[row]["TRANSFORM"] else set()
+    expected |= {"transform"} if ROWS[row].get("TRANSFORM", True) else set()
     assert names == expected
 
 
@@ -132,8 +139,15 @@ def test_on_r_fcn_one_training_step_reaches_every_parameter():
     torch.manual_seed(0)
     with EventStorage():
         sum(model([training_clip(video, 8, 5, 0)]).values()).backward()
+    check_reached(model)
+
+
+def check_reached(model) -> None:
+    """Every parameter has a gradient that is not 0, but for those that a softmax over places or scores does not see."""
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+        unseen = name.endswith(("quality.4.bias", "target_embedding.bias"))
+        assert unseen or parameter.grad.ne(0).any(), name
 
 
 def test_a_level_2_is_refused():
@@ -141,9 +155,10 @@ def test_a_level_2_is_refused():
         build_detector(KEYS | {"MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME": "RDNAggregator"})
 
 
-def test_low_and_high_level_features_of_different_width_need_the_transform():
-    with pytest.raises(UserError, match="TRANSFORM False.*16 and 32"):
-        build_detector(RFCN | {"MODEL.LSTS.TRANSFORM": False})
+@pytest.mark.parametrize("key, value, written", [("TRANSFORM", False, "False"), ("DENSE_FEATURE", "low", "'low'")])
+def test_low_and_high_level_features_of_different_width_need_the_transform(key, value, written):
+    with pytest.raises(UserError, match=f"{key} {written}.*16 and 32"):
+        build_detector(RFCN | {f"MODEL.LSTS.{key}": value})
 
 
 def test_frames_between_keyframes_do_not_run_through_the_rest_of_conv4():
@@ -193,9 +208,7 @@ def test_one_training_step_reaches_every_parameter(row):
     with EventStorage():
         losses = model([training_clip(video, 8, 5, 0)])
     sum(losses.values()).backward()
-    for name, parameter in model.named_parameters():
-        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
-        assert parameter.grad.ne(0).any() or name.endswith("quality.4.bias"), name  # softmax
+    check_reached(model)
 
 
 def test_without_an_update_there_is_no_second_aligner_that_nothing_would_train():
@@ -203,13 +216,123 @@ def test_without_an_update_there_is_no_second_aligner_that_nothing_would_train()
     assert build_detector(KEYS | row).pixel_aggregator.dense_align is None
 
 
-def test_a_still_image_that_repeats_itself_trains_beside_a_video():
+def test_still_images_videos_and_a_lone_image_train_together():
     model, video = build_detector(KEYS).train(), make_video(9)
-    still = training_clip(video, 0, 0, 0)
+    still = training_clip(video, 0, 0, 0) | {"support": [{"frame_index": 0, "role": Role.KEY}]}
     alone = {"image": video[1], "frame_index": 0, "instances": make_targets()}
     with EventStorage():
         losses = model([still, training_clip(video, 8, 5, 0), alone])
     assert all(value.isfinite() for value in losses.values())
+
+
+def map_with_loss(model, clip: dict) -> torch.Tensor:
+    """The map that RPN and heads are trained on, in a model whose normalisation does not depend on the batch."""
+    freeze_statistics(model)
+    with torch.no_grad():
+        keys, contexts = model._clips([clip])
+        (key,), _ = model.enhance(keys, contexts)
+    return key.features["res4"]
+
+
+def test_a_still_image_is_trained_on_the_plain_map_of_the_whole_backbone():
+    model, video = build_detector(KEYS, dtype=torch.float64).train(), make_video(1)
+    (support,) = KeyframeTriplet(INTERVAL).sample(0, 1, np.random.default_rng(0))
+    actual = map_with_loss(model, {"image": video[0], "frame_index": 0, "support": [support._asdict()]})
+    with torch.no_grad():
+        expected = model.backbone(model.preprocess_image([{"image": video[0]}]).tensor)["res4"]
+    assert support == (0, Role.KEY)
+    torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_key_frame_that_is_the_new_keyframe_is_trained_on_the_task_feature_that_a_stream_gives_it():
+    model, video = build_detector(KEYS, dtype=torch.float64), make_video(INTERVAL + 1)
+    memory = FrameMemory(Keyframes(INTERVAL))
+    memory.start("video", len(video))
+    for t in range(INTERVAL):
+        model.step(step_clip(video, t, memory), memory)
+    model.remember([{"image": video[INTERVAL], "frame_index": INTERVAL}], [memory])
+    expected = model.enhance([memory.frame(INTERVAL)], [memory.context(INTERVAL)])[0][0].features["res4"]
+    support = [
+        {"frame_index": INTERVAL, "role": Role.KEY},
+        {"image": video[0], "frame_index": 0, "role": Role.MEMORY},
+    ]
+    actual = map_with_loss(model.train(), {"image": video[INTERVAL], "frame_index": INTERVAL, "support": support})
+    torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_the_loss_of_a_keyframe_distinguishes_memory_and_aggregate():
+    video, losses = make_video(5), []
+    support = [{"frame_index": 4, "role": Role.KEY}, {"image": video[0], "frame_index": 0, "role": Role.MEMORY}]
+    clip = {"image": video[4], "frame_index": 4, "support": support}
+    for task in ("aggregate", "memory"):
+        losses.append(map_with_loss(build_detector(KEYS | {"MODEL.LSTS.TASK": task}).train(), clip))
+    assert not torch.allclose(*losses, atol=1e-3)
+
+
+def test_in_training_the_memory_may_come_from_a_keyframe_after_the_key_frame():
+    """As the "released" triplet has it; at test nothing looks ahead."""
+    model, video = build_detector(KEYS, dtype=torch.float64), make_video(9)
+    clip, other = training_clip(video, 5, 8, 0), training_clip(video, 5, 8, 0)
+    other["support"][0] = other["support"][0] | {"image": video[7]}
+    for training in (True, False):
+        model.train(training)
+        same = map_with_loss(model, clip).equal(map_with_loss(model, other))
+        assert same is not training
+
+
+def test_two_aligners_look_at_one_set_of_learned_locations_and_compare_by_their_own_embeddings():
+    lsts = build_detector(KEYS).pixel_aggregator
+    first, second = lsts.align.layer, lsts.dense_align.layer
+    assert first.locations is second.locations
+    assert first.source_embedding.weight is not second.source_embedding.weight
+    apart = build_detector(KEYS | {"MODEL.LSTS.SHARED_LOCATIONS": False}).pixel_aggregator
+    assert apart.align.layer.locations is not apart.dense_align.layer.locations
+    fixed = build_detector(KEYS | {"MODEL.ALIGNER.LEARNED": False}).pixel_aggregator
+    assert fixed.align.layer.locations.equal(fixed.dense_align.layer.locations)
+    assert build_detector(KEYS | {"MODEL.LSTS.SHARED": True}).pixel_aggregator.dense_align is None
+
+
+def test_shared_locations_are_optimized_once():
+    cfg, model = tiny_cfg(KEYS | {"MODEL.ALIGNER.LR_MULTIPLIER": 2.5}), build_detector(KEYS)
+    locations = model.pixel_aggregator.align.layer.locations
+    groups = build_video_optimizer(cfg, model).param_groups
+    rates = [group["lr"] for group in groups for parameter in group["params"] if parameter is locations]
+    multiplier = model.pixel_aggregator.align.layer.lr_multipliers["locations"]
+    assert rates == [multiplier * cfg.SOLVER.BASE_LR]
+
+
+def test_with_dense_feature_low_what_is_aggregated_is_not_transformed():
+    keys, video = KEYS | {"MODEL.LSTS.DENSE": "fixed"}, make_video(3)
+    for feature in ("low", "high"):
+        model = build_detector(keys | {"MODEL.LSTS.DENSE_FEATURE": feature}, dtype=torch.float64)
+        lsts = model.pixel_aggregator
+        frames = model.encode([{"image": video[t], "frame_index": t} for t in (0, 1)])
+        with torch.no_grad():
+            context = TemporalContext((frames[0],), (Role.KEYFRAME,))
+            actual = lsts(frames[1], context).value["res4"]
+            memory, low = frames[0].features["res4"], frames[1].features["low"]
+            high = lsts.transform(low)
+            aligned = lsts.dense_align(memory, high)
+            expected = 0.5 * aligned + 0.5 * (low if feature == "low" else high)
+        torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_quality_net_without_relu_is_linear_and_keeps_the_names_of_its_weights():
+    with_relu = build_detector(KEYS).pixel_aggregator
+    without = build_detector(KEYS | {"MODEL.LSTS.QUALITY_RELU": False}).pixel_aggregator
+    assert with_relu.state_dict().keys() == without.state_dict().keys()
+    quality = without.update.quality.double()
+    x, y, zero = (torch.randn(1, 16, 3, 3, dtype=torch.float64) for _ in range(3))
+    zero = torch.zeros_like(x)
+    torch.testing.assert_close(quality(x + y), quality(x) + quality(y) - quality(zero))
+
+
+def test_transform_and_quality_nets_may_begin_with_small_normal_weights():
+    cfg = tiny_cfg(KEYS | {"MODEL.LSTS.INIT_STD": 0.01, "MODEL.LSTS.TRANSFORM_LAYERS": [[3, 64], [3, 0]]})
+    torch.manual_seed(0)
+    lsts = LSTSAggregator(cfg, {"res4": ShapeSpec(channels=64)})
+    assert lsts.transform[0].weight.std().item() == pytest.approx(0.01, rel=0.05)
+    assert lsts.update.quality[0].weight.std().item() == pytest.approx(0.01, rel=0.15)
 
 
 def test_a_frame_between_keyframes_without_a_keyframe_says_what_to_do():
@@ -227,7 +350,10 @@ def test_a_number_of_blocks_that_conv4_does_not_have_is_refused(blocks):
         model([window_clip(make_video(2), 1, Keyframes(INTERVAL))])
 
 
-@pytest.mark.parametrize("key, value", [("STAGE", "res3"), ("UPDATE", "learned"), ("DENSE", "all"), ("TASK", "both")])
+@pytest.mark.parametrize(
+    "key, value",
+    [("STAGE", "res3"), ("UPDATE", "learned"), ("DENSE", "all"), ("TASK", "both"), ("DENSE_FEATURE", "mid")],
+)
 def test_an_unknown_row_is_refused(key, value):
     outputs = {"MODEL.RESNETS.OUT_FEATURES": ["res3", "res4", "res5"]}
     with pytest.raises(UserError, match=key):

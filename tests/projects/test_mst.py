@@ -9,12 +9,13 @@ import pytest
 import torch
 from helpers.models import (
     IMAGE_SIZE,
+    ROOT,
     assert_same_detections,
     build_detector,
     freeze_statistics,
-    make_targets,
     make_video,
     tiny_cfg,
+    tracked,
 )
 from helpers.proposals import random_context, random_proposals
 from helpers.streams import detect_as_stream, step_clip, window_clip
@@ -22,12 +23,13 @@ from reference.mst import align, frame_level, mst_head
 from vod2.projects.mst import MSTAggregator, MSTFrames
 
 import vod2
-from vod2.d2 import Boxes, EventStorage, Instances, ShapeSpec, get_cfg
+from vod2.d2 import EventStorage, ShapeSpec, build_model, get_cfg
+from vod2.engine import load_config
 from vod2.errors import UserError
 from vod2.layers import RelationModules
 from vod2.modeling.object_ids import object_ids
 from vod2.modeling.pixel import ALIGNER_REGISTRY, Aligner, build_pixel_aggregator
-from vod2.structures import Frame, ProposalSet, Role, TemporalContext
+from vod2.structures import UNKNOWN, Frame, Role, TemporalContext
 from vod2.temporal import FrameMemory, SlidingWindow
 
 HEADS, SMALL, CHANNELS = 4, 16, 8
@@ -37,6 +39,7 @@ FRAMES = {
     "MODEL.ALIGNER.WIDTH": 4,
     "MODEL.MST.KEY_STRIDE": 2,
 }
+TO_REFERENCE = {"MODEL.MST.FRAME": False, "MODEL.MST.ALIGN_TO": "reference"}
 MST = FRAMES | {"MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME": "MSTAggregator"}
 
 
@@ -56,16 +59,18 @@ class BrightnessAligner(Aligner):
 def make_head(**arguments) -> MSTAggregator:
     """An MST head of 16 features whose weights are large enough for every term to matter."""
     torch.manual_seed(0)
-    values = {"relations": RelationModules(SMALL, HEADS, geometry_dim=16, scale=10.0)}
+    values = {"relations": RelationModules(SMALL, HEADS, geometry_dim=16, scale=10.0, scaled=False)}
     head = MSTAggregator(**(values | {"support_topk": 5, "topk": 3, "ratio": 0.3} | arguments))
     for parameter in head.parameters():
         torch.nn.init.normal_(parameter, std=0.4)
     return head.double()
 
 
-def assert_equals_reference(head: MSTAggregator, query, context) -> None:
-    supports = [frame.proposals.top(head.support_topk) for frame in context.frames]
-    numbers = {"topk": head.topk, "ratio": head.ratio, "scale": 10.0, "wavelength": 1000.0}
+def assert_equals_reference(head: MSTAggregator, query, context, **options) -> None:
+    """The supports of `random_context` are by descending scores."""
+    supports = [frame.proposals for frame in context.frames]
+    numbers = {"topk": head.topk, "ratio": head.ratio, "scale": 10.0, "wavelength": 1000.0} | options
+    numbers |= {"best": head.support_topk, "pool": head.support_pool or 1000}
     expected = mst_head(head.state_dict(), query, supports, heads=HEADS, **numbers)
     torch.testing.assert_close(head(query, context).value, expected, rtol=1e-9, atol=1e-9)
 
@@ -92,6 +97,28 @@ class TestProposalAndInstanceLevel:
         rng = torch.Generator().manual_seed(3)
         assert_equals_reference(make_head(), random_proposals(4, SMALL, rng), random_context(counts, SMALL, rng))
 
+    @pytest.mark.parametrize(
+        "scaled, aspect, pool", [(True, False, 0), (False, True, 0), (False, False, 2), (False, False, 6)]
+    )
+    def test_scale_aspect_ratios_and_the_pool_of_the_instance_level_are_keys(self, scaled, aspect, pool):
+        rng = torch.Generator().manual_seed(2)
+        query, context = random_proposals(4, SMALL, rng), random_context([6, 7], SMALL, rng)
+        relations = RelationModules(SMALL, HEADS, geometry_dim=16, scale=10.0, scaled=scaled)
+        head = make_head(relations=relations, aspect=aspect, instance_pool=pool)
+        assert_equals_reference(head, query, context, scaled=scaled, terms=3 if aspect else 2)
+
+    def test_the_instance_level_looks_at_proposals_that_the_proposal_level_does_not(self):
+        """R^s of equation 12 are all proposals, R^st of equation 10 the best of each frame."""
+        rng = torch.Generator().manual_seed(9)
+        query, context = random_proposals(1, SMALL, rng), random_context([8], SMALL, rng)
+        (frame,) = context.frames
+        features = frame.proposals.features.clone()
+        features[5:] += 1
+        changed = TemporalContext((frame.with_(proposals=replace(frame.proposals, features=features)),), context.roles)
+        for instance, same in ((False, True), (True, False)):
+            head = make_head(instance=instance, ratio=1.0)
+            assert head(query, context).value.equal(head(query, changed).value) == same
+
     def test_with_ids_the_head_is_that_of_training(self):
         rng = torch.Generator().manual_seed(4)
         query, context = random_proposals(5, SMALL, rng), random_context([3, 2], SMALL, rng)
@@ -105,6 +132,23 @@ class TestProposalAndInstanceLevel:
         query, context = with_ids(query, context, [7, -1, 2, 5], [[7, 2, -1], [7, -1]])
         value = make_head(num_proposal=0)(query, context).value
         assert value.ne(query.features).any(dim=1).tolist() == [True, False, True, False]
+
+    def test_a_support_that_nobody_has_annotated_is_no_support_by_id_and_changes_nothing_for_the_others(self):
+        rng = torch.Generator().manual_seed(4)
+        query, context = random_proposals(3, SMALL, rng), random_context([3, 2], SMALL, rng)
+        query, context = with_ids(query, context, [7, -1, -2], [[7, 2, -1], [-2, -2]])
+        assert_equals_reference(make_head(), query, context)
+        first = TemporalContext(context.frames[:1], context.roles[:1])
+        head = make_head(num_proposal=0)
+        torch.testing.assert_close(head(query, context).value, head(query, first).value)
+        assert head(query, context).value.ne(query.features).any(dim=1).tolist() == [True, False, False]
+
+    @pytest.mark.parametrize("own, others", [([-2, -2, -2], [[7, 2], [-1]]), ([7, -1, 7], [[-2, -2], [-2]])])
+    def test_where_one_side_knows_nothing_the_head_is_that_of_inference(self, own, others):
+        rng = torch.Generator().manual_seed(4)
+        query, context = random_proposals(3, SMALL, rng), random_context([2, 1], SMALL, rng)
+        expected = make_head()(query, context).value
+        assert make_head()(*with_ids(query, context, own, others)).value.equal(expected)
 
     def test_a_support_of_another_object_does_not_matter(self):
         rng = torch.Generator().manual_seed(5)
@@ -130,7 +174,7 @@ class TestProposalAndInstanceLevel:
         rng = torch.Generator().manual_seed(7)
         query, context = random_proposals(4, SMALL, rng), random_context([5, 5], SMALL, rng)
         head = make_head(ratio=ratio)
-        rows, mask = head._same_object(query.features, query, context.proposals(5))
+        rows, mask = head._same_object(query.features, query, context.proposals())
         assert rows.tolist() == [0, 1, 2] and mask.sum(dim=1).tolist() == [expected] * 3
 
     def test_the_gradient_agrees_with_finite_differences(self):
@@ -143,7 +187,10 @@ class TestProposalAndInstanceLevel:
     def test_the_defaults_are_those_of_the_paper(self):
         head = MSTAggregator(vod2.add_video_config(get_cfg()), 1024)
         assert (len(head.relations), head.support_topk, head.topk, head.ratio, head.id_iou) == (2, 75, 20, 0.2, 0.5)
-        assert head.instance.num_heads == 16 and not head.instance.geometry.position
+        assert head.support_pool == 0  # all of R^s
+        for relation in (*head.relations, head.instance):
+            assert relation.num_heads == 16 and relation.scale == 1.0
+            assert not relation.geometry.position and not relation.geometry.aspect
 
     def test_without_instance_level_no_ids_are_asked_for(self):
         assert make_head(instance=False).id_iou is None
@@ -151,8 +198,9 @@ class TestProposalAndInstanceLevel:
     @pytest.mark.parametrize(
         "arguments, message",
         [
-            ({"num_proposal": -1}, "at least 0, got -1, 5, 3"),
-            ({"topk": -2}, "at least 0, got 2, 5, -2"),
+            ({"num_proposal": -1}, "at least 0, got -1, 5, 3, 0"),
+            ({"topk": -2}, "at least 0, got 2, 5, -2, 0"),
+            ({"instance_pool": -1}, "at least 0, got 2, 5, 3, -1"),
             ({"ratio": 0.0}, r"RATIO in \(0, 1\], got 0.0"),
             ({"id_iou": 1.5}, r"ID_IOU in \[0, 1\], got 1.5"),
         ],
@@ -192,6 +240,16 @@ def expected_map(module: MSTFrames, own: int, others: list[int], stride: int = 2
 
 
 class TestFrameLevel:
+    @pytest.mark.parametrize("residual", [False, True])
+    @pytest.mark.parametrize("modulated", [False, True])
+    def test_what_alignment_gives_replaces_the_map_or_is_added_to_it_as_the_keys_say(self, residual, modulated):
+        keys = {"MODEL.ALIGNER.RESIDUAL": residual, "MODEL.ALIGNER.MODULATED": modulated}
+        state = make_frames(keys).align.layers.state_dict()
+        assert len(state["align.sampling.bias"]) == (27 if modulated else 18)
+        source, target = make_frame(2).features["res4"], make_frame(3).features["res4"]
+        expected = align(state, source[0], target[0], residual)
+        torch.testing.assert_close(make_frames(keys).align(source, target)[0], expected, rtol=1e-9, atol=1e-9)
+
     @pytest.mark.parametrize("aligner", ["DAlign", ""])
     def test_the_map_of_a_key_frame_is_equations_one_to_six(self, aligner):
         module = make_frames({"MODEL.ALIGNER.NAME": aligner})
@@ -248,51 +306,13 @@ class TestFrameLevel:
             ({"MODEL.MST.QUERY": "none"}, "expected 'all' or 'reference', got 'none'"),
             ({"MODEL.MST.FRAME": False, "MODEL.ALIGNER.NAME": ""}, "there is nothing to do"),
             ({"MODEL.VIDEO.RELATION.NUM_HEADS": 3}, "3 heads do not divide 8"),
+            ({"MODEL.MST.ALIGN_TO": "both"}, "expected 'neighbour' or 'reference', got 'both'"),
+            ({"MODEL.MST.ALIGN_TO": "reference"}, "is for MODEL.MST.FRAME False"),
         ],
     )
     def test_values_that_make_no_sense_are_refused(self, keys, message):
         with pytest.raises(UserError, match=message):
             make_frames(keys)
-
-
-def make_boxes(*boxes: list[float]) -> torch.Tensor:
-    return torch.tensor(boxes, dtype=torch.float64).reshape(-1, 4)
-
-
-def tracked(tracks: list[int] | None, boxes: list[list[float]] | None = None) -> Instances:
-    """The ground truth of `make_targets`, its objects with `tracks`."""
-    targets = make_targets(boxes, None if boxes is None else [0] * len(boxes))
-    if tracks is not None:
-        targets.gt_track_ids = torch.tensor(tracks, dtype=torch.int64)
-    return targets
-
-
-class TestObjectIds:
-    OBJECTS = [[0.0, 0.0, 10.0, 10.0], [20.0, 0.0, 30.0, 10.0]]
-
-    def test_a_box_has_the_track_of_the_object_it_overlaps_most_from_the_threshold_on(self):
-        boxes = make_boxes([0, 0, 10, 10], [0, 0, 10, 5], [0, 0, 10, 4.9], [21, 0, 30, 10], [50, 50, 60, 60])
-        ids = object_ids(boxes, tracked([4, 9], self.OBJECTS), 0.5)
-        assert ids.tolist() == [4, 4, -1, 9, -1] and ids.dtype == torch.int64
-
-    def test_a_frame_without_objects_is_all_background(self):
-        assert object_ids(make_boxes([0, 0, 1, 1]), tracked([], []), 0.5).tolist() == [-1]
-
-    @pytest.mark.parametrize("targets", [None, tracked(None), tracked([3, -1])], ids=["none", "no tracks", "unknown"])
-    def test_where_a_track_is_unknown_so_are_all_ids(self, targets):
-        assert object_ids(make_boxes([0, 0, 1, 1]), targets, 0.5) is None
-
-    def test_ids_go_with_their_proposals(self):
-        one = replace(random_proposals(3, SMALL, torch.Generator().manual_seed(0)), ids=torch.tensor([4, -1, 6]))
-        unknown = replace(one, ids=None)
-        assert ProposalSet.cat([one, one]).top(2).ids.tolist() == [4, -1, 4, -1]
-        assert one.detach()[torch.tensor([2, 0])].ids.tolist() == [6, 4]
-        assert ProposalSet.cat([one, unknown]).ids is None
-        with pytest.raises(ValueError, match="ids: expected 3 rows"):
-            replace(one, ids=torch.tensor([4]))
-
-    def test_no_boxes_have_no_ids(self):
-        assert object_ids(make_boxes(), tracked([1, 2]), 0.5).tolist() == []
 
 
 def training_clip(support_tracks: list[int] | None = (5, 8)) -> dict:
@@ -325,7 +345,7 @@ class TestTraining:
 
     def test_without_tracks_nobody_claims_to_know(self):
         query, context, losses = trained_proposals(MST, training_clip(None))
-        assert query.ids is not None and context.proposals().ids is None
+        assert (query.ids != UNKNOWN).all() and (context.proposals().ids == UNKNOWN).all()
         assert all(value.isfinite() for value in losses.values())
 
     def test_where_no_support_shows_the_object_every_parameter_still_has_a_gradient(self):
@@ -369,6 +389,32 @@ class TestStreams:
     def test_with_the_reference_as_only_query_any_window_will_do(self, schedule):
         for streamed, clip in stream_and_clips(MST | {"MODEL.MST.QUERY": "reference"}, schedule):
             assert_same_detections(streamed, clip, 1e-10)
+
+    @pytest.mark.parametrize("schedule", [SlidingWindow(1), SlidingWindow(2, lookahead=0)], ids=["both", "causal"])
+    def test_supports_that_are_aligned_to_each_reference_anew_make_of_any_stream_its_clips(self, schedule):
+        """Table III (e) as the paper has it."""
+        for streamed, clip in stream_and_clips(MST | TO_REFERENCE, schedule):
+            assert_same_detections(streamed, clip, 1e-10)
+
+    def test_with_the_reference_as_goal_every_support_is_aligned_to_each_key_frame(self):
+        model, video, schedule = (
+            build_detector(MST | TO_REFERENCE, dtype=torch.float64),
+            make_video(4),
+            SlidingWindow(9),
+        )
+        entered, enter = [], model.pixel_aggregator.enter
+
+        def watched(frame, context):
+            entered.append((frame, model.pixel_aggregator._target(frame, context), enter(frame, context)))
+            return entered[-1][2]
+
+        model.pixel_aggregator.enter = watched
+        list(detect_as_stream(model, video, schedule))
+        assert [(frame.index, key.index) for frame, key, _ in entered] == [(i, t) for t in range(4) for i in range(4)]
+        state = model.pixel_aggregator.align.layers.state_dict()
+        frame, key, found = entered[6]
+        expected = align(state, frame.features["res4"][0], key.features["res4"][0])
+        torch.testing.assert_close(found["res4"][0], expected, rtol=1e-6, atol=1e-6)
 
     def test_the_memory_keeps_maps_as_the_backbone_made_them(self):
         model, video, memory = build_detector(MST, dtype=torch.float64), make_video(4), FrameMemory(SlidingWindow(2))
@@ -419,7 +465,31 @@ class TestStreams:
         assert module.enter(frame, context_of(2, 4))["res4"].equal(frame.features["res4"])
 
 
-def test_boxes_of_the_ground_truth_may_be_of_another_precision():
-    targets = Instances(IMAGE_SIZE, gt_boxes=Boxes(torch.tensor([[0.0, 0.0, 8.0, 8.0]])))
-    targets.gt_track_ids = torch.tensor([3])
-    assert object_ids(make_boxes([0, 0, 8, 8]), targets, 0.5).tolist() == [3]
+class TestPublishedConfigurations:
+    def test_the_whole_model_has_the_parameters_of_table_iv(self):
+        """65.027 M with RoI features that are averaged before their fully connected layer, 165.7 M without."""
+        cfg = load_config(str(ROOT / "configs/MST_R101.yaml"))
+        cfg.defrost()
+        cfg.MODEL.DEVICE = "meta"
+        for head, expected in (("AveragedBoxHead", 65.027e6), ("FastRCNNConvFCHead", 65.027e6 + 48 * 2048 * 1024)):
+            cfg.MODEL.ROI_BOX_HEAD.NAME = head
+            with torch.device("meta"):
+                count = sum(parameter.numel() for parameter in build_model(cfg).parameters())
+            assert count == pytest.approx(expected, rel=1e-3)
+
+    @pytest.mark.parametrize("row", ["FasterRCNN", "FGFA", "RDN_Base", "RDN", "MEGA"])
+    def test_a_row_of_table_two_is_the_method_on_uavdt(self, row):
+        cfg = load_config(str(ROOT / f"configs/ablations/mst.yaml:UAVDT_{row}"))
+        assert (cfg.DATASETS.TRAIN, cfg.DATASETS.TEST) == (("uavdt_train",), ("uavdt_test",))
+        assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == 3
+        method = {"FasterRCNN": "", "FGFA": "FGFAAggregator"}.get(row, f"{row.partition('_')[0]}Aggregator")
+        video = cfg.MODEL.VIDEO
+        assert (video.PIXEL_AGGREGATOR if row == "FGFA" else video.PROPOSAL_AGGREGATOR).NAME == method
+
+
+class TestTrainedOnAllProposals:
+    @pytest.mark.parametrize("pool, count", [(0, 20), (9, 9), (3, 6)])
+    def test_supports_in_training_have_the_proposals_that_the_instance_level_looks_at(self, pool, count):
+        """The detector makes 20 of a frame; its proposal level looks at 6."""
+        _, context, _ = trained_proposals(MST | {"MODEL.MST.INSTANCE_POOL": pool}, training_clip())
+        assert context.proposals().counts().tolist() == [count, count]

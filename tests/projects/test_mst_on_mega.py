@@ -71,12 +71,12 @@ class TestConfigurations:
     @pytest.mark.parametrize("name", TABLE_V)
     def test_a_row_is_mega_and_what_its_marks_say(self, name):
         mega = dict(leaves(load_config(str(ROOT / "configs/MEGA_R101.yaml"))))
-        found = dict(leaves(load_config(str(ROOT / f"configs/ablations/MST_MEGA_{name}.yaml"))))
+        found = dict(leaves(load_config(f"{ROOT}/configs/ablations/mst.yaml:MEGA_{name}")))
         assert found.pop("OUTPUT_DIR") == f"output/ablations/MST_MEGA_{name}"
         assert dict(item for item in found.items() if mega[item[0]] != item[1]) == TABLE_V[name]
 
     def test_the_instance_level_comes_last_and_brings_no_proposal_level(self):
-        cfg = load_config(str(ROOT / "configs/ablations/MST_MEGA_l.yaml"))
+        cfg = load_config(f"{ROOT}/configs/ablations/mst.yaml:MEGA_l")
         mega, mst = build_proposal_aggregator(cfg, 64).parts
         assert (len(mega.local_relations), len(mst.relations), mst.topk, mst.ratio) == (3, 0, 20, 0.2)
         assert mst.instance is not None and mega.support_topk == mst.support_topk == 75
@@ -94,8 +94,9 @@ def make_sequence():
 def equation_12(mst, query: ProposalSet, features: torch.Tensor, context: TemporalContext) -> torch.Tensor:
     """The instance level by the reference, on the features (N, D) that level 2 had made before."""
     enhanced = ProposalSet.of_frame(query.boxes, features, query.scores, IMAGE_SIZE)
-    supports = [frame.proposals.top(mst.support_topk) for frame in context.frames]
+    supports = [frame.proposals for frame in context.frames]
     numbers = {"topk": mst.topk, "ratio": mst.ratio, "scale": 100.0, "wavelength": 1000.0}
+    numbers |= {"best": mst.support_topk, "pool": 1000}
     return mst_head(mst.state_dict(), enhanced, supports, heads=HEADS, **numbers)
 
 

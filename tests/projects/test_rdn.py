@@ -23,14 +23,15 @@ def make_rdn(dtype: torch.dtype = torch.float64, **arguments) -> RDNAggregator:
     """An RDN head of 16 features whose weights are large enough for every term to matter."""
     torch.manual_seed(0)
     values = {"relations": RelationModules(SMALL, HEADS, geometry_dim=16)}
-    rdn = RDNAggregator(**(values | {"support_topk": 5, "advanced_ratio": 0.4, "advanced_pool": "frame"} | arguments))
+    rdn = RDNAggregator(**(values | {"support_topk": 5, "advanced_ratio": 0.4} | arguments))
     for parameter in rdn.parameters():
         torch.nn.init.normal_(parameter, std=0.4)
     return rdn.to(dtype)
 
 
-def assert_equals_reference(rdn: RDNAggregator, query, context, topk: int = 5, advanced_topk: int = 2) -> None:
-    expected = rdn_head(rdn.state_dict(), query, context, heads=HEADS, topk=topk, advanced_topk=advanced_topk)
+def assert_equals_reference(rdn: RDNAggregator, query, context, advanced_topk: int) -> None:
+    arguments = {"heads": HEADS, "topk": rdn.support_topk, "advanced_topk": advanced_topk, "pool": rdn.advanced_pool}
+    expected = rdn_head(rdn.state_dict(), query, context, **arguments)
     actual = rdn(query, context)
     torch.testing.assert_close(actual.value, expected, rtol=1e-10, atol=1e-10)
     assert actual.losses == {} and actual.carry == {}
@@ -60,35 +61,40 @@ def test_scale_and_wavelength_reach_the_embedding():
     torch.testing.assert_close(layer(*arguments), expected, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("advanced", [False, True])
+@pytest.mark.parametrize("advanced, pool, advanced_topk", [(False, "all", 0), (True, "all", 6), (True, "frame", 2)])
 @pytest.mark.parametrize("num_basic", [0, 1, 2, 3])
-def test_the_head_is_equations_two_to_seven(num_basic, advanced):
+def test_the_head_is_equations_two_to_seven(num_basic, advanced, pool, advanced_topk):
+    """40% of R^s, 3 frames of 5 proposals: 6 of them all, or 2 of each frame."""
     rng = torch.Generator().manual_seed(2)
     query, context = random_proposals(4, SMALL, rng), random_context([6, 6, 6], SMALL, rng)
-    assert_equals_reference(make_rdn(num_basic=num_basic, advanced=advanced), query, context)
+    rdn = make_rdn(num_basic=num_basic, advanced=advanced, advanced_pool=pool)
+    assert_equals_reference(rdn, query, context, advanced_topk)
 
 
 def test_public_code_has_a_layer_between_the_two_steps_of_the_advanced_stage():
     rng = torch.Generator().manual_seed(2)
     query, context = random_proposals(4, SMALL, rng), random_context([6, 6, 6], SMALL, rng)
-    assert_equals_reference(make_rdn(advanced_fc=True), query, context)
+    assert_equals_reference(make_rdn(advanced_fc=True), query, context, advanced_topk=6)
     assert make_rdn(advanced=False, advanced_fc=True).refine_transform is None
 
 
 @pytest.mark.parametrize(
-    "counts",
+    "counts, advanced_topk",
     [
-        pytest.param([7, 2, 0, 5], id="ragged"),
-        pytest.param([1, 3], id="fewer than SUPPORT_TOPK"),
-        pytest.param([0, 0], id="none in any frame"),
-        pytest.param([6], id="one frame"),
-        pytest.param([], id="no frames"),
+        pytest.param([7, 2, 0, 5], 5, id="ragged"),
+        pytest.param([1, 3], 2, id="fewer than SUPPORT_TOPK"),
+        pytest.param([1], 1, id="at least one"),
+        pytest.param([0, 0], 0, id="none in any frame"),
+        pytest.param([6], 2, id="one frame"),
+        pytest.param([], 0, id="no frames"),
     ],
 )
-def test_the_number_of_proposals_may_differ_from_frame_to_frame(counts):
+def test_the_number_of_proposals_may_differ_from_frame_to_frame(counts, advanced_topk):
+    """40% of R^s, in which a frame has at most 5."""
     rng = torch.Generator().manual_seed(3)
     query, context = random_proposals(3, SMALL, rng), random_context(counts, SMALL, rng)
-    assert_equals_reference(make_rdn(), query, context)
+    assert_equals_reference(make_rdn(), query, context, advanced_topk)
+    assert_equals_reference(make_rdn(advanced_pool="frame"), query, context, advanced_topk=2)
 
 
 def test_a_frame_that_stands_twice_in_the_context_counts_twice():
@@ -96,7 +102,7 @@ def test_a_frame_that_stands_twice_in_the_context_counts_twice():
     query, context = random_proposals(3, SMALL, rng), random_context([6, 6], SMALL, rng)
     doubled = TemporalContext(context.frames + context.frames[:1], context.roles + context.roles[:1])
     rdn = make_rdn()
-    assert_equals_reference(rdn, query, doubled)
+    assert_equals_reference(rdn, query, doubled, advanced_topk=6)
     assert not torch.allclose(rdn(query, doubled).value, rdn(query, context).value)
 
 
@@ -108,18 +114,15 @@ def test_proposals_beyond_support_topk_do_not_matter():
     assert rdn(query, context).value.equal(rdn(query, TemporalContext(tuple(cut), context.roles)).value)
 
 
-@pytest.mark.parametrize(
-    "topk, ratio, expected", [(75, 0.2, 15), (20, 0.2, 4), (5, 1.0, 5), pytest.param(3, 0.01, 1, id="at least one")]
-)
-def test_the_advanced_pool_is_a_share_of_support_topk(topk, ratio, expected):
-    """The paper's 20% of 75."""
-    assert make_rdn(support_topk=topk, advanced_ratio=ratio).advanced_topk == expected
-
-
-def test_only_the_advanced_pool_is_refined_and_looked_at_in_the_second_stage():
-    rng = torch.Generator().manual_seed(6)
-    query, context = random_proposals(3, SMALL, rng), random_context([6, 6], SMALL, rng)
-    assert_equals_reference(make_rdn(support_topk=6, advanced_ratio=0.5), query, context, topk=6, advanced_topk=3)
+@pytest.mark.parametrize("pool, expected", [("all", [0, 1, 2, 4]), ("frame", [0, 1, 4, 5])])
+def test_the_advanced_pool_is_a_share_of_all_support_proposals_or_of_those_of_each_frame(pool, expected):
+    """Half of 2 frames of 4; three of the best four are of the first frame. By hand."""
+    scores = torch.tensor([9.0, 8.0, 5.0, 1.0, 6.0, 4.0, 3.0, 2.0])
+    support = ProposalSet.cat(
+        [ProposalSet.of_frame(torch.rand(4, 4), torch.rand(4, SMALL), part, IMAGE_SIZE) for part in scores.split(4)]
+    )
+    rdn = make_rdn(support_topk=4, advanced_ratio=0.5, advanced_pool=pool)
+    assert rdn._advanced_pool(support).scores.equal(scores[expected])
 
 
 def test_no_parameter_is_shared_between_relation_modules():
@@ -159,7 +162,7 @@ def within_a_frame(rdn: RDNAggregator, query: ProposalSet) -> torch.Tensor:
     """The basic stage of the reference on the key frame's own proposals."""
     order = query.scores.argsort(descending=True, stable=True)
     own = TemporalContext((Frame("video", 0, IMAGE_SIZE, proposals=query[order]),), (Role.KEY,))
-    return rdn_head(rdn.state_dict(), query, own, heads=HEADS, topk=300, advanced_topk=1)
+    return rdn_head(rdn.state_dict(), query, own, heads=HEADS, topk=300, advanced_topk=1, pool="all")
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -195,6 +198,7 @@ def test_the_configuration_keys_arrive():
         "MODEL.RDN.NUM_BASIC": 3,
         "MODEL.RDN.ADVANCED": False,
         "MODEL.RDN.ADVANCED_RATIO": 0.5,
+        "MODEL.RDN.ADVANCED_POOL": "frame",
         "MODEL.VIDEO.SUPPORT_TOPK": 8,
         "MODEL.VIDEO.RELATION.NUM_HEADS": 2,
         "MODEL.VIDEO.RELATION.GEOMETRY_DIM": 24,
@@ -203,7 +207,7 @@ def test_the_configuration_keys_arrive():
     }
     rdn = RDNAggregator(tiny_cfg(keys), DIM)
     assert (len(rdn.basic), len(rdn.transform), rdn.refine, rdn.distill) == (3, 2, None, None)
-    assert (rdn.support_topk, rdn.advanced_topk) == (8, 4)
+    assert (rdn.support_topk, rdn.advanced_ratio, rdn.advanced_pool) == (8, 0.5, "frame")
     for relation in rdn.basic:
         assert relation.num_heads == 2 and relation.query.in_features == DIM
         assert relation.geometry.projection.weight.shape == (2, 24)
@@ -213,7 +217,8 @@ def test_the_configuration_keys_arrive():
 def test_the_defaults_are_those_of_the_paper():
     assert RDNAggregator(tiny_cfg({"MODEL.RDN.ADVANCED_FC": True}), DIM).refine_transform.in_features == DIM
     rdn = RDNAggregator(vod2.add_video_config(get_cfg()), 1024)
-    assert (len(rdn.basic), rdn.support_topk, rdn.advanced_topk, rdn.refine_transform) == (2, 75, 15, None)
+    assert (len(rdn.basic), rdn.support_topk, rdn.refine_transform) == (2, 75, None)
+    assert (rdn.advanced_ratio, rdn.advanced_pool) == (0.2, "all")
     assert rdn.basic[0].num_heads == 16 and rdn.basic[0].geometry.projection.in_features == 64
 
 
@@ -224,6 +229,7 @@ def test_the_defaults_are_those_of_the_paper():
         ({"support_topk": -2}, "NUM_BASIC and SUPPORT_TOPK of at least 0, got 2, -2"),
         ({"advanced_ratio": 0.0}, r"ADVANCED_RATIO in \(0, 1\], got 0"),
         ({"advanced_ratio": 1.5}, r"ADVANCED_RATIO in \(0, 1\], got 1.5"),
+        ({"advanced_pool": "video"}, "ADVANCED_POOL 'all' or 'frame', got 'video'"),
         ({"relations": RelationModules(SMALL, num_heads=3)}, "3 heads do not divide 16"),
         ({"relations": RelationModules(SMALL, HEADS, geometry_dim=12)}, "multiple of 8"),
     ],

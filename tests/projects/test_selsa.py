@@ -192,7 +192,7 @@ def test_the_parameters_of_the_published_heads(name):
 @pytest.mark.parametrize("name", [*HEADS_OF, "SELSA_Aug_R101", "SELSA_X101"])
 def test_the_published_configurations_train_six_epochs_with_a_drop_after_four(name):
     cfg = load_config(str(ROOT / "configs" / f"{name}.yaml"))
-    epoch = (57_834 + 53_639) / cfg.SOLVER.IMS_PER_BATCH
+    epoch = 2 * (57_834 + 53_639) / cfg.SOLVER.IMS_PER_BATCH  # with mirror images
     assert abs(cfg.SOLVER.MAX_ITER - 6 * epoch) < 1 and abs(cfg.SOLVER.STEPS[0] - 4 * epoch) < 1
     assert cfg.VIDEO.TRAIN_SCHEDULE.WITH_KEY and cfg.VIDEO.TEST_SCHEDULE.COUNT == 21
     assert cfg.INPUT.VIDEO_AUGMENTATION == ("SSD" if name in ("SELSA_Aug_R101", "SELSA_X101") else "")

@@ -23,8 +23,12 @@ def run_video(
     update: Callable[[Tensor, Tensor], Tensor],
     dense: Callable[[Tensor, Tensor], Tensor],
     transform: Callable[[Tensor], Tensor],
+    dense_align: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> list[Tensor]:
-    """The task feature of every frame of a video, from its beginning."""
+    """The task feature of every frame of a video, from its beginning.
+
+    `align` brings the memory to a keyframe, and to the frames between where `dense_align` is None.
+    """
     tasks, memory = [], None
     for t, (high, low) in enumerate(frames):
         if t == 0:
@@ -36,5 +40,5 @@ def run_video(
             tasks.append(update(high, memory))
         else:
             own = transform(low)
-            tasks.append(dense(align(memory, own), own))
+            tasks.append(dense((dense_align or align)(memory, own), own))
     return tasks

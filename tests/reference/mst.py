@@ -46,7 +46,7 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def deformable(state: State, x: Tensor, guide: Tensor) -> Tensor:
-    """Equation 2, with a mask for each tap; offsets and masks are a convolution of `guide` (equation 1)."""
+    """Equation 2; offsets, and masks for the taps if there are 27 numbers, are a convolution of `guide`."""
     sampling = convolve(guide, state["sampling.weight"], state["sampling.bias"])
     _, height, width = x.shape
     out = torch.zeros(len(state["weight"]), height, width, dtype=torch.float64)
@@ -55,14 +55,14 @@ def deformable(state: State, x: Tensor, guide: Tensor) -> Tensor:
             out[:, r, c] = state["bias"]
             for n, (down, right) in enumerate(GRID):
                 moved_down, moved_right = sampling[2 * n, r, c].item(), sampling[2 * n + 1, r, c].item()
-                mask = 2 / (1 + math.exp(-sampling[18 + n, r, c].item()))
+                mask = 2 / (1 + math.exp(-sampling[18 + n, r, c].item())) if len(sampling) == 27 else 1.0
                 value = sample(x, r + down + moved_down, c + right + moved_right)
                 out[:, r, c] += state["weight"][:, :, down + 1, right + 1] @ (mask * value)
     return out
 
 
-def align(state: State, source: Tensor, target: Tensor) -> Tensor:
-    """DAlign: F_tau (C, H, W) where F_t has the same things."""
+def align(state: State, source: Tensor, target: Tensor, residual: bool = False) -> Tensor:
+    """DAlign: F'_tau (C, H, W), which has things where F_t has them; `residual` adds it to F_tau."""
     reduce, expand = part(state, "reduce."), part(state, "expand.")
     small, wanted = (convolve(x.double(), reduce["weight"], reduce["bias"]).clamp(min=0) for x in (source, target))
     guide = torch.cat([wanted, small])
@@ -70,7 +70,8 @@ def align(state: State, source: Tensor, target: Tensor) -> Tensor:
         guide = deformable(part(state, layer), guide, guide).clamp(min=0)
     moved = deformable(part(state, "align."), small, guide).clamp(min=0)
     moved = deformable(part(state, "refine."), moved, moved).clamp(min=0)
-    return source.double() + convolve(moved, expand["weight"], expand["bias"])
+    aligned = convolve(moved, expand["weight"], expand["bias"])
+    return source.double() + aligned if residual else aligned
 
 
 def pool(x: Tensor, stride: int) -> list[Tensor]:
@@ -107,28 +108,41 @@ def frame_level(state: State, query: Tensor, maps: list[Tensor], *, heads: int, 
     return out
 
 
-def size_bias(state: State, box: list[float], other: list[float], scale: float, wavelength: float) -> Tensor:
-    """Equation 9 for each head, as what is added to the logits: log(max(relu(W E + b), 1e-6))."""
+def size_bias(
+    state: State, box: list[float], other: list[float], scale: float, wavelength: float, terms: int = 2
+) -> Tensor:
+    """Equation 9 for each head, as what is added to the logits: log(max(relu(W E + b), 1e-6)).
+
+    A `terms` of 3 has the difference of aspect ratios.
+    """
     weight, bias = state["geometry.projection.weight"], state["geometry.projection.bias"]
-    count = weight.shape[1] // 4
+    (w, h), (other_w, other_h) = ((x2 - x1, y2 - y1) for x1, y1, x2, y2 in (box, other))
+    logarithms = [math.log(w / other_w), math.log(h / other_h), math.log(abs(w / h - other_w / other_h) + 1e-3)]
+    count = weight.shape[1] // (2 * terms)
     numbers = []
-    for axis in (0, 1):
-        ratio = math.log((box[axis + 2] - box[axis]) / (other[axis + 2] - other[axis]))
-        angles = [scale * ratio / wavelength ** (k / count) for k in range(count)]
+    for logarithm in logarithms[:terms]:
+        angles = [scale * logarithm / wavelength ** (k / count) for k in range(count)]
         numbers += [math.sin(angle) for angle in angles] + [math.cos(angle) for angle in angles]
     return (weight @ torch.tensor(numbers, dtype=torch.float64) + bias).clamp(min=1e-6).log()
 
 
-def similarities(state: State, query, key, query_box, key_boxes, allowed: list[int], *, heads: int, **size) -> Tensor:
-    """Equation 7: the weights s_ij (heads, len(allowed)) of one proposal i among the supports `allowed`."""
+def similarities(
+    state: State, query, key, query_box, key_boxes, allowed: list[int], *, heads: int, scaled: bool = False, **size
+) -> Tensor:
+    """Equations 7 and 8: the weights s_ij (heads, len(allowed)) of one proposal i among the supports `allowed`.
+
+    The paper's products of query and key are not `scaled` by the square root of a head's dimension.
+    """
     d = len(query) // heads
     q = state["query.weight"] @ query + state["query.bias"]
     columns = []
     for j in allowed:
         k = state["key.weight"] @ key[j] + state["key.bias"]
-        appearance = torch.stack([q[m * d : (m + 1) * d] @ k[m * d : (m + 1) * d] / math.sqrt(d) for m in range(heads)])
+        appearance = torch.stack([q[m * d : (m + 1) * d] @ k[m * d : (m + 1) * d] for m in range(heads)])
+        appearance = appearance / math.sqrt(d) if scaled else appearance
         columns.append(appearance + size_bias(state, query_box.tolist(), key_boxes[j].tolist(), **size))
     logits = torch.stack(columns, dim=1)
+    logits = logits - logits.max(dim=1, keepdim=True).values  # the quotient is the same, and finite
     return logits.exp() / logits.exp().sum(dim=1, keepdim=True)
 
 
@@ -147,18 +161,18 @@ def relate(state: State, query, key, query_box, key_boxes, allowed: list[int], *
 
 
 def mst_head(
-    state: State, query, supports: list, *, heads: int, topk: int, ratio: float, scale: float, wavelength: float
+    state: State, query, supports: list, *, heads: int, best: int, pool: int, topk: int, ratio: float, **size
 ) -> Tensor:
     """Equations 7 to 12 with the parameters of an `MSTAggregator`: R^r (N, D) -> R''.
 
-    `query` and `supports` have boxes, features, scores and ids; with ids the instance level is that of training.
+    `query` and `supports` (R^s, one for each frame, by descending scores) have boxes, features, scores and ids; with
+    ids the instance level is that of training, -1 is the background, -2 nobody knows. R^st are the `best` of each
+    frame; the instance level looks at the first `pool` of each frame. `size`: of `similarities`.
     """
     state = part(state, "")
-    size = {"heads": heads, "scale": scale, "wavelength": wavelength}
+    size = {"heads": heads} | size
     features, boxes = query.features.detach().double(), query.boxes.double()
-    key = torch.cat([features[:0], *(one.features.detach().double() for one in supports)])
-    key_boxes = torch.cat([boxes[:0], *(one.boxes.double() for one in supports)])
-    everyone = list(range(len(key)))
+    key, key_boxes, everyone = _joined(query, supports, best)
     k = 0
     while f"relations.{k}.query.weight" in state:
         if k > 0:
@@ -171,19 +185,30 @@ def mst_head(
     module = part(state, "instance.")
     if not module:
         return features
+    key, key_boxes, everyone = _joined(query, supports, pool)
+    ids = None
+    if query.ids is not None:
+        ids = [number for one in supports for number in one.ids[:pool].tolist()]
     result = features.clone()
     for i in range(len(features)):
-        allowed = _allowed(module, i, query, supports, features, key, boxes, key_boxes, topk, ratio, size)
+        if ids is not None:
+            allowed = [j for j in everyone if query.ids[i] >= 0 and ids[j] == query.ids[i]]
+        else:
+            allowed = _most_similar(module, i, query, features, key, boxes, key_boxes, topk, ratio, size)
         result[i] += relate(module, features[i], key, boxes[i], key_boxes, allowed, **size)
     return result
 
 
-def _allowed(module, i, query, supports, features, key, boxes, key_boxes, topk, ratio, size) -> list[int]:
-    """The supports that proposal i looks at in the instance level; none if it is copied."""
+def _joined(query, supports: list, count: int) -> tuple[Tensor, Tensor, list[int]]:
+    """Features and boxes of the first `count` proposals of each support, and their numbers."""
+    features = torch.cat([query.features[:0].double(), *(one.features[:count].double() for one in supports)]).detach()
+    boxes = torch.cat([query.boxes[:0].double(), *(one.boxes[:count].double() for one in supports)])
+    return features, boxes, list(range(len(boxes)))
+
+
+def _most_similar(module, i, query, features, key, boxes, key_boxes, topk, ratio, size) -> list[int]:
+    """The supports that proposal i looks at in the instance level at test; none if it is copied."""
     everyone = list(range(len(key)))
-    if query.ids is not None:
-        ids = [number for one in supports for number in one.ids.tolist()]
-        return [j for j in everyone if query.ids[i] >= 0 and ids[j] == query.ids[i]]
     best = sorted(range(len(query.scores)), key=lambda row: -query.scores[row].item())[:topk]
     if i not in best or not everyone:
         return []

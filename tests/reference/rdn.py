@@ -88,19 +88,23 @@ def _geometry(state: State, query_boxes: Tensor, key_boxes: Tensor, scale: float
 
 
 def rdn_head(
-    state: State, query: ProposalSet, context: TemporalContext, *, heads: int, topk: int, advanced_topk: int
+    state: State, query: ProposalSet, context: TemporalContext, *, heads: int, topk: int, advanced_topk: int, pool: str
 ) -> Tensor:
     """Equations 2 to 7 with the parameters of an `RDNAggregator`: R^r (N, D) -> R^r1, or R^r2 with `refine` in `state`.
 
     Args:
         state: state_dict of the aggregator.
         topk: K proposals of a support frame, those of the highest objectness.
-        advanced_topk: how many of these K belong to the advanced pool.
+        advanced_topk: how many of R^s belong to the advanced pool; of the K of each frame if `pool` is "frame".
     """
     state = {name: value.detach().double() for name, value in state.items()}
     features, boxes = query.features.detach().double(), query.boxes.double()
-    pool, pool_boxes = _pool(context, topk, features)
-    advanced, advanced_boxes = _pool(context, min(topk, advanced_topk), features)
+    support, support_boxes, scores = _pool(context, topk, features)
+    if pool == "frame":
+        advanced, advanced_boxes, _ = _pool(context, min(topk, advanced_topk), features)
+    else:
+        best = sorted(range(len(scores)), key=lambda j: -scores[j])[:advanced_topk]
+        advanced, advanced_boxes = support[best], support_boxes[best]
 
     k = 0
     while f"basic.{k}.query.weight" in state:
@@ -108,27 +112,28 @@ def rdn_head(
             weight, bias = state[f"transform.{k - 1}.weight"], state[f"transform.{k - 1}.bias"]
             features = (features @ weight.T + bias).clamp(min=0)
         features = features + relation_features(
-            _part(state, f"basic.{k}."), features, pool, boxes, pool_boxes, heads=heads
+            _part(state, f"basic.{k}."), features, support, boxes, support_boxes, heads=heads
         )
         k += 1
     if "refine.query.weight" not in state:
         return features
     refined = advanced + relation_features(
-        _part(state, "refine."), advanced, pool, advanced_boxes, pool_boxes, heads=heads
+        _part(state, "refine."), advanced, support, advanced_boxes, support_boxes, heads=heads
     )
     if "refine_transform.weight" in state:  # in public code, not in the paper
         refined = (refined @ state["refine_transform.weight"].T + state["refine_transform.bias"]).clamp(min=0)
     return features + relation_features(_part(state, "distill."), features, refined, boxes, advanced_boxes, heads=heads)
 
 
-def _pool(context: TemporalContext, top: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """The features and boxes of the `top` proposals of the highest objectness of every support frame."""
-    features, boxes = [like.new_zeros(0, like.shape[1])], [like.new_zeros(0, 4)]
+def _pool(context: TemporalContext, top: int, like: Tensor) -> tuple[Tensor, Tensor, list[float]]:
+    """Features, boxes and scores of the `top` proposals of the highest objectness of every support frame."""
+    features, boxes, scores = [like.new_zeros(0, like.shape[1])], [like.new_zeros(0, 4)], []
     for frame in context.frames:
         best = sorted(range(len(frame.proposals)), key=lambda row: -frame.proposals.scores[row].item())[:top]
         features.append(frame.proposals.features[best].detach().double())
         boxes.append(frame.proposals.boxes[best].double())
-    return torch.cat(features), torch.cat(boxes)
+        scores += [frame.proposals.scores[row].item() for row in best]
+    return torch.cat(features), torch.cat(boxes), scores
 
 
 def _part(state: State, prefix: str) -> State:

@@ -1,5 +1,6 @@
 """Schedules, by hand: which frames, in which order, with which role."""
 
+import itertools
 from collections import Counter
 
 import numpy as np
@@ -15,6 +16,7 @@ from vod2.temporal import (
     LocalMemoryGlobal,
     NoSupport,
     NoWindow,
+    RandomBothSides,
     RandomNear,
     RandomVideo,
     RollingGlobal,
@@ -84,10 +86,25 @@ class TestGlobalSample:
         samples = {tuple(indices(GlobalSample(5).window(0, 100, str(name)))) for name in range(10)}
         assert len(samples) > 5
 
-    def test_the_key_frame_is_added_once(self):
+    @pytest.mark.parametrize("lookahead", [None, 0])
+    def test_the_count_is_the_number_of_frames_and_the_key_frame_is_one_of_them(self, lookahead):
+        schedule = GlobalSample(5, lookahead=lookahead)
         for t in range(20):
-            window = indices(GlobalSample(5).window(t, 20, "video"))
-            assert window.count(t) == 1 and len(window) in (5, 6)
+            window = indices(schedule.window(t, 20, "video"))
+            assert t in window and len(window) == len(set(window)) == min(5, 20 if lookahead is None else t + 1)
+
+    def test_the_frame_of_the_lowest_priority_makes_way_for_the_key_frame(self):
+        """A sample of four is one frame more than a sample of three: the one that goes."""
+        three, four = (set(indices(GlobalSample(n, include_key=False).window(0, 50, "video"))) for n in (3, 4))
+        for t in range(50):
+            assert set(indices(GlobalSample(4).window(t, 50, "video"))) == (four if t in four else three | {t})
+        assert three < four
+
+    def test_a_sample_that_holds_the_key_frame_has_at_least_one(self):
+        assert indices(GlobalSample(1).window(7, 50, "video")) == [7]
+        with pytest.raises(ValueError, match="count of at least 1, the key frame itself, got 0"):
+            GlobalSample(0)
+        assert GlobalSample(0, include_key=False).window(7, 50, "video") == []
 
     def test_a_short_video_is_taken_whole(self):
         assert indices(GlobalSample(21).window(1, 4, "video")) == [0, 1, 2, 3]
@@ -96,14 +113,15 @@ class TestGlobalSample:
         drawn = np.bincount([i for n in range(2000) for i in indices(GlobalSample(3, False).window(0, 10, str(n)))])
         assert drawn.sum() == 6000 and abs(drawn - 600).max() < 5 * np.sqrt(600 * 0.7)
 
-    def test_a_causal_sample_ends_as_that_of_the_whole_video_and_a_frame_that_left_it_stays_out(self):
-        causal, gone, before = GlobalSample(4, include_key=False, lookahead=0), set(), set()
+    @pytest.mark.parametrize("include_key", [True, False])
+    def test_a_causal_sample_ends_as_that_of_the_whole_video_and_a_frame_that_left_it_stays_out(self, include_key):
+        causal, gone, before = GlobalSample(4, include_key, lookahead=0), set(), set()
         for t in range(60):
             window = set(indices(causal.window(t, None, "video")))
             assert len(window) == min(t + 1, 4) and max(window) <= t and not window & gone
             gone |= before - window
             before = window
-        assert before == set(indices(GlobalSample(4, include_key=False).window(0, 60, "video")))
+        assert before == set(indices(GlobalSample(4, include_key).window(59, 60, "video")))
 
     def test_a_long_stream_keeps_the_frames_of_the_highest_priority(self, monkeypatch):
         whole = indices(GlobalSample(3, include_key=False).window(0, 1000, "video"))
@@ -113,7 +131,7 @@ class TestGlobalSample:
         schedules._sample_of_video.cache_clear()
 
     def test_a_negative_count_is_refused(self):
-        with pytest.raises(ValueError, match="at least 0, got -1"):
+        with pytest.raises(ValueError, match="at least 1, the key frame itself, got -1"):
             GlobalSample(-1)
 
 
@@ -244,6 +262,41 @@ class TestRandomNear:
 
     def test_a_still_image_is_a_clip_of_itself(self):
         assert RandomNear(18, 2).sample(0, 1, np.random.default_rng(0)) == [(0, Role.LOCAL)] * 2
+
+
+class TestRandomBothSides:
+    def test_the_key_frame_is_the_middle_one_in_time(self):
+        rng = np.random.default_rng(0)
+        for t in range(1, 8):
+            for _ in range(20):
+                before, after = indices(RandomBothSides(2).sample(t, 9, rng))
+                assert before < t < after
+                supports = indices(RandomBothSides(4).sample(t, 9, rng))
+                assert sorted([*supports, t])[2] == t
+
+    def test_given_the_middle_frame_it_draws_as_three_frames_of_a_video_are_drawn(self):
+        """Reference: any three of seven frames, those with frame 2 in the middle: 2 x 4 pairs, all equally likely."""
+        expected = {(a, c) for a, b, c in itertools.combinations(range(7), 3) if b == 2}
+        rng = np.random.default_rng(0)
+        drawn = Counter(tuple(indices(RandomBothSides(2).sample(2, 7, rng))) for _ in range(4000))
+        assert set(drawn) == expected and len(expected) == 8
+        assert all(400 < count < 600 for count in drawn.values())
+
+    @pytest.mark.parametrize("t, others", [(0, {1, 2, 3}), (3, {0, 1, 2})])
+    def test_at_an_end_of_the_video_both_come_from_the_one_side_and_are_distinct(self, t, others):
+        rng = np.random.default_rng(0)
+        drawn = [indices(RandomBothSides(2).sample(t, 4, rng)) for _ in range(50)]
+        assert set(itertools.chain(*drawn)) == others and all(a != b for a, b in drawn)
+
+    def test_a_video_of_two_frames_repeats_the_other_and_a_still_image_itself(self):
+        rng = np.random.default_rng(0)
+        assert RandomBothSides(2).sample(0, 2, rng) == [(1, Role.GLOBAL)] * 2
+        assert RandomBothSides(2).sample(0, 1, rng) == [(0, Role.GLOBAL)] * 2
+
+    @pytest.mark.parametrize("count", [-2, 3])
+    def test_a_count_that_has_no_middle_is_refused(self, count):
+        with pytest.raises(ValueError, match=f"even count of at least 0 .half before the key frame., got {count}"):
+            RandomBothSides(count)
 
 
 class TestRandomVideo:

@@ -165,6 +165,24 @@ def test_two_detectors_are_drawn_side_by_side_under_their_titles(demo, monkeypat
     assert [one.lookahead for one in FakePredictor.made] == [0, None]
 
 
+def test_several_detectors_stand_in_their_order_with_the_models_own_on_the_right(
+    demo, monkeypatch, arguments, tmp_path
+):
+    compare = []
+    for name in ("first", "second", "model"):  # the last has the name of the detector, so both are told apart
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}.yaml").write_text("VERSION: 2\n")
+        torch.save({"model": {}}, tmp_path / name / "weights.pth")
+        compare += ["--compare", str(tmp_path / name / f"{name}.yaml"), str(tmp_path / name / "weights.pth")]
+    titles, joined = [], demo.side_by_side
+    monkeypatch.setattr(demo, "side_by_side", lambda images, names: titles.append(names) or joined(images, names))
+    call(demo, monkeypatch, arguments, *compare)
+    drawn = VideoReader(arguments["--output"])
+    assert drawn.size == (4 * 64, 48 + 16) and len(list(drawn)) == 3
+    weights = [f"model {tmp_path / 'model' / 'weights.pth'}", f"model {arguments['--opts']}"]
+    assert titles == [["first", "second", *weights]] * 3
+
+
 def test_a_camera_is_watched_until_it_is_interrupted(demo, monkeypatch, arguments, tmp_path, capsys):
     """A lost frame has a number, and the files are whole."""
     monkeypatch.setattr(cv2, "VideoCapture", FakeCapture)
@@ -254,6 +272,7 @@ def test_the_support_boxes_of_a_detection_are_drawn(demo, monkeypatch, arguments
     [
         (["--video-input", "a.mp4"], "nothing to write"),
         (["--video-input", "a.mp4", "--json", "a.json", "--compare", "b.yaml", "b.pth"], "--compare"),
+        (["--video-input", "a.mp4", "--report", "a.html", *2 * ["--compare", "b.yaml", "b.pth"]], "one other detector"),
         (["--video-input", "a.mp4", "--webcam", "0", "--output", "a.mp4"], "not allowed with"),
         (["--output", "a.mp4"], "--video-input --webcam"),
         (["--video-input", "a.mp4", "--output", "b.mp4", "--link", "1"], "at least 2 frames"),

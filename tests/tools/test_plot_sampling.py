@@ -69,6 +69,19 @@ def test_only_the_distances_that_are_asked_for_count(plot_sampling):
     assert moved(plot_sampling, *frames, steps=(1, 2)) == [[-3.0, 0.0], [-2.0, 0.0], [-1.0, 0.0]]
 
 
+def test_the_distances_are_those_that_training_draws(plot_sampling):
+    cfg, rng = load_config(LSTS, ["VIDEO.TRAIN_SCHEDULE.INTERVAL", 4]), np.random.default_rng(0)
+    assert plot_sampling.drawn_distances(cfg, rng) == [[1, 2, 3], [2, 3, 4, 5, 6]]
+    cfg = load_config(LSTS, ["VIDEO.TRAIN_SCHEDULE.TRIPLET", "online"])
+    assert plot_sampling.drawn_distances(cfg, rng) == [list(range(1, 11)), list(range(1, 15))]
+
+
+def test_locations_that_two_aligners_share_are_shown_once(plot_sampling):
+    assert list(plot_sampling.initial_locations(load_config(LSTS))) == ["pixel_aggregator.align.layer.locations"]
+    apart = plot_sampling.initial_locations(load_config(LSTS, ["MODEL.LSTS.SHARED_LOCATIONS", False]))
+    assert len(apart) == 2
+
+
 def test_without_tracks_it_says_what_is_expected(plot_sampling):
     with pytest.raises(UserError, match="expected tracks"):
         moved(plot_sampling, [(-1, 16, 16)], [(-1, 48, 24)])
@@ -99,7 +112,7 @@ def test_one_command_shows_what_a_training_began_with_and_what_it_learned(plot_s
     with registered("two_videos", tmp_path / "synthetic"):
         plot_sampling.main()
     rows = [row.split() for row in capsys.readouterr().out.splitlines()]
-    assert [row[:2] for row in rows[2:6:2]] == [["motion,", "1"], ["motion,", "11"]]
+    assert [row[:2] for row in rows[2:6:2]] == [["motion,", "1"], ["motion,", "5"]]
     (initial, *initial_x), initial_y, (learned, *learned_x), learned_y = rows[6:10]
     assert (initial, learned) == ("initial", "learned")
     assert (initial_x, initial_y) == (learned_x, learned_y)  # at a learning rate of 0 they have not moved

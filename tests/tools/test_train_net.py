@@ -102,3 +102,13 @@ def test_a_training_from_a_single_frame_tells_that_only_the_aggregator_is_new(tm
     loaded = sum(not name.endswith("num_batches_tracked") for name in single)
     assert re.match(rf"{loaded} of \d+ tensors \(\d+\.\d% of the numbers\)", sentence)
     assert re.search(r"; new: roi_heads\.aggregator \(\d+ tensors, [^)]*\)$", sentence)
+
+
+def test_another_test_setting_is_not_trained_from_the_last_weights_of_its_training(tmp_path):
+    done = train_net(tmp_path, "--config-file", f"{ROOT}/configs/ablations/rdn.yaml:T3")
+    assert_one_sentence(done, "rdn.yaml:T3 is RDN_R101 with other settings in inference: give --eval-only")
+
+
+def test_a_test_setting_is_evaluated_with_the_weights_that_its_training_leaves(tmp_path):
+    done = train_net(tmp_path, "--config-file", f"{ROOT}/configs/ablations/rdn.yaml:T3", "--eval-only")
+    assert_one_sentence(done, "output/RDN_R101/model_final.pth")

@@ -12,13 +12,21 @@ from vod2.data.synthetic import SyntheticConfig, write_synthetic
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize(("source", "frames"), [("annotation", 1), ("dataloader", 3)])
-def test_pictures_show_frames_side_by_side(tmp_path, monkeypatch, source, frames):
+@pytest.mark.parametrize(
+    ("config_file", "source", "frames"),
+    [("RDN", "annotation", 1), ("RDN", "dataloader", 3), ("SELSA", "dataloader", 3)],  # SELSA: and the key frame itself
+)
+def test_pictures_show_frames_side_by_side(tmp_path, monkeypatch, config_file, source, frames):
     config = SyntheticConfig(seed=3, train_videos=2, val_videos=0, frames=4, height=160, width=240, classes=6)
     write_synthetic(config, tmp_path / "synthetic")
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    command = [sys.executable, ROOT / "tools/visualize_data.py", "--config-file", ROOT / "configs/quick/RDN.yaml"]
+    command = [
+        sys.executable,
+        ROOT / "tools/visualize_data.py",
+        "--config-file",
+        ROOT / f"configs/quick/{config_file}.yaml",
+    ]
     options = [
         "--source",
         source,

@@ -10,6 +10,7 @@ from math import inf, nan
 from pathlib import Path
 
 import torch
+import torchvision
 from torch import Tensor
 
 import vod2
@@ -19,6 +20,7 @@ from vod2.ops import (
     compiled_device_types,
     relation_geometry_bias,
     relation_geometry_bias_reference,
+    roi_align,
     st_sampling,
     st_sampling_reference,
 )
@@ -88,6 +90,37 @@ def _sampling_ops(inputs: list[Tensor]) -> Iterator[tuple[object, tuple]]:
         yield torch.ops.vod2.shift_sum.default, (weights.requires_grad_(), value.requires_grad_(), dx, dy, transposed)
 
 
+_POOLING = ((7, 7), 1 / 16, 2, True)
+
+
+def _pooling_inputs(shape: tuple[int, ...], rng: torch.Generator) -> list[Tensor]:
+    """Maps, and boxes on them, of which some reach beyond."""
+    B, C, H, W, M = shape
+    cells = torch.tensor([W, H, W, H], dtype=torch.float64)
+    return [torch.randn(B, C, H, W, generator=rng, dtype=torch.float64), _boxes(M, rng) / 600 * (16 * cells)]
+
+
+def _rois(features: Tensor, boxes: Tensor) -> Tensor:
+    """(M, 5): the boxes, map after map in turn."""
+    return torch.cat([(torch.arange(len(boxes)) % len(features)).to(boxes)[:, None], boxes], dim=1)
+
+
+def _pool(features: Tensor, boxes: Tensor) -> Tensor:
+    return roi_align(features, _rois(features, boxes), *_POOLING)
+
+
+def _pool_reference(features: Tensor, boxes: Tensor) -> Tensor:
+    return torchvision.ops.roi_align(features, _rois(features, boxes), *_POOLING)
+
+
+def _pooling_ops(inputs: list[Tensor]) -> Iterator[tuple[object, tuple]]:
+    features, boxes = inputs
+    rois, (size, *options) = _rois(features, boxes), _POOLING
+    yield torch.ops.vod2.roi_align.default, (features, rois, *size, *options)
+    grad = torch.rand(len(rois), features.shape[1], *size, dtype=features.dtype, device=features.device)
+    yield torch.ops.vod2.roi_align_backward.default, (grad.requires_grad_(), rois, features.shape, False, *options)
+
+
 OPS = {
     "relation_geometry_bias": Op(
         relation_geometry_bias,
@@ -123,6 +156,23 @@ OPS = {
         comparable=lambda out: out,
         coordinates=(3,),
         raw=_sampling_ops,
+    ),
+    "roi_align": Op(
+        _pool,
+        _pool_reference,
+        _pooling_inputs,
+        {
+            "odd": (2, 5, 8, 11, 7),
+            "one": (1, 1, 1, 1, 1),
+            "empty": (2, 5, 8, 11, 0),
+            "wide": (3, 300, 38, 20, 40),
+            "large": (1, 2048, 38, 63, 300),
+        },
+        trained=(0,),
+        tolerance={"float64": 1e-11, "float32": 1e-4, "half": 2e-3, "bfloat16": 1e-2},
+        comparable=lambda out: out,
+        coordinates=(1,),
+        raw=_pooling_ops,
     ),
 }
 

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from vod2.data import CONTEXTS
+from vod2.engine.rows import config_name, find_test_setting, split_row
 from vod2.errors import UserError
 
 
@@ -18,7 +19,7 @@ class Row:
 
     Args:
         name: of the row, and of its folder.
-        config: configuration file.
+        config: configuration, FILE or FILE:ROW.
         base: row whose final weights of the same seed this one starts from; None for the configuration's own weights.
         overrides: {configuration key: value}, after those of the size.
         iterations: SOLVER.MAX_ITER: one number, or {size: number}; None for that of the size or of the configuration.
@@ -141,12 +142,10 @@ class _Reader:
             self._fail(where, "its name is that of a folder, too: expected letters, digits and _ . + -")
         if name in above:
             self._fail(where, "there are two rows of this name")
-        config = (self._path.parent / str(entry["config"])).resolve()
-        if not config.is_file():
-            self._fail(where, f"configuration {str(entry['config'])!r} does not exist beside the suite")
         base = entry.get("base")
         if base is not None and base not in above:
             self._fail(where, f"base {base!r} is no row above it: expected one of {', '.join(above) or 'none'}")
+        config = self._config(entry, where)
         contexts = self._strings(entry.get("contexts", ["own"]), f"{where}: contexts")
         if unknown := [context for context in contexts if context not in CONTEXTS]:
             self._fail(where, f"context {unknown[0]!r}: expected some of {', '.join(CONTEXTS)}")
@@ -158,6 +157,21 @@ class _Reader:
             if seconds is not None and (not isinstance(seconds, int | float) or seconds <= 0):
                 self._fail(where, f"{key} is {seconds!r}, expected a number above 0")
         return Row(**values)
+
+    def _config(self, entry: dict, where: str) -> Path:
+        """FILE or FILE:ROW, relative to the suite."""
+        name = str(entry["config"])
+        config = (self._path.parent / name).resolve()
+        if not Path(split_row(config)[0]).is_file():
+            self._fail(where, f"configuration {name!r} does not exist beside the suite")
+        try:
+            setting = find_test_setting(config)
+        except UserError as error:
+            self._fail(where, str(error))
+        if setting and entry.get("base") is None and "MODEL.WEIGHTS" not in (entry.get("overrides") or {}):
+            what = f"{config_name(config)} is {config_name(setting.base)} with other settings in inference"
+            self._fail(where, f"{what}: to train it anew, it needs a base to start from")
+        return config
 
     def _iterations(self, iterations: Any, where: str, sizes: Mapping[str, Size]) -> None:
         if isinstance(iterations, dict):

@@ -1,7 +1,7 @@
 """Reading weights, with a clear word on what does not fit, and converting those of other code."""
 
 from vod2.checkpoint.convert import Conversion, convert, default_config
-from vod2.checkpoint.io import load_initial_weights, load_weights, read_tensors, require_weights
+from vod2.checkpoint.io import load_flow_weights, load_initial_weights, load_weights, read_tensors, require_weights
 from vod2.checkpoint.report import LoadReport, compare
 from vod2.checkpoint.sources import SOURCES, Target
 
@@ -13,6 +13,7 @@ __all__ = [
     "compare",
     "convert",
     "default_config",
+    "load_flow_weights",
     "load_initial_weights",
     "load_weights",
     "read_tensors",

@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import MutableMapping
+from dataclasses import replace
 from textwrap import shorten
 
 import torch
@@ -14,6 +15,7 @@ from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 from vod2.checkpoint.report import LoadReport, compare
 from vod2.d2 import DetectionCheckpointer, PathManager
 from vod2.errors import UserError
+from vod2.layers import FlowNetS
 from vod2.plain_pickle import load_plain_pickle
 
 _LOGGER = logging.getLogger("vod2.checkpoint")
@@ -80,6 +82,30 @@ def load_initial_weights(model: nn.Module, path: str) -> LoadReport | None:
     return report
 
 
+def load_flow_weights(model: nn.Module, path: str) -> None:
+    """Fill every flow network (`FlowNetS`) of a model that is to be trained; a scale map (DFF) begins as it is.
+
+    Args:
+        model: of any method.
+        path: of weights of `FlowNetS` alone, as MODEL.FLOWNET.WEIGHTS names them.
+
+    Raises:
+        UserError: if the model has no flow network, or the file is missing, unreadable, or of another network.
+    """
+    networks = [module for module in model.modules() if isinstance(module, FlowNetS)]
+    if not networks:
+        raise UserError(f"MODEL.FLOWNET.WEIGHTS is {path!r}, but the model has no flow network: set it to ''")
+    state = read_tensors(_local(path, "MODEL.FLOWNET.WEIGHTS"))
+    for network in networks:
+        report = compare(network, state, path)
+        wanted = {name: shape for name, shape in report.new.items() if not name.startswith("scale.")}
+        _require_complete(replace(report, new=wanted))
+        _fill(network, state, report)
+    _LOGGER.info(
+        "MODEL.FLOWNET.WEIGHTS: %d flow network%s begin with %s", len(networks), "s"[: len(networks) > 1], path
+    )
+
+
 def require_weights(path: str) -> None:
     """Make sure that the file can be had and read; an empty path is fine, an address is fetched into the cache.
 
@@ -90,8 +116,8 @@ def require_weights(path: str) -> None:
         read_tensors(local)
 
 
-def _local(path: str) -> str:
-    remedy = "give a local file with MODEL.WEIGHTS, or MODEL.WEIGHTS '' to go without"
+def _local(path: str, key: str = "MODEL.WEIGHTS") -> str:
+    remedy = f"give a local file with {key}, or {key} '' to go without"
     try:
         local = PathManager.get_local_path(path)
     except Exception as error:  # every protocol fails in its own way

@@ -1,8 +1,9 @@
 """Loaders of clips."""
 
 import contextlib
+import itertools
 import random
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -23,13 +24,16 @@ from vod2.d2 import (
 )
 from vod2.data.contexts import build_test_mapper
 from vod2.data.datasets import limit_images_per_class
+from vod2.data.frame_annotations import FrameAnnotations
 from vod2.data.samplers import NumberedSampler, TripletDataset, TripletVideos, VideoInferenceSampler
 from vod2.data.video_index import VideoIndex, as_video_dicts
 from vod2.data.video_mapper import VideoDatasetMapper
 from vod2.errors import UserError
 
 
-def build_video_train_loader(cfg: CfgNode, mapper: Callable[[dict], dict] | None = None) -> Iterable[list[dict]]:
+def build_video_train_loader(
+    cfg: CfgNode, mapper: Callable[[dict], dict] | None = None, *, all_annotations: bool = False
+) -> Iterable[list[dict]]:
     """An endless loader of training batches from DATASETS.TRAIN, shuffled together.
 
     Key frames are the frames that the datasets list, without those that have no objects if
@@ -40,12 +44,18 @@ def build_video_train_loader(cfg: CfgNode, mapper: Callable[[dict], dict] | None
     whole batch for each process, and never groups by aspect ratio. Clips then carry `triplet_class` and `triplet_place`
     (see `TripletVideos`); VIDEO.TRAIN_SCHEDULE draws their supports.
 
+    A batch is what one process sees of an update. With SOLVER.ACCUMULATE k, `vod2.engine.micro_batches` cuts it into
+    those that k times as many processes would see: the same clips, groups by aspect ratio and triplets.
+
     With SEED >= 0 the batches are the same in every run, for any number of workers: each sample is drawn from the seed
     and its place in the training.
 
     Args:
-        cfg: DATASETS, DATALOADER, INPUT, VIDEO.TRAIN_SCHEDULE, SOLVER.IMS_PER_BATCH, SEED.
+        cfg: DATASETS, DATALOADER, INPUT, VIDEO.TRAIN_SCHEDULE, SOLVER.IMS_PER_BATCH and ACCUMULATE, SEED.
         mapper: maps a video dataset dict; None for `VideoDatasetMapper`.
+        all_annotations: supports have `instances` also where the lists of the datasets leave their frames out; these
+            are read when a clip is made (`frame_annotations` of the metadata). `vod2.modeling.asks_for_ids` tells
+            whether a model wants them.
 
     Raises:
         UserError: no datasets, a dataset is missing, nothing is left to train on, an unknown sampler, proportions that
@@ -60,7 +70,7 @@ def build_video_train_loader(cfg: CfgNode, mapper: Callable[[dict], dict] | None
             f"no frame of {', '.join(cfg.DATASETS.TRAIN)} has objects: check the annotations, or set "
             "DATALOADER.FILTER_EMPTY_ANNOTATIONS to False"
         )
-    index = VideoIndex(dicts)
+    index = VideoIndex(dicts, _annotation_readers(cfg.DATASETS.TRAIN) if all_annotations else None)
     if mapper is None:
         mapper = VideoDatasetMapper(cfg, is_train=True, index=index)
     # Every process needs the same seed for the sampler to share out one order.
@@ -69,10 +79,11 @@ def build_video_train_loader(cfg: CfgNode, mapper: Callable[[dict], dict] | None
     sampler = _training_sampler(cfg, [dicts[key] for key in keys], seed)
     in_triplets = isinstance(sampler, TripletVideos)
     in_groups = cfg.DATALOADER.ASPECT_RATIO_GROUPING and not in_triplets
-    processes = comm.get_world_size()
-    if cfg.SOLVER.IMS_PER_BATCH < 1 or cfg.SOLVER.IMS_PER_BATCH % processes:
+    processes, parts = comm.get_world_size(), cfg.SOLVER.ACCUMULATE
+    if parts < 1 or cfg.SOLVER.IMS_PER_BATCH < 1 or cfg.SOLVER.IMS_PER_BATCH % (processes * parts):
         raise UserError(
             f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}, expected a multiple of the {processes} processes"
+            + (f" times SOLVER.ACCUMULATE, which is {parts}" if parts != 1 else "")
         )
     loader = build_detection_train_loader(
         dataset=SeededDataset(TripletDataset(clips) if in_triplets else clips, seed),
@@ -83,7 +94,7 @@ def build_video_train_loader(cfg: CfgNode, mapper: Callable[[dict], dict] | None
         aspect_ratio_grouping=False,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
     )
-    return GroupedByAspect(loader, cfg.SOLVER.IMS_PER_BATCH // processes) if in_groups else loader
+    return GroupedByAspect(loader, cfg.SOLVER.IMS_PER_BATCH // processes // parts, parts) if in_groups else loader
 
 
 def build_video_test_loader(
@@ -159,20 +170,27 @@ class GroupedByAspect:
     Args:
         loader: yields lists of one dict with `width` and `height`.
         batch_size: at least 1; what does not fill a batch at the end of the loader is left out.
+        parts: clips are dealt in turn to so many groupings, and a batch is a group of each, dealt in turn again: those
+            that `vod2.engine.micro_batches` takes apart.
     """
 
-    def __init__(self, loader: Iterable[list[dict]], batch_size: int) -> None:
+    def __init__(self, loader: Iterable[list[dict]], batch_size: int, parts: int = 1) -> None:
         self._loader = loader
         self._batch_size = batch_size
+        self._parts = parts
 
     def __iter__(self) -> Iterator[list[dict]]:
-        groups: dict[bool, list[dict]] = {True: [], False: []}
-        for (clip,) in self._loader:
+        groups: list[dict[bool, list[dict]]] = [{True: [], False: []} for _ in range(self._parts)]
+        full: list[deque[list[dict]]] = [deque() for _ in range(self._parts)]
+        for (clip,), part in zip(self._loader, itertools.cycle(range(self._parts)), strict=False):
             is_wide = clip["width"] > clip["height"]
-            groups[is_wide].append(clip)
-            if len(groups[is_wide]) == self._batch_size:
-                yield groups[is_wide]
-                groups[is_wide] = []
+            groups[part][is_wide].append(clip)
+            if len(groups[part][is_wide]) == self._batch_size:
+                full[part].append(groups[part][is_wide])
+                groups[part][is_wide] = []
+            if all(full):
+                ready = zip(*(batches.popleft() for batches in full), strict=True)
+                yield list(itertools.chain.from_iterable(ready))
 
 
 @contextlib.contextmanager
@@ -206,6 +224,12 @@ def _load(names: Sequence[str]) -> list[dict]:
                 "together only with the same classes in the same order"
             )
     return dicts
+
+
+def _annotation_readers(names: Sequence[str]) -> dict[str, FrameAnnotations]:
+    """Of the datasets that have one."""
+    readers = {name: MetadataCatalog.get(name).get("frame_annotations") for name in names}
+    return {name: reader for name, reader in readers.items() if reader is not None}
 
 
 def _classes(record: dict) -> set[int]:
@@ -270,11 +294,12 @@ def _in_proportion(cfg: CfgNode, dicts: Sequence[dict], factors: torch.Tensor) -
 
 def _triplet_sampler(cfg: CfgNode, dicts: Sequence[dict], seed: int) -> TripletVideos:
     classes, videos = cfg.DATALOADER.TRIPLET.NUM_CLASSES, cfg.DATALOADER.TRIPLET.NUM_VIDEOS
-    processes = comm.get_world_size()
-    if cfg.SOLVER.IMS_PER_BATCH != classes * videos * processes:
+    processes, parts = comm.get_world_size(), cfg.SOLVER.ACCUMULATE
+    if cfg.SOLVER.IMS_PER_BATCH != (size := classes * videos * processes * parts):
+        accumulated = f" times SOLVER.ACCUMULATE = {parts}" if parts > 1 else ""
         raise UserError(
             f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}, but batches of triplets have {classes} classes x "
-            f"{videos} videos for each of {processes} processes: set it to {classes * videos * processes}, or change "
+            f"{videos} videos for each of {processes} processes{accumulated}: set it to {size}, or change "
             "DATALOADER.TRIPLET"
         )
     if cfg.DATASETS.TRAIN_PROPORTIONS:
@@ -285,4 +310,5 @@ def _triplet_sampler(cfg: CfgNode, dicts: Sequence[dict], seed: int) -> TripletV
         classes,
         videos,
         seed=seed,
+        accumulate=parts,
     )

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from vod2.atomic import replacing
 from vod2.data.check_types import ERROR, WARNING, CheckedFrame, CheckedObject, CheckedVideo, CheckFormat, Finding
+from vod2.data.datasets.det_selection import derive_images
 from vod2.data.datasets.ilsvrc import category_ids, parse_xml
-from vod2.data.datasets.imagenet_det import derive_images, find_det_list
+from vod2.data.datasets.imagenet_det import find_det_list
 from vod2.data.datasets.imagenet_vid import (
     FrameRef,
     chosen_frames,
@@ -257,34 +258,39 @@ class ImageNetDet(CheckFormat):
         return Path(path, "Data", "DET").is_dir()
 
     def videos(self) -> Iterator[CheckedVideo]:
-        self._entries = []
-        paths = derive_images(self._root) if self._list is None else (yield from self._of_list(Path(self._list)))
-        for path in paths:
-            self._entries.append(path)
+        if self._list is None:
+            self._entries = derive_images(self._root, self.classes)
+        else:
+            self._entries = yield from self._of_list(Path(self._list))
+        for path in dict.fromkeys(self._entries):
             frame = CheckedFrame(0, str(self._root / "Data" / "DET" / f"{path}.JPEG"), entry=path)
             video = CheckedVideo(f"DET/{path}", [frame])
             _annotate(frame, self._root / "Annotations" / "DET" / f"{path}.xml", video, self.classes, only_known=True)
             yield video
 
     def _of_list(self, path: Path) -> Iterator[CheckedVideo]:
-        """Yields the findings of the list, returns its paths."""
+        """Yields the findings of the list, returns the paths of its good lines.
+
+        A path that comes twice is worth a look, but the published list has 402 of them.
+        """
         try:
             lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
         except OSError as error:
             raise UserError(f"{path}: the list cannot be read ({error.strerror}): give another one") from error
         first: dict[str, int] = {}
-        findings = []
+        findings, entries = [], []
         for number, line in enumerate(lines, start=1):
             words = line.split()
             if len(words) == 2:
                 if words[0] in first:
                     expected = f"each image once; it is line {first[words[0]]} too"
-                    findings.append(Finding(ERROR, "duplicate_line", str(path), repr(line), expected, number))
+                    findings.append(Finding(WARNING, "duplicate_line", str(path), repr(line), expected, number))
                 first.setdefault(words[0], number)
+                entries.append(words[0])
             elif words:
                 findings.append(Finding(ERROR, "bad_line", str(path), repr(line), "'path 1'", number))
         yield CheckedVideo("", findings=findings)
-        return list(first)
+        return entries
 
     def write_list(self, path: str | os.PathLike, bad: Collection[Hashable]) -> int:
         """The images as `path 1`."""

@@ -99,6 +99,7 @@ class TripletVideos(torchdata.Sampler):
         classes: the classes of the objects of every frame of the dataset, in [0, K).
         num_classes, num_videos: of a batch.
         seed: at least 0, the same in all processes.
+        accumulate: so many batches of this process are dealt in turn, clip by clip, for `vod2.engine.micro_batches`.
         rank, world_size: of this process; None asks Detectron2's `comm`.
 
     Raises:
@@ -120,12 +121,14 @@ class TripletVideos(torchdata.Sampler):
         num_videos: int = 3,
         *,
         seed: int,
+        accumulate: int = 1,
         rank: int | None = None,
         world_size: int | None = None,
     ) -> None:
         if num_classes < 1 or num_videos < 1:
             raise UserError(f"triplets need at least one class and one video, got {num_classes} and {num_videos}")
         self._num_classes, self._num_videos, self._seed = num_classes, num_videos, seed
+        self._accumulate = accumulate
         self._rank = comm.get_rank() if rank is None else rank
         self._world_size = comm.get_world_size() if world_size is None else world_size
         frames: dict[int, dict[str, list[int]]] = {}
@@ -140,8 +143,14 @@ class TripletVideos(torchdata.Sampler):
         self._frames = {category: frames[category] for category in sorted(frames)}
 
     def __iter__(self) -> Iterator[TripletItem]:
-        for number in itertools.count(self._rank, self._world_size):
-            yield from self._batch(np.random.default_rng((self._seed, number)))
+        numbers = itertools.count(self._rank, self._world_size)
+        while True:
+            together = [
+                self._batch(np.random.default_rng((self._seed, number)))
+                for number in itertools.islice(numbers, self._accumulate)
+            ]
+            for clips in zip(*together, strict=True):
+                yield from clips
 
     def _batch(self, rng: np.random.Generator) -> Iterator[TripletItem]:
         taken: set[str] = set()

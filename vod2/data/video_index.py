@@ -1,10 +1,11 @@
 """Video dataset dicts, and where the frames of their videos are."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from vod2.d2 import DatasetFromList
+from vod2.data.frame_annotations import AnnotationCache, FrameAnnotations
 from vod2.errors import UserError
 
 
@@ -53,6 +54,7 @@ class VideoIndex:
 
     Args:
         dicts: video dataset dicts (see `as_video_dicts`), in any order.
+        readers: {dataset_name of dicts: reads the annotations of frames that have no dict}; without, nobody knows them.
 
     Attributes:
         items: `dicts` as a dataset, in the same order; an item is a fresh copy.
@@ -65,8 +67,9 @@ class VideoIndex:
         ('fox/000008.JPEG', None)
     """
 
-    def __init__(self, dicts: Sequence[dict]) -> None:
+    def __init__(self, dicts: Sequence[dict], readers: Mapping[str, FrameAnnotations] | None = None) -> None:
         self.items = DatasetFromList(list(dicts), copy=True)
+        self._unlisted = {name: AnnotationCache(reader) for name, reader in (readers or {}).items()}
         self._rows: dict[str, int] = {}
         rows = np.array([self._rows.setdefault(d["video_id"], len(self._rows)) for d in dicts], dtype=np.int64)
         frames = np.array([d["frame_index"] for d in dicts], dtype=np.int64)
@@ -78,6 +81,21 @@ class VideoIndex:
         """The dict of frame `index`, or None if the dataset does not have it."""
         record = self._nearest(video_id, index)
         return record if record["frame_index"] == index else None
+
+    def annotations(self, video_id: str, index: int) -> list[dict] | None:
+        """The annotations of what stands for frame `index`, see `path`; None where they are not known.
+
+        Those of a frame without a dict are read from the dataset's files, if there is a reader, the latest ones kept.
+
+        Raises:
+            KeyError: the dataset does not have the video.
+            UserError: the annotations are broken; names the file.
+        """
+        nearest = self._nearest(video_id, index)
+        if nearest["frame_index"] == index or not {"frame_template", "video_file"} & nearest.keys():
+            return nearest.get("annotations")
+        unlisted = self._unlisted.get(nearest.get("dataset_name"))
+        return None if unlisted is None else unlisted(video_id, index)
 
     def frames(self, video_id: str) -> np.ndarray:
         """(n,) int64 numbers of the frames of a video that the dataset lists, ascending.

@@ -28,8 +28,10 @@ class VideoDatasetMapper:
         image: (3, H, W) uint8, in INPUT.FORMAT
         instances: gt_boxes, gt_classes, gt_track_ids ((n,) int64, -1 where unknown), without crowds, empty boxes and
             what a crop has taken out (see `to_instances`)
-        support: list of {image, frame_index, role, and instances if the dataset has annotations of that frame}; the one
-            of role KEY stands for the key frame itself and has neither image nor instances
+        ignore_regions: (G, 4) float32, where the key frame has any: those of its dict, and its crowds
+        support: list of {image, frame_index, role, and instances if the index knows annotations of that frame, see
+            `VideoIndex.annotations`}; the one of role KEY stands for the key frame itself and has neither image nor
+            instances
 
     Inference. The dict says which frame of its video was evaluated before it: `previous_index` (None at the start, see
     `vod2.data.build_video_test_loader`). Only frames that the stream has not been sent yet are read:
@@ -127,6 +129,10 @@ class VideoDatasetMapper:
                 support["instances"] = targets[index]
             clip["support"].append(support)
         clip["image"] = images[key]
+        regions = to_ignore_regions(clip, drawn, tuple(images[key].shape[1:]))
+        clip.pop("ignore_regions", None)
+        if len(regions):
+            clip["ignore_regions"] = regions
         if clip.pop("annotations", None) is not None:
             clip["instances"] = targets[key]
         return clip
@@ -159,12 +165,10 @@ class VideoDatasetMapper:
         self, clip: dict, index: int, drawn: transforms.TransformList, size: tuple[int, int]
     ) -> Instances | None:
         """Ground truth of frame `index` in augmented pixels, None where the dataset has none."""
-        record = clip
+        annotations = clip.get("annotations")
         if index != clip["frame_index"]:
-            record = self.index.record(clip["video_id"], index) if self.index is not None else None
-        if record is None or "annotations" not in record:
-            return None
-        return to_instances(record["annotations"], drawn, size)
+            annotations = None if self.index is None else self.index.annotations(clip["video_id"], index)
+        return None if annotations is None else to_instances(annotations, drawn, size)
 
 
 def to_instances(annotations: list[dict], drawn: transforms.TransformList, size: tuple[int, int]) -> Instances:
@@ -185,6 +189,23 @@ def to_instances(annotations: list[dict], drawn: transforms.TransformList, size:
     tracks = [annotation.get("track_id", -1) for annotation in kept]
     instances.gt_track_ids = torch.tensor(tracks, dtype=torch.int64)
     return detection_utils.filter_empty_instances(instances)
+
+
+def to_ignore_regions(record: dict, drawn: transforms.TransformList, size: tuple[int, int]) -> Tensor:
+    """What a frame does not annotate object by object, after the transforms `drawn`: its `ignore_regions` and crowds.
+
+    Args:
+        record: video dataset dict; `ignore_regions` are [[x1, y1, x2, y2]] in pixels, `annotations` may have crowds.
+        drawn: what made the image one of `size` (height, width).
+
+    Returns:
+        (G, 4) float32 xyxy, clipped to the image; regions without area are left out.
+    """
+    crowds = [annotation for annotation in record.get("annotations") or [] if annotation.get("iscrowd", 0)]
+    given = np.array(record.get("ignore_regions") or [], dtype=np.float64).reshape(-1, 4)
+    boxes = drawn.apply_box(np.concatenate([given, _boxes(crowds)])).reshape(-1, 4)
+    boxes = boxes.clip(0, [size[1], size[0], size[1], size[0]])
+    return torch.from_numpy(boxes[(boxes[:, 2:] > boxes[:, :2]).all(axis=1)]).float()
 
 
 def _objects(annotations: list[dict]) -> list[dict]:

@@ -1,5 +1,6 @@
 """Training, evaluation and prediction."""
 
+from vod2.engine.accumulation import AccumulatingTrainer, micro_batches, scaled_to_devices
 from vod2.engine.fuse import inference_copy
 from vod2.engine.predictor import VideoPredictor
 from vod2.engine.setup import load_config, setup
@@ -7,6 +8,7 @@ from vod2.engine.streams import DetectedFrame, VideoStream
 from vod2.engine.trainer import VideoTrainer, check_datasets, inference_folder
 
 __all__ = [
+    "AccumulatingTrainer",
     "DetectedFrame",
     "VideoPredictor",
     "VideoStream",
@@ -15,5 +17,7 @@ __all__ = [
     "inference_copy",
     "inference_folder",
     "load_config",
+    "micro_batches",
+    "scaled_to_devices",
     "setup",
 ]

@@ -1,6 +1,9 @@
-"""Parameters and floating-point operations of a detector, part by part."""
+"""What a detector costs: parameters and floating-point operations part by part, and the time of a frame."""
 
+import functools
 import math
+import statistics
+import time
 from typing import NamedTuple
 
 import torch
@@ -53,8 +56,7 @@ def analyze(model: VideoRCNN, schedule: SupportSchedule, size: tuple[int, int]) 
         schedule: the window of a frame.
         size: (height, width) of the resized image.
     """
-    damp_frozen_normalisation(model.backbone)
-    flops = _stream_flops(model.eval(), schedule, size)
+    flops = _stream_flops(model, schedule, size)
     rows = []
     for part in PARTS:
         module = model.get_submodule(part) if _has(model, part) else None
@@ -85,22 +87,78 @@ def _count(part: str, module: nn.Module, flops: float) -> PartCost:
     )
 
 
-@torch.no_grad()
+class RunningStream:
+    """A stream of one noise image over and over, far from both ends: its window is full, all is carried that ever is.
+
+    Args:
+        model: the detector; is put in evaluation mode, and its normalisation damped: activations must stay small for
+            the RPN to find its full number of boxes.
+        schedule: the window of a frame.
+        size: (height, width) of the resized image.
+    """
+
+    def __init__(self, model: VideoRCNN, schedule: SupportSchedule, size: tuple[int, int]) -> None:
+        damp_frozen_normalisation(model.backbone)
+        self.period = schedule.period
+        self._step = _Step(model.eval())
+        # A multiple of the period, for each period to begin with a keyframe where there are any
+        self._next = self.period * -(-500 // self.period)
+        self._memory = FrameMemory(schedule)
+        self._memory.start("video", length=2 * self._next)
+        generator = torch.Generator().manual_seed(0)
+        self._image = torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=generator)
+        with torch.no_grad():
+            _fill(model, self._memory, self._image, self._next - self.period)
+
+    @torch.no_grad()
+    def advance(self) -> None:
+        """Detect in the frames of the next period, which encodes those that are new."""
+        for now in range(self._next, self._next + self.period):
+            fresh = [{"image": self._image, "frame_index": index} for index in self._memory.missing(now)]
+            self._step({"frame_index": now, "support": fresh}, self._memory)
+        self._next += self.period
+
+
+def frame_seconds(model: VideoRCNN, schedule: SupportSchedule, size: tuple[int, int], repeats: int = 3) -> float:
+    """Seconds that a frame of a running stream takes: the mean over a period, the median of so many periods.
+
+    On the model's device, of what `analyze` counts; reading and resizing of images, and the linking of boxes, are not
+    in it. With random weights nearly every box is above the score threshold: NMS has as much to do as it can have.
+
+    Args:
+        model, schedule, size: see `RunningStream`.
+        repeats: periods that are timed, after one that is not.
+
+    Example:
+        >>> from vod2.d2 import build_model
+        >>> from vod2.engine import load_config
+        >>> from vod2.temporal import NoWindow
+        >>> model = build_model(load_config("configs/quick/FasterRCNN.yaml", ["MODEL.DEVICE", "cpu"]))
+        >>> frame_seconds(model, NoWindow(), (64, 96), repeats=1) > 0
+        True
+    """
+    stream = RunningStream(model, schedule, size)
+    stream.advance()
+    wait = functools.partial(torch.cuda.synchronize, model.device) if model.device.type == "cuda" else lambda: None
+    seconds = []
+    for _ in range(repeats):
+        wait()
+        start = time.perf_counter()
+        stream.advance()
+        wait()
+        seconds.append((time.perf_counter() - start) / stream.period)
+    return statistics.median(seconds)
+
+
 def _stream_flops(model: VideoRCNN, schedule: SupportSchedule, size: tuple[int, int]) -> dict[str, float]:
     """{sub-module name: operations}, "" for the whole: the mean over one period of the schedule, far from both ends."""
-    t = schedule.period * -(-500 // schedule.period)  # a multiple, for `before` to be a keyframe where there are any
-    memory = FrameMemory(schedule)
-    memory.start("video", length=2 * t)
-    image = torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    _fill(model, memory, image, t - schedule.period)
-    counter, step = FlopCounterMode(display=False, custom_mapping=_operators()), _Step(model)
+    stream = RunningStream(model, schedule, size)
+    counter = FlopCounterMode(display=False, custom_mapping=_operators())
     with counter:
-        for now in range(t, t + schedule.period):
-            fresh = [{"image": image, "frame_index": index} for index in memory.missing(now)]
-            step({"frame_index": now, "support": fresh}, memory)
+        stream.advance()
     counts = {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
     named = {name.removeprefix("_Step.model."): n for name, n in counts.items()} | {"": counter.get_total_flops()}
-    return {name: n / schedule.period for name, n in named.items()}
+    return {name: n / stream.period for name, n in named.items()}
 
 
 def _fill(model: VideoRCNN, memory: FrameMemory, image: torch.Tensor, last: int) -> None:

@@ -17,12 +17,23 @@ def build_video_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimiz
     - `lr_multipliers`, a dict: factors on their learning rate;
     - `no_weight_decay`, a tuple: those without weight decay.
 
+    SOLVER.CLIP_GRADIENTS.CLIP_TYPE "full_model" clips the norm of all gradients together to CLIP_VALUE, for either
+    optimizer; "value" and "norm" are Detectron2's, parameter by parameter.
+
     Raises:
         UserError: on another name.
         ValueError: for an attribute that names no parameter of the module.
     """
     exceptions = _exceptions(model)
+    clip = cfg.SOLVER.CLIP_GRADIENTS
+    clips_together = clip.ENABLED and clip.CLIP_TYPE == "full_model"
+    if clips_together:
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.SOLVER.CLIP_GRADIENTS.ENABLED = False  # Detectron2 does not know the name
     optimizer = _build(cfg, model)
+    if clips_together:
+        _clip_together(optimizer, clip.CLIP_VALUE, clip.NORM_TYPE)
     for parameter, (lr_multiplier, decays) in exceptions.items():
         _set_apart(optimizer, parameter, lr_multiplier, decays)
     # A group may have lost all that it had
@@ -48,6 +59,16 @@ def _build(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
     )
     return torch.optim.AdamW(params, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY)
+
+
+def _clip_together(optimizer: torch.optim.Optimizer, limit: float, norm_type: float) -> None:
+    """Before every step, the norm of all gradients together is brought down to `limit`."""
+
+    def clip(stepping: torch.optim.Optimizer, *_) -> None:
+        parameters = [parameter for group in stepping.param_groups for parameter in group["params"]]
+        nn.utils.clip_grad_norm_(parameters, limit, norm_type)
+
+    optimizer.register_step_pre_hook(clip)
 
 
 def _exceptions(model: nn.Module) -> dict[nn.Parameter, _Exception]:

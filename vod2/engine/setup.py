@@ -10,6 +10,7 @@ import yaml
 
 from vod2.config import add_video_config
 from vod2.d2 import BACKEND, CfgNode, comm, default_setup, get_cfg, setup_logger
+from vod2.engine.rows import TRAIN, resolve_rows, row_of_former_file, split_row
 from vod2.errors import UserError
 
 _LOGGER = logging.getLogger("vod2")
@@ -18,14 +19,20 @@ _LOGGER = logging.getLogger("vod2")
 def load_config(config_file: str, overrides: list[str] | None = None) -> CfgNode:
     """Detectron2's and vod2's defaults, then the file, then `KEY VALUE ...`; the CPU is chosen where there is no GPU.
 
+    Args:
+        config_file: "" for the defaults; FILE, or FILE:ROW for a row of a paper's table (`vod2.engine.rows`).
+        overrides: `KEY VALUE ...`.
+
     Raises:
-        UserError: if the file is missing or broken, or a key or value does not exist.
+        UserError: if the file is missing or broken, or a row, key or value does not exist.
+
+    Example:
+        >>> load_config("configs/ablations/rdn.yaml:T3").VIDEO.TEST_SCHEDULE.RADIUS
+        3
     """
     cfg = add_video_config(get_cfg())
     if config_file:
-        if not os.path.isfile(config_file):
-            raise UserError(f"configuration {config_file!r} does not exist")
-        _merge(cfg.merge_from_file, config_file, config_file)
+        _merge_configuration(cfg, os.fspath(config_file))
     _merge(cfg.merge_from_list, list(overrides or []), "the command line")
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         _LOGGER.warning("no GPU found, running on the CPU")
@@ -35,7 +42,23 @@ def load_config(config_file: str, overrides: list[str] | None = None) -> CfgNode
     return cfg
 
 
-def _merge(merge: Callable, argument: str | list[str], source: str) -> None:
+def _merge_configuration(cfg: CfgNode, config_file: str) -> None:
+    """FILE, or the file that FILE:ROW begins with and then one row after the other."""
+    file = split_row(config_file)[0]
+    if not os.path.isfile(file):
+        row = row_of_former_file(file)
+        remedy = "" if row is None else f": it is a row of a file now, give {row}"
+        raise UserError(f"configuration {file!r} does not exist{remedy}")
+    path, rows = resolve_rows(config_file)
+    _merge(cfg.merge_from_file, path, path)
+    weights = f"{cfg.OUTPUT_DIR}/model_final.pth"
+    for row in rows:
+        _merge(cfg.merge_from_other_cfg, type(cfg)(row.settings(weights)), str(row))
+        if row.kind == TRAIN:
+            weights = f"{cfg.OUTPUT_DIR}/model_final.pth"
+
+
+def _merge(merge: Callable, argument: str | list[str] | CfgNode, source: str) -> None:
     try:
         merge(argument)
     except (KeyError, AssertionError) as error:  # how yacs tells an unknown key, from a file and from a list
@@ -56,6 +79,7 @@ def setup(cfg: CfgNode, args: argparse.Namespace) -> None:
     `args` are those of `default_argument_parser`.
     """
     cfg.freeze()
-    default_setup(cfg, args)
+    # Detectron2 prints the file, and knows no FILE:ROW
+    default_setup(cfg, argparse.Namespace(**vars(args) | {"config_file": split_row(args.config_file)[0]}))
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="vod2")
     _LOGGER.info("Detectron2 backend: %s", BACKEND)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from vod2.atomic import write_json
-from vod2.checkpoint import LoadReport, load_initial_weights
+from vod2.checkpoint import LoadReport, load_flow_weights, load_initial_weights
 from vod2.d2 import (
     CfgNode,
     COCOEvaluator,
@@ -20,10 +20,11 @@ from vod2.d2 import (
     comm,
 )
 from vod2.data import build_video_test_loader, build_video_train_loader, check_context
+from vod2.engine.accumulation import accumulating, scaled_to_devices
 from vod2.engine.optimizer import build_video_optimizer
 from vod2.errors import UserError
 from vod2.evaluation import LinkingEvaluator, RelationWriter, StreamingModel, UAVDTEvaluator, VIDEvaluator
-from vod2.modeling import VideoRCNN, build_box_linker
+from vod2.modeling import VideoRCNN, asks_for_ids, build_box_linker
 from vod2.temporal import build_support_schedule
 
 
@@ -32,22 +33,34 @@ class VideoTrainer(DefaultTrainer):
 
     Everything else (hooks, writers, checkpoints, resuming) is Detectron2's. A plain image detector trains and
     evaluates in it too: it ignores the supports. docs/extending.md trains with it.
+
+    SOLVER.IMS_PER_BATCH is what one update sees on all devices. With SOLVER.ACCUMULATE k, n devices make the update of
+    n * k, see `AccumulatingTrainer`; SOLVER.REFERENCE_WORLD_SIZE counts them as n * k, too, see `scaled_to_devices`.
     """
 
     def __init__(self, cfg: CfgNode) -> None:
         if cfg.SOLVER.AMP.ENABLED and not cfg.MODEL.DEVICE.startswith("cuda"):
             raise UserError(f"SOLVER.AMP.ENABLED needs a GPU, MODEL.DEVICE is {cfg.MODEL.DEVICE!r}: set it to False")
         check_datasets(cfg, [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
-        super().__init__(cfg)
+        if cfg.SOLVER.ACCUMULATE > 1 and cfg.TEST.PRECISE_BN.ENABLED:
+            raise UserError("TEST.PRECISE_BN does not cut batches as SOLVER.ACCUMULATE does: use one of the two")
+        super().__init__(scaled_to_devices(cfg))
+        if cfg.SOLVER.ACCUMULATE > 1:
+            self._trainer = accumulating(self._trainer, cfg.SOLVER.ACCUMULATE)
 
     def resume_or_load(self, resume: bool = True) -> LoadReport | None:
         """Detectron2's; where it does not resume, what was loaded of MODEL.WEIGHTS is logged, and returned.
 
+        Flow networks then begin with MODEL.FLOWNET.WEIGHTS.
+
         Raises:
-            UserError: if MODEL.WEIGHTS cannot be had or read, or is of another backbone.
+            UserError: if one of these files cannot be had or read, or is of another backbone or flow network.
         """
         if not (resume and self.checkpointer.has_checkpoint()):
-            return load_initial_weights(self.checkpointer.model, self.cfg.MODEL.WEIGHTS)
+            report = load_initial_weights(self.checkpointer.model, self.cfg.MODEL.WEIGHTS)
+            if self.cfg.MODEL.FLOWNET.WEIGHTS:
+                load_flow_weights(self.checkpointer.model, self.cfg.MODEL.FLOWNET.WEIGHTS)
+            return report
         super().resume_or_load(resume)
         return None
 
@@ -57,7 +70,7 @@ class VideoTrainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode):
-        return build_video_train_loader(cfg)
+        return build_video_train_loader(cfg, all_annotations=asks_for_ids(cfg))
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str):

@@ -26,8 +26,9 @@ class Tally(NamedTuple):
             one do not matter.
         false_video: (f,) their video.
         false_weight: (f,) how much they count together, by fixed weights.
-        shared_weight: (f,) what is counted in shares of the ground truth instead (protocol "mega"), or None.
-        counted, annotated: (V,) objects of all classes that count, and all; their ratio is that share.
+        shared_weight: (f,) what is counted in shares of the ground truth instead ("fgfa", "mega"), or None.
+        counted, annotated: (V,) objects of all classes that count, and all; their ratio is that share. Of a dataset
+            that `counts_empty_frames`, with its frames without objects.
     """
 
     positives: np.ndarray

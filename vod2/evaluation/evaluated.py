@@ -39,6 +39,8 @@ class EvaluatedDataset:
         protocol: name of the rule of matching, see `vod2.evaluation.matching`.
         groups_by: "frames" or "objects".
         linked_identities: the tracks come from linking boxes, not from annotation.
+        counts_empty_frames: the dataset's published table of motions has entries for frames without objects, see
+            `vod2.evaluation.groups.entries_of_empty_frames`.
     """
 
     name: str
@@ -51,11 +53,19 @@ class EvaluatedDataset:
     protocol: str
     groups_by: str
     linked_identities: bool
+    counts_empty_frames: bool = False
 
     @property
     def num_videos(self) -> int:
         """V."""
         return int(self.video.max(initial=-1)) + 1
+
+    @property
+    def empty_frames(self) -> np.ndarray:
+        """(E,) the frames without objects that count as entries of the table of motions; none for most datasets."""
+        if not self.counts_empty_frames:
+            return np.empty(0, dtype=np.int64)
+        return np.setdiff1d(np.arange(len(self.image_ids)), self.truth.image)
 
 
 def load_evaluated_dataset(
@@ -68,7 +78,8 @@ def load_evaluated_dataset(
     """The arrays of a registered dataset.
 
     Args:
-        name: its metadata has `thing_classes`, and perhaps `frame_kinds` (a file) and `linked_identities`.
+        name: its metadata has `thing_classes`, and perhaps `frame_kinds` (a file), `linked_identities` and
+            `counts_empty_frames`.
         protocol, groups_by: see `EvaluatedDataset`.
         frame_kinds: a file in the format of `read_frame_kinds`; by default that of the metadata, if it names one.
         dataset: its dicts, if they have been loaded already.
@@ -100,6 +111,7 @@ def load_evaluated_dataset(
         protocol,
         groups_by,
         bool(metadata.get("linked_identities", False)),
+        bool(metadata.get("counts_empty_frames", False)),
     )
 
 
@@ -134,6 +146,7 @@ def save_evaluated_dataset(path: str | os.PathLike, data: EvaluatedDataset) -> N
         "protocol": data.protocol,
         "groups_by": data.groups_by,
         "linked_identities": data.linked_identities,
+        "counts_empty_frames": data.counts_empty_frames,
     }
     by_frame = [group.frames is not None for group in data.groups.values()]
     every = np.ones(len(data.video), dtype=bool)

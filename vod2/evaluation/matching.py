@@ -26,12 +26,14 @@ class MatchingProtocol:
         threshold: width (m,), height (m,) of the ground truth, offset included -> the IoU (m,) from which it counts
             as found.
         weighs_false: a detection that finds nothing is not simply false; `_weights_near_truth` says what it counts.
+        near_any_class: `weighs_false` looks at all objects of the image, not only at those of the detection's class.
         speeds_overlap: an object on the limit of two speed groups belongs to both (`vod2.evaluation.motion`).
     """
 
     pixel_offset: float
     threshold: Callable[[np.ndarray, np.ndarray], np.ndarray]
     weighs_false: bool = False
+    near_any_class: bool = False
     speeds_overlap: bool = False
 
 
@@ -44,11 +46,19 @@ def _half_or_ten_pixels(width: np.ndarray, height: np.ndarray) -> np.ndarray:
     return np.minimum(0.5, width * height / ((width + 10) * (height + 10)))
 
 
-# "imagenet" is the rule of ILSVRC's development kit; "fixed" is PASCAL's and COCO's IoU of one half; "mega" is what the
-# public PyTorch code of FGFA, RDN and MEGA computes, which adds the pixel twice.
+# "imagenet" is the rule of ILSVRC's development kit; "fixed" is PASCAL's and COCO's IoU of one half. "fgfa" is what the
+# public code of FGFA computes, by which SELSA, CSMN, HVR-Net and LSTS report slow, medium and fast; "mega" is that of
+# the public PyTorch code of FGFA, RDN and MEGA, which adds the pixel twice.
 PROTOCOLS: dict[str, MatchingProtocol] = {
     "imagenet": MatchingProtocol(pixel_offset=1.0, threshold=_half_or_ten_pixels),
     "fixed": MatchingProtocol(pixel_offset=0.0, threshold=_half),
+    "fgfa": MatchingProtocol(
+        pixel_offset=1.0,
+        threshold=_half_or_ten_pixels,
+        weighs_false=True,
+        near_any_class=True,
+        speeds_overlap=True,
+    ),
     "mega": MatchingProtocol(pixel_offset=2.0, threshold=_half, weighs_false=True, speeds_overlap=True),
 }
 
@@ -90,6 +100,7 @@ def precision_recall(
     num_classes: int,
     protocol: MatchingProtocol = PROTOCOLS["imagenet"],
     ignore: np.ndarray | None = None,
+    share: np.ndarray | None = None,
 ) -> list[list[Curve]]:
     """Match and rank all detections, one class after the other: beyond its arguments it holds arrays of one class.
 
@@ -97,11 +108,13 @@ def precision_recall(
         num_classes: K.
         ignore: (G, m) bool: what to ignore, for G choices at about the price of one; by default
             `ground_truth.ignore` alone.
+        share: (G,) what an unmatched detection counts as false where its image has no object to compare it with, under
+            a protocol that weighs false ones; by default the share of the ground truth that is not ignored.
 
     Returns:
         G lists of K curves.
     """
-    classes = rank_detections(detections, ground_truth, num_classes, protocol, ignore)
+    classes = rank_detections(detections, ground_truth, num_classes, protocol, ignore, share)
     curves = [
         _curves_of_class(ranked.scores, ranked.matches, ranked.ignore, ranked.share, ranked.weights)
         for ranked in classes
@@ -144,18 +157,21 @@ def rank_detections(
     num_classes: int,
     protocol: MatchingProtocol = PROTOCOLS["imagenet"],
     ignore: np.ndarray | None = None,
+    share: np.ndarray | None = None,
 ) -> Iterator[RankedClass]:
     """Match and rank one class after the other, K in all; the arguments are those of `precision_recall`."""
     ignore = np.atleast_2d(ground_truth.ignore if ignore is None else np.asarray(ignore, dtype=bool))
-    share = np.ones(len(ignore))
-    if protocol.weighs_false and len(ground_truth):
+    if not protocol.weighs_false or not len(ground_truth):
+        share = np.ones(len(ignore))
+    elif share is None:
         share = 1 - ignore.mean(axis=1)
     for found, truth, _, truth_rows in _by_class(detections, ground_truth, num_classes):
         of_class, order = ignore[:, truth_rows], ranking(found.scores)
         matches = _match_class(found, truth, protocol)
         weights = None
         if protocol.weighs_false:
-            weights = _weights_near_truth(found, truth, matches, order, protocol, of_class)
+            near = (ground_truth, ignore) if protocol.near_any_class else (truth, of_class)
+            weights = _weights_near_truth(found, matches, order, *near, protocol.pixel_offset)
         yield RankedClass(
             found.scores[order], found.image[order], matches[order], truth.image, of_class, share, weights
         )
@@ -247,24 +263,30 @@ def _curves_of_class(
 
 def _weights_near_truth(
     found: Detections,
-    truth: GroundTruth,
     matches: np.ndarray,
     order: np.ndarray,
-    protocol: MatchingProtocol,
+    truth: GroundTruth,
     ignore: np.ndarray,
+    pixel_offset: float,
 ) -> FalseWeights:
-    """The rule of the "mega" protocol for unmatched detections of one class, where their image has objects of it.
+    """What the unmatched detections of one class count, where their image has objects to compare them with.
 
     With a higher IoU to an object that counts than to any ignored one it is false (1), with a lower one it is dropped
-    (0); where both are equal, it counts the share of the image's objects of that class that is ignored. An image that
-    has objects of one kind only has no equality: the other kind is worse than any. (In an image without objects of
-    the class it counts the share of all ground truth, whatever class, that is not ignored.)
+    (0); where both are equal, it counts the share of those objects of the image that is ignored. An image that has
+    objects of one kind only has no equality: the other kind is worse than any. (In an image without such objects it
+    counts the share of all ground truth, whatever class, that is not ignored.)
+
+    Args:
+        matches: (n,) of the detections.
+        order: (n,) their rows by descending score.
+        truth: m objects that they are compared with: those of their class, or all.
+        ignore: (G, m).
     """
     pairs = ImagePairs(found, truth)
     rank = np.flatnonzero(((pairs.count > 0) & (matches < 0))[order])
     parts = [np.empty((len(ignore), 0))]
     for detection, row in pairs.of(order[rank]):
-        iou = paired_iou(found.boxes[detection], truth.boxes[row], protocol.pixel_offset)
+        iou = paired_iou(found.boxes[detection], truth.boxes[row], pixel_offset)
         starts = np.flatnonzero(np.diff(detection, prepend=-1))
         parts.append(np.stack([_weights_of_group(iou, ignored[row], starts) for ignored in ignore]))
     return FalseWeights(rank, np.concatenate(parts, axis=1))

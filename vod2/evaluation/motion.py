@@ -59,7 +59,7 @@ def speed_groups(motion: np.ndarray, overlap: bool = False) -> dict[str, np.ndar
 
     Args:
         motion: (m,) from `motion_iou`.
-        overlap: exactly .7 is also fast and exactly .9 also slow, not only medium (protocol "mega").
+        overlap: exactly .7 is also fast and exactly .9 also slow, not only medium (protocols "fgfa" and "mega").
 
     Example:
         >>> speed_groups(np.array([0.5, 0.9, np.nan]))["medium"]

@@ -14,6 +14,7 @@ from vod2.evaluation.arrays import Detections, GroundTruth, pool_classes, take_r
 from vod2.evaluation.bootstrap import Tally, tally_class
 from vod2.evaluation.collect import DETECTIONS_FILE
 from vod2.evaluation.evaluated import TRUTH_FILE, EvaluatedDataset, read_evaluated_dataset
+from vod2.evaluation.groups import entries_of_empty_frames
 from vod2.evaluation.matching import get_protocol, rank_detections
 from vod2.evaluation.stability import follow_tracks, stability_measures
 
@@ -66,6 +67,18 @@ def find_results(folder: Path) -> Path:
     raise UserError(
         f"{folder} holds no {DETECTIONS_FILE}: give the folder that an evaluation wrote, OUTPUT_DIR/inference/<dataset>"
     )
+
+
+def name_of_results(folder: Path) -> str:
+    """What the method of a folder with results is called: of OUTPUT_DIR/inference/<dataset> as OUTPUT_DIR is, of other
+    folders as they are.
+
+    Example:
+        >>> name_of_results(Path("output/RDN/inference/synthetic_val")), name_of_results(Path("output/mine"))
+        ('RDN', 'mine')
+    """
+    folder = folder.resolve()
+    return folder.parents[1].name if folder.parent.name == "inference" else folder.name
 
 
 def read_run(folder: Path, data: EvaluatedDataset | None = None) -> Run:
@@ -126,6 +139,7 @@ def _difference(one: Run, other: Run) -> str | None:
         ("the classes", a.class_names, b.class_names),
         ("the number of frames", len(a.image_ids), len(b.image_ids)),
         ("the rule of matching (TEST.VID_PROTOCOL)", a.protocol, b.protocol),
+        ("whether frames without objects count (counts_empty_frames)", a.counts_empty_frames, b.counts_empty_frames),
         ("how groups are made (TEST.VID_GROUPS)", a.groups_by, b.groups_by),
         ("the groups", list(a.groups), list(b.groups)),
     ):
@@ -157,7 +171,9 @@ def tally_run(run: Run) -> RunTally:
     data, detections, truth = run.data, run.detections, run.data.truth
     by_object = {name: group for name, group in data.groups.items() if group.frames is None}
     ignore = np.stack([truth.ignore, *(~group.objects for group in by_object.values())])
-    groups = dict(zip(("all", *by_object), _tally(data, detections, truth, ignore), strict=True))
+    empty = np.bincount(data.video[data.empty_frames], minlength=data.num_videos)
+    entries = np.outer(entries_of_empty_frames(["all", *by_object]), empty)
+    groups = dict(zip(("all", *by_object), _tally(data, detections, truth, ignore, entries), strict=True))
     for name, group in data.groups.items():
         if group.frames is not None:
             rows = group.frames[truth.image]
@@ -174,12 +190,21 @@ def tally_run(run: Run) -> RunTally:
     return RunTally({name: groups[name] for name in ("all", *data.groups)}, pooled[0][0], sums, count)
 
 
-def _tally(data: EvaluatedDataset, found: Detections, truth: GroundTruth, ignore: np.ndarray) -> list[list[Tally]]:
-    """G lists of K tallies, for ignore (G, m) of this ground truth."""
+def _tally(
+    data: EvaluatedDataset,
+    found: Detections,
+    truth: GroundTruth,
+    ignore: np.ndarray,
+    entries: np.ndarray | None = None,
+) -> list[list[Tally]]:
+    """G lists of K tallies, for ignore (G, m) of this ground truth and the entries (G, V) of frames without objects."""
     video = data.video[truth.image]
     every = np.bincount(video, minlength=data.num_videos)
-    counted = [np.bincount(video[~ignored], minlength=data.num_videos) for ignored in ignore]
-    annotated = np.array([[kept, every] for kept in counted])
+    annotated = [[np.bincount(video[~ignored], minlength=data.num_videos), every] for ignored in ignore]
+    annotated = np.array(annotated)  # (G, 2, V)
+    if entries is not None:
+        annotated[:, 0] += entries
+        annotated[:, 1] += entries[0]  # "all" has all of them
     classes = [
         tally_class(ranked, data.video, data.num_videos, annotated)
         for ranked in rank_detections(found, truth, len(data.class_names), get_protocol(data.protocol), ignore)

@@ -29,7 +29,7 @@ class VIDEvaluator(DatasetEvaluator):
     where the annotations tell tracks (see `vod2.evaluation.motion`); "clean" and "deteriorated" frames and those of
     each kind of deterioration; and what the dataset's records name in `groups`. A group of frames is evaluated as if
     there were no other frames. For a group of objects the objects outside it are ignored: a detection that finds one is
-    neither right nor wrong, and detections that find nothing are false in every group (protocol "mega" weighs them).
+    neither right nor wrong, and detections that find nothing are false in every group ("fgfa", "mega": weighed).
 
     Then AP with all classes as one, what AP is lost to (`split_errors`), and how steadily tracks are found
     (`stability`). AP by the size of objects is `COCOEvaluator`'s, which `VideoTrainer` runs beside this one.
@@ -69,7 +69,8 @@ class VIDEvaluator(DatasetEvaluator):
                 it) are written; None writes nothing.
             distributed: gather the detections of all processes; False evaluates those of this process alone.
             protocol: "imagenet" (IoU with +1 pixel sizes, lower threshold for small objects), "fixed" (IoU .5), or
-                "mega" (what the public code of FGFA, RDN and MEGA computes, see `vod2.evaluation.matching`).
+                "fgfa" or "mega" (what the public code of FGFA, and that of RDN and MEGA, computes, see
+                `vod2.evaluation.matching`).
             write_json: also write coco_instances_results.json, in COCO's result format.
             groups: "frames": a kind of deterioration is evaluated on the frames that have it, with all of their
                 objects and detections; "objects": on the objects that have it and the detections of all frames.
@@ -142,7 +143,7 @@ class VIDEvaluator(DatasetEvaluator):
         if detections is None:
             return OrderedDict()
         data, num_classes = self._data, len(self._data.class_names)
-        curves = group_curves(detections, data.truth, data.groups, num_classes, self._protocol)
+        curves = group_curves(detections, data.truth, data.groups, num_classes, self._protocol, len(data.empty_frames))
         table = CurveTable(["all", *data.groups], data.class_names, curves)
         results = self._average_precisions(table, detections)
         steadiness = stability(detections, data.truth, data.tracks)

@@ -4,6 +4,7 @@ from vod2.layers.box_coding import PreciseBoxTransform, clip_boxes, half_open, i
 from vod2.layers.deform_align import DeformAlign
 from vod2.layers.flow_warp import FlowNetS, FlowOutput, warp
 from vod2.layers.geometry import GeometryBias
+from vod2.layers.ignore_regions import covered
 from vod2.layers.map_attention import MapAttention
 from vod2.layers.nonlocal_block import PixelAttention
 from vod2.layers.patch_attention import PatchAttention, PatchImportance
@@ -26,6 +27,7 @@ __all__ = [
     "RelationAttention",
     "RelationModules",
     "clip_boxes",
+    "covered",
     "half_open",
     "inclusive",
     "poolable",

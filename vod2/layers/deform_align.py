@@ -20,11 +20,13 @@ class ModulatedDeformConv(nn.Module):
     Args:
         channels: of the input and the result.
         guide_channels: of the guide.
+        modulated: whether there are masks; without, this is version 1, equation 2 of MST as printed.
     """
 
-    def __init__(self, channels: int, guide_channels: int) -> None:
+    def __init__(self, channels: int, guide_channels: int, modulated: bool = True) -> None:
         super().__init__()
-        self.sampling = nn.Conv2d(guide_channels, 3 * _TAPS, 3, padding=1)
+        self.modulated = modulated
+        self.sampling = nn.Conv2d(guide_channels, (3 if modulated else 2) * _TAPS, 3, padding=1)
         self.weight = nn.Parameter(torch.empty(channels, channels, 3, 3))
         self.bias = nn.Parameter(torch.zeros(channels))
         nn.init.kaiming_normal_(self.weight, nonlinearity="relu")
@@ -33,11 +35,13 @@ class ModulatedDeformConv(nn.Module):
 
     def forward(self, x: Tensor, guide: Tensor) -> Tensor:
         """x (B, channels, H, W'), guide (B, guide_channels, H, W') -> (B, channels, H, W')."""
-        offsets, masks = self.sampling(guide).split([2 * _TAPS, _TAPS], dim=1)
+        sampling = self.sampling(guide)
+        offsets = sampling[:, : 2 * _TAPS]
+        mask = 2 * sampling[:, 2 * _TAPS :].sigmoid() if self.modulated else None
         # deform_conv2d reads outside of the map where an offset is NaN; all taps that leave the map are alike.
         unknown, outside = offsets.isnan().any(dim=1, keepdim=True), max(x.shape[2:]) + 2
         offsets = offsets.masked_fill(unknown, 0).clamp(-outside, outside)
-        out = deform_conv2d(x, offsets, self.weight, self.bias, padding=1, mask=2 * masks.sigmoid())
+        out = deform_conv2d(x, offsets, self.weight, self.bias, padding=1, mask=mask)
         return out.masked_fill(unknown, torch.nan)
 
 
@@ -46,34 +50,42 @@ class DeformAlign(nn.Module):
 
     Both maps are reduced to W channels by one 1x1 convolution and concatenated; two deformable layers on that make the
     guide (2W channels), which moves the taps of a third one on the reduced source; a fourth one is its own guide, and a
-    1x1 convolution leads back to C channels. A ReLU follows each layer but the last, whose result is added to the
-    source. The last layer begins with 0, so that the module begins as the identity. Under autocast it computes in the
+    1x1 convolution leads back to C channels. A ReLU follows each layer but the last. Under autocast it computes in the
     precision of its weights: half precision would round large offsets to a tenth of a cell.
 
     Args:
         channels: C.
         width: W.
+        residual: the result is added to the source, and the last layer begins with 0: the module begins as the
+            identity. Without, the result takes the place of the source, as in equation 2.
+        modulated: see `ModulatedDeformConv`.
 
     Example:
         >>> import torch
         >>> from vod2.layers import DeformAlign
         >>> source, target = torch.rand(2, 1, 32, 6, 8)
-        >>> DeformAlign(channels=32, width=8)(source, target).equal(source)
+        >>> DeformAlign(channels=32, width=8)(source, target).shape
+        torch.Size([1, 32, 6, 8])
+        >>> DeformAlign(channels=32, width=8, residual=True)(source, target).equal(source)
         True
     """
 
-    def __init__(self, channels: int, width: int = 128) -> None:
+    def __init__(self, channels: int, width: int = 128, *, residual: bool = False, modulated: bool = True) -> None:
         super().__init__()
         if width < 1:
             raise ValueError(f"DeformAlign: expected a width of at least 1, got {width}")
+        self.residual = residual
         self.reduce = nn.Conv2d(channels, width, 1)
-        self.fuse = nn.ModuleList(ModulatedDeformConv(2 * width, 2 * width) for _ in range(2))
-        self.align = ModulatedDeformConv(width, 2 * width)
-        self.refine = ModulatedDeformConv(width, width)
+        self.fuse = nn.ModuleList(ModulatedDeformConv(2 * width, 2 * width, modulated) for _ in range(2))
+        self.align = ModulatedDeformConv(width, 2 * width, modulated)
+        self.refine = ModulatedDeformConv(width, width, modulated)
         self.expand = nn.Conv2d(width, channels, 1)
         nn.init.kaiming_normal_(self.reduce.weight, nonlinearity="relu")
-        for values in (self.reduce.bias, self.expand.weight, self.expand.bias):
+        nn.init.kaiming_normal_(self.expand.weight, nonlinearity="linear")
+        for values in (self.reduce.bias, self.expand.bias):
             nn.init.zeros_(values)
+        if residual:
+            nn.init.zeros_(self.expand.weight)
 
     def forward(self, source: Tensor, target: Tensor) -> Tensor:
         """source, target (B, C, H, W') -> (B, C, H, W') in the dtype of `source`; B may be 0."""
@@ -84,4 +96,5 @@ class DeformAlign(nn.Module):
                 guide = layer(guide, guide).relu()
             moved = self.align(reduced, guide).relu()
             moved = self.refine(moved, moved).relu()
-            return source + self.expand(moved).to(source.dtype)
+            aligned = self.expand(moved).to(source.dtype)
+            return source + aligned if self.residual else aligned

@@ -19,15 +19,16 @@ class RelationAttention(nn.Module):
     """The h relation features of RDN's equation 1, concatenated; the sum of equation 2 is the caller's.
 
     Query i takes, in head m, sum_j w_ij W_L f_j, where w is a softmax over the keys j of
-    (W_Q f_i) . (W_K f_j) / sqrt(d) + geometry bias. Each head projects the whole key feature to d numbers, which is
-    multi-head attention with a value projection D -> D and, unless asked for, no output projection. Without keys the
-    result is 0.
+    (W_Q f_i) . (W_K f_j) / sqrt(d) + geometry bias; the 1 / sqrt(d) can be left out. Each head projects the
+    whole key feature to d numbers, which is multi-head attention with a value projection D -> D and, unless asked for,
+    no output projection. Without keys the result is 0.
 
     Args:
         dim: D.
         num_heads: h, a divisor of D.
         geometry: bias of box pairs with h heads, or None for attention without position.
         output: whether a projection D -> D of the concatenated heads follows.
+        scaled: whether the products of queries and keys are divided by sqrt(d); MST's equation 8 does not.
 
     Raises:
         ValueError: if h does not divide D.
@@ -41,11 +42,20 @@ class RelationAttention(nn.Module):
         torch.Size([1, 32])
     """
 
-    def __init__(self, dim: int, num_heads: int, geometry: GeometryBias | None = None, *, output: bool = False) -> None:
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        geometry: GeometryBias | None = None,
+        *,
+        output: bool = False,
+        scaled: bool = True,
+    ) -> None:
         super().__init__()
         if num_heads < 1 or dim % num_heads:
             raise ValueError(f"RelationAttention: {num_heads} heads do not divide {dim} features")
         self.num_heads = num_heads
+        self.scale = 1 / math.sqrt(dim // num_heads) if scaled else 1.0
         self.query = nn.Linear(dim, dim)
         self.key = nn.Linear(dim, dim)
         self.value = nn.Linear(dim, dim)
@@ -68,7 +78,7 @@ class RelationAttention(nn.Module):
         v = key.to(q.dtype)[None] if project_late else self._heads(self.value(key))
         bias = self._bias(query_boxes, key_boxes, mask)
         bias = None if bias is None else bias.to(q.dtype)[None]
-        out = F.scaled_dot_product_attention(q[None], k[None], v[None], bias)
+        out = F.scaled_dot_product_attention(q[None], k[None], v[None], bias, scale=self.scale)
         out = out[0].transpose(0, 1).flatten(1)  # (h, N, d) -> (N, D)
         if project_late:
             out = self.value(out)
@@ -81,7 +91,7 @@ class RelationAttention(nn.Module):
     def weights(self, query: Tensor, key: Tensor, query_boxes: Tensor, key_boxes: Tensor) -> Tensor:
         """(h, N, M): the relation weights w of equation 1, for linking and for pictures; rows sum to 1."""
         q, k = self._heads(self.query(query)), self._heads(self.key(key))
-        logits = q @ k.transpose(1, 2) / math.sqrt(q.shape[-1])
+        logits = q @ k.transpose(1, 2) * self.scale
         bias = self._bias(query_boxes, key_boxes, None)
         return (logits if bias is None else logits + bias).softmax(dim=-1)
 
@@ -104,6 +114,7 @@ class RelationModules:
         dim: D.
         num_heads: h, a divisor of D.
         geometry_dim, scale, wavelength: embedding of box pairs, see `GeometryBias`.
+        scaled: see `RelationAttention`.
 
     Example:
         >>> from vod2.layers import RelationModules
@@ -117,12 +128,18 @@ class RelationModules:
     geometry_dim: int = 64
     scale: float = 100.0
     wavelength: float = 1000.0
+    scaled: bool = True
 
-    def located(self, *, position: bool = True) -> RelationAttention:
-        """One that sees where two boxes stand to each other, without `position` only their sizes."""
-        geometry = GeometryBias(self.num_heads, self.geometry_dim, self.scale, self.wavelength, position=position)
-        return RelationAttention(self.dim, self.num_heads, geometry)
+    def located(self, *, position: bool = True, aspect: bool = False) -> RelationAttention:
+        """One that sees where two boxes stand to each other, without `position` only their sizes.
+
+        With `aspect`, which goes without `position`, it sees the difference of their aspect ratios, too.
+        """
+        geometry = GeometryBias(
+            self.num_heads, self.geometry_dim, self.scale, self.wavelength, position=position, aspect=aspect
+        )
+        return RelationAttention(self.dim, self.num_heads, geometry, scaled=self.scaled)
 
     def anywhere(self) -> RelationAttention:
         """One that sees features alone."""
-        return RelationAttention(self.dim, self.num_heads)
+        return RelationAttention(self.dim, self.num_heads, scaled=self.scaled)

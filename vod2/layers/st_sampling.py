@@ -31,6 +31,7 @@ class LearnedSampling(nn.Module):
         normaliser: of the weights, "softmax" or "linear" (see `st_sampling`).
         lr_multiplier: on the learning rate of the locations, which also get no weight decay: that would pull them
             to the cell itself.
+        equal_start: f and g begin with the same weights, see `embeddings`.
         generator: draws the Gaussian locations; None for PyTorch's own.
 
     Attributes:
@@ -60,6 +61,7 @@ class LearnedSampling(nn.Module):
         learned: bool = True,
         normaliser: str = "softmax",
         lr_multiplier: float = 1.0,
+        equal_start: bool = True,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -68,7 +70,7 @@ class LearnedSampling(nn.Module):
         if lr_multiplier < 0:
             raise ValueError(f"lr_multiplier is {lr_multiplier}: expected a number of at least 0")
         self.normaliser = normaliser
-        self.source_embedding, self.target_embedding = embeddings(channels, embedding)
+        self.source_embedding, self.target_embedding = embeddings(channels, embedding, equal_start)
         locations = initial_locations(num, init, init_std, generator)
         self.lr_multipliers: dict[str, float] = {}
         self.no_weight_decay: tuple[str, ...] = ()
@@ -89,9 +91,9 @@ class MatchTrans(LearnedSampling):
     """Every cell within a square window, none of them learned (STMN, Xiao and Lee, ECCV 2018; LSTS, table 3).
 
     Args:
-        channels, embedding, normaliser: see `LearnedSampling`. STMN divides by the sum of the scores ("linear"), which
-            are not negative there, as it compares features after a ReLU; the embeddings here may give scores of both
-            signs, so the default is a softmax.
+        channels, embedding, normaliser, equal_start: see `LearnedSampling`. STMN divides by the sum of the scores
+            ("linear"), which are not negative there, as it compares features after a ReLU; the embeddings here may give
+            scores of both signs, so the default is a softmax.
         radius: cells to each side.
 
     Example:
@@ -101,10 +103,19 @@ class MatchTrans(LearnedSampling):
         81
     """
 
-    def __init__(self, channels: int, embedding: int = 256, radius: int = 4, *, normaliser: str = "softmax") -> None:
+    def __init__(
+        self,
+        channels: int,
+        embedding: int = 256,
+        radius: int = 4,
+        *,
+        normaliser: str = "softmax",
+        equal_start: bool = True,
+    ) -> None:
         if radius < 0:
             raise ValueError(f"radius is {radius}: expected at least 0 cells")
-        super().__init__(channels, embedding, (2 * radius + 1) ** 2, "uniform", learned=False, normaliser=normaliser)
+        num, keys = (2 * radius + 1) ** 2, {"normaliser": normaliser, "equal_start": equal_start}
+        super().__init__(channels, embedding, num, "uniform", learned=False, **keys)
 
 
 class NonLocalAlign(nn.Module):
@@ -117,6 +128,7 @@ class NonLocalAlign(nn.Module):
     Args:
         channels: C.
         embedding: E.
+        equal_start: see `embeddings`.
 
     Example:
         >>> import torch
@@ -125,9 +137,9 @@ class NonLocalAlign(nn.Module):
         torch.Size([1, 32, 6, 7])
     """
 
-    def __init__(self, channels: int, embedding: int = 256) -> None:
+    def __init__(self, channels: int, embedding: int = 256, *, equal_start: bool = True) -> None:
         super().__init__()
-        self.source_embedding, self.target_embedding = embeddings(channels, embedding)
+        self.source_embedding, self.target_embedding = embeddings(channels, embedding, equal_start)
 
     def forward(self, source: Tensor, target: Tensor) -> Tensor:
         """(B, C, H, W) twice -> (B, C, H, W), `source` where `target` has the same things."""
@@ -142,16 +154,20 @@ class NonLocalAlign(nn.Module):
         return out.unflatten(2, source.shape[2:]).to(source.dtype)
 
 
-def embeddings(channels: int, embedding: int) -> tuple[nn.Conv2d, nn.Conv2d]:
-    """f and g, two 1x1 convolutions of C to E channels that begin with the same weights.
+def embeddings(channels: int, embedding: int, equal_start: bool = True) -> tuple[nn.Conv2d, nn.Conv2d]:
+    """f and g, two 1x1 convolutions of C to E channels; with `equal_start` they begin with the same weights.
 
     So from the first step on, cells that show the same in both maps score high. The dot product of two independent
     projections says nothing at first, and what the weights should compare has to be found by the detection loss alone.
     """
     source = nn.Conv2d(channels, embedding, kernel_size=1)
-    nn.init.normal_(source.weight, std=0.32 / math.sqrt(channels))  # .01 at the paper's 1024
+    std = 0.32 / math.sqrt(channels)  # .01 at the paper's 1024
+    nn.init.normal_(source.weight, std=std)
     nn.init.zeros_(source.bias)
-    return source, copy.deepcopy(source)
+    target = copy.deepcopy(source)
+    if not equal_start:
+        nn.init.normal_(target.weight, std=std)
+    return source, target
 
 
 def initial_locations(num: int, init: str, std: float = 1.0, generator: torch.Generator | None = None) -> Tensor:

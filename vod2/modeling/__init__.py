@@ -14,7 +14,13 @@ from vod2.modeling.linking import (
     build_box_linker,
 )
 from vod2.modeling.pixel import PIXEL_AGGREGATOR_REGISTRY, PixelAggregator
-from vod2.modeling.roi_heads import PROPOSAL_AGGREGATOR_REGISTRY, ProposalAggregator, VideoROIHeads, build_relations
+from vod2.modeling.roi_heads import (
+    PROPOSAL_AGGREGATOR_REGISTRY,
+    ProposalAggregator,
+    VideoROIHeads,
+    asks_for_ids,
+    build_relations,
+)
 from vod2.modeling.video_rcnn import VideoRCNN
 from vod2.modeling.video_rpn import VideoRPN
 
@@ -35,6 +41,7 @@ __all__ = [
     "VideoRCNN",
     "VideoROIHeads",
     "VideoRPN",
+    "asks_for_ids",
     "build_box_linker",
     "build_efficientnet_lite_backbone",
     "build_narrow_resnet_backbone",

@@ -99,6 +99,17 @@ def resume(backbone: nn.Module, stage: str, x: Tensor) -> dict[str, Tensor]:
     return outputs
 
 
+def run_to(backbone: nn.Module, images: Tensor, stage: str) -> Tensor:
+    """Run the backbone no further than `stage`: (B, 3, H, W) -> its output (B, C, H/s, W/s), what `resume` takes.
+
+    Raises:
+        ValueError: for a stage that the backbone does not have.
+    """
+    if stage == "head_map" and isinstance(backbone, HeadMapBackbone):
+        return backbone(images)[stage]  # nothing comes after it
+    return finish(backbone, begin(backbone, images, stage, 1), stage, 1)
+
+
 def later_outputs(backbone: nn.Module, stage: str) -> list[str]:
     """The names of what `resume` computes from the output of `stage`, in their order."""
     if isinstance(backbone, HeadMapBackbone):

@@ -6,6 +6,7 @@ B: clips. A clip is Detectron2's dict with `support`, see `VideoRCNN`.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from vod2.d2 import Instances
@@ -27,8 +28,7 @@ def images_of(clips: Sequence[dict]) -> list[dict]:
             "a clip has no image because the stream was sent that frame before: use VideoRCNN.step, or wrap the "
             "model in vod2.StreamingModel"
         )
-    # Level 1 may spend less on a frame because its supports help: not where there are none.
-    keys = [clip if clip.get("support") else {**clip, "role": Role.KEYFRAME} for clip in clips]
+    keys = [_key_input(clip) for clip in clips]
     supports = [
         {**one, "video_id": clip.get("video_id", "")}
         for clip in clips
@@ -36,6 +36,17 @@ def images_of(clips: Sequence[dict]) -> list[dict]:
         if one.get("role") is not Role.KEY
     ]
     return [*keys, *supports]
+
+
+def _key_input(clip: dict) -> dict:
+    """The clip as level 1 is to encode its key frame, on which it may spend less because the supports help.
+
+    Not where there are none (role KEYFRAME), nor where the schedule names the key frame itself (role KEY).
+    """
+    roles = roles_of(clip)
+    if not roles:
+        return {**clip, "role": Role.KEYFRAME}
+    return {**clip, "role": Role.KEY} if Role.KEY in roles else clip
 
 
 def roles_of(clip: dict) -> tuple[Role, ...]:
@@ -71,17 +82,17 @@ def supports_of(contexts: Iterable[TemporalContext]) -> list[Frame]:
     ]
 
 
-def seen_by_supports(key: Frame, context: TemporalContext, training: bool) -> list[TemporalContext]:
+def seen_by_supports(key: Frame, context: TemporalContext, whole: bool) -> list[TemporalContext]:
     """What each support (but those of role KEY) may look at before its proposals are made.
 
-    In training all the rest of its clip. At test the supports before it, as in a stream: the result is the stream's
+    If `whole`, all the rest of its clip. If not, the supports before it, as in a stream: the result is the stream's
     where the clip begins with the video.
     """
     supports = context.select(*(role for role in Role if role is not Role.KEY))
     seen = []
     for i in range(len(supports)):
         frames, roles = supports.frames[:i], supports.roles[:i]
-        if training:
+        if whole:
             frames = (key, *frames, *supports.frames[i + 1 :])
             roles = (Role.KEY, *roles, *supports.roles[i + 1 :])
         seen.append(TemporalContext(frames, roles, context.carry))
@@ -89,7 +100,7 @@ def seen_by_supports(key: Frame, context: TemporalContext, training: bool) -> li
 
 
 def with_ids(frame: Frame, source: dict, threshold: float) -> Frame:
-    """The frame whose proposals tell which of the instances of `source` they show, if it has any."""
+    """The frame whose proposals tell which of the instances of `source` they show; without any they are UNKNOWN."""
     ids = object_ids(frame.proposals.boxes, source.get("instances"), threshold)
     return frame.with_(proposals=replace(frame.proposals, ids=ids))
 
@@ -108,7 +119,17 @@ def half_open_targets(clip: dict) -> dict:
         fields = clip["instances"].get_fields()
         boxes = PreciseBoxes(half_open(fields["gt_boxes"].tensor))
         clip["instances"] = Instances(clip["instances"].image_size, **fields | {"gt_boxes": boxes})
+    if "ignore_regions" in clip:
+        clip["ignore_regions"] = half_open(clip["ignore_regions"])
     return clip
+
+
+def ignored_in(clips: Sequence[dict], device: torch.device) -> list[Tensor | None] | None:
+    """The ignore regions (G, 4) of each training clip's key frame, None where it has none; None if no clip has any."""
+    regions = [clip.get("ignore_regions") for clip in clips]
+    if all(one is None for one in regions):
+        return None
+    return [None if one is None else one.to(device) for one in regions]
 
 
 def classes_of(clip: dict) -> frozenset[int]:

@@ -3,15 +3,15 @@
 M: boxes, G: objects.
 """
 
+import torch
 from torch import Tensor
 from torchvision.ops import box_iou
 
 from vod2.d2 import Instances
+from vod2.structures import BACKGROUND, UNKNOWN
 
-BACKGROUND = -1
 
-
-def object_ids(boxes: Tensor, targets: Instances | None, threshold: float) -> Tensor | None:
+def object_ids(boxes: Tensor, targets: Instances | None, threshold: float) -> Tensor:
     """The track of the object that each box overlaps most, if with an IoU of at least `threshold`.
 
     Args:
@@ -20,12 +20,13 @@ def object_ids(boxes: Tensor, targets: Instances | None, threshold: float) -> Te
         threshold: in [0, 1].
 
     Returns:
-        (M,) int64, -1 for background; None where the tracks are unknown: without targets, without gt_track_ids, or with
-        an object whose track is -1.
+        (M,) int64: BACKGROUND where there is no such object, UNKNOWN where its track is negative. All are UNKNOWN
+        without targets, or where these have no gt_track_ids.
     """
-    if targets is None or not targets.has("gt_track_ids") or (targets.gt_track_ids < 0).any():
-        return None
+    if targets is None or not targets.has("gt_track_ids"):
+        return torch.full((len(boxes),), UNKNOWN, dtype=torch.int64, device=boxes.device)
     tracks = targets.gt_track_ids.to(boxes.device)
+    tracks = tracks.where(tracks >= 0, UNKNOWN)
     if len(targets) == 0:
         return tracks.new_full((len(boxes),), BACKGROUND)
     overlap, best = box_iou(boxes, targets.gt_boxes.tensor.to(boxes)).max(dim=1)

@@ -27,6 +27,7 @@ from vod2.modeling.clips import (
     context_of,
     contexts_with,
     half_open_targets,
+    ignored_in,
     images_of,
     roles_of,
     seen_by_supports,
@@ -36,6 +37,7 @@ from vod2.modeling.clips import (
 )
 from vod2.modeling.pixel import PixelAggregator, build_pixel_aggregator
 from vod2.modeling.roi_heads import VideoROIHeads
+from vod2.modeling.unused import with_zero_gradients
 from vod2.modeling.video_rpn import VideoRPN
 from vod2.structures import Frame, PreciseBoxes, ProposalSet, Support, TemporalContext
 from vod2.temporal import FrameMemory
@@ -46,7 +48,8 @@ class VideoRCNN(GeneralizedRCNN):
     """`GeneralizedRCNN` for clips. It needs a `VideoRPN` and `VideoROIHeads`, and holds no state of a video.
 
     A clip is Detectron2's dict (image, height, width, in training instances) plus video_id, frame_index and
-    support: [{image, frame_index, role}]. Without aggregators it is the image detector with the same parameters.
+    support: [{image, frame_index, role}], in training perhaps ignore_regions (G, 4) xyxy in pixels of the image.
+    Without aggregators it is the image detector with the same parameters.
 
     Example:
         >>> import torch
@@ -89,7 +92,10 @@ class VideoRCNN(GeneralizedRCNN):
         return ret
 
     def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
-        """B clips -> losses in training, else B times {"instances": Instances} in original pixels."""
+        """B clips -> losses in training, else B times {"instances": Instances} in original pixels.
+
+        Every parameter that learns gets a gradient from the losses, 0 where these clips do not use it.
+        """
         if not self.training:
             return self.inference(batched_inputs)
         plain, contexts = self._clips(batched_inputs)
@@ -97,10 +103,12 @@ class VideoRCNN(GeneralizedRCNN):
         if self.inclusive_boxes:
             batched_inputs = [half_open_targets(clip) for clip in batched_inputs]
         targets = [clip["instances"].to(self.device) for clip in batched_inputs]
+        ignored = ignored_in(batched_inputs, self.device)
         keys, contexts, enhanced = self._enhance_clips(plain, contexts)
-        keys, contexts, rpn_losses = self._propose_clips(keys, contexts, targets)
+        keys, contexts, rpn_losses = self._propose_clips(keys, contexts, targets, ignored)
         keys, contexts = self._identified(keys, contexts, batched_inputs)
-        return mean_losses(enhanced) | rpn_losses | self.roi_heads.detect(keys, contexts).losses
+        losses = mean_losses(enhanced) | rpn_losses | self.roi_heads.detect(keys, contexts).losses
+        return with_zero_gradients(losses, self.parameters())
 
     @torch.no_grad()
     def inference(
@@ -152,7 +160,7 @@ class VideoRCNN(GeneralizedRCNN):
         frames = self.encode(named)
         if self._is_joint:
             frames = self._with_boxes(frames) if self._boxes_stay else frames
-        elif self._supports_have_proposals:
+        elif self._supports_have_proposals and not self._supports_enter_anew:
             proposed, _ = self.propose(self._enter(frames, [memory.held() for memory in memories]))
             frames = [
                 done.with_(features=self._kept(frame.features)) for frame, done in zip(frames, proposed, strict=True)
@@ -173,8 +181,12 @@ class VideoRCNN(GeneralizedRCNN):
             key, context = self._enhance_sample(keys[0], context)
             keys = [key]
         elif self.pixel_aggregator is not None:
-            keys, enhanced = self.enhance(keys, [context])
-            keys, _ = self.propose(keys)
+            plain = keys
+            keys, enhanced = self.enhance(plain, [context])
+            if self._supports_enter_anew:
+                keys, (context,), _ = self._propose_clips(keys, self._enter_clips(plain, [context]), None)
+            else:
+                keys, _ = self.propose(keys)
         found = self.roi_heads.detect(keys, [context])
         memory.carry(merged(one.carry for one in (*enhanced, *found.aggregated)))
         instances, relations = found.instances[0], found.aggregated[0].relations
@@ -222,16 +234,20 @@ class VideoRCNN(GeneralizedRCNN):
         return self._replaced(keys, [one.value for one in found]), found
 
     def propose(
-        self, frames: Sequence[Frame], targets: Sequence[Instances | None] | None = None
+        self,
+        frames: Sequence[Frame],
+        targets: Sequence[Instances | None] | None = None,
+        ignored: Sequence[Tensor | None] | None = None,
     ) -> tuple[list[Frame], dict[str, Tensor]]:
         """The frames with embedded proposals, and the losses of the RPN on those with targets.
 
+        `ignored` are the ignore regions (G, 4) of each frame, or None: what lies there is not sampled as background.
         Feature maps are dropped where nothing will look at them again.
         """
         features = _levels(frames, [*self.proposal_generator.in_features, *self.roi_heads.box_in_features])
         sizes = [frame.image_size for frame in frames]
-        proposals, losses = self.proposal_generator.propose(sizes, features, targets)
-        proposals = self.roi_heads.select(proposals, targets)
+        proposals, losses = self.proposal_generator.propose(sizes, features, targets, ignored)
+        proposals = self.roi_heads.select(proposals, targets, ignored)
         embedded = self.roi_heads.embed(features, proposals)
         known = [None] * len(frames) if targets is None else targets
         done = [
@@ -313,6 +329,10 @@ class VideoRCNN(GeneralizedRCNN):
         """Level 1 looks at maps only: without level 2 nobody asks for the proposals of a support."""
         return self.pixel_aggregator is None or self.roi_heads.aggregator is not None
 
+    @property
+    def _supports_enter_anew(self) -> bool:
+        return self.pixel_aggregator is not None and self.pixel_aggregator.enters_anew
+
     def _kept(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """The feature maps that something looks at after the proposals have been made."""
         if self.pixel_aggregator is not None:
@@ -355,7 +375,7 @@ class VideoRCNN(GeneralizedRCNN):
         seen = [
             one
             for key, context in zip(keys, contexts, strict=True)
-            for one in seen_by_supports(key, context, self.training)
+            for one in seen_by_supports(key, context, self.training or self._supports_enter_anew)
         ]
         return contexts_with(keys, self._enter(supports, seen), contexts)
 
@@ -371,15 +391,19 @@ class VideoRCNN(GeneralizedRCNN):
         return keys, contexts_with(keys, (with_ids(*one, threshold) for one in supports), contexts)
 
     def _propose_clips(
-        self, keys: list[Frame], contexts: list[TemporalContext], targets: list[Instances] | None
+        self,
+        keys: list[Frame],
+        contexts: list[TemporalContext],
+        targets: list[Instances] | None,
+        ignored: list[Tensor | None] | None = None,
     ) -> tuple[list[Frame], list[TemporalContext], dict[str, Tensor]]:
         """`propose` for the key frames (with targets) and all supports (without) at once."""
         if not self._supports_have_proposals:
-            keys, losses = self.propose(keys, targets)
+            keys, losses = self.propose(keys, targets, ignored)
             return keys, contexts, losses
         supports = supports_of(contexts)
-        padded = None if targets is None else [*targets, *[None] * len(supports)]
-        frames, losses = self.propose([*keys, *supports], padded)
+        padded, regions = (None if one is None else [*one, *[None] * len(supports)] for one in (targets, ignored))
+        frames, losses = self.propose([*keys, *supports], padded, regions)
         keys, supports = frames[: len(keys)], frames[len(keys) :]
         return keys, contexts_with(keys, supports, contexts), losses
 

@@ -7,8 +7,18 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms
 
-from vod2.d2 import PROPOSAL_GENERATOR_REGISTRY, RPN, CfgNode, ImageList, Instances, ShapeSpec, configurable
-from vod2.layers import PreciseBoxTransform, clip_boxes
+from vod2.d2 import (
+    PROPOSAL_GENERATOR_REGISTRY,
+    RPN,
+    CfgNode,
+    ImageList,
+    Instances,
+    ShapeSpec,
+    configurable,
+    pairwise_iou,
+    subsample_labels,
+)
+from vod2.layers import PreciseBoxTransform, clip_boxes, covered
 from vod2.structures import PreciseBoxes
 
 
@@ -17,20 +27,23 @@ class VideoRPN(RPN):
     """Detectron2's RPN with its keys and parameters, in any precision, where only key frames have targets."""
 
     @configurable
-    def __init__(self, *, inclusive_boxes: bool = False, **kwargs) -> None:
+    def __init__(self, *, inclusive_boxes: bool = False, ignore_overlap: float = 0.5, **kwargs) -> None:
         """
         Args:
             inclusive_boxes: boxes, also those of targets, come from `vod2.layers.half_open`, see `clip_boxes`.
+            ignore_overlap: background anchors that have more of their area in an ignore region are not sampled.
             kwargs: those of `RPN`.
         """
         super().__init__(**kwargs)
         self.inclusive_boxes = inclusive_boxes
+        self.ignore_overlap = ignore_overlap
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
         ret = super().from_config(cfg, input_shape)
         ret["box2box_transform"] = PreciseBoxTransform(weights=cfg.MODEL.RPN.BBOX_REG_WEIGHTS)
         ret["inclusive_boxes"] = cfg.MODEL.LEGACY.INCLUSIVE_BOXES
+        ret["ignore_overlap"] = cfg.MODEL.VIDEO.IGNORE_OVERLAP
         if ret["inclusive_boxes"] and ret["anchor_boundary_thresh"] >= 0:
             # Half-open anchors end a pixel later: half of it keeps those inside, of whole pixels, that were inside.
             ret["anchor_boundary_thresh"] += 0.5
@@ -47,6 +60,7 @@ class VideoRPN(RPN):
         image_sizes: list[tuple[int, int]],
         features: dict[str, Tensor],
         targets: list[Instances | None] | None = None,
+        ignored: list[Tensor | None] | None = None,
     ) -> tuple[list[Instances], dict[str, Tensor]]:
         """Propose for B frames, and train on those with targets.
 
@@ -54,6 +68,7 @@ class VideoRPN(RPN):
             image_sizes: B pairs (height, width).
             features: {level: (B, C, H, W)}.
             targets: for each frame `Instances` with gt_boxes, or None for a frame without loss.
+            ignored: for each frame its ignore regions (G, 4) xyxy, or None.
 
         Returns:
             B `Instances` with proposal_boxes and objectness_logits (descending); losses loss_rpn_cls and loss_rpn_loc.
@@ -69,9 +84,52 @@ class VideoRPN(RPN):
         losses = {}
         rows = [row for row, target in enumerate(targets or []) if target is not None]
         if rows:
-            labels, boxes = self.label_and_sample_anchors(anchors, [targets[row] for row in rows])
+            regions = () if ignored is None else ([ignored[row] for row in rows],)
+            labels, boxes = self.label_and_sample_anchors(anchors, [targets[row] for row in rows], *regions)
             losses = self.losses(anchors, [x[rows] for x in logits], labels, [x[rows] for x in deltas], boxes)
         return self.predict_proposals(anchors, logits, deltas, image_sizes), losses
+
+    @torch.no_grad()
+    def label_and_sample_anchors(
+        self,
+        anchors: list[PreciseBoxes],
+        gt_instances: list[Instances],
+        ignored: list[Tensor | None] | None = None,
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Detectron2's, for which anchors in ignore regions are neither object nor background.
+
+        Args:
+            anchors: L boxes.
+            gt_instances: of each frame, with gt_boxes.
+            ignored: of each frame its ignore regions (G, 4) xyxy, or None.
+
+        Returns:
+            For each frame the labels (R,), 1 object, 0 background, -1 not sampled; and the matched boxes (R, 4).
+        """
+        ignored = [None] * len(gt_instances) if ignored is None else ignored
+        labels, boxes = [], []
+        for target, regions in zip(gt_instances, ignored, strict=True):
+            if regions is None or len(regions) == 0 or self.ignore_overlap == 0:
+                (label,), (box,) = super().label_and_sample_anchors(anchors, [target])
+            else:
+                label, box = self._label_and_sample_outside(PreciseBoxes.cat(anchors), target, regions)
+            labels.append(label)
+            boxes.append(box)
+        return labels, boxes
+
+    def _label_and_sample_outside(
+        self, anchors: PreciseBoxes, target: Instances, regions: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Labels (R,) and matched boxes (R, 4) of one frame."""
+        matches, labels = self.anchor_matcher(pairwise_iou(target.gt_boxes, anchors))
+        if self.anchor_boundary_thresh >= 0:
+            labels[~anchors.inside_box(target.image_size, self.anchor_boundary_thresh)] = -1
+        labels[(labels == 0) & covered(anchors.tensor, regions, self.ignore_overlap)] = -1
+        objects, background = subsample_labels(labels, self.batch_size_per_image, self.positive_fraction, 0)
+        sampled = torch.full_like(labels, -1)
+        sampled[objects], sampled[background] = 1, 0
+        boxes = target.gt_boxes.tensor
+        return sampled, boxes[matches] if len(target) > 0 else torch.zeros_like(anchors.tensor)
 
     @torch.no_grad()
     def predict_proposals(

@@ -5,12 +5,15 @@
 
 from vod2.ops.library import compiled_device_types
 from vod2.ops.relation_geometry_bias import relation_geometry_bias, relation_geometry_bias_reference
+from vod2.ops.roi_align import ROIAlign, roi_align
 from vod2.ops.st_sampling import st_sampling, st_sampling_reference
 
 __all__ = [
+    "ROIAlign",
     "compiled_device_types",
     "relation_geometry_bias",
     "relation_geometry_bias_reference",
+    "roi_align",
     "st_sampling",
     "st_sampling_reference",
 ]

@@ -9,6 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+BACKGROUND = -1
+"""The id of a proposal that shows no object."""
+UNKNOWN = -2
+"""The id of a proposal of which nobody knows what it shows: its frame, or its object's track, is not annotated."""
+
 
 @dataclass(frozen=True)
 class ProposalSet:
@@ -21,7 +26,8 @@ class ProposalSet:
         frame: (M,) int64, ascending, row of the proposal's frame in the context, in [0, T); zeros for one frame.
         image_sizes: T pairs (height, width) of the resized images.
         maps: (M, C, P, P) what was pooled from each box, where an aggregator compares parts of it, else None.
-        ids: (M,) int64 in training, the track of the object in each box, -1 for background; None where it is unknown.
+        ids: (M,) int64 in training, the track of the object in each box, or BACKGROUND, or UNKNOWN; None where nobody
+            asked.
 
     Raises:
         ValueError: if the lengths or shapes contradict each other.
@@ -70,6 +76,8 @@ class ProposalSet:
     def cat(sets: Sequence["ProposalSet"]) -> "ProposalSet":
         """Join the sets, frame after frame; rows of `frame` are shifted accordingly.
 
+        Where some sets have ids, those of the others are UNKNOWN.
+
         Raises:
             ValueError: if `sets` is empty (there is no device or dimension to make an empty set of).
         """
@@ -86,7 +94,7 @@ class ProposalSet:
             torch.cat(frames),
             sizes,
             None if any(one.maps is None for one in sets) else torch.cat([one.maps for one in sets]),
-            None if any(one.ids is None for one in sets) else torch.cat([one.ids for one in sets]),
+            None if all(one.ids is None for one in sets) else torch.cat([one._known_ids() for one in sets]),
         )
 
     def top(self, count: int) -> "ProposalSet":
@@ -102,6 +110,9 @@ class ProposalSet:
         counts = torch.bincount(self.frame, minlength=len(self.image_sizes))
         first = counts.cumsum(0) - counts
         return torch.arange(len(self), device=self.frame.device) - first[self.frame]
+
+    def _known_ids(self) -> Tensor:
+        return torch.full_like(self.frame, UNKNOWN) if self.ids is None else self.ids
 
     def counts(self) -> Tensor:
         """(T,) int64: the number of proposals of each frame."""

@@ -152,27 +152,35 @@ class SlidingWindow(SupportSchedule):
 
 @SUPPORT_SCHEDULE_REGISTRY.register()
 class GlobalSample(SupportSchedule):
-    """`count` frames of the whole video, the same for each of its frames (SELSA).
+    """`count` frames of the whole video, t among them: nearly the same for each of its frames (SELSA).
 
-    Every frame has a priority that follows from the video's name and its number; the sample are the frames of the
-    highest. A causal one (lookahead 0) takes the highest of the frames until t: a frame that it has once left out never
-    comes back, so a live stream holds `count` frames.
+    Every frame has a priority that follows from the video's name and its number; the sample are t and those of the
+    other frames that have the highest. So it is `count` frames for every t, and only its last one makes way for a t
+    that has a lower priority. A causal one (lookahead 0) takes them from the frames until t: a frame that it has once
+    left out never comes back, so a live stream holds `count` frames.
 
     Args:
-        count: size of the sample, at most the length of the video is taken.
-        include_key: frame t itself belongs to its window, whether it was drawn or not.
+        count: frames of a window, at most the length of the video is taken.
+        include_key: frame t always is one of them; without it, it is one if it has the priority, and the window is the
+            same for all frames of the video.
         lookahead: None for the whole video, 0 for the frames until t.
+
+    Raises:
+        ValueError: if the count is less than 1 (0 without `include_key`), or the lookahead is another.
 
     Example:
         >>> from vod2.temporal import GlobalSample
         >>> whole, causal = GlobalSample(3), GlobalSample(3, lookahead=0)
+        >>> [len(whole.window(t, 100, "video")) for t in (0, 50, 99)]
+        [3, 3, 3]
         >>> whole.window(99, 100, "video") == causal.window(99, None, "video")
         True
     """
 
     def __init__(self, count: int, include_key: bool = True, lookahead: int | None = None) -> None:
-        if count < 0:
-            raise ValueError(f"GlobalSample: expected a count of at least 0, got {count}")
+        if count < (1 if include_key else 0):
+            least = "1, the key frame itself" if include_key else "0"
+            raise ValueError(f"GlobalSample: expected a count of at least {least}, got {count}")
         if lookahead not in (None, 0):
             raise ValueError(f"GlobalSample: expected a lookahead of 0 or the whole video, got {lookahead}")
         self.count, self.include_key, self.lookahead = count, include_key, lookahead
@@ -187,9 +195,10 @@ class GlobalSample(SupportSchedule):
         return GlobalSample(self.count, self.include_key, 0)
 
     def _window(self, t: int, length: int | None, video: str) -> list[Support]:
-        indices = _sample_of_video(video, length if self.lookahead is None else t + 1, self.count)
-        if self.include_key:
-            indices = indices | {t}
+        known = length if self.lookahead is None else t + 1
+        indices = _sample_of_video(video, known, self.count)
+        if self.include_key and t not in indices:
+            indices = _sample_of_video(video, known, self.count - 1) | {t}
         return [Support(index, Role.GLOBAL) for index in sorted(indices)]
 
 

@@ -83,7 +83,7 @@ class RandomNear(TrainingSchedule):
 
 @TRAINING_SCHEDULE_REGISTRY.register()
 class RandomVideo(TrainingSchedule):
-    """`count` frames from the whole video (SELSA, HVR-Net); distinct where the video has that many.
+    """`count` frames from the whole video (SELSA); distinct where the video has that many.
 
     Args:
         count: supports to draw.
@@ -105,6 +105,48 @@ class RandomVideo(TrainingSchedule):
         if not self.include_key and length > 1:
             frames = np.delete(frames, t)
         return _draw(frames, self.count, rng, Role.GLOBAL)
+
+
+@TRAINING_SCHEDULE_REGISTRY.register()
+class RandomBothSides(TrainingSchedule):
+    """Frames from the whole video, half of them before t and half after it: t is the middle one in time (HVR-Net).
+
+    Given t, either half is uniform, as it is where a clip is drawn at random and its middle frame is the key frame.
+    Frames are distinct where a side has that many. The first and the last frame of a video have all supports on one
+    side; a still image repeats itself.
+
+    Args:
+        count: supports to draw, an even number.
+
+    Raises:
+        ValueError: if the count is negative or odd.
+
+    Example:
+        >>> import numpy as np
+        >>> from vod2.temporal import RandomBothSides
+        >>> [s.index for s in RandomBothSides(count=2).sample(1, 3, np.random.default_rng(0))]
+        [0, 2]
+    """
+
+    def __init__(self, count: int = 2) -> None:
+        if count < 0 or count % 2:
+            raise ValueError(
+                f"RandomBothSides: expected an even count of at least 0 (half before the key frame), got {count}"
+            )
+        self.count = count
+
+    @classmethod
+    def from_config(cls, node: CfgNode) -> "RandomBothSides":
+        return cls(node.COUNT)
+
+    def sample(self, t: int, length: int, rng: np.random.Generator) -> list[Support]:
+        check_frame(t, length)
+        before, after = np.arange(t), np.arange(t + 1, length)
+        if len(before) and len(after):
+            half = self.count // 2
+            return [*_draw(before, half, rng, Role.GLOBAL), *_draw(after, half, rng, Role.GLOBAL)]
+        others = np.concatenate([before, after]) if length > 1 else np.array([t])
+        return _draw(others, self.count, rng, Role.GLOBAL)
 
 
 @TRAINING_SCHEDULE_REGISTRY.register()
@@ -187,34 +229,70 @@ class RandomKeyframe(TrainingSchedule):
 
 @TRAINING_SCHEDULE_REGISTRY.register()
 class KeyframeTriplet(TrainingSchedule):
-    """Two keyframes of the past, as a stream would have them when it comes to t (LSTS): new, then old.
+    """Two keyframes around t, of which a stream has made its memory (LSTS): `new`, the last one, and `old`, before it.
 
-    new = t - n with n in {1 .. interval}, the last keyframe, as KEYFRAME; old = new - m with m in {interval + 1 ..
-    interval + interval // 2}, the one that the memory was made of, as MEMORY; uniform, both clipped to the video. A
-    still image repeats itself.
+    new comes as KEYFRAME, or as KEY where it is t itself: the loss is then that of a keyframe. old comes as MEMORY, or
+    not at all where new is the first keyframe of its video. A still image is its own first keyframe. All are uniform,
+    with the interval D and h = D // 2:
+
+    - "stream": new = t - {0 .. D - 1}, from frame 0 on, and old = new - D + {-h .. h}; new is the first keyframe where
+      that falls before the video. These are the distances that a stream has at test, and some on either side of D.
+    - "online": new = t - {1 .. D}, old = t - {D + 1 .. D + h}. Public code has it beside "released".
+    - "released": new = t + {-h .. h - 1}, which may lie after t, and old = t - {h + 1 .. D}: the configuration that
+      public code was released with.
+
+    The last two are clipped to the video; new is the first keyframe where old becomes the same frame.
+
+    Args:
+        interval: D, at least 1; at least 2 for "released".
+        form: which of the three.
+
+    Raises:
+        ValueError: for another form, or an interval that is too small.
 
     Example:
         >>> import numpy as np
         >>> from vod2.temporal import KeyframeTriplet
         >>> [(s.index, s.role.name) for s in KeyframeTriplet(interval=1).sample(8, 9, np.random.default_rng(0))]
-        [(7, 'KEYFRAME'), (5, 'MEMORY')]
+        [(8, 'KEY'), (7, 'MEMORY')]
     """
 
-    def __init__(self, interval: int = 10) -> None:
-        if interval < 1:
-            raise ValueError(f"KeyframeTriplet: expected an interval of at least 1, got {interval}")
-        self.interval = interval
+    FORMS = ("stream", "online", "released")
+
+    def __init__(self, interval: int = 10, form: str = "stream") -> None:
+        if form not in self.FORMS:
+            raise ValueError(f"KeyframeTriplet: expected TRIPLET to be one of {self.FORMS}, got {form!r}")
+        least = 2 if form == "released" else 1
+        if interval < least:
+            raise ValueError(f"KeyframeTriplet: expected an interval of at least {least}, got {interval}")
+        self.interval, self.form = interval, form
 
     @classmethod
     def from_config(cls, node: CfgNode) -> "KeyframeTriplet":
-        return cls(node.INTERVAL)
+        return cls(node.INTERVAL, node.TRIPLET)
 
     def sample(self, t: int, length: int, rng: np.random.Generator) -> list[Support]:
         check_frame(t, length)
-        new = max(t - int(rng.integers(1, self.interval, endpoint=True)), 0)
-        farthest = self.interval + max(self.interval // 2, 1)
-        old = max(new - int(rng.integers(self.interval + 1, farthest, endpoint=True)), 0)
-        return [Support(new, Role.KEYFRAME), Support(old, Role.MEMORY)]
+        new, old = self._draw_pair(t, rng)
+        new = min(max(new, 0), length - 1)
+        # A stream has no keyframe before its first one, which public code has wherever its clipping ends.
+        is_first = old < 0 if self.form == "stream" else max(old, 0) == new
+        supports = [Support(new, Role.KEY if new == t else Role.KEYFRAME)]
+        return supports if is_first else [*supports, Support(max(old, 0), Role.MEMORY)]
+
+    def _draw_pair(self, t: int, rng: np.random.Generator) -> tuple[int, int]:
+        """new and old, not clipped; but old of "stream" counts from the new that is in the video."""
+        interval, half = self.interval, self.interval // 2
+
+        def draw(first: int, last: int) -> int:
+            return int(rng.integers(first, last, endpoint=True))
+
+        if self.form == "stream":
+            new = max(t - draw(0, interval - 1), 0)
+            return new, new - interval + draw(-half, half)
+        if self.form == "online":
+            return t - draw(1, interval), t - draw(interval + 1, interval + max(half, 1))
+        return t + draw(-half, half - 1), t - draw(half + 1, interval)
 
 
 class WithKey(TrainingSchedule):

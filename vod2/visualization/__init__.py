@@ -1,7 +1,7 @@
 """Pictures, videos and pages of detections."""
 
 from vod2.visualization.compare import side_by_side, side_by_side_size
-from vod2.visualization.draw import class_color, class_name, draw_instances
+from vod2.visualization.draw import class_color, class_name, draw_box, draw_instances
 from vod2.visualization.relations import draw_relations
 from vod2.visualization.report import ReportWriter, write_report
 from vod2.visualization.trails import Trails
@@ -13,6 +13,7 @@ __all__ = [
     "VideoWriter",
     "class_color",
     "class_name",
+    "draw_box",
     "draw_instances",
     "draw_relations",
     "side_by_side",

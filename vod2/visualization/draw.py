@@ -56,16 +56,20 @@ def draw_instances(
         if scores[i] >= threshold:
             text = f"{class_name(labels[i], class_names)} {f'{scores[i]:.2f}'.lstrip('0')}"
             text += f" #{tracks[i]}" if tracks[i] >= 0 else ""
-            _draw_box(canvas, boxes[i], text, class_color(labels[i]))
+            draw_box(canvas, boxes[i], text, class_color(labels[i]))
     return canvas
 
 
-def _draw_box(canvas: np.ndarray, box: np.ndarray, text: str, color: tuple[int, int, int]) -> None:
+def draw_box(canvas: np.ndarray, box: np.ndarray, text: str, color: tuple[int, int, int], dashed: bool = False) -> None:
+    """Draw a box (4,) xyxy pixels with its label into `canvas` (H, W, 3) uint8 BGR."""
     height, width = canvas.shape[:2]
     short_side = min(height, width)
     line = max(1, round(short_side / 300))
     x1, y1, x2, y2 = np.clip(np.round(box), 0, [width - 1, height - 1, width - 1, height - 1]).astype(int).tolist()
-    cv2.rectangle(canvas, (x1, y1), (x2, y2), color, line)
+    if dashed:
+        _dashed_rectangle(canvas, (x1, y1, x2, y2), color, line)
+    else:
+        cv2.rectangle(canvas, (x1, y1), (x2, y2), color, line)
 
     scale = (7 + short_side / 90) / _FONT_HEIGHT
     weight = max(1, round(1.6 * scale))
@@ -78,3 +82,18 @@ def _draw_box(canvas: np.ndarray, box: np.ndarray, text: str, color: tuple[int, 
     bright = 0.114 * color[0] + 0.587 * color[1] + 0.299 * color[2] > 140
     origin = (left + pad, top + text_height + pad // 2)
     cv2.putText(canvas, text, origin, _FONT, scale, (0, 0, 0) if bright else (255, 255, 255), weight, cv2.LINE_AA)
+
+
+def _dashed_rectangle(
+    canvas: np.ndarray, corners: tuple[int, int, int, int], color: tuple[int, int, int], line: int
+) -> None:
+    x1, y1, x2, y2 = corners
+    dash = 4 * line + 1
+    for start in range(x1, x2 + 1, 2 * dash):
+        end = min(start + dash, x2)
+        cv2.line(canvas, (start, y1), (end, y1), color, line)
+        cv2.line(canvas, (start, y2), (end, y2), color, line)
+    for start in range(y1, y2 + 1, 2 * dash):
+        end = min(start + dash, y2)
+        cv2.line(canvas, (x1, start), (x1, end), color, line)
+        cv2.line(canvas, (x2, start), (x2, end), color, line)

@@ -166,7 +166,8 @@ class DefaultTrainer(TrainerBase):
         super().__init__()
         if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
             setup_logger()  # default_setup was not called
-        check_supported(cfg, {"SOLVER.REFERENCE_WORLD_SIZE": 0, "TEST.PRECISE_BN.ENABLED": False})
+        check_supported(cfg, {"TEST.PRECISE_BN.ENABLED": False})
+        cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)
@@ -228,6 +229,38 @@ class DefaultTrainer(TrainerBase):
     def load_state_dict(self, state_dict: dict) -> None:
         super().load_state_dict(state_dict)
         self._trainer.load_state_dict(state_dict["_trainer"])
+
+    @staticmethod
+    def auto_scale_workers(cfg, num_workers: int):
+        """The configuration for ``num_workers`` processes where it is written for ``SOLVER.REFERENCE_WORLD_SIZE``.
+
+        The share of a process and the samples of the training stay: IMS_PER_BATCH and BASE_LR grow with the processes,
+        iterations and periods shrink. ``cfg`` itself where there is nothing to change, else a copy.
+        """
+        reference = cfg.SOLVER.REFERENCE_WORLD_SIZE
+        if reference in (0, num_workers):
+            return cfg
+        if cfg.SOLVER.IMS_PER_BATCH % reference:
+            raise ValueError(f"SOLVER.REFERENCE_WORLD_SIZE={reference} does not divide {cfg.SOLVER.IMS_PER_BATCH=}")
+        factor = num_workers / reference
+        scaled = cfg.clone()
+        scaled.defrost()
+        solver = scaled.SOLVER
+        solver.REFERENCE_WORLD_SIZE = num_workers
+        solver.IMS_PER_BATCH = round(solver.IMS_PER_BATCH * factor)
+        solver.BASE_LR = solver.BASE_LR * factor
+        solver.MAX_ITER, solver.WARMUP_ITERS, solver.CHECKPOINT_PERIOD = (
+            round(count / factor) for count in (solver.MAX_ITER, solver.WARMUP_ITERS, solver.CHECKPOINT_PERIOD)
+        )
+        solver.STEPS = tuple(round(step / factor) for step in solver.STEPS)
+        scaled.TEST.EVAL_PERIOD = round(scaled.TEST.EVAL_PERIOD / factor)
+        logging.getLogger(__name__).info(
+            f"Scaled from {reference} to {num_workers} processes: {solver.IMS_PER_BATCH=}, {solver.BASE_LR=}, "
+            f"{solver.MAX_ITER=}, {solver.WARMUP_ITERS=}, {solver.STEPS=}"
+        )
+        if cfg.is_frozen():
+            scaled.freeze()
+        return scaled
 
     @classmethod
     def build_model(cls, cfg) -> nn.Module:

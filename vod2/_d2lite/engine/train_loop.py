@@ -139,7 +139,14 @@ class SimpleTrainer(TrainerBase):
         self.data_loader = data_loader
         self.optimizer = optimizer
         self.gather_metric_period = gather_metric_period
-        self._data_iterator = None  # made at the first step: workers must not start before the training does
+        self._data_iterator = None
+
+    @property
+    def _data_loader_iter(self):
+        """Made at the first step: workers must not start before the training does."""
+        if self._data_iterator is None:
+            self._data_iterator = iter(self.data_loader)
+        return self._data_iterator
 
     def run_step(self) -> None:
         """
@@ -148,9 +155,7 @@ class SimpleTrainer(TrainerBase):
         """
         assert self.model.training, f"[{type(self).__name__}] model was changed to eval mode!"
         start = time.perf_counter()
-        if self._data_iterator is None:
-            self._data_iterator = iter(self.data_loader)
-        data = next(self._data_iterator)
+        data = next(self._data_loader_iter)
         data_time = time.perf_counter() - start
         losses = self._forward(data)
         if isinstance(losses, torch.Tensor):

@@ -161,6 +161,8 @@ def _settings(state: State, target: Target) -> dict[str, object]:
         settings["VIDEO.TEST_SCHEDULE.EDGE"] = "repeat"
     if any(name.startswith("flownet.") for name in state):
         settings["MODEL.FLOWNET.LEGACY_WARP"] = True
+    if _method(state) == "DFF":
+        settings["MODEL.DFF.WARP_KEYFRAMES"] = True
     return settings
 
 

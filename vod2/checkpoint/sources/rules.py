@@ -84,6 +84,8 @@ class Source:
         settings: names and the model -> {key: value} of the configuration that the weights need.
         partial: the file is a start for training: that parts of a detector are missing, or of another shape or unused,
             is as it should be.
+        network: configuration -> the part of a model that is filled; None for all of it.
+        key: of the configuration, which names the converted file.
     """
 
     rules: Callable[[State], tuple[Rule, ...]]
@@ -93,6 +95,8 @@ class Source:
     prepare: Callable[[State], State] = field(default=dict)
     norm_eps: Callable[[State], float] = lambda state: FROZEN_BN_EPS
     partial: bool = False
+    network: Callable[[CfgNode], nn.Module] | None = None
+    key: str = "MODEL.WEIGHTS"
 
 
 def _size_major(tensor: Tensor, target: Target) -> Tensor:

@@ -1,6 +1,7 @@
 // CPU kernels of shift_correlation and shift_sum. Channels lie last, so every inner loop runs over numbers that lie side
 // by side, whatever the width of the map; whatever reaches outside is left out before that loop.
 #include "../st_sampling.h"
+#include "multiversion.h"
 
 #include <ATen/Dispatch.h>
 #include <ATen/Functions.h>
@@ -10,15 +11,6 @@
 #include <algorithm>
 #include <cstdint>
 #include <vector>
-
-// The compiler makes one version of the hot loops per instruction set, and the loader picks the processor's (by feature:
-// names of architectures match only the processors of one maker).
-#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
-#define VOD2_MULTIVERSION __attribute__((target_clones("avx512f", "fma", "default")))
-#else
-#define VOD2_MULTIVERSION
-#endif
-#define VOD2_INLINE inline __attribute__((always_inline))
 
 namespace vod2 {
 namespace {

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from vod2.data.synthetic.deterioration import _line as line_kernel
+from vod2.data.synthetic.deterioration import line_kernel
 
 # At strength 1, as a share of the longer side
 _SMEAR, _DEFOCUS_RADIUS = 0.06, 0.018

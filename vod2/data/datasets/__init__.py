@@ -4,9 +4,10 @@ from vod2.data.datasets import builtin as _builtin  # noqa: F401  (registers)
 from vod2.data.datasets.coco_video import load_coco_video, register_coco_video
 from vod2.data.datasets.common import VideoDataset
 from vod2.data.datasets.derived import register_derived, register_every_nth
+from vod2.data.datasets.det_selection import limit_images_per_class
 from vod2.data.datasets.drones import DRONE_CLASSES, load_drones, register_drones
 from vod2.data.datasets.ilsvrc import VID_CLASSES, VID_WNIDS
-from vod2.data.datasets.imagenet_det import limit_images_per_class, load_imagenet_det, register_imagenet_det
+from vod2.data.datasets.imagenet_det import load_imagenet_det, register_imagenet_det
 from vod2.data.datasets.imagenet_vid import load_imagenet_vid, register_imagenet_vid
 from vod2.data.datasets.mot import MOT17_CLASSES, load_mot, register_mot
 from vod2.data.datasets.uavdt import UAVDT_CLASSES, UAVDT_SEQUENCES, load_uavdt, register_uavdt

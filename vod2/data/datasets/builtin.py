@@ -6,7 +6,7 @@ perhaps below the one that VOD2_REAL_DIR names.
 
 import os
 
-from vod2.d2 import DatasetCatalog
+from vod2.d2 import DatasetCatalog, MetadataCatalog
 from vod2.data.damage.dataset import register_damaged
 from vod2.data.datasets.derived import register_every_nth
 from vod2.data.datasets.drones import DRONE_SENSORS, DRONE_SPLITS, drones_root, register_drones
@@ -32,6 +32,8 @@ def register_builtin_datasets(folder: str) -> None:
     ):
         if name not in taken:
             register_imagenet_vid(name, imagenet, split, **options)
+            # As its published table of motions has it (vod2/evaluation/groups.py).
+            MetadataCatalog.get(name).set(counts_empty_frames=split == "val")
     if "imagenet_det_train_30classes" not in taken:
         register_imagenet_det("imagenet_det_train_30classes", imagenet)
     for split in ("train", "test"):

@@ -30,7 +30,9 @@ from vod2.data.datasets.common import (
     register_dataset,
     video_file,
     whole,
+    without_list,
 )
+from vod2.data.frame_annotations import LoadedAnnotations
 from vod2.errors import UserError
 
 
@@ -54,6 +56,10 @@ def register_coco_video(
         class_names,
         video_json=str(json_file),
         image_root=None if image_root is None else str(image_root),
+        frame_annotations=LoadedAnnotations(
+            load_coco_video,
+            {"json_file": json_file, "image_root": image_root, "class_names": class_names} | without_list(options),
+        ),
         check_source={
             "format": "coco_video",
             "path": str(json_file),

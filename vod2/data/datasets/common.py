@@ -165,6 +165,11 @@ def keep_listed(dicts: list[dict], list_file: str | os.PathLike | None) -> list[
     return kept
 
 
+def without_list(options: dict) -> dict:
+    """The options of a loader for all frames."""
+    return {key: value for key, value in options.items() if key != "list_file"}
+
+
 def video_file(video_root: str | os.PathLike, video: str, suffix: str) -> str:
     """The file of a video."""
     return os.path.join(video_root, video + suffix)

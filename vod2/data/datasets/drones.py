@@ -10,6 +10,7 @@ from pathlib import Path
 
 from vod2.data.datasets.coco_video import load_coco_video
 from vod2.data.datasets.common import VideoDataset, register_dataset
+from vod2.data.frame_annotations import LoadedAnnotations
 from vod2.errors import UserError
 
 DRONE_CLASSES = ("airplane", "bird", "drone", "helicopter")
@@ -35,6 +36,7 @@ def register_drones(name: str, root: str | os.PathLike, split: str) -> None:
         DRONE_CLASSES,
         image_root=str(root),
         linked_identities=True,
+        frame_annotations=LoadedAnnotations(load_drones, {"root": root, "split": split}),
         check_source={"format": "coco_video", "path": source.pop("json_file"), **source},
     )
 

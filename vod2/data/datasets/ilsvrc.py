@@ -141,7 +141,7 @@ class AnnotationTable:
 
 
 def read_annotations(
-    files: Sequence[str], categories: dict[str, int], ignore_other_classes: bool = False
+    files: Sequence[str], categories: dict[str, int], ignore_other_classes: bool = False, quiet: bool = False
 ) -> AnnotationTable:
     """Parse annotation files. Boxes are clipped to the image, those without area dropped; warnings count both.
 
@@ -149,13 +149,14 @@ def read_annotations(
         files: paths of the XML files.
         categories: {name in the XML: category id}.
         ignore_other_classes: leave out objects whose name is not in `categories`, rather than raise.
+        quiet: neither a progress bar nor warnings.
 
     Raises:
         UserError: a file is broken, or names a class that is not in `categories`.
     """
     sizes, counts, rows = [], [], []
     boxes = BoxCheck()
-    for file in tqdm(files, desc="annotations", unit="file", disable=None):
+    for file in tqdm(files, desc="annotations", unit="file", disable=quiet or None):
         height, width, objects = parse_xml(file)
         before = len(rows)
         for position, thing in enumerate(objects):
@@ -169,7 +170,8 @@ def read_annotations(
                 rows.append((*box, categories[thing.name], track, int(thing.occluded > 0)))
         sizes.append((height, width))
         counts.append(len(rows) - before)
-    boxes.warn()
+    if not quiet:
+        boxes.warn()
     columns = np.array(rows, np.float64).reshape(-1, 7)
     return AnnotationTable(
         np.array(sizes, np.int32).reshape(-1, 2),

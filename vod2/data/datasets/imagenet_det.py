@@ -6,16 +6,14 @@
 """
 
 import os
-import zlib
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from vod2.d2 import BoxMode, DatasetCatalog, MetadataCatalog
 from vod2.data.datasets.common import read_text
+from vod2.data.datasets.det_selection import derive_images
 from vod2.data.datasets.ilsvrc import (
     VID_CLASSES,
-    VID_WNIDS,
     cached_annotations,
     category_ids,
     read_annotations,
@@ -49,8 +47,8 @@ def load_imagenet_det(
 
     Args:
         root: folder with Data, Annotations and perhaps ImageSets.
-        list_file: lines `path 1`, the path below Data/DET without suffix; None looks for DET_train_30classes.txt, and
-            without one takes the images in the 30 classes' own folders, train/ILSVRC2013_train/<WordNet id>.
+        list_file: lines `path 1`, the path below Data/DET without suffix, each taken as it is: a path that comes twice
+            is two dicts. None looks for DET_train_30classes.txt, and without one takes `derive_images`.
         name: of the dataset, for messages.
         class_names: readable names by category id.
         remedy: what to do if the dataset is not there, for messages.
@@ -64,7 +62,7 @@ def load_imagenet_det(
     for part in ("Data", "Annotations"):
         require_folder(Path(root, part, "DET", "train"), name, remedy)
     found = list_file or find_det_list(root)
-    paths = _read_list(found) if found else derive_images(root)
+    paths = _read_list(found) if found else derive_images(root, class_names)
     if not paths:
         raise UserError(f"{found or Path(root, 'Data', 'DET')}: expected images of {name}, found none: {remedy}")
     files = [os.path.join(root, "Annotations", "DET", f"{path}.xml") for path in paths]
@@ -120,27 +118,3 @@ def _read_list(path: str | os.PathLike) -> list[str]:
         if len(line) not in (0, 2):
             raise UserError(f"{path}, line {number}: {' '.join(line)!r}, expected 'path 1': fix the list")
     return [line[0] for line in lines if line]
-
-
-def derive_images(root: str | os.PathLike) -> list[str]:
-    """Paths below Data/DET, without suffix, of the images in the 30 classes' own folders."""
-    data = Path(root, "Data", "DET")
-    folders = [data / "train" / "ILSVRC2013_train" / wnid for wnid in VID_WNIDS]
-    images = [image for folder in folders for image in sorted(folder.rglob("*.JPEG"))]
-    return [image.relative_to(data).with_suffix("").as_posix() for image in images]
-
-
-def limit_images_per_class(dicts: Sequence[dict], limit: int) -> list[dict]:
-    """Keep at most `limit` images of each class, always the same ones, in their order. Images without objects stay.
-
-    An image with several classes counts for each, and is left out if one of them has enough images.
-    """
-    counts: Counter[int] = Counter()
-    kept = []
-    # The order of a checksum is as good as random, and the same on every machine.
-    for position in sorted(range(len(dicts)), key=lambda i: (zlib.crc32(str(dicts[i]["image_id"]).encode()), i)):
-        classes = {annotation["category_id"] for annotation in dicts[position].get("annotations", ())}
-        if all(counts[category] < limit for category in classes):
-            counts.update(classes)
-            kept.append(position)
-    return [dicts[position] for position in sorted(kept)]

@@ -11,6 +11,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +24,7 @@ from vod2.data.datasets.ilsvrc import (
     read_annotations,
     require_folder,
 )
+from vod2.data.frame_annotations import FrameAnnotations
 from vod2.data.synthetic import read_deterioration
 from vod2.errors import UserError
 
@@ -53,8 +55,34 @@ def register_imagenet_vid(
     source = {"format": "imagenet_vid", "path": str(root), "split": split, "class_names": class_names}
     source |= {key: options[key] for key in ("list_file", "every_frame") if key in options}
     MetadataCatalog.get(name).set(
-        thing_classes=class_names, evaluator_type="vid", image_root=str(root), check_source=source
+        thing_classes=class_names,
+        evaluator_type="vid",
+        image_root=str(root),
+        check_source=source,
+        frame_annotations=XmlAnnotations(str(root), tuple(class_names)),
     )
+
+
+@dataclass(frozen=True)
+class XmlAnnotations(FrameAnnotations):
+    """The annotation file of any frame of any split; a frame without one is not annotated.
+
+    Args:
+        root, class_names: see `load_imagenet_vid`.
+    """
+
+    root: str
+    class_names: tuple[str, ...]
+
+    def part(self, video_id: str, index: int) -> tuple[str, int]:
+        return video_id, index
+
+    def read(self, part: tuple[str, int]) -> Iterator[dict]:
+        ref = FrameRef(*part, length=part[1] + 1)
+        file = _annotation_file(self.root, ref)
+        if os.path.isfile(file):
+            table = read_annotations([file], category_ids(self.class_names), quiet=True)
+            yield from _to_dicts(self.root, [ref], table, {ref.video: {}})
 
 
 def load_imagenet_vid(
@@ -97,11 +125,15 @@ def load_imagenet_vid(
     refs = read_frame_list(found, root, split) if found else derive_frames(root, split, every_frame)
     if not refs:
         raise UserError(f"{found or Path(root, 'Data', 'VID', split)}: expected frames of {name}, found none: {remedy}")
-    files = [os.path.join(root, "Annotations", "VID", ref.video, f"{ref.index:06d}.xml") for ref in refs]
+    files = [_annotation_file(root, ref) for ref in refs]
     categories = category_ids(class_names)
     label = f"vid-{split}-{'all' if every_frame else Path(found).stem if found else 'derived'}"
     table = cached_annotations(root, label, files, categories, lambda: read_annotations(files, categories))
     return list(_to_dicts(root, refs, table))
+
+
+def _annotation_file(root: str | os.PathLike, ref: FrameRef) -> str:
+    return os.path.join(root, "Annotations", "VID", ref.video, f"{ref.index:06d}.xml")
 
 
 def default_classes(root: str | os.PathLike) -> Sequence[str]:
@@ -228,11 +260,17 @@ def _video_length(folder: str, files: Iterable[str]) -> int:
     return len(frames)
 
 
-def _to_dicts(root: str | os.PathLike, refs: Sequence[FrameRef], table: AnnotationTable) -> Iterator[dict]:
+def _to_dicts(
+    root: str | os.PathLike,
+    refs: Sequence[FrameRef],
+    table: AnnotationTable,
+    deterioration: dict[str, dict] | None = None,
+) -> Iterator[dict]:
+    """The dicts of frames; `deterioration` of a video is read where it does not say it."""
     data = os.path.join(root, "Data", "VID")
     boxes, categories, tracks = table.boxes.tolist(), table.category.tolist(), table.track.tolist()
     occluded, ends = table.occluded.tolist(), table.counts.cumsum().tolist()
-    deterioration: dict[str, dict] = {}
+    deterioration = dict(deterioration or {})
     for ref, (height, width), count, end in zip(refs, table.sizes.tolist(), table.counts.tolist(), ends, strict=True):
         if ref.video not in deterioration:
             deterioration[ref.video] = _deterioration(root, ref.video)

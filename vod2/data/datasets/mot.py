@@ -22,8 +22,10 @@ from vod2.data.datasets.common import (
     register_dataset,
     video_file,
     whole,
+    without_list,
 )
 from vod2.data.datasets.ilsvrc import require_folder
+from vod2.data.frame_annotations import LoadedAnnotations
 from vod2.errors import UserError
 
 MOT17_CLASSES: dict[int, str] = {
@@ -63,11 +65,13 @@ def register_mot(
         root, split, sequences, classes, keep_classes, options: see `load_mot`.
     """
     names = list(classes.values()) if keep_classes is None else list(keep_classes)
+    source = {"root": str(root), "split": split, "classes": classes, "keep_classes": keep_classes}
     register_dataset(
         name,
         lambda: load_mot(root, split, sequences, classes, keep_classes, **options),
         names,
         image_root=str(root),
+        frame_annotations=LoadedAnnotations(load_mot, source | without_list(options), "sequences"),
         check_source={
             "format": "mot",
             "path": str(root),

@@ -17,6 +17,7 @@ from PIL import Image
 from vod2.d2 import BoxMode, DatasetCatalog, MetadataCatalog
 from vod2.data.datasets.common import keep_listed
 from vod2.data.datasets.ilsvrc import require_folder
+from vod2.data.frame_annotations import LoadedAnnotations
 from vod2.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ def register_uavdt(name: str, root: str | os.PathLike, split: str, list_file: st
         evaluator_type="uavdt",
         image_root=str(root),
         check_source={"format": "uavdt", "path": str(root), "split": split, "list_file": list_file},
+        frame_annotations=LoadedAnnotations(load_uavdt, {"root": str(root), "split": split, "name": name}, "sequences"),
     )
 
 

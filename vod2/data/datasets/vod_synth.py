@@ -4,7 +4,7 @@ import os
 
 from vod2.d2 import DatasetCatalog, MetadataCatalog
 from vod2.data.datasets.imagenet_det import find_det_list, load_imagenet_det
-from vod2.data.datasets.imagenet_vid import default_classes, find_list, load_imagenet_vid
+from vod2.data.datasets.imagenet_vid import XmlAnnotations, default_classes, find_list, load_imagenet_vid
 from vod2.data.synthetic.vod_synth import BENCHMARK, SIZES, check_version
 from vod2.errors import UserError
 
@@ -16,11 +16,15 @@ def register_vod_synth(name: str, root: str | os.PathLike, part: str, size: str)
     root, class_names = str(root), list(SIZES[size].class_names)
     DatasetCatalog.register(name, lambda: load_vod_synth(root, part, size, name))
     source = {"format": "imagenet_det", "path": root}
+    metadata = {}
     if part != "det":
         split, every_frame = _split(part)
         source = {"format": "imagenet_vid", "path": root, "split": split, "class_names": class_names}
         source |= {"every_frame": True} if every_frame else {}
-    MetadataCatalog.get(name).set(thing_classes=class_names, evaluator_type="vid", image_root=root, check_source=source)
+        metadata["frame_annotations"] = XmlAnnotations(root, tuple(class_names))
+    MetadataCatalog.get(name).set(
+        thing_classes=class_names, evaluator_type="vid", image_root=root, check_source=source, **metadata
+    )
 
 
 def load_vod_synth(root: str | os.PathLike, part: str, size: str, name: str) -> list[dict]:

@@ -26,8 +26,10 @@ from vod2.data.datasets.common import (
     register_dataset,
     video_file,
     whole,
+    without_list,
 )
 from vod2.data.datasets.ilsvrc import require_folder
+from vod2.data.frame_annotations import LoadedAnnotations
 from vod2.data.reader import VideoReader, images_in
 from vod2.errors import UserError
 
@@ -54,6 +56,9 @@ def register_yolo_video(name: str, root: str | os.PathLike, class_names: ClassNa
         lambda: load_yolo_video(root, class_names, **options),
         known,
         image_root=str(root),
+        frame_annotations=LoadedAnnotations(
+            load_yolo_video, {"root": str(root), "class_names": class_names} | without_list(options)
+        ),
         check_source=source,
     )
 

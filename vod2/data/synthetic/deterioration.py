@@ -53,11 +53,16 @@ def motion_blur(layer: ObjectLayer, strength: float) -> np.ndarray:
     """
     fade = min(1.0, strength / AMBIGUOUS_FROM)
     image = cv2.addWeighted(layer.sprite.sharp, 1 - fade, layer.sprite.ambiguous, fade, 0)
-    return cv2.filter2D(layer.warp(image), -1, _line(layer.direction, _SMEAR * strength * layer.side))
+    return cv2.filter2D(layer.warp(image), -1, line_kernel(layer.direction, _SMEAR * strength * layer.side))
 
 
-def _line(direction: np.ndarray, length: float) -> np.ndarray:
-    """A kernel that averages over a line: (n, n) float32, sum 1, n odd."""
+def line_kernel(direction: np.ndarray, length: float) -> np.ndarray:
+    """A kernel that averages over a line: (n, n) float32, sum 1, n odd.
+
+    Args:
+        direction: (2,) a unit vector, xy.
+        length: in pixels.
+    """
     size = 2 * int(np.ceil(length / 2)) + 1
     kernel = np.zeros((size, size), np.float32)
     # Many points along the line, each shared between its four pixels, keep the kernel exact at subpixel lengths.

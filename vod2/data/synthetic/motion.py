@@ -126,18 +126,18 @@ def _reach(trajectory: Trajectory) -> np.ndarray:
 
 
 def draw_ranges(
-    rng: np.random.Generator, frames: int, fraction: float, longest: int = CLEAN_WITHIN
+    rng: np.random.Generator, frames: int, fraction: float, longest: int = CLEAN_WITHIN, mean: int = 6
 ) -> list[tuple[int, int]]:
     """Frame ranges [start, stop) that together hold about `fraction` of the frames, at random places.
 
-    No range is longer than `longest`, and two ranges never touch. With `fraction` > 0 and two frames or more
-    there is at least one frame inside and one outside.
+    No range is longer than `longest`, their mean length is at least about `mean`, and two ranges never touch. With
+    `fraction` > 0 and two frames or more there is at least one frame inside and one outside.
     """
     if fraction == 0 or frames < 2:
         return []
     inside = int(np.clip(round(frames * fraction), 1, frames - 1))
     outside = frames - inside
-    fewest, most = -(-inside // longest), -(-inside // 6)
+    fewest, most = -(-inside // longest), -(-inside // mean)
     count = min(int(rng.integers(fewest, most + 1)), outside + 1)
     lengths = [inside // count + (i < inside % count) for i in range(count)]
     gaps = rng.multinomial(outside - (count - 1), np.full(count + 1, 1 / (count + 1)))

@@ -1,7 +1,12 @@
 """Level 1: aggregation of feature maps."""
 
 from vod2.modeling.pixel.aligner import ALIGNER_REGISTRY, Aligner, build_aligner
-from vod2.modeling.pixel.base import PIXEL_AGGREGATOR_REGISTRY, PixelAggregator, build_pixel_aggregator
+from vod2.modeling.pixel.base import (
+    PIXEL_AGGREGATOR_REGISTRY,
+    PixelAggregator,
+    aggregated_stage,
+    build_pixel_aggregator,
+)
 from vod2.modeling.pixel.dalign import DAlign
 from vod2.modeling.pixel.flow_aligner import build_flownet
 from vod2.modeling.pixel.st_aligners import LearnedSampling, MatchTrans, NonLocal
@@ -13,6 +18,7 @@ __all__ = [
     "LearnedSampling",
     "MatchTrans",
     "NonLocal",
+    "aggregated_stage",
     "build_aligner",
     "build_flownet",
     "PIXEL_AGGREGATOR_REGISTRY",

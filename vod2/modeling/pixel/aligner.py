@@ -39,6 +39,11 @@ class Aligner(nn.Module, ABC):
             (B, C, H, W), made of `source`.
         """
 
+    def share_locations(self, other: "Aligner") -> None:
+        """Look at the places where `other`, of the same class, looks, now and after training; where an aligner has no
+        such places, nothing happens.
+        """
+
 
 def build_aligner(cfg: CfgNode, channels: int) -> Aligner:
     """The aligner that MODEL.ALIGNER describes, for maps of C = channels."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from vod2.d2 import CfgNode, Registry, ShapeSpec
-from vod2.errors import lookup, settings
+from vod2.errors import UserError, lookup, settings
 from vod2.modeling.aggregation import Aggregated
 from vod2.structures import Frame, Support, TemporalContext
 
@@ -27,6 +27,8 @@ class PixelAggregator(nn.Module, ABC):
         stage: the map that it replaces.
         replaces_stage: whether those who read the stage itself, such as an RPN on conv4, see the new map; else only
             what the backbone makes of it is replaced.
+        enters_anew: whether at test supports `enter` for each key frame anew, as in training, so that their proposals
+            may depend on it. That is as much work for each frame of the window as for the key frame.
         joint: whether the frames of a context take from each other as the key frame does from them (CSMN). Then their
             proposals are made, anew for each key frame, of what `forward_all` gives for them with the key frame's
             context; nothing that `forward` returns beside the map is used.
@@ -34,13 +36,15 @@ class PixelAggregator(nn.Module, ABC):
 
     stage: str
     replaces_stage: bool = True
+    enters_anew: bool = False
     joint: bool = False
 
     def encode(self, backbone: nn.Module, images: Tensor, frames: Sequence[Support]) -> list[dict[str, Tensor]]:
         """Images (B, 3, H, W), normalised and padded -> what is kept of each: {level: (1, C, H/s, W/s)}.
 
         A method that spends less on some frames, or that looks at images, overrides this. In a stream and for the key
-        frames of clips the role is None: the frame's number must then tell what the frame is to the method.
+        frames of clips the role is None: the frame's number must then tell what the frame is to the method. A key frame
+        has the role KEYFRAME where its clip has no supports, and KEY where the training schedule names it as one.
         """
         features = backbone(images)
         return [{name: value[row : row + 1] for name, value in features.items()} for row in range(len(images))]
@@ -53,8 +57,9 @@ class PixelAggregator(nn.Module, ABC):
 
         Args:
             frame: one that enters the memory of a stream, or a support of a clip.
-            context: the frames that the memory holds by then, without `frame`; in training the key frame (of role KEY)
-                and the other supports of the clip; in a clip at test the supports before it.
+            context: the frames that the memory holds by then, without `frame`; in a clip at test the supports before
+                it. In training, and where the aggregator `enters_anew`, the key frame (of role KEY) and the other
+                supports.
         """
         return {}
 
@@ -65,6 +70,29 @@ class PixelAggregator(nn.Module, ABC):
     @abstractmethod
     def forward(self, key: Frame, context: TemporalContext) -> Aggregated[dict[str, Tensor]]:
         """key and context hold what `encode` made -> {stage: (1, C, H, W)}; with T = 0 the key's own map unchanged."""
+
+
+STAGES = ("res2", "res3", "res4", "res5", "head_map")
+"""Outputs of a backbone that may be aggregated, in their order."""
+
+
+def aggregated_stage(cfg: CfgNode, shapes: dict[str, ShapeSpec], stage: str, key: str) -> str:
+    """`stage`, the value of the configuration key `key`, if RPN and heads read it or what the backbone makes of it.
+
+    Raises:
+        UserError: if the backbone has no such output, or RPN or heads read one before it.
+    """
+    known = [name for name in STAGES if name in shapes]
+    if stage not in known:
+        raise UserError(f"{key} is {stage!r}: the backbone {cfg.MODEL.BACKBONE.NAME} has {', '.join(known)}")
+    read = (*cfg.MODEL.RPN.IN_FEATURES, *cfg.MODEL.ROI_HEADS.IN_FEATURES)
+    before = [level for level in read if level in STAGES[: STAGES.index(stage)]]
+    if before:
+        raise UserError(
+            f"{key} is {stage!r}, but MODEL.RPN.IN_FEATURES or MODEL.ROI_HEADS.IN_FEATURES name {before[0]!r}, which "
+            f"the backbone makes before it: set {key} to {before[0]!r}, or let them read later maps"
+        )
+    return stage
 
 
 def build_pixel_aggregator(cfg: CfgNode, shapes: dict[str, ShapeSpec]) -> PixelAggregator | None:

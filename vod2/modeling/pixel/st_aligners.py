@@ -32,6 +32,7 @@ class LearnedSampling(Aligner):
             learned=node.LEARNED,
             normaliser=node.NORMALISER,
             lr_multiplier=node.LR_MULTIPLIER,
+            equal_start=node.EQUAL_START,
         )
         return {"layer": layer}
 
@@ -40,21 +41,30 @@ class LearnedSampling(Aligner):
     ) -> Tensor:
         return self.layer(source, target)
 
+    def share_locations(self, other: "LearnedSampling") -> None:
+        if hasattr(self.layer, "locations"):
+            self.layer.locations = other.layer.locations
+
 
 @ALIGNER_REGISTRY.register()
 class MatchTrans(LearnedSampling):
-    """A window of 4 cells to each side; keys EMBEDDING_DIM and NORMALISER of MODEL.ALIGNER."""
+    """A window of 4 cells to each side; keys EMBEDDING_DIM, EQUAL_START and NORMALISER of MODEL.ALIGNER."""
 
     @classmethod
     def from_config(cls, cfg: CfgNode, channels: int) -> dict:
         node = cfg.MODEL.ALIGNER
-        return {"layer": layers.MatchTrans(channels, node.EMBEDDING_DIM, normaliser=node.NORMALISER)}
+        return {
+            "layer": layers.MatchTrans(
+                channels, node.EMBEDDING_DIM, normaliser=node.NORMALISER, equal_start=node.EQUAL_START
+            )
+        }
 
 
 @ALIGNER_REGISTRY.register()
 class NonLocal(LearnedSampling):
-    """`NonLocalAlign`: attention over all cells; key EMBEDDING_DIM of MODEL.ALIGNER."""
+    """`NonLocalAlign`: attention over all cells; keys EMBEDDING_DIM and EQUAL_START of MODEL.ALIGNER."""
 
     @classmethod
     def from_config(cls, cfg: CfgNode, channels: int) -> dict:
-        return {"layer": layers.NonLocalAlign(channels, cfg.MODEL.ALIGNER.EMBEDDING_DIM)}
+        node = cfg.MODEL.ALIGNER
+        return {"layer": layers.NonLocalAlign(channels, node.EMBEDDING_DIM, equal_start=node.EQUAL_START)}

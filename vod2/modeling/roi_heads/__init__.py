@@ -4,10 +4,12 @@ from vod2.modeling.roi_heads.base import (
     PROPOSAL_AGGREGATOR_REGISTRY,
     AggregatorSequence,
     ProposalAggregator,
+    asks_for_ids,
     build_proposal_aggregator,
     build_relations,
 )
-from vod2.modeling.roi_heads.box_head import LinearBoxHead, require_linear_box_head
+from vod2.modeling.roi_heads.box_head import AveragedBoxHead, LinearBoxHead, require_linear_box_head
+from vod2.modeling.roi_heads.pooler import FastROIPooler
 from vod2.modeling.roi_heads.predictor import VideoBoxPredictor
 from vod2.modeling.roi_heads.rfcn import RFCNHeads
 from vod2.modeling.roi_heads.video_roi_heads import HeadOutput, VideoROIHeads
@@ -15,12 +17,15 @@ from vod2.modeling.roi_heads.video_roi_heads import HeadOutput, VideoROIHeads
 __all__ = [
     "PROPOSAL_AGGREGATOR_REGISTRY",
     "AggregatorSequence",
+    "AveragedBoxHead",
+    "FastROIPooler",
     "HeadOutput",
     "LinearBoxHead",
     "ProposalAggregator",
     "RFCNHeads",
     "VideoBoxPredictor",
     "VideoROIHeads",
+    "asks_for_ids",
     "build_proposal_aggregator",
     "build_relations",
     "require_linear_box_head",

@@ -29,11 +29,19 @@ class ProposalAggregator(nn.Module, ABC):
         training_levels: the feature maps that key frames and supports are to keep in training.
         id_iou: where proposals are to tell in training which object they show (`ProposalSet.ids`), the least IoU with
             it, else None.
+        support_pool: proposals of a support that are embedded in training, at least MODEL.VIDEO.SUPPORT_TOPK (None); 0
+            for all.
     """
 
     needs_maps: bool = False
     training_levels: tuple[str, ...] = ()
     id_iou: float | None = None
+    support_pool: int | None = None
+
+    @classmethod
+    def asks_for_ids(cls, cfg: CfgNode) -> bool:
+        """Whether one that is built from `cfg` has an `id_iou`: its training clips need annotations of all frames."""
+        return False
 
     @abstractmethod
     def forward(self, query: ProposalSet, context: TemporalContext) -> Aggregated[Tensor]:
@@ -82,6 +90,9 @@ class AggregatorSequence(ProposalAggregator):
                 "all aggregators that ask for it"
             )
         self.id_iou = asked[0] if asked else None
+        pools = [part.support_pool for part in parts if part.support_pool is not None]
+        # 0 stands for all. The best of each frame come first, so who asks for fewer finds them there.
+        self.support_pool = None if not pools else 0 if 0 in pools else max(pools)
 
     def forward(self, query: ProposalSet, context: TemporalContext) -> Aggregated[Tensor]:
         results = []
@@ -117,16 +128,25 @@ def build_relations(cfg: CfgNode, dim: int) -> RelationModules:
     return RelationModules(dim, node.NUM_HEADS, node.GEOMETRY_DIM, node.GEOMETRY_SCALE, node.GEOMETRY_WAVELENGTH)
 
 
+def asks_for_ids(cfg: CfgNode) -> bool:
+    """Whether level 2 of a configuration asks which object a proposal shows, see `ProposalAggregator.asks_for_ids`."""
+    return any(kind.asks_for_ids(cfg) for kind, _ in _named_aggregators(cfg))
+
+
+def _named_aggregators(cfg: CfgNode) -> list[tuple[type[ProposalAggregator], str]]:
+    """The classes that the configuration names, in their order, each with its name."""
+    names = cfg.MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME
+    key = "MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME"
+    return [(lookup(PROPOSAL_AGGREGATOR_REGISTRY, one, key), one) for one in names.split("+")] if names else []
+
+
 def build_proposal_aggregator(cfg: CfgNode, dim: int) -> ProposalAggregator | None:
     """The aggregator that the configuration names, for D = dim, or None; names joined by "+" make a sequence."""
-    key = "MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME"
-    name = cfg.MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME
-    if not name:
-        return None
     parts = []
-    for one in name.split("+"):
-        kind = lookup(PROPOSAL_AGGREGATOR_REGISTRY, one, key)
+    for kind, one in _named_aggregators(cfg):
         with settings(one):
             parts.append(kind(cfg, dim))
-    with settings(name):
+    if not parts:
+        return None
+    with settings(cfg.MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME):
         return parts[0] if len(parts) == 1 else AggregatorSequence(parts)

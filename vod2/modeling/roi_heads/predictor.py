@@ -4,6 +4,7 @@ N: proposals of a frame, K: classes, k: boxes regressed from a proposal (1 or K)
 """
 
 import itertools
+from collections.abc import Sequence
 
 import torch
 from fvcore.nn import smooth_l1_loss
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision.ops import batched_nms
 
-from vod2.d2 import CfgNode, FastRCNNOutputLayers, Instances, ShapeSpec, configurable
+from vod2.d2 import Box2BoxTransform, CfgNode, FastRCNNOutputLayers, Instances, ShapeSpec, configurable
 from vod2.layers import PreciseBoxTransform, clip_boxes
 from vod2.structures import PreciseBoxes
 
@@ -57,15 +58,9 @@ class VideoBoxPredictor(FastRCNNOutputLayers):
         scores, deltas = predictions
         labels = torch.cat([one.gt_classes for one in proposals])
         loss = functional.cross_entropy(scores, labels, reduction="none")
-        rows = ((labels >= 0) & (labels < self.num_classes)).nonzero()[:, 0]
-        boxes = torch.cat([one.proposal_boxes.tensor for one in proposals])[rows]
-        # A frame without objects has no gt_boxes, and no row that would need them.
-        matched = torch.cat([(one.gt_boxes if one.has("gt_boxes") else one.proposal_boxes).tensor for one in proposals])
-        wanted = self.box2box_transform.get_deltas(boxes, matched[rows])
-        deltas = deltas.unflatten(1, (-1, 4))[rows]  # (n, k, 4)
-        column = labels[rows] if deltas.shape[1] > 1 else torch.zeros_like(rows)
-        deltas = deltas[torch.arange(len(rows), device=rows.device), column]
-        regression = smooth_l1_loss(deltas, wanted.to(deltas.dtype), self.smooth_l1_beta, reduction="none").sum(dim=1)
+        rows, regression = foreground_box_losses(
+            deltas, proposals, self.box2box_transform, self.num_classes, self.smooth_l1_beta
+        )
         return loss.index_add(0, rows, regression.to(loss.dtype))
 
     def _hardest(
@@ -115,3 +110,30 @@ class VideoBoxPredictor(FastRCNNOutputLayers):
             pred_classes=classes[kept],
             proposal_index=rows[kept],
         )
+
+
+def foreground_box_losses(
+    deltas: Tensor, rois: Sequence[Instances], transform: Box2BoxTransform, num_classes: int, beta: float
+) -> tuple[Tensor, Tensor]:
+    """Smooth L1 of the regression of each RoI that shows an object.
+
+    Args:
+        deltas: (N, k * 4) of the RoIs of all frames.
+        rois: of each frame, with proposal_boxes, gt_classes and, where it has objects, gt_boxes.
+        transform: from pairs of boxes to deltas.
+        num_classes: K.
+        beta: where smooth L1 turns from a square to a line.
+
+    Returns:
+        Rows (n,) of the RoIs whose label is in [0, K), and the loss (n,) of each, the sum over its four numbers.
+    """
+    labels = torch.cat([one.gt_classes for one in rois])
+    rows = ((labels >= 0) & (labels < num_classes)).nonzero()[:, 0]
+    boxes = torch.cat([one.proposal_boxes.tensor for one in rois])[rows]
+    # A frame without objects has no gt_boxes, and no row that would need them.
+    matched = torch.cat([(one.gt_boxes if one.has("gt_boxes") else one.proposal_boxes).tensor for one in rois])
+    wanted = transform.get_deltas(boxes, matched[rows])
+    deltas = deltas.unflatten(1, (-1, 4))[rows]  # (n, k, 4)
+    column = labels[rows] if deltas.shape[1] > 1 else torch.zeros_like(rows)
+    deltas = deltas[torch.arange(len(rows), device=rows.device), column]
+    return rows, smooth_l1_loss(deltas, wanted.to(deltas.dtype), beta, reduction="none").sum(dim=1)

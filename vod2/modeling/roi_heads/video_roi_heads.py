@@ -9,11 +9,21 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from vod2.d2 import ROI_HEADS_REGISTRY, CfgNode, ImageList, Instances, ShapeSpec, StandardROIHeads, configurable
+from vod2.d2 import (
+    ROI_HEADS_REGISTRY,
+    CfgNode,
+    ImageList,
+    Instances,
+    ShapeSpec,
+    StandardROIHeads,
+    configurable,
+    pairwise_iou,
+)
 from vod2.errors import UserError
-from vod2.layers import inclusive, poolable
+from vod2.layers import covered, inclusive, poolable
 from vod2.modeling.aggregation import Aggregated, mean_losses
 from vod2.modeling.roi_heads.base import ProposalAggregator, build_proposal_aggregator
+from vod2.modeling.roi_heads.pooler import build_pooler
 from vod2.modeling.roi_heads.predictor import VideoBoxPredictor
 from vod2.structures import Frame, PreciseBoxes, ProposalSet, TemporalContext
 
@@ -42,6 +52,7 @@ class VideoROIHeads(StandardROIHeads):
         reduce: nn.ModuleDict | None = None,
         support_topk: int = 75,
         inclusive_boxes: bool = False,
+        ignore_overlap: float = 0.5,
         **kwargs,
     ) -> None:
         """
@@ -50,6 +61,7 @@ class VideoROIHeads(StandardROIHeads):
             reduce: {level: layers} that a feature map goes through before pooling, or None.
             support_topk: proposals that are embedded of a support frame in training.
             inclusive_boxes: boxes come from `vod2.layers.half_open`, and are pooled from without the last pixel.
+            ignore_overlap: background RoIs that have more of their area in an ignore region are not sampled.
             kwargs: those of `StandardROIHeads`.
         """
         super().__init__(**kwargs)
@@ -57,6 +69,7 @@ class VideoROIHeads(StandardROIHeads):
         self.reduce = reduce
         self.support_topk = support_topk
         self.inclusive_boxes = inclusive_boxes
+        self.ignore_overlap = ignore_overlap
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
@@ -73,12 +86,14 @@ class VideoROIHeads(StandardROIHeads):
                 for name in cfg.MODEL.ROI_HEADS.IN_FEATURES
             }
         ret = super().from_config(cfg, reduced)
+        ret["box_pooler"] = build_pooler(cfg, reduced)
         ret["reduce"] = _reduction(cfg, input_shape) if reduce > 0 else None
         shape = ret["box_head"].output_shape
         ret["box_predictor"] = VideoBoxPredictor(cfg, shape)
         ret["aggregator"] = build_proposal_aggregator(cfg, shape.channels)
         ret["support_topk"] = cfg.MODEL.VIDEO.SUPPORT_TOPK
         ret["inclusive_boxes"] = cfg.MODEL.LEGACY.INCLUSIVE_BOXES
+        ret["ignore_overlap"] = cfg.MODEL.VIDEO.IGNORE_OVERLAP
         return ret
 
     def forward(
@@ -97,20 +112,45 @@ class VideoROIHeads(StandardROIHeads):
         found = self.detect(keys, [TemporalContext()] * len(keys))
         return (selected, found.losses) if self.training else (found.instances, {})
 
-    def select(self, proposals: list[Instances], targets: Sequence[Instances | None] | None) -> list[Instances]:
+    def select(
+        self,
+        proposals: list[Instances],
+        targets: Sequence[Instances | None] | None,
+        ignored: Sequence[Tensor | None] | None = None,
+    ) -> list[Instances]:
         """Which proposals are embedded: in inference all.
 
         In training, of a frame with targets the sampled RoIs (with gt_classes and gt_boxes), of a support the best
-        `support_topk`.
+        `support_topk`, or more where the aggregator asks for them. `ignored` are ignore regions (G, 4) of each frame,
+        or None; see `ignore_overlap`.
         """
         if targets is None:
             return proposals
         rows = [row for row, target in enumerate(targets) if target is not None]
-        sampled = self.label_and_sample_proposals([proposals[row] for row in rows], [targets[row] for row in rows])
-        selected = [proposal[: self.support_topk] for proposal in proposals]
+        candidates = [proposals[row] for row in rows]
+        if ignored is not None:
+            candidates = [self._outside(proposals[row], targets[row], ignored[row]) for row in rows]
+        sampled = self.label_and_sample_proposals(candidates, [targets[row] for row in rows])
+        kept = self._embedded_in_training()
+        selected = [proposal if kept is None else proposal[:kept] for proposal in proposals]
         for row, sample in zip(rows, sampled, strict=True):
             selected[row] = sample
         return selected
+
+    def _embedded_in_training(self) -> int | None:
+        """How many proposals of a support; None for all."""
+        asked = None if self.aggregator is None else self.aggregator.support_pool
+        if asked is None:
+            return self.support_topk
+        return max(self.support_topk, asked) if asked else None
+
+    def _outside(self, proposals: Instances, targets: Instances, regions: Tensor | None) -> Instances:
+        """The proposals without those in ignore regions that show no object."""
+        if regions is None or len(regions) == 0 or self.ignore_overlap == 0:
+            return proposals
+        boxes = proposals.proposal_boxes
+        _, labels = self.proposal_matcher(pairwise_iou(targets.gt_boxes, boxes))
+        return proposals[~((labels == 0) & covered(boxes.tensor, regions, self.ignore_overlap))]
 
     def embed(self, features: dict[str, Tensor], proposals: list[Instances]) -> list[ProposalSet]:
         """{level: (B, C, H, W)} and B times proposal_boxes, objectness_logits -> B sets with features (N, D).

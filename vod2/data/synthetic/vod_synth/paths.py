@@ -4,11 +4,12 @@ Paths come from the same smooth curves as those of the quick set, rounded to 1/1
 numbers. Shape alphabet: F frames.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from vod2.data.synthetic.motion import PathLimits, draw_ranges, draw_trajectory, swing
+from vod2.data.synthetic.motion import PathLimits, draw_trajectory, swing
 from vod2.data.synthetic.vod_synth.drawing import UNIT, Pose
 
 SIDES = (0.24, 0.45)  # of an object, as a fraction of the frame's short side
@@ -28,6 +29,11 @@ class Path:
     y: np.ndarray
     side: np.ndarray
     angle: np.ndarray  # degrees, multiples of 1/64
+
+    def meets(self, other: "Path") -> np.ndarray:
+        """(F,) bool: the frames in which the two are closer than nine tenths of their mean side, along both axes."""
+        apart = np.maximum(np.abs(self.x - other.x), np.abs(self.y - other.y))
+        return 20 * apart < 9 * (self.side + other.side)
 
 
 @dataclass(frozen=True)
@@ -93,14 +99,14 @@ def canvas_size(height: int, width: int) -> tuple[int, int]:
 def draw_bursts(
     rng: np.random.Generator,
     frames: int,
-    percent: int,
+    stretches: Sequence[tuple[int, int]],
     kinds: tuple[str, ...],
     strengths: tuple[int, int],
-    longest: int,
 ) -> list[dict[str, int]]:
-    """What befalls a thing, or all of a frame, in each frame: {kind: strength in percent}, one kind in a range."""
+    """What befalls a thing, or all of a frame, in each frame: {kind: strength in percent}, one kind in a stretch
+    [start, stop), nothing outside of them."""
     found: list[dict[str, int]] = [{} for _ in range(frames)]
-    for start, stop in draw_ranges(rng, frames, percent / 100, longest):
+    for start, stop in stretches:
         kind, strength = kinds[rng.integers(len(kinds))], int(rng.integers(strengths[0], strengths[1] + 1))
         for time in range(start, stop):
             found[time][kind] = strength

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from vod2.data.synthetic.motion import draw_ranges
 from vod2.data.synthetic.scene import SyntheticObject
 from vod2.data.synthetic.vod_synth import deterioration as bad
 from vod2.data.synthetic.vod_synth.classes import VOD_SYNTH_CLASSES, look_alike_group
@@ -43,13 +44,15 @@ LEAST_VISIBLE = 0.2  # share of an object that must be seen for it to be annotat
 
 _OBJECTS = (2, 4)  # least and most in a video
 _DISTRACTORS = (0, 1)
-_COMPANION_PERCENT = 40  # videos whose second object is a look-alike of the first, in almost its colour
-_STRENGTHS = (35, 100)  # percent
-_OBJECT_PERCENT = (10, 80)  # of an object's frames that an object's own kinds take: drawn for each object
-_FRAME_PERCENT = (0, 0, 15, 35)  # of a video's frames that kinds of the whole frame take: one of these
-_LONGEST = {"object": 30, "frame": 20, "passing": 14}  # frames of a burst
-_PASSING_PERCENT = 25  # objects before which something passes
-_NOTED_OCCLUSION = 0.15  # an object of which less is hidden counts as clean
+_COMPANION_PERCENT = 75  # videos whose second object is a look-alike of the first, in almost its colour
+_STRENGTHS = (45, 100)  # percent
+_HARD_PERCENT = (40, 90)  # of a video's frames that are in a hard stretch: drawn for each video
+_STRETCH = {"longest": 56, "mean": 24}  # frames; the shortest mean of a video
+_WHOLE_PERCENT = 25  # hard stretches with a kind of the whole frame; in the others every object has a kind of its own
+_CANDIDATES = 12  # paths that are drawn for a thing, of which the one that keeps most apart is taken
+_PASSING_PERCENT = 40  # objects before which something passes
+_LONGEST_PASSING = 14  # frames
+_NOTED_OCCLUSION = 0.25  # an object of which less is hidden counts as clean
 
 
 @dataclass(frozen=True)
@@ -124,14 +127,18 @@ def render(
     """
     camera = draw_camera(rng, frames, height, width)
     hues = [int(rng.integers(360))]
-    objects = _draw_objects(rng, frames, height, width, (first_category, classes), hues, clean)
-    things = objects + _draw_distractors(rng, frames, height, width, hues)
+    percent = 0 if clean else int(rng.integers(_HARD_PERCENT[0], _HARD_PERCENT[1] + 1))
+    stretches = draw_ranges(rng, frames, percent / 100, **_STRETCH)
+    is_whole = [int(rng.integers(100)) < _WHOLE_PERCENT for _ in stretches]
+    of_frame = [stretch for stretch, yes in zip(stretches, is_whole, strict=True) if yes]
+    of_objects = [stretch for stretch, yes in zip(stretches, is_whole, strict=True) if not yes]
+    room = _Room(frames, height, width, stretches)
+    objects = _draw_objects(rng, room, (first_category, classes), hues, of_objects)
+    things = objects + _draw_distractors(rng, room, hues)
     order = [int(i) for i in rng.permutation(len(things))]  # from back to front
-    passing = [] if clean else _draw_passing(rng, frames, objects, hues)
+    passing = _draw_passing(rng, frames, objects, hues, stretches)
     canvas = draw_background(rng, *canvas_size(height, width), hues)
-    nothing: list[dict[str, int]] = [{} for _ in range(frames)]
-    percent = _FRAME_PERCENT[rng.integers(len(_FRAME_PERCENT))]
-    whole = nothing if clean else draw_bursts(rng, frames, percent, bad.FRAME_KINDS, _STRENGTHS, _LONGEST["frame"])
+    whole = draw_bursts(rng, frames, of_frame, bad.FRAME_KINDS, _STRENGTHS)
     return render_things(rng, canvas, camera, [things[i] for i in order] + passing, whole)
 
 
@@ -159,16 +166,36 @@ def render_things(
         yield _compose(rng, _background(background, camera, time), seen, kinds)
 
 
+class _Room:
+    """Where the things of a video may go: outside its hard stretches they keep out of each other's way."""
+
+    def __init__(self, frames: int, height: int, width: int, stretches: Sequence[tuple[int, int]]) -> None:
+        self.frames, self._size = frames, (height, width)
+        self._easy = np.ones(frames, dtype=bool)
+        for start, stop in stretches:
+            self._easy[start:stop] = False
+        self._taken: list[Path] = []
+
+    def draw_path(self, rng: np.random.Generator) -> Path:
+        """Of some paths the one that meets the earlier ones in the fewest frames outside the hard stretches."""
+        candidates = [draw_path(rng, self.frames, *self._size, SIDES) for _ in range(_CANDIDATES)]
+        path = min(candidates, key=self._meetings)  # of equal ones the first
+        self._taken.append(path)
+        return path
+
+    def _meetings(self, path: Path) -> int:
+        return sum(int((path.meets(other) & self._easy).sum()) for other in self._taken)
+
+
 def _draw_objects(
     rng: np.random.Generator,
-    frames: int,
-    height: int,
-    width: int,
+    room: _Room,
     classes: tuple[int, int],
     hues: list[int],
-    clean: bool,
+    stretches: Sequence[tuple[int, int]],
 ) -> list[Thing]:
-    """The objects of a video, by the class of the first and the number of classes.
+    """The objects of a video, by the class of the first and the number of classes; each has a kind of deterioration in
+    each of the stretches.
 
     Their hues are appended to `hues`, whose first value is where they begin.
     """
@@ -185,31 +212,37 @@ def _draw_objects(
             category, hue = group[(group.index(first) + 1 + category % (len(group) - 1)) % len(group)], hues[0]
         hue = (hue + int(rng.integers(-20, 21))) % 360
         hues.append(hue)
-        path = draw_path(rng, frames, height, width, SIDES)
-        percent = 0 if clean else int(rng.integers(_OBJECT_PERCENT[0], _OBJECT_PERCENT[1] + 1))
-        bursts = draw_bursts(rng, frames, percent, bad.OBJECT_KINDS, _STRENGTHS, _LONGEST["object"])
-        things.append(Thing(category, draw_object_look(rng, category, hue), path, bursts, range(frames), number))
+        path = room.draw_path(rng)
+        bursts = draw_bursts(rng, room.frames, stretches, bad.OBJECT_KINDS, _STRENGTHS)
+        look = draw_object_look(rng, category, hue)
+        things.append(Thing(category, look, path, bursts, range(room.frames), number))
     return things
 
 
-def _draw_distractors(rng: np.random.Generator, frames: int, height: int, width: int, hues: list[int]) -> list[Thing]:
+def _draw_distractors(rng: np.random.Generator, room: _Room, hues: list[int]) -> list[Thing]:
     things = []
     for _ in range(int(rng.integers(_DISTRACTORS[0], _DISTRACTORS[1] + 1))):
         look = draw_distractor_look(rng, hues[rng.integers(len(hues))])
-        path = draw_path(rng, frames, height, width, SIDES)
-        things.append(Thing(None, look, path, [{} for _ in range(frames)], range(frames)))
+        things.append(Thing(None, look, room.draw_path(rng), [{} for _ in range(room.frames)], range(room.frames)))
     return things
 
 
-def _draw_passing(rng: np.random.Generator, frames: int, objects: list[Thing], hues: list[int]) -> list[Thing]:
-    """For some objects a thing that slides over them for some frames, so that at the middle most is hidden."""
+def _draw_passing(
+    rng: np.random.Generator,
+    frames: int,
+    objects: list[Thing],
+    hues: list[int],
+    stretches: Sequence[tuple[int, int]],
+) -> list[Thing]:
+    """For some objects a thing that slides over them within a hard stretch, so that at the middle most is hidden."""
     things = []
-    for target in objects:
+    for target in objects if stretches else ():
         if int(rng.integers(100)) >= _PASSING_PERCENT:
             continue
-        length = int(rng.integers(5, _LONGEST["passing"] + 1))
-        start = int(rng.integers(max(1, frames - length + 1)))
-        present = range(start, min(start + length, frames))
+        first, last = stretches[rng.integers(len(stretches))]
+        length = min(int(rng.integers(5, _LONGEST_PASSING + 1)), last - first)
+        start = int(rng.integers(first, last - length + 1))
+        present = range(start, start + length)
         across, down = (int(value) for value in rng.integers(-50, 51, 2))  # percent of a side at both ends
         drift = np.zeros(frames, np.int64)
         drift[present.start : present.stop] = np.linspace(-64, 64, len(present)).astype(np.int64)

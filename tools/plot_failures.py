@@ -1,0 +1,129 @@
+#!/usr/bin/env python3
+"""The frames where a method fails most against another one, side by side.
+
+    python tools/plot_failures.py output/RDN output/FasterRCNN --output failures.png
+
+A and B are folders of evaluations of one dataset, OUTPUT_DIR/inference/<dataset> (or OUTPUT_DIR, where it holds one
+dataset). Drawn are the frames with most objects that A finds and B does not, less those that B finds and A does not;
+detections count from a score of --score on, by the protocol of the evaluation. A row is a frame, A on the left, B on
+the right: a detection that finds an object has a plain label such as "fox .87", one that finds nothing "fox .87 false",
+and the dashed boxes are objects that are missed. The images are read from the registered dataset that was evaluated.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tabulate import tabulate
+
+from vod2.atomic import replacing
+from vod2.d2 import DatasetCatalog
+from vod2.data.frames import read_frames
+from vod2.data.video_index import as_video_dicts
+from vod2.engine import cli
+from vod2.errors import UserError
+from vod2.evaluation.failures import Judged, false_detections, judge, worst_frames
+from vod2.evaluation.runs import Run, find_results, name_of_results, read_run, refuse_differences
+from vod2.visualization import class_color, class_name, draw_box, side_by_side
+
+WIDTH = 560  # pixels of a panel
+
+
+def draw_judged(image: np.ndarray, judged: Judged, frame: int, run: Run) -> np.ndarray:
+    """The detections and the missed objects of a frame: `image` (H, W, 3) uint8 BGR -> (h, WIDTH, 3)."""
+    scale = WIDTH / image.shape[1]
+    canvas = cv2.resize(image, (WIDTH, max(1, round(image.shape[0] * scale))), interpolation=cv2.INTER_AREA)
+    names, truth, found = run.data.class_names, run.data.truth, judged.detections
+    for row in np.flatnonzero((truth.image == frame) & ~judged.found & ~truth.ignore):
+        label = int(truth.labels[row])
+        text = f"{class_name(label, names)} missed"
+        draw_box(canvas, scale * truth.boxes[row], text, class_color(label), dashed=True)
+    rows = np.flatnonzero(found.image == frame)
+    for row in rows[np.argsort(found.scores[rows], kind="stable")]:  # the surest lies on top
+        label = int(found.labels[row])
+        text = f"{class_name(label, names)} {f'{found.scores[row]:.2f}'.lstrip('0')}"
+        text += " false" if judged.matches[row] < 0 else ""
+        draw_box(canvas, scale * found.boxes[row], text, class_color(label))
+    return canvas
+
+
+def read_images(dataset: str, run: Run, frames: Sequence[int]) -> list[np.ndarray]:
+    """The images (H, W, 3) uint8 BGR of some frames of the evaluation.
+
+    Raises:
+        UserError: the dataset is not registered or has not these frames, or an image cannot be read.
+    """
+    if dataset not in DatasetCatalog.list():
+        raise UserError(
+            f"dataset {dataset!r}, whose images are to be drawn, is not registered: name another one with --dataset, "
+            f"one of {', '.join(DatasetCatalog.list())}"
+        )
+    records = {str(record["image_id"]): record for record in as_video_dicts(DatasetCatalog.get(dataset))}
+    images = []
+    for frame in frames:
+        name = str(run.data.image_ids[frame])
+        if name not in records:
+            raise UserError(f"dataset {dataset!r} has no frame {name!r}, which was evaluated: is it another version?")
+        number = records[name]["frame_index"]
+        images.append(read_frames(records[name], [number])[number])
+    return images
+
+
+def table(frames: Sequence[int], run: Run, judged: Sequence[Judged], names: Sequence[str]) -> str:
+    """Of each frame: its objects, those that each method finds, and the false detections of each."""
+    counted = ~run.data.truth.ignore
+    false = [false_detections(one, len(run.data.image_ids)) for one in judged]
+    lines = []
+    for frame in frames:
+        objects = counted & (run.data.truth.image == frame)
+        found = [int((one.found & objects).sum()) for one in judged]
+        lines.append([run.data.image_ids[frame], int(objects.sum()), *found, *(int(one[frame]) for one in false)])
+    headers = ["frame", "objects", *(f"{name}: found" for name in names), *(f"{name}: false" for name in names)]
+    return tabulate(lines, headers, disable_numparse=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("first", metavar="A", type=Path, help="results of the method that finds the objects")
+    parser.add_argument("second", metavar="B", type=Path, help="results of the method that loses them")
+    parser.add_argument("--names", nargs=2, metavar=("A", "B"), help="what the two are called in the picture")
+    parser.add_argument("--count", type=int, default=6, metavar="N", help="frames (6)")
+    parser.add_argument("--per-video", type=int, default=1, metavar="N", help="frames of a video, at most (1)")
+    parser.add_argument("--score", type=float, default=0.5, metavar="S", help="least score of a detection (0.5)")
+    parser.add_argument("--dataset", metavar="NAME", help="take the images from this registered dataset")
+    parser.add_argument("--output", type=Path, default=Path("failures.png"), metavar="FILE", help="the picture")
+    return parser
+
+
+def main() -> None:
+    parser = _parser()
+    args = parser.parse_args()
+    for name in ("count", "per_video"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} {getattr(args, name)}: expected at least 1")
+    if not 0 <= args.score <= 1:
+        parser.error(f"--score {args.score}: expected a number from 0 to 1")
+    if args.output.suffix.lower() != ".png":
+        parser.error(f"--output {args.output}: expected a name that ends in .png")
+    folders = [find_results(folder) for folder in (args.first, args.second)]
+    runs = [read_run(folder) for folder in folders]
+    refuse_differences(runs)
+    names = args.names or [name_of_results(folder) for folder in folders]
+    judged = [judge(run, args.score) for run in runs]
+    frames = worst_frames(*judged, runs[0], args.count, args.per_video).tolist()
+    if not frames:
+        raise UserError(f"in no frame does {names[0]} find more objects than {names[1]} at a score of {args.score:g}")
+    rows = []
+    for frame, image in zip(frames, read_images(args.dataset or runs[0].data.name, runs[0], frames), strict=True):
+        panels = [draw_judged(image, one, frame, run) for one, run in zip(judged, runs, strict=True)]
+        rows.append(side_by_side(panels, [f"{name}: {runs[0].data.image_ids[frame]}" for name in names]))
+    print(table(frames, runs[0], judged, names))
+    with replacing(args.output) as path:
+        cv2.imwrite(str(path), np.concatenate(rows))
+    print(f"Wrote {args.output}")
+
+
+if __name__ == "__main__":
+    cli.run(main)
