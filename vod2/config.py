@@ -63,7 +63,7 @@ def _add_model(cfg: CfgNode) -> None:
     # level 2, in PROPOSAL_AGGREGATOR_REGISTRY; "A+B" is B on what A makes of the key frame's proposals; "" for none
     video.PROPOSAL_AGGREGATOR = CfgNode({"NAME": ""})
     video.KEEP_RELATIONS = False  # detections tell their relation to the boxes of the next frame (for the linker BLR)
-    video.OHEM = 0  # the loss of a key frame is that of so many of its RoIs, those of the highest loss; 0 for all
+    video.OHEM = 0  # RoIs of a key frame that its loss is taken of, those of the highest loss; 0 for all
     # Training: anchors and RoIs of the background with more than this share of their area in an ignore region (or in a
     # crowd) are not sampled; 0 for Detectron2's rule, by which they are background like any other
     video.IGNORE_OVERLAP = 0.5

@@ -82,7 +82,7 @@ def test_an_oracle_that_would_find_an_object_twice_drops_the_less_sure_detection
     assert result.gain["localisation"] == pytest.approx(1 - 1 / 3 / 2) and result.count["localisation"] == 3
 
 
-def test_a_mended_class_moves_the_detection_to_the_class_of_its_object():
+def test_a_corrected_class_moves_the_detection_to_the_class_of_its_object():
     # Class 1 has an AP of one half because of the box that belongs to class 0, which has 0.
     result = split_errors(*problem([(0, BOX, 0), (1, BOX, 1)], [(0, BOX, 0.9, 1), (1, BOX, 0.8, 1)]), 2, FIXED)
     assert result.gain["classification"] == pytest.approx(1 - (0 + 1 / 2) / 2)

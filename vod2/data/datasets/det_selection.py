@@ -14,7 +14,7 @@ from vod2.errors import UserError
 logger = logging.getLogger(__name__)
 
 _LINES_PER_CLASS = 2000  # as in the published list, but for its 8,591 of snakes
-_NAMED_BY = 50  # so many of a folder's annotations tell which class the folder is of
+_NAMED_BY = 50  # annotations of a folder that tell which class it is of
 _SYNSETS = "ILSVRC2013_train"  # its folders are named after synsets; in the others every image is of its own classes
 
 
