@@ -24,9 +24,8 @@ def add_hvrnet_config(cfg: CfgNode) -> None:
     node.MINING = "features"
     # Share of the videos of a batch that take from others; in the rest the relation does what TEST_INTER says
     node.INTER_SHARE = 0.5
-    node.PROPOSAL_SIMILARITY = (
-        "cosine"  # d in the relation loss: "cosine", "dot", or "euclidean" with its sign corrected
-    )
+    # d in the relation loss: "cosine", "dot", or "euclidean", for which the sign of equation 6 is corrected
+    node.PROPOSAL_SIMILARITY = "cosine"
     node.MARGIN = 0.3  # lambda of equation 6; 10 goes with "dot"
     node.RELATION_WEIGHT = 1.0  # gamma of equation 5; 0 for no relation loss
     node.AUXILIARY_WEIGHT = 1.0  # of the losses of the branch after the second intra-video relation; 0 for none
