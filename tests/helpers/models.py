@@ -90,7 +90,9 @@ def tiny_cfg(keys: dict | None = None) -> CfgNode:
 
 def build_detector(keys: dict | None = None, seed: int = 0, dtype: torch.dtype = torch.float32) -> VideoRCNN:
     """The tiny VideoRCNN in inference mode, with weights for which scores and boxes differ clearly."""
-    model = build_model(tiny_cfg(keys))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # of what draw_weights leaves as it was initialised, such as LSTS's locations
+        model = build_model(tiny_cfg(keys))
     draw_weights(model, seed)
     return model.to(dtype).eval()
 

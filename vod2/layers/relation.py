@@ -131,7 +131,7 @@ class RelationModules:
     scaled: bool = True
 
     def located(self, *, position: bool = True, aspect: bool = False) -> RelationAttention:
-        """One that sees where two boxes stand to each other, without `position` only their sizes.
+        """One that sees the relative position and size of two boxes, without `position` only the relative size.
 
         With `aspect`, which goes without `position`, it sees the difference of their aspect ratios, too.
         """
