@@ -8,10 +8,9 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from vod2.d2 import CfgNode, configurable
-from vod2.layers import RelationModules
+from vod2.layers import RelationModules, stacked_relations
 from vod2.modeling import PROPOSAL_AGGREGATOR_REGISTRY, Aggregated, ProposalAggregator, build_relations
 from vod2.structures import UNKNOWN, ProposalSet, TemporalContext
 
@@ -30,7 +29,7 @@ class MSTAggregator(ProposalAggregator):
 
     Example:
         >>> import torch
-        >>> from vod2.layers import RelationModules
+        >>> from vod2.layers import RelationModules, stacked_relations
         >>> from vod2.projects.mst import MSTAggregator
         >>> from vod2.structures import ProposalSet, TemporalContext
         >>> mst = MSTAggregator(relations=RelationModules(dim=64, num_heads=4))
@@ -128,16 +127,8 @@ class MSTAggregator(ProposalAggregator):
 
     def _proposal_level(self, query: ProposalSet, support: ProposalSet) -> tuple[Tensor, Tensor | None]:
         """Equation 10, module after module; the support features stay as they are. Relations come second if kept."""
-        features, relations = query.features, None
-        for k, relation in enumerate(self.relations):
-            if k > 0:
-                features = F.relu(self.transform[k - 1](features))
-            pair = features, support.features, query.boxes, support.boxes
-            if self.keep_relations and k == len(self.relations) - 1:
-                with torch.no_grad():
-                    relations = relation.weights(*pair).mean(dim=0)
-            features = features + relation(*pair)
-        return features, relations
+        pair = query.features, support.features, query.boxes, support.boxes
+        return stacked_relations(self.relations, self.transform, *pair, keep=self.keep_relations)
 
     def _same_object(self, features: Tensor, query: ProposalSet, support: ProposalSet) -> tuple[Tensor, Tensor]:
         """The rows (K,) of R' to be updated, and the supports that each looks at, (K, M) bool."""

@@ -3,12 +3,11 @@
 N: reference proposals R^r, M: support pool R^s, A: advanced support pool R^sa, D: embedding.
 """
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vod2.d2 import CfgNode, configurable
-from vod2.layers import RelationModules
+from vod2.layers import RelationModules, stacked_relations
 from vod2.modeling import PROPOSAL_AGGREGATOR_REGISTRY, Aggregated, ProposalAggregator, build_relations
 from vod2.structures import ProposalSet, TemporalContext
 
@@ -19,7 +18,7 @@ class RDNAggregator(ProposalAggregator):
 
     Example:
         >>> import torch
-        >>> from vod2.layers import RelationModules
+        >>> from vod2.layers import RelationModules, stacked_relations
         >>> from vod2.projects.rdn import RDNAggregator
         >>> from vod2.structures import ProposalSet, TemporalContext
         >>> rdn = RDNAggregator(relations=RelationModules(dim=64, num_heads=4))
@@ -98,16 +97,8 @@ class RDNAggregator(ProposalAggregator):
 
     def _basic_stage(self, query: ProposalSet, support: ProposalSet) -> tuple[Tensor, Tensor | None]:
         """Equations 3 and 4; the support features stay as they are. The relations (N, M) come second if kept."""
-        features, relations = query.features, None
-        for k, relation in enumerate(self.basic):
-            if k > 0:
-                features = F.relu(self.transform[k - 1](features))
-            pair = features, support.features, query.boxes, support.boxes
-            if self.keep_relations and k == len(self.basic) - 1:
-                with torch.no_grad():
-                    relations = relation.weights(*pair).mean(dim=0)
-            features = features + relation(*pair)
-        return features, relations
+        pair = query.features, support.features, query.boxes, support.boxes
+        return stacked_relations(self.basic, self.transform, *pair, keep=self.keep_relations)
 
     def _advanced_stage(self, features: Tensor, boxes: Tensor, support: ProposalSet) -> Tensor:
         """Equations 5 to 7."""

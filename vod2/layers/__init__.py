@@ -8,7 +8,7 @@ from vod2.layers.ignore_regions import covered
 from vod2.layers.map_attention import MapAttention
 from vod2.layers.nonlocal_block import PixelAttention
 from vod2.layers.patch_attention import PatchAttention, PatchImportance
-from vod2.layers.relation import RelationAttention, RelationModules
+from vod2.layers.relation import RelationAttention, RelationModules, stacked_relations
 from vod2.layers.st_sampling import LearnedSampling, MatchTrans, NonLocalAlign
 
 __all__ = [
@@ -31,5 +31,6 @@ __all__ = [
     "half_open",
     "inclusive",
     "poolable",
+    "stacked_relations",
     "warp",
 ]

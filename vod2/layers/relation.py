@@ -4,6 +4,7 @@ N: queries, M: keys, D: embedding, h: heads, d = D / h.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -104,6 +105,51 @@ class RelationAttention(nn.Module):
             return bias
         closed = torch.where(mask, 0.0, _CLOSED)
         return closed[None].expand(self.num_heads, -1, -1) if bias is None else bias + closed
+
+
+def stacked_relations(
+    relations: Sequence[RelationAttention],
+    transforms: Sequence[nn.Module],
+    features: Tensor,
+    support: Tensor,
+    boxes: Tensor,
+    support_boxes: Tensor,
+    keep: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """Relations one after the other to supports that stay as they are: RDN's equations 3 and 4, MST's equation 10.
+
+    Each adds what it takes to the features; before each but the first they go through a transform and a ReLU.
+
+    Args:
+        relations: k modules.
+        transforms: k - 1 modules D -> D.
+        features, support: (N, D), (M, D).
+        boxes, support_boxes: (N, 4), (M, 4) xyxy in pixels.
+        keep: also return the weights of the last relation.
+
+    Returns:
+        (N, D), and with `keep` (N, M), the mean over the heads of the last relation's weights, else None.
+
+    Example:
+        >>> import torch
+        >>> from vod2.layers import RelationModules, stacked_relations
+        >>> boxes = torch.tensor([[0.0, 0.0, 9.0, 9.0], [4.0, 4.0, 20.0, 24.0]])
+        >>> modules = [RelationModules(dim=8, num_heads=2).located() for _ in range(2)]
+        >>> features, weights = stacked_relations(
+        ...     modules, [torch.nn.Linear(8, 8)], torch.rand(1, 8), torch.rand(2, 8), boxes[:1], boxes, keep=True
+        ... )
+        >>> features.shape, weights.shape
+        (torch.Size([1, 8]), torch.Size([1, 2]))
+    """
+    weights = None
+    for k, relation in enumerate(relations):
+        if k > 0:
+            features = F.relu(transforms[k - 1](features))
+        if keep and k == len(relations) - 1:
+            with torch.no_grad():
+                weights = relation.weights(features, support, boxes, support_boxes).mean(dim=0)
+        features = features + relation(features, support, boxes, support_boxes)
+    return features, weights
 
 
 @dataclass(frozen=True)
