@@ -15,7 +15,7 @@ from vod2 import UserError
 from vod2.d2 import Box2BoxTransform, Boxes, EventStorage, Instances, build_model
 from vod2.engine import load_config
 from vod2.modeling import Aggregated
-from vod2.structures import Frame, Role, TemporalContext
+from vod2.structures import Clip, Frame, Role, TemporalContext
 from vod2.temporal import build_training_schedule
 
 SMALL, CLASSES, CHANNELS = 8, 3, 5
@@ -33,7 +33,7 @@ def make_hvr(**arguments) -> HVRAggregator:
 
 def make_clip(
     name: str, labels: list[int], rng: torch.Generator, supports: tuple[int, ...] = (3, 2), with_key: bool = True
-) -> tuple[Frame, TemporalContext]:
+) -> Clip:
     """A training clip: a key proposal for each label (K for the background), so many proposals of each support."""
 
     def frame(index: int, proposals) -> Frame:
@@ -42,31 +42,32 @@ def make_clip(
 
     query = random_proposals(len(labels), SMALL, rng, requires_grad=True)
     targets = Instances(IMAGE_SIZE, gt_classes=torch.tensor(labels, dtype=torch.int64))
-    key = frame(7, query).with_(targets=targets, classes=frozenset(labels) - {CLASSES})
+    key = frame(7, query).with_(targets=targets)
+    truth = Instances(IMAGE_SIZE, gt_classes=targets.gt_classes[targets.gt_classes < CLASSES])
     others = [
         frame(index, random_proposals(count, SMALL, rng, requires_grad=True)) for index, count in enumerate(supports)
     ]
     if with_key:
-        return key, TemporalContext((key, *others), (Role.KEY, *[Role.GLOBAL] * len(others)))
-    return key, TemporalContext(tuple(others), (Role.GLOBAL,) * len(others))
+        return Clip(key, TemporalContext((key, *others), (Role.KEY, *[Role.GLOBAL] * len(others))), truth)
+    return Clip(key, TemporalContext(tuple(others), (Role.GLOBAL,) * len(others)), truth)
 
 
-def make_batch(*clips: tuple, seed: int = 0, **options) -> list[tuple[Frame, TemporalContext]]:
+def make_batch(*clips: tuple, seed: int = 0, **options) -> list[Clip]:
     """Of (name, labels) each."""
     rng = torch.Generator().manual_seed(seed)
     return [make_clip(name, labels, rng, **options) for name, labels in clips]
 
 
-def as_video(key: Frame, context: TemporalContext) -> Video:
-    maps = [key.features["res4"][0]]
-    maps += [f.features["res4"][0] for f, role in zip(context.frames, context.roles, strict=True) if role != Role.KEY]
-    frames = [(list(frame.proposals.features[:5]), frame.index == key.index) for frame in context.frames]
-    labels = key.targets.gt_classes.tolist()
-    return Video(key.video_id, list(key.proposals.features), frames, labels, set(key.classes), maps)
+def as_video(clip: Clip) -> Video:
+    key = clip.key
+    maps = [frame.features["res4"][0] for frame in (key, *clip.supports)]
+    frames = [(list(frame.proposals.features[:5]), frame.index == key.index) for frame in clip.context.frames]
+    labels, classes = key.targets.gt_classes.tolist(), set(clip.targets.gt_classes.tolist())
+    return Video(key.video_id, list(key.proposals.features), frames, labels, classes, maps)
 
 
-def run(hvr: HVRAggregator, batch: list[tuple[Frame, TemporalContext]]) -> list[Aggregated[Tensor]]:
-    return hvr.aggregate([key for key, _ in batch], [context for _, context in batch])
+def run(hvr: HVRAggregator, batch: list[Clip]) -> list[Aggregated[Tensor]]:
+    return hvr.forward_clips(batch)
 
 
 def stacked(values: list[Tensor]) -> Tensor:
@@ -77,7 +78,7 @@ def assert_equals_reference(hvr: HVRAggregator, batch: list, **options) -> None:
     """Values, losses and the gradient of both with respect to all parameters and embeddings."""
     found = run(hvr, batch)
     values, relation, auxiliary = hvr_training(
-        dict(hvr.named_parameters()), [as_video(*clip) for clip in batch], num_classes=CLASSES, **options
+        dict(hvr.named_parameters()), [as_video(clip) for clip in batch], num_classes=CLASSES, **options
     )
     inputs = [*hvr.parameters(), *{id(f): f.proposals.features for key, c in batch for f in (key, *c.frames)}.values()]
     totals = [0 * sum(tensor.sum() for tensor in inputs) for _ in range(2)]  # a graph even without proposals
@@ -202,8 +203,8 @@ def test_the_key_frame_is_known_in_its_context_by_its_number_whatever_its_role()
     hvr = make_hvr().eval()
     ((key, context),) = make_batch(("a", [0, 1]))
     unnamed = TemporalContext(context.frames, (Role.GLOBAL,) * len(context))
-    expected = hvr.aggregate([key], [context])[0].value
-    assert hvr.aggregate([key], [unnamed])[0].value.equal(expected)
+    expected = hvr.forward_clips([Clip(key, context)])[0].value
+    assert hvr.forward_clips([Clip(key, unnamed)])[0].value.equal(expected)
     assert hvr(key.proposals, context).value.equal(expected)
     assert not torch.allclose(hvr(key.proposals, unnamed).value, expected)
 

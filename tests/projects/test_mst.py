@@ -29,7 +29,7 @@ from vod2.errors import UserError
 from vod2.layers import RelationModules
 from vod2.modeling.object_ids import object_ids
 from vod2.modeling.pixel import ALIGNER_REGISTRY, Aligner, build_pixel_aggregator
-from vod2.structures import UNKNOWN, Frame, Role, TemporalContext
+from vod2.structures import TRACK_IDS, UNKNOWN, Frame, Role, TemporalContext
 from vod2.temporal import FrameMemory, SlidingWindow
 
 HEADS, SMALL, CHANNELS = 4, 16, 8
@@ -78,10 +78,10 @@ def assert_equals_reference(head: MSTAggregator, query, context, **options) -> N
 def with_ids(query, context, own: list[int], others: list[list[int]]):
     """The same proposals, which now tell what they show."""
     frames = [
-        frame.with_(proposals=replace(frame.proposals, ids=torch.tensor(ids, dtype=torch.int64)))
+        frame.with_(proposals=frame.proposals.with_fields(track_ids=torch.tensor(ids, dtype=torch.int64)))
         for frame, ids in zip(context.frames, others, strict=True)
     ]
-    return replace(query, ids=torch.tensor(own)), TemporalContext(tuple(frames), context.roles)
+    return query.with_fields(track_ids=torch.tensor(own)), TemporalContext(tuple(frames), context.roles)
 
 
 class TestProposalAndInstanceLevel:
@@ -266,12 +266,12 @@ class TestFrameLevel:
 
     def test_a_support_that_enters_is_enhanced_by_what_is_there(self):
         module = make_frames()
-        entered = module.enter(make_frame(4), context_of(2, 3))["res4"]
+        entered = module.support_features(make_frame(4), context_of(2, 3))["res4"]
         torch.testing.assert_close(entered, expected_map(module, 4, [2, 3]), rtol=1e-9, atol=1e-9)
 
     def test_with_the_reference_as_only_query_a_support_stays_as_it_is(self):
         frame = make_frame(4)
-        entered = make_frames({"MODEL.MST.QUERY": "reference"}).enter(frame, context_of(2, 3))
+        entered = make_frames({"MODEL.MST.QUERY": "reference"}).support_features(frame, context_of(2, 3))
         assert entered["res4"].equal(frame.features["res4"])
 
     def test_without_frame_level_a_support_is_aligned_to_the_key_frame(self):
@@ -279,15 +279,15 @@ class TestFrameLevel:
         source, target = make_frame(4), make_frame(9)
         context = TemporalContext((make_frame(3), target), (Role.LOCAL, Role.KEY))
         expected = align(module.align.layers.state_dict(), source.features["res4"][0], target.features["res4"][0])
-        torch.testing.assert_close(module.enter(source, context)["res4"][0], expected, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(module.support_features(source, context)["res4"][0], expected, rtol=1e-9, atol=1e-9)
         assert module(target, context_of(4)).value["res4"].equal(target.features["res4"])
 
     def test_without_frame_level_and_key_frame_it_is_aligned_to_the_nearest_frame(self):
         module = make_frames({"MODEL.MST.FRAME": False})
         source = make_frame(4)
         expected = align(module.align.layers.state_dict(), *(make_frame(i).features["res4"][0] for i in (4, 3)))
-        torch.testing.assert_close(module.enter(source, context_of(1, 3, 6))["res4"][0], expected)
-        assert module.enter(source, TemporalContext())["res4"].equal(source.features["res4"])
+        torch.testing.assert_close(module.support_features(source, context_of(1, 3, 6))["res4"][0], expected)
+        assert module.support_features(source, TemporalContext())["res4"].equal(source.features["res4"])
 
     def test_an_aligner_that_looks_at_images_is_given_them(self):
         """It brings each support to where the brightness says."""
@@ -338,14 +338,14 @@ def trained_proposals(keys: dict, clip: dict):
 class TestTraining:
     def test_proposals_of_key_frame_and_supports_tell_which_object_they_show(self):
         query, context, _ = trained_proposals(MST, training_clip())
-        assert query.ids.equal(object_ids(query.boxes, tracked([5, 8]), 0.5))
-        assert {5, 8, -1} >= set(query.ids.tolist()) > {-1}  # the ground truth itself is among the RoIs
+        assert query.fields[TRACK_IDS].equal(object_ids(query.boxes, tracked([5, 8]), 0.5))
+        assert {5, 8, -1} >= set(query.fields[TRACK_IDS].tolist()) > {-1}  # the ground truth itself is among the RoIs
         for frame in context.frames:
-            assert frame.proposals.ids.equal(object_ids(frame.proposals.boxes, tracked([5, 8]), 0.5))
+            assert frame.proposals.fields[TRACK_IDS].equal(object_ids(frame.proposals.boxes, tracked([5, 8]), 0.5))
 
     def test_without_tracks_nobody_claims_to_know(self):
         query, context, losses = trained_proposals(MST, training_clip(None))
-        assert (query.ids != UNKNOWN).all() and (context.proposals().ids == UNKNOWN).all()
+        assert (query.fields[TRACK_IDS] != UNKNOWN).all() and (context.proposals().fields[TRACK_IDS] == UNKNOWN).all()
         assert all(value.isfinite() for value in losses.values())
 
     def test_where_no_support_shows_the_object_every_parameter_still_has_a_gradient(self):
@@ -462,7 +462,7 @@ class TestStreams:
         module = build_pixel_aggregator(tiny_cfg(FRAMES), {"res4": ShapeSpec(channels=CHANNELS, stride=16)}).double()
         frame = make_frame(3)
         assert module(frame, context_of(2, 4)).value["res4"].equal(frame.features["res4"])
-        assert module.enter(frame, context_of(2, 4))["res4"].equal(frame.features["res4"])
+        assert module.support_features(frame, context_of(2, 4))["res4"].equal(frame.features["res4"])
 
 
 class TestPublishedConfigurations:

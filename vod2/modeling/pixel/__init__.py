@@ -8,6 +8,7 @@ from vod2.modeling.pixel.base import (
     build_pixel_aggregator,
 )
 from vod2.modeling.pixel.dalign import DAlign
+from vod2.modeling.pixel.enhance import enhance_clips, enter_memory, keeps_boxes
 from vod2.modeling.pixel.flow_aligner import build_flownet
 from vod2.modeling.pixel.st_aligners import LearnedSampling, MatchTrans, NonLocal
 
@@ -24,4 +25,7 @@ __all__ = [
     "PIXEL_AGGREGATOR_REGISTRY",
     "PixelAggregator",
     "build_pixel_aggregator",
+    "enhance_clips",
+    "enter_memory",
+    "keeps_boxes",
 ]
