@@ -176,7 +176,7 @@ class TestSPFA:
         actual = spfa(replace(query, fields={}), context)
         torch.testing.assert_close(actual.value, expected, rtol=1e-10, atol=1e-10)
         assert actual.relations.equal(selsa(query, context).relations)
-        assert not spfa.needs_maps and make_spfa().needs_maps
+        assert not spfa.needs.pooled_maps and make_spfa().needs.pooled_maps
 
     def test_relations_are_what_a_proposal_takes_from_each_support_in_the_last_aggregation(self):
         rng = torch.Generator().manual_seed(6)

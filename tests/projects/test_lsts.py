@@ -229,7 +229,7 @@ def map_with_loss(model, clip: dict) -> torch.Tensor:
     """The map that RPN and heads are trained on, in a model whose normalisation does not depend on the batch."""
     freeze_statistics(model)
     with torch.no_grad():
-        (enhanced,), _ = model.enhance_clips(model.read_clips([clip]))
+        (enhanced,), _ = model.enhance_clips(model.read_clips([clip | {"instances": make_targets()}]))
     return enhanced.key.features["res4"]
 
 

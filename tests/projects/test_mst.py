@@ -27,6 +27,7 @@ from vod2.d2 import EventStorage, ShapeSpec, build_model, get_cfg
 from vod2.engine import load_config
 from vod2.errors import UserError
 from vod2.layers import RelationModules
+from vod2.modeling import ProposalNeeds
 from vod2.modeling.object_ids import object_ids
 from vod2.modeling.pixel import ALIGNER_REGISTRY, Aligner, build_pixel_aggregator
 from vod2.structures import TRACK_IDS, UNKNOWN, Frame, Role, TemporalContext
@@ -70,7 +71,7 @@ def assert_equals_reference(head: MSTAggregator, query, context, **options) -> N
     """The supports of `random_context` are by descending scores."""
     supports = [frame.proposals for frame in context.frames]
     numbers = {"topk": head.topk, "ratio": head.ratio, "scale": 10.0, "wavelength": 1000.0} | options
-    numbers |= {"best": head.support_topk, "pool": head.support_pool or 1000}
+    numbers |= {"best": head.support_topk, "pool": head.instance_pool or 1000}
     expected = mst_head(head.state_dict(), query, supports, heads=HEADS, **numbers)
     torch.testing.assert_close(head(query, context).value, expected, rtol=1e-9, atol=1e-9)
 
@@ -186,14 +187,14 @@ class TestProposalAndInstanceLevel:
 
     def test_the_defaults_are_those_of_the_paper(self):
         head = MSTAggregator(vod2.add_video_config(get_cfg()), 1024)
-        assert (len(head.relations), head.support_topk, head.topk, head.ratio, head.id_iou) == (2, 75, 20, 0.2, 0.5)
-        assert head.support_pool == 0  # all of R^s
+        assert (len(head.relations), head.support_topk, head.topk, head.ratio) == (2, 75, 20, 0.2)
+        assert head.needs == ProposalNeeds(track_iou=0.5, support_pool=0)  # all of R^s
         for relation in (*head.relations, head.instance):
             assert relation.num_heads == 16 and relation.scale == 1.0
             assert not relation.geometry.position and not relation.geometry.aspect
 
     def test_without_instance_level_no_ids_are_asked_for(self):
-        assert make_head(instance=False).id_iou is None
+        assert make_head(instance=False).needs == ProposalNeeds()
 
     @pytest.mark.parametrize(
         "arguments, message",
@@ -396,21 +397,22 @@ class TestStreams:
         for streamed, clip in stream_and_clips(MST | TO_REFERENCE, schedule):
             assert_same_detections(streamed, clip, 1e-10)
 
-    def test_with_the_reference_as_goal_every_support_is_aligned_to_each_key_frame(self):
+    def test_with_the_reference_as_goal_every_other_frame_is_aligned_to_each_key_frame(self):
         model, video, schedule = (
             build_detector(MST | TO_REFERENCE, dtype=torch.float64),
             make_video(4),
             SlidingWindow(9),
         )
-        entered, enter = [], model.pixel_aggregator.enter
+        entered, enter = [], model.pixel_aggregator.support_features
 
         def watched(frame, context):
             entered.append((frame, model.pixel_aggregator._target(frame, context), enter(frame, context)))
             return entered[-1][2]
 
-        model.pixel_aggregator.enter = watched
+        model.pixel_aggregator.support_features = watched
         list(detect_as_stream(model, video, schedule))
-        assert [(frame.index, key.index) for frame, key, _ in entered] == [(i, t) for t in range(4) for i in range(4)]
+        pairs = [(i, t) for t in range(4) for i in range(4) if i != t]
+        assert [(frame.index, key.index) for frame, key, _ in entered] == pairs
         state = model.pixel_aggregator.align.layers.state_dict()
         frame, key, found = entered[6]
         expected = align(state, frame.features["res4"][0], key.features["res4"][0])
@@ -436,13 +438,13 @@ class TestStreams:
         """With radius T these are 2T + 1 frames: the window of the last key frame."""
         model, video, memory = build_detector(MST), make_video(9), FrameMemory(SlidingWindow(2))
         memory.start("video", 9)
-        seen, enter = {}, model.pixel_aggregator.enter
+        seen, enter = {}, model.pixel_aggregator.support_features
 
         def watched(frame, context):
             seen[frame.index] = [one.index for one in context.frames]
             return enter(frame, context)
 
-        model.pixel_aggregator.enter = watched
+        model.pixel_aggregator.support_features = watched
         for t in range(9):
             model.step(step_clip(video, t, memory), memory)
         assert seen[0] == [] and seen[2] == [0, 1] and seen[7] == [2, 3, 4, 5, 6]

@@ -32,7 +32,8 @@ def propose_clips(
     waiting = {name: entry for name, entry in waiting.items() if not entry[0].is_embedded}
     if not waiting:
         return list(clips), {}
-    frames, targets, ignored = zip(*waiting.values(), strict=True)
+    frames, targets, regions = zip(*waiting.values(), strict=True)
+    ignored = regions if any(one is not None for one in regions) else None
     proposed, losses = propose_frames(rpn, heads, frames, targets if rpn.training else None, ignored)
     done = dict(zip(waiting, proposed, strict=True))
     clips = [
