@@ -1,4 +1,4 @@
-"""Names of version 0.1 that have others now. They go with version 0.3."""
+"""Names of version 0.1 that have others now. They work for one version."""
 
 import warnings
 from collections.abc import Sequence
