@@ -14,13 +14,20 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE, PROJECTS = ROOT / "vod2", ROOT / "projects"
 PROJECT_NAMES = sorted(init.parent.name for init in PROJECTS.glob("*/__init__.py"))
 
-TOOLS = {"errors", "atomic", "plain_pickle", "version"}  # no knowledge of videos or networks; everybody may use them
+TOOLS = {
+    "errors",
+    "atomic",
+    "moved",
+    "plain_pickle",
+    "version",
+}  # no knowledge of videos or networks; everybody may use them
 CORE = {"d2", "structures"}
 ALLOWED = {
     "_d2lite": set(),
     "d2": {"_d2lite"},
     "atomic": {"errors"},
     "errors": set(),
+    "moved": set(),
     "plain_pickle": set(),
     "version": set(),
     "config": {"d2"},
@@ -29,9 +36,10 @@ ALLOWED = {
     "ops": set(),
     "layers": CORE | {"ops"},
     "modeling": CORE | {"temporal", "ops", "layers"},
-    "data": CORE | {"temporal", "config"},
+    "video": set(),
+    "data": CORE | {"temporal", "config", "video"},
     "checkpoint": {"d2", "layers"},
-    "visualization": CORE | {"data"},
+    "visualization": CORE | {"data", "video"},
     "evaluation": CORE | {"temporal", "modeling", "data"},
     "projects": set(),
     "engine": CORE

@@ -7,6 +7,7 @@ from vod2.data.resizing import TruncatedResize
 from vod2.data.samplers import TripletVideos, VideoInferenceSampler
 from vod2.data.video_index import VideoIndex
 from vod2.data.video_mapper import VideoDatasetMapper
+from vod2.moved import moved
 
 __all__ = [
     "CONTEXTS",
@@ -22,3 +23,13 @@ __all__ = [
     "check_context",
     "datasets",
 ]
+
+__getattr__ = moved(
+    __name__,
+    {
+        "camera": "vod2.video.camera",
+        "decoding": "vod2.video.decoding",
+        "reader": "vod2.video.reader",
+        "seeking": "vod2.video.seeking",
+    },
+)

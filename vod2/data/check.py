@@ -24,8 +24,8 @@ from vod2.data.check_types import (
     Example,
     Finding,
 )
-from vod2.data.reader import VideoReader
 from vod2.errors import VideoError
+from vod2.video import VideoReader
 
 _ROUNDING = 1e-3  # pixels that a box may leave its image by without a word
 _TOLERANCE = 1.0  # pixels: edges that count from 1, or include the last pixel

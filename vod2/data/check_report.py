@@ -11,8 +11,8 @@ from vod2.atomic import replacing, write_json
 from vod2.d2 import detection_utils
 from vod2.data.check import box_problem
 from vod2.data.check_types import ERROR, WARNING, CheckedObject, CheckResult, Example, Finding
-from vod2.data.reader import VideoReader
 from vod2.errors import UserError
+from vod2.video import VideoReader
 
 _TILE = (320, 180)  # pixels, width and height
 _CAPTION = 34  # pixels below a tile

@@ -11,8 +11,8 @@ from vod2.data.check_labels import LabelFormat, nth, read_rows
 from vod2.data.check_types import ERROR, CheckedFrame, CheckedObject, CheckedVideo, Finding
 from vod2.data.datasets.common import video_file
 from vod2.data.datasets.yolo import read_class_names
-from vod2.data.reader import VideoReader, images_in
 from vod2.errors import UserError
+from vod2.video import VideoReader, images_in
 
 _COLUMNS = ("class", "center_x", "center_y", "width", "height", "track")
 _LEAST = 5  # the track may be left out

@@ -9,9 +9,9 @@ import numpy as np
 
 from vod2.d2 import detection_utils
 from vod2.data.damage import damage_frame
-from vod2.data.reader import VideoReader
 from vod2.data.video_index import VideoIndex, frame_path
 from vod2.errors import UserError, VideoError
+from vod2.video import VideoReader
 
 # What is remembered of a file are the times of its frames: some ten bytes a frame.
 _REMEMBERED_FILES = 1024

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from vod2 import VideoError
-from vod2.data.camera import Camera
+from vod2.video import Camera
 
 
 class Capture:

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 import av
 
-from vod2.data.seeking import has_times, is_hidden, open_video
+from vod2.video.seeking import has_times, is_hidden, open_video
 
 # A container that goes on failing does not recover.
 _PATIENCE = 3

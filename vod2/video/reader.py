@@ -10,9 +10,9 @@ import av
 import cv2
 import numpy as np
 
-from vod2.data.decoding import Gap, TolerantDecoder, VideoStatus
-from vod2.data.seeking import FrameCursor, open_video, read_table
 from vod2.errors import VideoError
+from vod2.video.decoding import Gap, TolerantDecoder, VideoStatus
+from vod2.video.seeking import FrameCursor, open_video, read_table
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 # A folder of images does not say how fast it plays.

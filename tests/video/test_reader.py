@@ -9,10 +9,8 @@ import pytest
 from helpers.videos import moving_frames
 from helpers.videos import write_video as encode
 
-from vod2.data import seeking
-from vod2.data.reader import VideoReader
 from vod2.errors import VideoError
-from vod2.visualization import VideoWriter
+from vod2.video import VideoReader, VideoWriter, seeking
 
 GRAYS = [20, 80, 140, 200, 250]
 

@@ -10,8 +10,8 @@ import pytest
 from helpers import damage
 from helpers.videos import moving_frames, number_of, numbered_frame, write_numbered_images, write_video
 
-from vod2.data.reader import VideoReader, video_status
 from vod2.errors import VideoError
+from vod2.video import VideoReader, video_status
 
 COUNT = 40
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from vod2.errors import VideoError
-from vod2.visualization import VideoWriter
+from vod2.video import VideoWriter
 
 
 def frame(value=100, width=64, height=48):
