@@ -47,6 +47,14 @@ ALLOWED = {
     "ablation": {"d2", "data", "engine"},
 }
 """What each part of vod2 may import besides itself and TOOLS."""
+ROOMS_OF_DATA = {
+    "synthetic": set(),
+    "damage": {"synthetic"},
+    "datasets": {"synthetic", "damage"},
+    "clips": {"datasets", "damage"},
+    "checks": {"datasets", "synthetic"},
+}
+"""What each room of vod2/data may import of the others. All may import what the part may."""
 
 
 def sources(folder: Path) -> list[Path]:
@@ -95,12 +103,26 @@ def test_a_part_imports_only_what_stands_below_it(part):
             assert not wrong, f"{path.relative_to(ROOT)} imports {sorted(wrong)}"
 
 
-def test_the_rules_have_no_circle():
+@pytest.mark.parametrize("rules", [ALLOWED, ROOMS_OF_DATA], ids=["parts", "rooms of data"])
+def test_the_rules_have_no_circle(rules):
     done: set[str] = set()
-    while len(done) < len(ALLOWED):
-        ready = {part for part, below in ALLOWED.items() if part not in done and below <= done}
-        assert ready, f"a circle among {sorted(ALLOWED.keys() - done)}"
+    while len(done) < len(rules):
+        ready = {part for part, below in rules.items() if part not in done and below <= done}
+        assert ready, f"a circle among {sorted(rules.keys() - done)}"
         done |= ready
+
+
+def test_everything_in_data_has_a_room():
+    rooms = {path.relative_to(PACKAGE / "data").parts[0] for path in sources(PACKAGE / "data")} - {"__init__.py"}
+    assert rooms == ROOMS_OF_DATA.keys()
+
+
+@pytest.mark.parametrize("room", sorted(ROOMS_OF_DATA))
+def test_a_room_of_data_imports_only_those_below_it(room):
+    for path in sources(PACKAGE / "data" / room):
+        named = [name.split(".") for name in imported_modules(path) if name.startswith("vod2.data.")]
+        wrong = {name[2] for name in named} - {room} - ROOMS_OF_DATA[room]
+        assert not wrong, f"{path.relative_to(ROOT)} imports {sorted(wrong)} of vod2.data"
 
 
 def test_projects_do_not_import_each_other():

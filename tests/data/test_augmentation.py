@@ -11,7 +11,7 @@ from PIL import Image
 from vod2.config import add_video_config
 from vod2.d2 import Boxes, BoxMode, get_cfg, pairwise_iou, transforms
 from vod2.data import VideoDatasetMapper, VideoIndex
-from vod2.data.augmentation import (
+from vod2.data.clips.augmentation import (
     CentreCropTransform,
     ExpandTransform,
     MinIoUCrop,
@@ -21,7 +21,7 @@ from vod2.data.augmentation import (
     build_video_augmentation,
     kept_by_centre,
 )
-from vod2.data.video_mapper import to_instances
+from vod2.data.clips.video_mapper import to_instances
 from vod2.errors import UserError
 
 HEIGHT, WIDTH = 60, 80

@@ -14,7 +14,7 @@ from PIL import Image
 from vod2.config import add_video_config
 from vod2.d2 import BoxMode, DatasetCatalog, MetadataCatalog, get_cfg
 from vod2.data import VideoIndex, build_video_test_loader, build_video_train_loader
-from vod2.data.bad_frames import BadFrames
+from vod2.data.clips.bad_frames import BadFrames
 from vod2.errors import UserError
 
 FRAMES = 7
@@ -133,9 +133,9 @@ def test_clips_without_bad_frames_are_the_same_under_both_policies(make):
 def test_a_bad_file_is_counted_and_logged_once(make, caplog):
     dicts = make()
     break_frame(dicts[3])
-    with caplog.at_level(logging.WARNING, "vod2.data.bad_frames"):
+    with caplog.at_level(logging.WARNING, "vod2.data.clips.bad_frames"):
         clips(config(DATASETS__MAX_BAD_FRAMES=1), 40)
-    messages = [record.getMessage() for record in caplog.records if record.name == "vod2.data.bad_frames"]
+    messages = [record.getMessage() for record in caplog.records if record.name == "vod2.data.clips.bad_frames"]
     assert len(messages) == 1 and "000003.png" in messages[0] and "1 of at most 1" in messages[0]
 
 

@@ -21,10 +21,10 @@ from helpers.videos import numbered_frame, write_numbered_video
 from PIL import Image
 
 from vod2.d2 import BoxMode, DatasetCatalog, MetadataCatalog
-from vod2.data.check import box_problem, check_dataset
-from vod2.data.check_formats import open_source
-from vod2.data.check_report import table, write_contact_sheet
-from vod2.data.check_types import ERROR, WARNING
+from vod2.data.checks.findings import ERROR, WARNING
+from vod2.data.checks.formats import open_source
+from vod2.data.checks.report import table, write_contact_sheet
+from vod2.data.checks.walk import box_problem, check_dataset
 from vod2.data.datasets import load_imagenet_vid, register_imagenet_vid
 from vod2.errors import UserError
 

@@ -6,9 +6,9 @@ import pytest
 from helpers.checking import check, frames, kinds, only, video_file
 
 from vod2.d2 import DatasetCatalog, MetadataCatalog
-from vod2.data.check import check_dataset
-from vod2.data.check_formats import FORMATS, open_source
-from vod2.data.check_types import ERROR, WARNING
+from vod2.data.checks.findings import ERROR, WARNING
+from vod2.data.checks.formats import FORMATS, open_source
+from vod2.data.checks.walk import check_dataset
 from vod2.data.datasets import load_uavdt
 from vod2.data.datasets.coco_video import load_coco_video, register_coco_video
 from vod2.data.datasets.mot import load_mot, register_mot

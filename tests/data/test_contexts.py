@@ -7,7 +7,7 @@ from helpers.loaders import forget, loader_config
 
 from vod2.d2 import DatasetCatalog
 from vod2.data import build_video_test_loader
-from vod2.data.contexts import fitted, foreign_videos, there_and_back
+from vod2.data.clips.contexts import fitted, foreign_videos, there_and_back
 from vod2.errors import UserError
 
 NAME = "context_test"

@@ -12,11 +12,11 @@ from helpers.videos import moving_frames, write_video
 from vod2.config import add_video_config
 from vod2.d2 import BoxMode, DatasetCatalog, MetadataCatalog, get_cfg
 from vod2.data import build_video_test_loader, build_video_train_loader
+from vod2.data.clips.frames import read_frames
 from vod2.data.damage import DAMAGES, DamageConfig, burst_at, damage_frame, plan_bursts
 from vod2.data.damage.bursts import moment_of
-from vod2.data.damage.dataset import register_damaged
 from vod2.data.damage.kinds import Moment, covered_share
-from vod2.data.frames import read_frames
+from vod2.data.datasets.damaged import register_damaged
 from vod2.errors import UserError
 
 SIZE = (48, 64)

@@ -12,12 +12,12 @@ from helpers.matlab import write_labels
 from helpers.videos import write_numbered_video
 
 from vod2.d2 import DatasetCatalog, MetadataCatalog
-from vod2.data.check import check_dataset
-from vod2.data.check_formats import open_source
+from vod2.data.checks.formats import open_source
+from vod2.data.checks.walk import check_dataset
+from vod2.data.clips.frames import read_frames
 from vod2.data.datasets import load_drones, register_drones
 from vod2.data.datasets.drones import drones_root
 from vod2.data.datasets.drones_clone import find_clips, prepare_drones, read_distances
-from vod2.data.frames import read_frames
 from vod2.errors import UserError
 
 REAL = Path(os.environ.get("VOD2_REAL_DIR", "absent"), "drones_ir")

@@ -24,7 +24,7 @@ from vod2.data.datasets import (
     register_uavdt,
     register_yolo_video,
 )
-from vod2.data.frame_annotations import AnnotationCache, FrameAnnotations
+from vod2.data.datasets.frame_annotations import AnnotationCache, FrameAnnotations
 from vod2.engine import VideoTrainer, load_config
 from vod2.errors import UserError
 from vod2.modeling import PROPOSAL_AGGREGATOR_REGISTRY, asks_for_ids

@@ -9,7 +9,7 @@ from helpers.videos import SIZE, number_of, write_numbered_images, write_numbere
 
 from vod2.d2 import BoxMode, DatasetCatalog, MetadataCatalog
 from vod2.data import VideoIndex, build_video_test_loader
-from vod2.data.frames import ClipReader, read_frames
+from vod2.data.clips.frames import ClipReader, read_frames
 from vod2.errors import UserError, VideoError
 
 LENGTH = 14

@@ -6,7 +6,7 @@ from helpers.models import tiny_cfg
 
 from vod2.d2 import transforms
 from vod2.data import TruncatedResize
-from vod2.data.resizing import build_augmentation, build_test_resize
+from vod2.data.clips.resizing import build_augmentation, build_test_resize
 
 SIZES = {"INPUT.MIN_SIZE_TEST": 600, "INPUT.MAX_SIZE_TEST": 1000, "INPUT.MIN_SIZE_TRAIN": (480, 600)}
 

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from vod2.data.samplers import TripletDataset, TripletItem, TripletVideos
+from vod2.data.clips.samplers import TripletDataset, TripletItem, TripletVideos
 from vod2.errors import UserError
 
 # Class 0: videos a, b, c, d; class 1: b (with 0), e; class 2: f alone, of one frame; class 3: g, h

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torchvision.ops import generalized_box_iou
 
-from vod2.data.track_linking import link_tracks
+from vod2.data.datasets.track_linking import link_tracks
 from vod2.errors import UserError
 
 

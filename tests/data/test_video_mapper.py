@@ -7,8 +7,9 @@ from PIL import Image
 
 from vod2.config import add_video_config
 from vod2.d2 import BoxMode, Instances, get_cfg, transforms
-from vod2.data import VideoDatasetMapper, VideoIndex, frames
-from vod2.data.augmentation import CentreCropTransform
+from vod2.data import VideoDatasetMapper, VideoIndex
+from vod2.data.clips import frames
+from vod2.data.clips.augmentation import CentreCropTransform
 from vod2.errors import UserError
 from vod2.structures import Role, Support
 from vod2.temporal import NoSupport, NoWindow, SlidingWindow, TrainingSchedule, WithKey

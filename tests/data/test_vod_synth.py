@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 import pytest
 
-from vod2.data.check import check_dataset
-from vod2.data.check_ilsvrc import ImageNetDet, ImageNetVid
+from vod2.data.checks.ilsvrc import ImageNetDet, ImageNetVid
+from vod2.data.checks.walk import check_dataset
 from vod2.data.datasets.imagenet_vid import load_imagenet_vid
 from vod2.data.datasets.vod_synth import load_vod_synth
 from vod2.data.synthetic import layout, read_deterioration, read_visibility, video_id

@@ -9,7 +9,7 @@ import torch
 
 from vod2.checkpoint import load_weights
 from vod2.d2 import CfgNode, build_model
-from vod2.data.resizing import build_test_resize
+from vod2.data.clips.resizing import build_test_resize
 from vod2.engine.fuse import inference_copy
 from vod2.engine.setup import load_config
 from vod2.engine.streams import DetectedFrame, VideoStream

@@ -28,8 +28,8 @@ from vod2.data.datasets.common import (
     whole,
     without_list,
 )
+from vod2.data.datasets.frame_annotations import LoadedAnnotations
 from vod2.data.datasets.ilsvrc import require_folder
-from vod2.data.frame_annotations import LoadedAnnotations
 from vod2.errors import UserError
 from vod2.video import VideoReader, images_in
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from vod2.data.check_types import (
+from vod2.data.checks.findings import (
     ERROR,
     CheckedFrame,
     CheckedObject,

@@ -9,8 +9,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from vod2.atomic import replacing, write_json
 from vod2.d2 import detection_utils
-from vod2.data.check import box_problem
-from vod2.data.check_types import ERROR, WARNING, CheckedObject, CheckResult, Example, Finding
+from vod2.data.checks.findings import ERROR, WARNING, CheckedObject, CheckResult, Example, Finding
+from vod2.data.checks.walk import box_problem
 from vod2.errors import UserError
 from vod2.video import VideoReader
 

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from vod2.d2 import BoxMode, CfgNode, Instances, configurable, detection_utils, transforms
-from vod2.data.augmentation import build_video_augmentation, kept_by_centre
-from vod2.data.bad_frames import BadFrames
-from vod2.data.frames import ClipReader
-from vod2.data.resizing import build_augmentation
-from vod2.data.video_index import VideoIndex
+from vod2.data.clips.augmentation import build_video_augmentation, kept_by_centre
+from vod2.data.clips.bad_frames import BadFrames
+from vod2.data.clips.frames import ClipReader
+from vod2.data.clips.resizing import build_augmentation
+from vod2.data.datasets.video_index import VideoIndex
 from vod2.structures import Role
 from vod2.temporal import SupportSchedule, TrainingSchedule, build_support_schedule, build_training_schedule
 

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from vod2.d2 import CfgNode, transforms
-from vod2.data.video_index import VideoIndex
-from vod2.data.video_mapper import VideoDatasetMapper, to_tensor
+from vod2.data.clips.video_mapper import VideoDatasetMapper, to_tensor
+from vod2.data.datasets.video_index import VideoIndex
 from vod2.errors import UserError
 from vod2.temporal import NoWindow
 

@@ -9,7 +9,7 @@ from collections.abc import Collection, Hashable, Iterator, Sequence
 from pathlib import Path
 
 from vod2.atomic import replacing
-from vod2.data.check_types import ERROR, WARNING, CheckedFrame, CheckedObject, CheckedVideo, CheckFormat, Finding
+from vod2.data.checks.findings import ERROR, WARNING, CheckedFrame, CheckedObject, CheckedVideo, CheckFormat, Finding
 from vod2.data.datasets.det_selection import derive_images
 from vod2.data.datasets.ilsvrc import category_ids, parse_xml
 from vod2.data.datasets.imagenet_det import find_det_list

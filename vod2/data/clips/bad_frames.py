@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
-from vod2.data.video_index import VideoIndex
+from vod2.data.datasets.video_index import VideoIndex
 from vod2.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class BadFrames:
         index: the dataset, to find stand-ins for key frames.
 
     Example:
-        >>> from vod2.data.bad_frames import BadFrames
+        >>> from vod2.data.clips.bad_frames import BadFrames
         >>> def read(clip, index):
         ...     if index == 3:
         ...         raise UserError("000003.JPEG: the image cannot be read: get the file again")

@@ -11,11 +11,11 @@ _LEAST_COVERED = 0.1  # share of a box from which on its object counts as occlud
 def register_damaged(name: str, source_name: str, config: DamageConfig | None = None) -> None:
     """Register the dataset `name`: the frames of another one, damaged in bursts when they are read.
 
-    Its dicts have `damage`, by which `vod2.data.frames` damages every frame of their videos, whether it is detected,
-    trained on or context; files stay as they are. What was done is recorded as {kind: strength}, in `deterioration` of
-    the frame and of each of its annotations (beside what these have already). Occlusion concerns the objects that a
-    bar hides: it is recorded of annotations only, from a tenth of their box on, and there the strength is the share of
-    the box that is hidden. A still image is a video of one frame.
+    Its dicts have `damage`, by which `vod2.data.clips.frames` damages every frame of their videos, whether it is
+    detected, trained on or context; files stay as they are. What was done is recorded as {kind: strength}, in
+    `deterioration` of the frame and of each of its annotations (beside what these have already). Occlusion
+    concerns the objects that a bar hides: it is recorded of annotations only, from a tenth of their box on, and there
+    the strength is the share of the box that is hidden. A still image is a video of one frame.
 
     The same video (by its id) is damaged alike in every dataset with the same `config`.
 
@@ -29,7 +29,7 @@ def register_damaged(name: str, source_name: str, config: DamageConfig | None = 
 
     Example:
         >>> from vod2.d2 import DatasetCatalog
-        >>> from vod2.data.damage.dataset import register_damaged
+        >>> from vod2.data.datasets.damaged import register_damaged
         >>> box = {"bbox": [0, 0, 3, 3], "bbox_mode": 0, "category_id": 0}
         >>> video = {"video_id": "a", "video_file": "a.mp4", "height": 4, "width": 6, "annotations": [box]}
         >>> _ = DatasetCatalog.register("reel", lambda: [{**video, "frame_index": t} for t in range(300)])

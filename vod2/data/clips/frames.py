@@ -9,7 +9,7 @@ import numpy as np
 
 from vod2.d2 import detection_utils
 from vod2.data.damage import damage_frame
-from vod2.data.video_index import VideoIndex, frame_path
+from vod2.data.datasets.video_index import VideoIndex, frame_path
 from vod2.errors import UserError, VideoError
 from vod2.video import VideoReader
 
@@ -26,7 +26,7 @@ def read_frames(
     `frame_template`, or where there is no template, from the dict of the nearest frame that the dataset has. Of a video
     file no frame is decoded twice, and its decoder stays where it is for a next call that goes on from there.
 
-    Where the dict has `damage` (see `vod2.data.damage.dataset`), frames are damaged as it says.
+    Where the dict has `damage` (see `vod2.data.datasets.damaged`), frames are damaged as it says.
 
     Args:
         record: video dataset dict, with `height` and `width`; for damage also `video_length`.

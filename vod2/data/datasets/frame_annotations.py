@@ -72,7 +72,7 @@ class AnnotationCache:
         stored_bytes: how much is kept.
 
     Example:
-        >>> from vod2.data.frame_annotations import AnnotationCache, LoadedAnnotations
+        >>> from vod2.data.datasets.frame_annotations import AnnotationCache, LoadedAnnotations
         >>> def load():
         ...     return [{"video_id": "fox", "frame_index": 0, "annotations": []}]
         >>> cache = AnnotationCache(LoadedAnnotations(load, {}))

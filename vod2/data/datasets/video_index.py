@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from vod2.d2 import DatasetFromList
-from vod2.data.frame_annotations import AnnotationCache, FrameAnnotations
+from vod2.data.datasets.frame_annotations import AnnotationCache, FrameAnnotations
 from vod2.errors import UserError
 
 

@@ -4,13 +4,12 @@ import os
 from collections.abc import Collection, Hashable, Iterator
 
 from vod2.d2 import BoxMode, DatasetCatalog, MetadataCatalog
-from vod2.data.build import as_video_dicts
-from vod2.data.check_coco import CocoVideo
-from vod2.data.check_ilsvrc import ImageNetDet, ImageNetVid
-from vod2.data.check_labels import Mot, Uavdt
-from vod2.data.check_types import ERROR, CheckedFrame, CheckedObject, CheckedVideo, CheckFormat, Finding, write_ids
-from vod2.data.check_yolo import YoloVideo
-from vod2.data.video_index import frame_path
+from vod2.data.checks.coco import CocoVideo
+from vod2.data.checks.findings import ERROR, CheckedFrame, CheckedObject, CheckedVideo, CheckFormat, Finding, write_ids
+from vod2.data.checks.ilsvrc import ImageNetDet, ImageNetVid
+from vod2.data.checks.labels import Mot, Uavdt
+from vod2.data.checks.yolo import YoloVideo
+from vod2.data.datasets.video_index import as_video_dicts, frame_path
 from vod2.errors import UserError
 
 FORMATS: dict[str, type[CheckFormat]] = {

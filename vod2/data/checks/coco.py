@@ -6,7 +6,7 @@ import os
 from collections.abc import Collection, Hashable, Iterator, Sequence
 from pathlib import Path
 
-from vod2.data.check_types import (
+from vod2.data.checks.findings import (
     ERROR,
     CheckedFrame,
     CheckedObject,

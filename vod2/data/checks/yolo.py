@@ -7,8 +7,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from vod2.data.check_labels import LabelFormat, nth, read_rows
-from vod2.data.check_types import ERROR, CheckedFrame, CheckedObject, CheckedVideo, Finding
+from vod2.data.checks.findings import ERROR, CheckedFrame, CheckedObject, CheckedVideo, Finding
+from vod2.data.checks.labels import LabelFormat, nth, read_rows
 from vod2.data.datasets.common import video_file
 from vod2.data.datasets.yolo import read_class_names
 from vod2.errors import UserError

@@ -1,6 +1,6 @@
 """Walking a whole dataset before training does, and collecting everything that is wrong with it.
 
-A format (see `vod2.data.check_formats`) yields the videos of a dataset as they are written; the walk looks at their
+A format (see `vod2.data.checks.formats`) yields the videos of a dataset as they are written; the walk looks at their
 annotations, their tracks and their images. Nothing here stops at the first broken file.
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from vod2.d2 import detection_utils
-from vod2.data.check_types import (
+from vod2.data.checks.findings import (
     ERROR,
     WARNING,
     CheckedFrame,
@@ -47,7 +47,7 @@ def check_dataset(
 
     Example:
         >>> import tempfile
-        >>> from vod2.data.check_formats import ImageNetVid
+        >>> from vod2.data.checks.formats import ImageNetVid
         >>> from vod2.data.synthetic import SyntheticConfig, write_synthetic
         >>> root = tempfile.mkdtemp()
         >>> write_synthetic(SyntheticConfig(0, 1, 0, frames=2, height=64, width=96, classes=2), root)

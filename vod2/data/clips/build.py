@@ -22,12 +22,12 @@ from vod2.d2 import (
     comm,
     get_detection_dataset_dicts,
 )
-from vod2.data.contexts import build_test_mapper
+from vod2.data.clips.contexts import build_test_mapper
+from vod2.data.clips.samplers import NumberedSampler, TripletDataset, TripletVideos, VideoInferenceSampler
+from vod2.data.clips.video_mapper import VideoDatasetMapper
 from vod2.data.datasets import limit_images_per_class
-from vod2.data.frame_annotations import FrameAnnotations
-from vod2.data.samplers import NumberedSampler, TripletDataset, TripletVideos, VideoInferenceSampler
-from vod2.data.video_index import VideoIndex, as_video_dicts
-from vod2.data.video_mapper import VideoDatasetMapper
+from vod2.data.datasets.frame_annotations import FrameAnnotations
+from vod2.data.datasets.video_index import VideoIndex, as_video_dicts
 from vod2.errors import UserError
 
 
