@@ -40,7 +40,7 @@ ALLOWED = {
     "data": CORE | {"temporal", "config", "video"},
     "checkpoint": {"d2", "layers"},
     "visualization": CORE | {"data", "video"},
-    "evaluation": CORE | {"temporal", "modeling", "data"},
+    "evaluation": CORE | {"temporal", "modeling", "data", "visualization"},
     "projects": set(),
     "engine": CORE
     | {"temporal", "ops", "layers", "modeling", "data", "evaluation", "checkpoint", "visualization", "config"},
