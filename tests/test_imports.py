@@ -125,6 +125,58 @@ def test_a_room_of_data_imports_only_those_below_it(room):
         assert not wrong, f"{path.relative_to(ROOT)} imports {sorted(wrong)} of vod2.data"
 
 
+def module_graph() -> dict[str, set[str]]:
+    """{module of vod2 or of a project: those that its file imports}, in functions and for type checkers, too.
+
+    `from a.b import c` imports a.b.c if that is a module, or else a.b; that Python runs a and a.b before is left out.
+    """
+    files = {module_name(path): path for path in [*sources(PACKAGE), *sources(PROJECTS)]}
+    graph = {}
+    for module, path in files.items():
+        found = set()
+        for name in imported_modules(path):
+            while name and name not in files:
+                name = name.rpartition(".")[0]
+            found.add(name)
+        graph[module] = found - {module, ""}
+    return graph
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    parts = ("vod2", *parts) if parts[0] == "projects" else parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def modules_in_circles(graph: dict[str, set[str]]) -> set[str]:
+    """What is left when all that imports nothing, or is imported by nobody, has been taken away again and again."""
+    left = {module: set(imports) for module, imports in graph.items()}
+    while True:
+        imported = set().union(*left.values())
+        loose = {module for module, imports in left.items() if not imports or module not in imported}
+        if not loose:
+            return set(left)
+        left = {module: imports - loose for module, imports in left.items() if module not in loose}
+
+
+def test_no_module_imports_another_in_a_circle():
+    graph = module_graph()
+    assert "vod2.engine.streams" in graph["vod2.engine.predictor"], "the graph lacks what it should have"
+    assert not modules_in_circles(graph)
+
+
+@pytest.mark.parametrize(
+    ("graph", "circles"),
+    [
+        ({"a": {"b"}, "b": {"c"}, "c": set()}, set()),
+        ({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"c"}}, {"b", "c"}),
+        ({"a": {"b"}, "b": {"a"}, "c": {"d"}, "d": set()}, {"a", "b"}),
+    ],
+)
+def test_a_circle_is_found(graph, circles):
+    assert modules_in_circles(graph) == circles
+
+
 def test_projects_do_not_import_each_other():
     for path in sources(PROJECTS):
         own = path.relative_to(PROJECTS).parts[0]
