@@ -36,7 +36,7 @@ from vod2.data.synthetic.vod_synth.picture import contact_sheet
 from vod2.errors import UserError
 from vod2.evaluation.motion import motion_iou, speed_groups
 
-TOOL = Path(__file__).parents[2] / "tools" / "make_synthetic.py"
+TOOL = Path(__file__).parents[3] / "tools" / "make_synthetic.py"
 SMALLEST = VodSynth("smallest", 2, 9, 2, 41, stills=3, height=96, width=128, classes=6)
 
 

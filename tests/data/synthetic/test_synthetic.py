@@ -30,7 +30,7 @@ from vod2.data.synthetic.motion import CLEAN_WITHIN, draw_ranges, draw_trajector
 from vod2.data.synthetic.sprite import draw_appearance, draw_sprite
 from vod2.errors import UserError
 
-TOOL = Path(__file__).parents[2] / "tools" / "make_synthetic.py"
+TOOL = Path(__file__).parents[3] / "tools" / "make_synthetic.py"
 CONFIG = SyntheticConfig(seed=3, train_videos=2, val_videos=3, frames=20, height=96, width=128, classes=6)
 
 
