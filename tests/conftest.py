@@ -1,4 +1,4 @@
-"""Makes tests/helpers and tests/reference importable, keeps every test on one thread, and adds --device."""
+"""Makes tests/helpers and tests/reference importable, keeps tests on one thread, and adds --device and `decoded`."""
 
 import sys
 from pathlib import Path
@@ -19,3 +19,20 @@ def pytest_configure(config: pytest.Config) -> None:
     from helpers.device import choose_device
 
     choose_device(config.getoption("--device"))
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Numbers of the frames that come out of the decoder of a video file."""
+    from vod2.video import seeking
+
+    numbers = []
+    real = seeking.FrameCursor._decode
+
+    def counted(*args, **kwargs):
+        for number, frame in real(*args, **kwargs):
+            numbers.append(number)
+            yield number, frame
+
+    monkeypatch.setattr(seeking.FrameCursor, "_decode", staticmethod(counted))
+    return numbers

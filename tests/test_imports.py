@@ -14,13 +14,20 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE, PROJECTS = ROOT / "vod2", ROOT / "projects"
 PROJECT_NAMES = sorted(init.parent.name for init in PROJECTS.glob("*/__init__.py"))
 
-TOOLS = {"errors", "atomic", "plain_pickle", "version"}  # no knowledge of videos or networks; everybody may use them
+TOOLS = {
+    "errors",
+    "atomic",
+    "moved",
+    "plain_pickle",
+    "version",
+}  # no knowledge of videos or networks; everybody may use them
 CORE = {"d2", "structures"}
 ALLOWED = {
     "_d2lite": set(),
     "d2": {"_d2lite"},
     "atomic": {"errors"},
     "errors": set(),
+    "moved": set(),
     "plain_pickle": set(),
     "version": set(),
     "config": {"d2"},
@@ -29,16 +36,25 @@ ALLOWED = {
     "ops": set(),
     "layers": CORE | {"ops"},
     "modeling": CORE | {"temporal", "ops", "layers"},
-    "data": CORE | {"temporal", "config"},
+    "video": set(),
+    "data": CORE | {"temporal", "config", "video"},
     "checkpoint": {"d2", "layers"},
-    "visualization": CORE | {"data"},
-    "evaluation": CORE | {"temporal", "modeling", "data"},
+    "visualization": CORE | {"data", "video"},
+    "evaluation": CORE | {"temporal", "modeling", "data", "visualization"},
     "projects": set(),
     "engine": CORE
     | {"temporal", "ops", "layers", "modeling", "data", "evaluation", "checkpoint", "visualization", "config"},
     "ablation": {"d2", "data", "engine"},
 }
 """What each part of vod2 may import besides itself and TOOLS."""
+ROOMS_OF_DATA = {
+    "synthetic": set(),
+    "damage": {"synthetic"},
+    "datasets": {"synthetic", "damage"},
+    "clips": {"datasets", "damage"},
+    "checks": {"datasets", "synthetic"},
+}
+"""What each room of vod2/data may import of the others. All may import what the part may."""
 
 
 def sources(folder: Path) -> list[Path]:
@@ -87,12 +103,78 @@ def test_a_part_imports_only_what_stands_below_it(part):
             assert not wrong, f"{path.relative_to(ROOT)} imports {sorted(wrong)}"
 
 
-def test_the_rules_have_no_circle():
+@pytest.mark.parametrize("rules", [ALLOWED, ROOMS_OF_DATA], ids=["parts", "rooms of data"])
+def test_the_rules_have_no_circle(rules):
     done: set[str] = set()
-    while len(done) < len(ALLOWED):
-        ready = {part for part, below in ALLOWED.items() if part not in done and below <= done}
-        assert ready, f"a circle among {sorted(ALLOWED.keys() - done)}"
+    while len(done) < len(rules):
+        ready = {part for part, below in rules.items() if part not in done and below <= done}
+        assert ready, f"a circle among {sorted(rules.keys() - done)}"
         done |= ready
+
+
+def test_everything_in_data_has_a_room():
+    rooms = {path.relative_to(PACKAGE / "data").parts[0] for path in sources(PACKAGE / "data")} - {"__init__.py"}
+    assert rooms == ROOMS_OF_DATA.keys()
+
+
+@pytest.mark.parametrize("room", sorted(ROOMS_OF_DATA))
+def test_a_room_of_data_imports_only_those_below_it(room):
+    for path in sources(PACKAGE / "data" / room):
+        named = [name.split(".") for name in imported_modules(path) if name.startswith("vod2.data.")]
+        wrong = {name[2] for name in named} - {room} - ROOMS_OF_DATA[room]
+        assert not wrong, f"{path.relative_to(ROOT)} imports {sorted(wrong)} of vod2.data"
+
+
+def module_graph() -> dict[str, set[str]]:
+    """{module of vod2 or of a project: those that its file imports}, in functions and for type checkers, too.
+
+    `from a.b import c` imports a.b.c if that is a module, or else a.b; that Python runs a and a.b before is left out.
+    """
+    files = {module_name(path): path for path in [*sources(PACKAGE), *sources(PROJECTS)]}
+    graph = {}
+    for module, path in files.items():
+        found = set()
+        for name in imported_modules(path):
+            while name and name not in files:
+                name = name.rpartition(".")[0]
+            found.add(name)
+        graph[module] = found - {module, ""}
+    return graph
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    parts = ("vod2", *parts) if parts[0] == "projects" else parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def modules_in_circles(graph: dict[str, set[str]]) -> set[str]:
+    """What is left when all that imports nothing, or is imported by nobody, has been taken away again and again."""
+    left = {module: set(imports) for module, imports in graph.items()}
+    while True:
+        imported = set().union(*left.values())
+        loose = {module for module, imports in left.items() if not imports or module not in imported}
+        if not loose:
+            return set(left)
+        left = {module: imports - loose for module, imports in left.items() if module not in loose}
+
+
+def test_no_module_imports_another_in_a_circle():
+    graph = module_graph()
+    assert "vod2.engine.streams" in graph["vod2.engine.predictor"], "the graph lacks what it should have"
+    assert not modules_in_circles(graph)
+
+
+@pytest.mark.parametrize(
+    ("graph", "circles"),
+    [
+        ({"a": {"b"}, "b": {"c"}, "c": set()}, set()),
+        ({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"c"}}, {"b", "c"}),
+        ({"a": {"b"}, "b": {"a"}, "c": {"d"}, "d": set()}, {"a", "b"}),
+    ],
+)
+def test_a_circle_is_found(graph, circles):
+    assert modules_in_circles(graph) == circles
 
 
 def test_projects_do_not_import_each_other():

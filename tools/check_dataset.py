@@ -13,10 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from vod2.data.check import check_dataset
-from vod2.data.check_formats import FORMATS, open_source
-from vod2.data.check_report import table, write_contact_sheet, write_report
-from vod2.data.check_types import ERROR
+from vod2.data.checks import ERROR, FORMATS, check_dataset, open_source, table, write_contact_sheet, write_report
 from vod2.engine import cli
 from vod2.errors import UserError
 

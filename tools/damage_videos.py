@@ -27,10 +27,10 @@ from tqdm import tqdm
 
 from vod2.atomic import write_json
 from vod2.data.damage import DAMAGES, DamageConfig, burst_at, damage_frame
-from vod2.data.reader import VideoReader, images_in
 from vod2.engine import cli
 from vod2.errors import UserError, VideoError
-from vod2.visualization.video_writer import SUFFIXES, VideoWriter
+from vod2.video import VideoReader, VideoWriter, images_in
+from vod2.video.writer import SUFFIXES
 
 _VIDEO_SUFFIXES = (*SUFFIXES, ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv")
 _JPEG_QUALITY = 98  # nearly all that happens to a frame is the damage

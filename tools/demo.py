@@ -29,19 +29,17 @@ from tqdm import tqdm
 from vod2.atomic import replacing
 from vod2.checkpoint import require_weights
 from vod2.d2 import CfgNode, Instances, MetadataCatalog
-from vod2.data.camera import Camera
-from vod2.data.reader import VideoReader
 from vod2.engine import VideoPredictor, cli, load_config
-from vod2.engine.outputs import FORMATS, DetectionFile, VideoFacts
 from vod2.engine.relations import RelationWatch, detection_at
 from vod2.engine.rows import config_name
 from vod2.engine.streams import DetectedFrame, link_stream
 from vod2.errors import UserError
+from vod2.evaluation.detection_files import FORMATS, DetectionFile, VideoFacts
 from vod2.modeling import OnlineLinker, SeqNMS, build_box_linker
+from vod2.video import Camera, VideoReader, VideoWriter
 from vod2.visualization import (
     ReportWriter,
     Trails,
-    VideoWriter,
     class_name,
     draw_instances,
     draw_relations,

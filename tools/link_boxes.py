@@ -26,7 +26,7 @@ import torch
 from vod2 import atomic
 from vod2.d2 import BoxMode, CfgNode, DatasetCatalog, Instances, MetadataCatalog
 from vod2.data import as_video_dicts
-from vod2.data.build import in_stream_order
+from vod2.data.clips.build import in_stream_order
 from vod2.engine import cli, load_config
 from vod2.errors import UserError
 from vod2.evaluation import DETECTIONS_FILE, RELATIONS_FILE, UAVDTEvaluator, VIDEvaluator, read_relations

@@ -31,9 +31,9 @@ from vod2.atomic import replacing
 from vod2.checkpoint import require_weights
 from vod2.d2 import BoxMode, CfgNode, DatasetCatalog, MetadataCatalog
 from vod2.data import VideoIndex
-from vod2.data.build import in_stream_order
-from vod2.data.contexts import build_test_mapper
-from vod2.data.video_index import as_video_dicts
+from vod2.data.clips.build import in_stream_order
+from vod2.data.clips.contexts import build_test_mapper
+from vod2.data.datasets.video_index import as_video_dicts
 from vod2.engine import VideoPredictor, cli, load_config
 from vod2.errors import UserError
 from vod2.evaluation import StreamingModel

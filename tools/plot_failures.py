@@ -20,8 +20,8 @@ from tabulate import tabulate
 
 from vod2.atomic import replacing
 from vod2.d2 import DatasetCatalog
-from vod2.data.frames import read_frames
-from vod2.data.video_index import as_video_dicts
+from vod2.data.clips import read_frames
+from vod2.data.datasets.video_index import as_video_dicts
 from vod2.engine import cli
 from vod2.errors import UserError
 from vod2.evaluation.failures import Judged, false_detections, judge, worst_frames

@@ -23,12 +23,12 @@ from torch import nn
 from vod2.atomic import replacing
 from vod2.checkpoint import require_weights
 from vod2.d2 import CfgNode, Instances, MetadataCatalog
-from vod2.data.reader import VideoReader
 from vod2.engine import VideoPredictor, cli, load_config
 from vod2.engine.relations import RelationWatch
 from vod2.errors import UserError
 from vod2.modeling import Aggregated
 from vod2.structures import ProposalSet, TemporalContext
+from vod2.video import VideoReader
 from vod2.visualization import class_name, side_by_side
 
 SIDE = 160  # pixels of a RoI in the picture

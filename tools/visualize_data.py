@@ -26,8 +26,8 @@ from vod2.d2 import (
     transforms,
 )
 from vod2.data import as_video_dicts, build_video_train_loader
-from vod2.data.frames import read_frames
-from vod2.data.video_mapper import to_instances
+from vod2.data.clips import read_frames
+from vod2.data.clips.video_mapper import to_instances
 from vod2.engine import cli, load_config
 from vod2.structures import Role
 from vod2.visualization import class_color

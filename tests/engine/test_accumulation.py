@@ -12,7 +12,8 @@ from helpers.models import ROOT
 from torch import nn
 
 from vod2.d2 import AMPTrainer, DatasetCatalog, EventStorage, MetadataCatalog, SimpleTrainer, comm
-from vod2.data import build, build_video_train_loader
+from vod2.data import build_video_train_loader
+from vod2.data.clips import build
 from vod2.engine import VideoTrainer, micro_batches, scaled_to_devices
 from vod2.engine.accumulation import AccumulatingAMPTrainer, AccumulatingTrainer, accumulating
 from vod2.errors import UserError

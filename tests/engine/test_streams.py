@@ -15,9 +15,10 @@ from vod2.data import build_video_test_loader
 from vod2.data.datasets import register_imagenet_vid
 from vod2.data.synthetic import SYNTHETIC_CLASSES, SyntheticConfig, write_synthetic
 from vod2.engine.random_weights import draw_weights
-from vod2.engine.streams import DetectedFrame, link_stream
+from vod2.engine.streams import DetectedFrame, VideoStream, link_stream, step_together
 from vod2.modeling import OnlineLinker, TubeletLinking
-from vod2.temporal import build_support_schedule
+from vod2.structures import Frame
+from vod2.temporal import SlidingWindow, build_support_schedule
 
 KEYS = {
     "MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME": "RDNAggregator",
@@ -178,6 +179,39 @@ def test_streams_are_given_once_and_to_their_own_predictor(predictor):
         predictor.step_many([(stream, frame), (stream, frame)])
     with pytest.raises(ValueError, match="'door' was opened by another predictor"):
         VideoPredictor(tiny_cfg(KEYS)).step_many([(stream, frame)])
+
+
+class Recorder:
+    """A detector for streams: it encodes nothing, and its detections are the numbers of the frames that it looks at."""
+
+    def __init__(self) -> None:
+        self.schedule = SlidingWindow(2).with_lookahead(1)
+        self.calls = []
+
+    def encode(self, frames):
+        self.calls.append([memory.video for memory, _ in frames])
+        for memory, frame in frames:
+            memory.put(Frame(memory.video, memory.length, frame.shape[:2]))
+
+    def detect(self, memory, index, size):
+        return {"size": size, "seen": [one.index for one in memory.context(index).frames]}
+
+
+def test_a_stream_takes_any_detector_and_asks_it_for_whole_windows():
+    detector = Recorder()
+    stream, frames = VideoStream(detector, "door"), [np.zeros((8, 12, 3), np.uint8)] * 4
+    found = [one for frame in frames for one in stream.step(frame)] + stream.flush()
+    assert [one.index for one in found] == [0, 1, 2, 3]
+    assert [one.output["seen"] for one in found] == [[0, 1], [0, 1, 2], [0, 1, 2, 3], [1, 2, 3]]
+    assert all(one.output["size"] == (8, 12) for one in found)
+    assert detector.calls == [["door"]] * 4
+
+
+def test_streams_that_step_together_are_encoded_in_one_call():
+    detector, frame = Recorder(), np.zeros((8, 12, 3), np.uint8)
+    door, gate = VideoStream(detector, "door"), VideoStream(detector, "gate")
+    assert step_together(detector, [(door, frame), (gate, frame)]) == [[], []]
+    assert detector.calls == [["door", "gate"]] and (door.index, gate.index) == (1, 1)
 
 
 @pytest.mark.parametrize("length", [0, 3, 11])

@@ -6,9 +6,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from vod2.data.check import check_dataset
-from vod2.data.check_formats import open_source
-from vod2.data.check_report import table
+from vod2.data.checks import check_dataset, open_source, table
 from vod2.data.synthetic import SyntheticConfig, write_synthetic
 
 TRAIN = "train/ILSVRC2015_VID_train_0000/ILSVRC2015_train_0000000{}"

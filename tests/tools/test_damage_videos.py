@@ -10,8 +10,8 @@ import pytest
 from helpers.videos import moving_frames, write_video
 
 from vod2.data.damage import DamageConfig, burst_at, damage_frame, plan_bursts
-from vod2.data.reader import VideoReader
 from vod2.errors import UserError
+from vod2.video import VideoReader
 
 TOOL = Path(__file__).parents[2] / "tools" / "damage_videos.py"
 LENGTH = 30

@@ -17,11 +17,10 @@ from helpers.videos import write_numbered_video
 
 from vod2 import VideoPredictor
 from vod2.d2 import Boxes, Instances, build_model
-from vod2.data.reader import VideoReader
 from vod2.engine.cli import run
 from vod2.engine.random_weights import draw_weights
 from vod2.engine.streams import DetectedFrame
-from vod2.visualization import VideoWriter
+from vod2.video import VideoReader, VideoWriter
 
 DEMO = Path(__file__).parents[2] / "tools" / "demo.py"
 

@@ -11,7 +11,9 @@ from helpers.browser import Browser, missing
 
 from vod2.d2 import Boxes, Instances
 from vod2.errors import VideoError
-from vod2.visualization import ReportWriter, VideoWriter, report_video, write_report
+from vod2.video import VideoWriter
+from vod2.video import browser as browser_video
+from vod2.visualization import ReportWriter, write_report
 from vod2.visualization.report_tracks import build_tracks
 
 NAMES = ["fox", "</script><b>&\"owl'</b> {{data}}"]
@@ -221,7 +223,7 @@ def test_without_a_baseline_nothing_speaks_of_it(browser, tmp_path):
 
 @pytest.mark.parametrize("format", [1, 2])
 def test_the_picture_is_exact_in_the_formats_of_an_ffmpeg_without_h264(browser, monkeypatch, tmp_path, format):
-    monkeypatch.setattr(report_video, "_FORMATS", report_video._FORMATS[format:])
+    monkeypatch.setattr(browser_video, "_FORMATS", browser_video._FORMATS[format:])
     steps = [np.full((90, 160, 3), 20 * i, np.uint8) for i in range(12)]
     write_report(tmp_path / "page.html", steps, {}, fps=Fraction(30000, 1001))
     browser.open((tmp_path / "page.html").as_uri())

@@ -2,5 +2,5 @@
 
 `vod2.d2` is its only user: where Detectron2 is not installed, that door opens to this package instead. It stands on
 torchvision, fvcore and iopath, and adds what they lack. Masks, keypoints, rotated boxes, panoptic segmentation,
-test-time augmentation and lazy configurations are left out.
+test-time augmentation and lazy configurations are left out: README.md beside this file says what is here.
 """

@@ -207,8 +207,6 @@ class Instances:
     def has(self, name: str) -> bool:
         return name in self._fields
 
-    __contains__ = has
-
     def remove(self, name: str) -> None:
         del self._fields[name]
 

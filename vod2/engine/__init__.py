@@ -6,6 +6,7 @@ from vod2.engine.predictor import VideoPredictor
 from vod2.engine.setup import load_config, setup
 from vod2.engine.streams import DetectedFrame, VideoStream
 from vod2.engine.trainer import VideoTrainer, check_datasets, inference_folder
+from vod2.moved import moved
 
 __all__ = [
     "AccumulatingTrainer",
@@ -21,3 +22,5 @@ __all__ = [
     "scaled_to_devices",
     "setup",
 ]
+
+__getattr__ = moved(__name__, {"outputs": "vod2.evaluation.detection_files"})

@@ -9,13 +9,13 @@ import torch
 
 from vod2.checkpoint import load_weights
 from vod2.d2 import CfgNode, build_model
-from vod2.data.resizing import build_test_resize
+from vod2.data.clips.resizing import build_test_resize
 from vod2.engine.fuse import inference_copy
 from vod2.engine.setup import load_config
-from vod2.engine.streams import DetectedFrame, VideoStream
+from vod2.engine.streams import DetectedFrame, VideoStream, step_together
 from vod2.errors import UserError, settings
 from vod2.modeling import VideoRCNN
-from vod2.temporal import SupportSchedule, build_support_schedule
+from vod2.temporal import FrameMemory, SupportSchedule, build_support_schedule
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -121,22 +121,23 @@ class VideoPredictor:
             UserError: see `VideoStream.step`; then no stream has taken in anything.
             ValueError: a stream is given twice, or is one of another predictor.
         """
-        streams = [stream for stream, _ in frames]
-        if len(set(map(id, streams))) < len(streams):
-            raise ValueError("step_many takes one frame of each stream, but a stream was given twice")
-        for stream, frame in frames:
-            if stream.predictor is not self:
-                raise ValueError(f"stream {stream.video!r} was opened by another predictor: step it with that one")
-            stream.check(frame)
-        groups: dict[tuple[int, ...], list[tuple[dict, VideoStream]]] = {}
-        for stream, frame in frames:
-            clip = {"image": self._prepare(frame), "frame_index": stream.memory.length}
-            groups.setdefault(tuple(clip["image"].shape), []).append((clip, stream))
+        return step_together(self, frames)
+
+    def encode(self, frames: Sequence[tuple[FrameMemory, np.ndarray]]) -> None:
+        """BGR uint8 images (H, W, 3), each the next frame of the video of a memory, which then holds what was encoded.
+
+        The backbone runs once for all frames that have one size after resizing.
+        """
+        groups: dict[tuple[int, ...], list[tuple[dict, FrameMemory]]] = {}
+        for memory, frame in frames:
+            clip = {"image": self._prepare(frame), "frame_index": memory.length}
+            groups.setdefault(tuple(clip["image"].shape), []).append((clip, memory))
         for group in groups.values():
-            self.model.remember([clip for clip, _ in group], [stream.memory for _, stream in group])
-        for stream, frame in frames:
-            stream.arrived(frame)
-        return [stream.finished(self.lookahead) for stream in streams]
+            self.model.remember([clip for clip, _ in group], [memory for _, memory in group])
+
+    def detect(self, memory: FrameMemory, index: int, size: tuple[int, int]) -> dict:
+        """{"instances": Instances} in frame `index` of the memory's video, in pixels of an image of (height, width)."""
+        return self.model.detect_from(memory, {"frame_index": index, "height": size[0], "width": size[1]})
 
     def _prepare(self, frame: np.ndarray) -> torch.Tensor:
         """BGR (H, W, 3) -> (3, H, W) in the size and channel order of the model, as the test loader does."""

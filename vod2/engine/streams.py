@@ -1,17 +1,14 @@
 """What a caller holds of one stream of frames."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from vod2.errors import UserError
 from vod2.modeling import OnlineLinker
-from vod2.temporal import FrameMemory
-
-if TYPE_CHECKING:
-    from vod2.engine.predictor import VideoPredictor
+from vod2.temporal import FrameMemory, SupportSchedule
 
 
 class DetectedFrame(NamedTuple):
@@ -20,6 +17,22 @@ class DetectedFrame(NamedTuple):
     index: int
     image: np.ndarray
     output: dict
+
+
+class StreamDetector(Protocol):
+    """What streams ask of the detector that they share; `VideoPredictor` is one.
+
+    Attributes:
+        schedule: names the window of a frame; its lookahead is a number of frames.
+    """
+
+    schedule: SupportSchedule
+
+    def encode(self, frames: Sequence[tuple[FrameMemory, np.ndarray]]) -> None:
+        """Encode BGR uint8 images (H, W, 3), each the next frame of the video of a memory, and put them there."""
+
+    def detect(self, memory: FrameMemory, index: int, size: tuple[int, int]) -> dict:
+        """{"instances": Instances} in frame `index` of the memory's video, in pixels of an image of (height, width)."""
 
 
 class VideoStream:
@@ -45,9 +58,9 @@ class VideoStream:
         [2]
     """
 
-    def __init__(self, predictor: "VideoPredictor", video: str) -> None:
-        self.predictor, self.video = predictor, video
-        self.memory = FrameMemory(predictor.schedule)
+    def __init__(self, detector: StreamDetector, video: str) -> None:
+        self.detector, self.video = detector, video
+        self.memory = FrameMemory(detector.schedule)
         self.reset()
 
     @property
@@ -68,7 +81,7 @@ class VideoStream:
         Raises:
             UserError: the frame is no such image, or has another size than the one before it. It is not taken in.
         """
-        return self.predictor.step_many([(self, frame)])[0]
+        return step_together(self.detector, [(self, frame)])[0]
 
     def flush(self) -> list[DetectedFrame]:
         """Finish the frames that wait, as at the end of a video. More frames may follow."""
@@ -117,8 +130,7 @@ class VideoStream:
         while len(self._waiting) > lookahead:
             image = self._waiting[0]
             index = self.memory.length - len(self._waiting)
-            clip = {"frame_index": index, "height": image.shape[0], "width": image.shape[1]}
-            output = self.predictor.model.detect_from(self.memory, clip)
+            output = self.detector.detect(self.memory, index, image.shape[:2])
             self._waiting.popleft()
             found.append(DetectedFrame(self._first + index, image, output))
         return found
@@ -128,6 +140,28 @@ class VideoStream:
         self._size: tuple[int, int] | None = None
         self._waiting: deque[np.ndarray] = deque()
         self.memory.start(self.video, length=0)
+
+
+def step_together(
+    detector: StreamDetector, frames: Sequence[tuple[VideoStream, np.ndarray]]
+) -> list[list[DetectedFrame]]:
+    """The next frame of each of several streams of one detector -> for each the frames that it finishes.
+
+    Raises:
+        UserError: see `VideoStream.step`; then no stream has taken in anything.
+        ValueError: a stream is given twice, or is one of another detector.
+    """
+    streams = [stream for stream, _ in frames]
+    if len(set(map(id, streams))) < len(streams):
+        raise ValueError("step_many takes one frame of each stream, but a stream was given twice")
+    for stream, frame in frames:
+        if stream.detector is not detector:
+            raise ValueError(f"stream {stream.video!r} was opened by another predictor: step it with that one")
+        stream.check(frame)
+    detector.encode([(stream.memory, frame) for stream, frame in frames])
+    for stream, frame in frames:
+        stream.arrived(frame)
+    return [stream.finished(detector.schedule.lookahead) for stream in streams]
 
 
 def link_stream(frames: Iterable[DetectedFrame], linker: OnlineLinker) -> Iterator[DetectedFrame]:

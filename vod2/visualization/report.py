@@ -14,10 +14,9 @@ import numpy as np
 
 from vod2.atomic import replacing
 from vod2.d2 import Instances
-from vod2.data.reader import VideoReader
+from vod2.video import BrowserVideo, EmbeddedVideo, VideoReader
 from vod2.visualization.draw import class_color, class_name
 from vod2.visualization.report_tracks import Curve, Track, build_tracks
-from vod2.visualization.report_video import BrowserVideo, EmbeddedVideo
 
 # The slider of the page starts there: detections below are noise, and make up most of the page.
 LEAST_SCORE = 0.05

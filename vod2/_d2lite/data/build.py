@@ -8,7 +8,7 @@ import torch
 import torch.utils.data as torchdata
 from tabulate import tabulate
 
-from vod2._d2lite.config import configurable
+from vod2._d2lite.config import check_supported, configurable
 from vod2._d2lite.utils import comm
 from vod2._d2lite.utils.env import seed_all_rng
 
@@ -76,6 +76,7 @@ def _log_class_histogram(dicts, class_names):
 
 
 def _train_loader_from_config(cfg, mapper=None, *, dataset=None, sampler=None):
+    check_supported(cfg, {"MODEL.LOAD_PROPOSALS": False})
     if dataset is None:
         dataset = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
     if sampler is None and not isinstance(dataset, torchdata.IterableDataset):
@@ -150,6 +151,7 @@ def build_detection_train_loader(
 
 
 def _test_loader_from_config(cfg, dataset_name, mapper=None):
+    check_supported(cfg, {"MODEL.LOAD_PROPOSALS": False})
     return {
         "dataset": get_detection_dataset_dicts(dataset_name, filter_empty=False),
         "mapper": DatasetMapper(cfg, False) if mapper is None else mapper,

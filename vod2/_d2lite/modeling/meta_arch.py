@@ -3,6 +3,8 @@
 Letters: B images, C channels, H W height and width.
 """
 
+import logging
+
 import torch
 from torch import Tensor, nn
 
@@ -72,6 +74,8 @@ class GeneralizedRCNN(nn.Module):
 
     @classmethod
     def from_config(cls, cfg):
+        if cfg.VIS_PERIOD:
+            logging.getLogger(__name__).warning(f"VIS_PERIOD {cfg.VIS_PERIOD} is ignored: that needs Detectron2 itself")
         backbone = build_backbone(cfg)
         return {
             "backbone": backbone,

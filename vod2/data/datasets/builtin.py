@@ -7,7 +7,7 @@ perhaps below the one that VOD2_REAL_DIR names.
 import os
 
 from vod2.d2 import DatasetCatalog, MetadataCatalog
-from vod2.data.damage.dataset import register_damaged
+from vod2.data.datasets.damaged import register_damaged
 from vod2.data.datasets.derived import register_every_nth
 from vod2.data.datasets.drones import DRONE_SENSORS, DRONE_SPLITS, drones_root, register_drones
 from vod2.data.datasets.imagenet_det import register_imagenet_det

@@ -32,7 +32,7 @@ from vod2.data.datasets.common import (
     whole,
     without_list,
 )
-from vod2.data.frame_annotations import LoadedAnnotations
+from vod2.data.datasets.frame_annotations import LoadedAnnotations
 from vod2.errors import UserError
 
 

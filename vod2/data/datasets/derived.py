@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from vod2.d2 import DatasetCatalog, MetadataCatalog
-from vod2.data.video_index import as_video_dicts
+from vod2.data.datasets.video_index import as_video_dicts
 from vod2.errors import UserError
 
 # What a derived dataset does not take over: its own name, and what checks the files of the other as they are written.

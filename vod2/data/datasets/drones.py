@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vod2.data.datasets.coco_video import load_coco_video
 from vod2.data.datasets.common import VideoDataset, register_dataset
-from vod2.data.frame_annotations import LoadedAnnotations
+from vod2.data.datasets.frame_annotations import LoadedAnnotations
 from vod2.errors import UserError
 
 DRONE_CLASSES = ("airplane", "bird", "drone", "helicopter")
@@ -23,7 +23,7 @@ _GROUP_KEY = "distance"
 def register_drones(name: str, root: str | os.PathLike, split: str) -> None:
     """Register the dataset `name`; nothing is read before it is used.
 
-    Its metadata has `linked_identities` True: tracks were linked by `vod2.data.track_linking`, not annotated.
+    Its metadata has `linked_identities` True: tracks were linked by `vod2.data.datasets.track_linking`, not annotated.
 
     Args:
         name: in the DatasetCatalog.

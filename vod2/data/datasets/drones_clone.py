@@ -23,10 +23,10 @@ from tqdm import tqdm
 
 from vod2.atomic import replacing
 from vod2.data.datasets.drones import DRONE_CLASSES, DRONE_SENSORS, DRONE_SPLITS
-from vod2.data.matlab import read_video_labels
-from vod2.data.reader import VideoReader
-from vod2.data.track_linking import link_tracks
+from vod2.data.datasets.matlab import read_video_labels
+from vod2.data.datasets.track_linking import link_tracks
 from vod2.errors import UserError
+from vod2.video import VideoReader
 
 logger = logging.getLogger(__name__)
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vod2.d2 import BoxMode, DatasetCatalog, MetadataCatalog
+from vod2.data.datasets.frame_annotations import FrameAnnotations
 from vod2.data.datasets.ilsvrc import (
     VID_CLASSES,
     AnnotationTable,
@@ -24,7 +25,6 @@ from vod2.data.datasets.ilsvrc import (
     read_annotations,
     require_folder,
 )
-from vod2.data.frame_annotations import FrameAnnotations
 from vod2.data.synthetic import read_deterioration
 from vod2.errors import UserError
 

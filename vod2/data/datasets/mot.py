@@ -24,8 +24,8 @@ from vod2.data.datasets.common import (
     whole,
     without_list,
 )
+from vod2.data.datasets.frame_annotations import LoadedAnnotations
 from vod2.data.datasets.ilsvrc import require_folder
-from vod2.data.frame_annotations import LoadedAnnotations
 from vod2.errors import UserError
 
 MOT17_CLASSES: dict[int, str] = {

@@ -16,8 +16,8 @@ from PIL import Image
 
 from vod2.d2 import BoxMode, DatasetCatalog, MetadataCatalog
 from vod2.data.datasets.common import keep_listed
+from vod2.data.datasets.frame_annotations import LoadedAnnotations
 from vod2.data.datasets.ilsvrc import require_folder
-from vod2.data.frame_annotations import LoadedAnnotations
 from vod2.errors import UserError
 
 logger = logging.getLogger(__name__)

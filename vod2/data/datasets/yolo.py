@@ -28,10 +28,10 @@ from vod2.data.datasets.common import (
     whole,
     without_list,
 )
+from vod2.data.datasets.frame_annotations import LoadedAnnotations
 from vod2.data.datasets.ilsvrc import require_folder
-from vod2.data.frame_annotations import LoadedAnnotations
-from vod2.data.reader import VideoReader, images_in
 from vod2.errors import UserError
+from vod2.video import VideoReader, images_in
 
 _COLUMNS = ("class", "center_x", "center_y", "width", "height", "track")
 _TOLERANCE = 0.01  # by which a relative number may leave [0, 1] through rounding

@@ -1,0 +1,74 @@
+"""Labels of MATLAB's Video Labeler, in files that are written here byte by byte."""
+
+import sys
+
+import numpy as np
+import pytest
+from helpers.matlab import write_labels
+
+from vod2.data.datasets.matlab import read_video_labels
+from vod2.errors import UserError
+
+FRAMES = [
+    {"DRONE": [[1, 2, 30.5, 4]]},
+    {},
+    {"DRONE": [[5, 6, 7, 8], [9, 10, 11, 12]], "BIRD": [[1.25, 1, 2, 3]]},
+]
+
+
+@pytest.fixture
+def path(tmp_path):
+    pytest.importorskip("scipy", reason="SciPy is not installed")
+    return tmp_path / "clip_LABELS.mat"
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_all_boxes_of_all_classes_of_a_frame_are_read(path, nested):
+    write_labels(path, FRAMES, nested=nested)
+    labels = read_video_labels(path)
+    assert labels.source == "C:\\Data\\clip.mp4"
+    assert [{name: boxes.tolist() for name, boxes in frame.items()} for frame in labels.frames] == FRAMES
+
+
+def test_a_video_of_a_single_frame_is_read(path):
+    write_labels(path, FRAMES[:1])
+    assert len(read_video_labels(path).frames) == 1
+
+
+def test_a_box_that_is_no_box_is_refused_with_its_frame(path):
+    write_labels(path, [{}, {"BIRD": [[1, 2, 3]]}])
+    with pytest.raises(UserError, match=r"clip_LABELS.mat: frame 1, BIRD: float64 of the shape \(1, 3\)"):
+        read_video_labels(path)
+
+
+def test_a_box_that_is_not_finite_is_refused(path):
+    write_labels(path, [{"BIRD": [[1, 2, np.nan, 3]]}])
+    with pytest.raises(UserError, match="expected finite numbers"):
+        read_video_labels(path)
+
+
+def test_a_file_without_objects_says_what_was_expected(path):
+    from scipy.io import savemat
+
+    savemat(path, {"gTruth": np.zeros(3)})
+    with pytest.raises(UserError, match="holds no object.*groundTruth of MATLAB's Video Labeler"):
+        read_video_labels(path)
+
+
+@pytest.mark.parametrize("length", [0, 60, 200, 700])
+def test_a_file_that_is_cut_off_is_an_error_that_names_it(path, length):
+    write_labels(path, FRAMES)
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(UserError, match="clip_LABELS.mat"):
+        read_video_labels(path)
+
+
+def test_a_missing_file_is_an_error_that_names_it(path):
+    with pytest.raises(UserError, match="clip_LABELS.mat"):
+        read_video_labels(path)
+
+
+def test_without_scipy_the_error_says_how_to_install_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy.io", None)
+    with pytest.raises(UserError, match="pip install scipy"):
+        read_video_labels(tmp_path / "clip_LABELS.mat")

@@ -1,0 +1,19 @@
+"""What is broken in a dataset, all of it, before a training finds the first."""
+
+from vod2.data.checks.findings import ERROR, WARNING, CheckResult, Finding
+from vod2.data.checks.formats import FORMATS, open_source
+from vod2.data.checks.report import table, write_contact_sheet, write_report
+from vod2.data.checks.walk import check_dataset
+
+__all__ = [
+    "ERROR",
+    "FORMATS",
+    "WARNING",
+    "CheckResult",
+    "Finding",
+    "check_dataset",
+    "open_source",
+    "table",
+    "write_contact_sheet",
+    "write_report",
+]

@@ -1,0 +1,310 @@
+"""ImageNet VID's and DET's layouts, file by file, for the check of a dataset.
+
+Both read annotations with the parser of their loaders, but collect its errors.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Collection, Hashable, Iterator, Sequence
+from pathlib import Path
+
+from vod2.atomic import replacing
+from vod2.data.checks.findings import ERROR, WARNING, CheckedFrame, CheckedObject, CheckedVideo, CheckFormat, Finding
+from vod2.data.datasets.det_selection import derive_images
+from vod2.data.datasets.ilsvrc import category_ids, parse_xml
+from vod2.data.datasets.imagenet_det import find_det_list
+from vod2.data.datasets.imagenet_vid import (
+    FrameRef,
+    chosen_frames,
+    default_classes,
+    find_list,
+    lists_whole_videos,
+    parse_list_line,
+)
+from vod2.data.synthetic import read_deterioration
+from vod2.errors import UserError
+
+_SPLITS = ("train", "val")
+_LINES = "'video 1 frame length', 'video first 0 length' or 'video/frame number', like the other lines"
+
+
+class ImageNetVid(CheckFormat):
+    """<path>/Data/VID/<split>/.../<video>/000000.JPEG and the same below Annotations; arguments as of its loader.
+
+    Args:
+        path: folder with Data, Annotations and perhaps ImageSets.
+        split: such as "train"; None for train and val, as far as they are there.
+        class_names, list_file, every_frame: see `load_imagenet_vid`.
+    """
+
+    name = "imagenet_vid"
+    options = frozenset({"split", "class_names", "list_file", "every_frame"})
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        split: str | None = None,
+        class_names: Sequence[str] | None = None,
+        list_file: str | os.PathLike | None = None,
+        every_frame: bool = False,
+    ) -> None:
+        self._root = Path(path)
+        wanted = _SPLITS if split is None else (split,)
+        self._splits = [name for name in wanted if (self._data / name).is_dir()]
+        if not self._splits:
+            raise UserError(f"{self._data}: expected a folder {' or '.join(wanted)} in it: see datasets/README.md")
+        if list_file is not None and len(self._splits) > 1:
+            raise UserError(f"the list {list_file} is of one split: give --split {'|'.join(self._splits)}")
+        self._list_file, self._every_frame = list_file, every_frame
+        names = default_classes(path) if class_names is None else class_names
+        self.classes = list(names)
+        self._entries: list[FrameRef] = []
+
+    @property
+    def _data(self) -> Path:
+        return self._root / "Data" / "VID"
+
+    @classmethod
+    def recognizes(cls, path: str | os.PathLike) -> bool:
+        return Path(path, "Data", "VID").is_dir()
+
+    def videos(self) -> Iterator[CheckedVideo]:
+        self._entries = []
+        for split in self._splits:
+            found = None if self._every_frame else self._list_file or find_list(self._root, split)
+            if found is None:
+                yield from self._of_folders(split)
+            else:
+                yield from self._of_list(Path(found), split)
+
+    def _of_folders(self, split: str) -> Iterator[CheckedVideo]:
+        for folder, subfolders, files in os.walk(self._data / split, followlinks=True):
+            subfolders.sort()
+            if any(file.endswith(".JPEG") for file in files):
+                yield self._video(Path(folder).relative_to(self._data).as_posix(), split)
+
+    def _of_list(self, path: Path, split: str) -> Iterator[CheckedVideo]:
+        rows, findings = _read_list(path, split)
+        yield CheckedVideo("", findings=findings)
+        whole = bool(rows) and len(next(iter(rows.values()))) == 4 and lists_whole_videos(list(rows.values()))
+        videos: dict[str, dict[int | None, int]] = {}  # frame (None for all) -> line
+        lengths: dict[str, int | None] = {}
+        for line, row in rows.items():
+            if len(row) == 2:
+                # The loader takes what stands behind the last slash for the number.
+                video, _, number = row[0].rpartition("/")
+                frame, length = int(number), None
+            else:
+                video, frame, length = row[0], None if whole else row[2], row[3]
+            lengths.setdefault(video, length)
+            videos.setdefault(video, {})[frame] = line
+        for video, listed in videos.items():
+            yield self._video(video, split, path, None if whole else listed, lengths[video])
+
+    def _video(
+        self,
+        name: str,
+        split: str,
+        list_path: Path | None = None,
+        listed: dict[int, int] | None = None,
+        length: int | None = None,
+    ) -> CheckedVideo:
+        """One video.
+
+        Args:
+            name: of the video.
+            split: its split.
+            list_path: the list that names it, None for none.
+            listed: {frame: line of the list}; None for all frames that a list would name.
+            length: what the list says.
+        """
+        folder = self._data / name
+        video = CheckedVideo(name)
+        if not folder.is_dir():
+            line = min(listed.values()) if listed else None
+            video.findings.append(
+                Finding(ERROR, "missing_video", str(folder), f"{list_path} lists it", "a folder of frames", line)
+            )
+            return video
+        present = self._present(folder, video, length)
+        if listed is None:
+            chosen = set(chosen_frames(present, self._every_frame or list_path is not None or split != "train"))
+        else:
+            chosen = set(listed)
+        for index in sorted(chosen.union(range(present))):
+            image = str(folder / f"{index:06d}.JPEG")
+            entry = None
+            if index in chosen:
+                entry = FrameRef(name, index, present)
+                self._entries.append(entry)
+            frame = CheckedFrame(index, image, entry=entry)
+            if index in chosen:
+                file = self._root / "Annotations" / "VID" / name / f"{index:06d}.xml"
+                _annotate(frame, file, video, self.classes)
+            video.frames.append(frame)
+        sidecar = self._root / "Annotations" / "VID" / name / "deterioration.json"
+        if sidecar.is_file():
+            try:
+                read_deterioration(sidecar)
+            except (ValueError, AttributeError, OSError) as error:
+                video.findings.append(
+                    Finding(ERROR, "broken_annotation", str(sidecar), str(error), "{frame: {track: {kind: strength}}}")
+                )
+        return video
+
+    def _present(self, folder: Path, video: CheckedVideo, length: int | None) -> int:
+        """Frames of a folder up to its last one; what its file names and the list say otherwise are findings."""
+        names = sorted(name for name in os.listdir(folder) if name.endswith(".JPEG"))
+        numbers = [int(name[:6]) for name in names if len(name) == 11 and name[:6].isdecimal()]
+        odd = [name for name in names if not (len(name) == 11 and name[:6].isdecimal())]
+        present = max(numbers, default=-1) + 1
+        if odd:
+            severity = ERROR if length is None else WARNING
+            video.findings.append(
+                Finding(severity, "video_length", str(folder / odd[0]), f"{len(odd)} such names", "000000.JPEG ...")
+            )
+        if length is not None and length != present:
+            severity = ERROR if length > present else WARNING
+            video.findings.append(
+                Finding(severity, "video_length", str(folder), f"{present} frames", f"{length} frames as listed")
+            )
+        return present
+
+    def require_list(self) -> None:
+        if len(self._splits) > 1:
+            raise UserError(f"a list is of one split: give --split {'|'.join(self._splits)}")
+
+    def write_list(self, path: str | os.PathLike, bad: Collection[Hashable]) -> int:
+        """The frames as `video 1 frame length`, with the lengths that the folders have."""
+        self.require_list()
+        good = list(dict.fromkeys(entry for entry in self._entries if entry not in bad))
+        lines = [f"{ref.video} 1 {ref.index} {ref.length}" for ref in good]
+        if len(good) == 1 and good[0].index == 0:
+            lines = [f"{good[0].video}/000000 1"]  # in the other form, this one line would mean the whole video
+        return write_lines(path, lines, self._root)
+
+
+def _read_list(path: Path, split: str) -> tuple[dict[int, tuple], list[Finding]]:
+    """{line: fields} of the good lines of a list, and what is wrong with the others."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").rstrip().splitlines()
+    except OSError as error:
+        raise UserError(f"{path}: the list of frames cannot be read ({error.strerror}): give another one") from error
+    rows = {number: parse_list_line(line, split) for number, line in enumerate(lines, start=1)}
+    usual = Counter(len(row) for row in rows.values() if row is not None).most_common(1)
+    findings, good, first = [], {}, {}
+    for number, row in rows.items():
+        text = lines[number - 1]
+        if row is None or len(row) != usual[0][0] or len(row) == 2 and not row[0].rpartition("/")[2].isdecimal():
+            findings.append(Finding(ERROR, "bad_line", str(path), repr(text), _LINES, number))
+        elif (key := row[0] if len(row) == 2 else (row[0], row[2])) in first:
+            expected = f"each entry once; it is line {first[key]} too"
+            findings.append(Finding(ERROR, "duplicate_line", str(path), repr(text), expected, number))
+        else:
+            good[number], first[key] = row, number
+    return good, findings
+
+
+def _annotate(
+    frame: CheckedFrame, file: Path, video: CheckedVideo, classes: Sequence[str], only_known: bool = False
+) -> None:
+    """Read the annotation of a frame into it; errors become findings of the video.
+
+    Args:
+        classes: readable names; VID's may also go by their WordNet ids.
+        only_known: leave out objects of other classes.
+    """
+    frame.annotation = str(file)
+    try:
+        height, width, objects = parse_xml(file)
+    except (UserError, OSError, ValueError, OverflowError, LookupError) as error:
+        if not file.exists():
+            finding = frame.finding(ERROR, "missing_annotation", str(file), "no such file", "an XML file")
+        else:
+            value = "an empty file" if not file.stat().st_size else str(error).replace(f"{file}: ", "", 1)
+            finding = frame.finding(ERROR, "broken_annotation", str(file), value, "an intact XML file")
+        video.findings.append(finding)
+        return
+    frame.size = (height, width)
+    known = category_ids(classes)
+    frame.objects = [
+        CheckedObject(classes[known[thing.name]] if thing.name in known else thing.name, thing.box, thing.track)
+        for thing in objects
+        if thing.name in known or not only_known
+    ]
+
+
+class ImageNetDet(CheckFormat):
+    """<path>/Data/DET/train/.../<image>.JPEG and the same below Annotations; objects of other classes are left out.
+
+    Args:
+        path: folder with Data, Annotations and perhaps ImageSets.
+        list_file: see `load_imagenet_det`.
+    """
+
+    name = "imagenet_det"
+    options = frozenset({"list_file"})
+
+    def __init__(self, path: str | os.PathLike, list_file: str | os.PathLike | None = None) -> None:
+        self._root = Path(path)
+        if not self.recognizes(path):
+            raise UserError(f"{self._root / 'Data' / 'DET'}: no such folder: see datasets/README.md")
+        self.classes = default_classes(path)
+        self._list = list_file or find_det_list(path)
+        self._entries: list[str] = []
+
+    @classmethod
+    def recognizes(cls, path: str | os.PathLike) -> bool:
+        return Path(path, "Data", "DET").is_dir()
+
+    def videos(self) -> Iterator[CheckedVideo]:
+        if self._list is None:
+            self._entries = derive_images(self._root, self.classes)
+        else:
+            self._entries = yield from self._of_list(Path(self._list))
+        for path in dict.fromkeys(self._entries):
+            frame = CheckedFrame(0, str(self._root / "Data" / "DET" / f"{path}.JPEG"), entry=path)
+            video = CheckedVideo(f"DET/{path}", [frame])
+            _annotate(frame, self._root / "Annotations" / "DET" / f"{path}.xml", video, self.classes, only_known=True)
+            yield video
+
+    def _of_list(self, path: Path) -> Iterator[CheckedVideo]:
+        """Yields the findings of the list, returns the paths of its good lines.
+
+        A path that comes twice is worth a look, but the published list has 402 of them.
+        """
+        try:
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError as error:
+            raise UserError(f"{path}: the list cannot be read ({error.strerror}): give another one") from error
+        first: dict[str, int] = {}
+        findings, entries = [], []
+        for number, line in enumerate(lines, start=1):
+            words = line.split()
+            if len(words) == 2:
+                if words[0] in first:
+                    expected = f"each image once; it is line {first[words[0]]} too"
+                    findings.append(Finding(WARNING, "duplicate_line", str(path), repr(line), expected, number))
+                first.setdefault(words[0], number)
+                entries.append(words[0])
+            elif words:
+                findings.append(Finding(ERROR, "bad_line", str(path), repr(line), "'path 1'", number))
+        yield CheckedVideo("", findings=findings)
+        return entries
+
+    def write_list(self, path: str | os.PathLike, bad: Collection[Hashable]) -> int:
+        """The images as `path 1`."""
+        return write_lines(path, [f"{entry} 1" for entry in self._entries if entry not in bad], self._root)
+
+
+def write_lines(path: str | os.PathLike, lines: Sequence[str], source: object) -> int:
+    """Write a list atomically; returns its length.
+
+    Raises:
+        UserError: there are no lines.
+    """
+    if not lines:
+        raise UserError(f"{path} is not written: no entry of {source} is without an error")
+    with replacing(path) as temporary:
+        temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return len(lines)

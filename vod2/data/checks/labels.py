@@ -1,0 +1,275 @@
+"""Annotations in lines of text, line by line, for the check of a dataset: UAVDT and MOT."""
+
+import os
+import re
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from vod2.data.checks.findings import (
+    ERROR,
+    CheckedFrame,
+    CheckedObject,
+    CheckedVideo,
+    CheckFormat,
+    Finding,
+    keep_listed_frames,
+    write_ids,
+)
+from vod2.data.datasets.common import read_image_ids, video_file
+from vod2.data.datasets.mot import MOT17_CLASSES, SequenceInfo, read_seqinfo
+from vod2.data.datasets.uavdt import UAVDT_CLASSES, UAVDT_SEQUENCES
+from vod2.errors import UserError
+
+_UAVDT = ("frame", "id", "left", "top", "width", "height", "out-of-view", "occlusion", "class")
+_MOT = ("frame", "id", "left", "top", "width", "height", "confidence", "class", "visibility")
+_WHOLE = {"frame", "id", "out-of-view", "occlusion", "class", "track"}  # columns that are whole numbers
+
+
+class LabelFormat(CheckFormat):
+    """What the layouts here share: image ids `<video>/<frame>`, and a JSON list of them."""
+
+    def __init__(self, path: str | os.PathLike, list_file: str | os.PathLike | None) -> None:
+        self._root = Path(path)
+        self._listed = read_image_ids(list_file)
+        self._ids: list[Hashable] = []
+
+    def write_list(self, path: str | os.PathLike, bad: Collection[Hashable]) -> int:
+        """A JSON list of image ids."""
+        return write_ids(path, self._ids, bad, str(self._root))
+
+    def _done(self, video: CheckedVideo) -> CheckedVideo:
+        video = keep_listed_frames(video, self._listed)
+        self._ids += [frame.entry for frame in video.frames]
+        return video
+
+
+class Uavdt(LabelFormat):
+    """<path>/UAV-benchmark-M/M####/img000001.jpg, <path>/UAV-benchmark-MOTD_v1.0/GT/M####_gt_whole.txt.
+
+    Args:
+        path: folder of both.
+        split: "train" or "test", all of whose videos are expected; None for the videos that are there.
+        sequences: names of the videos.
+        list_file: JSON list of the image ids to check; None for all.
+    """
+
+    name = "uavdt"
+    options = frozenset({"split", "sequences", "list_file"})
+    boxes_may_leave = True
+    classes = UAVDT_CLASSES
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        split: str | None = None,
+        sequences: Sequence[str] | None = None,
+        list_file: str | os.PathLike | None = None,
+    ) -> None:
+        super().__init__(path, list_file)
+        if not self.recognizes(path):
+            raise UserError(f"{self._images}: no such folder: see datasets/README.md")
+        if split is not None and split not in UAVDT_SEQUENCES:
+            raise UserError(f"split {split!r} is unknown, expected one of {', '.join(UAVDT_SEQUENCES)}")
+        if sequences is None:
+            sequences = UAVDT_SEQUENCES.get(split) or sorted(f.name for f in self._images.iterdir() if f.is_dir())
+        self._sequences = sequences
+
+    @property
+    def _images(self) -> Path:
+        return self._root / "UAV-benchmark-M"
+
+    @classmethod
+    def recognizes(cls, path: str | os.PathLike) -> bool:
+        return Path(path, "UAV-benchmark-M").is_dir()
+
+    def videos(self) -> Iterator[CheckedVideo]:
+        self._ids = []
+        truth = self._root / "UAV-benchmark-MOTD_v1.0" / "GT"
+        truth = truth if truth.is_dir() else self._root / "GT"
+        for name in self._sequences:
+            folder = self._images / name
+            file = truth / f"{name}_gt_whole.txt"
+            video = CheckedVideo(name)
+            if not folder.is_dir():
+                video.findings.append(Finding(ERROR, "missing_video", str(folder), "no such folder", "a video"))
+                yield video
+                continue
+            length = last_number(folder, r"img([0-9]{6})\.jpg")
+            for index in range(length):
+                number = f"img{index + 1:06d}"
+                video.frames.append(
+                    CheckedFrame(index, str(folder / f"{number}.jpg"), str(file), entry=f"{name}/{number}")
+                )
+            read_objects(video, file, _UAVDT, lambda number: nth(UAVDT_CLASSES, number - 1))
+            regions = truth / f"{name}_gt_ignore.txt"
+            if regions.is_file():
+                video.findings += [row for row in read_rows(regions, _UAVDT) if isinstance(row, Finding)]
+            yield self._done(video)
+
+
+class Mot(LabelFormat):
+    """<path>/<split>/<sequence>/{seqinfo.ini, img1/000001.jpg, gt/gt.txt}; arguments as of `load_mot`.
+
+    Args:
+        path: folder of the splits.
+        split: a folder below it; None for all that have sequences with a gt.txt, `path` itself among them.
+        sequences: names of the videos; None for all.
+        classes: {number in gt.txt: name}.
+        class_names: names of the numbers 1, 2 ..., instead of `classes`.
+        keep_classes, video_root, video_suffix, list_file: see `load_mot`.
+    """
+
+    name = "mot"
+    options = frozenset(
+        {"split", "sequences", "classes", "class_names", "keep_classes", "video_root", "video_suffix", "list_file"}
+    )
+    boxes_may_leave = True
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        split: str | None = None,
+        sequences: Sequence[str] | None = None,
+        classes: Mapping[int, str] = MOT17_CLASSES,
+        class_names: Sequence[str] | None = None,
+        keep_classes: Sequence[str] | None = None,
+        video_root: str | os.PathLike | None = None,
+        video_suffix: str = ".mp4",
+        list_file: str | os.PathLike | None = None,
+    ) -> None:
+        super().__init__(path, list_file)
+        self._kept, self._video_root, self._suffix = keep_classes, video_root, video_suffix
+        self._classes = dict(classes) if class_names is None else dict(enumerate(class_names, start=1))
+        self.classes = list(self._classes.values())
+        if split is None:
+            found = {file.parents[2] for pattern in ("*", "*/*") for file in self._root.glob(f"{pattern}/gt/gt.txt")}
+        else:
+            found = {self._root / split}
+        self._folders = [
+            folder
+            for split_folder in sorted(found)
+            for folder in sorted(split_folder.glob("*"))
+            if (folder.name in sequences if sequences is not None else (folder / "seqinfo.ini").is_file())
+        ]
+        if not self._folders:
+            raise UserError(
+                f"{self._root / (split or '')}: expected folders with a seqinfo.ini: see datasets/README.md"
+            )
+
+    @classmethod
+    def recognizes(cls, path: str | os.PathLike) -> bool:
+        return os.path.isdir(path) and any(any(Path(path).glob(f"{depth}/seqinfo.ini")) for depth in ("*", "*/*"))
+
+    def videos(self) -> Iterator[CheckedVideo]:
+        self._ids = []
+        for folder in self._folders:
+            video = CheckedVideo(folder.name)
+            try:
+                info = read_seqinfo(folder / "seqinfo.ini")
+            except UserError as error:
+                file = str(folder / "seqinfo.ini")
+                text = str(error).replace(f"{file}: ", "", 1)
+                video.findings.append(Finding(ERROR, "broken_annotation", file, text, "an intact seqinfo.ini"))
+                yield video
+                continue
+            if self._video_root is None:
+                length = self._count_images(folder / info.folder, info, video)
+            else:
+                length, video.file = info.length, video_file(self._video_root, folder.name, self._suffix)
+            truth = folder / "gt" / "gt.txt"
+            for index in range(length):
+                image = video.file or str(folder / info.folder / f"{index + 1:06d}{info.suffix}")
+                entry = f"{folder.name}/{index:06d}"
+                video.frames.append(CheckedFrame(index, image, str(truth), [], (info.height, info.width), entry))
+            read_objects(video, truth, _MOT, self._classes.get, self._is_ignored)
+            yield self._done(video)
+
+    @staticmethod
+    def _count_images(folder: Path, info: SequenceInfo, video: CheckedVideo) -> int:
+        present = last_number(folder, "([0-9]{6})" + re.escape(info.suffix))
+        if present != info.length:
+            expected = f"{info.length} as seqLength in seqinfo.ini says"
+            video.findings.append(Finding(ERROR, "video_length", str(folder), f"{present} frames", expected))
+        return present
+
+    def _is_ignored(self, row: Sequence[float]) -> bool:
+        name = self._classes.get(row[_MOT.index("class")])
+        return row[_MOT.index("confidence")] == 0 or (self._kept is not None and name and name not in self._kept)
+
+
+def read_rows(
+    path: Path, columns: Sequence[str], separator: str | None = ",", least: int | None = None
+) -> Iterator[tuple[int, list[float]] | Finding]:
+    """(line, numbers) of the good lines of a file, and a finding for each other line, or for the file.
+
+    Args:
+        path: the file.
+        columns: their names, for messages.
+        separator: between columns, None for blanks.
+        least: columns that a line must have, None for all.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        yield Finding(ERROR, "missing_annotation", str(path), "no such file", f"lines {','.join(columns)}")
+        return
+    except OSError as error:
+        yield Finding(ERROR, "broken_annotation", str(path), str(error.strerror), f"lines {','.join(columns)}")
+        return
+    seen: dict[str, int] = {}
+    for number, line in enumerate(lines, start=1):
+        words = line.split(separator)
+        try:
+            row = [float(word) for word in words]
+            whole = all(value.is_integer() for value, name in zip(row, columns, strict=False) if name in _WHOLE)
+            bad = not (least or len(columns)) <= len(row) <= len(columns) or not whole
+        except ValueError:
+            bad = True
+        if not line.strip():
+            continue
+        if bad:
+            yield Finding(ERROR, "bad_line", str(path), f"{line!r:.80}", (separator or " ").join(columns), number)
+        elif line in seen:
+            expected = f"each line once; it is line {seen[line]} too"
+            yield Finding(ERROR, "duplicate_line", str(path), f"{line!r:.80}", expected, number)
+        else:
+            seen[line] = number
+            yield number, row
+
+
+def read_objects(
+    video: CheckedVideo,
+    file: Path,
+    columns: Sequence[str],
+    class_name: Callable[[float], str | None],
+    ignored: Callable[[list[float]], bool] = lambda row: False,
+) -> None:
+    """Read a table of objects (frame from 1, id, left, top, width, height ...) into the frames of a video."""
+    frames = {frame.index + 1: frame for frame in video.frames}
+    label = columns.index("class")
+    for row in read_rows(file, columns):
+        if isinstance(row, Finding):
+            video.findings.append(row)
+            continue
+        line, values = row
+        if ignored(values):
+            continue
+        number, track, left, top, width, height = values[:6]
+        frame = frames.get(number)
+        if frame is None:
+            expected = f"a frame from 1 to {len(frames)}"
+            video.findings.append(Finding(ERROR, "video_length", str(file), f"frame {number:g}", expected, line))
+            continue
+        name = class_name(values[label]) or f"class {values[label]:g}"
+        frame.objects.append(CheckedObject(name, (left, top, left + width, top + height), int(track)))
+
+
+def last_number(folder: Path, pattern: str) -> int:
+    """The highest number among the files of a folder whose names match `pattern`, 0 if there is none."""
+    names = os.listdir(folder) if folder.is_dir() else []
+    return max((int(match[1]) for match in (re.fullmatch(pattern, name) for name in names) if match), default=0)
+
+
+def nth(names: Sequence[str], number: float) -> str | None:
+    """names[number], or None if there is none."""
+    return names[int(number)] if 0 <= number < len(names) else None

@@ -1,0 +1,314 @@
+"""Loaders of clips."""
+
+import contextlib
+import itertools
+import random
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.utils.data as torchdata
+
+from vod2.d2 import (
+    CfgNode,
+    MapDataset,
+    MetadataCatalog,
+    RepeatFactorTrainingSampler,
+    TrainingSampler,
+    build_detection_test_loader,
+    build_detection_train_loader,
+    comm,
+    get_detection_dataset_dicts,
+)
+from vod2.data.clips.contexts import build_test_mapper
+from vod2.data.clips.samplers import NumberedSampler, TripletDataset, TripletVideos, VideoInferenceSampler
+from vod2.data.clips.video_mapper import VideoDatasetMapper
+from vod2.data.datasets import limit_images_per_class
+from vod2.data.datasets.frame_annotations import FrameAnnotations
+from vod2.data.datasets.video_index import VideoIndex, as_video_dicts
+from vod2.errors import UserError
+
+
+def build_video_train_loader(
+    cfg: CfgNode, mapper: Callable[[dict], dict] | None = None, *, all_annotations: bool = False
+) -> Iterable[list[dict]]:
+    """An endless loader of training batches from DATASETS.TRAIN, shuffled together.
+
+    Key frames are the frames that the datasets list, without those that have no objects if
+    DATALOADER.FILTER_EMPTY_ANNOTATIONS; supports may be any frame of the video. DATASETS.TRAIN_PROPORTIONS sets how
+    often each dataset comes. Clips carry `dataset_name`, the name in DATASETS.TRAIN that they are from.
+
+    DATALOADER.SAMPLER_TRAIN = "TripletVideos" makes batches of DATALOADER.TRIPLET.NUM_CLASSES x NUM_VIDEOS clips, one
+    whole batch for each process, and never groups by aspect ratio. Clips then carry `triplet_class` and `triplet_place`
+    (see `TripletVideos`); VIDEO.TRAIN_SCHEDULE draws their supports.
+
+    A batch is what one process sees of an update. With SOLVER.ACCUMULATE k, `vod2.engine.micro_batches` cuts it into
+    those that k times as many processes would see: the same clips, groups by aspect ratio and triplets.
+
+    With SEED >= 0 the batches are the same in every run, for any number of workers: each sample is drawn from the seed
+    and its place in the training.
+
+    Args:
+        cfg: DATASETS, DATALOADER, INPUT, VIDEO.TRAIN_SCHEDULE, SOLVER.IMS_PER_BATCH and ACCUMULATE, SEED.
+        mapper: maps a video dataset dict; None for `VideoDatasetMapper`.
+        all_annotations: supports have `instances` also where the lists of the datasets leave their frames out; these
+            are read when a clip is made (`frame_annotations` of the metadata). `vod2.modeling.asks_for_ids` tells
+            whether a model wants them.
+
+    Raises:
+        UserError: no datasets, a dataset is missing, nothing is left to train on, an unknown sampler, proportions that
+            do not fit the datasets, or a batch size that does not fit the processes or the triplets.
+    """
+    dicts = as_video_dicts(_load(cfg.DATASETS.TRAIN))
+    if cfg.DATASETS.MAX_IMAGES_PER_CLASS:
+        dicts = _limit_still_images(dicts, cfg.DATASETS.MAX_IMAGES_PER_CLASS)
+    keys = [i for i, record in enumerate(dicts) if not cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS or _has_objects(record)]
+    if not keys:
+        raise UserError(
+            f"no frame of {', '.join(cfg.DATASETS.TRAIN)} has objects: check the annotations, or set "
+            "DATALOADER.FILTER_EMPTY_ANNOTATIONS to False"
+        )
+    index = VideoIndex(dicts, _annotation_readers(cfg.DATASETS.TRAIN) if all_annotations else None)
+    if mapper is None:
+        mapper = VideoDatasetMapper(cfg, is_train=True, index=index)
+    # Every process needs the same seed for the sampler to share out one order.
+    seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
+    clips = MapDataset(torchdata.Subset(index.items, keys), mapper)
+    sampler = _training_sampler(cfg, [dicts[key] for key in keys], seed)
+    in_triplets = isinstance(sampler, TripletVideos)
+    in_groups = cfg.DATALOADER.ASPECT_RATIO_GROUPING and not in_triplets
+    processes, parts = comm.get_world_size(), cfg.SOLVER.ACCUMULATE
+    if parts < 1 or cfg.SOLVER.IMS_PER_BATCH < 1 or cfg.SOLVER.IMS_PER_BATCH % (processes * parts):
+        raise UserError(
+            f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}, expected a multiple of the {processes} processes"
+            + (f" times SOLVER.ACCUMULATE, which is {parts}" if parts != 1 else "")
+        )
+    loader = build_detection_train_loader(
+        dataset=SeededDataset(TripletDataset(clips) if in_triplets else clips, seed),
+        mapper=None,
+        sampler=NumberedSampler(sampler),
+        # Clip by clip, workers keep the order of the sampler; grouped by Detectron2, batches would depend on them.
+        total_batch_size=processes if in_groups else cfg.SOLVER.IMS_PER_BATCH,
+        aspect_ratio_grouping=False,
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+    )
+    return GroupedByAspect(loader, cfg.SOLVER.IMS_PER_BATCH // processes // parts, parts) if in_groups else loader
+
+
+def build_video_test_loader(
+    cfg: CfgNode, dataset_name: str, mapper: Callable[[dict], dict] | None = None
+) -> torchdata.DataLoader:
+    """A loader of every frame of a dataset, video after video in order, one frame a batch.
+
+    Each process gets whole videos. Dicts carry `previous_index`, the number of the frame of the same video that comes
+    before in this loader, None for the first: with it, the mapper knows which frames the stream already has.
+
+    Args:
+        cfg: DATALOADER.NUM_WORKERS, INPUT, VIDEO.TEST_SCHEDULE, TEST.CONTEXT.
+        dataset_name: a registered dataset.
+        mapper: maps a video dataset dict with `previous_index`; None for the one that TEST.CONTEXT calls for, see
+            `build_test_mapper`.
+
+    Raises:
+        UserError: TEST.CONTEXT is unknown, or "foreign" where the dataset has one video.
+    """
+    dicts = in_stream_order(as_video_dicts(get_detection_dataset_dicts([dataset_name], filter_empty=False)))
+    index = VideoIndex(dicts)
+    if mapper is None:
+        mapper = build_test_mapper(cfg, dicts, index)
+    return build_detection_test_loader(
+        dataset=index.items,
+        mapper=mapper,
+        sampler=VideoInferenceSampler([record["video_id"] for record in dicts]),
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+    )
+
+
+def in_stream_order(dicts: Sequence[dict]) -> list[dict]:
+    """Copies of video dicts, each video's frames together and in order, with `previous_index`."""
+    first: dict[str, int] = {}
+    for record in dicts:
+        first.setdefault(record["video_id"], len(first))
+    previous: dict[str, int] = {}
+    ordered = []
+    for record in sorted(dicts, key=lambda record: (first[record["video_id"]], record["frame_index"])):
+        video = record["video_id"]
+        ordered.append({**record, "previous_index": previous.get(video)})
+        previous[video] = record["frame_index"]
+    return ordered
+
+
+class SeededDataset(torchdata.Dataset):
+    """A dataset whose every item is drawn from a seed and the number that comes with what it is asked for.
+
+    Mappers and augmentations draw from the global generators of numpy, Python and torch, whose state depends on the
+    worker that is asked and on what it did before. They are seeded for each item here, and put back afterwards.
+
+    Args:
+        dataset: map-style.
+        seed: at least 0.
+    """
+
+    def __init__(self, dataset: torchdata.Dataset, seed: int) -> None:
+        self._dataset = dataset
+        self._seed = seed
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, numbered: tuple[int, Any]) -> dict:
+        number, item = numbered
+        with _seeded(np.random.SeedSequence((self._seed, number))):
+            return self._dataset[item]
+
+
+class GroupedByAspect:
+    """Batches of clips that are all wider than high, or all not, so that little is padded.
+
+    Args:
+        loader: yields lists of one dict with `width` and `height`.
+        batch_size: at least 1; what does not fill a batch at the end of the loader is left out.
+        parts: clips are dealt in turn to so many groupings, and a batch is a group of each, dealt in turn again: those
+            that `vod2.engine.micro_batches` takes apart.
+    """
+
+    def __init__(self, loader: Iterable[list[dict]], batch_size: int, parts: int = 1) -> None:
+        self._loader = loader
+        self._batch_size = batch_size
+        self._parts = parts
+
+    def __iter__(self) -> Iterator[list[dict]]:
+        groups: list[dict[bool, list[dict]]] = [{True: [], False: []} for _ in range(self._parts)]
+        full: list[deque[list[dict]]] = [deque() for _ in range(self._parts)]
+        for (clip,), part in zip(self._loader, itertools.cycle(range(self._parts)), strict=False):
+            is_wide = clip["width"] > clip["height"]
+            groups[part][is_wide].append(clip)
+            if len(groups[part][is_wide]) == self._batch_size:
+                full[part].append(groups[part][is_wide])
+                groups[part][is_wide] = []
+            if all(full):
+                ready = zip(*(batches.popleft() for batches in full), strict=True)
+                yield list(itertools.chain.from_iterable(ready))
+
+
+@contextlib.contextmanager
+def _seeded(sequence: np.random.SeedSequence) -> Iterator[None]:
+    numpy_seed, python_seed, torch_seed = sequence.generate_state(3).tolist()
+    states = np.random.get_state(), random.getstate(), torch.default_generator.get_state()
+    np.random.seed(numpy_seed)
+    random.seed(python_seed)
+    torch.default_generator.manual_seed(torch_seed)  # unlike torch.manual_seed, this leaves the GPU's alone
+    try:
+        yield
+    finally:
+        np.random.set_state(states[0])
+        random.setstate(states[1])
+        torch.default_generator.set_state(states[2])
+
+
+def _load(names: Sequence[str]) -> list[dict]:
+    """The dicts of all datasets, in order, each with the `dataset_name` it is from."""
+    if not names:
+        raise UserError("DATASETS.TRAIN is empty: name at least one registered dataset, such as 'synthetic_train'")
+    dicts: list[dict] = []
+    for name in names:
+        # Frames without objects are not dropped here: they may be supports.
+        own = get_detection_dataset_dicts([name], filter_empty=False)
+        dicts += [{**record, "dataset_name": name} for record in own]
+        first, other = (MetadataCatalog.get(n).get("thing_classes") for n in (names[0], name))
+        if first is not None and other is not None and list(first) != list(other):
+            raise UserError(
+                f"{names[0]} and {name} have different thing_classes ({first} and {other}): datasets are trained on "
+                "together only with the same classes in the same order"
+            )
+    return dicts
+
+
+def _annotation_readers(names: Sequence[str]) -> dict[str, FrameAnnotations]:
+    """Of the datasets that have one."""
+    readers = {name: MetadataCatalog.get(name).get("frame_annotations") for name in names}
+    return {name: reader for name, reader in readers.items() if reader is not None}
+
+
+def _classes(record: dict) -> set[int]:
+    """Of its objects, without crowds."""
+    annotations = record.get("annotations") or ()
+    return {annotation["category_id"] for annotation in annotations if not annotation.get("iscrowd", 0)}
+
+
+def _has_objects(record: dict) -> bool:
+    # As in Detectron2, a dataset without annotations at all is not filtered.
+    return record.get("annotations") is None or bool(_classes(record))
+
+
+def _limit_still_images(dicts: Sequence[dict], limit: int) -> list[dict]:
+    stills = limit_images_per_class([record for record in dicts if record["video_length"] == 1], limit)
+    return [record for record in dicts if record["video_length"] > 1] + stills
+
+
+def _training_sampler(cfg: CfgNode, dicts: Sequence[dict], seed: int) -> torchdata.Sampler:
+    name = cfg.DATALOADER.SAMPLER_TRAIN
+    if name == "TripletVideos":
+        return _triplet_sampler(cfg, dicts, seed)
+    if name not in ("TrainingSampler", "RepeatFactorTrainingSampler"):
+        raise UserError(
+            f"DATALOADER.SAMPLER_TRAIN is {name!r}, expected 'TrainingSampler', 'RepeatFactorTrainingSampler' or "
+            "'TripletVideos'"
+        )
+    if name == "TrainingSampler" and not cfg.DATASETS.TRAIN_PROPORTIONS:
+        return TrainingSampler(len(dicts), seed=seed)
+    factors = torch.ones(len(dicts))
+    if name == "RepeatFactorTrainingSampler":
+        factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
+            dicts, cfg.DATALOADER.REPEAT_THRESHOLD, sqrt=cfg.DATALOADER.REPEAT_SQRT
+        )
+    if cfg.DATASETS.TRAIN_PROPORTIONS:
+        factors = _in_proportion(cfg, dicts, factors)
+    return RepeatFactorTrainingSampler(factors, seed=seed)
+
+
+def _in_proportion(cfg: CfgNode, dicts: Sequence[dict], factors: torch.Tensor) -> torch.Tensor:
+    """Repeat factors scaled within each dataset to its share of DATASETS.TRAIN_PROPORTIONS; their mean is 1."""
+    names, proportions = cfg.DATASETS.TRAIN, cfg.DATASETS.TRAIN_PROPORTIONS
+    if len(proportions) != len(names) or not all(np.isfinite(p) and p > 0 for p in proportions):
+        raise UserError(
+            f"DATASETS.TRAIN_PROPORTIONS is {tuple(proportions)}, expected a positive number for each of the "
+            f"{len(names)} datasets {', '.join(names)}, or () to take them as they are"
+        )
+    shares: Counter[str] = Counter()  # a dataset that is named twice has both of its shares
+    weights: Counter[str] = Counter()
+    for name, proportion in zip(names, proportions, strict=True):
+        shares[name] += proportion / sum(proportions)
+    for record, factor in zip(dicts, factors.tolist(), strict=True):
+        weights[record["dataset_name"]] += factor
+    if unused := sorted(shares.keys() - weights.keys()):
+        raise UserError(
+            f"DATASETS.TRAIN_PROPORTIONS gives {', '.join(unused)} a share, but none of its frames has objects: leave "
+            "it out"
+        )
+    scales = {name: share * len(dicts) / weights[name] for name, share in shares.items()}
+    return factors * torch.tensor([scales[record["dataset_name"]] for record in dicts])
+
+
+def _triplet_sampler(cfg: CfgNode, dicts: Sequence[dict], seed: int) -> TripletVideos:
+    classes, videos = cfg.DATALOADER.TRIPLET.NUM_CLASSES, cfg.DATALOADER.TRIPLET.NUM_VIDEOS
+    processes, parts = comm.get_world_size(), cfg.SOLVER.ACCUMULATE
+    if cfg.SOLVER.IMS_PER_BATCH != (size := classes * videos * processes * parts):
+        accumulated = f" times SOLVER.ACCUMULATE = {parts}" if parts > 1 else ""
+        raise UserError(
+            f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}, but batches of triplets have {classes} classes x "
+            f"{videos} videos for each of {processes} processes{accumulated}: set it to {size}, or change "
+            "DATALOADER.TRIPLET"
+        )
+    if cfg.DATASETS.TRAIN_PROPORTIONS:
+        raise UserError("DATASETS.TRAIN_PROPORTIONS has no effect on TripletVideos, which draws by class: set it to ()")
+    return TripletVideos(
+        [record["video_id"] for record in dicts],
+        [_classes(record) for record in dicts],
+        classes,
+        videos,
+        seed=seed,
+        accumulate=parts,
+    )

@@ -1,0 +1,162 @@
+"""From the dict of a frame to pixels: the one place that knows whether they lie in an image or in a video file."""
+
+import functools
+import os
+from collections.abc import Iterable
+
+import cv2
+import numpy as np
+
+from vod2.d2 import detection_utils
+from vod2.data.damage import damage_frame
+from vod2.data.datasets.video_index import VideoIndex, frame_path
+from vod2.errors import UserError, VideoError
+from vod2.video import VideoReader
+
+# What is remembered of a file are the times of its frames: some ten bytes a frame.
+_REMEMBERED_FILES = 1024
+
+
+def read_frames(
+    record: dict, indices: Iterable[int], index: VideoIndex | None = None, format: str = "BGR"
+) -> dict[int, np.ndarray]:
+    """Frames of the video that `record` is a frame of.
+
+    They come from `video_file`, if the dict has it, by their exact number; or else from `file_name` and
+    `frame_template`, or where there is no template, from the dict of the nearest frame that the dataset has. Of a video
+    file no frame is decoded twice, and its decoder stays where it is for a next call that goes on from there.
+
+    Where the dict has `damage` (see `vod2.data.datasets.damaged`), frames are damaged as it says.
+
+    Args:
+        record: video dataset dict, with `height` and `width`; for damage also `video_length`.
+        indices: numbers of frames, in any order.
+        index: finds the other frames of a dataset without `frame_template`.
+        format: of the channels, such as "BGR".
+
+    Returns:
+        {number: (h, w, 3) uint8 in original pixels}, ascending; (h, w, 1) for "L".
+
+    Raises:
+        UserError: an image is missing, broken, or not of the size that the dict says; names the file.
+        VideoError: the same of a frame of a video file; names the file and the number.
+
+    Example:
+        >>> import tempfile
+        >>> folder = tempfile.mkdtemp()
+        >>> _ = cv2.imwrite(f"{folder}/000003.png", np.zeros((4, 6, 3), np.uint8))
+        >>> record = {"file_name": f"{folder}/000003.png", "video_id": "v", "frame_index": 3, "height": 4, "width": 6}
+        >>> {number: image.shape for number, image in read_frames(record, [3]).items()}
+        {3: (4, 6, 3)}
+    """
+    read = _from_file if "video_file" in record else _from_image
+    frames = {number: read(record, number, index, format) for number in sorted(set(indices))}
+    if record.get("damage") is None:
+        return frames
+    return {number: _damaged(image, record, number, format) for number, image in frames.items()}
+
+
+class ClipReader:
+    """Reads the frames of a clip one by one, in any order, though a video file gives them in one pass.
+
+    Args:
+        record: video dataset dict of the clip's key frame.
+        indices: all frames that the clip needs. Those of a video file are read at once and kept.
+        index, format: as in `read_frames`.
+    """
+
+    def __init__(
+        self, record: dict, indices: Iterable[int], index: VideoIndex | None = None, format: str = "BGR"
+    ) -> None:
+        self._video = record["video_id"]
+        self._index, self._format = index, format
+        self._frames: dict[int, np.ndarray | UserError] = {}
+        if "video_file" in record:
+            for number in sorted(set(indices)):
+                try:
+                    self._frames |= read_frames(record, [number], index, format)
+                except UserError as error:
+                    self._frames[number] = error
+
+    def __call__(self, record: dict, number: int) -> np.ndarray:
+        """Frame `number` of the video of `record`, which may be another one; as `read_frames`, also in its errors."""
+        if record["video_id"] != self._video or number not in self._frames:
+            return read_frames(record, [number], self._index, self._format)[number]
+        frame = self._frames[number]
+        if isinstance(frame, UserError):
+            raise frame
+        return frame
+
+
+def _from_image(record: dict, number: int, index: VideoIndex | None, format: str) -> np.ndarray:
+    path = frame_path(record, number)
+    if path is None:
+        if index is None:
+            raise ValueError(
+                f"frame {number} of video {record['video_id']!r}: its dicts have no frame_template, so "
+                "index=VideoIndex(dicts) is needed to find it"
+            )
+        path = index.path(record["video_id"], number)
+    try:
+        image = detection_utils.read_image(path, format=format)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such image, though its video has it: complete the dataset") from error
+    except (OSError, ValueError, SyntaxError) as error:  # what PIL raises for broken files, depending on where
+        raise UserError(f"{path}: the image cannot be read ({error}): get the file again") from error
+    if _size(image) != (record["width"], record["height"]):
+        raise UserError(f"{path}: {_mismatch(image, record)}")
+    return image
+
+
+def _from_file(record: dict, number: int, index: VideoIndex | None, format: str) -> np.ndarray:
+    image = _reader(record["video_file"]).read([number])[number]
+    if _size(image) != (record["width"], record["height"]):
+        raise VideoError(f"{record['video_file']}, frame {number}: {_mismatch(image, record)}")
+    if format == "BGR":
+        return image
+    if format == "RGB":
+        return image[..., ::-1]
+    if format == "L":
+        return cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)[..., None]
+    raise UserError(f"INPUT.FORMAT is {format!r}, expected 'BGR', 'RGB' or 'L' for frames of video files")
+
+
+def _damaged(image: np.ndarray, record: dict, number: int, format: str) -> np.ndarray:
+    """The image after the damage, which works on BGR or one channel: it is the same whatever the format."""
+    order = slice(None, None, -1 if format == "RGB" else 1)
+    image = np.ascontiguousarray(image[..., order])
+    return damage_frame(image, record["damage"], record["video_id"], record["video_length"], number)[..., order]
+
+
+def _size(image: np.ndarray) -> tuple[int, int]:
+    return image.shape[1], image.shape[0]
+
+
+def _mismatch(image: np.ndarray, record: dict) -> str:
+    width, height = _size(image)
+    return (
+        f"the image has {width} x {height} pixels, its annotation says {record['width']} x {record['height']}: fix "
+        "the one that is wrong"
+    )
+
+
+_latest: VideoReader | None = None
+
+
+def _reader(path: str | os.PathLike) -> VideoReader:
+    """The reader of a video file. Only the latest one keeps its file open: a loader goes through thousands of files."""
+    global _latest
+    try:
+        changed = os.stat(path).st_mtime_ns
+    except OSError as error:
+        raise VideoError(f"there is no video {str(path)!r} ({error.strerror}): complete the dataset") from error
+    reader = _remembered(os.fspath(path), changed)
+    if _latest is not None and _latest is not reader:
+        _latest.close()
+    _latest = reader
+    return reader
+
+
+@functools.lru_cache(_REMEMBERED_FILES)
+def _remembered(path: str, changed: int) -> VideoReader:
+    return VideoReader(path)

@@ -1,0 +1,19 @@
+"""Video files, folders of images and cameras: reading and writing. It knows neither Detectron2 nor datasets."""
+
+from vod2.video.browser import BrowserVideo, EmbeddedVideo
+from vod2.video.camera import Camera
+from vod2.video.decoding import Gap, VideoStatus
+from vod2.video.reader import VideoReader, images_in, video_status
+from vod2.video.writer import VideoWriter
+
+__all__ = [
+    "BrowserVideo",
+    "Camera",
+    "EmbeddedVideo",
+    "Gap",
+    "VideoReader",
+    "VideoStatus",
+    "VideoWriter",
+    "images_in",
+    "video_status",
+]

@@ -1,0 +1,241 @@
+"""Reading frames from a video file or from a folder of images."""
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+
+from vod2.errors import VideoError
+from vod2.video.decoding import Gap, TolerantDecoder, VideoStatus
+from vod2.video.seeking import FrameCursor, open_video, read_table
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+# A folder of images does not say how fast it plays.
+FOLDER_FPS = Fraction(25)
+
+
+class VideoReader:
+    """The frames of a video file (whatever FFmpeg decodes) or of a folder of images, as (H, W, 3) uint8 BGR arrays.
+
+    It can be iterated any number of times, each time from the first frame; `read` gets frames by number. Images of a
+    folder come in natural order (frame 9 before frame 10). A rotation that a phone has stored is applied.
+
+    Iteration goes on after damage: it gives all frames that can be read, once each and whatever their distance in time,
+    and `status` and `gaps` tell what is missing. `read` is strict, since its numbers count missing frames too.
+
+    Attributes:
+        fps: frames per second, a Fraction; 25 for a folder.
+        size: (width, height) in pixels.
+        frame_count_hint: how many frames there are as far as the file says, None where it does not say; decoding it may
+            give a few more or less.
+        status: how the latest iteration went, a `VideoStatus`; None until one has come to its end.
+        gaps: where frames were lost in the latest iteration so far, a list of `Gap`.
+
+    Example:
+        >>> import tempfile, cv2
+        >>> folder = tempfile.mkdtemp()
+        >>> for name in ("0.png", "1.png"):
+        ...     _ = cv2.imwrite(f"{folder}/{name}", np.zeros((24, 32, 3), np.uint8))
+        >>> reader = VideoReader(folder)
+        >>> reader.size, [frame.shape for frame in reader]
+        ((32, 24), [(24, 32, 3), (24, 32, 3)])
+        >>> list(reader.read([1])), reader.frame_count()
+        ([1], 2)
+        >>> reader.status.state, reader.gaps
+        ('ok', [])
+    """
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        """Open `path` and decode its first frame.
+
+        Raises:
+            VideoError: there is no such file or folder, or it holds no frame that can be read. Iteration raises it
+                where a later frame has another size.
+        """
+        self.path = Path(path)
+        if not self.path.exists():
+            raise VideoError(f"there is no video {str(path)!r}: expected a video file or a folder of images")
+        self._images = images_in(self.path) if self.path.is_dir() else None
+        self._cursor: FrameCursor | None = None
+        self._length: int | None = None
+        if self._images is None:
+            container, stream = open_video(self.path)
+            with container:
+                rate = stream.average_rate or stream.guessed_rate
+                self.fps = Fraction(rate) if rate else FOLDER_FPS
+                self.frame_count_hint = stream.frames or _frames_by_duration(container, self.fps)
+        else:
+            self.fps, self.frame_count_hint = FOLDER_FPS, len(self._images)
+        self.size = None
+        self.status: VideoStatus | None = None
+        self.gaps: list[Gap] = []
+        first = next(iter(self), None)
+        if first is None:
+            raise VideoError(self.status.reason)
+        self.size, self.status, self.gaps = (first.shape[1], first.shape[0]), None, []
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        frames = self._decode() if self._images is None else self._read_images()
+        for index, frame in enumerate(frames):
+            self._check_size(index, frame)
+            yield frame
+
+    def with_gaps(self) -> Iterator[np.ndarray | None]:
+        """As iteration, with None for each frame that was lost, so that frames have the same numbers as in `read`."""
+        known = 0
+        for frame in self:
+            yield from [None] * sum(gap.missing for gap in self.gaps[known:])
+            known = len(self.gaps)
+            yield frame
+
+    def frame_count(self) -> int:
+        """The number of frames, exactly: all packets of a file are read, but not decoded unless there is no other way.
+
+        Raises:
+            VideoError: the file cannot be read.
+        """
+        if self._images is not None:
+            return len(self._images)
+        if self._length is None:
+            self._open_cursor()
+        if self._length is None:
+            self._length = sum(1 for _ in self._decode())
+        return self._length
+
+    def read(self, indices: Iterable[int]) -> dict[int, np.ndarray]:
+        """Frames by number, of an intact video the same as iteration gives.
+
+        A file is decoded from the keyframe before a frame, or on from the frame that was read last: in one call no
+        frame is decoded twice. It stays open in between; `close` lets go of it.
+
+        Args:
+            indices: numbers of frames from 0 in presentation order, in any order.
+
+        Returns:
+            {number: (H, W, 3) uint8 BGR}, ascending.
+
+        Raises:
+            VideoError: there is no such frame, it cannot be decoded, or it has another size than the first.
+        """
+        images = {}
+        for index in sorted(set(indices)):
+            images[index] = self._read_one(index)
+            self._check_size(index, images[index])
+        return images
+
+    def close(self) -> None:
+        """Let go of the file that `read` keeps open. The reader can still be used."""
+        if self._cursor is not None:
+            self._cursor.close()
+
+    def _read_one(self, index: int) -> np.ndarray:
+        if self._images is None:
+            self._open_cursor()
+            known = self._length
+        else:
+            known = len(self._images)
+        if index < 0 or (known is not None and index >= known):
+            raise VideoError(f"there is no frame {index} in {str(self.path)!r}, which has {self.frame_count()} frames")
+        if self._images is not None:
+            return _read_image(self._images[index])
+        frame = self._cursor.frame(index)
+        if frame is None:
+            raise VideoError(
+                f"frame {index} of {str(self.path)!r} is missing or cannot be decoded: the file may be damaged or end "
+                "before it"
+            )
+        return _to_image(frame)
+
+    def _open_cursor(self) -> None:
+        if self._cursor is None:
+            table = read_table(self.path)
+            self._length = self._length if table is None else len(table.times)
+            self._cursor = FrameCursor(self.path, table)
+
+    def _check_size(self, index: int, frame: np.ndarray) -> None:
+        size = (frame.shape[1], frame.shape[0])
+        if self.size not in (None, size):
+            raise VideoError(
+                f"frame {index} of {str(self.path)!r} is {size[0]}x{size[1]} pixels, but the first one is "
+                f"{self.size[0]}x{self.size[1]}: all frames of a video must have one size"
+            )
+
+    def _decode(self) -> Iterator[np.ndarray]:
+        decoder = TolerantDecoder(self.path)
+        self.gaps = decoder.gaps
+        yield from map(_to_image, decoder)
+        self.status = decoder.status()
+
+    def _read_images(self) -> Iterator[np.ndarray]:
+        self.gaps = gaps = []
+        errors: list[VideoError] = []
+        lost = 0
+        for number, path in enumerate(self._images):
+            try:
+                image = _read_image(path)
+            except VideoError as error:
+                errors.append(error)
+                lost += 1
+                continue
+            if lost:
+                gaps.append(Gap(number - len(errors), lost))
+            lost = 0
+            yield image
+        self.status = _folder_status(self.path, len(self._images), errors)
+
+
+def _to_image(frame: av.VideoFrame) -> np.ndarray:
+    # Threads of the conversion live as long as the decoder, and a forked process would wait for them forever.
+    image = frame.to_ndarray(format="bgr24", threads=1)
+    # FFmpeg and NumPy both count a rotation counterclockwise.
+    return np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90))) if frame.rotation else image
+
+
+def _frames_by_duration(container: av.container.InputContainer, fps: Fraction) -> int | None:
+    """The number of frames in a container that does not count them; FFmpeg's durations are in microseconds."""
+    return None if container.duration is None else round(container.duration * fps / 1_000_000)
+
+
+def _folder_status(folder: Path, count: int, errors: list[VideoError]) -> VideoStatus:
+    read = count - len(errors)
+    if not count:
+        reason = f"{str(folder)!r} has no frames: expected a video file or a folder of images"
+    else:
+        more = f", and {len(errors) - 1} more of {count} images" if len(errors) > 1 else ""
+        reason = f"{errors[0]}{more}" if errors else ""
+    state = "unreadable" if not read else "partial" if errors else "ok"
+    return VideoStatus(state, read, count, len(errors), reason)
+
+
+def images_in(folder: Path) -> list[Path]:
+    """The images of a folder in natural order: digits compare as numbers."""
+    images = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
+    return sorted(images, key=lambda path: [int(s) if s.isdigit() else s for s in re.split(r"([0-9]+)", path.name)])
+
+
+def _read_image(path: Path) -> np.ndarray:
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        raise VideoError(f"{str(path)!r} cannot be read as an image: the file may be damaged")
+    return image
+
+
+def video_status(path: str | os.PathLike) -> VideoStatus:
+    """Read a video to its end and tell how that went; a file that cannot be opened is unreadable, not an error.
+
+    Example:
+        >>> video_status("absent.mp4").state
+        'unreadable'
+    """
+    try:
+        reader = VideoReader(path)
+        for _ in reader:
+            pass
+    except VideoError as error:
+        return VideoStatus("unreadable", 0, None, 0, str(error))
+    return reader.status
