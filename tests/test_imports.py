@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 
+import vod2  # noqa: F401  (its packages say what they have moved)
+import vod2.visualization  # noqa: F401
+from vod2.moved import OLD_NAMES
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE, PROJECTS = ROOT / "vod2", ROOT / "projects"
 PROJECT_NAMES = sorted(init.parent.name for init in PROJECTS.glob("*/__init__.py"))
@@ -175,6 +179,17 @@ def test_no_module_imports_another_in_a_circle():
 )
 def test_a_circle_is_found(graph, circles):
     assert modules_in_circles(graph) == circles
+
+
+def test_nobody_imports_by_an_old_name():
+    old = set(OLD_NAMES)
+    assert "vod2.data.reader" in old
+    for folder in ("vod2", "projects", "tools", "tests", "datasets"):
+        for path in sources(ROOT / folder):
+            for name in imported_modules(path):
+                parts = name.split(".")
+                wrong = old.intersection(".".join(parts[:count]) for count in range(1, len(parts) + 1))
+                assert not wrong, f"{path.relative_to(ROOT)} imports {name}, which is now {OLD_NAMES[min(wrong)]}"
 
 
 def test_projects_do_not_import_each_other():

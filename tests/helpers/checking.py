@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from vod2.data.checks import check_dataset, open_source, table
+from vod2.data.checks.findings import KINDS
 from vod2.data.synthetic import SyntheticConfig, write_synthetic
 
 TRAIN = "train/ILSVRC2015_VID_train_0000/ILSVRC2015_train_0000000{}"
@@ -42,7 +43,9 @@ def set_box(file, **sides):
 
 
 def check(root, **options):
-    return check_dataset(open_source(str(root), **options), progress=False)
+    result = check_dataset(open_source(str(root), **options), progress=False)
+    assert {finding.kind for finding in result.findings} <= KINDS.keys()
+    return result
 
 
 def kinds(result):

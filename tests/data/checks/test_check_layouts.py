@@ -4,6 +4,9 @@ import json
 
 import pytest
 from helpers.checking import check, frames, kinds, only, video_file
+from helpers.fuzz import FUZZ, mutated_bytes, mutated_json
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from vod2.d2 import DatasetCatalog, MetadataCatalog
 from vod2.data.checks.findings import ERROR, WARNING
@@ -11,8 +14,10 @@ from vod2.data.checks.formats import FORMATS, open_source
 from vod2.data.checks.walk import check_dataset
 from vod2.data.datasets import load_uavdt
 from vod2.data.datasets.coco_video import load_coco_video, register_coco_video
+from vod2.data.datasets.faults import Fault
 from vod2.data.datasets.mot import load_mot, register_mot
 from vod2.data.datasets.yolo import load_yolo_video, register_yolo_video
+from vod2.errors import UserError
 
 
 @pytest.fixture
@@ -129,7 +134,7 @@ def test_a_json_of_images_is_checked_entry_by_entry(tmp_path, coco):
     coco["annotations"][0]["category_id"] = 6
     coco["annotations"][1]["bbox"] = [1, 1, 40, 4]
     coco["annotations"][2]["bbox"] = [1, 1, 4]
-    coco["annotations"] += [{"id": 2, "image_id": 0}, {"id": 9, "image_id": 77}, 3]
+    coco["annotations"] += [{**coco["annotations"][0], "id": 1}, {"id": 9, "image_id": 77}, 3]
     coco["images"].append({**coco["images"][0], "id": 4})
     (tmp_path / "v" / "2.png").unlink()
     found = [(f.kind, f.frame) for f in check_json(tmp_path, coco).findings]
@@ -219,3 +224,62 @@ def test_the_fixed_list_of_image_ids_is_accepted_by_the_loaders(layout, tmp_path
     assert [record["image_id"] for record in load(list_file=list_file)] == ids
     again = check(path, format=layout, list_file=list_file, **options)
     assert again.count(ERROR) == 0 and again.frames == 2
+
+
+def assert_found(error, result):
+    """What a loader stopped at is a finding, in the same words."""
+    findings = [finding for finding in result.findings if finding.severity == ERROR]
+    assert findings
+    if error.kind != "unknown_class":  # classes are looked up after parsing
+        value = f"{error.place.entry}: {error.value}" if error.place.entry else error.value
+        assert (error.kind, str(error.place.file), error.place.line, value, error.expected) in {
+            (finding.kind, finding.file, finding.line, finding.value, finding.expected) for finding in findings
+        }
+
+
+@pytest.mark.parametrize("layout", ["mot", "yolo", "uavdt"])
+def test_what_a_loader_of_lines_stops_at_the_check_finds_in_the_same_words(layout, tmp_path, mot):
+    if layout == "mot":
+        path, file = mot, mot / "train" / "MOT 01" / "gt" / "gt.txt"
+        load, valid = lambda: load_mot(path), b"1,7,1,1,4,4,1,1,1\n2,7,1,1,4,4,0,3,1\n3,7,2,1,4,4,1,1,0.1\n"
+    elif layout == "yolo":
+        path, file = tmp_path, tmp_path / "labels" / "v" / "0.txt"
+        frames(tmp_path / "images" / "v", ["0.png"])
+        file.parent.mkdir(parents=True)
+        load, valid = lambda: load_yolo_video(path, ["a", "b"]), b"0 .5 .5 .2 .2 4\n1 .5 .5 .2 .2\n"
+    else:
+        path, file = tmp_path, tmp_path / "GT" / "M0101_gt_whole.txt"
+        frames(tmp_path / "UAV-benchmark-M" / "M0101", ["img000001.jpg", "img000002.jpg"])
+        file.parent.mkdir()
+        load, valid = lambda: load_uavdt(path, "train", ["M0101"]), b"1,1,1,1,4,4,1,1,1\n2,1,1,1,4,4,2,3,1\n"
+    options = {"class_names": ["a", "b"]} if layout == "yolo" else {}
+
+    @settings(FUZZ, max_examples=60)
+    @given(st.binary(max_size=30) | mutated_bytes(valid))
+    def compare(content):
+        file.write_bytes(content)
+        try:
+            load()
+        except Fault as error:
+            assert_found(error, check(path, format=layout, **options))
+
+    compare()
+
+
+def test_what_the_loader_of_json_stops_at_the_check_finds_in_the_same_words(tmp_path, coco):
+    tracks = {key: value for key, value in coco.items() if key != "images"}
+    tracks["videos"] = [{"id": 1, "file_names": [f"v/{i}.png" for i in range(3)], "height": 8, "width": 12}]
+    tracks["annotations"] = [{"id": 1, "video_id": 1, "category_id": 5, "bboxes": [[1, 1, 4, 4], None, [1, 1, 4, 4]]}]
+
+    @settings(FUZZ, max_examples=100)
+    @given(mutated_json(coco) | mutated_json(tracks))
+    def compare(data):
+        (tmp_path / "set.json").write_text(json.dumps(data))
+        try:
+            load_coco_video(tmp_path / "set.json")
+        except Fault as error:
+            assert_found(error, check(tmp_path / "set.json"))
+        except UserError:  # no frames or no categories: what there is may be without a fault
+            pass
+
+    compare()

@@ -100,7 +100,7 @@ def test_boxes_are_clipped_and_empty_ones_dropped_with_a_warning(root, caplog):
         ("seqinfo.ini", "[Sequence]\nimWidth=4\nimHeight=4", "seqinfo.ini: seqLength is None, expected a number"),
         ("seqinfo.ini", INI.format(name="A", length=0), "seqinfo.ini: seqLength is '0', expected a whole number of at"),
         ("seqinfo.ini", "seqLength=3", "seqinfo.ini: "),
-        ("seqinfo.ini", "[Other]", r"seqinfo.ini: expected a section \[Sequence\]"),
+        ("seqinfo.ini", "[Other]", r"seqinfo.ini: its sections are \['Other'\], expected a section \[Sequence\]"),
     ],
 )
 def test_what_is_wrong_is_named_with_file_line_and_value(root, file, content, message):

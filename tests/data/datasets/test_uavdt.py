@@ -10,7 +10,7 @@ from PIL import Image
 from vod2.d2 import DatasetCatalog, MetadataCatalog
 from vod2.data import VideoIndex
 from vod2.data.datasets import UAVDT_SEQUENCES, load_uavdt, register_uavdt
-from vod2.data.datasets.uavdt import read_uavdt_table
+from vod2.data.datasets.uavdt import parse_uavdt_table
 from vod2.errors import UserError
 
 SEQUENCES = ("M0203", "M0101")
@@ -147,7 +147,6 @@ def test_a_missing_file_of_objects_is_named_and_one_of_regions_is_warned_of(root
         ("0,2,3,4,5,6,1,1,1", "out of range, expected frame from 1"),
         ("1,2,3,4,5,6,4,1,1", "out-of-view in 1 to 3"),
         ("1,2,3,4,5,6,1,0,1", "occlusion in 1 to 4"),
-        ("1,2,3,4,5,6,1,1,4", "class in 1 to 3"),
         ("1,2.5,3,4,5,6,1,1,1", "all whole but the box"),
         ("1,2,nan,4,5,6,1,1,1", "out of range"),
         ("1e300,2,3,4,5,6,1,1,1", "out of range"),
@@ -157,18 +156,25 @@ def test_a_broken_line_is_named_with_what_was_expected(tmp_path, line, problem):
     path = tmp_path / "M0203_gt_whole.txt"
     path.write_text(f"1,1,10,20,30.5,10,1,1,1\r\n\n{line}\n")
     with pytest.raises(UserError, match=rf"M0203_gt_whole\.txt, line 3: '{line}' has .*{problem}"):
-        read_uavdt_table(path)
+        parse_uavdt_table(path)
+
+
+def test_an_unknown_class_is_named_with_its_line(tmp_path):
+    write_sequence(tmp_path, "M0203", objects=OBJECTS + "2,2,3,4,5,6,1,1,4\n")
+    with pytest.raises(UserError, match=r"M0203_gt_whole\.txt, line 5: class 4 is unknown, expected 1 to 3"):
+        load(tmp_path, ["M0203"])
 
 
 def test_attributes_of_ignore_regions_may_be_anything_whole(tmp_path):
     path = tmp_path / "M0203_gt_ignore.txt"
     path.write_text("1,-1,10,20,30,10,0,-1,9\n")
-    assert read_uavdt_table(path, attributes=False).tolist() == [[1, -1, 10, 20, 30, 10, 0, -1, 9]]
+    lines, table = parse_uavdt_table(path, attributes=False)
+    assert (lines.tolist(), table.tolist()) == ([1], [[1, -1, 10, 20, 30, 10, 0, -1, 9]])
 
 
 def test_a_frame_beyond_the_video_is_named(tmp_path):
     write_sequence(tmp_path, "M0203", frames=2)
-    with pytest.raises(UserError, match=r"M0203_gt_whole\.txt names frame 3, but .*M0203 has 2 frames"):
+    with pytest.raises(UserError, match=r"M0203_gt_whole\.txt, line 2: frame 3, expected 1 to 2: complete the video"):
         load(tmp_path, ["M0203"])
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from vod2.atomic import write_json
+from vod2.data.datasets.faults import Fault
 from vod2.errors import UserError
 
 ERROR, WARNING = "error", "warning"
@@ -109,6 +110,24 @@ class CheckedVideo:
     frames: list[CheckedFrame] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     file: str | None = None
+
+
+def finding_of(fault: Fault, frame: CheckedFrame | None = None) -> Finding:
+    """What a parser has found, as an error of the check.
+
+    Args:
+        fault: of the parser.
+        frame: the frame that it concerns; None for none, or the one that the fault names.
+    """
+    file, line = str(fault.place.file), fault.place.line
+    value = f"{fault.place.entry}: {fault.value}" if fault.place.entry else fault.value
+    if frame is not None:
+        entries = () if frame.entry is None else (frame.entry,)
+        return Finding(ERROR, fault.kind, file, value, fault.expected, line, frame.index, entries)
+    if fault.frame is None:
+        return Finding(ERROR, fault.kind, file, value, fault.expected, line)
+    name, index = fault.frame
+    return Finding(ERROR, fault.kind, file, value, fault.expected, line, index, (f"{name}/{index:06d}",))
 
 
 def keep_listed_frames(video: CheckedVideo, ids: frozenset[Hashable] | None) -> CheckedVideo:

@@ -1,31 +1,38 @@
 """ImageNet VID's and DET's layouts, file by file, for the check of a dataset.
 
-Both read annotations with the parser of their loaders, but collect its errors.
+Both read lists and annotations with the parsers of their loaders, and collect what these find.
 """
 
 import os
-from collections import Counter
 from collections.abc import Collection, Hashable, Iterator, Sequence
 from pathlib import Path
 
 from vod2.atomic import replacing
-from vod2.data.checks.findings import ERROR, WARNING, CheckedFrame, CheckedObject, CheckedVideo, CheckFormat, Finding
+from vod2.data.checks.findings import (
+    ERROR,
+    WARNING,
+    CheckedFrame,
+    CheckedObject,
+    CheckedVideo,
+    CheckFormat,
+    Finding,
+    finding_of,
+)
 from vod2.data.datasets.det_selection import derive_images
+from vod2.data.datasets.faults import Fault
+from vod2.data.datasets.frame_list import parse_frame_list
 from vod2.data.datasets.ilsvrc import category_ids, parse_xml
-from vod2.data.datasets.imagenet_det import find_det_list
+from vod2.data.datasets.imagenet_det import find_det_list, parse_det_list
 from vod2.data.datasets.imagenet_vid import (
     FrameRef,
     chosen_frames,
     default_classes,
     find_list,
-    lists_whole_videos,
-    parse_list_line,
+    read_sidecar,
 )
-from vod2.data.synthetic import read_deterioration
 from vod2.errors import UserError
 
 _SPLITS = ("train", "val")
-_LINES = "'video 1 frame length', 'video first 0 length' or 'video/frame number', like the other lines"
 
 
 class ImageNetVid(CheckFormat):
@@ -84,22 +91,24 @@ class ImageNetVid(CheckFormat):
                 yield self._video(Path(folder).relative_to(self._data).as_posix(), split)
 
     def _of_list(self, path: Path, split: str) -> Iterator[CheckedVideo]:
-        rows, findings = _read_list(path, split)
-        yield CheckedVideo("", findings=findings)
-        whole = bool(rows) and len(next(iter(rows.values()))) == 4 and lists_whole_videos(list(rows.values()))
+        report = CheckedVideo("")
+        entries = parse_frame_list(path, split, lambda fault: report.findings.append(finding_of(fault)))
+        first: dict[tuple[str, int | None], int] = {}
         videos: dict[str, dict[int | None, int]] = {}  # frame (None for all) -> line
         lengths: dict[str, int | None] = {}
-        for line, row in rows.items():
-            if len(row) == 2:
-                # The loader takes what stands behind the last slash for the number.
-                video, _, number = row[0].rpartition("/")
-                frame, length = int(number), None
-            else:
-                video, frame, length = row[0], None if whole else row[2], row[3]
-            lengths.setdefault(video, length)
-            videos.setdefault(video, {})[frame] = line
+        for entry in entries:
+            line = first.setdefault((entry.video, entry.index), entry.line)
+            if line != entry.line:
+                expected = f"each entry once; it is line {line} too"
+                report.findings.append(
+                    Finding(ERROR, "duplicate_line", str(path), repr(entry.text), expected, entry.line)
+                )
+                continue
+            lengths.setdefault(entry.video, entry.length)
+            videos.setdefault(entry.video, {})[entry.index] = entry.line
+        yield report
         for video, listed in videos.items():
-            yield self._video(video, split, path, None if whole else listed, lengths[video])
+            yield self._video(video, split, path, None if None in listed else listed, lengths[video])
 
     def _video(
         self,
@@ -142,14 +151,10 @@ class ImageNetVid(CheckFormat):
                 file = self._root / "Annotations" / "VID" / name / f"{index:06d}.xml"
                 _annotate(frame, file, video, self.classes)
             video.frames.append(frame)
-        sidecar = self._root / "Annotations" / "VID" / name / "deterioration.json"
-        if sidecar.is_file():
-            try:
-                read_deterioration(sidecar)
-            except (ValueError, AttributeError, OSError) as error:
-                video.findings.append(
-                    Finding(ERROR, "broken_annotation", str(sidecar), str(error), "{frame: {track: {kind: strength}}}")
-                )
+        try:
+            read_sidecar(self._root, name)
+        except Fault as fault:
+            video.findings.append(finding_of(fault))
         return video
 
     def _present(self, folder: Path, video: CheckedVideo, length: int | None) -> int:
@@ -184,27 +189,6 @@ class ImageNetVid(CheckFormat):
         return write_lines(path, lines, self._root)
 
 
-def _read_list(path: Path, split: str) -> tuple[dict[int, tuple], list[Finding]]:
-    """{line: fields} of the good lines of a list, and what is wrong with the others."""
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").rstrip().splitlines()
-    except OSError as error:
-        raise UserError(f"{path}: the list of frames cannot be read ({error.strerror}): give another one") from error
-    rows = {number: parse_list_line(line, split) for number, line in enumerate(lines, start=1)}
-    usual = Counter(len(row) for row in rows.values() if row is not None).most_common(1)
-    findings, good, first = [], {}, {}
-    for number, row in rows.items():
-        text = lines[number - 1]
-        if row is None or len(row) != usual[0][0] or len(row) == 2 and not row[0].rpartition("/")[2].isdecimal():
-            findings.append(Finding(ERROR, "bad_line", str(path), repr(text), _LINES, number))
-        elif (key := row[0] if len(row) == 2 else (row[0], row[2])) in first:
-            expected = f"each entry once; it is line {first[key]} too"
-            findings.append(Finding(ERROR, "duplicate_line", str(path), repr(text), expected, number))
-        else:
-            good[number], first[key] = row, number
-    return good, findings
-
-
 def _annotate(
     frame: CheckedFrame, file: Path, video: CheckedVideo, classes: Sequence[str], only_known: bool = False
 ) -> None:
@@ -217,13 +201,8 @@ def _annotate(
     frame.annotation = str(file)
     try:
         height, width, objects = parse_xml(file)
-    except (UserError, OSError, ValueError, OverflowError, LookupError) as error:
-        if not file.exists():
-            finding = frame.finding(ERROR, "missing_annotation", str(file), "no such file", "an XML file")
-        else:
-            value = "an empty file" if not file.stat().st_size else str(error).replace(f"{file}: ", "", 1)
-            finding = frame.finding(ERROR, "broken_annotation", str(file), value, "an intact XML file")
-        video.findings.append(finding)
+    except Fault as fault:
+        video.findings.append(finding_of(fault, frame))
         return
     frame.size = (height, width)
     known = category_ids(classes)
@@ -273,22 +252,13 @@ class ImageNetDet(CheckFormat):
 
         A path that comes twice is worth a look, but the published list has 402 of them.
         """
-        try:
-            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-        except OSError as error:
-            raise UserError(f"{path}: the list cannot be read ({error.strerror}): give another one") from error
         first: dict[str, int] = {}
         findings, entries = [], []
-        for number, line in enumerate(lines, start=1):
-            words = line.split()
-            if len(words) == 2:
-                if words[0] in first:
-                    expected = f"each image once; it is line {first[words[0]]} too"
-                    findings.append(Finding(WARNING, "duplicate_line", str(path), repr(line), expected, number))
-                first.setdefault(words[0], number)
-                entries.append(words[0])
-            elif words:
-                findings.append(Finding(ERROR, "bad_line", str(path), repr(line), "'path 1'", number))
+        for line, image in parse_det_list(path, lambda fault: findings.append(finding_of(fault))):
+            if first.setdefault(image, line) != line:
+                expected = f"each image once; it is line {first[image]} too"
+                findings.append(Finding(WARNING, "duplicate_line", str(path), repr(image), expected, line))
+            entries.append(image)
         yield CheckedVideo("", findings=findings)
         return entries
 

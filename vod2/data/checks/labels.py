@@ -1,9 +1,10 @@
-"""Annotations in lines of text, line by line, for the check of a dataset: UAVDT and MOT."""
+"""Annotations in lines of text, for the check of a dataset: UAVDT and MOT, read with the parsers of their loaders."""
 
 import os
 import re
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from vod2.data.checks.findings import (
     ERROR,
@@ -12,17 +13,17 @@ from vod2.data.checks.findings import (
     CheckedVideo,
     CheckFormat,
     Finding,
+    finding_of,
     keep_listed_frames,
     write_ids,
 )
 from vod2.data.datasets.common import read_image_ids, video_file
-from vod2.data.datasets.mot import MOT17_CLASSES, SequenceInfo, read_seqinfo
-from vod2.data.datasets.uavdt import UAVDT_CLASSES, UAVDT_SEQUENCES
+from vod2.data.datasets.faults import Fault, Place
+from vod2.data.datasets.mot import MOT17_CLASSES, SequenceInfo, parse_ground_truth, read_seqinfo
+from vod2.data.datasets.uavdt import UAVDT_CLASSES, UAVDT_SEQUENCES, parse_uavdt_table
 from vod2.errors import UserError
 
-_UAVDT = ("frame", "id", "left", "top", "width", "height", "out-of-view", "occlusion", "class")
-_MOT = ("frame", "id", "left", "top", "width", "height", "confidence", "class", "visibility")
-_WHOLE = {"frame", "id", "out-of-view", "occlusion", "class", "track"}  # columns that are whole numbers
+Row = TypeVar("Row", bound=Hashable)
 
 
 class LabelFormat(CheckFormat):
@@ -100,11 +101,25 @@ class Uavdt(LabelFormat):
                 video.frames.append(
                     CheckedFrame(index, str(folder / f"{number}.jpg"), str(file), entry=f"{name}/{number}")
                 )
-            read_objects(video, file, _UAVDT, lambda number: nth(UAVDT_CLASSES, number - 1))
+            for row in self._rows(file, video, length=length):
+                frame, track, left, top, width, height, _, _, label = row
+                thing = CheckedObject(
+                    nth(UAVDT_CLASSES, int(label) - 1) or f"class {label:.0f}",
+                    (left, top, left + width, top + height),
+                    int(track),
+                )
+                video.frames[int(frame) - 1].objects.append(thing)
             regions = truth / f"{name}_gt_ignore.txt"
             if regions.is_file():
-                video.findings += [row for row in read_rows(regions, _UAVDT) if isinstance(row, Finding)]
+                self._rows(regions, video, attributes=False)
             yield self._done(video)
+
+    @staticmethod
+    def _rows(file: Path, video: CheckedVideo, **options) -> list[tuple[float, ...]]:
+        """The good rows of a file, each once; what is wrong with others goes to the findings of the video."""
+        lines, table = parse_uavdt_table(file, lambda fault: video.findings.append(finding_of(fault)), **options)
+        rows = zip(lines.tolist(), map(tuple, table.tolist()), strict=True)
+        return [row for _, row in without_repeats(rows, file, video)]
 
 
 class Mot(LabelFormat):
@@ -166,10 +181,8 @@ class Mot(LabelFormat):
             video = CheckedVideo(folder.name)
             try:
                 info = read_seqinfo(folder / "seqinfo.ini")
-            except UserError as error:
-                file = str(folder / "seqinfo.ini")
-                text = str(error).replace(f"{file}: ", "", 1)
-                video.findings.append(Finding(ERROR, "broken_annotation", file, text, "an intact seqinfo.ini"))
+            except Fault as fault:
+                video.findings.append(finding_of(fault))
                 yield video
                 continue
             if self._video_root is None:
@@ -181,7 +194,7 @@ class Mot(LabelFormat):
                 image = video.file or str(folder / info.folder / f"{index + 1:06d}{info.suffix}")
                 entry = f"{folder.name}/{index:06d}"
                 video.frames.append(CheckedFrame(index, image, str(truth), [], (info.height, info.width), entry))
-            read_objects(video, truth, _MOT, self._classes.get, self._is_ignored)
+            self._read_objects(truth, video)
             yield self._done(video)
 
     @staticmethod
@@ -192,76 +205,34 @@ class Mot(LabelFormat):
             video.findings.append(Finding(ERROR, "video_length", str(folder), f"{present} frames", expected))
         return present
 
-    def _is_ignored(self, row: Sequence[float]) -> bool:
-        name = self._classes.get(row[_MOT.index("class")])
-        return row[_MOT.index("confidence")] == 0 or (self._kept is not None and name and name not in self._kept)
+    def _read_objects(self, truth: Path, video: CheckedVideo) -> None:
+        things = parse_ground_truth(truth, len(video.frames), lambda fault: video.findings.append(finding_of(fault)))
+        for _, thing in without_repeats(((thing.line, thing[1:]) for thing in things), truth, video):
+            frame, track, box, label, _ = thing
+            name = self._classes.get(label)
+            if self._kept is None or name is None or name in self._kept:
+                video.frames[frame].objects.append(CheckedObject(name or f"class {label}", box, track))
 
 
-def read_rows(
-    path: Path, columns: Sequence[str], separator: str | None = ",", least: int | None = None
-) -> Iterator[tuple[int, list[float]] | Finding]:
-    """(line, numbers) of the good lines of a file, and a finding for each other line, or for the file.
+def without_repeats(
+    rows: Iterable[tuple[int, Row]], file: Path, video: CheckedVideo, frame: CheckedFrame | None = None
+) -> Iterator[tuple[int, Row]]:
+    """(line, row) of a file, without the rows that stood on a line before, which are findings of the video.
 
     Args:
-        path: the file.
-        columns: their names, for messages.
-        separator: between columns, None for blanks.
-        least: columns that a line must have, None for all.
+        rows: line and what stands there.
+        file: for the findings.
+        video: gets the findings.
+        frame: that all rows are of.
     """
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except FileNotFoundError:
-        yield Finding(ERROR, "missing_annotation", str(path), "no such file", f"lines {','.join(columns)}")
-        return
-    except OSError as error:
-        yield Finding(ERROR, "broken_annotation", str(path), str(error.strerror), f"lines {','.join(columns)}")
-        return
-    seen: dict[str, int] = {}
-    for number, line in enumerate(lines, start=1):
-        words = line.split(separator)
-        try:
-            row = [float(word) for word in words]
-            whole = all(value.is_integer() for value, name in zip(row, columns, strict=False) if name in _WHOLE)
-            bad = not (least or len(columns)) <= len(row) <= len(columns) or not whole
-        except ValueError:
-            bad = True
-        if not line.strip():
-            continue
-        if bad:
-            yield Finding(ERROR, "bad_line", str(path), f"{line!r:.80}", (separator or " ").join(columns), number)
-        elif line in seen:
-            expected = f"each line once; it is line {seen[line]} too"
-            yield Finding(ERROR, "duplicate_line", str(path), f"{line!r:.80}", expected, number)
+    first: dict[Row, int] = {}
+    for line, row in rows:
+        if first.setdefault(row, line) == line:
+            yield line, row
         else:
-            seen[line] = number
-            yield number, row
-
-
-def read_objects(
-    video: CheckedVideo,
-    file: Path,
-    columns: Sequence[str],
-    class_name: Callable[[float], str | None],
-    ignored: Callable[[list[float]], bool] = lambda row: False,
-) -> None:
-    """Read a table of objects (frame from 1, id, left, top, width, height ...) into the frames of a video."""
-    frames = {frame.index + 1: frame for frame in video.frames}
-    label = columns.index("class")
-    for row in read_rows(file, columns):
-        if isinstance(row, Finding):
-            video.findings.append(row)
-            continue
-        line, values = row
-        if ignored(values):
-            continue
-        number, track, left, top, width, height = values[:6]
-        frame = frames.get(number)
-        if frame is None:
-            expected = f"a frame from 1 to {len(frames)}"
-            video.findings.append(Finding(ERROR, "video_length", str(file), f"frame {number:g}", expected, line))
-            continue
-        name = class_name(values[label]) or f"class {values[label]:g}"
-        frame.objects.append(CheckedObject(name, (left, top, left + width, top + height), int(track)))
+            place = Place(file, line)
+            fault = Fault.at(place, f"the same as line {first[row]}", "each line once", "duplicate_line")
+            video.findings.append(finding_of(fault, frame))
 
 
 def last_number(folder: Path, pattern: str) -> int:
@@ -270,6 +241,6 @@ def last_number(folder: Path, pattern: str) -> int:
     return max((int(match[1]) for match in (re.fullmatch(pattern, name) for name in names) if match), default=0)
 
 
-def nth(names: Sequence[str], number: float) -> str | None:
+def nth(names: Sequence[str], number: int) -> str | None:
     """names[number], or None if there is none."""
-    return names[int(number)] if 0 <= number < len(names) else None
+    return names[number] if 0 <= number < len(names) else None

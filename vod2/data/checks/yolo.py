@@ -1,22 +1,15 @@
-"""YOLO's labels, line by line, for the check of a dataset."""
+"""YOLO's labels, for the check of a dataset, read with the parser of their loader."""
 
 import os
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from PIL import Image
-
-from vod2.data.checks.findings import ERROR, CheckedFrame, CheckedObject, CheckedVideo, Finding
-from vod2.data.checks.labels import LabelFormat, nth, read_rows
+from vod2.data.checks.findings import ERROR, CheckedFrame, CheckedObject, CheckedVideo, Finding, finding_of
+from vod2.data.checks.labels import LabelFormat, nth, without_repeats
 from vod2.data.datasets.common import video_file
-from vod2.data.datasets.yolo import read_class_names
+from vod2.data.datasets.yolo import find_label_files, image_size, parse_labels, read_class_names
 from vod2.errors import UserError
 from vod2.video import VideoReader, images_in
-
-_COLUMNS = ("class", "center_x", "center_y", "width", "height", "track")
-_LEAST = 5  # the track may be left out
-_TOLERANCE = 0.01  # relative numbers leave [0, 1] by so little through rounding
 
 
 class YoloVideo(LabelFormat):
@@ -93,43 +86,25 @@ class YoloVideo(LabelFormat):
             return video
         video.file = file
         video.frames = [CheckedFrame(i, file, str(labels), [], size, f"{video.name}/{i:06d}") for i in range(length)]
-        for label in sorted(labels.glob("*.txt")):
-            digits = re.findall(r"[0-9]+", label.stem)
-            index = int(digits[-1]) - self._first if digits else -1
-            if 0 <= index < length:
-                video.frames[index].annotation = str(label)
-                self._read(video.frames[index], label, size, video)
-            else:
-                expected = f"a name that ends in {self._first} to {length - 1 + self._first}"
-                video.findings.append(Finding(ERROR, "missing_frame", str(label), f"{length} frames", expected))
+        files = find_label_files(labels, length, self._first, lambda fault: video.findings.append(finding_of(fault)))
+        for index, label in files.items():
+            video.frames[index].annotation = str(label)
+            self._read(video.frames[index], label, size, video)
         return self._done(video)
 
     def _read(self, frame: CheckedFrame, label: Path, size: tuple[int, int] | None, video: CheckedVideo) -> None:
-        for row in read_rows(label, _COLUMNS, None, _LEAST):
-            if isinstance(row, Finding):
-                entries = (frame.entry,)
-                video.findings.append(
-                    Finding(row.severity, row.kind, row.file, row.value, row.expected, row.line, frame.index, entries)
-                )
-                continue
-            _, (category, x, y, w, h, *track) = row
-            name = (self.classes and nth(self.classes, category)) or f"class {category:g}"
-            if not all(-_TOLERANCE <= side <= 1 + _TOLERANCE for side in (x, y, w, h)):
-                value = f"({x:g}, {y:g}, {w:g}, {h:g})"
-                finding = frame.finding(
-                    ERROR, "box_outside", str(label), value, "a box relative to the image, in [0, 1]"
-                )
-                video.findings.append(finding)
-            elif size is not None:
-                box = ((x - w / 2) * size[1], (y - h / 2) * size[0], (x + w / 2) * size[1], (y + h / 2) * size[0])
-                frame.objects.append(CheckedObject(name, box, track[0] if track else None))
+        things = parse_labels(label, lambda fault: video.findings.append(finding_of(fault, frame)))
+        for _, thing in without_repeats(
+            ((thing.line, thing._replace(line=0)) for thing in things), label, video, frame
+        ):
+            name = (self.classes and nth(self.classes, thing.category)) or f"class {thing.category}"
+            if size is not None:
+                frame.objects.append(CheckedObject(name, thing.in_pixels(*size), thing.track))
 
 
-def _size(path: Path) -> tuple[int, int] | None:
-    """(height, width) as the head of the file says, turned as its camera says; None if it cannot be read."""
+def _size(image: Path) -> tuple[int, int] | None:
+    """(height, width) of an image; None if it cannot be read, which the walk finds."""
     try:
-        with Image.open(path) as image:
-            width, height = image.size
-            return (width, height) if image.getexif().get(0x0112, 1) >= 5 else (height, width)
-    except (OSError, ValueError, SyntaxError, TypeError):
+        return image_size(image)
+    except UserError:
         return None

@@ -1,4 +1,4 @@
-"""What the readers of annotations share: numbers and texts that are checked, boxes, dicts, registration.
+"""What the readers of annotations share: lines of text, boxes, dicts, registration.
 
 Boxes are xyxy in pixels of the original image.
 """
@@ -6,20 +6,18 @@ Boxes are xyxy in pixels of the original image.
 import gzip
 import json
 import logging
-import math
 import os
 import zlib
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from vod2.d2 import BoxMode, DatasetCatalog, MetadataCatalog
+from vod2.data.datasets.faults import Fault, Place, Report
 from vod2.errors import UserError
 
 logger = logging.getLogger(__name__)
-
-_LARGEST = 2**53  # up to here, a float and an int64 hold every whole number
 
 
 class VideoDataset(NamedTuple):
@@ -56,36 +54,56 @@ def read_text(path: str | os.PathLike, what: str) -> str:
     """The text of a file in UTF-8, with or without a byte order mark; of a name that ends in .gz, unpacked.
 
     Raises:
-        UserError: it cannot be read, or is no such text; names the file and `what` it should be.
+        Fault: it cannot be read, or is no such text; names the file and `what` it should be.
     """
     try:
         content = Path(path).read_bytes()
         return (gzip.decompress(content) if Path(path).suffix == ".gz" else content).decode("utf-8-sig")
     except (OSError, EOFError, zlib.error, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{path}: {what} cannot be read ({reason}): fix the file or give another one") from error
+        kind = "missing_annotation" if isinstance(error, FileNotFoundError) else "broken_annotation"
+        value, remedy = f"{what} cannot be read ({reason})", "fix the file or give another one"
+        raise Fault.at(Place(path), value, "a text in UTF-8", kind, remedy) from error
 
 
-def number(value: object, where: str) -> float:
-    """`value` (a number or its text) as a finite float, or a UserError that says `where` it was."""
+def lines_of(path: str | os.PathLike, what: str, report: Report) -> list[str]:
+    """The lines of a text in UTF-8; what is not UTF-8 comes as U+FFFD, so that only its own line is wrong.
+
+    A file that cannot be read is a fault, and has no lines.
+
+    Args:
+        path: the file.
+        what: it should be, for messages.
+        report: takes the faults.
+    """
     try:
-        if isinstance(value, int | float | str) and not isinstance(value, bool) and math.isfinite(float(value)):
-            return float(value)
-    except (ValueError, OverflowError):
-        pass
-    raise UserError(f"{where} is {value!r:.80}, expected a number: fix the file")
+        return Path(path).read_bytes().decode("utf-8-sig", errors="replace").splitlines()
+    except OSError as error:
+        kind = "missing_annotation" if isinstance(error, FileNotFoundError) else "broken_annotation"
+        value = f"{what} cannot be read ({error.strerror or error})"
+        report(Fault.at(Place(path), value, "a text in UTF-8", kind, "complete the dataset"))
+        return []
 
 
-def whole(value: object, where: str, least: int = -_LARGEST, most: int = _LARGEST) -> int:
-    """`value` (a number or its text, also "7.0") as an int in [least, most], or a UserError that says `where`."""
-    result = number(value, where)
-    if not result.is_integer() or not least <= result <= most:
-        low, high = (limit if abs(limit) < _LARGEST else None for limit in (least, most))
-        bounds = (f" of at least {low}" if low is not None else "") + (
-            f" and at most {high}" if high is not None else ""
-        )
-        raise UserError(f"{where} is {value!r:.80}, expected a whole number{bounds}: fix the file")
-    return int(result)
+def fields_of(
+    path: str | os.PathLike, what: str, expected: str, counts: Collection[int], report: Report, separator: str | None
+) -> Iterator[tuple[Place, list[str]]]:
+    """The lines of a table, each with its place and cut into fields. Blank lines do not count.
+
+    Args:
+        path, what, report: see `lines_of`.
+        expected: what a line should look like, for messages.
+        counts: how many fields it may have; another number is a fault.
+        separator: of the fields; None for blanks.
+    """
+    for row, line in enumerate(lines_of(path, what, report), start=1):
+        if not line.strip():
+            continue
+        place, fields = Place(path, row), line.split(separator)
+        if len(fields) in counts:
+            yield place, fields
+        else:
+            report(Fault.at(place, f"{line!r:.80}", expected, "bad_line", "fix the line"))
 
 
 class BoxCheck:

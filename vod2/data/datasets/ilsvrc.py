@@ -18,7 +18,8 @@ import numpy as np
 from tqdm import tqdm
 
 from vod2.atomic import replacing
-from vod2.data.datasets.common import BoxCheck, number, whole
+from vod2.data.datasets.common import BoxCheck
+from vod2.data.datasets.faults import Fault, Place, number, whole
 from vod2.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -91,16 +92,20 @@ def parse_xml(file: str | os.PathLike) -> tuple[int, int, list[XmlObject]]:
     """Height, width and objects of one annotation file.
 
     Raises:
-        UserError: the file is missing or broken, or an element is missing or not a number; names the file.
+        Fault: the file is missing or broken, or an element is missing or not a number.
     """
+    again = "get the file again"
     try:
         root = ElementTree.parse(file).getroot()
     except FileNotFoundError as error:
-        raise UserError(f"{file}: no such annotation file, though its frame is listed: complete the dataset") from error
+        value, remedy = "no such annotation file, though its frame is listed", "complete the dataset"
+        raise Fault.at(Place(file), value, "an XML file", "missing_annotation", remedy) from error
     except OSError as error:
-        raise UserError(f"{file}: the annotation cannot be read ({error.strerror}): get the file again") from error
+        value = f"the annotation cannot be read ({error.strerror})"
+        raise Fault.at(Place(file), value, "an XML file", remedy=again) from error
     except (ElementTree.ParseError, ValueError, LookupError) as error:  # the latter two of the encoding it declares
-        raise UserError(f"{file}: broken XML ({error}): get the file again") from error
+        reason = error if os.path.getsize(file) else "an empty file"
+        raise Fault.at(Place(file), f"broken XML ({reason})", "an intact XML file", remedy=again) from error
     height, width = (_whole(root, f"size/{side}", file, least=0) for side in ("height", "width"))
     objects = []
     for element in root.iter("object"):
@@ -112,11 +117,11 @@ def parse_xml(file: str | os.PathLike) -> tuple[int, int, list[XmlObject]]:
 
 
 def _number(element: ElementTree.Element, tag: str, file: str | os.PathLike) -> float:
-    return number(element.findtext(tag), f"{file}: {tag} of <{element.tag}>")
+    return number(element.findtext(tag), Place(file), f"{tag} of <{element.tag}>")
 
 
 def _whole(element: ElementTree.Element, tag: str, file: str | os.PathLike, least: int = -_INT32_MAX) -> int:
-    return whole(element.findtext(tag), f"{file}: {tag} of <{element.tag}>", least, _INT32_MAX)
+    return whole(element.findtext(tag), Place(file), f"{tag} of <{element.tag}>", least, _INT32_MAX)
 
 
 @dataclass

@@ -6,12 +6,13 @@
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from vod2.d2 import BoxMode, DatasetCatalog, MetadataCatalog
-from vod2.data.datasets.common import read_text
+from vod2.data.datasets.common import lines_of
 from vod2.data.datasets.det_selection import derive_images
+from vod2.data.datasets.faults import Fault, Place, Report, refuse
 from vod2.data.datasets.ilsvrc import (
     VID_CLASSES,
     cached_annotations,
@@ -62,7 +63,7 @@ def load_imagenet_det(
     for part in ("Data", "Annotations"):
         require_folder(Path(root, part, "DET", "train"), name, remedy)
     found = list_file or find_det_list(root)
-    paths = _read_list(found) if found else derive_images(root, class_names)
+    paths = [path for _, path in parse_det_list(found)] if found else derive_images(root, class_names)
     if not paths:
         raise UserError(f"{found or Path(root, 'Data', 'DET')}: expected images of {name}, found none: {remedy}")
     files = [os.path.join(root, "Annotations", "DET", f"{path}.xml") for path in paths]
@@ -112,9 +113,19 @@ def find_det_list(root: str | os.PathLike) -> Path | None:
     return next((place for place in places if place.is_file()), None)
 
 
-def _read_list(path: str | os.PathLike) -> list[str]:
-    lines = [line.split() for line in read_text(path, "the list of images").splitlines()]
-    for number, line in enumerate(lines, start=1):
-        if len(line) not in (0, 2):
-            raise UserError(f"{path}, line {number}: {' '.join(line)!r}, expected 'path 1': fix the list")
-    return [line[0] for line in lines if line]
+def parse_det_list(path: str | os.PathLike, report: Report = refuse) -> Iterator[tuple[int, str]]:
+    """The lines of a list: number from 1, and path below Data/DET without suffix.
+
+    Args:
+        path: the list.
+        report: takes the faults; lines with one are left out.
+
+    Raises:
+        Fault: the list cannot be read.
+    """
+    for number, line in enumerate(lines_of(path, "the list of images", refuse), start=1):
+        words = line.split()
+        if len(words) == 2:
+            yield number, words[0]
+        elif words:
+            report(Fault.at(Place(path, number), f"{line!r}", "'path 1'", "bad_line", "fix the list"))

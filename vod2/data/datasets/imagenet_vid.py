@@ -9,14 +9,15 @@ A video is named by its path below Data/VID, such as "val/ILSVRC2015_val_0000000
 
 import json
 import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from vod2.d2 import BoxMode, DatasetCatalog, MetadataCatalog
+from vod2.data.datasets.faults import Fault, Place
 from vod2.data.datasets.frame_annotations import FrameAnnotations
+from vod2.data.datasets.frame_list import parse_frame_list
 from vod2.data.datasets.ilsvrc import (
     VID_CLASSES,
     AnnotationTable,
@@ -170,62 +171,18 @@ def read_frame_list(path: str | os.PathLike, root: str | os.PathLike, split: str
     Raises:
         UserError: no such file, or a line in no known format; names file and line.
     """
-    rows = []
-    for number, line in enumerate(read_list_lines(path), start=1):
-        row = parse_list_line(line, split)
-        if row is None or rows and len(row) != len(rows[0]):
-            raise UserError(
-                f"{path}, line {number}: {line!r} is neither 'video 1 frame length', 'video first 0 length' nor "
-                "'video/frame number', or not like the first line: fix the list"
-            )
-        rows.append(row)
-    if rows and len(rows[0]) == 2:
-        return _frames_of_paths([row[0] for row in rows], path, root)
-    if lists_whole_videos(rows):
-        return [FrameRef(video, index, length) for video, _, _, length in rows for index in range(length)]
-    return [FrameRef(video, index, length) for video, _, index, length in rows]
-
-
-def read_list_lines(path: str | os.PathLike) -> list[str]:
-    """The lines of a list, without blank ones at its end."""
-    try:
-        return Path(path).read_text(encoding="utf-8").rstrip().splitlines()
-    except OSError as error:
-        raise UserError(f"{path}: the list of frames cannot be read ({error.strerror}): give another one") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: the list of frames is no UTF-8 text ({error}): give another one") from error
-
-
-def parse_list_line(line: str, split: str) -> tuple[str, int, int, int] | tuple[str, int] | None:
-    """The fields of one line of a list (see `read_frame_list`), None if it has no known form."""
-    for count in (3, 1):
-        words = line.strip().rsplit(maxsplit=count)
-        name, numbers = "".join(words[:-count]), words[-count:]
-        if name and all(re.fullmatch("[0-9]{1,9}", number) for number in numbers):
-            return name if name.startswith(f"{split}/") else f"{split}/{name}", *map(int, numbers)
-    return None
-
-
-def lists_whole_videos(rows: Sequence[tuple[str, int, int, int]]) -> bool:
-    """Lists of frames have a constant 1 where lists of videos count frames; the count of the first video is 1, too."""
-    counts = {count for _, count, _, _ in rows}
-    return all(frame == 0 for _, _, frame, _ in rows) and (counts != {1} or len(rows) == 1)
-
-
-def _frames_of_paths(names: Sequence[str], path: str | os.PathLike, root: str | os.PathLike) -> list[FrameRef]:
     lengths: dict[str, int] = {}
     refs = []
-    for name in names:
-        video, _, frame = name.rpartition("/")
-        if not re.fullmatch("[0-9]{1,9}", frame):
-            raise UserError(
-                f"{path}: {name!r} should end in a frame number, as in 'val/ILSVRC2015_val_00000000/000000'"
-            )
-        if video not in lengths:
-            folder = os.path.join(root, "Data", "VID", video)
-            require_folder(folder, str(path), "complete the dataset or fix the list")
-            lengths[video] = _video_length(folder, os.listdir(folder))
-        refs.append(FrameRef(video, int(frame), lengths[video]))
+    for entry in parse_frame_list(path, split):
+        length = entry.length
+        if length is None:
+            if entry.video not in lengths:
+                folder = os.path.join(root, "Data", "VID", entry.video)
+                require_folder(folder, str(path), "complete the dataset or fix the list")
+                lengths[entry.video] = _video_length(folder, os.listdir(folder))
+            length = lengths[entry.video]
+        chosen = range(length) if entry.index is None else [entry.index]
+        refs += [FrameRef(entry.video, index, length) for index in chosen]
     return refs
 
 
@@ -273,7 +230,7 @@ def _to_dicts(
     deterioration = dict(deterioration or {})
     for ref, (height, width), count, end in zip(refs, table.sizes.tolist(), table.counts.tolist(), ends, strict=True):
         if ref.video not in deterioration:
-            deterioration[ref.video] = _deterioration(root, ref.video)
+            deterioration[ref.video] = read_sidecar(root, ref.video)
         kinds = deterioration[ref.video].get(ref.index, {})
         annotations = []
         for i in range(end - count, end):
@@ -303,12 +260,18 @@ def _to_dicts(
         }
 
 
-def _deterioration(root: str | os.PathLike, video: str) -> dict[int, dict[int, dict[str, float]]]:
-    """{frame: {track id: {kind: strength}}}: only the synthetic benchmark records it."""
+def read_sidecar(root: str | os.PathLike, video: str) -> dict[int, dict[int, dict[str, float]]]:
+    """{frame: {track id: {kind: strength}}} of a video; nothing where there is no such file. Only synthetic sets have.
+
+    Raises:
+        Fault: the file is broken.
+    """
     sidecar = Path(root, "Annotations", "VID", video, "deterioration.json")
     if not sidecar.is_file():
         return {}
     try:
         return read_deterioration(sidecar)
-    except (ValueError, AttributeError) as error:
-        raise UserError(f"{sidecar}: broken deterioration file ({error}): generate the set again") from error
+    except (ValueError, AttributeError, OSError) as error:
+        value = f"broken deterioration file ({error})"
+        expected, remedy = "{frame: {track: {kind: strength}}}", "generate the set again"
+        raise Fault.at(Place(sidecar), value, expected, remedy=remedy) from error

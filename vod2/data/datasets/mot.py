@@ -7,7 +7,7 @@
 
 import configparser
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,14 +16,14 @@ from vod2.data.datasets.common import (
     VideoDataset,
     annotation_dict,
     class_ids,
+    fields_of,
     keep_listed,
-    number,
     read_text,
     register_dataset,
     video_file,
-    whole,
     without_list,
 )
+from vod2.data.datasets.faults import Fault, Place, Report, number, refuse, whole
 from vod2.data.datasets.frame_annotations import LoadedAnnotations
 from vod2.data.datasets.ilsvrc import require_folder
 from vod2.errors import UserError
@@ -150,17 +150,18 @@ def read_seqinfo(path: str | os.PathLike) -> SequenceInfo:
     """Read a seqinfo.ini.
 
     Raises:
-        UserError: it is missing or broken, or a value is missing or no number; names the file.
+        Fault: it is missing or broken, or a value is missing or no number.
     """
+    place = Place(path)
     parser = configparser.ConfigParser(interpolation=None)
     try:
         parser.read_string(read_text(path, "the description of a sequence"))
     except configparser.Error as error:
-        raise UserError(f"{path}: {' '.join(str(error).split())}: fix the file") from error
+        raise Fault.at(place, " ".join(str(error).split()), "the description of a sequence") from error
     if not parser.has_section("Sequence"):
-        raise UserError(f"{path}: expected a section [Sequence]: fix the file")
+        raise Fault.at(place, f"its sections are {parser.sections()!r:.80}", "a section [Sequence]")
     section = parser["Sequence"]
-    sizes = [whole(section.get(key), f"{path}: {key}", 1) for key in ("seqLength", "imHeight", "imWidth")]
+    sizes = [whole(section.get(key), place, key, 1) for key in ("seqLength", "imHeight", "imWidth")]
     return SequenceInfo(*sizes, section.get("imDir", "img1"), section.get("imExt", ".jpg"))
 
 
@@ -187,28 +188,67 @@ def _frames(folder: Path, sequence: str, info: SequenceInfo, video: str | None) 
     return frames
 
 
+class MotObject(NamedTuple):
+    """An object as it stands in a gt.txt.
+
+    Args:
+        line: its line, from 1.
+        frame: from 0.
+        track: its id.
+        box: xyxy in pixels.
+        label: the number of its class.
+        visibility: the share that is seen, in [0, 1].
+    """
+
+    line: int
+    frame: int
+    track: int
+    box: tuple[float, float, float, float]
+    label: int
+    visibility: float
+
+
+def parse_ground_truth(path: str | os.PathLike, length: int, report: Report = refuse) -> Iterator[MotObject]:
+    """The objects of a gt.txt, line by line; those of confidence 0 are left out, whatever else they say.
+
+    Args:
+        path: the file.
+        length: frames of the sequence.
+        report: takes the faults; lines with one are left out.
+    """
+    for place, fields in fields_of(path, "the ground truth", ",".join(_COLUMNS), {len(_COLUMNS)}, report, ","):
+        try:
+            thing = _parse_object(fields, place, length)
+        except Fault as fault:
+            report(fault)
+            continue
+        if thing is not None:
+            yield thing
+
+
+def _parse_object(fields: Sequence[str], place: Place, length: int) -> MotObject | None:
+    """An object, None for one of confidence 0."""
+    values = [number(text, place, column, "bad_line") for text, column in zip(fields, _COLUMNS, strict=True)]
+    if values[6] == 0:
+        return None
+    frame, track, label = (whole(values[i], place, _COLUMNS[i], kind="bad_line") for i in (0, 1, 7))
+    if not 1 <= frame <= length:
+        raise Fault.at(place, f"frame {frame}", f"1 to {length}", "video_length", "fix it, or seqLength in seqinfo.ini")
+    left, top, width, height = values[2:6]
+    return MotObject(place.line, frame - 1, track, (left, top, left + width, top + height), label, values[8])
+
+
 def _annotate(frames: list[dict], path: Path, classes: Mapping[int, str], ids: dict[str, int], boxes: BoxCheck) -> None:
     """Add the objects of a gt.txt to the frames."""
-    for row, line in enumerate(read_text(path, "the ground truth").splitlines(), start=1):
-        if not line.strip():
+    for thing in parse_ground_truth(path, len(frames)):
+        place = Place(path, thing.line)
+        if thing.label not in classes:
+            known = f"one of {', '.join(map(str, classes))}"
+            raise Fault.at(place, f"class {thing.label} is unknown", known, "unknown_class")
+        if classes[thing.label] not in ids:
             continue
-        where = f"{path}, line {row}"
-        fields = line.split(",")
-        if len(fields) != len(_COLUMNS):
-            raise UserError(f"{where}: {line!r:.80}, expected {','.join(_COLUMNS)}: fix the line")
-        values = [number(text, f"{where}: {column}") for text, column in zip(fields, _COLUMNS, strict=True)]
-        if values[6] == 0:
-            continue
-        frame, track, label = (whole(values[i], f"{where}: {_COLUMNS[i]}") for i in (0, 1, 7))
-        if not 1 <= frame <= len(frames):
-            raise UserError(f"{where}: frame {frame}, expected 1 to {len(frames)}: fix it, or seqLength in seqinfo.ini")
-        if label not in classes:
-            raise UserError(f"{where}: class {label} is unknown, expected one of {', '.join(map(str, classes))}")
-        if classes[label] not in ids:
-            continue
-        record = frames[frame - 1]
-        left, top, width, height = values[2:6]
-        box = boxes.clip((left, top, left + width, top + height), record["height"], record["width"], where)
+        record = frames[thing.frame]
+        box = boxes.clip(thing.box, record["height"], record["width"], place)
         if box is not None:
-            occluded = int(values[8] < _OCCLUDED_BELOW)
-            record["annotations"].append(annotation_dict(box, ids[classes[label]], track, occluded))
+            occluded = int(thing.visibility < _OCCLUDED_BELOW)
+            record["annotations"].append(annotation_dict(box, ids[classes[thing.label]], thing.track, occluded))

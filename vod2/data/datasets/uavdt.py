@@ -15,7 +15,8 @@ import numpy as np
 from PIL import Image
 
 from vod2.d2 import BoxMode, DatasetCatalog, MetadataCatalog
-from vod2.data.datasets.common import keep_listed
+from vod2.data.datasets.common import keep_listed, lines_of
+from vod2.data.datasets.faults import Fault, Place, Report, refuse
 from vod2.data.datasets.frame_annotations import LoadedAnnotations
 from vod2.data.datasets.ilsvrc import require_folder
 from vod2.errors import UserError
@@ -38,7 +39,7 @@ _REMEDY = "see datasets/README.md for how to lay it out"
 _COLUMNS = ("frame", "id", "left", "top", "width", "height", "out-of-view", "occlusion", "class")
 _BOX = slice(2, 6)  # columns that need not be whole numbers
 _FRAME, _TRACK, _OUT_OF_VIEW, _OCCLUSION, _CLASS = (_COLUMNS.index(c) for c in ("frame", "id", *_COLUMNS[6:]))
-_RANGES = {_OUT_OF_VIEW: (1, 3), _OCCLUSION: (1, 4), _CLASS: (1, len(UAVDT_CLASSES))}  # of objects, not ignore regions
+_RANGES = {_OUT_OF_VIEW: (1, 3), _OCCLUSION: (1, 4)}  # of objects, not ignore regions
 _LARGEST = 2**31 - 1
 
 
@@ -103,63 +104,72 @@ def _ground_truth_folder(root: str | os.PathLike, name: str) -> Path:
     return chosen
 
 
-def read_uavdt_table(path: str | os.PathLike, attributes: bool = True) -> np.ndarray:
+def parse_uavdt_table(
+    path: str | os.PathLike,
+    report: Report = refuse,
+    *,
+    attributes: bool = True,
+    length: int | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
     """The lines of a ground truth file.
 
     Args:
         path: lines of nine numbers: frame (from 1), id, left, top, width, height, out-of-view, occlusion, class.
-        attributes: check the last three columns; they mean nothing in files of ignore regions.
+        report: takes the faults; lines with one are left out.
+        attributes: check out-of-view and occlusion; they mean nothing in files of ignore regions.
+        length: frames of the video, beyond which no line may be; None for any.
 
     Returns:
-        (n, 9) float64.
-
-    Raises:
-        UserError: the file cannot be read, or a line is not as above; names file and line.
+        The good lines: (n,) int64, their numbers from 1, and (n, 9) float64.
     """
-    try:
-        lines = Path(path).read_bytes().decode("ascii", errors="replace").split("\n")
-    except OSError as error:
-        raise UserError(f"{path}: the annotations cannot be read ({error.strerror}): complete the dataset") from error
-    numbers = [number for number, line in enumerate(lines, start=1) if line.strip()]
-    rows = [lines[number - 1].split(",") for number in numbers]
-    for number, row in zip(numbers, rows, strict=True):
-        if len(row) != len(_COLUMNS):
-            raise _bad_line(path, number, lines, f"{len(row)} columns, expected the {len(_COLUMNS)} {_expected()}")
-    try:
-        table = np.array([[float(word) for word in row] for row in rows]).reshape(-1, len(_COLUMNS))
-    except ValueError:
-        number = next(number for number, row in zip(numbers, rows, strict=True) if not all(map(_is_number, row)))
-        raise _bad_line(path, number, lines, f"not only numbers, expected {_expected()}") from None
-    if len(bad := np.flatnonzero(~_is_valid(table, attributes))):
-        ranges = ", ".join(f"{_COLUMNS[column]} in {low} to {high}" for column, (low, high) in _RANGES.items())
-        expected = "expected frame from 1" + (f", {ranges}" if attributes else "") + ", and no box beyond 2^31 pixels"
-        raise _bad_line(path, numbers[bad[0]], lines, f"a value out of range, {expected}, all whole but the box")
-    return table
+    lines, table, texts = _numbers_of(path, report)
+    ranges = _RANGES if attributes else {}
+    good = _is_valid(table, ranges)
+    bounds = "".join(f", {_COLUMNS[column]} in {low} to {high}" for column, (low, high) in ranges.items())
+    expected = f"frame from 1{bounds}, and no box beyond 2^31 pixels, all whole but the box"
+    for line in lines[~good].tolist():
+        report(_bad_line(path, line, texts[line], "a value out of range", expected))
+    if length is not None:
+        beyond = good & (table[:, _FRAME] > length)
+        for line, frame in zip(lines[beyond].tolist(), table[beyond, _FRAME].tolist(), strict=True):
+            value, expected = f"frame {frame:.0f}", f"1 to {length}"
+            report(Fault.at(Place(path, line), value, expected, "video_length", "complete the video"))
+        good &= ~beyond
+    return lines[good], table[good]
 
 
-def _is_valid(table: np.ndarray, attributes: bool) -> np.ndarray:
+def _numbers_of(path: str | os.PathLike, report: Report) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
+    """The lines that have nine numbers: (n,) their numbers from 1, (n, 9) what they say, and {number: text}."""
+    rows: dict[int, list[float]] = {}
+    texts: dict[int, str] = {}
+    for line, text in enumerate(lines_of(path, "the annotations", report), start=1):
+        words = text.split(",")
+        if not text.strip():
+            continue
+        if len(words) != len(_COLUMNS):
+            problem, expected = f"{len(words)} columns", f"the {len(_COLUMNS)} {','.join(_COLUMNS)}"
+            report(_bad_line(path, line, text, problem, expected))
+            continue
+        try:
+            rows[line], texts[line] = [float(word) for word in words], text
+        except ValueError:
+            report(_bad_line(path, line, text, "not only numbers", ",".join(_COLUMNS)))
+    table = np.array(list(rows.values()), np.float64).reshape(-1, len(_COLUMNS))
+    return np.array(list(rows), np.int64), table, texts
+
+
+def _is_valid(table: np.ndarray, ranges: dict[int, tuple[int, int]]) -> np.ndarray:
     """(n,) bool: all values of the row are possible. NaN fails every comparison."""
     whole = np.delete(table, _BOX, axis=1)
     valid = (np.abs(table) <= _LARGEST).all(axis=1) & (whole == np.floor(whole)).all(axis=1) & (table[:, _FRAME] >= 1)
-    for column, (low, high) in _RANGES.items() if attributes else ():
+    for column, (low, high) in ranges.items():
         valid &= (table[:, column] >= low) & (table[:, column] <= high)
     return valid
 
 
-def _is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
-
-
-def _expected() -> str:
-    return ",".join(_COLUMNS)
-
-
-def _bad_line(path: str | os.PathLike, number: int, lines: Sequence[str], problem: str) -> UserError:
-    return UserError(f"{path}, line {number}: {lines[number - 1].strip()[:100]!r} has {problem}: get the file again")
+def _bad_line(path: str | os.PathLike, line: int, text: str, problem: str, expected: str) -> Fault:
+    value = f"{text.strip()[:100]!r} has {problem}"
+    return Fault.at(Place(path, line), value, expected, "bad_line", "get the file again")
 
 
 def _read_sequence(folder: Path, truth: Path) -> list[dict]:
@@ -170,11 +180,9 @@ def _read_sequence(folder: Path, truth: Path) -> list[dict]:
             width, height = image.size
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{folder / 'img000001.jpg'}: not a readable image ({error}): get the file again") from error
-    objects = read_uavdt_table(file := truth / f"{folder.name}_gt_whole.txt")
+    file = truth / f"{folder.name}_gt_whole.txt"
+    objects = _read_objects(file, length)
     regions = _read_regions(truth / f"{folder.name}_gt_ignore.txt")
-    last = int(objects[:, _FRAME].max(initial=0))
-    if last > length:
-        raise UserError(f"{file} names frame {last}, but {folder} has {length} frames: complete the video")
     objects = objects[np.argsort(objects[:, _FRAME], kind="stable")]
     boxes, has_area = _clipped(objects, width, height, file)
     region_boxes, region_has_area = _clipped(regions, width, height, None)
@@ -199,6 +207,15 @@ def _read_sequence(folder: Path, truth: Path) -> list[dict]:
     ]
 
 
+def _read_objects(path: Path, length: int) -> np.ndarray:
+    lines, table = parse_uavdt_table(path, length=length)
+    unknown = (table[:, _CLASS] < 1) | (table[:, _CLASS] > len(UAVDT_CLASSES))
+    if unknown.any():
+        place, value = Place(path, int(lines[unknown][0])), f"class {table[unknown, _CLASS][0]:.0f} is unknown"
+        raise Fault.at(place, value, f"1 to {len(UAVDT_CLASSES)}", "unknown_class", "get the file again")
+    return table
+
+
 def _video_length(folder: Path) -> int:
     """Frames in a video's folder: img000001.jpg, img000002.jpg ... without a gap, at least one."""
     frames = {
@@ -218,7 +235,7 @@ def _read_regions(path: Path) -> np.ndarray:
     if not path.is_file():
         logger.warning("%s: no such file; no part of its video is ignored in the evaluation", path)
         return np.empty((0, len(_COLUMNS)))
-    table = read_uavdt_table(path, attributes=False)
+    _, table = parse_uavdt_table(path, attributes=False)
     return table[np.argsort(table[:, _FRAME], kind="stable")]
 
 

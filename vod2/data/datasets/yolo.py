@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import yaml
 from PIL import Image
@@ -20,20 +21,21 @@ from vod2.data.datasets.common import (
     VideoDataset,
     annotation_dict,
     class_ids,
+    fields_of,
     keep_listed,
-    number,
     read_text,
     register_dataset,
     video_file,
-    whole,
     without_list,
 )
+from vod2.data.datasets.faults import Fault, Place, Report, number, refuse, whole
 from vod2.data.datasets.frame_annotations import LoadedAnnotations
 from vod2.data.datasets.ilsvrc import require_folder
 from vod2.errors import UserError
 from vod2.video import VideoReader, images_in
 
-_COLUMNS = ("class", "center_x", "center_y", "width", "height", "track")
+_SIDES = ("center_x", "center_y", "width", "height")
+_LINE = "'class cx cy w h' or 'class cx cy w h track'"
 _TOLERANCE = 0.01  # by which a relative number may leave [0, 1] through rounding
 _EXIF_ORIENTATION = 0x0112
 
@@ -137,7 +139,7 @@ def _folders(root: Path) -> list[str]:
 
 def _read_folder(images: Path, labels: Path, video: str, classes: int, boxes: BoxCheck) -> Iterator[dict]:
     files = images_in(images / video)
-    height, width = _image_size(files[0]) if files else (0, 0)
+    height, width = image_size(files[0]) if files else (0, 0)
     for index, file in enumerate(files):
         label = labels / video / f"{file.stem}.txt"
         objects = _read_labels(label, height, width, classes, boxes) if label.is_file() else []
@@ -147,16 +149,10 @@ def _read_folder(images: Path, labels: Path, video: str, classes: int, boxes: Bo
 def _read_video(file: str, labels: Path, video: str, classes: int, boxes: BoxCheck, first_frame: int) -> Iterator[dict]:
     reader = VideoReader(file)
     length, (width, height) = reader.frame_count(), reader.size
-    objects: dict[int, list[dict]] = {}
-    for label in sorted((labels / video).glob("*.txt")):
-        digits = re.findall(r"[0-9]+", label.stem)
-        index = int(digits[-1]) - first_frame if digits else -1
-        if not 0 <= index < length or index in objects:
-            raise UserError(
-                f"{label}: expected a name that ends in the number of a frame, {first_frame} to "
-                f"{length - 1 + first_frame}, which no other file has: rename it, or check {file} and first_frame"
-            )
-        objects[index] = _read_labels(label, height, width, classes, boxes)
+    objects = {
+        index: _read_labels(label, height, width, classes, boxes)
+        for index, label in find_label_files(labels / video, length, first_frame).items()
+    }
     for index in range(length):
         yield _to_dict({"video_file": file}, video, index, length, height, width, objects.get(index, []))
 
@@ -175,8 +171,12 @@ def _to_dict(
     }
 
 
-def _image_size(file: Path) -> tuple[int, int]:
-    """Height and width of an image, turned as its camera says."""
+def image_size(file: str | os.PathLike) -> tuple[int, int]:
+    """Height and width of an image as its head says, turned as its camera says.
+
+    Raises:
+        UserError: it cannot be read; names the file.
+    """
     try:
         with Image.open(file) as image:
             width, height = image.size
@@ -186,27 +186,83 @@ def _image_size(file: Path) -> tuple[int, int]:
     return (width, height) if turned else (height, width)
 
 
+def find_label_files(folder: Path, length: int, first_frame: int, report: Report = refuse) -> dict[int, Path]:
+    """{frame, from 0: its file of labels} of a video file; the last number in a file's name is that of the frame.
+
+    Args:
+        folder: of the labels of one video.
+        length: frames of the video.
+        first_frame: what the names count from.
+        report: takes the faults; files with one are left out.
+    """
+    found: dict[int, Path] = {}
+    for label in sorted(folder.glob("*.txt")):
+        digits = re.findall(r"[0-9]+", label.stem)
+        index = int(digits[-1]) - first_frame if digits else -1
+        if 0 <= index < length and index not in found:
+            found[index] = label
+            continue
+        expected = f"a name that ends in the number of a frame, {first_frame} to {length - 1 + first_frame}, each once"
+        remedy = "rename it, or check the video and first_frame"
+        report(Fault.at(Place(label), f"labels of a video of {length} frames", expected, "missing_frame", remedy))
+    return found
+
+
+class YoloObject(NamedTuple):
+    """An object as it stands in a file of labels.
+
+    Args:
+        line: its line, from 1.
+        category: from 0.
+        box: xyxy relative to the image.
+        track: its id, None where the line has none.
+    """
+
+    line: int
+    category: int
+    box: tuple[float, float, float, float]
+    track: int | None
+
+    def in_pixels(self, height: int, width: int) -> tuple[float, float, float, float]:
+        """The box, xyxy in pixels."""
+        left, top, right, bottom = self.box
+        return left * width, top * height, right * width, bottom * height
+
+
+def parse_labels(path: str | os.PathLike, report: Report = refuse) -> Iterator[YoloObject]:
+    """The objects of a file of labels, line by line.
+
+    Args:
+        path: the file.
+        report: takes the faults; lines with one are left out.
+    """
+    for place, fields in fields_of(path, "the labels of a frame", _LINE, {5, 6}, report, None):
+        try:
+            thing = _parse_object(fields, place)
+        except Fault as fault:
+            report(fault)
+            continue
+        yield thing
+
+
+def _parse_object(fields: Sequence[str], place: Place) -> YoloObject:
+    category = whole(fields[0], place, "class", 0, kind="bad_line")
+    x, y, w, h = sides = [number(text, place, side, "bad_line") for text, side in zip(fields[1:5], _SIDES, strict=True)]
+    if not all(-_TOLERANCE <= side <= 1 + _TOLERANCE for side in sides):
+        raise Fault.at(place, f"{' '.join(fields)!r:.80}", "a box relative to the image, in [0, 1]", "box_outside")
+    track = whole(fields[5], place, "track", kind="bad_line") if len(fields) == 6 else None
+    return YoloObject(place.line, category, (x - w / 2, y - h / 2, x + w / 2, y + h / 2), track)
+
+
 def _read_labels(path: Path, height: int, width: int, classes: int, boxes: BoxCheck) -> list[dict]:
     """The annotations of one file, in pixels."""
     annotations = []
-    for row, line in enumerate(read_text(path, "the labels of a frame").splitlines(), start=1):
-        fields = line.split()
-        if not fields:
-            continue
-        where = f"{path}, line {row}"
-        if len(fields) not in (5, 6):
-            raise UserError(f"{where}: {line!r:.80}, expected 'class cx cy w h' or 'class cx cy w h track': fix it")
-        category = whole(fields[0], f"{where}: class", 0)
-        if category >= classes:
-            raise UserError(f"{where}: class {category}, expected one of the {classes} classes 0 to {classes - 1}")
-        center_x, center_y, w, h = sides = [
-            number(text, f"{where}: {column}") for text, column in zip(fields[1:5], _COLUMNS[1:5], strict=True)
-        ]
-        if not all(-_TOLERANCE <= side <= 1 + _TOLERANCE for side in sides):
-            raise UserError(f"{where}: {line!r:.80}, expected a box relative to the image, in [0, 1]: fix it")
-        track = whole(fields[5], f"{where}: track") if len(fields) == 6 else None
-        left, top, right, bottom = center_x - w / 2, center_y - h / 2, center_x + w / 2, center_y + h / 2
-        box = boxes.clip((left * width, top * height, right * width, bottom * height), height, width, where)
+    for thing in parse_labels(path):
+        place = Place(path, thing.line)
+        if thing.category >= classes:
+            expected = f"one of the {classes} classes 0 to {classes - 1}"
+            raise Fault.at(place, f"class {thing.category}", expected, "unknown_class")
+        box = boxes.clip(thing.in_pixels(height, width), height, width, place)
         if box is not None:
-            annotations.append(annotation_dict(box, category, track))
+            annotations.append(annotation_dict(box, thing.category, thing.track))
     return annotations

@@ -1,0 +1,369 @@
+"""The parser of `vod2.data.datasets.coco_video`: what one JSON file holds of videos, frames and objects, as written."""
+
+import json
+import os
+from collections.abc import Collection, Hashable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from vod2.data.datasets.common import read_text
+from vod2.data.datasets.faults import Fault, Place, Report, number, refuse, whole
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedObject:
+    """An object in a frame.
+
+    Args:
+        place: of its box.
+        annotation: place of its annotation in the list, from 0.
+        id: of its annotation, as it stands there.
+        category: `category_id`, as it stands there.
+        name: of the category; None for one that the file does not have.
+        box: xyxy in pixels.
+        track: None where the annotation has none.
+        occluded, iscrowd: 0 or 1.
+    """
+
+    place: Place
+    annotation: int
+    id: object
+    category: object
+    name: str | None
+    box: tuple[float, float, float, float]
+    track: int | None
+    occluded: int
+    iscrowd: int
+
+
+@dataclass
+class ParsedFrame:
+    """A frame of a video.
+
+    Args:
+        file_name: of its image, as written; None for a frame of a video file.
+        size: (height, width) in pixels; None where there is none that can be read.
+        groups: that it and its video belong to, in lower case.
+        objects: in the order of the file.
+    """
+
+    file_name: str | None
+    size: tuple[int, int] | None
+    groups: tuple[str, ...] = ()
+    objects: list[ParsedObject] = field(default_factory=list)
+
+
+@dataclass
+class ParsedVideo:
+    """A video: its name, which is unique, its frames by number from 0, and how many it has."""
+
+    name: str
+    frames: dict[int, ParsedFrame] = field(default_factory=dict)
+    length: int = 0
+
+
+@dataclass
+class ParsedFile:
+    """A file.
+
+    Args:
+        categories: {id: name}.
+        videos: in the order of the file.
+        annotated: whether there are annotations; a test set has none.
+    """
+
+    categories: dict[Hashable, str]
+    videos: list[ParsedVideo]
+    annotated: bool
+
+
+def parse_coco_video(
+    path: str | os.PathLike,
+    report: Report = refuse,
+    *,
+    keep: Collection[str] | None = None,
+    in_files: bool = False,
+    first_frame: int = 0,
+    group_keys: Sequence[str] = (),
+) -> ParsedFile:
+    """Parse a JSON file of either kind, COCO-style or YouTube-VIS, told apart by its keys.
+
+    Args:
+        path: the file; packed, if its name ends in .gz.
+        report: takes the faults; entries with one are left out, as far as they cannot be read.
+        keep: names of the categories whose objects are read; None for all.
+        in_files: the frames are in video files, and need no names of images.
+        first_frame: what "frame_id" counts from.
+        group_keys: keys of videos and images whose values name groups.
+    """
+    return _Parser(path, report, keep, in_files, first_frame, group_keys).parse()
+
+
+@dataclass
+class _Video:
+    place: Place
+    entry: dict
+    parsed: ParsedVideo
+
+
+class _Parser:
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        report: Report,
+        keep: Collection[str] | None,
+        in_files: bool,
+        first_frame: int,
+        group_keys: Sequence[str],
+    ) -> None:
+        self._path, self._report, self._keep = path, report, keep
+        self._in_files, self._first, self._group_keys = in_files, first_frame, group_keys
+
+    def parse(self) -> ParsedFile:
+        try:
+            self._data = self._read()
+        except Fault as fault:
+            self._report(fault)
+            return ParsedFile({}, [], False)
+        self._categories = self._read_categories()
+        videos = self._read_videos()
+        annotated = self._data.get("annotations") is not None
+        if self._data.get("images"):
+            images = self._read_images(videos)
+            if annotated:
+                self._annotate_images(images)
+        else:
+            self._read_frames(videos)
+            if annotated:
+                self._annotate_videos(videos)
+        return ParsedFile(self._categories, [video.parsed for video in videos.values()], annotated)
+
+    def _read(self) -> dict:
+        place, expected = Place(self._path), "an object with 'videos' and 'categories'"
+        try:
+            data = json.loads(read_text(self._path, "the JSON of a dataset"))
+        except (ValueError, RecursionError) as error:
+            reason = error if os.path.getsize(self._path) else "an empty file"
+            raise Fault.at(place, f"broken JSON ({reason})", expected) from error
+        if not isinstance(data, dict):
+            raise Fault.at(place, f"the JSON is {data!r:.80}", expected)
+        return data
+
+    def _entries(self, key: str) -> Iterator[tuple[int, Place, dict]]:
+        """The objects of a list: position, place, entry."""
+        entries = self._data.get(key)
+        if not isinstance(entries, list):
+            place, value = Place(self._path), f"{key!r} is {entries!r:.80}"
+            self._report(Fault.at(place, value, "a list", remedy="check the file's format"))
+            return
+        for position, entry in enumerate(entries):
+            place = Place(self._path, entry=f"{key}[{position}]")
+            if isinstance(entry, dict):
+                yield position, place, entry
+            else:
+                self._report(Fault.at(place, f"it is {entry!r:.80}", "an object"))
+
+    def _read_categories(self) -> dict[Hashable, str]:
+        categories: dict[Hashable, str] = {}
+        for _, place, entry in self._entries("categories"):
+            try:
+                categories[_new_id(entry, categories, place)] = _text(entry, "name", place)
+            except Fault as fault:
+                self._report(fault)
+        return categories
+
+    def _read_videos(self) -> dict[Hashable, _Video]:
+        videos: dict[Hashable, _Video] = {}
+        names: set[str] = set()
+        for _, place, entry in self._entries("videos"):
+            try:
+                key = _new_id(entry, videos, place)
+                name = _text(entry, "name", place) if "name" in entry else _folder(entry) or str(key)
+                if name in names:
+                    value = f"another video is called {name!r}, too"
+                    raise Fault.at(place, value, "each video with its own name", "duplicate_line")
+            except Fault as fault:
+                self._report(fault)
+                continue
+            names.add(name)
+            videos[key] = _Video(place, entry, ParsedVideo(name))
+        return videos
+
+    def _read_images(self, videos: dict[Hashable, _Video]) -> dict[Hashable, tuple[ParsedVideo, int] | None]:
+        """Fill in the frames of the videos; returns {image id: its video and number}, None for one with a fault."""
+        images: dict[Hashable, tuple[ParsedVideo, int] | None] = {}
+        for _, place, entry in self._entries("images"):
+            key = entry.get("id")
+            try:
+                key = _new_id(entry, images, place)
+                images[key] = None
+                video = _lookup(videos, entry, "video_id", place, "videos")
+                frame = entry["frame_id"] if "frame_id" in entry else entry.get("frame_index")
+                index = whole(frame, place, "frame_id", self._first) - self._first
+                self._add_frame(video, index, entry, entry.get("file_name"), place)
+                images[key] = (video.parsed, index)
+            except Fault as fault:
+                self._report(fault)
+        for video in videos.values():
+            length = 0
+            if "length" in video.entry:
+                try:
+                    length = whole(video.entry["length"], video.place, "length")
+                except Fault as fault:
+                    self._report(fault)
+            video.parsed.length = max(length, max(video.parsed.frames, default=-1) + 1)
+        return images
+
+    def _read_frames(self, videos: dict[Hashable, _Video]) -> None:
+        for video in videos.values():
+            names = video.entry.get("file_names")
+            try:
+                if isinstance(names, list):
+                    video.parsed.length = len(names)
+                elif self._in_files:
+                    video.parsed.length = whole(video.entry.get("length"), video.place, "length", 0)
+                    names = [None] * video.parsed.length
+                else:
+                    value, expected = f"file_names is {names!r:.80}", "a list, as the file has no 'images'"
+                    raise Fault.at(video.place, value, expected, remedy="check the file's format")
+            except Fault as fault:
+                self._report(fault)
+                continue
+            for index, name in enumerate(names):
+                place = video.place._replace(entry=f"{video.place.entry}: frame {index}")
+                try:
+                    self._add_frame(video, index, {}, name, place)
+                except Fault as fault:
+                    self._report(fault)
+
+    def _add_frame(self, video: _Video, index: int, image: dict, file_name: object, place: Place) -> None:
+        parsed = video.parsed
+        if index in parsed.frames:
+            value = f"video {parsed.name!r} has another frame {index}"
+            raise Fault.at(place, value, "each frame once", "duplicate_line")
+        if not self._in_files and not (isinstance(file_name, str) and file_name):
+            raise Fault.at(place, f"file name {file_name!r:.80}", "a text")
+        frame = ParsedFrame(None if self._in_files else file_name, None)
+        parsed.frames[index] = frame
+        # The frame stands, whatever is wrong with what follows.
+        try:
+            height, width = (
+                whole(image[side] if side in image else video.entry.get(side), place, side, 1)
+                for side in ("height", "width")
+            )
+            frame.size = (height, width)
+            frame.groups = self._groups(video.entry, video.place) + self._groups(image, place)
+        except Fault as fault:
+            self._report_of_frame(fault, parsed, index)
+
+    def _groups(self, entry: dict, place: Place) -> tuple[str, ...]:
+        """The groups that an entry names; none where it lacks a key or has null there."""
+        names = [(key, entry[key]) for key in self._group_keys if entry.get(key) is not None]
+        for key, name in names:
+            if not isinstance(name, str) or not name:
+                raise Fault.at(place, f"{key} is {name!r:.80}", "the name of a group", remedy="fix it or group_keys")
+        return tuple(name.lower() for _, name in names)
+
+    def _annotate_images(self, images: dict[Hashable, tuple[ParsedVideo, int] | None]) -> None:
+        for position, place, entry in self._entries("annotations"):
+            try:
+                found = _lookup(images, entry, "image_id", place, "images")
+            except Fault as fault:
+                self._report(fault)
+                continue
+            if found is None:  # the image has its own fault
+                continue
+            video, index = found
+            track = entry.get("instance_id", entry.get("track_id"))
+            try:
+                track = None if track is None else whole(track, place, "instance_id")
+                self._add_object(video, index, entry.get("bbox"), track, entry, position, place, "bbox")
+            except Fault as fault:
+                self._report_of_frame(fault, video, index)
+
+    def _annotate_videos(self, videos: dict[Hashable, _Video]) -> None:
+        for position, place, entry in self._entries("annotations"):
+            try:
+                video = _lookup(videos, entry, "video_id", place, "videos").parsed
+                track = whole(entry.get("id"), place, "id")
+                boxes = entry.get("bboxes")
+                if not isinstance(boxes, list) or len(boxes) != video.length:
+                    found = f"{len(boxes)} boxes" if isinstance(boxes, list) else f"{boxes!r:.80}"
+                    expected = f"one box or null for each of the {video.length} frames of video {video.name!r}"
+                    raise Fault.at(place, f"bboxes has {found}", expected)
+            except Fault as fault:
+                self._report(fault)
+                continue
+            for index, box in enumerate(boxes):
+                if box is None or index not in video.frames:
+                    continue
+                try:
+                    self._add_object(video, index, box, track, entry, position, place, f"bboxes[{index}]")
+                except Fault as fault:
+                    self._report_of_frame(fault, video, index)
+
+    def _add_object(
+        self,
+        video: ParsedVideo,
+        index: int,
+        box: object,
+        track: int | None,
+        entry: dict,
+        position: int,
+        place: Place,
+        name_of_box: str,
+    ) -> None:
+        category = entry.get("category_id")
+        name = self._categories.get(category) if isinstance(category, Hashable) else None
+        if self._keep is not None and name is not None and name not in self._keep:
+            return
+        if not isinstance(box, list) or len(box) != 4:
+            raise Fault.at(place, f"{name_of_box} is {box!r:.80}", "[x, y, width, height]")
+        x, y, width, height = (number(side, place, name_of_box) for side in box)
+        occluded, iscrowd = (int(bool(entry.get(flag))) for flag in ("occluded", "iscrowd"))
+        video.frames[index].objects.append(
+            ParsedObject(
+                place._replace(entry=f"{place.entry}: {name_of_box}"),
+                position,
+                entry.get("id"),
+                category,
+                name,
+                (x, y, x + width, y + height),
+                track,
+                occluded,
+                iscrowd,
+            )
+        )
+
+    def _report_of_frame(self, fault: Fault, video: ParsedVideo, index: int) -> None:
+        fault.frame = (video.name, index)
+        self._report(fault)
+
+
+def _new_id(entry: dict, taken: dict, place: Place) -> Hashable:
+    key = entry.get("id")
+    if not isinstance(key, int | float | str):
+        raise Fault.at(place, f"id is {key!r:.80}", "a number or a text")
+    if key in taken:
+        raise Fault.at(place, f"another entry has the id {key!r:.80}, too", "each id once", "duplicate_line")
+    return key
+
+
+def _lookup(table: dict, entry: dict, key: str, place: Place, of: str):
+    value = entry.get(key)
+    if not isinstance(value, Hashable) or value not in table:
+        raise Fault.at(place, f"{key} is {value!r:.80}, which is not in the file", f"the id of an entry of {of!r}")
+    return table[value]
+
+
+def _text(entry: dict, key: str, place: Place) -> str:
+    value = entry.get(key)
+    if not isinstance(value, str) or not value:
+        raise Fault.at(place, f"{key} is {value!r:.80}", "a text")
+    return value
+
+
+def _folder(video: dict) -> str:
+    """The folder of a video's frames, which names it."""
+    names = video.get("file_names")
+    first = names[0] if isinstance(names, list) and names else ""
+    return os.path.dirname(first) if isinstance(first, str) else ""

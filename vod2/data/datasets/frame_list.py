@@ -1,0 +1,85 @@
+"""The parser of ImageNet VID's lists of frames and videos."""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from vod2.data.datasets.common import lines_of
+from vod2.data.datasets.faults import Fault, Place, Report, refuse
+
+_FORMS = "'video 1 frame length', 'video first 0 length' or 'video/frame number', like the other lines"
+
+
+class ListEntry(NamedTuple):
+    """A line of a list.
+
+    Args:
+        line: its number, from 1.
+        text: as it stands there.
+        video: name of the video.
+        index: of the frame, from 0; None for all frames of the video.
+        length: frames of the video; None where the list does not say.
+    """
+
+    line: int
+    text: str
+    video: str
+    index: int | None
+    length: int | None
+
+
+def parse_frame_list(path: str | os.PathLike, split: str, report: Report = refuse) -> list[ListEntry]:
+    """The lines of a list, see `vod2.data.datasets.imagenet_vid.read_frame_list`.
+
+    Args:
+        path: the list.
+        split: which the names of its videos may leave out.
+        report: takes the faults; lines with one are left out.
+
+    Raises:
+        Fault: the list cannot be read.
+    """
+    lines = lines_of(path, "the list of frames", refuse)
+    while lines and not lines[-1].strip():
+        lines.pop()
+    rows = {number: _fields_of_line(line, split) for number, line in enumerate(lines, start=1)}
+    usual = Counter(len(row) for row in rows.values() if row is not None).most_common(1)
+    for number, row in rows.items():
+        if row is None or len(row) != usual[0][0]:
+            place = Place(path, number)
+            report(Fault.at(place, f"{lines[number - 1]!r}", _FORMS, "bad_line", "fix the list"))
+    good = {number: row for number, row in rows.items() if row is not None and len(row) == usual[0][0]}
+    whole = bool(good) and usual[0][0] == 4 and _lists_whole_videos(list(good.values()))
+    entries = []
+    for number, (video, *numbers) in good.items():
+        index, length = (numbers[0], None) if len(numbers) == 1 else (None if whole else numbers[1], numbers[2])
+        entries.append(ListEntry(number, lines[number - 1], video, index, length))
+    return entries
+
+
+def _fields_of_line(line: str, split: str) -> tuple[str, int, int, int] | tuple[str, int] | None:
+    """(video, count, frame, length) or (video, frame) of one line of a list, None if it has no known form."""
+    for count in (3, 1):
+        words = line.strip().rsplit(maxsplit=count)
+        name, numbers = "".join(words[:-count]), words[-count:]
+        if not name or not all(map(_is_number, numbers)):
+            continue
+        name = name if name.startswith(f"{split}/") else f"{split}/{name}"
+        if count == 3:
+            return name, *map(int, numbers)
+        # What stands behind the last slash is the frame; the number after it counts the lines.
+        video, _, frame = name.rpartition("/")
+        return (video, int(frame)) if _is_number(frame) else None
+    return None
+
+
+def _is_number(word: str) -> bool:
+    return re.fullmatch("[0-9]{1,9}", word) is not None
+
+
+def _lists_whole_videos(rows: Sequence[tuple[str, int, int, int]]) -> bool:
+    """Lists of frames have a constant 1 where lists of videos count frames; the count of the first video is 1, too."""
+    counts = {count for _, count, _, _ in rows}
+    return all(frame == 0 for _, _, frame, _ in rows) and (counts != {1} or len(rows) == 1)
