@@ -15,7 +15,8 @@ from vod2.modeling.clips import images_of, make_clips
 from vod2.modeling.deprecated import DeprecatedSteps
 from vod2.modeling.exact_buffers import ExactBuffers
 from vod2.modeling.legacy import CURRENT_CONVENTIONS, LegacyConventions
-from vod2.modeling.pixel import PixelAggregator, build_pixel_aggregator, enhance_clips
+from vod2.modeling.modes import require_eval
+from vod2.modeling.pixel import PixelAggregator, build_pixel_aggregator, enhance_clips, split_maps
 from vod2.modeling.propose import prepare_supports, propose_clips
 from vod2.modeling.roi_heads import HeadOutput, VideoROIHeads
 from vod2.modeling.unused import with_zero_gradients
@@ -47,16 +48,11 @@ class VideoRCNN(DeprecatedSteps, ExactBuffers, GeneralizedRCNN):
     def __init__(
         self,
         *,
-        pixel_aggregator: PixelAggregator | None = None,
+        pixel_aggregator: PixelAggregator | None,
         conventions: LegacyConventions = CURRENT_CONVENTIONS,
         **kwargs,
     ) -> None:
-        """
-        Args:
-            pixel_aggregator: level 1, or None.
-            conventions: of the code that trained the weights.
-            kwargs: those of `GeneralizedRCNN`.
-        """
+        """With level 1, or None, the conventions of the code that trained the weights, and what `GeneralizedRCNN` takes."""
         super().__init__(**kwargs)
         self.keep_exact(pixel_mean=kwargs["pixel_mean"], pixel_std=kwargs["pixel_std"])
         if not isinstance(self.proposal_generator, VideoRPN):
@@ -97,7 +93,7 @@ class VideoRCNN(DeprecatedSteps, ExactBuffers, GeneralizedRCNN):
         instances = self._detect(self.read_clips(batched_inputs)).instances
         if not do_postprocess:
             return [self._rescale(one, {}) for one in instances]
-        return [{"instances": self._rescale(one, clip)} for one, clip in zip(instances, batched_inputs, strict=True)]
+        return [{"instances": self._rescale(*pair)} for pair in zip(instances, batched_inputs, strict=True)]
 
     @torch.no_grad()
     def step(self, clip: dict, memory: FrameMemory) -> dict:
@@ -126,11 +122,11 @@ class VideoRCNN(DeprecatedSteps, ExactBuffers, GeneralizedRCNN):
         Raises:
             RuntimeError: if the model is in training mode.
         """
-        self._require_eval()
+        require_eval(self)
         frames = self.encode([{**one, "video_id": memory.video} for one, memory in zip(inputs, memories, strict=True)])
         held = [memory.held() for memory in memories]
         parts = self.backbone, self.pixel_aggregator, self.proposal_generator, self.roi_heads
-        for frame, memory in zip(prepare_supports(*parts, frames, held), memories, strict=True):
+        for memory, frame in zip(memories, prepare_supports(*parts, frames, held), strict=True):
             memory.put(frame)
 
     @torch.no_grad()
@@ -139,22 +135,20 @@ class VideoRCNN(DeprecatedSteps, ExactBuffers, GeneralizedRCNN):
 
         Returns and raises what `step` does.
         """
-        self._require_eval()
+        require_eval(self)
         index = clip["frame_index"]
-        context = memory.context(index)  # first: it says what is missing
+        context = memory.context(index)  # first: it names the frames that are missing
         output = self._detect([Clip(memory.frame(index), context, inputs=clip)])
         memory.carry(merged(one.carry for one in output.aggregated))
         return {"instances": self._rescale(output.instances[0], clip)}
 
-    # The five steps: encode, enhance (level 1), propose, and in the heads aggregate (level 2) and predict.
-
     def _detect(self, clips: Sequence[Clip]) -> HeadOutput:
-        """Encoded clips -> instances, or losses in training, and what both levels of aggregation returned."""
+        """What follows `encode`: encoded clips -> instances, or losses in training, and what both levels returned."""
         clips, enhanced = self.enhance_clips(clips)
         clips, proposal_losses = self.propose_clips(clips)
-        output = self.roi_heads.detect(clips)
-        losses = mean_losses(enhanced) | proposal_losses | output.losses
-        return output._replace(losses=losses, aggregated=[*enhanced, *output.aggregated])
+        aggregated = self.roi_heads.aggregate(clips)
+        instances, losses = self.roi_heads.predict(clips, aggregated)
+        return HeadOutput(instances, mean_losses(enhanced) | proposal_losses | losses, [*enhanced, *aggregated])
 
     def read_clips(self, batched_inputs: Sequence[dict]) -> list[Clip]:
         """The dicts of B clips -> clips whose frames are encoded, all at once."""
@@ -169,7 +163,7 @@ class VideoRCNN(DeprecatedSteps, ExactBuffers, GeneralizedRCNN):
         images = self.preprocess_image(inputs)
         if self.pixel_aggregator is None:
             features = self.backbone(images.tensor)
-            maps = [{name: value[row : row + 1] for name, value in features.items()} for row in range(len(inputs))]
+            maps = split_maps(features)
         else:
             named = [Support(one.get("frame_index", 0), one.get("role")) for one in inputs]
             maps = self.pixel_aggregator.encode(self.backbone, images.tensor, named)
@@ -195,10 +189,6 @@ class VideoRCNN(DeprecatedSteps, ExactBuffers, GeneralizedRCNN):
     def _supports_have_proposals(self) -> bool:
         """Level 1 looks at maps only: without level 2 nobody asks for the proposals of a support."""
         return self.pixel_aggregator is None or self.roi_heads.aggregator is not None
-
-    def _require_eval(self) -> None:
-        if self.training:
-            raise RuntimeError("VideoRCNN.step detects in a stream: call model.eval() first")
 
     def _rescale(self, instances: Instances, clip: dict) -> Instances:
         """Scale to the original size: the clip's height and width, or the resized image's where it has none."""

@@ -6,6 +6,7 @@ from vod2.modeling.pixel.base import (
     PixelAggregator,
     aggregated_stage,
     build_pixel_aggregator,
+    split_maps,
 )
 from vod2.modeling.pixel.dalign import DAlign
 from vod2.modeling.pixel.enhance import enhance_clips, enter_memory, keeps_boxes
@@ -28,4 +29,5 @@ __all__ = [
     "enhance_clips",
     "enter_memory",
     "keeps_boxes",
+    "split_maps",
 ]

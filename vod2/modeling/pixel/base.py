@@ -21,6 +21,12 @@ Chosen by MODEL.VIDEO.PIXEL_AGGREGATOR.NAME.
 """
 
 
+def split_maps(maps: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+    """{level: (B, C, H, W)} -> B times {level: (1, C, H, W)}."""
+    count = len(next(iter(maps.values())))
+    return [{name: value[row : row + 1] for name, value in maps.items()} for row in range(count)]
+
+
 class PixelAggregator(DeprecatedEnter, nn.Module, ABC):
     """Aggregates feature maps: a pure function, see `Aggregated`.
 
@@ -44,8 +50,7 @@ class PixelAggregator(DeprecatedEnter, nn.Module, ABC):
         frames of clips the role is None: the frame's number must then tell what the frame is to the method. A key frame
         has the role KEYFRAME where its clip has no supports, and KEY where the training schedule names it as one.
         """
-        features = backbone(images)
-        return [{name: value[row : row + 1] for name, value in features.items()} for row in range(len(images))]
+        return split_maps(backbone(images))
 
     def support_features(self, frame: Frame, context: TemporalContext) -> dict[str, Tensor]:
         """What the proposals of a support are made of: {stage: (1, C, H, W)}, or {} for what `encode` made, as here.

@@ -188,10 +188,16 @@ class VideoROIHeads(StandardROIHeads):
             clips: with embedded proposals; in training key frames also have the sampled RoIs as `targets`.
         """
         aggregated = self.aggregate(clips)
+        return HeadOutput(*self.predict(clips, aggregated), aggregated)
+
+    def predict(
+        self, clips: Sequence[Clip], aggregated: Sequence[Aggregated[Tensor]]
+    ) -> tuple[list[Instances], dict[str, Tensor]]:
+        """What `aggregate` returned for each clip -> instances and no losses, or in training the other way round."""
         predictions = self.box_predictor(torch.cat([one.value for one in aggregated]))
         if self.training:
             losses = self.box_predictor.losses(predictions, [clip.key.targets for clip in clips])
-            return HeadOutput([], losses | mean_losses(aggregated), aggregated)
+            return [], losses | mean_losses(aggregated)
         proposals = [
             Instances(clip.key.image_size, proposal_boxes=PreciseBoxes(clip.key.proposals.boxes)) for clip in clips
         ]
@@ -200,7 +206,7 @@ class VideoROIHeads(StandardROIHeads):
             if one.relations is not None:
                 table = next_relations(one.relations, clip.context, clip.key.index, self.support_topk)
                 found.next_relation = table[found.proposal_index]
-        return HeadOutput(instances, {}, aggregated)
+        return instances, {}
 
     def aggregate(self, clips: Sequence[Clip]) -> list[Aggregated[Tensor]]:
         """Level 2: what the proposals of the key frames become, (N, D) each."""
