@@ -23,20 +23,21 @@ ALLOWED = {
     "errors": set(),
     "plain_pickle": set(),
     "version": set(),
-    "config": {"d2"},
+    "keys": {"d2"},
+    "config": {"d2", "keys"},
     "structures": {"d2"},
-    "temporal": CORE,
+    "temporal": CORE | {"keys"},
     "ops": set(),
     "layers": CORE | {"ops"},
-    "modeling": CORE | {"temporal", "ops", "layers"},
+    "modeling": CORE | {"temporal", "ops", "layers", "keys"},
     "data": CORE | {"temporal", "config"},
     "checkpoint": {"d2", "layers"},
     "visualization": CORE | {"data"},
     "evaluation": CORE | {"temporal", "modeling", "data"},
     "projects": set(),
     "engine": CORE
-    | {"temporal", "ops", "layers", "modeling", "data", "evaluation", "checkpoint", "visualization", "config"},
-    "ablation": {"d2", "data", "engine"},
+    | {"temporal", "ops", "layers", "modeling", "data", "evaluation", "checkpoint", "visualization", "config", "keys"},
+    "ablation": {"d2", "data", "engine", "keys"},
 }
 """What each part of vod2 may import besides itself and TOOLS."""
 
