@@ -5,9 +5,9 @@ The comment beside a key, at the end of its line or in the lines above it, is wh
 """
 
 from vod2.d2 import CfgNode
-from vod2.keys import EXTENSIONS, SET, read_when, register_config
+from vod2.keys import EXTENSIONS, NAMED, NONZERO, read_when, register_config
 
-__all__ = ["SET", "add_video_config", "read_when", "register_config"]
+__all__ = ["NAMED", "NONZERO", "add_video_config", "read_when", "register_config"]
 
 
 def add_video_config(cfg: CfgNode) -> CfgNode:
@@ -57,10 +57,11 @@ def _add_levels(cfg: CfgNode) -> None:
     # The video detector's layers, level by level
     video = cfg.MODEL.VIDEO = CfgNode()
     video.SUPPORT_TOPK = 75  # proposals kept of a support frame, those of the highest objectness
-    video.PIXEL_AGGREGATOR = CfgNode()
-    video.PIXEL_AGGREGATOR.NAME = ""  # level 1, in PIXEL_AGGREGATOR_REGISTRY; "" for none
-    video.PROPOSAL_AGGREGATOR = CfgNode()
-    # Level 2, in PROPOSAL_AGGREGATOR_REGISTRY; "A+B" is B on what A makes of the key frame's proposals; "" for none
+    video.PIXEL_AGGREGATOR = CfgNode()  # Level 1, over feature maps
+    video.PIXEL_AGGREGATOR.NAME = ""  # what enhances feature maps, in PIXEL_AGGREGATOR_REGISTRY; "" for none
+    video.PROPOSAL_AGGREGATOR = CfgNode()  # Level 2, over proposals
+    # What enhances proposals, in PROPOSAL_AGGREGATOR_REGISTRY; "A+B" is B on what A makes of the key frame's proposals;
+    # "" for none
     video.PROPOSAL_AGGREGATOR.NAME = ""
     # Whether detections tell their relation to the boxes of the next frame, for the linker BLR; an evaluation writes
     # them to a file
@@ -85,11 +86,12 @@ def _add_levels(cfg: CfgNode) -> None:
 
 _VIDEO_HEADS = {"MODEL.ROI_HEADS.NAME": ("VideoROIHeads", "RFCNHeads")}
 read_when({"MODEL.META_ARCHITECTURE": "VideoRCNN"}, "MODEL.VIDEO.PIXEL_AGGREGATOR")
-read_when(_VIDEO_HEADS, "MODEL.VIDEO.PROPOSAL_AGGREGATOR", "MODEL.VIDEO.OHEM")
+read_when(_VIDEO_HEADS, "MODEL.VIDEO.PROPOSAL_AGGREGATOR", "MODEL.VIDEO.OHEM", "MODEL.VIDEO.IGNORE_OVERLAP")
+read_when({"MODEL.PROPOSAL_GENERATOR.NAME": "VideoRPN"}, "MODEL.VIDEO.IGNORE_OVERLAP")
 read_when({"MODEL.ROI_HEADS.NAME": "VideoROIHeads"}, "MODEL.VIDEO.REDUCE_CHANNELS")
 # Without level 2 supports get no proposals
-read_when({"MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME": SET}, "MODEL.VIDEO.SUPPORT_TOPK", "MODEL.VIDEO.KEEP_RELATIONS")
-read_when({"MODEL.VIDEO.LINKER.NAME": SET}, "MODEL.VIDEO.LINKER")  # which keys a linker reads, it declares itself
+read_when({"MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME": NAMED}, "MODEL.VIDEO.SUPPORT_TOPK", "MODEL.VIDEO.KEEP_RELATIONS")
+read_when({"MODEL.VIDEO.LINKER.NAME": NAMED}, "MODEL.VIDEO.LINKER")  # which keys a linker reads, it declares itself
 
 
 @register_config
@@ -152,12 +154,12 @@ read_when({"MODEL.RESNETS.NORM": "FrozenBN"}, "MODEL.LEGACY.FROZEN_BN_EPS")
 
 @register_config
 def _add_backbones(cfg: CfgNode) -> None:
-    # build_head_map_backbone: a ResNet whose res5 ends in a map for the RPN and one for the heads (R-FCN)
+    # A ResNet whose res5 ends in a map for the RPN and one for the heads (R-FCN)
     head_map = cfg.MODEL.HEAD_MAP = CfgNode()
     head_map.BOTTOM_UP = "build_resnet_backbone"  # the ResNet, in BACKBONE_REGISTRY
     head_map.CHANNELS = 1024  # channels of both maps together
     head_map.DILATION = 6  # dilation, in cells, of the 3x3 convolution that makes them
-    # build_narrow_resnet_backbone: a ResNet of basic blocks that a CPU can train
+    # A ResNet of basic blocks that a CPU can train
     narrow = cfg.MODEL.NARROW_RESNET = CfgNode()
     narrow.STEM_CHANNELS = 16  # channels of the stem
     narrow.CHANNELS = [16, 32, 64, 96]  # channels of res2 .. res5
@@ -179,7 +181,8 @@ def _add_data(cfg: CfgNode) -> None:
     # One positive number for each of DATASETS.TRAIN, its share of the samples (they need not add up to 1); () for as
     # many samples of each as it has
     cfg.DATASETS.TRAIN_PROPORTIONS = ()
-    cfg.DATASETS.ON_BAD_FRAME = "error"  # a frame that cannot be read: "error", or "skip" for the nearest of its video
+    # For a frame that cannot be read: "error", or "skip" for the nearest of its video
+    cfg.DATASETS.ON_BAD_FRAME = "error"
     cfg.DATASETS.MAX_BAD_FRAMES = 100  # bad files after which a process stops; each worker process counts its own
     # Batches of triplets of videos (HVR-Net): NUM_CLASSES x NUM_VIDEOS clips for each process, a clip of 1 +
     # VIDEO.TRAIN_SCHEDULE.COUNT frames: 3 by default, the key frame in the middle with RandomBothSides

@@ -19,17 +19,20 @@ EXTENSIONS: list[Callable[[CfgNode], None]] = []
 """The functions that add keys to Detectron2's, in the order in which they do."""
 
 
-class _AnyValue:
-    """Stands for every value but "", 0, False and ()."""
+class _Not:
+    """Stands for every value but one that counts as nothing."""
+
+    def __init__(self, nothing: str) -> None:
+        self.nothing = nothing
 
     def __repr__(self) -> str:
-        return "set"
+        return f"not {self.nothing}"
 
 
-SET = _AnyValue()
+NAMED, NONZERO = _Not("''"), _Not("0")
 
 Conditions = Mapping[str, Any]
-"""{key: a value, SET, or a tuple of values of which the key must have one}; all of them must hold."""
+"""{key: a value, NAMED, NONZERO, or a tuple of values of which the key must have one}; all of them must hold."""
 
 _READ_WHEN: dict[str, list[Conditions]] = defaultdict(list)
 
@@ -61,7 +64,7 @@ def read_when(conditions: Conditions, *keys: str) -> None:
 
     Example:
         >>> from vod2.keys import read_when
-        >>> read_when({"MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME": "MyAggregator"}, "MODEL.VIDEO.RELATION")
+        >>> read_when({"MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME": "MyAggregator"}, "MODEL.MINE")
     """
     for key in keys:
         if conditions not in _READ_WHEN[key]:
@@ -117,7 +120,7 @@ def _holds(cfg: CfgNode, conditions: Conditions) -> bool:
 
 
 def _matches(value: Any, wanted: Any) -> bool:
-    if wanted is SET:
+    if isinstance(wanted, _Not):
         return bool(value)
     accepted = wanted if isinstance(wanted, tuple) else (wanted,)
     return any(part in accepted for part in (value.split("+") if isinstance(value, str) else [value]))
@@ -147,7 +150,7 @@ def unread_keys(cfg: CfgNode) -> list[Unread]:
         if key in defaults and value != defaults[key] and not is_read(cfg, key):
             names = key.split(".")
             nodes = (".".join(names[:depth]) for depth in range(1, len(names) + 1))
-            found.append(Unread(key, value, ", and ".join(when for one in nodes if (when := when_read(one)))))
+            found.append(Unread(key, value, "; and ".join(when for one in nodes if (when := when_read(one)))))
     return found
 
 
@@ -168,7 +171,7 @@ def when_read(key: str) -> str:
             by_key.setdefault(name, []).extend(_in_words(wanted))
         else:
             longer.append(" and ".join(f"{name} is {_either(_in_words(value))}" for name, value in conditions.items()))
-    return " or ".join([*(f"{name} is {_either(values)}" for name, values in by_key.items()), *longer])
+    return ", or when ".join([*(f"{name} is {_either(values)}" for name, values in by_key.items()), *longer])
 
 
 def _in_words(wanted: Any) -> list[str]:

@@ -12,7 +12,7 @@ def add_csmn_config(cfg: CfgNode) -> None:
     stcie.STAGE = "res5"  # map that takes context: "res5" after the RPN, or "res4" before conv5
     stcie.RPN = True  # whether the RPN proposes on the encoded conv4; False: on the plain one
     stcie.RELATION_DIM = 256  # length of the relation features theta and phi
-    stcie.NORMALISER = "count"  # of the weights of all cells: divided by their "count", or their "softmax"
+    stcie.NORMALISER = "count"  # how the weights of all cells are made: divided by their "count", or by "softmax"
     stcie.TEMPORAL = True  # whether context is of all frames; False: of a frame's own cells
     # Whether supports take context, too: all frames of a "sample" take it from each other, anew for each key frame; a
     # frame "entering" a memory takes it once, from those that are there; or only the key frame does ("plain" supports)

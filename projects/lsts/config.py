@@ -11,8 +11,10 @@ def add_lsts_config(cfg: CfgNode) -> None:
     node = cfg.MODEL.LSTS = CfgNode()
     node.STAGE = "head_map"  # the high-level feature: "head_map" of R-FCN, "res5" or "res4"
     node.LOW_BLOCKS = 4  # blocks of conv4 that a non-keyframe runs through (conv4_3 of the paper, counted from 0)
-    node.UPDATE = "quality"  # memory at a keyframe: "none" (replaced), "fixed" (weights of .5) or "quality"
-    node.DENSE = "quality"  # frames between: "none" (aligned memory only), "fixed" (weights of .5) or "quality"
+    # How a keyframe updates the memory: "none" (replaced), "fixed" (weights of .5) or "quality"
+    node.UPDATE = "quality"
+    # What a frame between takes of the memory: "none" (the aligned memory alone), "fixed" (weights of .5) or "quality"
+    node.DENSE = "quality"
     node.TRANSFORM = True  # whether convolutions make a high-level feature of a non-keyframe's low-level one
     # What of a non-keyframe is aggregated: the "high"-level feature, or the "low"-level one, which is then transformed
     # for the comparison with the memory only
