@@ -122,7 +122,8 @@ def test_a_foreign_context_of_another_size_and_length_works(dataset, tmp_path, n
     keys, schedule = METHODS[name]
     parts = schedule.schedules if isinstance(schedule, Union) else [schedule]
     keys = keys | {"VIDEO.TEST_SCHEDULE.NAME": "+".join(type(part).__name__ for part in parts)}
-    keys |= {"VIDEO.TEST_SCHEDULE.RADIUS": 1, "VIDEO.TEST_SCHEDULE.COUNT": 3}
+    read = {key for part in parts for key in part.reads.values()}
+    keys |= {f"VIDEO.TEST_SCHEDULE.{key}": value for key, value in {"RADIUS": 1, "COUNT": 3}.items() if key in read}
     assert "AP50" in evaluate(tmp_path, keys, "foreign")["vid"]
 
 

@@ -63,7 +63,7 @@ def _merge(merge: Callable, argument: str | list[str] | CfgNode, source: str) ->
     try:
         merge(argument)
     except (KeyError, AssertionError) as error:  # how yacs tells an unknown key, from a file and from a list
-        keys = "the keys are those of Detectron2, of vod2/config.py and of projects/*/config.py"
+        keys = "the keys are those of Detectron2 and of docs/config.md"
         raise UserError(f"{_named(source, error.args[0])}; {keys}") from error
     except (AttributeError, OSError, ValueError, TypeError, yaml.YAMLError) as error:
         raise UserError(_named(source, error)) from error
