@@ -52,7 +52,7 @@ class VideoRCNN(DeprecatedSteps, ExactBuffers, GeneralizedRCNN):
         conventions: LegacyConventions = CURRENT_CONVENTIONS,
         **kwargs,
     ) -> None:
-        """With level 1, or None, the conventions of the code that trained the weights, and what `GeneralizedRCNN` takes."""
+        """Level 1, or None; the conventions of the code that trained the weights; what `GeneralizedRCNN` takes."""
         super().__init__(**kwargs)
         self.keep_exact(pixel_mean=kwargs["pixel_mean"], pixel_std=kwargs["pixel_std"])
         if not isinstance(self.proposal_generator, VideoRPN):
