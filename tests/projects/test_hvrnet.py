@@ -369,7 +369,7 @@ def test_the_configuration_keys_arrive():
     }
     hvr = HVRAggregator(tiny_cfg(KEYS | {f"MODEL.HVRNET.{name}": value for name, value in node.items()}), DIM)
     assert (hvr.num_intra, len(hvr.relation), len(hvr.transform), hvr.support_topk) == (2, 4, 3, 6)
-    assert (hvr.auxiliary.loss_weight, hvr.looks_within, hvr.training_levels) == (0.25, False, ("res5",))
+    assert (hvr.auxiliary.loss_weight, hvr.looks_within, hvr.inter.video_level) == (0.25, False, "res5")
     assert not hvr.skips_both and hvr.auxiliary.boxes.out_features == 4 * 5
     inter = hvr.inter
     assert (inter.video_similarity, inter.all_proposals, inter.proposal_similarity) == ("max", True, "dot")

@@ -16,11 +16,11 @@ from vod2.keys import EXTENSIONS, leaves, when_read
 
 HEAD = """# Configuration keys
 
-<!-- Made by `python tools/show_config.py --keys > docs/config.md` from the comments beside the keys. -->
+<!-- What `python tools/show_config.py --keys` prints, from the comments beside the keys. -->
 
 The keys that vod2 (`vod2/config.py`) and its projects (`projects/*/config.py`) add to Detectron2's, each with its
 default, its meaning, and the classes and functions that read it. A value is set in a YAML file, which may name another
-as its `_BASE_`, or at the end of a command line as `KEY VALUE`.
+as its `_BASE_`, or at the end of a command line, after its name.
 
 **Two roots.** `VIDEO` says what a frame looks at: the schedules, which choose frames for the loaders and the streams,
 and have no weights. `MODEL.VIDEO` says what is made of these frames: the layers of the three levels, which a checkpoint

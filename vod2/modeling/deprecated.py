@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from vod2.d2 import Instances
 from vod2.modeling.aggregation import Aggregated
 from vod2.structures import Clip, Frame, TemporalContext
 
@@ -13,30 +12,6 @@ from vod2.structures import Clip, Frame, TemporalContext
 def warn_renamed(old: str, new: str) -> None:
     """Say where a name went, at the line that uses it."""
     warnings.warn(f"{old} is deprecated: use {new}", DeprecationWarning, stacklevel=3)
-
-
-class DeprecatedSteps:
-    """Steps of `VideoRCNN` on frames instead of clips."""
-
-    def enhance(
-        self, keys: Sequence[Frame], contexts: Sequence[TemporalContext]
-    ) -> tuple[list[Frame], list[Aggregated]]:
-        """Deprecated: `VideoRCNN.enhance_clips`."""
-        warn_renamed("VideoRCNN.enhance", "VideoRCNN.enhance_clips")
-        clips, results = self.enhance_clips([Clip(*pair) for pair in zip(keys, contexts, strict=True)])
-        return [clip.key for clip in clips], results
-
-    def propose(
-        self,
-        frames: Sequence[Frame],
-        targets: Sequence[Instances | None] | None = None,
-        ignored: Sequence[Tensor | None] | None = None,
-    ) -> tuple[list[Frame], dict[str, Tensor]]:
-        """Deprecated: `vod2.modeling.propose_frames`."""
-        from vod2.modeling.propose import propose_frames  # which imports the heads, and these this module
-
-        warn_renamed("VideoRCNN.propose", "vod2.modeling.propose_frames")
-        return propose_frames(self.proposal_generator, self.roi_heads, frames, targets, ignored)
 
 
 class DeprecatedAggregate:
@@ -60,3 +35,14 @@ class DeprecatedEnter:
         """Deprecated: `forward` of each frame."""
         warn_renamed("PixelAggregator.forward_all", "forward")
         return [self(frame, context).value for frame in frames]
+
+
+def honour_old_names(aggregator: DeprecatedEnter) -> None:
+    """Make a `PixelAggregator` that was written for version 0.1 one of this version."""
+    name = type(aggregator).__name__
+    if type(aggregator).enter is not DeprecatedEnter.enter:
+        warn_renamed(f"{name}.enter", f"{name}.support_features")
+        aggregator.support_features = aggregator.enter
+    if getattr(aggregator, "joint", False) or getattr(aggregator, "enters_anew", False):
+        warn_renamed(f"{name}.joint and enters_anew", f"{name}.per_key_frame")
+        aggregator.per_key_frame = True

@@ -12,7 +12,7 @@ from vod2.d2 import META_ARCH_REGISTRY, CfgNode, GeneralizedRCNN, Instances, con
 from vod2.errors import UserError
 from vod2.modeling.aggregation import Aggregated, mean_losses, merged
 from vod2.modeling.clips import images_of, make_clips
-from vod2.modeling.deprecated import DeprecatedSteps
+from vod2.modeling.deprecated_steps import DeprecatedSteps
 from vod2.modeling.exact_buffers import ExactBuffers
 from vod2.modeling.legacy import CURRENT_CONVENTIONS, LegacyConventions
 from vod2.modeling.modes import require_eval

@@ -23,7 +23,7 @@ from vod2.errors import UserError
 from vod2.layers import covered, poolable
 from vod2.modeling.aggregation import Aggregated, mean_losses, next_relations
 from vod2.modeling.legacy import CURRENT_CONVENTIONS, LegacyConventions
-from vod2.modeling.roi_heads.base import ProposalAggregator, ProposalNeeds, build_proposal_aggregator
+from vod2.modeling.roi_heads.base import ProposalAggregator, build_proposal_aggregator, needs_of
 from vod2.modeling.roi_heads.pooler import build_pooler
 from vod2.modeling.roi_heads.predictor import VideoBoxPredictor
 from vod2.structures import POOLED_MAPS, Clip, Frame, PreciseBoxes, ProposalSet
@@ -67,7 +67,7 @@ class VideoROIHeads(StandardROIHeads):
         """
         super().__init__(**kwargs)
         self.aggregator = aggregator
-        self.needs = ProposalNeeds() if aggregator is None else aggregator.needs
+        self.needs = needs_of(aggregator)
         self.reduce = reduce
         self.support_topk = support_topk
         self.conventions = conventions
