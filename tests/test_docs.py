@@ -15,8 +15,8 @@ import pytest
 from helpers import documents as docs
 from helpers.documents import ROOT
 
-import vod2.data.damage.dataset
 import vod2.data.datasets
+import vod2.data.datasets.damaged
 from vod2.engine import load_config
 
 DOCUMENTS = docs.documents()
@@ -289,7 +289,7 @@ def test_imports_and_registrations_in_blocks_fit_the_package(document):
             exec(line, {})
         elif re.match(r"register_\w+\(", line):
             call = ast.parse(line).body[0].value
-            places = (vod2.data.datasets, vod2.data.damage.dataset)
+            places = (vod2.data.datasets, vod2.data.datasets.damaged)
             (function,) = {getattr(place, call.func.id) for place in places if hasattr(place, call.func.id)}
             keywords = {keyword.arg: keyword.value for keyword in call.keywords}
             inspect.signature(function).bind(*call.args, **keywords)

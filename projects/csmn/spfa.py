@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 from vod2.d2 import CfgNode, build_backbone, configurable
 from vod2.layers import PatchAttention, PatchImportance, RelationAttention
-from vod2.modeling import PROPOSAL_AGGREGATOR_REGISTRY, Aggregated, ProposalAggregator
+from vod2.modeling import PROPOSAL_AGGREGATOR_REGISTRY, Aggregated, ProposalAggregator, ProposalNeeds
 from vod2.modeling.roi_heads import require_linear_box_head
-from vod2.structures import ProposalSet, TemporalContext
+from vod2.structures import POOLED_MAPS, ProposalSet, TemporalContext
 
 LAYERS = 2  # fully connected layers, that of the box head and `transform.0`, each followed by an aggregation
 
@@ -34,11 +34,11 @@ class SPFAAggregator(ProposalAggregator):
     Example:
         >>> import torch
         >>> from vod2.projects.csmn import SPFAAggregator
-        >>> from vod2.structures import ProposalSet, TemporalContext
+        >>> from vod2.structures import POOLED_MAPS, ProposalSet, TemporalContext
         >>> spfa = SPFAAggregator(dim=64, channels=8, side=7)
         >>> boxes = torch.tensor([[0.0, 0.0, 9.0, 9.0], [4.0, 4.0, 20.0, 24.0]])
         >>> values = boxes, torch.rand(2, 64), torch.tensor([2.0, 1.0]), (32, 32)
-        >>> query = ProposalSet.of_frame(*values, maps=torch.rand(2, 8, 7, 7))
+        >>> query = ProposalSet.of_frame(*values, {"pooled_maps": torch.rand(2, 8, 7, 7)})
         >>> spfa(query, TemporalContext()).value.shape
         torch.Size([2, 64])
     """
@@ -81,7 +81,7 @@ class SPFAAggregator(ProposalAggregator):
         if support_topk < 0:
             raise ValueError(f"SPFA: expected SUPPORT_TOPK of at least 0, got {support_topk}")
         self.support_topk, self.keep_relations = support_topk, keep_relations
-        self.needs_maps = patches > 1
+        self.needs = ProposalNeeds(pooled_maps=patches > 1)
         self.transform = nn.ModuleList(nn.Linear(dim, dim) for _ in range(LAYERS - 1))
         for layer in self.transform:  # as the box head's layers begin
             nn.init.kaiming_uniform_(layer.weight, a=1)
@@ -111,14 +111,13 @@ class SPFAAggregator(ProposalAggregator):
 
     def forward(self, query: ProposalSet, context: TemporalContext) -> Aggregated[Tensor]:
         """The key frame's proposals (N, D) before activation and the context's -> (N, D) after the last activation."""
-        support = context.proposals(self.support_topk)
-        if support is None:
-            support = query[:0]
-        if self.needs_maps and (query.maps is None or support.maps is None):
+        support = context.proposals(self.support_topk, like=query)
+        if self.needs.pooled_maps and not (POOLED_MAPS in query.fields and POOLED_MAPS in support.fields):
             raise ValueError("SPFA compares what was pooled from the boxes: expected proposals with maps (M, C, P, P)")
         values = self._values(support.features)
         if self.attention is not None:  # the weights are the same for both aggregations: needed once
-            of_patches = self.attention(query.maps, support.maps, torch.cat(values, dim=1)).chunk(LAYERS, dim=2)
+            maps = query.fields[POOLED_MAPS], support.fields[POOLED_MAPS]
+            of_patches = self.attention(*maps, torch.cat(values, dim=1)).chunk(LAYERS, dim=2)
         x, relations = query.features, None
         for k, value in enumerate(values):
             if k > 0:
@@ -128,7 +127,7 @@ class SPFAAggregator(ProposalAggregator):
             if self.relation is not None:
                 taken = self.relation[k](x, value, query.boxes, support.boxes)
             else:
-                taken = self._joined(k, query.maps, of_patches[k])
+                taken = self._joined(k, query.fields[POOLED_MAPS], of_patches[k])
             x = F.relu(x + taken)
         return Aggregated(x, relations=relations)
 
@@ -142,7 +141,7 @@ class SPFAAggregator(ProposalAggregator):
             ValueError: with a single patch, which has no such weights.
         """
         self._require_patches()
-        return self.attention.weights(query.maps, support.maps)
+        return self.attention.weights(query.fields[POOLED_MAPS], support.fields[POOLED_MAPS])
 
     @torch.no_grad()
     def patch_importance(self, query: ProposalSet, k: int = LAYERS - 1) -> Tensor:
@@ -154,7 +153,7 @@ class SPFAAggregator(ProposalAggregator):
             ValueError: with a single patch.
         """
         self._require_patches()
-        return self._alpha(k, query.maps)
+        return self._alpha(k, query.fields[POOLED_MAPS])
 
     def _require_patches(self) -> None:
         if self.attention is None:

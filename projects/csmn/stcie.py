@@ -65,9 +65,9 @@ class StCIE(PixelAggregator):
             raise ValueError(f"StCIE: SUPPORTS is {supports!r}, expected one of {', '.join(SUPPORTS)}")
         self.stage, self.stride, self.temporal = stage, stride, temporal
         self.replaces_stage = rpn or stage != "res4"
-        self.enters = supports != "plain"
+        self.encodes_supports = supports != "plain"
         # A frame that takes context of its own cells only has the same in every sample.
-        self.joint = supports == "sample" and temporal
+        self.per_key_frame = supports == "sample" and temporal
         self.attention = PixelAttention(channels, relation_dim, normaliser)
 
     @classmethod
@@ -91,22 +91,31 @@ class StCIE(PixelAggregator):
 
     def forward(self, key: Frame, context: TemporalContext) -> Aggregated[dict[str, Tensor]]:
         """key and context hold the level `stage` -> {stage: (1, C, H, W)}; with T = 0 the key's own map."""
-        return Aggregated(self.forward_all([key], context)[0])
+        return Aggregated(self._encoded([key], context)[0])
 
-    def forward_all(self, frames: Sequence[Frame], context: TemporalContext) -> list[dict[str, Tensor]]:
-        """The same for several frames; the sums over the context are made once."""
+    def support_features(self, frame: Frame, context: TemporalContext) -> dict[str, Tensor]:
+        """A support's map with the context of the frames that are there by then and of itself."""
+        if not self.encodes_supports:
+            return {}
+        return self(frame, TemporalContext((*context.frames, frame), (*context.roles, Role.LOCAL))).value
+
+    def forward_clip(
+        self, key: Frame, context: TemporalContext, supports: Sequence[int]
+    ) -> tuple[Aggregated[dict[str, Tensor]], list[dict[str, Tensor]]]:
+        """With `supports` "sample", the sums over the context are made once for the key frame and all supports."""
+        if not self.per_key_frame:
+            return super().forward_clip(key, context, supports)
+        of_key, *of_supports = self._encoded([key, *(context.frames[i] for i in supports)], context)
+        return Aggregated(of_key), of_supports
+
+    def _encoded(self, frames: Sequence[Frame], context: TemporalContext) -> list[dict[str, Tensor]]:
+        """{stage: (1, C, H, W)} of each frame, with what it takes from the context."""
         maps = [frame.features[self.stage] for frame in frames]
         if len(context) > 0 and self.temporal:
             maps = self.attention.encode(maps, [self._cells_of_image(frame) for frame in context.frames])
         elif len(context) > 0:
             maps = [self.attention(own, [self._cells_of_image(frame)]) for own, frame in zip(maps, frames, strict=True)]
         return [{self.stage: one} for one in maps]
-
-    def enter(self, frame: Frame, context: TemporalContext) -> dict[str, Tensor]:
-        """A support's map with the context of the frames that are there by then and of itself."""
-        if not self.enters:
-            return {}
-        return self(frame, TemporalContext((*context.frames, frame), (*context.roles, Role.LOCAL))).value
 
     def _cells_of_image(self, frame: Frame) -> Tensor:
         """(1, C, H, W): the frame's map without the cells that lie in the padding of its batch."""

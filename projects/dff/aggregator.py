@@ -11,7 +11,7 @@ from vod2.d2 import CfgNode, ShapeSpec, configurable
 from vod2.errors import UserError
 from vod2.layers import FlowNetS, warp
 from vod2.modeling import PIXEL_AGGREGATOR_REGISTRY, Aggregated, PixelAggregator
-from vod2.modeling.backbone import run_to
+from vod2.modeling.backbone import forward_stages
 from vod2.modeling.pixel import aggregated_stage, build_flownet
 from vod2.structures import Frame, Role, Support, TemporalContext
 
@@ -78,7 +78,7 @@ class DFFAggregator(PixelAggregator):
         maps = [{IMAGE: half} for half in self.flownet.prepare(images).split(1)]
         rows = [row for row, frame in enumerate(frames) if self._is_keyframe(frame)]
         if rows:
-            value = run_to(backbone, images[rows], self.stage)
+            value = forward_stages(backbone, images[rows], until=self.stage)[self.stage]
             for row, one in zip(rows, value.split(1), strict=True):
                 maps[row][self.stage] = one
         return maps

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from vod2.d2 import CfgNode, ShapeSpec, configurable
 from vod2.layers import FlowNetS, warp
 from vod2.modeling import PIXEL_AGGREGATOR_REGISTRY, Aggregated, PixelAggregator
-from vod2.modeling.backbone import run_to
-from vod2.modeling.pixel import aggregated_stage, build_flownet
+from vod2.modeling.backbone import forward_stages
+from vod2.modeling.pixel import aggregated_stage, build_flownet, split_maps
 from vod2.structures import Frame, Role, Support, TemporalContext
 
 IMAGE = "half_image"  # the level that holds what the flow network takes of a frame
@@ -84,10 +84,10 @@ class FGFAAggregator(PixelAggregator):
         if self.whole_backbone:
             features = backbone(images)
         else:
-            features = {self.stage: run_to(backbone, images, self.stage)}
+            features = {self.stage: forward_stages(backbone, images, until=self.stage)[self.stage]}
         features[EMBEDDING] = self.embedding(features[self.stage])
         features[IMAGE] = self.flownet.prepare(images)
-        return [{name: value[row : row + 1] for name, value in features.items()} for row in range(len(images))]
+        return split_maps(features)
 
     def forward(self, key: Frame, context: TemporalContext) -> Aggregated[dict[str, Tensor]]:
         """-> {stage: (1, C, H, W)}; with T = 0 the key's own map."""

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from vod2.projects.hvrnet.auxiliary import AuxiliaryHead
-from vod2.projects.hvrnet.inter import Clip, InterVideo, attend, attention_shares, within_video
+from vod2.projects.hvrnet.inter import InterVideo, RelatedClip, attend, attention_shares, within_video
 
 from vod2.d2 import CfgNode, configurable
 from vod2.layers import PreciseBoxTransform, RelationAttention
 from vod2.modeling import PROPOSAL_AGGREGATOR_REGISTRY, Aggregated, ProposalAggregator
 from vod2.modeling.roi_heads import require_linear_box_head
-from vod2.structures import Frame, ProposalSet, Role, TemporalContext
+from vod2.structures import Clip, ProposalSet, Role, TemporalContext
 
 
 class Intra(NamedTuple):
@@ -112,7 +112,6 @@ class HVRAggregator(ProposalAggregator):
             nn.init.zeros_(layer.bias)
         self.num_intra = num_intra
         self.inter = InterVideo(num_classes=num_classes, **(inter or {})) if num_inter else None
-        self.training_levels = self.inter.levels if self.inter else ()
         self.auxiliary = None
         if auxiliary_weight:
             self.auxiliary = AuxiliaryHead(dim, num_classes, weight=auxiliary_weight, **(auxiliary or {}))
@@ -166,37 +165,33 @@ class HVRAggregator(ProposalAggregator):
             x, supports = within_video(relation, x, supports, is_last=is_last)
         return Aggregated(x, relations=relations)
 
-    def aggregate(self, keys: Sequence[Frame], contexts: Sequence[TemporalContext]) -> list[Aggregated[Tensor]]:
+    def forward_clips(self, clips: Sequence[Clip]) -> list[Aggregated[Tensor]]:
         """All clips of a batch; in training each is the target video once, the others are its support videos."""
-        own = [
-            [frame.index == key.index for frame in context.frames] for key, context in zip(keys, contexts, strict=True)
-        ]
-        clips = zip(keys, contexts, own, strict=True)
+        is_key = [[frame.index == clip.key.index for frame in clip.context.frames] for clip in clips]
         if not self.training:
-            return [self(key.proposals, _with_key(context, at)) for key, context, at in clips]
-        intra = [
-            self._intra(key.proposals, context, at, also_supports=self.looks_within and not self.inter.takes(number))
-            for number, (key, context, at) in enumerate(clips)
-        ]
-        values = [one.last for one in intra]
-        losses = [
-            {} if self.auxiliary is None else self.auxiliary.losses(one.middle, key.targets)
-            for key, one in zip(keys, intra, strict=True)
-        ]
+            return [
+                self(clip.key.proposals, _with_key(clip.context, own)) for clip, own in zip(clips, is_key, strict=True)
+            ]
+        intra = []
+        for number, (clip, own) in enumerate(zip(clips, is_key, strict=True)):
+            also_supports = self.looks_within and not self.inter.takes(number)
+            intra.append(self._intra(clip.key.proposals, clip.context, own, also_supports))
+        values, losses = [one.last for one in intra], [{} for _ in clips]
+        if self.auxiliary is not None:
+            losses = [
+                self.auxiliary.losses(one.middle, clip.key.targets) for clip, one in zip(clips, intra, strict=True)
+            ]
         if self.inter is not None:
-            supports = [one.supports for one in intra]
-            batch = [Clip(*clip) for clip in zip(keys, contexts, values, supports, strict=True)]
-            values, relation_losses = self.inter(batch, self._inter_layers())
-            losses = [one | other for one, other in zip(losses, relation_losses, strict=True)]
+            related = [RelatedClip(clip, one.last, one.supports) for clip, one in zip(clips, intra, strict=True)]
+            values, relation_losses = self.inter(related, self._inter_layers())
+            losses = [own | other for own, other in zip(losses, relation_losses, strict=True)]
         return [Aggregated(value, loss) for value, loss in zip(values, losses, strict=True)]
 
     def _intra(
         self, query: ProposalSet, context: TemporalContext, own: Sequence[bool], also_supports: bool = False
     ) -> Intra:
         """Equation 2, `num_intra` times. `own` tells which frames of the context are the key frame itself."""
-        support = context.proposals(self.support_topk)
-        if support is None:
-            support = query[:0]
+        support = context.proposals(self.support_topk, like=query)
         first, second = self.relation[0], self.relation[1]
         x, s = query.features, support.features
         x, a = F.relu(x + attend(first, x, s)), F.relu(s + attend(first, s, s))

@@ -19,7 +19,7 @@ from vod2.projects.hvrnet.mining import (
 )
 
 from vod2.layers import RelationAttention
-from vod2.structures import Frame, Role, TemporalContext
+from vod2.structures import Clip, Frame
 
 
 def attend(relation: RelationAttention, query: Tensor, key: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -46,17 +46,24 @@ def within_video(
     return related, None if is_last else F.relu(supports + attend(relation, supports, supports))
 
 
-class Clip(NamedTuple):
+def classes_of(clip: Clip) -> frozenset[int]:
+    """The classes that a training clip stands for: the one that it was drawn for (`TripletVideos`), or its objects'."""
+    if "triplet_class" in clip.inputs:
+        return frozenset({clip.inputs["triplet_class"]})
+    return frozenset(clip.targets.gt_classes.tolist())
+
+
+class RelatedClip(NamedTuple):
     """A clip after the relations within its video.
 
     Attributes:
+        clip: as the detector gave it.
         features: (n, D) alpha of equation 2, of the key proposals.
         supports: (M, D) the same of its support proposals, where the relation between videos is to look at them
             instead of other videos; else None.
     """
 
-    key: Frame
-    context: TemporalContext
+    clip: Clip
     features: Tensor
     supports: Tensor | None = None
 
@@ -96,7 +103,7 @@ class InterVideo:
         margin: lambda of equation 6.
         relation_weight: gamma of equation 5; 0 for no relation loss.
         share: of the videos of a batch that take from others, in [0, 1]. The rest are treated as at test: their
-            proposals look at `Clip.supports`, or at nothing. Which proposals have partners, and what these show,
+            proposals look at `RelatedClip.supports`, or at nothing. Which proposals have partners, and what these show,
             follows from the labels: a classifier that always sees partners learns to read the label from them.
 
     Raises:
@@ -137,13 +144,8 @@ class InterVideo:
         self.proposal_similarity = proposal_similarity
         self.margin, self.relation_weight = margin, relation_weight
 
-    @property
-    def levels(self) -> tuple[str, ...]:
-        """The feature maps that it looks at."""
-        return () if self.video_similarity == "random" else (self.video_level,)
-
     def __call__(
-        self, clips: Sequence[Clip], layers: Sequence[tuple[nn.Linear, RelationAttention]]
+        self, clips: Sequence[RelatedClip], layers: Sequence[tuple[nn.Linear, RelationAttention]]
     ) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
         """B clips and (fully connected layer, relation) of every module -> B times beta (n, D) and losses."""
         triplets = self.partners(clips)
@@ -169,28 +171,22 @@ class InterVideo:
         """Whether video `number` of a batch takes from others: `share` of all do, evenly spread."""
         return math.ceil((number + 1) * self.share) > math.ceil(number * self.share)
 
-    def partners(self, clips: Sequence[Clip]) -> list[list[int]]:
+    def partners(self, clips: Sequence[RelatedClip]) -> list[list[int]]:
         """The numbers of V+ and V- of every clip (section 3.1), of those that there are."""
         selected = select_videos(
             self._video_similarities(clips),
-            [one.key.classes for one in clips],
-            [one.key.video_id for one in clips],
+            [classes_of(one.clip) for one in clips],
+            [one.clip.key.video_id for one in clips],
             like_both=self.like_both,
         )
         return [[j for j in pair if j >= 0] for pair in torch.stack(selected, dim=1).tolist()]
 
     @torch.no_grad()
-    def _video_similarities(self, clips: Sequence[Clip]) -> Tensor:
+    def _video_similarities(self, clips: Sequence[RelatedClip]) -> Tensor:
         """(B, B)."""
         if self.video_similarity == "random":
             return random_similarities(len(clips), torch.default_generator)
-        frames = [
-            (
-                clip.key,
-                *(f for f, role in zip(clip.context.frames, clip.context.roles, strict=True) if role != Role.KEY),
-            )
-            for clip in clips
-        ]
+        frames = [(one.clip.key, *one.clip.supports) for one in clips]
         sizes = torch.tensor([frame.image_size for group in frames for frame in group])
         canvas = tuple(sizes.amax(dim=0).tolist())
         pooled = [torch.stack([self._pooled(frame, canvas) for frame in group]) for group in frames]  # (T, C)
@@ -210,12 +206,14 @@ class InterVideo:
         value = value[:, :rows, :columns]
         return value.to(torch.promote_types(value.dtype, torch.float32)).mean(dim=(1, 2))
 
-    def _mine(self, target: Clip, others: Sequence[Clip], layer: tuple[nn.Linear, RelationAttention]) -> Mined:
+    def _mine(
+        self, target: RelatedClip, others: Sequence[RelatedClip], layer: tuple[nn.Linear, RelationAttention]
+    ) -> Mined:
         """P+ and P- of the target's key proposals among those of the others, by `layer` or by themselves."""
         own = target.features
-        labels = target.key.targets.gt_classes
+        labels = target.clip.key.targets.gt_classes
         keys = torch.cat([own[:0], *(one.features for one in others)])
-        other_labels = torch.cat([labels[:0], *(one.key.targets.gt_classes for one in others)])
+        other_labels = torch.cat([labels[:0], *(one.clip.key.targets.gt_classes for one in others)])
         if not self.by_kernel:
             selected = select_proposals(similarities(own, keys), labels, other_labels, self.num_classes)
             return Mined(own, keys, selected, first=len(own))

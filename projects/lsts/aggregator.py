@@ -13,7 +13,7 @@ from vod2.projects.lsts.modules import Aggregation, Layers, convolutions
 from vod2.d2 import CfgNode, ShapeSpec
 from vod2.errors import UserError
 from vod2.modeling import PIXEL_AGGREGATOR_REGISTRY, Aggregated, PixelAggregator
-from vod2.modeling.backbone import begin, finish, resume
+from vod2.modeling.backbone import forward_stages
 from vod2.modeling.pixel import Aligner, build_aligner
 from vod2.structures import Frame, Role, Support, TemporalContext
 
@@ -103,13 +103,11 @@ class LSTSAggregator(PixelAggregator):
 
     def encode(self, backbone: nn.Module, images: Tensor, frames: Sequence[Support]) -> list[dict[str, Tensor]]:
         """Keyframes get the map of `stage`, the others "low"; all their image where the aligner wants it."""
-        low = begin(backbone, images, "res4", self.low_blocks)
+        low = forward_stages(backbone, images, until="res4", block=self.low_blocks)["res4"]
         kept = [{IMAGE: images[row : row + 1]} if self.align.needs_images else {} for row in range(len(images))]
         whole = [row for row, frame in enumerate(frames) if self._is_keyframe(frame)]
         if whole:
-            maps = {"res4": finish(backbone, low[whole], "res4", self.low_blocks)}
-            if self.stage != "res4":
-                maps = resume(backbone, "res4", maps["res4"])
+            maps = forward_stages(backbone, low[whole], after="res4", until=self.stage, block=self.low_blocks)
             for row, value in zip(whole, maps[self.stage].split(1), strict=True):
                 kept[row][self.stage] = value
         for row in set(range(len(images))) - set(whole):

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from vod2.d2 import CfgNode, configurable
 from vod2.layers import RelationModules, stacked_relations
-from vod2.modeling import PROPOSAL_AGGREGATOR_REGISTRY, Aggregated, ProposalAggregator, build_relations
-from vod2.structures import UNKNOWN, ProposalSet, TemporalContext
+from vod2.modeling import PROPOSAL_AGGREGATOR_REGISTRY, Aggregated, ProposalAggregator, ProposalNeeds, build_relations
+from vod2.structures import TRACK_IDS, UNKNOWN, ProposalSet, TemporalContext
 
 
 @PROPOSAL_AGGREGATOR_REGISTRY.register()
@@ -84,8 +84,8 @@ class MSTAggregator(ProposalAggregator):
         dim, relation = relations.dim, functools.partial(relations.located, position=False, aspect=aspect)
         self.support_topk, self.topk, self.ratio = support_topk, topk, ratio
         self.keep_relations = keep_relations and num_proposal > 0
-        self.id_iou = id_iou if instance else None
-        self.support_pool = instance_pool if instance else None
+        self.instance_pool = instance_pool
+        self.needs = ProposalNeeds(track_iou=id_iou, support_pool=instance_pool) if instance else ProposalNeeds()
         self.relations = nn.ModuleList(relation() for _ in range(num_proposal))
         self.transform = nn.ModuleList(nn.Linear(dim, dim) for _ in range(num_proposal - 1))  # h() of RDN's equation 4
         self.instance = relation() if instance else None
@@ -112,14 +112,12 @@ class MSTAggregator(ProposalAggregator):
 
     def forward(self, query: ProposalSet, context: TemporalContext) -> Aggregated[Tensor]:
         """R^r (N, D) and the context's R^s -> R'' (N, D), or R' without instance level."""
-        support = context.proposals()
-        if support is None:
-            support = query[:0]
+        support = context.proposals(like=query)
         features, relations = self._proposal_level(query, support.top(self.support_topk))
         if self.instance is None:
             return Aggregated(features, relations=relations)
-        if self.support_pool:
-            support = support.top(self.support_pool)
+        if self.instance_pool:
+            support = support.top(self.instance_pool)
         rows, mask = self._same_object(features, query, support)
         added = self.instance(features[rows], support.features, query.boxes[rows], support.boxes, mask)
         features = features.index_add(0, rows, added.to(features.dtype))  # equation 12
@@ -135,8 +133,8 @@ class MSTAggregator(ProposalAggregator):
         if _tells_objects(query) and _tells_objects(support):
             # All rows, so that the weights have a gradient, if 0, where no proposal shows an object.
             rows = torch.arange(len(query), device=query.boxes.device)
-            known = query.ids >= 0
-            return rows, known[:, None] & (query.ids[:, None] == support.ids[None])
+            ids, support_ids = query.fields[TRACK_IDS], support.fields[TRACK_IDS]
+            return rows, (ids >= 0)[:, None] & (ids[:, None] == support_ids[None])
         rows = query.scores.argsort(descending=True, stable=True)[: self.topk]
         with torch.no_grad():
             weights = self.instance.weights(features[rows], support.features, query.boxes[rows], support.boxes)
@@ -148,4 +146,4 @@ class MSTAggregator(ProposalAggregator):
 
 def _tells_objects(proposals: ProposalSet) -> bool:
     """Whether there are ids, and not all of them are UNKNOWN."""
-    return proposals.ids is not None and bool((proposals.ids != UNKNOWN).any())
+    return TRACK_IDS in proposals.fields and bool((proposals.fields[TRACK_IDS] != UNKNOWN).any())

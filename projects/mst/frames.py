@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from vod2.d2 import CfgNode, ShapeSpec, configurable
 from vod2.layers import MapAttention
 from vod2.modeling import PIXEL_AGGREGATOR_REGISTRY, Aggregated, PixelAggregator
-from vod2.modeling.backbone import begin, finish
-from vod2.modeling.pixel import Aligner, build_aligner
+from vod2.modeling.backbone import forward_stages
+from vod2.modeling.pixel import Aligner, build_aligner, split_maps
 from vod2.structures import Frame, Role, Support, TemporalContext
 
 IMAGE = "image"  # the level that holds the image, where the aligner looks at it
@@ -52,7 +52,7 @@ class MSTFrames(PixelAggregator):
         if align is None and attend is None:
             raise ValueError("set MODEL.MST.FRAME to True or MODEL.ALIGNER.NAME: without both there is nothing to do")
         self.align, self.attend, self.query = align, attend, query
-        self.enters_anew = align_to == "reference"
+        self.per_key_frame = align_to == "reference"
 
     @classmethod
     def from_config(cls, cfg: CfgNode, shapes: dict[str, ShapeSpec]) -> dict:
@@ -66,11 +66,11 @@ class MSTFrames(PixelAggregator):
         }
 
     def encode(self, backbone: nn.Module, images: Tensor, frames: Sequence[Support]) -> list[dict[str, Tensor]]:
-        """No more than res4: what comes after it is made of what `forward` and `enter` put in its place."""
-        maps = {self.stage: finish(backbone, begin(backbone, images, self.stage, 1), self.stage, 1)}
+        """No more than res4: what comes after it is made of what `forward` and `support_features` put in its place."""
+        maps = {self.stage: forward_stages(backbone, images, until=self.stage)[self.stage]}
         if self.align is not None and self.align.needs_images:
             maps[IMAGE] = images
-        return [{name: value[row : row + 1] for name, value in maps.items()} for row in range(len(images))]
+        return split_maps(maps)
 
     def forward(self, key: Frame, context: TemporalContext) -> Aggregated[dict[str, Tensor]]:
         """F''_t (1, C, H, W) of equation 6; with T = 0 the key's own map unchanged."""
@@ -82,7 +82,7 @@ class MSTFrames(PixelAggregator):
         maps = torch.cat([own, self._aligned(others, key)])
         return Aggregated({self.stage: own + self.attend(own, maps)})
 
-    def enter(self, frame: Frame, context: TemporalContext) -> dict[str, Tensor]:
+    def support_features(self, frame: Frame, context: TemporalContext) -> dict[str, Tensor]:
         """F''_tau of a support; without frame level F'_tau, without alignment either the map itself."""
         if self.query == "all" and self.attend is not None:
             return self(frame, context).value

@@ -87,9 +87,7 @@ class RDNAggregator(ProposalAggregator):
 
     def forward(self, query: ProposalSet, context: TemporalContext) -> Aggregated[Tensor]:
         """R^r (N, D) and the context's R^s -> R^r2 (N, D), or R^r1 without advanced stage."""
-        support = context.proposals(self.support_topk)
-        if support is None:
-            support = query[:0]
+        support = context.proposals(self.support_topk, like=query)
         features, relations = self._basic_stage(query, support)
         if self.refine is not None:
             features = self._advanced_stage(features, query.boxes, support)

@@ -88,9 +88,7 @@ class SELSAAggregator(ProposalAggregator):
 
     def forward(self, query: ProposalSet, context: TemporalContext) -> Aggregated[Tensor]:
         """The key frame's proposals (N, D) before activation and the context's -> (N, D) after the last activation."""
-        support = context.proposals(self.support_topk)
-        if support is None:
-            support = query[:0]
+        support = context.proposals(self.support_topk, like=query)
         x, supports, relations = query.features, support.features, None
         for k, relation in enumerate(self.relation):
             if k > 0:

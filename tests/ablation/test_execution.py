@@ -176,6 +176,12 @@ def test_a_folder_that_was_made_with_other_settings_is_refused(plan, tmp_path):
         Records(changed).check()
 
 
+def test_keys_that_nothing_reads_are_no_settings(plan):
+    settings = next(job.settings for job in plan.jobs.values() if job.settings)
+    assert "SOLVER.MAX_ITER" in settings
+    assert not [key for key in settings if key.startswith(("MODEL.CSMN.", "INPUT.SSD."))]
+
+
 def test_keys_that_came_with_an_update_do_not_count_as_other_settings(plan, tmp_path):
     run(plan, tmp_path)
     record = tmp_path / "out" / "RDN" / "seed0" / "train.json"

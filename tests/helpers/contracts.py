@@ -40,7 +40,7 @@ def tensors_of(*parts: Frame | TemporalContext | ProposalSet | None) -> list[Ten
             tensors += [*part.features.values(), *tensors_of(part.proposals)]
         elif isinstance(part, ProposalSet):
             tensors += [part.boxes, part.features, part.scores, part.frame]
-            tensors += [] if part.maps is None else [part.maps]
+            tensors += part.fields.values()
     return tensors
 
 

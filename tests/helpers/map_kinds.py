@@ -86,7 +86,8 @@ def _noise(seed: int) -> np.ndarray:
 
 
 def _kind_of_clip(model: VideoRCNN, clip: dict) -> MapKind:
-    (key,), (context,) = model._clips([clip])
+    (read,) = model.read_clips([clip])
+    key, context = read.key, read.context
     leaves = {id(frame): _leaf(frame) for frame in (key, *context.frames)}  # a frame of role KEY is the key itself
     frames = tuple(leaves[id(frame)] for frame in context.frames)
     aggregator = model.pixel_aggregator

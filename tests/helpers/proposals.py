@@ -6,7 +6,7 @@ import torch
 from helpers.device import device
 from torch import Tensor
 
-from vod2.structures import Frame, ProposalSet, Role, TemporalContext
+from vod2.structures import POOLED_MAPS, Frame, ProposalSet, Role, TemporalContext
 
 IMAGE_SIZE = (64, 96)
 MAP_SHAPE = (24, 3, 3)  # what the detector of helpers/models.py pools from a box
@@ -29,7 +29,7 @@ def random_proposals(
     scores = torch.randn(count, generator=rng, dtype=dtype).to(device()).sort(descending=True).values
     boxes = random_boxes(count, rng, dtype).to(device())
     maps = torch.randn(count, *MAP_SHAPE, generator=rng, dtype=dtype).to(device()).requires_grad_(requires_grad)
-    return ProposalSet.of_frame(boxes, features, scores, IMAGE_SIZE, maps)
+    return ProposalSet.of_frame(boxes, features, scores, IMAGE_SIZE, None if maps is None else {POOLED_MAPS: maps})
 
 
 def random_context(counts: Sequence[int], dim: int, rng: torch.Generator, **options) -> TemporalContext:

@@ -10,7 +10,7 @@ from vod2.d2 import BACKBONE_REGISTRY, EventStorage, ShapeSpec, build_model
 from vod2.engine import inference_copy
 from vod2.engine.random_weights import draw_weights
 from vod2.errors import UserError
-from vod2.modeling.backbone import begin, finish, resume
+from vod2.modeling.backbone import forward_stages
 from vod2.structures import Role
 
 STAGES = ["stem", "res2", "res3", "res4", "res5"]
@@ -129,16 +129,21 @@ def test_features_are_those_of_the_published_package():
 
 
 @pytest.mark.parametrize(("stage", "blocks"), [("res4", 1), ("res4", 4), ("res5", 5)])
-def test_what_is_begun_finished_and_resumed_is_the_whole(stage, blocks):
+def test_the_parts_of_a_stage_that_is_cut_are_the_whole(stage, blocks):
     model = backbone(2)
     draw_weights(model)
     images = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         wanted = model(images)
-        found = finish(model, begin(model, images, stage, blocks), stage, blocks)
-        torch.testing.assert_close(found, wanted[stage])
-        for name, later in resume(model, stage, found).items():
-            torch.testing.assert_close(later, wanted[name])
+        begun = forward_stages(model, images, until=stage, block=blocks)[stage]
+        found = forward_stages(model, begun, after=stage, block=blocks)
+        assert stage in found
+        for name, value in found.items():
+            torch.testing.assert_close(value, wanted[name])
+        later = forward_stages(model, found[stage], after=stage)
+        assert later.keys() == found.keys() - {stage}
+        for name, value in later.items():
+            torch.testing.assert_close(value, wanted[name])
 
 
 def test_the_copy_for_inference_gives_the_same():

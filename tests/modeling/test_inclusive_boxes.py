@@ -8,7 +8,7 @@ from reference import inclusive_boxes as reference
 
 from vod2.d2 import Boxes, EventStorage, FrozenBatchNorm2d, Instances, build_model, pairwise_iou
 from vod2.layers import PreciseBoxTransform, clip_boxes, half_open, inclusive
-from vod2.modeling.clips import half_open_targets
+from vod2.modeling.legacy import LegacyConventions
 from vod2.structures import PreciseBoxes
 
 KEYS = {
@@ -117,12 +117,12 @@ def test_supports_with_instances_are_converted_too():
         "instances": make_targets(),
         "support": [{"image": make_video(1)[0], "frame_index": 1, "instances": make_targets()}],
     }
-    done = half_open_targets(clip)
+    done = LegacyConventions(inclusive_boxes=True).training_input(clip)
     for one, old in ((done, clip), (done["support"][0], clip["support"][0])):
         assert inclusive(one["instances"].gt_boxes.tensor).equal(old["instances"].gt_boxes.tensor)
         assert one["instances"].gt_classes.equal(old["instances"].gt_classes)
     empty = Instances(IMAGE_SIZE, gt_boxes=Boxes(torch.zeros(0, 4)), gt_classes=torch.zeros(0, dtype=torch.int64))
-    assert len(half_open_targets({"instances": empty})["instances"]) == 0
+    assert len(LegacyConventions(inclusive_boxes=True).training_input({"instances": empty})["instances"]) == 0
 
 
 def test_the_eps_of_the_frozen_normalisation_is_a_key():

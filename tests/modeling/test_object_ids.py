@@ -1,7 +1,5 @@
 """Which object of the ground truth a proposal shows."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from helpers.models import IMAGE_SIZE, tracked
@@ -9,7 +7,7 @@ from helpers.proposals import random_proposals
 
 from vod2.d2 import Boxes, Instances
 from vod2.modeling.object_ids import object_ids
-from vod2.structures import BACKGROUND, UNKNOWN, ProposalSet
+from vod2.structures import BACKGROUND, TRACK_IDS, UNKNOWN, ProposalSet
 
 OBJECTS = [[0.0, 0.0, 10.0, 10.0], [20.0, 0.0, 30.0, 10.0]]
 
@@ -39,14 +37,13 @@ def test_a_box_is_unknown_if_its_object_has_no_track():
 
 
 def test_ids_go_with_their_proposals():
-    one = replace(random_proposals(3, 4, torch.Generator().manual_seed(0)), ids=torch.tensor([4, -1, 6]))
-    unknown = replace(one, ids=None)
-    assert ProposalSet.cat([one, one]).top(2).ids.tolist() == [4, -1, 4, -1]
-    assert one.detach()[torch.tensor([2, 0])].ids.tolist() == [6, 4]
-    assert ProposalSet.cat([unknown, one]).ids.tolist() == [UNKNOWN] * 3 + [4, -1, 6]
-    assert ProposalSet.cat([unknown, unknown]).ids is None
+    plain = random_proposals(3, 4, torch.Generator().manual_seed(0))
+    one = plain.with_fields(track_ids=torch.tensor([4, -1, 6]))
+    assert ProposalSet.cat([one, one]).top(2).fields[TRACK_IDS].tolist() == [4, -1, 4, -1]
+    assert one.detach()[torch.tensor([2, 0])].fields[TRACK_IDS].tolist() == [6, 4]
+    assert ProposalSet.cat([plain, one]).fields.keys() == plain.fields.keys()  # without what only some of them know
     with pytest.raises(ValueError, match="ids: expected 3 rows"):
-        replace(one, ids=torch.tensor([4]))
+        one.with_fields(track_ids=torch.tensor([4]))
 
 
 def test_no_boxes_have_no_ids():

@@ -26,6 +26,7 @@ from vod2.d2 import BACKEND, EventStorage, build_model
 from vod2.engine import load_config
 from vod2.engine.analysis import analyze
 from vod2.layers.ps_roi_bags import position_sensitive_bags
+from vod2.modeling import propose_frames
 from vod2.modeling.roi_heads import RFCNHeads
 from vod2.modeling.roi_heads.rfcn import PositionSensitivePooler, position_sensitive_align
 from vod2.structures import PreciseBoxes
@@ -191,7 +192,8 @@ class TestHeads:
     def test_the_embedding_of_a_proposal_is_its_scores_and_eight_deltas(self):
         model = build_detector(RFCN_KEYS)
         with torch.no_grad():
-            (frame,), _ = model.propose(model.encode([{"image": make_video(1)[0]}]))
+            frames = model.encode([{"image": make_video(1)[0]}])
+            (frame,), _ = propose_frames(model.proposal_generator, model.roi_heads, frames)
         assert frame.proposals.features.shape == (16, NUM_CLASSES + 1 + 8)
 
     def test_parameters_are_the_two_convolutions_alone(self):

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from vod2.d2 import Instances
 from vod2.errors import UserError
-from vod2.modeling import Aggregated, ProposalAggregator
+from vod2.modeling import Aggregated, ProposalAggregator, ProposalNeeds
 from vod2.modeling.roi_heads import AggregatorSequence, build_proposal_aggregator
-from vod2.structures import Frame, TemporalContext
+from vod2.structures import Clip, Frame, ProposalSet, TemporalContext
 
 NAME = "MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME"
 
@@ -36,14 +36,18 @@ class MeanOfBatch(ProposalAggregator):
     def forward(self, query, context):
         raise NotImplementedError
 
-    def aggregate(self, keys, contexts):
-        mean = torch.cat([key.proposals.features for key in keys]).mean()
-        return [Aggregated(key.proposals.features + mean) for key in keys]
+    def forward_clips(self, clips):
+        mean = torch.cat([clip.key.proposals.features for clip in clips]).mean()
+        return [Aggregated(clip.key.proposals.features + mean) for clip in clips]
 
 
 def proposals_and_context(seed: int = 0, supports: tuple[int, ...] = (2, 1, 3)):
     rng = torch.Generator().manual_seed(seed)
     return random_proposals(3, 4, rng), random_context(supports, 4, rng)
+
+
+def clip_of(query: ProposalSet, context: TemporalContext, **rest) -> Clip:
+    return Clip(Frame("video", 0, (64, 96), proposals=query, **rest), context)
 
 
 def named(*names: str) -> dict[str, Tensor]:
@@ -61,7 +65,7 @@ class TestWhatAPartIsGiven:
         second = Affine(1)
         AggregatorSequence([Affine(2), second])(query, context)
         ((given, _),) = second.calls
-        assert given.boxes is query.boxes and given.scores is query.scores and given.maps is query.maps
+        assert given.boxes is query.boxes and given.scores is query.scores and given.fields == query.fields
 
     def test_all_look_at_the_same_context(self):
         query, context = proposals_and_context()
@@ -99,8 +103,8 @@ class TestWhatComesOut:
 class TestABatch:
     def test_each_part_is_given_all_clips_at_once(self):
         (first, some), (second, none) = proposals_and_context(1), proposals_and_context(2, ())
-        keys = [Frame("video", 0, (64, 96), proposals=query) for query in (first, second)]
-        results = AggregatorSequence([Affine(2), MeanOfBatch(), Affine(3)]).aggregate(keys, [some, none])
+        clips = [clip_of(first, some), clip_of(second, none)]
+        results = AggregatorSequence([Affine(2), MeanOfBatch(), Affine(3)]).forward_clips(clips)
         doubled = 2 * first.features + 3, 2 * second.features
         mean = torch.cat(doubled).mean()
         torch.testing.assert_close(results[0].value, 3 * (doubled[0] + mean) + 3)
@@ -110,26 +114,23 @@ class TestABatch:
         seen = []
 
         class Watch(Affine):
-            def aggregate(self, keys, contexts):
-                seen.extend(key.targets for key in keys)
-                return super().aggregate(keys, contexts)
+            def forward_clips(self, clips):
+                seen.extend(clip.key.targets for clip in clips)
+                return super().forward_clips(clips)
 
-        query, context = proposals_and_context()
         targets = Instances((64, 96))
-        AggregatorSequence([Watch(1), Watch(1)]).aggregate(
-            [Frame("video", 0, (64, 96), proposals=query, targets=targets)], [context]
-        )
+        clip = clip_of(*proposals_and_context(), targets=targets)
+        AggregatorSequence([Watch(1), Watch(1)]).forward_clips([clip])
         assert len(seen) == 2 and all(one is targets for one in seen)
 
     def test_results_are_put_together_clip_by_clip(self):
-        query, context = proposals_and_context()
-        keys = [Frame("video", index, (64, 96), proposals=query) for index in range(2)]
+        clip = clip_of(*proposals_and_context())
         sequence = AggregatorSequence([Affine(1, carry=named("a")), Affine(1, carry=named("b"))])
-        results = sequence.aggregate(keys, [context] * 2)
+        results = sequence.forward_clips([clip] * 2)
         assert [result.carry.keys() for result in results] == [{"a", "b"}] * 2
 
     def test_no_clips_have_no_results(self):
-        assert AggregatorSequence([Affine(1), Affine(2)]).aggregate([], []) == []
+        assert AggregatorSequence([Affine(1), Affine(2)]).forward_clips([]) == []
 
 
 class TestWhatItAsksFor:
@@ -137,28 +138,27 @@ class TestWhatItAsksFor:
     def make(*wishes: dict) -> AggregatorSequence:
         parts = [Affine(1) for _ in wishes]
         for part, wish in zip(parts, wishes, strict=True):
-            for name, value in wish.items():
-                setattr(part, name, value)
+            part.needs = ProposalNeeds(**wish)
         return AggregatorSequence(parts)
 
     def test_nothing_where_none_of_them_does(self):
         sequence = self.make({}, {})
-        assert (sequence.needs_maps, sequence.training_levels, sequence.id_iou) == (False, (), None)
+        assert sequence.needs == ProposalNeeds() == ProposalNeeds(False, None, None)
 
     def test_maps_if_one_of_them_does(self):
-        assert self.make({}, {"needs_maps": True}).needs_maps
+        assert self.make({}, {"pooled_maps": True}).needs.pooled_maps
 
-    def test_the_levels_of_all_of_them_each_once(self):
-        wishes = {"training_levels": ("res5",)}, {"training_levels": ("res4", "res5")}
-        assert self.make(*wishes).training_levels == ("res5", "res4")
+    @pytest.mark.parametrize(("pools", "joined"), [((None, 3, 8), 8), ((3, 0), 0), ((None, None), None)])
+    def test_the_largest_pool_of_supports_where_zero_stands_for_all(self, pools, joined):
+        assert self.make(*({"support_pool": one} for one in pools)).needs.support_pool == joined
 
     @pytest.mark.parametrize("wishes", [(0.4, None), (None, 0.4), (0.4, 0.4)])
     def test_the_iou_of_those_that_ask_for_objects(self, wishes):
-        assert self.make(*({"id_iou": one} for one in wishes)).id_iou == 0.4
+        assert self.make(*({"track_iou": one} for one in wishes)).needs.track_iou == 0.4
 
     def test_two_different_ious_are_refused(self):
         with pytest.raises(ValueError, match=r"got \[0.4, 0.5\]: give the same to all aggregators that ask for it"):
-            self.make({"id_iou": 0.5}, {}, {"id_iou": 0.4})
+            self.make({"track_iou": 0.5}, {}, {"track_iou": 0.4})
 
     def test_a_sequence_of_nothing_is_refused(self):
         with pytest.raises(ValueError, match="expected at least one aggregator"):
@@ -169,7 +169,7 @@ class TestConfiguration:
     def test_names_joined_by_plus_are_built_in_their_order(self):
         sequence = build_proposal_aggregator(tiny_cfg({NAME: "MSTAggregator+RDNAggregator"}), DIM)
         assert [type(part).__name__ for part in sequence.parts] == ["MSTAggregator", "RDNAggregator"]
-        assert sequence.id_iou == 0.5
+        assert sequence.needs.track_iou == 0.5
 
     def test_a_single_name_is_the_aggregator_itself(self):
         assert type(build_proposal_aggregator(tiny_cfg({NAME: "RDNAggregator"}), DIM)).__name__ == "RDNAggregator"

@@ -17,7 +17,8 @@ from vod2.d2 import EventStorage, ShapeSpec, get_cfg
 from vod2.engine import load_config
 from vod2.engine.rows import config_name, load_rows
 from vod2.errors import UserError
-from vod2.structures import Frame, Role, TemporalContext
+from vod2.modeling import propose_frames
+from vod2.structures import POOLED_MAPS, Clip, Frame, Role, TemporalContext
 from vod2.temporal import GlobalSample, SlidingWindow
 
 SMALL, CHANNELS = 8, 6
@@ -98,16 +99,16 @@ class TestStCIE:
         stcie, frames = make_stcie(normaliser=normaliser), make_frames(3, size=(64, 80))
         state = {name.removeprefix("attention."): value for name, value in stcie.state_dict().items()}
         expected = encoded_sample(state, [frame.features["res5"][0] for frame in frames], normaliser)
-        found = stcie.forward_all(frames, context_of(frames))
+        _, found = stcie.forward_clip(frames[0], context_of(frames), range(len(frames)))
         for one, wanted in zip(found, expected, strict=True):
             torch.testing.assert_close(one["res5"][0], wanted, rtol=1e-10, atol=1e-10)
 
     @pytest.mark.parametrize("temporal", [True, False])
     def test_a_support_that_enters_takes_from_those_that_are_there_and_from_itself(self, temporal):
         stcie, frames = make_stcie(supports="entering", temporal=temporal), make_frames(3)
-        entered = stcie.enter(frames[2], context_of(frames[:2]))["res5"]
+        entered = stcie.support_features(frames[2], context_of(frames[:2]))["res5"]
         assert entered.equal(stcie(frames[2], context_of(frames)).value["res5"])
-        assert make_stcie(supports="plain").enter(frames[2], context_of(frames[:2])) == {}
+        assert make_stcie(supports="plain").support_features(frames[2], context_of(frames[:2])) == {}
 
     def test_an_unknown_form_of_supports_is_refused(self):
         with pytest.raises(ValueError, match="SUPPORTS is 'all', expected one of sample, entering, plain"):
@@ -117,7 +118,7 @@ class TestStCIE:
         keys = {"STAGE": "res4", "RELATION_DIM": 7, "NORMALISER": "softmax", "TEMPORAL": False, "SUPPORTS": "plain"}
         stcie = StCIE(tiny_cfg({f"MODEL.CSMN.STCIE.{name}": value for name, value in keys.items()}), SHAPES)
         assert (stcie.stage, stcie.stride, stcie.temporal) == ("res4", 16, False)
-        assert not stcie.enters and not stcie.joint
+        assert not stcie.encodes_supports and not stcie.per_key_frame
         assert stcie.attention.normaliser == "softmax"
         assert stcie.attention.source_relation.weight.shape == (7, 4, 1, 1)
 
@@ -141,7 +142,8 @@ class TestStCIE:
         model, images = build_detector(STCIE | keys), make_video(2)
         with torch.no_grad():
             frames = model.encode([{"image": image} for image in images])
-            (enhanced,), _ = model.enhance(frames[:1], [context_of(frames)])
+            (clip,), _ = model.enhance_clips([Clip(frames[0], context_of(frames))])
+            enhanced = clip.key
             plain, encoded = (
                 model.proposal_generator.propose([frame.image_size], frame.features)[0][0].objectness_logits
                 for frame in (frames[0], enhanced)
@@ -171,10 +173,10 @@ class TestSPFA:
         selsa = SELSAAggregator(dim=SMALL, support_topk=5, keep_relations=True).double()
         selsa.load_state_dict(spfa.state_dict())
         expected = selsa_head(spfa.state_dict(), query, context, topk=5)
-        actual = spfa(replace(query, maps=None), context)
+        actual = spfa(replace(query, fields={}), context)
         torch.testing.assert_close(actual.value, expected, rtol=1e-10, atol=1e-10)
         assert actual.relations.equal(selsa(query, context).relations)
-        assert not spfa.needs_maps and make_spfa().needs_maps
+        assert not spfa.needs.pooled_maps and make_spfa().needs.pooled_maps
 
     def test_relations_are_what_a_proposal_takes_from_each_support_in_the_last_aggregation(self):
         rng = torch.Generator().manual_seed(6)
@@ -183,8 +185,10 @@ class TestSPFA:
         relations = spfa(query, context).relations
         assert relations.shape == (2, 5) and relations.sum(dim=1).allclose(torch.ones(2, dtype=torch.float64))
         for i in range(2):
-            weights = patch_weights(query.maps[i], support.maps, 2)  # (4, 5)
-            scores = [spfa.importance[1].score.weight[0] @ patch for patch in patches_of(query.maps[i], 2)]
+            weights = patch_weights(query.fields[POOLED_MAPS][i], support.fields[POOLED_MAPS], 2)  # (4, 5)
+            scores = [
+                spfa.importance[1].score.weight[0] @ patch for patch in patches_of(query.fields[POOLED_MAPS][i], 2)
+            ]
             alpha = torch.stack(scores).softmax(dim=0)
             torch.testing.assert_close(relations[i], alpha @ weights, rtol=1e-10, atol=1e-10)
             torch.testing.assert_close(spfa.weights(query, support)[i], weights, rtol=1e-10, atol=1e-10)
@@ -213,9 +217,13 @@ class TestSPFA:
         spfa = make_spfa()
 
         def run(features, maps):
-            return spfa(type(query).of_frame(query.boxes, features, query.scores, (64, 96), maps), context).value
+            return spfa(
+                type(query).of_frame(query.boxes, features, query.scores, (64, 96), {POOLED_MAPS: maps}), context
+            ).value
 
-        assert torch.autograd.gradcheck(run, (query.features.requires_grad_(), query.maps.requires_grad_()))
+        assert torch.autograd.gradcheck(
+            run, (query.features.requires_grad_(), query.fields[POOLED_MAPS].requires_grad_())
+        )
 
     def test_only_what_is_learned_has_parameters(self):
         fc = {"transform.0.weight", "transform.0.bias"}
@@ -305,7 +313,7 @@ def sample_by_reference(model, images: list) -> list[Frame]:
     later = [{"res5": model.backbone.res5(x)} if stage == "res4" else {} for x in maps]
     own = [{stage: x} if model.pixel_aggregator.replaces_stage else {} for x in maps]
     encoded = [frame.with_(features=frame.features | a | b) for frame, a, b in zip(frames, own, later, strict=True)]
-    return [model.propose([frame])[0][0] for frame in encoded]
+    return [propose_frames(model.proposal_generator, model.roi_heads, [frame])[0][0] for frame in encoded]
 
 
 class TestTogether:
@@ -331,7 +339,7 @@ class TestTogether:
         for own, one in zip([query, *supports], [expected[0].proposals, *wanted], strict=True):
             torch.testing.assert_close(own.boxes, one.boxes, rtol=1e-9, atol=1e-9)
             torch.testing.assert_close(own.features, one.features, rtol=1e-9, atol=1e-9)
-            torch.testing.assert_close(own.maps, one.maps, rtol=1e-9, atol=1e-9)
+            torch.testing.assert_close(own.fields[POOLED_MAPS], one.fields[POOLED_MAPS], rtol=1e-9, atol=1e-9)
 
     def test_in_training_the_maps_are_those_of_inference(self):
         """The same clip: what is pooled of the supports does not depend on the mode; nor does the key frame's map."""
@@ -368,10 +376,14 @@ class TestTogether:
                 frames = model.encode([{"image": image, "frame_index": i} for i, image in enumerate(images)])
                 one = frames[1]
                 if supports == "entering":  # frame 1 was given the context of frame 0 and of itself
-                    (one,), _ = model.enhance([frames[1]], [context_of(frames[:2])])
-                expected = model.propose([one])[0][0].proposals
-            torch.testing.assert_close(pooled[supports].maps, expected.maps, rtol=1e-5, atol=1e-5)
-        assert not torch.allclose(pooled["entering"].maps, pooled["plain"].maps, atol=1e-3)
+                    (clip,), _ = model.enhance_clips([Clip(frames[1], context_of(frames[:2]))])
+                    one = clip.key
+                (done,), _ = propose_frames(model.proposal_generator, model.roi_heads, [one])
+            torch.testing.assert_close(
+                pooled[supports].fields[POOLED_MAPS], done.proposals.fields[POOLED_MAPS], rtol=1e-5, atol=1e-5
+            )
+        maps = [pooled[supports].fields[POOLED_MAPS] for supports in ("entering", "plain")]
+        assert not torch.allclose(*maps, atol=1e-3)
 
     def test_the_encoded_map_of_the_key_frame_reaches_the_head_in_training(self):
         """Its RoIs are pooled from it, so that the loss moves the content of stCIE, which begins with 0."""

@@ -22,7 +22,7 @@ from vod2.projects.dff import DFFAggregator
 import vod2
 from vod2.d2 import EventStorage, ShapeSpec, build_model, get_cfg
 from vod2.errors import UserError
-from vod2.structures import Frame, Role, Support, TemporalContext
+from vod2.structures import Clip, Frame, Role, Support, TemporalContext
 from vod2.temporal import FrameMemory, Keyframes, RandomKeyframe, SlidingWindow, build_training_schedule
 
 INTERVAL = 4
@@ -140,7 +140,8 @@ def test_rpn_and_heads_read_the_warped_head_map():
     key, keyframe = model.encode(
         [{"image": image, "frame_index": 9}, {"image": keyframe_image, "frame_index": 8}]
     )  # frame 9 is between two keyframes, frame 8 is one
-    (enhanced,), _ = model.enhance([key], [TemporalContext((keyframe,), (Role.KEYFRAME,))])
+    (clip,), _ = model.enhance_clips([Clip(key, TemporalContext((keyframe,), (Role.KEYFRAME,)))])
+    enhanced = clip.key
     std = model.pixel_std
     images = [(model.preprocess_image([{"image": one}]).tensor * std)[0] for one in (image, keyframe_image)]
     expected = dff(model.pixel_aggregator.flownet.state_dict(), *images, keyframe.features["head_map"][0])

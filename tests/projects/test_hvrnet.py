@@ -1,5 +1,7 @@
 """HVR-Net's head against the slow reference of its equations, and its configurations."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,13 +11,13 @@ from reference.hvrnet import Video, hvr_inference, hvr_training
 from torch import Tensor
 from vod2.projects.hvrnet import HVRAggregator
 from vod2.projects.hvrnet.auxiliary import AuxiliaryHead
-from vod2.projects.hvrnet.inter import InterVideo
+from vod2.projects.hvrnet.inter import InterVideo, RelatedClip
 
 from vod2 import UserError
 from vod2.d2 import Box2BoxTransform, Boxes, EventStorage, Instances, build_model
 from vod2.engine import load_config
 from vod2.modeling import Aggregated
-from vod2.structures import Frame, Role, TemporalContext
+from vod2.structures import Clip, Frame, Role, TemporalContext
 from vod2.temporal import build_training_schedule
 
 SMALL, CLASSES, CHANNELS = 8, 3, 5
@@ -33,7 +35,7 @@ def make_hvr(**arguments) -> HVRAggregator:
 
 def make_clip(
     name: str, labels: list[int], rng: torch.Generator, supports: tuple[int, ...] = (3, 2), with_key: bool = True
-) -> tuple[Frame, TemporalContext]:
+) -> Clip:
     """A training clip: a key proposal for each label (K for the background), so many proposals of each support."""
 
     def frame(index: int, proposals) -> Frame:
@@ -42,31 +44,32 @@ def make_clip(
 
     query = random_proposals(len(labels), SMALL, rng, requires_grad=True)
     targets = Instances(IMAGE_SIZE, gt_classes=torch.tensor(labels, dtype=torch.int64))
-    key = frame(7, query).with_(targets=targets, classes=frozenset(labels) - {CLASSES})
+    key = frame(7, query).with_(targets=targets)
+    truth = Instances(IMAGE_SIZE, gt_classes=targets.gt_classes[targets.gt_classes < CLASSES])
     others = [
         frame(index, random_proposals(count, SMALL, rng, requires_grad=True)) for index, count in enumerate(supports)
     ]
     if with_key:
-        return key, TemporalContext((key, *others), (Role.KEY, *[Role.GLOBAL] * len(others)))
-    return key, TemporalContext(tuple(others), (Role.GLOBAL,) * len(others))
+        return Clip(key, TemporalContext((key, *others), (Role.KEY, *[Role.GLOBAL] * len(others))), truth)
+    return Clip(key, TemporalContext(tuple(others), (Role.GLOBAL,) * len(others)), truth)
 
 
-def make_batch(*clips: tuple, seed: int = 0, **options) -> list[tuple[Frame, TemporalContext]]:
+def make_batch(*clips: tuple, seed: int = 0, **options) -> list[Clip]:
     """Of (name, labels) each."""
     rng = torch.Generator().manual_seed(seed)
     return [make_clip(name, labels, rng, **options) for name, labels in clips]
 
 
-def as_video(key: Frame, context: TemporalContext) -> Video:
-    maps = [key.features["res4"][0]]
-    maps += [f.features["res4"][0] for f, role in zip(context.frames, context.roles, strict=True) if role != Role.KEY]
-    frames = [(list(frame.proposals.features[:5]), frame.index == key.index) for frame in context.frames]
-    labels = key.targets.gt_classes.tolist()
-    return Video(key.video_id, list(key.proposals.features), frames, labels, set(key.classes), maps)
+def as_video(clip: Clip) -> Video:
+    key = clip.key
+    maps = [frame.features["res4"][0] for frame in (key, *clip.supports)]
+    frames = [(list(frame.proposals.features[:5]), frame.index == key.index) for frame in clip.context.frames]
+    labels, classes = key.targets.gt_classes.tolist(), set(clip.targets.gt_classes.tolist())
+    return Video(key.video_id, list(key.proposals.features), frames, labels, classes, maps)
 
 
-def run(hvr: HVRAggregator, batch: list[tuple[Frame, TemporalContext]]) -> list[Aggregated[Tensor]]:
-    return hvr.aggregate([key for key, _ in batch], [context for _, context in batch])
+def run(hvr: HVRAggregator, batch: list[Clip]) -> list[Aggregated[Tensor]]:
+    return hvr.forward_clips(batch)
 
 
 def stacked(values: list[Tensor]) -> Tensor:
@@ -77,9 +80,10 @@ def assert_equals_reference(hvr: HVRAggregator, batch: list, **options) -> None:
     """Values, losses and the gradient of both with respect to all parameters and embeddings."""
     found = run(hvr, batch)
     values, relation, auxiliary = hvr_training(
-        dict(hvr.named_parameters()), [as_video(*clip) for clip in batch], num_classes=CLASSES, **options
+        dict(hvr.named_parameters()), [as_video(clip) for clip in batch], num_classes=CLASSES, **options
     )
-    inputs = [*hvr.parameters(), *{id(f): f.proposals.features for key, c in batch for f in (key, *c.frames)}.values()]
+    frames = {id(frame): frame for clip in batch for frame in (clip.key, *clip.context.frames)}
+    inputs = [*hvr.parameters(), *(frame.proposals.features for frame in frames.values())]
     totals = [0 * sum(tensor.sum() for tensor in inputs) for _ in range(2)]  # a graph even without proposals
     for one, value, of_relation, of_classes in zip(found, values, relation, auxiliary, strict=True):
         torch.testing.assert_close(one.value, stacked(value), rtol=1e-9, atol=1e-10)
@@ -188,7 +192,7 @@ def test_in_inference_the_relation_between_videos_is_dropped_or_looks_at_the_vid
     for one, clip in zip(run(hvr, batch), batch, strict=True):
         expected = hvr_inference(
             state,
-            as_video(*clip),
+            as_video(clip),
             num_intra=num_intra,
             num_inter=num_inter,
             within=test_inter == "video",
@@ -200,10 +204,11 @@ def test_in_inference_the_relation_between_videos_is_dropped_or_looks_at_the_vid
 
 def test_the_key_frame_is_known_in_its_context_by_its_number_whatever_its_role():
     hvr = make_hvr().eval()
-    ((key, context),) = make_batch(("a", [0, 1]))
+    (clip,) = make_batch(("a", [0, 1]))
+    key, context = clip.key, clip.context
     unnamed = TemporalContext(context.frames, (Role.GLOBAL,) * len(context))
-    expected = hvr.aggregate([key], [context])[0].value
-    assert hvr.aggregate([key], [unnamed])[0].value.equal(expected)
+    expected = hvr.forward_clips([Clip(key, context)])[0].value
+    assert hvr.forward_clips([Clip(key, unnamed)])[0].value.equal(expected)
     assert hvr(key.proposals, context).value.equal(expected)
     assert not torch.allclose(hvr(key.proposals, unnamed).value, expected)
 
@@ -213,15 +218,15 @@ def test_padding_is_no_part_of_a_video(similarity):
     """Maps of 4 x 6 cells belong to 64 x 96 pixels; the smaller frame fills 3 x 2 of them."""
     hvr, batch = make_hvr(inter={"video_similarity": similarity}), make_batch(*TRIPLETS)
     small = (41, 32)
-    key, context = batch[0]
-    frames = [f.with_(image_size=small) for f in context.frames]
-    shrunk = [(key.with_(image_size=small), TemporalContext(tuple(frames), context.roles)), *batch[1:]]
+    shrunk = batch[0].with_frames(
+        batch[0].key.with_(image_size=small), [frame.with_(image_size=small) for frame in batch[0].supports]
+    )
 
     def similarities(filling: float) -> Tensor:
-        for frame in (shrunk[0][0], *frames):
+        for frame in (shrunk.key, *shrunk.supports):
             frame.features["res4"][..., 3:, :] = filling
             frame.features["res4"][..., :, 2:] = filling
-        clips = [type("Clip", (), {"key": k, "context": c, "features": None}) for k, c in shrunk]
+        clips = [RelatedClip(clip, clip.key.proposals.features) for clip in (shrunk, *batch[1:])]
         return hvr.inter._video_similarities(clips)
 
     assert similarities(0.0).equal(similarities(9.0))
@@ -229,8 +234,10 @@ def test_padding_is_no_part_of_a_video(similarity):
 
 def test_random_partners_come_from_the_global_generator_and_need_no_maps():
     hvr = make_hvr(inter={"video_similarity": "random", "proposals": "all"})
-    batch = [(key.with_(features={}), context) for key, context in make_batch(*TRIPLETS)]
-    assert hvr.training_levels == ()
+    batch = [
+        clip.with_frames(clip.key.with_(features={}), [frame.with_(features={}) for frame in clip.supports])
+        for clip in make_batch(*TRIPLETS)
+    ]
     values = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
@@ -297,13 +304,7 @@ def test_the_detector_of_the_public_code_trains_with_gradients_for_all(agnostic)
 
 def test_half_precision_trains():
     hvr, batch = make_hvr().float(), make_batch(*TRIPLETS)
-    single = [
-        (
-            key.with_(proposals=as_float(key)),
-            TemporalContext(tuple(f.with_(proposals=as_float(f)) for f in c.frames), c.roles),
-        )
-        for key, c in batch
-    ]
+    single = [clip.with_frames(as_float(clip.key), [as_float(frame) for frame in clip.supports]) for clip in batch]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = run(hvr, single)
     sum(one.value.float().sum() + sum(one.losses.values()) for one in found).backward()
@@ -311,9 +312,11 @@ def test_half_precision_trains():
     assert all(p.grad.isfinite().all() for p in hvr.parameters())
 
 
-def as_float(frame: Frame):
+def as_float(frame: Frame) -> Frame:
     own = frame.proposals
-    return type(own)(own.boxes.float(), own.features.float(), own.scores.float(), own.frame, own.image_sizes)
+    return frame.with_(
+        proposals=replace(own, boxes=own.boxes.float(), features=own.features.float(), scores=own.scores.float())
+    )
 
 
 def training_clip(name: str, classes: list[int], seed: int, **fields) -> dict:
@@ -366,7 +369,7 @@ def test_the_configuration_keys_arrive():
     }
     hvr = HVRAggregator(tiny_cfg(KEYS | {f"MODEL.HVRNET.{name}": value for name, value in node.items()}), DIM)
     assert (hvr.num_intra, len(hvr.relation), len(hvr.transform), hvr.support_topk) == (2, 4, 3, 6)
-    assert (hvr.auxiliary.loss_weight, hvr.looks_within, hvr.training_levels) == (0.25, False, ("res5",))
+    assert (hvr.auxiliary.loss_weight, hvr.looks_within, hvr.inter.video_level) == (0.25, False, "res5")
     assert not hvr.skips_both and hvr.auxiliary.boxes.out_features == 4 * 5
     inter = hvr.inter
     assert (inter.video_similarity, inter.all_proposals, inter.proposal_similarity) == ("max", True, "dot")

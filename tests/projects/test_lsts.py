@@ -21,7 +21,8 @@ from vod2.projects.lsts import LSTSAggregator
 from vod2.d2 import EventStorage, ShapeSpec
 from vod2.engine.optimizer import build_video_optimizer
 from vod2.errors import UserError
-from vod2.structures import Role, TemporalContext
+from vod2.modeling.backbone import forward_stages
+from vod2.structures import Clip, Role, TemporalContext
 from vod2.temporal import FrameMemory, Keyframes, KeyframeTriplet
 
 INTERVAL = 4
@@ -63,13 +64,12 @@ def training_clip(video: list, key: int, new: int, old: int) -> dict:
 def test_a_stream_follows_the_equations():
     model, video = build_detector(KEYS, dtype=torch.float64), make_video(10)
     lsts = model.pixel_aggregator
-    from vod2.modeling.backbone import begin, finish
 
     frames = []
     for image in video:
         images = model.preprocess_image([{"image": image}])
-        low = begin(model.backbone, images.tensor, "res4", 1)
-        frames.append((finish(model.backbone, low, "res4", 1), low))
+        low = forward_stages(model.backbone, images.tensor, until="res4", block=1)["res4"]
+        frames.append((forward_stages(model.backbone, low, after="res4", until="res4", block=1)["res4"], low))
     with torch.no_grad():
         expected = run_video(
             frames,
@@ -229,9 +229,8 @@ def map_with_loss(model, clip: dict) -> torch.Tensor:
     """The map that RPN and heads are trained on, in a model whose normalisation does not depend on the batch."""
     freeze_statistics(model)
     with torch.no_grad():
-        keys, contexts = model._clips([clip])
-        (key,), _ = model.enhance(keys, contexts)
-    return key.features["res4"]
+        (enhanced,), _ = model.enhance_clips(model.read_clips([clip | {"instances": make_targets()}]))
+    return enhanced.key.features["res4"]
 
 
 def test_a_still_image_is_trained_on_the_plain_map_of_the_whole_backbone():
@@ -251,7 +250,8 @@ def test_a_key_frame_that_is_the_new_keyframe_is_trained_on_the_task_feature_tha
     for t in range(INTERVAL):
         model.step(step_clip(video, t, memory), memory)
     model.remember([{"image": video[INTERVAL], "frame_index": INTERVAL}], [memory])
-    expected = model.enhance([memory.frame(INTERVAL)], [memory.context(INTERVAL)])[0][0].features["res4"]
+    (clip,), _ = model.enhance_clips([Clip(memory.frame(INTERVAL), memory.context(INTERVAL))])
+    expected = clip.key.features["res4"]
     support = [
         {"frame_index": INTERVAL, "role": Role.KEY},
         {"image": video[0], "frame_index": 0, "role": Role.MEMORY},

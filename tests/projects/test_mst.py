@@ -27,9 +27,10 @@ from vod2.d2 import EventStorage, ShapeSpec, build_model, get_cfg
 from vod2.engine import load_config
 from vod2.errors import UserError
 from vod2.layers import RelationModules
+from vod2.modeling import ProposalNeeds
 from vod2.modeling.object_ids import object_ids
 from vod2.modeling.pixel import ALIGNER_REGISTRY, Aligner, build_pixel_aggregator
-from vod2.structures import UNKNOWN, Frame, Role, TemporalContext
+from vod2.structures import TRACK_IDS, UNKNOWN, Frame, Role, TemporalContext
 from vod2.temporal import FrameMemory, SlidingWindow
 
 HEADS, SMALL, CHANNELS = 4, 16, 8
@@ -70,7 +71,7 @@ def assert_equals_reference(head: MSTAggregator, query, context, **options) -> N
     """The supports of `random_context` are by descending scores."""
     supports = [frame.proposals for frame in context.frames]
     numbers = {"topk": head.topk, "ratio": head.ratio, "scale": 10.0, "wavelength": 1000.0} | options
-    numbers |= {"best": head.support_topk, "pool": head.support_pool or 1000}
+    numbers |= {"best": head.support_topk, "pool": head.instance_pool or 1000}
     expected = mst_head(head.state_dict(), query, supports, heads=HEADS, **numbers)
     torch.testing.assert_close(head(query, context).value, expected, rtol=1e-9, atol=1e-9)
 
@@ -78,10 +79,10 @@ def assert_equals_reference(head: MSTAggregator, query, context, **options) -> N
 def with_ids(query, context, own: list[int], others: list[list[int]]):
     """The same proposals, which now tell what they show."""
     frames = [
-        frame.with_(proposals=replace(frame.proposals, ids=torch.tensor(ids, dtype=torch.int64)))
+        frame.with_(proposals=frame.proposals.with_fields(track_ids=torch.tensor(ids, dtype=torch.int64)))
         for frame, ids in zip(context.frames, others, strict=True)
     ]
-    return replace(query, ids=torch.tensor(own)), TemporalContext(tuple(frames), context.roles)
+    return query.with_fields(track_ids=torch.tensor(own)), TemporalContext(tuple(frames), context.roles)
 
 
 class TestProposalAndInstanceLevel:
@@ -186,14 +187,14 @@ class TestProposalAndInstanceLevel:
 
     def test_the_defaults_are_those_of_the_paper(self):
         head = MSTAggregator(vod2.add_video_config(get_cfg()), 1024)
-        assert (len(head.relations), head.support_topk, head.topk, head.ratio, head.id_iou) == (2, 75, 20, 0.2, 0.5)
-        assert head.support_pool == 0  # all of R^s
+        assert (len(head.relations), head.support_topk, head.topk, head.ratio) == (2, 75, 20, 0.2)
+        assert head.needs == ProposalNeeds(track_iou=0.5, support_pool=0)  # all of R^s
         for relation in (*head.relations, head.instance):
             assert relation.num_heads == 16 and relation.scale == 1.0
             assert not relation.geometry.position and not relation.geometry.aspect
 
     def test_without_instance_level_no_ids_are_asked_for(self):
-        assert make_head(instance=False).id_iou is None
+        assert make_head(instance=False).needs == ProposalNeeds()
 
     @pytest.mark.parametrize(
         "arguments, message",
@@ -266,12 +267,12 @@ class TestFrameLevel:
 
     def test_a_support_that_enters_is_enhanced_by_what_is_there(self):
         module = make_frames()
-        entered = module.enter(make_frame(4), context_of(2, 3))["res4"]
+        entered = module.support_features(make_frame(4), context_of(2, 3))["res4"]
         torch.testing.assert_close(entered, expected_map(module, 4, [2, 3]), rtol=1e-9, atol=1e-9)
 
     def test_with_the_reference_as_only_query_a_support_stays_as_it_is(self):
         frame = make_frame(4)
-        entered = make_frames({"MODEL.MST.QUERY": "reference"}).enter(frame, context_of(2, 3))
+        entered = make_frames({"MODEL.MST.QUERY": "reference"}).support_features(frame, context_of(2, 3))
         assert entered["res4"].equal(frame.features["res4"])
 
     def test_without_frame_level_a_support_is_aligned_to_the_key_frame(self):
@@ -279,15 +280,15 @@ class TestFrameLevel:
         source, target = make_frame(4), make_frame(9)
         context = TemporalContext((make_frame(3), target), (Role.LOCAL, Role.KEY))
         expected = align(module.align.layers.state_dict(), source.features["res4"][0], target.features["res4"][0])
-        torch.testing.assert_close(module.enter(source, context)["res4"][0], expected, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(module.support_features(source, context)["res4"][0], expected, rtol=1e-9, atol=1e-9)
         assert module(target, context_of(4)).value["res4"].equal(target.features["res4"])
 
     def test_without_frame_level_and_key_frame_it_is_aligned_to_the_nearest_frame(self):
         module = make_frames({"MODEL.MST.FRAME": False})
         source = make_frame(4)
         expected = align(module.align.layers.state_dict(), *(make_frame(i).features["res4"][0] for i in (4, 3)))
-        torch.testing.assert_close(module.enter(source, context_of(1, 3, 6))["res4"][0], expected)
-        assert module.enter(source, TemporalContext())["res4"].equal(source.features["res4"])
+        torch.testing.assert_close(module.support_features(source, context_of(1, 3, 6))["res4"][0], expected)
+        assert module.support_features(source, TemporalContext())["res4"].equal(source.features["res4"])
 
     def test_an_aligner_that_looks_at_images_is_given_them(self):
         """It brings each support to where the brightness says."""
@@ -338,14 +339,14 @@ def trained_proposals(keys: dict, clip: dict):
 class TestTraining:
     def test_proposals_of_key_frame_and_supports_tell_which_object_they_show(self):
         query, context, _ = trained_proposals(MST, training_clip())
-        assert query.ids.equal(object_ids(query.boxes, tracked([5, 8]), 0.5))
-        assert {5, 8, -1} >= set(query.ids.tolist()) > {-1}  # the ground truth itself is among the RoIs
+        assert query.fields[TRACK_IDS].equal(object_ids(query.boxes, tracked([5, 8]), 0.5))
+        assert {5, 8, -1} >= set(query.fields[TRACK_IDS].tolist()) > {-1}  # the ground truth itself is among the RoIs
         for frame in context.frames:
-            assert frame.proposals.ids.equal(object_ids(frame.proposals.boxes, tracked([5, 8]), 0.5))
+            assert frame.proposals.fields[TRACK_IDS].equal(object_ids(frame.proposals.boxes, tracked([5, 8]), 0.5))
 
     def test_without_tracks_nobody_claims_to_know(self):
         query, context, losses = trained_proposals(MST, training_clip(None))
-        assert (query.ids != UNKNOWN).all() and (context.proposals().ids == UNKNOWN).all()
+        assert (query.fields[TRACK_IDS] != UNKNOWN).all() and (context.proposals().fields[TRACK_IDS] == UNKNOWN).all()
         assert all(value.isfinite() for value in losses.values())
 
     def test_where_no_support_shows_the_object_every_parameter_still_has_a_gradient(self):
@@ -396,21 +397,22 @@ class TestStreams:
         for streamed, clip in stream_and_clips(MST | TO_REFERENCE, schedule):
             assert_same_detections(streamed, clip, 1e-10)
 
-    def test_with_the_reference_as_goal_every_support_is_aligned_to_each_key_frame(self):
+    def test_with_the_reference_as_goal_every_other_frame_is_aligned_to_each_key_frame(self):
         model, video, schedule = (
             build_detector(MST | TO_REFERENCE, dtype=torch.float64),
             make_video(4),
             SlidingWindow(9),
         )
-        entered, enter = [], model.pixel_aggregator.enter
+        entered, enter = [], model.pixel_aggregator.support_features
 
         def watched(frame, context):
             entered.append((frame, model.pixel_aggregator._target(frame, context), enter(frame, context)))
             return entered[-1][2]
 
-        model.pixel_aggregator.enter = watched
+        model.pixel_aggregator.support_features = watched
         list(detect_as_stream(model, video, schedule))
-        assert [(frame.index, key.index) for frame, key, _ in entered] == [(i, t) for t in range(4) for i in range(4)]
+        pairs = [(i, t) for t in range(4) for i in range(4) if i != t]
+        assert [(frame.index, key.index) for frame, key, _ in entered] == pairs
         state = model.pixel_aggregator.align.layers.state_dict()
         frame, key, found = entered[6]
         expected = align(state, frame.features["res4"][0], key.features["res4"][0])
@@ -436,13 +438,13 @@ class TestStreams:
         """With radius T these are 2T + 1 frames: the window of the last key frame."""
         model, video, memory = build_detector(MST), make_video(9), FrameMemory(SlidingWindow(2))
         memory.start("video", 9)
-        seen, enter = {}, model.pixel_aggregator.enter
+        seen, enter = {}, model.pixel_aggregator.support_features
 
         def watched(frame, context):
             seen[frame.index] = [one.index for one in context.frames]
             return enter(frame, context)
 
-        model.pixel_aggregator.enter = watched
+        model.pixel_aggregator.support_features = watched
         for t in range(9):
             model.step(step_clip(video, t, memory), memory)
         assert seen[0] == [] and seen[2] == [0, 1] and seen[7] == [2, 3, 4, 5, 6]
@@ -462,7 +464,7 @@ class TestStreams:
         module = build_pixel_aggregator(tiny_cfg(FRAMES), {"res4": ShapeSpec(channels=CHANNELS, stride=16)}).double()
         frame = make_frame(3)
         assert module(frame, context_of(2, 4)).value["res4"].equal(frame.features["res4"])
-        assert module.enter(frame, context_of(2, 4))["res4"].equal(frame.features["res4"])
+        assert module.support_features(frame, context_of(2, 4))["res4"].equal(frame.features["res4"])
 
 
 class TestPublishedConfigurations:

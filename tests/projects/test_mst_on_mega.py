@@ -26,7 +26,7 @@ from reference.mst import mst_head
 from vod2.d2 import CfgNode, EventStorage
 from vod2.engine import load_config
 from vod2.modeling.roi_heads import build_proposal_aggregator
-from vod2.structures import ProposalSet, Role, TemporalContext
+from vod2.structures import TRACK_IDS, ProposalSet, Role, TemporalContext
 from vod2.temporal import FrameMemory, LocalMemoryGlobal, RollingGlobal, SlidingWindow, Union
 
 HEADS, SMALL = 4, 16
@@ -172,10 +172,12 @@ class TestTraining:
         with EventStorage():
             model([tracked_clip()])
         ((query, context, value),) = given
-        assert {5, 8, -1} >= set(query.ids.tolist()) > {-1}
+        assert {5, 8, -1} >= set(query.fields[TRACK_IDS].tolist()) > {-1}
         assert {role.name for role in context.roles} == {"LOCAL", "MEMORY", "GLOBAL"}
-        assert all(frame.proposals.ids is not None for frame in context.frames)
-        assert value[query.ids == -1].equal(query.features[query.ids == -1])  # the background is copied
+        assert all(TRACK_IDS in frame.proposals.fields for frame in context.frames)
+        assert value[query.fields[TRACK_IDS] == -1].equal(
+            query.features[query.fields[TRACK_IDS] == -1]
+        )  # the background is copied
 
 
 class TestStreams:

@@ -95,7 +95,7 @@ def spfa_head(state: State, query: ProposalSet, context: TemporalContext, *, gri
     features = query.features.detach().double()
     sets = [frame.proposals for frame in context.frames]
     pool = torch.cat([features[:0], *[one.features[:topk].detach().double() for one in sets]])
-    maps = torch.cat([query.maps[:0], *[one.maps[:topk] for one in sets]]).double()
+    maps = torch.cat([query.fields["pooled_maps"][:0], *[one.fields["pooled_maps"][:topk] for one in sets]]).double()
     rows = []
     for i in range(len(query)):
         x, h = features[i], pool
@@ -104,9 +104,9 @@ def spfa_head(state: State, query: ProposalSet, context: TemporalContext, *, gri
                 weight, bias = state["transform.0.weight"], state["transform.0.bias"]
                 x, h = weight @ x + bias, h.clamp(min=0) @ weight.T + bias
             if len(maps):
-                weights = patch_weights(query.maps[i].double(), maps, grid)
+                weights = patch_weights(query.fields["pooled_maps"][i].double(), maps, grid)
                 of_patches = [(weights[p][:, None] * h).sum(dim=0) for p in range(grid * grid)]
-                alpha = _importance(state, k, query.maps[i].double(), grid)
+                alpha = _importance(state, k, query.fields["pooled_maps"][i].double(), grid)
                 x = x + sum(a * of_patch for a, of_patch in zip(alpha, of_patches, strict=True))
             x = x.clamp(min=0)
         rows.append(x)

@@ -187,12 +187,14 @@ def mst_head(
         return features
     key, key_boxes, everyone = _joined(query, supports, pool)
     ids = None
-    if query.ids is not None:
-        ids = [number for one in supports for number in one.ids[:pool].tolist()]
+    if "track_ids" in query.fields:
+        ids = [number for one in supports for number in one.fields["track_ids"][:pool].tolist()]
     result = features.clone()
     for i in range(len(features)):
         if ids is not None:
-            allowed = [j for j in everyone if query.ids[i] >= 0 and ids[j] == query.ids[i]]
+            allowed = [
+                j for j in everyone if query.fields["track_ids"][i] >= 0 and ids[j] == query.fields["track_ids"][i]
+            ]
         else:
             allowed = _most_similar(module, i, query, features, key, boxes, key_boxes, topk, ratio, size)
         result[i] += relate(module, features[i], key, boxes[i], key_boxes, allowed, **size)

@@ -16,7 +16,8 @@ from vod2.d2 import BoxMode, DatasetCatalog, MetadataCatalog
 from vod2.engine.cli import run
 from vod2.engine.random_weights import draw_weights
 from vod2.errors import UserError
-from vod2.structures import Role, TemporalContext
+from vod2.modeling import propose_frames
+from vod2.structures import Clip, Role, TemporalContext
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "plot_embedding.py"
 SPEC = importlib.util.spec_from_file_location("plot_embedding", TOOL)
@@ -79,9 +80,9 @@ def test_features_are_those_before_and_after_the_aggregator(dicts, name):
         clips = [
             {"image": torch.from_numpy(image).permute(2, 0, 1), "frame_index": i} for i, image in enumerate(resized)
         ]
-        frames, _ = model.propose(model.encode(clips))
+        frames, _ = propose_frames(model.proposal_generator, model.roi_heads, model.encode(clips))
         context = TemporalContext(tuple(frames), (Role.LOCAL,) * FRAMES)
-        after = model.roi_heads.aggregator.aggregate([frames[t]], [context])[0].value
+        after = model.roi_heads.aggregate([Clip(frames[t], context)])[0].value
     own = [one for one in drawn if one.image_id == "0/1"]
     query = frames[t].proposals
     assert own and len(drawn) > len(own)
@@ -223,4 +224,4 @@ def test_only_the_asked_classes_are_drawn(dicts):
 
 def test_a_model_without_an_aggregator_has_nothing_to_compare(dicts):
     with pytest.raises(UserError, match="no proposal aggregator"):
-        collect(dicts, {"MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME": "", "VIDEO.TEST_SCHEDULE.NAME": "NoWindow"}, 5)
+        collect(dicts, {"MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME": ""}, 5)

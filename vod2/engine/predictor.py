@@ -5,17 +5,16 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
-import torch
 
 from vod2.checkpoint import load_weights
-from vod2.d2 import CfgNode, build_model
-from vod2.data.clips.resizing import build_test_resize
+from vod2.d2 import CfgNode, build_model, transforms
+from vod2.engine.frame_detector import FrameDetector
 from vod2.engine.fuse import inference_copy
 from vod2.engine.setup import load_config
 from vod2.engine.streams import DetectedFrame, VideoStream, step_together
 from vod2.errors import UserError, settings
 from vod2.modeling import VideoRCNN
-from vod2.temporal import FrameMemory, SupportSchedule, build_support_schedule
+from vod2.temporal import SupportSchedule, build_support_schedule
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -62,19 +61,33 @@ class VideoPredictor:
             cfg = cfg.clone()
             cfg.defrost()
             cfg.MODEL.WEIGHTS = os.fspath(weights)
-        self.schedule = _schedule_of_stream(cfg, lookahead)
-        self.model = build_model(cfg).eval()
-        if not isinstance(self.model, VideoRCNN):
+        schedule = _schedule_of_stream(cfg, lookahead)
+        model = build_model(cfg).eval()
+        if not isinstance(model, VideoRCNN):
             raise UserError(
                 f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE!r}: a stream needs 'VideoRCNN', which is the "
                 "same detector without aggregators"
             )
-        load_weights(self.model, cfg.MODEL.WEIGHTS)
+        load_weights(model, cfg.MODEL.WEIGHTS)
         if fused:
-            self.model = inference_copy(self.model)
-        self.resize = build_test_resize(cfg)
-        self.rgb = cfg.INPUT.FORMAT == "RGB"
+            model = inference_copy(model)
+        self._detector = FrameDetector(cfg, model, schedule)
         self._default = self.open()
+
+    @property
+    def model(self) -> VideoRCNN:
+        """The detector, in evaluation mode."""
+        return self._detector.model
+
+    @property
+    def schedule(self) -> SupportSchedule:
+        """What names the window of a frame."""
+        return self._detector.schedule
+
+    @property
+    def resize(self) -> transforms.Augmentation:
+        """How images are resized for the model."""
+        return self._detector.resize
 
     @property
     def lookahead(self) -> int:
@@ -83,7 +96,7 @@ class VideoPredictor:
 
     def open(self, video: str = "stream") -> VideoStream:
         """A new stream with a memory of its own; the name only appears in messages."""
-        return VideoStream(self, video)
+        return VideoStream(self._detector, video)
 
     def step(self, frame: np.ndarray) -> list[DetectedFrame]:
         """`VideoStream.step` of the predictor's own stream."""
@@ -121,29 +134,7 @@ class VideoPredictor:
             UserError: see `VideoStream.step`; then no stream has taken in anything.
             ValueError: a stream is given twice, or is one of another predictor.
         """
-        return step_together(self, frames)
-
-    def encode(self, frames: Sequence[tuple[FrameMemory, np.ndarray]]) -> None:
-        """BGR uint8 images (H, W, 3), each the next frame of the video of a memory, which then holds what was encoded.
-
-        The backbone runs once for all frames that have one size after resizing.
-        """
-        groups: dict[tuple[int, ...], list[tuple[dict, FrameMemory]]] = {}
-        for memory, frame in frames:
-            clip = {"image": self._prepare(frame), "frame_index": memory.length}
-            groups.setdefault(tuple(clip["image"].shape), []).append((clip, memory))
-        for group in groups.values():
-            self.model.remember([clip for clip, _ in group], [memory for _, memory in group])
-
-    def detect(self, memory: FrameMemory, index: int, size: tuple[int, int]) -> dict:
-        """{"instances": Instances} in frame `index` of the memory's video, in pixels of an image of (height, width)."""
-        return self.model.detect_from(memory, {"frame_index": index, "height": size[0], "width": size[1]})
-
-    def _prepare(self, frame: np.ndarray) -> torch.Tensor:
-        """BGR (H, W, 3) -> (3, H, W) in the size and channel order of the model, as the test loader does."""
-        frame = frame[:, :, ::-1] if self.rgb else frame
-        resized = self.resize.get_transform(frame).apply_image(frame)
-        return torch.as_tensor(np.ascontiguousarray(resized.transpose(2, 0, 1)))
+        return step_together(self._detector, frames)
 
 
 def _schedule_of_stream(cfg: CfgNode, lookahead: int | None) -> SupportSchedule:

@@ -20,7 +20,7 @@ class DetectedFrame(NamedTuple):
 
 
 class StreamDetector(Protocol):
-    """What streams ask of the detector that they share; `VideoPredictor` is one.
+    """What streams ask of the detector that they share; `FrameDetector` is one.
 
     Attributes:
         schedule: names the window of a frame; its lookahead is a number of frames.

@@ -24,6 +24,7 @@ from vod2.engine.accumulation import accumulating, scaled_to_devices
 from vod2.engine.optimizer import build_video_optimizer
 from vod2.errors import UserError
 from vod2.evaluation import LinkingEvaluator, RelationWriter, StreamingModel, UAVDTEvaluator, VIDEvaluator
+from vod2.keys import default_config
 from vod2.modeling import VideoRCNN, asks_for_ids, build_box_linker
 from vod2.temporal import build_support_schedule
 
@@ -44,6 +45,9 @@ class VideoTrainer(DefaultTrainer):
         check_datasets(cfg, [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
         if cfg.SOLVER.ACCUMULATE > 1 and cfg.TEST.PRECISE_BN.ENABLED:
             raise UserError("TEST.PRECISE_BN does not cut batches as SOLVER.ACCUMULATE does: use one of the two")
+        if cfg.DATASETS.TEST:  # a mistake in it is told before the training, not at its first evaluation
+            build_support_schedule(cfg)
+            build_box_linker(cfg)
         super().__init__(scaled_to_devices(cfg))
         if cfg.SOLVER.ACCUMULATE > 1:
             self._trainer = accumulating(self._trainer, cfg.SOLVER.ACCUMULATE)
@@ -116,7 +120,7 @@ class VideoTrainer(DefaultTrainer):
         else:
             cfg = cfg.clone()
             cfg.defrost()
-            cfg.VIDEO.TEST_SCHEDULE.NAME = "NoWindow"
+            cfg.VIDEO.TEST_SCHEDULE = default_config().VIDEO.TEST_SCHEDULE  # NoWindow
         if linker := build_box_linker(cfg):
             if evaluators is None:
                 evaluators = [cls.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]

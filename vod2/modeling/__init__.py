@@ -4,6 +4,7 @@ from vod2.modeling.aggregation import Aggregated
 from vod2.modeling.anchors import PreciseAnchorGenerator, RoundedAnchorGenerator
 from vod2.modeling.backbone import build_narrow_resnet_backbone
 from vod2.modeling.efficientnet import build_efficientnet_lite_backbone
+from vod2.modeling.legacy import LegacyConventions
 from vod2.modeling.linking import (
     BLR,
     BOX_LINKER_REGISTRY,
@@ -14,9 +15,11 @@ from vod2.modeling.linking import (
     build_box_linker,
 )
 from vod2.modeling.pixel import PIXEL_AGGREGATOR_REGISTRY, PixelAggregator
+from vod2.modeling.propose import propose_clips, propose_frames
 from vod2.modeling.roi_heads import (
     PROPOSAL_AGGREGATOR_REGISTRY,
     ProposalAggregator,
+    ProposalNeeds,
     VideoROIHeads,
     asks_for_ids,
     build_relations,
@@ -31,10 +34,12 @@ __all__ = [
     "PROPOSAL_AGGREGATOR_REGISTRY",
     "Aggregated",
     "BoxLinker",
+    "LegacyConventions",
     "OnlineLinker",
     "PixelAggregator",
     "PreciseAnchorGenerator",
     "ProposalAggregator",
+    "ProposalNeeds",
     "RoundedAnchorGenerator",
     "SeqNMS",
     "TubeletLinking",
@@ -46,4 +51,6 @@ __all__ = [
     "build_efficientnet_lite_backbone",
     "build_narrow_resnet_backbone",
     "build_relations",
+    "propose_clips",
+    "propose_frames",
 ]

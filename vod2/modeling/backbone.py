@@ -3,6 +3,9 @@
 B: images, C: channels, H, W: size of a map.
 """
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 from torch import Tensor, nn
 
 from vod2.d2 import BACKBONE_REGISTRY, Backbone, BasicBlock, BasicStem, CfgNode, ResNet, ShapeSpec
@@ -64,18 +67,21 @@ class HeadMapBackbone(Backbone):
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """(B, 3, H, W) -> {name: (B, C, H/s, W/s)}."""
         outputs = self.bottom_up(x)
-        return outputs | self.head_maps(outputs["res5"])
+        whole = self.head_map(outputs["res5"])
+        return outputs | {"head_map": whole, "rpn": _first_half(whole), "head": _second_half(whole)}
 
-    def head_maps(self, res5: Tensor) -> dict[str, Tensor]:
-        """(B, C, H, W) -> head_map (B, channels, H, W), and its halves."""
-        whole = self.last_conv(res5).relu_()
-        return {"head_map": whole} | self.halves(whole)
+    def head_map(self, res5: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, channels, H, W)."""
+        return self.last_conv(res5).relu_()
 
-    @staticmethod
-    def halves(head_map: Tensor) -> dict[str, Tensor]:
-        """(B, channels, H, W) -> rpn and head, (B, channels / 2, H, W) each."""
-        first, second = head_map.chunk(2, dim=1)
-        return {"rpn": first, "head": second}
+    def ordered_stages(self) -> list["Stage"]:
+        """Those of the ResNet, and what comes after them; see `stages_of`."""
+        return [
+            *stages_of(self.bottom_up),
+            Stage("head_map", "res5", self.head_map),
+            Stage("rpn", "head_map", _first_half),
+            Stage("head", "head_map", _second_half),
+        ]
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         return self._shapes
@@ -85,76 +91,109 @@ class HeadMapBackbone(Backbone):
         return self.bottom_up.size_divisibility
 
 
-def resume(backbone: nn.Module, stage: str, x: Tensor) -> dict[str, Tensor]:
-    """Run what comes after `stage` on its output x (B, C, H, W) -> {later output: (B, C', H', W')}."""
-    if isinstance(backbone, HeadMapBackbone):
-        if stage == "head_map":
-            return backbone.halves(x)
-        outputs = resume(backbone.bottom_up, stage, x)
-        return outputs | backbone.head_maps(x if stage == "res5" else outputs["res5"])
-    outputs = {}
-    for name in later_outputs(backbone, stage):
-        x = getattr(backbone, name)(x)
-        outputs[name] = x
-    return outputs
+class Stage(NamedTuple):
+    """A part of a backbone: `run` makes the map `name` of the map `source`, both (B, C, H, W)."""
+
+    name: str
+    source: str
+    run: Callable[[Tensor], Tensor]
 
 
-def run_to(backbone: nn.Module, images: Tensor, stage: str) -> Tensor:
-    """Run the backbone no further than `stage`: (B, 3, H, W) -> its output (B, C, H/s, W/s), what `resume` takes.
-
-    Raises:
-        ValueError: for a stage that the backbone does not have.
-    """
-    if stage == "head_map" and isinstance(backbone, HeadMapBackbone):
-        return backbone(images)[stage]  # nothing comes after it
-    return finish(backbone, begin(backbone, images, stage, 1), stage, 1)
+_IMAGES, _STEM = "images", "stem"
 
 
-def later_outputs(backbone: nn.Module, stage: str) -> list[str]:
-    """The names of what `resume` computes from the output of `stage`, in their order."""
-    if isinstance(backbone, HeadMapBackbone):
-        if stage == "head_map":
-            return ["rpn", "head"]
-        return [*later_outputs(backbone.bottom_up, stage), "head_map", "rpn", "head"]
-    names = list(backbone.stage_names)
-    return names[names.index(stage) + 1 :]
+def stages_of(backbone: nn.Module) -> list[Stage]:
+    """The stages of a ResNet, or of a backbone that lists its own (`ordered_stages`), in their order."""
+    if hasattr(backbone, "ordered_stages"):
+        return backbone.ordered_stages()
+    names = [_STEM, *backbone.stage_names]
+    sources = [_IMAGES, *names]
+    return [Stage(name, source, getattr(backbone, name)) for name, source in zip(names, sources, strict=False)]
 
 
-def begin(backbone: nn.Module, images: Tensor, stage: str, blocks: int) -> Tensor:
-    """The first part of a ResNet: (B, 3, H, W) -> the sum before the ReLU of block `blocks` (from 1) of `stage`.
+def outputs_after(backbone: nn.Module, stage: str) -> list[str]:
+    """The names of what a backbone makes after `stage`, in their order."""
+    names = [one.name for one in stages_of(backbone)]
+    return names[_position(names, stage) + 1 :]
 
-    Of blocks that do not end in one (`ends_in_relu` False, as EfficientNet's) it is the block's output.
+
+def forward_stages(
+    backbone: nn.Module, x: Tensor, *, after: str | None = None, until: str | None = None, block: int | None = None
+) -> dict[str, Tensor]:
+    """Run a part of a backbone.
+
+    Args:
+        backbone: see `stages_of`.
+        x: images (B, 3, H, W), or (B, C, H/s, W/s), the map of the stage `after`.
+        after: the stage that x comes out of; None for images.
+        until: the last stage that is run; None for all.
+        block: cuts a stage in two after its block number `block`, from 1: the stage `after` where that is given, of
+            which the rest of the blocks then runs on x, else `until`, of which the rest does not run. The cut is at the
+            sum before the last ReLU of the block, if it ends in one (a block with `ends_in_relu` False, as
+            EfficientNet's, does not).
+
+    Returns:
+        {stage: (B, C, H/s, W/s)}, every map that was made; of a stage that is cut after `block`, that sum.
 
     Raises:
         ValueError: for a stage or a block that the backbone does not have.
+
+    Example:
+        >>> import torch
+        >>> from vod2.d2 import build_backbone
+        >>> from vod2.engine import load_config
+        >>> from vod2.modeling.backbone import forward_stages
+        >>> backbone = build_backbone(load_config("configs/quick/RDN.yaml"))
+        >>> maps = forward_stages(backbone, torch.zeros(1, 3, 32, 32), until="res4")
+        >>> list(maps), list(forward_stages(backbone, maps["res4"], after="res4"))
+        (['stem', 'res2', 'res3', 'res4'], ['res5'])
     """
-    resnet = getattr(backbone, "bottom_up", backbone)
-    x = resnet.stem(images)
-    for name in resnet.stage_names:
-        layers = list(getattr(resnet, name))
-        if name == stage:
-            if not 1 <= blocks <= len(layers):
-                raise ValueError(f"{stage} has {len(layers)} blocks: expected 1 to {len(layers)} of them, got {blocks}")
-            for block in layers[: blocks - 1]:
-                x = block(x)
-            return _before_relu(layers[blocks - 1], x)
-        x = getattr(resnet, name)(x)
-    raise ValueError(f"the backbone has no stage {stage!r}, it has {list(resnet.stage_names)}")
+    stages = stages_of(backbone)
+    names = [stage.name for stage in stages]
+    first = 0 if after is None else _position(names, after) + 1
+    end = len(names) if until is None else _position(names, until) + 1
+    cut = None if block is None else after or until
+    inputs, outputs = {after or _IMAGES: x}, {}
+    if after is not None and cut == after:
+        outputs[after] = _run_after_block(stages[first - 1], x, block)
+    for stage in stages[first:end]:
+        source = (inputs | outputs)[stage.source]
+        outputs[stage.name] = _run_to_block(stage, source, block) if stage.name == cut else stage.run(source)
+    return outputs
 
 
-def finish(backbone: nn.Module, x: Tensor, stage: str, blocks: int) -> Tensor:
-    """The rest of `stage` after `begin`, whose result x (B, C, H, W) is -> the stage's output."""
-    resnet = getattr(backbone, "bottom_up", backbone)
-    layers = list(getattr(resnet, stage))
-    if _ends_in_relu(layers[blocks - 1]):
+def _position(names: list[str], stage: str) -> int:
+    if stage not in names:
+        raise ValueError(f"the backbone has no stage {stage!r}, it has {names}")
+    return names.index(stage)
+
+
+def _blocks_of(stage: Stage, block: int) -> list[nn.Module]:
+    """The blocks of a stage that has one with the number `block`."""
+    blocks = list(stage.run) if isinstance(stage.run, nn.Sequential) else []
+    if not 1 <= block <= len(blocks):
+        raise ValueError(f"{stage.name} has {len(blocks)} blocks: expected 1 to {len(blocks)} of them, got {block}")
+    return blocks
+
+
+def _run_to_block(stage: Stage, x: Tensor, block: int) -> Tensor:
+    *before, last = _blocks_of(stage, block)[:block]
+    for one in before:
+        x = one(x)
+    return _without_last_relu(last, x)
+
+
+def _run_after_block(stage: Stage, x: Tensor, block: int) -> Tensor:
+    blocks = _blocks_of(stage, block)
+    if _ends_in_relu(blocks[block - 1]):
         x = x.relu()
-    for block in layers[blocks:]:
-        x = block(x)
+    for one in blocks[block:]:
+        x = one(x)
     return x
 
 
-def _before_relu(block: nn.Module, x: Tensor) -> Tensor:
-    """A block without its last ReLU, if it has one: then it is a basic or bottleneck block."""
+def _without_last_relu(block: nn.Module, x: Tensor) -> Tensor:
+    """The output of a block before its last ReLU, if it has one: then it is a basic or bottleneck block."""
     if not _ends_in_relu(block):
         return block(x)
     out = block.conv2(block.conv1(x).relu_())
@@ -166,3 +205,12 @@ def _before_relu(block: nn.Module, x: Tensor) -> Tensor:
 
 def _ends_in_relu(block: nn.Module) -> bool:
     return getattr(block, "ends_in_relu", True)
+
+
+def _first_half(x: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, ceil(C / 2), H, W)."""
+    return x.chunk(2, dim=1)[0]
+
+
+def _second_half(x: Tensor) -> Tensor:
+    return x.chunk(2, dim=1)[1]

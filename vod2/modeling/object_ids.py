@@ -8,7 +8,7 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from vod2.d2 import Instances
-from vod2.structures import BACKGROUND, UNKNOWN
+from vod2.structures import BACKGROUND, TRACK_IDS, UNKNOWN, Clip, Frame
 
 
 def object_ids(boxes: Tensor, targets: Instances | None, threshold: float) -> Tensor:
@@ -31,3 +31,17 @@ def object_ids(boxes: Tensor, targets: Instances | None, threshold: float) -> Te
         return tracks.new_full((len(boxes),), BACKGROUND)
     overlap, best = box_iou(boxes, targets.gt_boxes.tensor.to(boxes)).max(dim=1)
     return tracks[best].where(overlap >= threshold, BACKGROUND)
+
+
+def with_track_ids(clip: Clip, threshold: float) -> Clip:
+    """A training clip in which all proposals tell which object they show (`TRACK_IDS`), see `object_ids`."""
+    supports = [
+        _with_track_ids(frame, source.get("instances"), threshold)
+        for frame, source in zip(clip.supports, clip.support_inputs, strict=True)
+    ]
+    return clip.with_frames(_with_track_ids(clip.key, clip.targets, threshold), supports)
+
+
+def _with_track_ids(frame: Frame, targets: Instances | None, threshold: float) -> Frame:
+    ids = object_ids(frame.proposals.boxes, targets, threshold)
+    return frame.with_(proposals=frame.proposals.with_fields(**{TRACK_IDS: ids}))

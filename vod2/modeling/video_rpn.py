@@ -18,7 +18,8 @@ from vod2.d2 import (
     pairwise_iou,
     subsample_labels,
 )
-from vod2.layers import PreciseBoxTransform, clip_boxes, covered
+from vod2.layers import PreciseBoxTransform, covered
+from vod2.modeling.legacy import CURRENT_CONVENTIONS, LegacyConventions
 from vod2.structures import PreciseBoxes
 
 
@@ -27,26 +28,26 @@ class VideoRPN(RPN):
     """Detectron2's RPN with its keys and parameters, in any precision, where only key frames have targets."""
 
     @configurable
-    def __init__(self, *, inclusive_boxes: bool = False, ignore_overlap: float = 0.5, **kwargs) -> None:
+    def __init__(
+        self, *, conventions: LegacyConventions = CURRENT_CONVENTIONS, ignore_overlap: float = 0.5, **kwargs
+    ) -> None:
         """
         Args:
-            inclusive_boxes: boxes, also those of targets, come from `vod2.layers.half_open`, see `clip_boxes`.
+            conventions: of the code that trained the weights.
             ignore_overlap: background anchors that have more of their area in an ignore region are not sampled.
             kwargs: those of `RPN`.
         """
         super().__init__(**kwargs)
-        self.inclusive_boxes = inclusive_boxes
+        self.conventions = conventions
         self.ignore_overlap = ignore_overlap
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
         ret = super().from_config(cfg, input_shape)
         ret["box2box_transform"] = PreciseBoxTransform(weights=cfg.MODEL.RPN.BBOX_REG_WEIGHTS)
-        ret["inclusive_boxes"] = cfg.MODEL.LEGACY.INCLUSIVE_BOXES
+        ret["conventions"] = conventions = LegacyConventions.from_config(cfg)
+        ret["anchor_boundary_thresh"] = conventions.anchor_margin(ret["anchor_boundary_thresh"])
         ret["ignore_overlap"] = cfg.MODEL.VIDEO.IGNORE_OVERLAP
-        if ret["inclusive_boxes"] and ret["anchor_boundary_thresh"] >= 0:
-            # Half-open anchors end a pixel later: half of it keeps those inside, of whole pixels, that were inside.
-            ret["anchor_boundary_thresh"] += 0.5
         return ret
 
     def forward(
@@ -158,7 +159,7 @@ class VideoRPN(RPN):
         finite = torch.isfinite(boxes).all(dim=1) & torch.isfinite(scores)
         if self.training and not finite.all():
             raise FloatingPointError("the RPN predicted boxes or scores that are not finite: training has diverged")
-        boxes = clip_boxes(boxes, size, self.inclusive_boxes)
+        boxes = self.conventions.clip(boxes, size)
         keep = finite & ((boxes[:, 2:] - boxes[:, :2]) > self.min_box_size).all(dim=1)
         boxes, scores, levels = boxes[keep], scores[keep], levels[keep]
         kept = self._best(boxes, scores.to(boxes.dtype), levels, self.post_nms_topk[self.training])

@@ -1,14 +1,18 @@
 """Plain data that crosses the library, validated on construction."""
 
 from vod2.structures.boxes import PreciseBoxes
+from vod2.structures.clip import Clip
 from vod2.structures.context import TemporalContext
 from vod2.structures.frame import Frame
-from vod2.structures.proposals import BACKGROUND, UNKNOWN, ProposalSet
+from vod2.structures.proposals import BACKGROUND, POOLED_MAPS, TRACK_IDS, UNKNOWN, ProposalSet
 from vod2.structures.role import Role, Support
 
 __all__ = [
     "BACKGROUND",
+    "POOLED_MAPS",
+    "TRACK_IDS",
     "UNKNOWN",
+    "Clip",
     "Frame",
     "PreciseBoxes",
     "ProposalSet",

@@ -66,10 +66,16 @@ class TemporalContext:
             raise ValueError(f"feature {name!r} is missing in the frames {', '.join(missing)}")
         return torch.cat([frame.features[name] for frame in self.frames])
 
-    def proposals(self, top: int | None = None) -> ProposalSet | None:
-        """The proposals of all support frames, at most `top` of the highest objectness of each; None if T is 0."""
+    def proposals(self, top: int | None = None, *, like: ProposalSet | None = None) -> ProposalSet | None:
+        """The proposals of all support frames.
+
+        Args:
+            top: at most so many of each frame, those of the highest objectness; None for all.
+            like: where there are no support frames, an empty set with its device and dimensions is returned; without
+                it, None.
+        """
         sets: Sequence[ProposalSet] = [frame.proposals for frame in self.frames if frame.proposals is not None]
         if not sets:
-            return None
+            return None if like is None else like[:0]
         joined = ProposalSet.cat(sets)
         return joined if top is None else joined.top(top)

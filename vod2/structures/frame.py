@@ -20,8 +20,6 @@ class Frame:
         proposals: the frame's proposals with embedded features, or None before they are made.
         targets: of a key frame in training, its sampled RoIs with `proposal_boxes`, `gt_boxes` (resized pixels) and
             `gt_classes`, row by row those of `proposals`.
-        classes: of a key frame in training, the classes that its clip stands for among other clips: the one that it was
-            drawn for (see `TripletVideos`), or those of all its objects.
 
     Raises:
         ValueError: on a negative index or a feature map that is not (1, C, H, W).
@@ -33,7 +31,6 @@ class Frame:
     features: dict[str, Tensor] = field(default_factory=dict)
     proposals: ProposalSet | None = None
     targets: Instances | None = None
-    classes: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
         if self.index < 0:
@@ -41,6 +38,11 @@ class Frame:
         for name, value in self.features.items():
             if value.dim() != 4 or value.shape[0] != 1:
                 raise ValueError(f"feature {name!r}: expected the shape (1, C, H, W), got {tuple(value.shape)}")
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether there are proposals, and what was pooled from their boxes."""
+        return self.proposals is not None and self.proposals.is_embedded
 
     def with_(self, **changes) -> "Frame":
         """A copy in which the named fields are replaced."""

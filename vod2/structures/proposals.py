@@ -3,8 +3,9 @@
 M: proposals in all, D: embedding dimension, T: frames.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -13,6 +14,10 @@ BACKGROUND = -1
 """The id of a proposal that shows no object."""
 UNKNOWN = -2
 """The id of a proposal of which nobody knows what it shows: its frame, or its object's track, is not annotated."""
+POOLED_MAPS = "pooled_maps"
+"""The field (M, C, P, P) with what was pooled from each box."""
+TRACK_IDS = "track_ids"
+"""The field (M,) int64 with the track of the object in each box."""
 
 
 @dataclass(frozen=True)
@@ -21,13 +26,14 @@ class ProposalSet:
 
     Args:
         boxes: (M, 4) xyxy in pixels of the resized image.
-        features: (M, D), or (M, P*P, D) where an aggregator keeps the patches of a RoI apart.
+        features: (M, D), or (M, P*P, D) where an aggregator keeps the patches of a RoI apart; (M, 0) before anything
+            has been pooled from the boxes.
         scores: (M,) objectness logits, descending within each frame.
         frame: (M,) int64, ascending, row of the proposal's frame in the context, in [0, T); zeros for one frame.
         image_sizes: T pairs (height, width) of the resized images.
-        maps: (M, C, P, P) what was pooled from each box, where an aggregator compares parts of it, else None.
-        ids: (M,) int64 in training, the track of the object in each box, or BACKGROUND, or UNKNOWN; None where nobody
-            asked.
+        fields: {name: (M, ...)} what else an aggregator has asked for of each proposal, see `ProposalNeeds`:
+            POOLED_MAPS (M, C, P, P), what was pooled from its box; in training TRACK_IDS (M,) int64, the track of the
+            object in its box, or BACKGROUND, or UNKNOWN.
 
     Raises:
         ValueError: if the lengths or shapes contradict each other.
@@ -47,8 +53,7 @@ class ProposalSet:
     scores: Tensor
     frame: Tensor
     image_sizes: tuple[tuple[int, int], ...]
-    maps: Tensor | None = None
-    ids: Tensor | None = None
+    fields: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         count = len(self.boxes)
@@ -56,27 +61,41 @@ class ProposalSet:
             raise ValueError(f"boxes: expected the shape (M, 4), got {tuple(self.boxes.shape)}")
         if self.features.dim() < 2:
             raise ValueError(f"features: expected the shape (M, D) or (M, P*P, D), got {tuple(self.features.shape)}")
-        for name in ("features", "scores", "frame", "maps", "ids"):
-            value = getattr(self, name)
-            if value is not None and len(value) != count:
+        object.__setattr__(self, "fields", MappingProxyType(dict(self.fields)))
+        rows = {"features": self.features, "scores": self.scores, "frame": self.frame, **self.fields}
+        for name, value in rows.items():
+            if len(value) != count:
                 raise ValueError(f"{name}: expected {count} rows, one for each box, got {len(value)}")
 
     def __len__(self) -> int:
         return len(self.boxes)
 
+    @property
+    def is_embedded(self) -> bool:
+        """Whether there are features: what was pooled from the boxes."""
+        return self.features.shape[1] > 0
+
     @staticmethod
     def of_frame(
-        boxes: Tensor, features: Tensor, scores: Tensor, image_size: tuple[int, int], maps: Tensor | None = None
+        boxes: Tensor,
+        features: Tensor,
+        scores: Tensor,
+        image_size: tuple[int, int],
+        fields: Mapping[str, Tensor] | None = None,
     ) -> "ProposalSet":
         """The proposals of a single frame; arguments as in the class."""
         frame = torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
-        return ProposalSet(boxes, features, scores, frame, (image_size,), maps)
+        return ProposalSet(boxes, features, scores, frame, (image_size,), fields or {})
+
+    def with_fields(self, **fields: Tensor) -> "ProposalSet":
+        """The same proposals with further `fields`, or with others in the place of those of the same name."""
+        return replace(self, fields={**self.fields, **fields})
 
     @staticmethod
     def cat(sets: Sequence["ProposalSet"]) -> "ProposalSet":
         """Join the sets, frame after frame; rows of `frame` are shifted accordingly.
 
-        Where some sets have ids, those of the others are UNKNOWN.
+        Of the fields, those that all sets have are kept.
 
         Raises:
             ValueError: if `sets` is empty (there is no device or dimension to make an empty set of).
@@ -87,14 +106,14 @@ class ProposalSet:
         for one in sets:
             frames.append(one.frame + len(sizes))
             sizes += one.image_sizes
+        shared = [name for name in sets[0].fields if all(name in one.fields for one in sets)]
         return ProposalSet(
             torch.cat([one.boxes for one in sets]),
             torch.cat([one.features for one in sets]),
             torch.cat([one.scores for one in sets]),
             torch.cat(frames),
             sizes,
-            None if any(one.maps is None for one in sets) else torch.cat([one.maps for one in sets]),
-            None if all(one.ids is None for one in sets) else torch.cat([one._known_ids() for one in sets]),
+            {name: torch.cat([one.fields[name] for one in sets]) for name in shared},
         )
 
     def top(self, count: int) -> "ProposalSet":
@@ -111,32 +130,24 @@ class ProposalSet:
         first = counts.cumsum(0) - counts
         return torch.arange(len(self), device=self.frame.device) - first[self.frame]
 
-    def _known_ids(self) -> Tensor:
-        return torch.full_like(self.frame, UNKNOWN) if self.ids is None else self.ids
-
     def counts(self) -> Tensor:
         """(T,) int64: the number of proposals of each frame."""
         return torch.bincount(self.frame, minlength=len(self.image_sizes))
 
-    def __getitem__(self, rows: Tensor) -> "ProposalSet":
-        return ProposalSet(
-            self.boxes[rows],
-            self.features[rows],
-            self.scores[rows],
-            self.frame[rows],
-            self.image_sizes,
-            None if self.maps is None else self.maps[rows],
-            None if self.ids is None else self.ids[rows],
-        )
+    def __getitem__(self, rows: Tensor | slice) -> "ProposalSet":
+        return self._converted(lambda value: value[rows])
 
     def detach(self) -> "ProposalSet":
         """The same values without gradient."""
+        return self._converted(Tensor.detach)
+
+    def _converted(self, convert: Callable[[Tensor], Tensor]) -> "ProposalSet":
+        """`convert` applied to every tensor that has a row for each proposal."""
         return ProposalSet(
-            self.boxes.detach(),
-            self.features.detach(),
-            self.scores.detach(),
-            self.frame,
+            convert(self.boxes),
+            convert(self.features),
+            convert(self.scores),
+            convert(self.frame),
             self.image_sizes,
-            None if self.maps is None else self.maps.detach(),
-            self.ids,
+            {name: convert(value) for name, value in self.fields.items()},
         )

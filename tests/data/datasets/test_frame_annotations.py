@@ -290,7 +290,7 @@ class TestWhoAsks:
         cfg.defrost()
         cfg.MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME = name
         kind = PROPOSAL_AGGREGATOR_REGISTRY.get(name)
-        assert asks_for_ids(cfg) == (kind(cfg, 64).id_iou is not None)
+        assert asks_for_ids(cfg) == (kind(cfg, 64).needs.track_iou is not None)
 
     def test_one_of_a_sequence_is_enough(self):
         cfg = load_config(str(ROOT / "configs/ablations/mst.yaml:MEGA_k"))

@@ -6,8 +6,10 @@ from vod2.modeling.pixel.base import (
     PixelAggregator,
     aggregated_stage,
     build_pixel_aggregator,
+    split_maps,
 )
 from vod2.modeling.pixel.dalign import DAlign
+from vod2.modeling.pixel.enhance import enhance_clips, enter_memory, keeps_boxes
 from vod2.modeling.pixel.flow_aligner import build_flownet
 from vod2.modeling.pixel.st_aligners import LearnedSampling, MatchTrans, NonLocal
 
@@ -24,4 +26,8 @@ __all__ = [
     "PIXEL_AGGREGATOR_REGISTRY",
     "PixelAggregator",
     "build_pixel_aggregator",
+    "enhance_clips",
+    "enter_memory",
+    "keeps_boxes",
+    "split_maps",
 ]

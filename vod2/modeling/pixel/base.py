@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from vod2.d2 import CfgNode, Registry, ShapeSpec
 from vod2.errors import UserError, lookup, settings
 from vod2.modeling.aggregation import Aggregated
-from vod2.structures import Frame, Support, TemporalContext
+from vod2.modeling.deprecated import DeprecatedEnter, honour_old_names
+from vod2.structures import Frame, Role, Support, TemporalContext
 
 PIXEL_AGGREGATOR_REGISTRY = Registry("PIXEL_AGGREGATOR")
 PIXEL_AGGREGATOR_REGISTRY.__doc__ = """
@@ -20,24 +21,27 @@ Chosen by MODEL.VIDEO.PIXEL_AGGREGATOR.NAME.
 """
 
 
-class PixelAggregator(nn.Module, ABC):
+def split_maps(maps: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+    """{level: (B, C, H, W)} -> B times {level: (1, C, H, W)}."""
+    count = len(next(iter(maps.values())))
+    return [{name: value[row : row + 1] for name, value in maps.items()} for row in range(count)]
+
+
+class PixelAggregator(DeprecatedEnter, nn.Module, ABC):
     """Aggregates feature maps: a pure function, see `Aggregated`.
 
     Attributes:
         stage: the map that it replaces.
         replaces_stage: whether those who read the stage itself, such as an RPN on conv4, see the new map; else only
             what the backbone makes of it is replaced.
-        enters_anew: whether at test supports `enter` for each key frame anew, as in training, so that their proposals
-            may depend on it. That is as much work for each frame of the window as for the key frame.
-        joint: whether the frames of a context take from each other as the key frame does from them (CSMN). Then their
-            proposals are made, anew for each key frame, of what `forward_all` gives for them with the key frame's
-            context; nothing that `forward` returns beside the map is used.
+        per_key_frame: whether the maps that the proposals of supports are made of depend on the key frame. They are
+            then made anew for each key frame, and so are those proposals, which is as much work for each frame of the
+            window as for the key frame. If not, they are made once, when a frame enters the memory of a stream.
     """
 
     stage: str
     replaces_stage: bool = True
-    enters_anew: bool = False
-    joint: bool = False
+    per_key_frame: bool = False
 
     def encode(self, backbone: nn.Module, images: Tensor, frames: Sequence[Support]) -> list[dict[str, Tensor]]:
         """Images (B, 3, H, W), normalised and padded -> what is kept of each: {level: (1, C, H/s, W/s)}.
@@ -46,10 +50,9 @@ class PixelAggregator(nn.Module, ABC):
         frames of clips the role is None: the frame's number must then tell what the frame is to the method. A key frame
         has the role KEYFRAME where its clip has no supports, and KEY where the training schedule names it as one.
         """
-        features = backbone(images)
-        return [{name: value[row : row + 1] for name, value in features.items()} for row in range(len(images))]
+        return split_maps(backbone(images))
 
-    def enter(self, frame: Frame, context: TemporalContext) -> dict[str, Tensor]:
+    def support_features(self, frame: Frame, context: TemporalContext) -> dict[str, Tensor]:
         """What the proposals of a support are made of: {stage: (1, C, H, W)}, or {} for what `encode` made, as here.
 
         An aggregator that overrides this returns a map for every frame. `forward` is never given these maps: there the
@@ -58,14 +61,37 @@ class PixelAggregator(nn.Module, ABC):
         Args:
             frame: one that enters the memory of a stream, or a support of a clip.
             context: the frames that the memory holds by then, without `frame`; in a clip at test the supports before
-                it. In training, and where the aggregator `enters_anew`, the key frame (of role KEY) and the other
-                supports.
+                it. In training, and where `per_key_frame`, the key frame (of role KEY) and the other supports.
         """
         return {}
 
-    def forward_all(self, frames: Sequence[Frame], context: TemporalContext) -> list[dict[str, Tensor]]:
-        """The maps that `forward` gives for each of several frames with one context; a joint one may share work."""
-        return [self(frame, context).value for frame in frames]
+    def forward_clip(
+        self, key: Frame, context: TemporalContext, supports: Sequence[int]
+    ) -> tuple[Aggregated[dict[str, Tensor]], list[dict[str, Tensor]]]:
+        """`forward` of the key frame and `support_features` of some supports; one that can share work overrides this.
+
+        Args:
+            key, context: as in `forward`.
+            supports: numbers of those of the context's frames, none of role KEY, whose proposals are to be made.
+        """
+        seen = [self._seen_by_support(number, key, context) for number in supports]
+        maps = [self.support_features(context.frames[i], one) for i, one in zip(supports, seen, strict=True)]
+        return self(key, context), maps
+
+    def _seen_by_support(self, number: int, key: Frame, context: TemporalContext) -> TemporalContext:
+        """What frame `number` of a clip may look at: the rest of the clip, or what had entered a memory before it."""
+        others = [
+            (frame, role)
+            for place, (frame, role) in enumerate(zip(context.frames, context.roles, strict=True))
+            if role is not Role.KEY and (place < number or (place > number and self._sees_whole_clip))
+        ]
+        if self._sees_whole_clip:
+            others.insert(0, (key, Role.KEY))
+        return TemporalContext(tuple(f for f, _ in others), tuple(r for _, r in others), context.carry)
+
+    @property
+    def _sees_whole_clip(self) -> bool:
+        return self.training or self.per_key_frame
 
     @abstractmethod
     def forward(self, key: Frame, context: TemporalContext) -> Aggregated[dict[str, Tensor]]:
@@ -102,4 +128,6 @@ def build_pixel_aggregator(cfg: CfgNode, shapes: dict[str, ShapeSpec]) -> PixelA
         return None
     kind = lookup(PIXEL_AGGREGATOR_REGISTRY, name, "MODEL.VIDEO.PIXEL_AGGREGATOR.NAME")
     with settings(name):
-        return kind(cfg, shapes)
+        aggregator = kind(cfg, shapes)
+    honour_old_names(aggregator)
+    return aggregator

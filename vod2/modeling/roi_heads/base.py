@@ -5,7 +5,7 @@ N: key proposals, D: embedding.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
@@ -13,7 +13,8 @@ from vod2.d2 import CfgNode, Registry
 from vod2.errors import lookup, settings
 from vod2.layers import RelationModules
 from vod2.modeling.aggregation import Aggregated, merged
-from vod2.structures import Frame, ProposalSet, TemporalContext
+from vod2.modeling.deprecated import DeprecatedAggregate, warn_renamed
+from vod2.structures import Clip, ProposalSet, TemporalContext
 
 PROPOSAL_AGGREGATOR_REGISTRY = Registry("PROPOSAL_AGGREGATOR")
 PROPOSAL_AGGREGATOR_REGISTRY.__doc__ = """
@@ -21,35 +22,66 @@ Subclasses of `ProposalAggregator`, called with (cfg, D). Chosen by MODEL.VIDEO.
 """
 
 
-class ProposalAggregator(nn.Module, ABC):
-    """Aggregates embedded proposals: a pure function, see `Aggregated`.
+@dataclass(frozen=True)
+class ProposalNeeds:
+    """What an aggregator asks the detector for, beside the embedded proposals.
 
     Attributes:
-        needs_maps: whether proposals are to keep what was pooled from their boxes (`ProposalSet.maps`).
-        training_levels: the feature maps that key frames and supports are to keep in training.
-        id_iou: where proposals are to tell in training which object they show (`ProposalSet.ids`), the least IoU with
-            it, else None.
+        pooled_maps: proposals keep what was pooled from their boxes (`POOLED_MAPS` of `ProposalSet.fields`).
+        track_iou: in training proposals tell which object they show (`TRACK_IDS`), the least IoU in [0, 1] with it;
+            None for no such field.
         support_pool: proposals of a support that are embedded in training, at least MODEL.VIDEO.SUPPORT_TOPK (None); 0
             for all.
     """
 
-    needs_maps: bool = False
-    training_levels: tuple[str, ...] = ()
-    id_iou: float | None = None
+    pooled_maps: bool = False
+    track_iou: float | None = None
     support_pool: int | None = None
+
+    @staticmethod
+    def joined(needs: Sequence["ProposalNeeds"]) -> "ProposalNeeds":
+        """What satisfies all of them.
+
+        Raises:
+            ValueError: if they name different `track_iou`.
+        """
+        asked = sorted({one.track_iou for one in needs if one.track_iou is not None})
+        if len(asked) > 1:
+            raise ValueError(
+                f"expected one least IoU of a proposal with the object that it shows, got {asked}: give the same to "
+                "all aggregators that ask for it"
+            )
+        pools = [one.support_pool for one in needs if one.support_pool is not None]
+        # The best of each frame come first, so who asks for fewer finds them there. 0 stands for all.
+        largest = 0 if 0 in pools else max(pools, default=None)
+        return ProposalNeeds(
+            pooled_maps=any(one.pooled_maps for one in needs),
+            track_iou=asked[0] if asked else None,
+            support_pool=largest,
+        )
+
+
+class ProposalAggregator(DeprecatedAggregate, nn.Module, ABC):
+    """Aggregates embedded proposals: a pure function, see `Aggregated`.
+
+    Attributes:
+        needs: what it asks the detector for.
+    """
+
+    needs: ProposalNeeds = ProposalNeeds()
 
     @classmethod
     def asks_for_ids(cls, cfg: CfgNode) -> bool:
-        """Whether one that is built from `cfg` has an `id_iou`: its training clips need annotations of all frames."""
+        """Whether one that is built from `cfg` has a `track_iou`: its training clips need annotations of all frames."""
         return False
 
     @abstractmethod
     def forward(self, query: ProposalSet, context: TemporalContext) -> Aggregated[Tensor]:
         """The key frame's N proposals and the context -> (N, D); N and T may be 0."""
 
-    def aggregate(self, keys: Sequence[Frame], contexts: Sequence[TemporalContext]) -> list[Aggregated[Tensor]]:
+    def forward_clips(self, clips: Sequence[Clip]) -> list[Aggregated[Tensor]]:
         """All clips of a batch. Each alone, unless a method relates them to each other in training (HVR-Net)."""
-        return [self(key.proposals, context) for key, context in zip(keys, contexts, strict=True)]
+        return [self(clip.key.proposals, clip.context) for clip in clips]
 
 
 class AggregatorSequence(ProposalAggregator):
@@ -60,8 +92,8 @@ class AggregatorSequence(ProposalAggregator):
     last one that keeps any.
 
     Raises:
-        ValueError: if there is none, or two of them ask for different `id_iou`; in `forward` and `aggregate`, if two of
-            them carry something, or have a loss, of the same name.
+        ValueError: if there is none, or two of them ask for different `track_iou`; in `forward` and `forward_clips`, if
+            two of them carry something, or have a loss, of the same name.
 
     Example:
         >>> import torch
@@ -81,18 +113,7 @@ class AggregatorSequence(ProposalAggregator):
         if not parts:
             raise ValueError("AggregatorSequence: expected at least one aggregator")
         self.parts = nn.ModuleList(parts)
-        self.needs_maps = any(part.needs_maps for part in parts)
-        self.training_levels = tuple(dict.fromkeys(level for part in parts for level in part.training_levels))
-        asked = sorted({part.id_iou for part in parts if part.id_iou is not None})
-        if len(asked) > 1:
-            raise ValueError(
-                f"expected one least IoU of a proposal with the object that it shows, got {asked}: give the same to "
-                "all aggregators that ask for it"
-            )
-        self.id_iou = asked[0] if asked else None
-        pools = [part.support_pool for part in parts if part.support_pool is not None]
-        # 0 stands for all. The best of each frame come first, so who asks for fewer finds them there.
-        self.support_pool = None if not pools else 0 if 0 in pools else max(pools)
+        self.needs = ProposalNeeds.joined([needs_of(part) for part in parts])
 
     def forward(self, query: ProposalSet, context: TemporalContext) -> Aggregated[Tensor]:
         results = []
@@ -101,15 +122,17 @@ class AggregatorSequence(ProposalAggregator):
             query = replace(query, features=results[-1].value)
         return _joined(results)
 
-    def aggregate(self, keys: Sequence[Frame], contexts: Sequence[TemporalContext]) -> list[Aggregated[Tensor]]:
+    def forward_clips(self, clips: Sequence[Clip]) -> list[Aggregated[Tensor]]:
         steps = []
         for part in self.parts:
-            steps.append(part.aggregate(keys, contexts))
-            keys = [
-                key.with_(proposals=replace(key.proposals, features=one.value))
-                for key, one in zip(keys, steps[-1], strict=True)
-            ]
+            steps.append(part.forward_clips(clips))
+            clips = [_with_features(clip, one.value) for clip, one in zip(clips, steps[-1], strict=True)]
         return [_joined(results) for results in zip(*steps, strict=True)]
+
+
+def _with_features(clip: Clip, features: Tensor) -> Clip:
+    """The clip whose key frame's proposals have other features; its context stays as it is."""
+    return replace(clip, key=clip.key.with_(proposals=replace(clip.key.proposals, features=features)))
 
 
 def _joined(results: Sequence[Aggregated[Tensor]]) -> Aggregated[Tensor]:
@@ -120,6 +143,21 @@ def _joined(results: Sequence[Aggregated[Tensor]]) -> Aggregated[Tensor]:
         merged(one.carry for one in results),
         next((one.relations for one in reversed(results) if one.relations is not None), None),
     )
+
+
+_OLD_NEEDS = {"needs_maps": "pooled_maps", "id_iou": "track_iou", "support_pool": "support_pool"}
+"""Attributes in which an aggregator said what it needs in version 0.1, and their names in `ProposalNeeds`."""
+
+
+def needs_of(aggregator: ProposalAggregator | None) -> ProposalNeeds:
+    """What an aggregator asks for, also one that says it in the attributes of version 0.1; nothing for None."""
+    if aggregator is None:
+        return ProposalNeeds()
+    old = {new: getattr(aggregator, name) for name, new in _OLD_NEEDS.items() if hasattr(aggregator, name)}
+    if not old:
+        return aggregator.needs
+    warn_renamed(f"{', '.join(_OLD_NEEDS)} of a {type(aggregator).__name__}", "its attribute needs, a ProposalNeeds")
+    return replace(aggregator.needs, **old)
 
 
 def build_relations(cfg: CfgNode, dim: int) -> RelationModules:

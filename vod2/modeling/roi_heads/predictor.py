@@ -13,7 +13,8 @@ from torch.nn import functional
 from torchvision.ops import batched_nms
 
 from vod2.d2 import Box2BoxTransform, CfgNode, FastRCNNOutputLayers, Instances, ShapeSpec, configurable
-from vod2.layers import PreciseBoxTransform, clip_boxes
+from vod2.layers import PreciseBoxTransform
+from vod2.modeling.legacy import CURRENT_CONVENTIONS, LegacyConventions
 from vod2.structures import PreciseBoxes
 
 
@@ -24,25 +25,22 @@ class VideoBoxPredictor(FastRCNNOutputLayers):
     """
 
     @configurable
-    def __init__(self, *args, ohem: int = 0, inclusive_boxes: bool = False, keep_ties: bool = False, **kwargs) -> None:
+    def __init__(self, *args, ohem: int = 0, conventions: LegacyConventions = CURRENT_CONVENTIONS, **kwargs) -> None:
         """
         Args:
             ohem: the loss of a frame is that of so many of its RoIs, those of the highest loss; 0 for all.
-            inclusive_boxes: boxes come from `vod2.layers.half_open`, see `clip_boxes`.
-            keep_ties: a frame keeps all detections with the score of the last of its `test_topk_per_image`.
+            conventions: of the code that trained the weights.
             args, kwargs: those of `FastRCNNOutputLayers`.
         """
         super().__init__(*args, **kwargs)
         self.ohem = ohem
-        self.inclusive_boxes = inclusive_boxes
-        self.keep_ties = keep_ties
+        self.conventions = conventions
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
         ret = super().from_config(cfg, input_shape)
         ret["ohem"] = cfg.MODEL.VIDEO.OHEM
-        ret["inclusive_boxes"] = cfg.MODEL.LEGACY.INCLUSIVE_BOXES
-        ret["keep_ties"] = cfg.MODEL.LEGACY.KEEP_TIES
+        ret["conventions"] = LegacyConventions.from_config(cfg)
         ret["box2box_transform"] = PreciseBoxTransform(weights=cfg.MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS)
         return ret
 
@@ -93,13 +91,13 @@ class VideoBoxPredictor(FastRCNNOutputLayers):
         """boxes (N, k*4), probs (N, K+1) -> score threshold, NMS within classes, best `test_topk_per_image`."""
         finite = torch.isfinite(boxes).all(dim=1) & torch.isfinite(probs).all(dim=1)
         scores = probs[:, :-1] * finite[:, None]
-        boxes = clip_boxes(boxes.unflatten(1, (-1, 4)), size, self.inclusive_boxes)  # (N, k, 4)
+        boxes = self.conventions.clip(boxes.unflatten(1, (-1, 4)), size)  # (N, k, 4)
         rows, classes = (scores > self.test_score_thresh).nonzero(as_tuple=True)
         boxes = boxes[rows, classes if boxes.shape[1] > 1 else torch.zeros_like(classes)]
         scores = scores[rows, classes]
         kept = batched_nms(boxes, scores.to(boxes.dtype), classes, self.test_nms_thresh)
         count = self.test_topk_per_image
-        if self.keep_ties and 0 < count < len(kept):
+        if self.conventions.keep_ties and 0 < count < len(kept):
             count = int((scores[kept] >= scores[kept[count - 1]]).sum())
         if count >= 0:
             kept = kept[:count]

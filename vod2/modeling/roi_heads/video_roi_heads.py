@@ -20,12 +20,13 @@ from vod2.d2 import (
     pairwise_iou,
 )
 from vod2.errors import UserError
-from vod2.layers import covered, inclusive, poolable
-from vod2.modeling.aggregation import Aggregated, mean_losses
-from vod2.modeling.roi_heads.base import ProposalAggregator, build_proposal_aggregator
+from vod2.layers import covered, poolable
+from vod2.modeling.aggregation import Aggregated, mean_losses, next_relations
+from vod2.modeling.legacy import CURRENT_CONVENTIONS, LegacyConventions
+from vod2.modeling.roi_heads.base import ProposalAggregator, build_proposal_aggregator, needs_of
 from vod2.modeling.roi_heads.pooler import build_pooler
 from vod2.modeling.roi_heads.predictor import VideoBoxPredictor
-from vod2.structures import Frame, PreciseBoxes, ProposalSet, TemporalContext
+from vod2.structures import POOLED_MAPS, Clip, Frame, PreciseBoxes, ProposalSet
 
 
 class HeadOutput(NamedTuple):
@@ -51,7 +52,7 @@ class VideoROIHeads(StandardROIHeads):
         aggregator: ProposalAggregator | None = None,
         reduce: nn.ModuleDict | None = None,
         support_topk: int = 75,
-        inclusive_boxes: bool = False,
+        conventions: LegacyConventions = CURRENT_CONVENTIONS,
         ignore_overlap: float = 0.5,
         **kwargs,
     ) -> None:
@@ -60,15 +61,16 @@ class VideoROIHeads(StandardROIHeads):
             aggregator: level 2, or None.
             reduce: {level: layers} that a feature map goes through before pooling, or None.
             support_topk: proposals that are embedded of a support frame in training.
-            inclusive_boxes: boxes come from `vod2.layers.half_open`, and are pooled from without the last pixel.
+            conventions: of the code that trained the weights.
             ignore_overlap: background RoIs that have more of their area in an ignore region are not sampled.
             kwargs: those of `StandardROIHeads`.
         """
         super().__init__(**kwargs)
         self.aggregator = aggregator
+        self.needs = needs_of(aggregator)
         self.reduce = reduce
         self.support_topk = support_topk
-        self.inclusive_boxes = inclusive_boxes
+        self.conventions = conventions
         self.ignore_overlap = ignore_overlap
 
     @classmethod
@@ -92,7 +94,7 @@ class VideoROIHeads(StandardROIHeads):
         ret["box_predictor"] = VideoBoxPredictor(cfg, shape)
         ret["aggregator"] = build_proposal_aggregator(cfg, shape.channels)
         ret["support_topk"] = cfg.MODEL.VIDEO.SUPPORT_TOPK
-        ret["inclusive_boxes"] = cfg.MODEL.LEGACY.INCLUSIVE_BOXES
+        ret["conventions"] = LegacyConventions.from_config(cfg)
         ret["ignore_overlap"] = cfg.MODEL.VIDEO.IGNORE_OVERLAP
         return ret
 
@@ -105,11 +107,11 @@ class VideoROIHeads(StandardROIHeads):
     ) -> tuple[list[Instances], dict[str, Tensor]]:
         """Detectron2's contract: every image alone, with an empty context."""
         selected = self.select(proposals, targets if self.training else None)
-        keys = [
-            Frame("", 0, one.image_size, proposals=embedded, targets=one)
+        clips = [
+            Clip(Frame("", 0, one.image_size, proposals=embedded, targets=one))
             for one, embedded in zip(selected, self.embed(features, selected), strict=True)
         ]
-        found = self.detect(keys, [TemporalContext()] * len(keys))
+        found = self.detect(clips)
         return (selected, found.losses) if self.training else (found.instances, {})
 
     def select(
@@ -139,7 +141,7 @@ class VideoROIHeads(StandardROIHeads):
 
     def _embedded_in_training(self) -> int | None:
         """How many proposals of a support; None for all."""
-        asked = None if self.aggregator is None else self.aggregator.support_pool
+        asked = self.needs.support_pool
         if asked is None:
             return self.support_topk
         return max(self.support_topk, asked) if asked else None
@@ -160,41 +162,57 @@ class VideoROIHeads(StandardROIHeads):
         maps = [features[name] for name in self.box_in_features]
         if self.reduce is not None:
             maps = [self.reduce[name](value) for name, value in zip(self.box_in_features, maps, strict=True)]
-        boxes = [one.proposal_boxes.tensor for one in proposals]
-        if self.inclusive_boxes:
-            boxes = [inclusive(own) for own in boxes]
+        boxes = [self.conventions.pooled(one.proposal_boxes.tensor) for one in proposals]
         pooled = self.box_pooler(
             maps, [PreciseBoxes(poolable(own, one.image_size)) for own, one in zip(boxes, proposals, strict=True)]
         )
         unknown = torch.cat(boxes).isnan().any(dim=1)
         features = self.box_head(pooled).masked_fill(unknown[:, None], torch.nan)
         counts = [len(one) for one in proposals]
-        keeps_maps = self.aggregator is not None and self.aggregator.needs_maps
+        keeps_maps = self.needs.pooled_maps
         return [
             ProposalSet.of_frame(
-                one.proposal_boxes.tensor, embedded, one.objectness_logits, one.image_size, rois if keeps_maps else None
+                one.proposal_boxes.tensor,
+                embedded,
+                one.objectness_logits,
+                one.image_size,
+                {POOLED_MAPS: rois} if keeps_maps else None,
             )
             for one, embedded, rois in zip(proposals, features.split(counts), pooled.split(counts), strict=True)
         ]
 
-    def detect(self, keys: Sequence[Frame], contexts: Sequence[TemporalContext]) -> HeadOutput:
+    def detect(self, clips: Sequence[Clip]) -> HeadOutput:
         """Level 2 and the prediction, in both modes.
 
         Args:
-            keys: frames with embedded proposals, in training also with the sampled RoIs as targets.
-            contexts: one for each key frame.
+            clips: with embedded proposals; in training key frames also have the sampled RoIs as `targets`.
         """
-        if self.aggregator is None:
-            aggregated = [Aggregated(key.proposals.features) for key in keys]
-        else:
-            aggregated = self.aggregator.aggregate(keys, contexts)
+        aggregated = self.aggregate(clips)
+        return HeadOutput(*self.predict(clips, aggregated), aggregated)
+
+    def predict(
+        self, clips: Sequence[Clip], aggregated: Sequence[Aggregated[Tensor]]
+    ) -> tuple[list[Instances], dict[str, Tensor]]:
+        """What `aggregate` returned for each clip -> instances and no losses, or in training the other way round."""
         predictions = self.box_predictor(torch.cat([one.value for one in aggregated]))
         if self.training:
-            losses = self.box_predictor.losses(predictions, [key.targets for key in keys])
-            return HeadOutput([], losses | mean_losses(aggregated), aggregated)
-        proposals = [Instances(key.image_size, proposal_boxes=PreciseBoxes(key.proposals.boxes)) for key in keys]
+            losses = self.box_predictor.losses(predictions, [clip.key.targets for clip in clips])
+            return [], losses | mean_losses(aggregated)
+        proposals = [
+            Instances(clip.key.image_size, proposal_boxes=PreciseBoxes(clip.key.proposals.boxes)) for clip in clips
+        ]
         instances, _ = self.box_predictor.inference(predictions, proposals)
-        return HeadOutput(instances, {}, aggregated)
+        for clip, one, found in zip(clips, aggregated, instances, strict=True):
+            if one.relations is not None:
+                table = next_relations(one.relations, clip.context, clip.key.index, self.support_topk)
+                found.next_relation = table[found.proposal_index]
+        return instances, {}
+
+    def aggregate(self, clips: Sequence[Clip]) -> list[Aggregated[Tensor]]:
+        """Level 2: what the proposals of the key frames become, (N, D) each."""
+        if self.aggregator is None:
+            return [Aggregated(clip.key.proposals.features) for clip in clips]
+        return self.aggregator.forward_clips(clips)
 
 
 def _reduction(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> nn.ModuleDict:

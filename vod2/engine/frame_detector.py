@@ -1,0 +1,50 @@
+"""Images of streams to encoded frames, and encoded frames to detections."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from vod2.d2 import CfgNode
+from vod2.data.clips.resizing import build_test_resize
+from vod2.modeling import VideoRCNN
+from vod2.temporal import FrameMemory, SupportSchedule
+
+
+class FrameDetector:
+    """The detector that the streams of a predictor share: a model, how images are resized for it, and the schedule.
+
+    It holds no state of a stream.
+
+    Args:
+        cfg: configuration with INPUT.MIN_SIZE_TEST, MAX_SIZE_TEST and FORMAT.
+        model: in evaluation mode.
+        schedule: names the window of a frame; its lookahead is a number of frames.
+    """
+
+    def __init__(self, cfg: CfgNode, model: VideoRCNN, schedule: SupportSchedule) -> None:
+        self.model, self.schedule = model, schedule
+        self.resize = build_test_resize(cfg)
+        self.rgb = cfg.INPUT.FORMAT == "RGB"
+
+    def encode(self, frames: Sequence[tuple[FrameMemory, np.ndarray]]) -> None:
+        """BGR uint8 images (H, W, 3), each the next frame of the video of a memory, which then holds what was encoded.
+
+        The backbone runs once for all frames that have one size after resizing.
+        """
+        groups: dict[tuple[int, ...], list[tuple[dict, FrameMemory]]] = {}
+        for memory, frame in frames:
+            clip = {"image": self._prepare(frame), "frame_index": memory.length}
+            groups.setdefault(tuple(clip["image"].shape), []).append((clip, memory))
+        for group in groups.values():
+            self.model.remember([clip for clip, _ in group], [memory for _, memory in group])
+
+    def detect(self, memory: FrameMemory, index: int, size: tuple[int, int]) -> dict:
+        """{"instances": Instances} in frame `index` of the memory's video, in pixels of an image of (height, width)."""
+        return self.model.detect_from(memory, {"frame_index": index, "height": size[0], "width": size[1]})
+
+    def _prepare(self, frame: np.ndarray) -> torch.Tensor:
+        """BGR (H, W, 3) -> (3, H, W) in the size and channel order of the model, as the test loader does."""
+        frame = frame[:, :, ::-1] if self.rgb else frame
+        resized = self.resize.get_transform(frame).apply_image(frame)
+        return torch.as_tensor(np.ascontiguousarray(resized.transpose(2, 0, 1)))
