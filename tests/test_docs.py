@@ -12,11 +12,11 @@ import subprocess
 import sys
 
 import pytest
-from helpers import documents as docs
-from helpers.documents import ROOT
 
 import vod2.data.datasets
 import vod2.data.datasets.damaged
+from helpers import documents as docs
+from helpers.documents import ROOT
 from vod2.engine import load_config
 
 DOCUMENTS = docs.documents()

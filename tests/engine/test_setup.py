@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.models import ROOT
 
+from helpers.models import ROOT
 from vod2 import UserError
 from vod2.engine import load_config
 

@@ -8,9 +8,9 @@ import math
 
 import pytest
 import torch
-from helpers.models import IMAGE_SIZE, build_detector, make_targets, make_video
 from torch import Tensor
 
+from helpers.models import IMAGE_SIZE, build_detector, make_targets, make_video
 from vod2.d2 import Boxes, EventStorage, Instances, ShapeSpec
 from vod2.layers import PreciseBoxTransform
 from vod2.modeling.roi_heads import VideoBoxPredictor
