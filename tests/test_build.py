@@ -83,6 +83,7 @@ def test_every_project_is_packaged_under_its_importable_name(checkout):
     projects = {init.parent.name for init in (ROOT / "projects").glob("*/__init__.py")}
     packaged = {init.parent.name for init in (checkout / "built" / "vod2" / "projects").glob("*/__init__.py")}
     assert projects and packaged == projects
+    assert (checkout / "built" / "vod2" / "py.typed").is_file()  # type checkers of others may read its annotations
 
 
 def test_the_version_of_the_package_is_the_one_in_the_version_file(checkout):

@@ -2,12 +2,17 @@
 
 import warnings
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from vod2.d2 import Instances
 from vod2.modeling.aggregation import Aggregated
 from vod2.structures import Clip, Frame, TemporalContext
+
+if TYPE_CHECKING:
+    from vod2.modeling.roi_heads import VideoROIHeads
+    from vod2.modeling.video_rpn import VideoRPN
 
 
 def warn_renamed(old: str, new: str) -> None:
@@ -17,6 +22,12 @@ def warn_renamed(old: str, new: str) -> None:
 
 class DeprecatedSteps:
     """Steps of `VideoRCNN` on frames instead of clips."""
+
+    if TYPE_CHECKING:  # what it is mixed into has
+        proposal_generator: "VideoRPN"
+        roi_heads: "VideoROIHeads"
+
+        def enhance_clips(self, clips: Sequence[Clip]) -> tuple[list[Clip], list[Aggregated]]: ...
 
     def enhance(
         self, keys: Sequence[Frame], contexts: Sequence[TemporalContext]
@@ -42,6 +53,10 @@ class DeprecatedSteps:
 class DeprecatedAggregate:
     """The method of `ProposalAggregator` that took key frames and contexts apart."""
 
+    if TYPE_CHECKING:  # what it is mixed into has
+
+        def forward_clips(self, clips: Sequence[Clip]) -> list[Aggregated[Tensor]]: ...
+
     def aggregate(self, keys: Sequence[Frame], contexts: Sequence[TemporalContext]) -> list[Aggregated[Tensor]]:
         """Deprecated: `forward_clips`."""
         warn_renamed("ProposalAggregator.aggregate", "forward_clips")
@@ -50,6 +65,12 @@ class DeprecatedAggregate:
 
 class DeprecatedEnter:
     """Methods of `PixelAggregator` that have other names."""
+
+    if TYPE_CHECKING:  # what it is mixed into has
+
+        def __call__(self, key: Frame, context: TemporalContext) -> Aggregated[dict[str, Tensor]]: ...
+
+        def support_features(self, frame: Frame, context: TemporalContext) -> dict[str, Tensor]: ...
 
     def enter(self, frame: Frame, context: TemporalContext) -> dict[str, Tensor]:
         """Deprecated: `support_features`."""

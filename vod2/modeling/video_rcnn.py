@@ -4,6 +4,7 @@ B: clips, T: supports of a clip. Boxes are xyxy in pixels of the resized image u
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,13 +44,16 @@ class VideoRCNN(DeprecatedSteps, ExactBuffers, GeneralizedRCNN):
         ['pred_boxes', 'pred_classes', 'proposal_index', 'scores']
     """
 
+    proposal_generator: VideoRPN
+    roi_heads: VideoROIHeads
+
     @configurable
     def __init__(
         self,
         *,
         pixel_aggregator: PixelAggregator | None = None,
         conventions: LegacyConventions = CURRENT_CONVENTIONS,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         """
         Args:
@@ -90,7 +94,7 @@ class VideoRCNN(DeprecatedSteps, ExactBuffers, GeneralizedRCNN):
         batched_inputs: list[dict],
         detected_instances: list[Instances] | None = None,
         do_postprocess: bool = True,
-    ) -> list[dict] | list[Instances]:
+    ) -> list:
         """B clips, each with its whole context in `support`; a stream is cheaper with `step`."""
         if detected_instances is not None:
             raise ValueError("VideoRCNN makes its own boxes: detected_instances is not supported")
@@ -129,8 +133,10 @@ class VideoRCNN(DeprecatedSteps, ExactBuffers, GeneralizedRCNN):
         self._require_eval()
         frames = self.encode([{**one, "video_id": memory.video} for one, memory in zip(inputs, memories, strict=True)])
         held = [memory.held() for memory in memories]
-        parts = self.backbone, self.pixel_aggregator, self.proposal_generator, self.roi_heads
-        for frame, memory in zip(prepare_supports(*parts, frames, held), memories, strict=True):
+        kept = prepare_supports(
+            self.backbone, self.pixel_aggregator, self.proposal_generator, self.roi_heads, frames, held
+        )
+        for frame, memory in zip(kept, memories, strict=True):
             memory.put(frame)
 
     @torch.no_grad()
@@ -166,7 +172,7 @@ class VideoRCNN(DeprecatedSteps, ExactBuffers, GeneralizedRCNN):
 
         Where there is a pixel aggregator, it decides what is computed of each.
         """
-        images = self.preprocess_image(inputs)
+        images = self.preprocess_image(list(inputs))
         if self.pixel_aggregator is None:
             features = self.backbone(images.tensor)
             maps = [{name: value[row : row + 1] for name, value in features.items()} for row in range(len(inputs))]
@@ -174,7 +180,7 @@ class VideoRCNN(DeprecatedSteps, ExactBuffers, GeneralizedRCNN):
             named = [Support(one.get("frame_index", 0), one.get("role")) for one in inputs]
             maps = self.pixel_aggregator.encode(self.backbone, images.tensor, named)
         return [
-            Frame(str(one.get("video_id", "")), one.get("frame_index", 0), tuple(size), features)
+            Frame(str(one.get("video_id", "")), one.get("frame_index", 0), (size[0], size[1]), features)
             for one, size, features in zip(inputs, images.image_sizes, maps, strict=True)
         ]
 
