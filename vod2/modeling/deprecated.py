@@ -2,17 +2,13 @@
 
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from vod2.d2 import Instances
 from vod2.modeling.aggregation import Aggregated
 from vod2.structures import Clip, Frame, TemporalContext
-
-if TYPE_CHECKING:
-    from vod2.modeling.roi_heads import VideoROIHeads
-    from vod2.modeling.video_rpn import VideoRPN
 
 
 def warn_renamed(old: str, new: str) -> None:
@@ -24,8 +20,8 @@ class DeprecatedSteps:
     """Steps of `VideoRCNN` on frames instead of clips."""
 
     if TYPE_CHECKING:  # what it is mixed into has
-        proposal_generator: "VideoRPN"
-        roi_heads: "VideoROIHeads"
+        proposal_generator: Any
+        roi_heads: Any
 
         def enhance_clips(self, clips: Sequence[Clip]) -> tuple[list[Clip], list[Aggregated]]: ...
 
