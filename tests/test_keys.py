@@ -3,8 +3,8 @@
 import copy
 
 import pytest
-from helpers.models import tiny_cfg
 
+from helpers.models import tiny_cfg
 from vod2 import keys
 from vod2.d2 import BACKBONE_REGISTRY, META_ARCH_REGISTRY, PROPOSAL_GENERATOR_REGISTRY, ROI_HEADS_REGISTRY, CfgNode
 from vod2.engine.config_docs import added_keys

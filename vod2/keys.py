@@ -195,14 +195,14 @@ class BuiltOfKeys:
     reads: ClassVar[Mapping[str, str] | None] = None
 
     @classmethod
-    def from_config(cls, node: CfgNode):
+    def from_config(cls, node: CfgNode) -> Any:
         """Build from the keys that the class reads."""
         return cls(**cls.arguments(node))
 
     @classmethod
     def arguments(cls, node: CfgNode) -> dict[str, Any]:
         """{argument of the constructor: value of its key}."""
-        return {argument: node[key] for argument, key in cls.reads.items()}
+        return {argument: node[key] for argument, key in (cls.reads or {}).items()}
 
 
 def build_of_keys(
@@ -224,11 +224,12 @@ def build_of_keys(
         UserError: if a name is not in the registry, a constructor refuses a value (ValueError), or a key that none of
             the components reads has another value than its default.
     """
-    registry, node = dict(registry), value_of(cfg, where)
-    kinds = [lookup(registry.items(), name, f"{where}.NAME") for name in names]
-    if all(kind.reads is not None for kind in kinds):
-        read = {*others}.union(*(kind.reads.values() for kind in kinds))
-        _refuse_unread(registry, node, where, " + ".join(names), read)
+    classes, node = dict(registry), value_of(cfg, where)
+    kinds: list[type[BuiltOfKeys]] = [lookup(classes.items(), name, f"{where}.NAME") for name in names]
+    declared = [kind.reads for kind in kinds if kind.reads is not None]
+    if len(declared) == len(kinds):
+        read = {*others}.union(*(reads.values() for reads in declared))
+        _refuse_unread(classes, node, where, " + ".join(names), read)
     with settings(where):
         return [kind.from_config(_part_of(node, kind)) for kind in kinds]
 

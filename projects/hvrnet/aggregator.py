@@ -9,13 +9,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from vod2.projects.hvrnet.auxiliary import AuxiliaryHead
-from vod2.projects.hvrnet.inter import InterVideo, RelatedClip, attend, attention_shares, within_video
 
 from vod2.d2 import CfgNode, configurable
-from vod2.layers import PreciseBoxTransform, RelationAttention
+from vod2.layers import ModuleList, PreciseBoxTransform, RelationAttention, zero_bias
 from vod2.modeling import PROPOSAL_AGGREGATOR_REGISTRY, Aggregated, ProposalAggregator
 from vod2.modeling.roi_heads import require_linear_box_head
+from vod2.projects.hvrnet.auxiliary import AuxiliaryHead
+from vod2.projects.hvrnet.inter import InterVideo, RelatedClip, attend, attention_shares, rois_of, within_video
 from vod2.structures import Clip, ProposalSet, Role, TemporalContext
 
 
@@ -105,11 +105,11 @@ class HVRAggregator(ProposalAggregator):
         self.skips_both = skip == "both"
         self.looks_within = test_inter == "video" and num_inter > 0
         self.support_topk, self.keep_relations = support_topk, keep_relations
-        self.relation = nn.ModuleList(RelationAttention(dim, 1) for _ in range(num_intra + num_inter))
-        self.transform = nn.ModuleList(nn.Linear(dim, dim) for _ in range(num_intra + num_inter - 1))
+        self.relation = ModuleList(RelationAttention(dim, 1) for _ in range(num_intra + num_inter))
+        self.transform = ModuleList(nn.Linear(dim, dim) for _ in range(num_intra + num_inter - 1))
         for layer in self.transform:  # as the box head's layers begin
             nn.init.kaiming_uniform_(layer.weight, a=1)
-            nn.init.zeros_(layer.bias)
+            zero_bias(layer)
         self.num_intra = num_intra
         self.inter = InterVideo(num_classes=num_classes, **(inter or {})) if num_inter else None
         self.auxiliary = None
@@ -174,13 +174,12 @@ class HVRAggregator(ProposalAggregator):
             ]
         intra = []
         for number, (clip, own) in enumerate(zip(clips, is_key, strict=True)):
-            also_supports = self.looks_within and not self.inter.takes(number)
-            intra.append(self._intra(clip.key.proposals, clip.context, own, also_supports))
-        values, losses = [one.last for one in intra], [{} for _ in clips]
+            also_supports = self.looks_within and self.inter is not None and not self.inter.takes(number)
+            intra.append(self._intra(clip.key.require_proposals(), clip.context, own, also_supports))
+        values = [one.last for one in intra]
+        losses: list[dict[str, Tensor]] = [{} for _ in clips]
         if self.auxiliary is not None:
-            losses = [
-                self.auxiliary.losses(one.middle, clip.key.targets) for clip, one in zip(clips, intra, strict=True)
-            ]
+            losses = [self.auxiliary.losses(one.middle, rois_of(clip)) for clip, one in zip(clips, intra, strict=True)]
         if self.inter is not None:
             related = [RelatedClip(clip, one.last, one.supports) for clip, one in zip(clips, intra, strict=True)]
             values, relation_losses = self.inter(related, self._inter_layers())
@@ -214,7 +213,7 @@ class HVRAggregator(ProposalAggregator):
             relations = shares[:, : len(s3)].index_add(1, twice[: len(pool) - len(s3)], shares[:, len(s3) :])
         return Intra(middle, last, F.relu(s3 + attend(third, s3, pool)) if also_supports else None, relations)
 
-    def _inter_layers(self) -> list[tuple[nn.Module, nn.Module]]:
+    def _inter_layers(self) -> list[tuple[nn.Linear, RelationAttention]]:
         """(fully connected layer, relation) of every relation between videos."""
         return list(zip(self.transform[self.num_intra - 1 :], self.relation[self.num_intra :], strict=True))
 

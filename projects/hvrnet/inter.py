@@ -10,6 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from vod2.d2 import Instances
+from vod2.layers import RelationAttention
 from vod2.projects.hvrnet.mining import (
     Selected,
     random_similarities,
@@ -17,8 +20,6 @@ from vod2.projects.hvrnet.mining import (
     select_videos,
     similarities,
 )
-
-from vod2.layers import RelationAttention
 from vod2.structures import Clip, Frame
 
 
@@ -50,7 +51,14 @@ def classes_of(clip: Clip) -> frozenset[int]:
     """The classes that a training clip stands for: the one that it was drawn for (`TripletVideos`), or its objects'."""
     if "triplet_class" in clip.inputs:
         return frozenset({clip.inputs["triplet_class"]})
+    assert clip.targets is not None  # a training clip has them
     return frozenset(clip.targets.gt_classes.tolist())
+
+
+def rois_of(clip: Clip) -> Instances:
+    """The sampled RoIs of a training clip's key frame, with gt_classes."""
+    assert clip.key.targets is not None
+    return clip.key.targets
 
 
 class RelatedClip(NamedTuple):
@@ -211,9 +219,9 @@ class InterVideo:
     ) -> Mined:
         """P+ and P- of the target's key proposals among those of the others, by `layer` or by themselves."""
         own = target.features
-        labels = target.clip.key.targets.gt_classes
+        labels = rois_of(target.clip).gt_classes
         keys = torch.cat([own[:0], *(one.features for one in others)])
-        other_labels = torch.cat([labels[:0], *(one.clip.key.targets.gt_classes for one in others)])
+        other_labels = torch.cat([labels[:0], *(rois_of(one.clip).gt_classes for one in others)])
         if not self.by_kernel:
             selected = select_proposals(similarities(own, keys), labels, other_labels, self.num_classes)
             return Mined(own, keys, selected, first=len(own))

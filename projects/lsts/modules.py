@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from vod2.layers import zero_bias
+
 
 class Layers(NamedTuple):
     """Convolutions one after the other.
@@ -35,7 +37,7 @@ def convolutions(channels: int, layers: Layers, last: int = 0) -> nn.Sequential:
             nn.init.normal_(conv.weight, std=layers.init_std)
         else:
             nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
-        nn.init.zeros_(conv.bias)
+        zero_bias(conv)
         # An Identity keeps the numbers of the layers, and so the names of their weights.
         modules += [conv, nn.ReLU() if layers.relu else nn.Identity()]
         before = width

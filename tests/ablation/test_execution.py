@@ -8,8 +8,8 @@ import sys
 import types
 
 import pytest
-from helpers.suites import QUICK, calls, fake_train_net, write_suite
 
+from helpers.suites import QUICK, calls, fake_train_net, write_suite
 from vod2.ablation import (
     JobKey,
     LocalExecutor,

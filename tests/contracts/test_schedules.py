@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from helpers.models import tiny_cfg
 
+from helpers.models import tiny_cfg
 from vod2.structures import Frame, Role
 from vod2.temporal import (
     SUPPORT_SCHEDULE_REGISTRY,

@@ -1,8 +1,8 @@
 """The page of the configuration keys: what the code says, and nothing that it does not."""
 
 import pytest
-from helpers.models import ROOT
 
+from helpers.models import ROOT
 from vod2.d2 import CfgNode
 from vod2.engine.config_docs import added_keys, comments_of, key_page
 from vod2.engine.config_readers import find_readers, readings

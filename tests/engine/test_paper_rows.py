@@ -5,8 +5,8 @@ from functools import cache
 
 import pytest
 import torch
-from helpers.models import ROOT
 
+from helpers.models import ROOT
 from vod2.d2 import CfgNode, build_model
 from vod2.engine import load_config
 from vod2.engine.row_tables import row_listing

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+
 from helpers.models import assert_same_detections, make_video, tiny_cfg
 from helpers.streams import detect_as_stream
-
 from vod2 import UserError, VideoPredictor
 from vod2.d2 import CfgNode
 from vod2.engine.random_weights import draw_weights

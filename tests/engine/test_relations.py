@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from helpers.models import make_video, tiny_cfg
 
+from helpers.models import make_video, tiny_cfg
 from vod2 import UserError, VideoPredictor
 from vod2.d2 import Boxes, Instances
 from vod2.engine.random_weights import draw_weights

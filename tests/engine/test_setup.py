@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.models import ROOT
 
+from helpers.models import ROOT
 from vod2 import UserError
 from vod2.engine import load_config, setup
 from vod2.keys import unread_keys

@@ -6,10 +6,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
+
 from helpers.loaders import forget
 from helpers.models import DOOR, LSTS_KEYS, assert_same_detections, build_detector, make_video, tiny_cfg
 from helpers.streams import foreign_clips, loader_clips, lone_clips
-
 from vod2 import StreamingModel, VideoTrainer
 from vod2.d2 import BoxMode, DatasetCatalog, MetadataCatalog, build_model
 from vod2.errors import UserError

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+
 from helpers.models import IMAGE_SIZE, tracked
 from helpers.proposals import random_proposals
-
 from vod2.d2 import Boxes, Instances
 from vod2.modeling.object_ids import object_ids
 from vod2.structures import BACKGROUND, TRACK_IDS, UNKNOWN, ProposalSet

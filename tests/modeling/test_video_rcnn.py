@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from helpers.models import (
     IMAGE_SIZE,
     assert_same_detections,
@@ -12,7 +13,6 @@ from helpers.models import (
     make_video,
 )
 from helpers.streams import detect_as_stream, window_clip
-
 from vod2.d2 import EventStorage
 from vod2.modeling import PIXEL_AGGREGATOR_REGISTRY, Aggregated, PixelAggregator, ProposalAggregator, ProposalNeeds
 from vod2.modeling.roi_heads.base import needs_of

@@ -5,18 +5,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+
 from helpers.models import DIM, IMAGE_SIZE, ROOT, build_detector, make_targets, make_video, tiny_cfg
 from helpers.proposals import random_proposals
 from reference.hvrnet import Video, hvr_inference, hvr_training
-from torch import Tensor
-from vod2.projects.hvrnet import HVRAggregator
-from vod2.projects.hvrnet.auxiliary import AuxiliaryHead
-from vod2.projects.hvrnet.inter import InterVideo, RelatedClip
-
 from vod2 import UserError
 from vod2.d2 import Box2BoxTransform, Boxes, EventStorage, Instances, build_model
 from vod2.engine import load_config
 from vod2.modeling import Aggregated
+from vod2.projects.hvrnet import HVRAggregator
+from vod2.projects.hvrnet.auxiliary import AuxiliaryHead
+from vod2.projects.hvrnet.inter import InterVideo, RelatedClip
 from vod2.structures import Clip, Frame, Role, TemporalContext
 from vod2.temporal import build_training_schedule
 

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from helpers.models import tiny_cfg
 
+from helpers.models import tiny_cfg
 from vod2 import VideoPredictor
 from vod2.d2 import BoxMode, DatasetCatalog, MetadataCatalog
 from vod2.engine.cli import run

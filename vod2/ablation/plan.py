@@ -140,9 +140,10 @@ def _with_bases(suite: Suite, names: Iterable[str]) -> set[str]:
     """The rows, and those that they start from, and so on."""
     found: set[str] = set()
     for name in names:
-        while name is not None and name not in found:
-            found.add(name)
-            name = suite.rows[name].base
+        base: str | None = name
+        while base is not None and base not in found:
+            found.add(base)
+            base = suite.rows[base].base
     return found
 
 

@@ -212,7 +212,7 @@ def locked(output: Path) -> Iterator[int]:
 def provenance() -> dict[str, Any]:
     """Commit of the source (None without git), versions of what results depend on, and the host."""
     names = ("torch", "torchvision", "numpy", "opencv-python", "pycocotools")
-    versions = {"vod2": __version__, "python": platform.python_version(), "backend": BACKEND}
+    versions: dict[str, str | None] = {"vod2": __version__, "python": platform.python_version(), "backend": BACKEND}
     versions["cuda"] = torch.version.cuda
     for name in names:
         with contextlib.suppress(metadata.PackageNotFoundError):

@@ -4,7 +4,7 @@ import functools
 import math
 import statistics
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -182,10 +182,10 @@ def _fill(model: VideoRCNN, memory: FrameMemory, image: torch.Tensor, last: int)
 def _operators() -> dict:
     """What operators cost that the counter does not know; the compiled ones what their Python versions would count."""
 
-    def deform_conv2d(input_shape, weight_shape, *_, out_shape, **__) -> int:
+    def deform_conv2d(input_shape: Any, weight_shape: Any, *_: Any, out_shape: Any, **__: Any) -> int:
         return 2 * math.prod(out_shape) * math.prod(weight_shape[1:])
 
-    def geometry_bias(query_shape, key_shape, weight_shape, *_, **__) -> int:
+    def geometry_bias(query_shape: Any, key_shape: Any, weight_shape: Any, *_: Any, **__: Any) -> int:
         heads, dim = weight_shape
         return 2 * query_shape[0] * key_shape[0] * heads * dim
 

@@ -95,6 +95,7 @@ def comments_of(add_keys: Callable[[CfgNode], None]) -> Iterator[tuple[str, Comm
     lines, first = inspect.getsourcelines(add_keys)
     source = textwrap.dedent("".join(lines))
     (function,) = ast.parse(source).body
+    assert isinstance(function, ast.FunctionDef)
     comments = _comments_by_line(source)
     nodes = {function.args.args[0].arg: ""}  # {variable: the node that it stands for}
     for statement in function.body:
@@ -104,7 +105,7 @@ def comments_of(add_keys: Callable[[CfgNode], None]) -> Iterator[tuple[str, Comm
         for target in statement.targets:
             if isinstance(target, ast.Name) and paths:
                 nodes[target.id] = paths[0]
-        above = []
+        above: list[str] = []
         line = statement.lineno - 1
         while line in comments and comments[line].alone:
             above.insert(0, comments[line].text)
@@ -131,7 +132,7 @@ def _comments_by_line(source: str) -> dict[int, _Line]:
 
 def _path_of(target: ast.expr, nodes: dict[str, str]) -> str | None:
     """`cfg.MODEL.RDN` -> "MODEL.RDN"; None for what is not below the configuration."""
-    names = []
+    names: list[str] = []
     while isinstance(target, ast.Attribute):
         names.insert(0, target.attr)
         target = target.value

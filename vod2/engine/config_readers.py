@@ -41,7 +41,7 @@ def source_files() -> list[Path]:
 
     The files that define the keys are not among them.
     """
-    definitions = {Path(inspect.getsourcefile(add_keys)).resolve() for add_keys in EXTENSIONS}
+    definitions = {Path(inspect.getfile(add_keys)).resolve() for add_keys in EXTENSIONS}
     roots = {Path(keys.__file__).resolve().parent, *(path.parent for path in definitions)}
     files = {path for root in roots for path in root.rglob("*.py") if "_d2lite" not in path.parts}
     return sorted(files - definitions)
@@ -124,7 +124,7 @@ class _Visitor(ast.NodeVisitor):
         return None
 
 
-def _subclasses(kind: type) -> Iterator[type]:
+def _subclasses(kind: type[BuiltOfKeys]) -> Iterator[type[BuiltOfKeys]]:
     for subclass in kind.__subclasses__():
         yield subclass
         yield from _subclasses(subclass)

@@ -3,7 +3,8 @@
 Shape alphabet: F frames of a dataset, m ground truths, n detections, G groups, K classes.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Container, Hashable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -71,8 +72,10 @@ def build_groups(
     kinds = sorted(set().union(*of_frame))
     if taken := _RESERVED.intersection(kinds):
         raise UserError(f"deterioration {min(taken)!r} has the name of another group of the evaluation: rename it")
-    wanted = {CLEAN: lambda found: not found} | ({DETERIORATED: bool} if kinds else {})
-    wanted |= {kind: lambda found, kind=kind: kind in found for kind in kinds}
+    wanted: dict[str, Callable[[Container[str]], bool]] = {CLEAN: lambda found: not found}
+    if kinds:
+        wanted[DETERIORATED] = bool
+    wanted |= {kind: functools.partial(_contains, kind) for kind in kinds}
     for name, belongs in wanted.items():
         if by == "frames":
             groups[name] = _of_frames(np.array([belongs(found) for found in of_frame], dtype=bool), truth)
@@ -80,6 +83,10 @@ def build_groups(
             groups[name] = Group(np.array([belongs(found) for found in of_object], dtype=bool) & ~truth.ignore)
     groups.update(_named_by_records(dataset, truth, by, taken=_RESERVED.union(kinds, class_names)))
     return groups
+
+
+def _contains(kind: str, found: Container[str]) -> bool:
+    return kind in found
 
 
 def group_curves(
@@ -105,8 +112,9 @@ def group_curves(
     curves = dict(zip(by_object, rest, strict=True))
     for name, group in groups.items():
         if group.frames is not None:
-            parts = (take_rows(side, group.frames[side.image]) for side in (detections, truth))
-            (curves[name],) = precision_recall(*parts, num_classes, protocol)
+            found = take_rows(detections, group.frames[detections.image])
+            expected = take_rows(truth, group.frames[truth.image])
+            (curves[name],) = precision_recall(found, expected, num_classes, protocol)
     return [first, *(curves[name] for name in groups)]
 
 

@@ -160,9 +160,15 @@ def _difference(one: Run, other: Run) -> str | None:
     if not all(np.array_equal(left, right) for left, right in pairs):
         return f"the annotations ({len(a.truth)} and {len(b.truth)} objects)"
     for name in a.groups:
-        if not all(np.array_equal(left, right) for left, right in zip(a.groups[name], b.groups[name], strict=True)):
+        if not all(_are_equal(left, right) for left, right in zip(a.groups[name], b.groups[name], strict=True)):
             return f"the frames or objects of the group {name!r}"
     return None
+
+
+def _are_equal(left: np.ndarray | None, right: np.ndarray | None) -> bool:
+    if left is None or right is None:
+        return left is right
+    return np.array_equal(left, right)
 
 
 def tally_run(run: Run) -> RunTally:
@@ -200,8 +206,9 @@ def _tally(
     """G lists of K tallies, for ignore (G, m) of this ground truth and the entries (G, V) of frames without objects."""
     video = data.video[truth.image]
     every = np.bincount(video, minlength=data.num_videos)
-    annotated = [[np.bincount(video[~ignored], minlength=data.num_videos), every] for ignored in ignore]
-    annotated = np.array(annotated)  # (G, 2, V)
+    annotated = np.array(
+        [[np.bincount(video[~ignored], minlength=data.num_videos), every] for ignored in ignore]
+    )  # (G, 2, V)
     if entries is not None:
         annotated[:, 0] += entries
         annotated[:, 1] += entries[0]  # "all" has all of them

@@ -159,7 +159,7 @@ class VIDEvaluator(DatasetEvaluator):
             write_evaluation(self._output_dir, "vid", results, data, detections, self._collector.evaluated)
             save_curves(self._output_dir / CURVES_FILE, table)
             if self._write_json:
-                self._write_coco_results(detections)
+                self._write_coco_results(self._output_dir, detections)
         return OrderedDict(vid=results)
 
     def _average_precisions(self, table: CurveTable, detections: Detections) -> OrderedDict[str, float]:
@@ -174,7 +174,7 @@ class VIDEvaluator(DatasetEvaluator):
         results.update((f"AP50-{name}", float(ap)) for name, ap in zip(table.classes, per_class[0], strict=True))
         return results
 
-    def _write_coco_results(self, detections: Detections) -> None:
+    def _write_coco_results(self, folder: Path, detections: Detections) -> None:
         entries = [
             {"image_id": self._data.image_ids[image], "category_id": label, "bbox": box, "score": score}
             for image, box, score, label in zip(
@@ -185,4 +185,4 @@ class VIDEvaluator(DatasetEvaluator):
                 strict=True,
             )
         ]
-        atomic.write_json(self._output_dir / "coco_instances_results.json", entries)
+        atomic.write_json(folder / "coco_instances_results.json", entries)

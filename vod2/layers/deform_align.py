@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
+from vod2.layers.initial import zero_bias
+
 _TAPS = 9  # of a 3x3 kernel
 
 
@@ -31,7 +33,7 @@ class ModulatedDeformConv(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
         nn.init.kaiming_normal_(self.weight, nonlinearity="relu")
         nn.init.zeros_(self.sampling.weight)
-        nn.init.zeros_(self.sampling.bias)
+        zero_bias(self.sampling)
 
     def forward(self, x: Tensor, guide: Tensor) -> Tensor:
         """x (B, channels, H, W'), guide (B, guide_channels, H, W') -> (B, channels, H, W')."""
@@ -82,8 +84,8 @@ class DeformAlign(nn.Module):
         self.expand = nn.Conv2d(width, channels, 1)
         nn.init.kaiming_normal_(self.reduce.weight, nonlinearity="relu")
         nn.init.kaiming_normal_(self.expand.weight, nonlinearity="linear")
-        for values in (self.reduce.bias, self.expand.bias):
-            nn.init.zeros_(values)
+        for layer in (self.reduce, self.expand):
+            zero_bias(layer)
         if residual:
             nn.init.zeros_(self.expand.weight)
 

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vod2.layers.initial import zero_bias
+
 
 class MapAttention(nn.Module):
     """A V of equation 6: multi-head attention with 1x1 projections; the sum with the query map is the caller's.
@@ -42,8 +44,9 @@ class MapAttention(nn.Module):
         self.query, self.key, self.value = (nn.Conv2d(channels, channels, 1) for _ in range(3))
         for layer in (self.query, self.key):
             nn.init.normal_(layer.weight, std=0.32 / math.sqrt(channels))  # .01 at 1024, as in `RelationAttention`
-        for values in (self.query.bias, self.key.bias, self.value.weight, self.value.bias):
-            nn.init.zeros_(values)
+        nn.init.zeros_(self.value.weight)
+        for layer in (self.query, self.key, self.value):
+            zero_bias(layer)
 
     def forward(self, query: Tensor, maps: Tensor) -> Tensor:
         """query (1, C, H, W), maps (T, C, H, W) -> (1, C, H, W); 0 where T is 0."""

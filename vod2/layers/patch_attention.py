@@ -4,6 +4,8 @@ N: targets, M: supports, C: channels, P: pooled side, g: patches along a side, p
 along a side of a patch, d = C * c * c: numbers of a patch, V: length of a value.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -111,7 +113,8 @@ class PatchAttention(nn.Module):
         self, target: Tensor, support_maps: tuple[Tensor, ...], values: tuple[Tensor, ...]
     ) -> tuple[Tensor, Tensor]:
         """`_weighted_sum` over all tiles, each of which the backward computes again."""
-        summed = total = 0
+        summed: Any = 0  # a number until the first tile has come
+        total: Any = 0
         highest = target.new_full((len(target), 1), -torch.inf)
         for tile in zip(support_maps, values, strict=True):
             more = checkpoint(self._weighted_sum, target, *tile, use_reentrant=False, preserve_rng_state=False)

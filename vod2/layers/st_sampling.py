@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vod2.layers.initial import zero_bias
 from vod2.ops import st_sampling
 from vod2.ops.st_sampling import NORMALISERS
 
@@ -114,8 +115,10 @@ class MatchTrans(LearnedSampling):
     ) -> None:
         if radius < 0:
             raise ValueError(f"radius is {radius}: expected at least 0 cells")
-        num, keys = (2 * radius + 1) ** 2, {"normaliser": normaliser, "equal_start": equal_start}
-        super().__init__(channels, embedding, num, "uniform", learned=False, **keys)
+        num = (2 * radius + 1) ** 2
+        super().__init__(
+            channels, embedding, num, "uniform", learned=False, normaliser=normaliser, equal_start=equal_start
+        )
 
 
 class NonLocalAlign(nn.Module):
@@ -163,7 +166,7 @@ def embeddings(channels: int, embedding: int, equal_start: bool = True) -> tuple
     source = nn.Conv2d(channels, embedding, kernel_size=1)
     std = 0.32 / math.sqrt(channels)  # .01 at the paper's 1024
     nn.init.normal_(source.weight, std=std)
-    nn.init.zeros_(source.bias)
+    zero_bias(source)
     target = copy.deepcopy(source)
     if not equal_start:
         nn.init.normal_(target.weight, std=std)

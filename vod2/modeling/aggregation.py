@@ -4,6 +4,8 @@ An aggregator holds weights and no state: it is a pure function of (key frame, c
 one clip at a time, T support frames are the only extra axis.
 """
 
+import functools
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -36,8 +38,13 @@ class Aggregated(Generic[Value]):
 
 def mean_losses(results: Sequence[Aggregated]) -> dict[str, Tensor]:
     """{name: scalar}: the mean over the clips; a clip without that loss counts as 0."""
-    names = {name for one in results for name in one.losses}
-    return {name: sum(one.losses.get(name, 0) for one in results) / len(results) for name in sorted(names)}
+    names = sorted({name for one in results for name in one.losses})
+    return {name: total([one.losses[name] for one in results if name in one.losses]) / len(results) for name in names}
+
+
+def total(losses: Sequence[Tensor]) -> Tensor:
+    """The sum of at least one."""
+    return functools.reduce(operator.add, losses)
 
 
 def merged(parts: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -17,6 +18,10 @@ def warn_renamed(old: str, new: str) -> None:
 class DeprecatedAggregate:
     """The method of `ProposalAggregator` that took key frames and contexts apart."""
 
+    if TYPE_CHECKING:  # what it is mixed into has
+
+        def forward_clips(self, clips: Sequence[Clip]) -> list[Aggregated[Tensor]]: ...
+
     def aggregate(self, keys: Sequence[Frame], contexts: Sequence[TemporalContext]) -> list[Aggregated[Tensor]]:
         """Deprecated: `forward_clips`."""
         warn_renamed("ProposalAggregator.aggregate", "forward_clips")
@@ -25,6 +30,14 @@ class DeprecatedAggregate:
 
 class DeprecatedEnter:
     """Methods of `PixelAggregator` that have other names."""
+
+    if TYPE_CHECKING:  # what it is mixed into has
+
+        def __call__(self, key: Frame, context: TemporalContext) -> Aggregated[dict[str, Tensor]]: ...
+
+        def support_features(self, frame: Frame, context: TemporalContext) -> dict[str, Tensor]: ...
+
+    per_key_frame: bool
 
     def enter(self, frame: Frame, context: TemporalContext) -> dict[str, Tensor]:
         """Deprecated: `support_features`."""
@@ -42,7 +55,7 @@ def honour_old_names(aggregator: DeprecatedEnter) -> None:
     name = type(aggregator).__name__
     if type(aggregator).enter is not DeprecatedEnter.enter:
         warn_renamed(f"{name}.enter", f"{name}.support_features")
-        aggregator.support_features = aggregator.enter
+        setattr(aggregator, "support_features", aggregator.enter)  # noqa: B010  (its class has a method of that name)
     if getattr(aggregator, "joint", False) or getattr(aggregator, "enters_anew", False):
         warn_renamed(f"{name}.joint and enters_anew", f"{name}.per_key_frame")
         aggregator.per_key_frame = True

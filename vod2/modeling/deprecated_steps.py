@@ -1,6 +1,7 @@
 """Names of version 0.1 that have others now. They work for one version."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -13,6 +14,12 @@ from vod2.structures import Clip, Frame, TemporalContext
 
 class DeprecatedSteps:
     """Steps of `VideoRCNN` on frames instead of clips."""
+
+    if TYPE_CHECKING:  # what it is mixed into has
+        proposal_generator: Any
+        roi_heads: Any
+
+        def enhance_clips(self, clips: Sequence[Clip]) -> tuple[list[Clip], list[Aggregated]]: ...
 
     def enhance(
         self, keys: Sequence[Frame], contexts: Sequence[TemporalContext]

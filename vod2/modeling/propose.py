@@ -59,9 +59,10 @@ def propose_frames(
         targets: the ground truth of each frame, or None for a frame without loss; None if there is no training.
         ignored: the ignore regions (G, 4) of each frame, or None: what lies there is not sampled as background.
     """
-    losses = {}
-    if all(frame.proposals is not None for frame in frames):
-        proposals = [_as_instances(frame.proposals) for frame in frames]
+    losses: dict[str, Tensor] = {}
+    known = [frame.proposals for frame in frames if frame.proposals is not None]
+    if len(known) == len(frames):
+        proposals = [_as_instances(one) for one in known]
     else:
         maps = stacked_maps(frames, rpn.in_features)
         proposals, losses = rpn.propose([frame.image_size for frame in frames], maps, targets, ignored)
@@ -114,7 +115,7 @@ def stacked_maps(frames: Sequence[Frame], levels: Iterable[str]) -> dict[str, Te
     return {name: _stacked([frame.features[name] for frame in frames]) for name in dict.fromkeys(levels)}
 
 
-def _stacked(maps: Sequence[Tensor]) -> Tensor:
+def _stacked(maps: list[Tensor]) -> Tensor:
     """B times (1, C, H, W) -> (B, C, H, W); one map is not copied."""
     return maps[0] if len(maps) == 1 else torch.cat(maps)
 

@@ -4,6 +4,7 @@ B: clips, T: supports of a clip. Boxes are xyxy in pixels of the resized image u
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,13 +45,16 @@ class VideoRCNN(DeprecatedSteps, ExactBuffers, GeneralizedRCNN):
         ['pred_boxes', 'pred_classes', 'proposal_index', 'scores']
     """
 
+    proposal_generator: VideoRPN
+    roi_heads: VideoROIHeads
+
     @configurable
     def __init__(
         self,
         *,
-        pixel_aggregator: PixelAggregator | None,
+        pixel_aggregator: PixelAggregator | None = None,
         conventions: LegacyConventions = CURRENT_CONVENTIONS,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         """Level 1, or None; the conventions of the code that trained the weights; what `GeneralizedRCNN` takes."""
         super().__init__(**kwargs)
@@ -86,7 +90,7 @@ class VideoRCNN(DeprecatedSteps, ExactBuffers, GeneralizedRCNN):
         batched_inputs: list[dict],
         detected_instances: list[Instances] | None = None,
         do_postprocess: bool = True,
-    ) -> list[dict] | list[Instances]:
+    ) -> list:
         """B clips, each with its whole context in `support`; a stream is cheaper with `step`."""
         if detected_instances is not None:
             raise ValueError("VideoRCNN makes its own boxes: detected_instances is not supported")
@@ -160,7 +164,7 @@ class VideoRCNN(DeprecatedSteps, ExactBuffers, GeneralizedRCNN):
 
         Where there is a pixel aggregator, it decides what is computed of each.
         """
-        images = self.preprocess_image(inputs)
+        images = self.preprocess_image(list(inputs))
         if self.pixel_aggregator is None:
             features = self.backbone(images.tensor)
             maps = split_maps(features)
@@ -168,7 +172,7 @@ class VideoRCNN(DeprecatedSteps, ExactBuffers, GeneralizedRCNN):
             named = [Support(one.get("frame_index", 0), one.get("role")) for one in inputs]
             maps = self.pixel_aggregator.encode(self.backbone, images.tensor, named)
         return [
-            Frame(str(one.get("video_id", "")), one.get("frame_index", 0), tuple(size), features)
+            Frame(str(one.get("video_id", "")), one.get("frame_index", 0), (size[0], size[1]), features)
             for one, size, features in zip(inputs, images.image_sizes, maps, strict=True)
         ]
 

@@ -102,7 +102,8 @@ class ProposalSet:
         """
         if not sets:
             raise ValueError("ProposalSet.cat: expected at least one set")
-        frames, sizes = [], ()
+        frames: list[Tensor] = []
+        sizes: tuple[tuple[int, int], ...] = ()
         for one in sets:
             frames.append(one.frame + len(sizes))
             sizes += one.image_sizes

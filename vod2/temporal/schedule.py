@@ -124,6 +124,7 @@ class SlidingWindow(SupportSchedule):
     """
 
     reads = {"radius": "RADIUS", "lookahead": "LOOKAHEAD", "edge": "EDGE"}
+    lookahead: int
 
     def __init__(self, radius: int, lookahead: int | None = None, edge: str = "clip") -> None:
         if radius < 0 or (lookahead is not None and lookahead < 0):
@@ -148,7 +149,7 @@ class SlidingWindow(SupportSchedule):
 
     def _window(self, t: int, length: int | None, video: str) -> list[Support]:
         last = t + self.lookahead if length is None else length - 1
-        indices = np.arange(t - self.radius, t + self.lookahead + 1)
+        indices: np.ndarray = np.arange(t - self.radius, t + self.lookahead + 1)
         indices = indices.clip(0, last) if self.edge == "repeat" else indices[(indices >= 0) & (indices <= last)]
         return [Support(int(index), Role.LOCAL) for index in indices]
 
@@ -194,7 +195,7 @@ class GlobalSample(SupportSchedule):
     def from_config(cls, node: CfgNode) -> "GlobalSample":
         return cls(**_causal_or_whole(cls.arguments(node)))
 
-    def with_lookahead(self, frames: int) -> "GlobalSample":
+    def with_lookahead(self, frames: int) -> "SupportSchedule":
         if frames:
             return super().with_lookahead(frames)
         return GlobalSample(self.count, self.include_key, 0)
@@ -282,7 +283,7 @@ class RollingGlobal(SupportSchedule):
     def from_config(cls, node: CfgNode) -> "RollingGlobal":
         return cls(**_causal_or_whole(cls.arguments(node)))
 
-    def with_lookahead(self, frames: int) -> "RollingGlobal":
+    def with_lookahead(self, frames: int) -> "SupportSchedule":
         if frames:
             return super().with_lookahead(frames)
         return RollingGlobal(self.count, 0, self.orders)
@@ -330,7 +331,8 @@ class Union(SupportSchedule):
             raise ValueError("Union: expected at least one schedule")
         self.schedules = tuple(schedules)
         reaches = [schedule.lookahead for schedule in schedules]
-        self.lookahead = None if None in reaches else max(reaches)
+        known = [reach for reach in reaches if reach is not None]
+        self.lookahead = max(known) if len(known) == len(reaches) else None
         self.period = math.lcm(*(schedule.period for schedule in schedules))
 
     def with_lookahead(self, frames: int) -> "SupportSchedule":

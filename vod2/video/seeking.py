@@ -68,14 +68,14 @@ def read_table(path: str | os.PathLike) -> FrameTable | None:
             ]
         except av.FFmpegError as error:
             raise VideoError(f"{str(path)!r} cannot be read as a video ({error.strerror})") from error
-    times = {pts for pts, _, _ in packets}
-    if None in times or len(times) != len(packets):
+    timed = [(pts, dts, is_key) for pts, dts, is_key in packets if pts is not None]
+    if len({pts for pts, _, _ in timed}) != len(packets):
         return None
-    packets.sort(key=lambda packet: packet[0])
-    keys = [number for number, packet in enumerate(packets) if packet[2]]
+    timed.sort(key=lambda packet: packet[0])
+    keys = [number for number, packet in enumerate(timed) if packet[2]]
     # Demuxers look for the last keyframe at or before a time, some by decoding time and some by presentation time.
-    seek_times = [pts if dts is None else min(pts, dts) for pts, dts, _ in (packets[key] for key in keys)]
-    columns = ([pts for pts, _, _ in packets], keys, seek_times)
+    seek_times = [pts if dts is None else min(pts, dts) for pts, dts, _ in (timed[key] for key in keys)]
+    columns = ([pts for pts, _, _ in timed], keys, seek_times)
     return FrameTable(*(np.array(column, np.int64) for column in columns))
 
 
@@ -144,7 +144,9 @@ class FrameCursor:
 
     def _key_before(self, index: int) -> int:
         """Number of the last keyframe up to `index`, 0 if there is none."""
-        row = -1 if self._table is None else int(np.searchsorted(self._table.keys, index, side="right")) - 1
+        if self._table is None:
+            return 0
+        row = int(np.searchsorted(self._table.keys, index, side="right")) - 1
         return int(self._table.keys[row]) if row >= 0 else 0
 
     def _start(self, key: int) -> None:
@@ -153,7 +155,7 @@ class FrameCursor:
         # A forked process that closes a decoder with threads would wait for them forever: it does not have them.
         stream.codec_context.thread_count = 1
         self._container, self._position = container, -1
-        if key > 0:
+        if key > 0 and self._table is not None:
             time = self._table.seek_times[np.searchsorted(self._table.keys, key)]
             try:
                 container.seek(int(time), stream=stream)
@@ -164,7 +166,9 @@ class FrameCursor:
 
     # It does not know the cursor: a circle of the two would keep the file open until it is collected.
     @staticmethod
-    def _decode(container, stream, table: FrameTable | None, from_start: bool) -> Iterator[tuple[int, av.VideoFrame]]:
+    def _decode(
+        container: av.container.InputContainer, stream: av.VideoStream, table: FrameTable | None, from_start: bool
+    ) -> Iterator[tuple[int, av.VideoFrame]]:
         count = 0
         decodable = from_start
         for packet in container.demux(stream):

@@ -135,7 +135,7 @@ class _Chains:
 def _match(known: list[tuple[list[float], int]], new: list[tuple[list[float], int]], least: float) -> list[int | None]:
     """For each new (box, class) the known one that it is paired with: largest overlap first, each used once."""
     partners: list[int | None] = [None] * len(new)
-    by_class = defaultdict(lambda: ([], []))
+    by_class: dict[int, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
     for side, boxes in enumerate((known, new)):
         for number, (_, label) in enumerate(boxes):
             by_class[label][side].append(number)

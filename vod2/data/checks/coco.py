@@ -82,7 +82,10 @@ class CocoVideo(CheckFormat):
         video = CheckedVideo(parsed.name, file=file)
         for index in sorted(parsed.frames):
             frame = parsed.frames[index]
-            image = file or os.path.join(self._root, frame.file_name)
+            image = file
+            if image is None:
+                assert frame.file_name is not None  # only frames of video files have none
+                image = os.path.join(self._root, frame.file_name)
             objects = [_checked(thing) for thing in frame.objects if thing.annotation not in repeated]
             entry = f"{parsed.name}/{index:06d}"
             video.frames.append(CheckedFrame(index, image, self._path, objects, frame.size, entry))

@@ -23,7 +23,7 @@ from vod2.d2 import (
     get_detection_dataset_dicts,
 )
 from vod2.data.clips.contexts import build_test_mapper
-from vod2.data.clips.samplers import NumberedSampler, TripletDataset, TripletVideos, VideoInferenceSampler
+from vod2.data.clips.samplers import NumberedSampler, SizedDataset, TripletDataset, TripletVideos, VideoInferenceSampler
 from vod2.data.clips.video_mapper import VideoDatasetMapper
 from vod2.data.datasets import limit_images_per_class
 from vod2.data.datasets.frame_annotations import FrameAnnotations
@@ -151,7 +151,7 @@ class SeededDataset(torchdata.Dataset):
         seed: at least 0.
     """
 
-    def __init__(self, dataset: torchdata.Dataset, seed: int) -> None:
+    def __init__(self, dataset: SizedDataset, seed: int) -> None:
         self._dataset = dataset
         self._seed = seed
 

@@ -26,7 +26,7 @@ class ListEntry(NamedTuple):
     line: int
     text: str
     video: str
-    index: int | None
+    index: int | None  # type: ignore[assignment]  # hides tuple.index, which nobody calls
     length: int | None
 
 
@@ -51,7 +51,7 @@ def parse_frame_list(path: str | os.PathLike, split: str, report: Report = refus
             place = Place(path, number)
             report(Fault.at(place, f"{lines[number - 1]!r}", _FORMS, "bad_line", "fix the list"))
     good = {number: row for number, row in rows.items() if row is not None and len(row) == usual[0][0]}
-    whole = bool(good) and usual[0][0] == 4 and _lists_whole_videos(list(good.values()))
+    whole = bool(good) and usual[0][0] == 4 and _lists_whole_videos([row for row in good.values() if len(row) == 4])
     entries = []
     for number, (video, *numbers) in good.items():
         index, length = (numbers[0], None) if len(numbers) == 1 else (None if whole else numbers[1], numbers[2])
@@ -68,7 +68,8 @@ def _fields_of_line(line: str, split: str) -> tuple[str, int, int, int] | tuple[
             continue
         name = name if name.startswith(f"{split}/") else f"{split}/{name}"
         if count == 3:
-            return name, *map(int, numbers)
+            count_, frame_, length = map(int, numbers)
+            return name, count_, frame_, length
         # What stands behind the last slash is the frame; the number after it counts the lines.
         video, _, frame = name.rpartition("/")
         return (video, int(frame)) if _is_number(frame) else None

@@ -62,7 +62,7 @@ def draw_sprite(category: int, appearance: Appearance, size: int) -> Sprite:
     shifts = (0.0, 0.5)
     variants = [_paint(member, appearance, size, shift) for member in look_alikes(category) for shift in shifts]
     sharp = _paint(category, appearance, size, 0.0)
-    return Sprite(sharp=sharp, ambiguous=np.mean(variants, axis=0, dtype=np.float32))
+    return Sprite(sharp=sharp, ambiguous=np.asarray(np.mean(variants, axis=0, dtype=np.float32)))
 
 
 def _paint(category: int, appearance: Appearance, size: int, shift: float) -> np.ndarray:
@@ -78,14 +78,14 @@ def _paint(category: int, appearance: Appearance, size: int, shift: float) -> np
 def draw_background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """A textured canvas (height, width, 3) uint8 BGR: greyish noise of several scales, and faint bands with edges."""
     tint = rng.uniform(-12, 12, 3)
-    grey = np.full((height, width), rng.uniform(110, 165), np.float32)
+    grey: np.ndarray = np.full((height, width), rng.uniform(110, 165), np.float32)
     for cells, amplitude in ((3, 18), (8, 14), (20, 10), (48, 8), (100, 6)):
         grid = rng.standard_normal((cells, max(2, round(cells * width / height)))).astype(np.float32)
         grey += amplitude * cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC)
     for _ in range(10):
-        ends = rng.uniform(-0.2, 1.2, (2, 2)) * (width, height)
+        start, end = (rng.uniform(-0.2, 1.2, (2, 2)) * (width, height)).astype(int).tolist()
         band = np.zeros((height, width), np.uint8)
         thickness = int(rng.uniform(0.01, 0.06) * height) + 1
-        cv2.line(band, *(tuple(int(value) for value in end) for end in ends), 1, thickness, cv2.LINE_AA)
+        cv2.line(band, start, end, 1, thickness, cv2.LINE_AA)
         grey += band * np.float32(rng.uniform(-22, 22))
     return np.clip(grey[:, :, None] + tint, 0, 255).astype(np.uint8)

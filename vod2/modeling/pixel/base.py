@@ -80,7 +80,7 @@ class PixelAggregator(DeprecatedEnter, nn.Module, ABC):
 
     def _seen_by_support(self, number: int, key: Frame, context: TemporalContext) -> TemporalContext:
         """What frame `number` of a clip may look at: the rest of the clip, or what had entered a memory before it."""
-        others = [
+        others: list[tuple[Frame, Role]] = [
             (frame, role)
             for place, (frame, role) in enumerate(zip(context.frames, context.roles, strict=True))
             if role is not Role.KEY and (place < number or (place > number and self._sees_whole_clip))

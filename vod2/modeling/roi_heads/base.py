@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vod2.d2 import CfgNode, Registry
 from vod2.errors import lookup, settings
-from vod2.layers import RelationModules
+from vod2.layers import ModuleList, RelationModules
 from vod2.modeling.aggregation import Aggregated, merged
 from vod2.modeling.deprecated import DeprecatedAggregate, warn_renamed
 from vod2.structures import Clip, ProposalSet, TemporalContext
@@ -112,7 +112,7 @@ class AggregatorSequence(ProposalAggregator):
         super().__init__()
         if not parts:
             raise ValueError("AggregatorSequence: expected at least one aggregator")
-        self.parts = nn.ModuleList(parts)
+        self.parts = ModuleList(parts)
         self.needs = ProposalNeeds.joined([needs_of(part) for part in parts])
 
     def forward(self, query: ProposalSet, context: TemporalContext) -> Aggregated[Tensor]:
@@ -132,7 +132,7 @@ class AggregatorSequence(ProposalAggregator):
 
 def _with_features(clip: Clip, features: Tensor) -> Clip:
     """The clip whose key frame's proposals have other features; its context stays as it is."""
-    return replace(clip, key=clip.key.with_(proposals=replace(clip.key.proposals, features=features)))
+    return replace(clip, key=clip.key.with_(proposals=replace(clip.key.require_proposals(), features=features)))
 
 
 def _joined(results: Sequence[Aggregated[Tensor]]) -> Aggregated[Tensor]:

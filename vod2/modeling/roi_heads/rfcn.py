@@ -7,6 +7,7 @@ RoI, K + 1 scores and 8 deltas.
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from torchvision.ops import ps_roi_align
 
 from vod2.d2 import ROI_BOX_HEAD_REGISTRY, ROI_HEADS_REGISTRY, Boxes, CfgNode, ShapeSpec, configurable
 from vod2.errors import UserError
+from vod2.layers import zero_bias
 from vod2.layers.ps_roi_bags import position_sensitive_bags
 from vod2.modeling.roi_heads.predictor import VideoBoxPredictor
 from vod2.modeling.roi_heads.video_roi_heads import VideoROIHeads
@@ -89,7 +91,7 @@ class PositionSensitivePooler(nn.Module):
         self.bbox_pred = nn.Conv2d(in_channels, NUM_DELTAS * resolution**2, 1)
         for layer in (self.cls_score, self.bbox_pred):
             nn.init.normal_(layer.weight, std=0.01)
-            nn.init.zeros_(layer.bias)
+            zero_bias(layer)
 
     def forward(self, features: list[Tensor], boxes: list[Boxes]) -> Tensor:
         """One map (B, C, H, W) and the boxes of B frames -> (M, D, P, P): scores, then deltas, of each bin."""
@@ -103,11 +105,14 @@ class PositionSensitivePooler(nn.Module):
     def _forward_as_bags(self, x: Tensor, boxes: Sequence[Tensor]) -> Tensor:
         """The same to rounding: what a bin needs of a cell, D numbers, lies side by side."""
         bins = self.resolution**2
-        layers = (self.cls_score, self.bbox_pred)
+        assert self.cls_score.bias is not None and self.bbox_pred.bias is not None
         # The convolutions' rows in another order, (D, P*P) -> (P*P, D): to change that of the maps takes far longer.
         weight, bias = (
             torch.cat([one.unflatten(0, (-1, bins)).transpose(0, 1) for one in ones], dim=1).flatten(0, 1)
-            for ones in ([layer.weight.flatten(1) for layer in layers], [layer.bias for layer in layers])
+            for ones in (
+                (self.cls_score.weight.flatten(1), self.bbox_pred.weight.flatten(1)),
+                (self.cls_score.bias, self.bbox_pred.bias),
+            )
         )
         table = functional.linear(x.permute(0, 2, 3, 1), weight, bias).unflatten(3, (bins, -1))  # (B, H, W, P*P, D)
         return position_sensitive_bags(table, boxes, self.scale, self.sampling_ratio)
@@ -134,7 +139,7 @@ class MeanBoxHead(nn.Module):
 class PooledBoxPredictor(VideoBoxPredictor):
     """`VideoBoxPredictor` for RoIs whose embedding is their scores and deltas: it has no layers of its own."""
 
-    def __init__(self, *args, **kwargs) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         del self.cls_score, self.bbox_pred  # the pooler's 1x1 convolutions stand in their place
 
@@ -153,7 +158,9 @@ class RFCNHeads(VideoROIHeads):
     """
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
+    def from_config(  # type: ignore[override]  # as StandardROIHeads in Detectron2
+        cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]
+    ) -> dict:
         _check(cfg)
         (level,) = cfg.MODEL.ROI_HEADS.IN_FEATURES
         num_classes, head = cfg.MODEL.ROI_HEADS.NUM_CLASSES, cfg.MODEL.ROI_BOX_HEAD

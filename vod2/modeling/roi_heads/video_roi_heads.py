@@ -4,7 +4,7 @@ B: frames, N: proposals of a frame, D: embedding.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from vod2.d2 import (
     pairwise_iou,
 )
 from vod2.errors import UserError
-from vod2.layers import covered, poolable
+from vod2.layers import covered, poolable, zero_bias
 from vod2.modeling.aggregation import Aggregated, mean_losses, next_relations
 from vod2.modeling.legacy import CURRENT_CONVENTIONS, LegacyConventions
 from vod2.modeling.roi_heads.base import ProposalAggregator, build_proposal_aggregator, needs_of
@@ -54,7 +54,7 @@ class VideoROIHeads(StandardROIHeads):
         support_topk: int = 75,
         conventions: LegacyConventions = CURRENT_CONVENTIONS,
         ignore_overlap: float = 0.5,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         """
         Args:
@@ -74,7 +74,9 @@ class VideoROIHeads(StandardROIHeads):
         self.ignore_overlap = ignore_overlap
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
+    def from_config(  # type: ignore[override]  # as StandardROIHeads in Detectron2
+        cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]
+    ) -> dict:
         for key, value in (("MODEL.MASK_ON", cfg.MODEL.MASK_ON), ("MODEL.KEYPOINT_ON", cfg.MODEL.KEYPOINT_ON)):
             if value:
                 raise UserError(f"VideoROIHeads predict boxes only: set {key} to False")
@@ -128,14 +130,14 @@ class VideoROIHeads(StandardROIHeads):
         """
         if targets is None:
             return proposals
-        rows = [row for row, target in enumerate(targets) if target is not None]
-        candidates = [proposals[row] for row in rows]
+        trained = {row: target for row, target in enumerate(targets) if target is not None}
+        candidates = [proposals[row] for row in trained]
         if ignored is not None:
-            candidates = [self._outside(proposals[row], targets[row], ignored[row]) for row in rows]
-        sampled = self.label_and_sample_proposals(candidates, [targets[row] for row in rows])
+            candidates = [self._outside(proposals[row], target, ignored[row]) for row, target in trained.items()]
+        sampled = self.label_and_sample_proposals(candidates, list(trained.values()))
         kept = self._embedded_in_training()
         selected = [proposal if kept is None else proposal[:kept] for proposal in proposals]
-        for row, sample in zip(rows, sampled, strict=True):
+        for row, sample in zip(trained, sampled, strict=True):
             selected[row] = sample
         return selected
 
@@ -167,7 +169,7 @@ class VideoROIHeads(StandardROIHeads):
             maps, [PreciseBoxes(poolable(own, one.image_size)) for own, one in zip(boxes, proposals, strict=True)]
         )
         unknown = torch.cat(boxes).isnan().any(dim=1)
-        features = self.box_head(pooled).masked_fill(unknown[:, None], torch.nan)
+        rows = self.box_head(pooled).masked_fill(unknown[:, None], torch.nan)
         counts = [len(one) for one in proposals]
         keeps_maps = self.needs.pooled_maps
         return [
@@ -178,7 +180,7 @@ class VideoROIHeads(StandardROIHeads):
                 one.image_size,
                 {POOLED_MAPS: rois} if keeps_maps else None,
             )
-            for one, embedded, rois in zip(proposals, features.split(counts), pooled.split(counts), strict=True)
+            for one, embedded, rois in zip(proposals, rows.split(counts), pooled.split(counts), strict=True)
         ]
 
     def detect(self, clips: Sequence[Clip]) -> HeadOutput:
@@ -199,7 +201,8 @@ class VideoROIHeads(StandardROIHeads):
             losses = self.box_predictor.losses(predictions, [clip.key.targets for clip in clips])
             return [], losses | mean_losses(aggregated)
         proposals = [
-            Instances(clip.key.image_size, proposal_boxes=PreciseBoxes(clip.key.proposals.boxes)) for clip in clips
+            Instances(clip.key.image_size, proposal_boxes=PreciseBoxes(clip.key.require_proposals().boxes))
+            for clip in clips
         ]
         instances, _ = self.box_predictor.inference(predictions, proposals)
         for clip, one, found in zip(clips, aggregated, instances, strict=True):
@@ -211,7 +214,7 @@ class VideoROIHeads(StandardROIHeads):
     def aggregate(self, clips: Sequence[Clip]) -> list[Aggregated[Tensor]]:
         """Level 2: what the proposals of the key frames become, (N, D) each."""
         if self.aggregator is None:
-            return [Aggregated(clip.key.proposals.features) for clip in clips]
+            return [Aggregated(clip.key.require_proposals().features) for clip in clips]
         return self.aggregator.forward_clips(clips)
 
 
@@ -221,7 +224,7 @@ def _reduction(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> nn.ModuleDict
     def layers(channels: int) -> nn.Sequential:
         conv = nn.Conv2d(channels, cfg.MODEL.VIDEO.REDUCE_CHANNELS, 1)
         nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-        nn.init.zeros_(conv.bias)
+        zero_bias(conv)
         return nn.Sequential(conv, nn.ReLU())
 
     return nn.ModuleDict({name: layers(input_shape[name].channels) for name in cfg.MODEL.ROI_HEADS.IN_FEATURES})
