@@ -70,9 +70,8 @@ class VideoRCNN(DeprecatedSteps, ExactBuffers, GeneralizedRCNN):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
         ret = super().from_config(cfg)
-        ret["pixel_aggregator"] = build_pixel_aggregator(cfg, ret["backbone"].output_shape())
-        ret["conventions"] = LegacyConventions.from_config(cfg)
-        return ret
+        pixel_aggregator = build_pixel_aggregator(cfg, ret["backbone"].output_shape())
+        return ret | {"pixel_aggregator": pixel_aggregator, "conventions": LegacyConventions.from_config(cfg)}
 
     def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
         """B clips -> losses in training, else B times {"instances": Instances} in original pixels.
@@ -96,7 +95,7 @@ class VideoRCNN(DeprecatedSteps, ExactBuffers, GeneralizedRCNN):
             raise ValueError("VideoRCNN makes its own boxes: detected_instances is not supported")
         instances = self._detect(self.read_clips(batched_inputs)).instances
         if not do_postprocess:
-            return [self._rescale(one, {}) for one in instances]
+            return [self._rescale(found, {}) for found in instances]
         return [{"instances": self._rescale(*pair)} for pair in zip(instances, batched_inputs, strict=True)]
 
     @torch.no_grad()
@@ -128,9 +127,9 @@ class VideoRCNN(DeprecatedSteps, ExactBuffers, GeneralizedRCNN):
         """
         require_eval(self)
         frames = self.encode([{**one, "video_id": memory.video} for one, memory in zip(inputs, memories, strict=True)])
-        held = [memory.held() for memory in memories]
         parts = self.backbone, self.pixel_aggregator, self.proposal_generator, self.roi_heads
-        for memory, frame in zip(memories, prepare_supports(*parts, frames, held), strict=True):
+        kept = prepare_supports(*parts, frames, [memory.held() for memory in memories])
+        for memory, frame in zip(memories, kept, strict=True):
             memory.put(frame)
 
     @torch.no_grad()
@@ -140,9 +139,8 @@ class VideoRCNN(DeprecatedSteps, ExactBuffers, GeneralizedRCNN):
         Returns and raises what `step` does.
         """
         require_eval(self)
-        index = clip["frame_index"]
-        context = memory.context(index)  # first: it names the frames that are missing
-        output = self._detect([Clip(memory.frame(index), context, inputs=clip)])
+        context = memory.context(clip["frame_index"])  # first: it names the frames that are missing
+        output = self._detect([Clip(memory.frame(clip["frame_index"]), context, inputs=clip)])
         memory.carry(merged(one.carry for one in output.aggregated))
         return {"instances": self._rescale(output.instances[0], clip)}
 
@@ -177,10 +175,7 @@ class VideoRCNN(DeprecatedSteps, ExactBuffers, GeneralizedRCNN):
         ]
 
     def enhance_clips(self, clips: Sequence[Clip]) -> tuple[list[Clip], list[Aggregated]]:
-        """Level 1: the clips with aggregated feature maps, and what the aggregator returned for each key frame.
-
-        Without a pixel aggregator, the clips as they are and an empty list.
-        """
+        """Level 1: clips with aggregated feature maps, and what was returned for each key frame; [] where there is none."""
         if self.pixel_aggregator is None:
             return list(clips), []
         return enhance_clips(self.backbone, self.pixel_aggregator, clips, self._supports_have_proposals)
