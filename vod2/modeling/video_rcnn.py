@@ -175,7 +175,7 @@ class VideoRCNN(DeprecatedSteps, ExactBuffers, GeneralizedRCNN):
         ]
 
     def enhance_clips(self, clips: Sequence[Clip]) -> tuple[list[Clip], list[Aggregated]]:
-        """Level 1: clips with aggregated feature maps, and what was returned for each key frame; [] where there is none."""
+        """Level 1: clips with aggregated maps, and what was returned for each key frame; [] where there is none."""
         if self.pixel_aggregator is None:
             return list(clips), []
         return enhance_clips(self.backbone, self.pixel_aggregator, clips, self._supports_have_proposals)
