@@ -94,18 +94,18 @@ class ClassSample:
 def watched_proposals(model: VideoRCNN) -> Iterator[list[tuple[ProposalSet, Tensor]]]:
     """A list that holds, after each step, the key frame's proposals and their aggregated features (N, D)."""
     heads, seen = model.roi_heads, []
-    detect = heads.detect
+    aggregate = heads.aggregate
 
-    def watch(keys, contexts):
-        found = detect(keys, contexts)
-        seen[:] = [(keys[0].proposals, found.aggregated[0].value)]
-        return found
+    def watch(clips):
+        aggregated = aggregate(clips)
+        seen[:] = [(clips[0].key.proposals, aggregated[0].value)]
+        return aggregated
 
-    heads.detect = watch
+    heads.aggregate = watch
     try:
         yield seen
     finally:
-        del heads.detect  # the method of the class is there again
+        del heads.aggregate  # the method of the class is there again
 
 
 def shown_objects(boxes: Tensor, record: dict) -> tuple[Tensor, Tensor]:
