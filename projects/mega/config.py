@@ -10,7 +10,7 @@ def add_mega_config(cfg: CfgNode) -> None:
     # Heads and geometry are MODEL.VIDEO.RELATION, the support pool is MODEL.VIDEO.SUPPORT_TOPK
     cfg.MODEL.MEGA = CfgNode()
     cfg.MODEL.MEGA.NUM_STAGES = 3  # local relation modules, of which all but the last update the supports, too
-    # Share r, in (0, 1], of SUPPORT_TOPK: so many of each local frame's proposals, the best, are updated
+    # Share r, in (0, 1], of SUPPORT_TOPK: this share of the proposals of each local frame, the best, is updated
     cfg.MODEL.MEGA.ADVANCED_RATIO = 0.2
     # Relation modules that look at GLOBAL frames: one before the stages, the others after them; 0 for none
     cfg.MODEL.MEGA.NUM_GLOBAL = 2

@@ -66,7 +66,7 @@ class MSTFrames(PixelAggregator):
         }
 
     def encode(self, backbone: nn.Module, images: Tensor, frames: Sequence[Support]) -> list[dict[str, Tensor]]:
-        """No more than res4: what comes after it is made of what `forward` and `support_features` put in its place."""
+        """No more than res4: later maps are computed from the result of `forward` and `support_features`."""
         maps = {self.stage: forward_stages(backbone, images, until=self.stage)[self.stage]}
         if self.align is not None and self.align.needs_images:
             maps[IMAGE] = images

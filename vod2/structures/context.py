@@ -77,7 +77,7 @@ class TemporalContext:
         """The proposals of all support frames.
 
         Args:
-            top: at most so many of each frame, those of the highest objectness; None for all.
+            top: the most proposals of a frame, those of the highest objectness; None for all.
             like: where there are no support frames, an empty set with its device and dimensions is returned; without
                 it, None.
         """

@@ -13,8 +13,8 @@ PLACE = Place("gt.txt", 5)
 
 
 def test_the_message_says_place_value_expectation_and_remedy():
-    fault = Fault.at(Place("a.json", entry="images[3]"), "width is 'x'", "a number", remedy="mend it")
-    assert str(fault) == "a.json: images[3]: width is 'x', expected a number: mend it"
+    fault = Fault.at(Place("a.json", entry="images[3]"), "width is 'x'", "a number", remedy="fix it")
+    assert str(fault) == "a.json: images[3]: width is 'x', expected a number: fix it"
     assert (fault.kind, fault.frame) == ("broken_annotation", None)
 
 
