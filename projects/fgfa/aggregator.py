@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vod2.d2 import CfgNode, ShapeSpec, configurable
-from vod2.layers import FlowNetS, warp
+from vod2.layers import FlowNetS, init_he, warp
 from vod2.modeling import PIXEL_AGGREGATOR_REGISTRY, Aggregated, PixelAggregator
 from vod2.modeling.backbone import forward_stages
 from vod2.modeling.pixel import aggregated_stage, build_flownet
@@ -61,9 +61,7 @@ class FGFAAggregator(PixelAggregator):
             nn.ReLU(),
             nn.Conv2d(second, last, 1),
         )
-        for layer in self.embedding[::2]:
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-            nn.init.zeros_(layer.bias)
+        init_he(*self.embedding[::2])
         self.legacy_warp = legacy_warp
         self.whole_backbone = whole_backbone
 

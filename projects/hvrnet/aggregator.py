@@ -13,7 +13,7 @@ from vod2.projects.hvrnet.auxiliary import AuxiliaryHead
 from vod2.projects.hvrnet.inter import InterVideo, RelatedClip, attend, attention_shares, within_video
 
 from vod2.d2 import CfgNode, configurable
-from vod2.layers import PreciseBoxTransform, RelationAttention
+from vod2.layers import PreciseBoxTransform, RelationAttention, init_xavier
 from vod2.modeling import PROPOSAL_AGGREGATOR_REGISTRY, Aggregated, ProposalAggregator
 from vod2.modeling.roi_heads import require_linear_box_head
 from vod2.structures import Clip, ProposalSet, Role, TemporalContext
@@ -107,9 +107,7 @@ class HVRAggregator(ProposalAggregator):
         self.support_topk, self.keep_relations = support_topk, keep_relations
         self.relation = nn.ModuleList(RelationAttention(dim, 1) for _ in range(num_intra + num_inter))
         self.transform = nn.ModuleList(nn.Linear(dim, dim) for _ in range(num_intra + num_inter - 1))
-        for layer in self.transform:  # as the box head's layers begin
-            nn.init.kaiming_uniform_(layer.weight, a=1)
-            nn.init.zeros_(layer.bias)
+        init_xavier(*self.transform)  # as the box head's layers begin
         self.num_intra = num_intra
         self.inter = InterVideo(num_classes=num_classes, **(inter or {})) if num_inter else None
         self.auxiliary = None

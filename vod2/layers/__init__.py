@@ -5,6 +5,7 @@ from vod2.layers.deform_align import DeformAlign
 from vod2.layers.flow_warp import FlowNetS, FlowOutput, warp
 from vod2.layers.geometry import GeometryBias
 from vod2.layers.ignore_regions import covered
+from vod2.layers.initialisation import init_he, init_normal, init_xavier
 from vod2.layers.map_attention import MapAttention
 from vod2.layers.nonlocal_block import PixelAttention
 from vod2.layers.patch_attention import PatchAttention, PatchImportance
@@ -30,6 +31,9 @@ __all__ = [
     "covered",
     "half_open",
     "inclusive",
+    "init_he",
+    "init_normal",
+    "init_xavier",
     "poolable",
     "stacked_relations",
     "warp",

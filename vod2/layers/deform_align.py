@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
+from vod2.layers.initialisation import init_he
+
 _TAPS = 9  # of a 3x3 kernel
 
 
@@ -80,10 +82,9 @@ class DeformAlign(nn.Module):
         self.align = ModulatedDeformConv(width, 2 * width, modulated)
         self.refine = ModulatedDeformConv(width, width, modulated)
         self.expand = nn.Conv2d(width, channels, 1)
-        nn.init.kaiming_normal_(self.reduce.weight, nonlinearity="relu")
-        nn.init.kaiming_normal_(self.expand.weight, nonlinearity="linear")
-        for values in (self.reduce.bias, self.expand.bias):
-            nn.init.zeros_(values)
+        init_he(self.reduce)
+        nn.init.kaiming_normal_(self.expand.weight, nonlinearity="linear")  # no ReLU after it
+        nn.init.zeros_(self.expand.bias)
         if residual:
             nn.init.zeros_(self.expand.weight)
 

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vod2.layers.initialisation import init_he
+
 # channels, kernel and stride of the contracting half; every second output is joined to the expanding half
 _CONTRACT = (
     (64, 7, 2),
@@ -113,9 +115,7 @@ class FlowNetS(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        for layer in self.contract:
-            nn.init.kaiming_normal_(layer.weight, a=_SLOPE)
-            nn.init.zeros_(layer.bias)
+        init_he(*self.contract, slope=_SLOPE)
         for parameter in self.flow.parameters():
             nn.init.zeros_(parameter)
         if self.scale is not None:

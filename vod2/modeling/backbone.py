@@ -9,6 +9,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from vod2.d2 import BACKBONE_REGISTRY, Backbone, BasicBlock, BasicStem, CfgNode, ResNet, ShapeSpec
+from vod2.layers import init_normal
 
 
 @BACKBONE_REGISTRY.register()
@@ -59,8 +60,7 @@ class HeadMapBackbone(Backbone):
         res5 = bottom_up.output_shape()["res5"]
         self.bottom_up = bottom_up
         self.last_conv = nn.Conv2d(res5.channels, channels, 3, padding=dilation, dilation=dilation)
-        nn.init.normal_(self.last_conv.weight, std=0.01)
-        nn.init.zeros_(self.last_conv.bias)
+        init_normal(self.last_conv, std=0.01)
         whole, half = (ShapeSpec(channels=count, stride=res5.stride) for count in (channels, channels // 2))
         self._shapes = {**bottom_up.output_shape(), "head_map": whole, "rpn": half, "head": half}
 

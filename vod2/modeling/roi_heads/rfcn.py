@@ -15,6 +15,7 @@ from torchvision.ops import ps_roi_align
 
 from vod2.d2 import ROI_BOX_HEAD_REGISTRY, ROI_HEADS_REGISTRY, Boxes, CfgNode, ShapeSpec, configurable
 from vod2.errors import UserError
+from vod2.layers import init_normal
 from vod2.layers.ps_roi_bags import position_sensitive_bags
 from vod2.modeling.roi_heads.predictor import VideoBoxPredictor
 from vod2.modeling.roi_heads.video_roi_heads import VideoROIHeads
@@ -87,9 +88,7 @@ class PositionSensitivePooler(nn.Module):
         self.sampling_ratio = sampling_ratio
         self.cls_score = nn.Conv2d(in_channels, (num_classes + 1) * resolution**2, 1)
         self.bbox_pred = nn.Conv2d(in_channels, NUM_DELTAS * resolution**2, 1)
-        for layer in (self.cls_score, self.bbox_pred):
-            nn.init.normal_(layer.weight, std=0.01)
-            nn.init.zeros_(layer.bias)
+        init_normal(self.cls_score, self.bbox_pred, std=0.01)
 
     def forward(self, features: list[Tensor], boxes: list[Boxes]) -> Tensor:
         """One map (B, C, H, W) and the boxes of B frames -> (M, D, P, P): scores, then deltas, of each bin."""
