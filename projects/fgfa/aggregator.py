@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from vod2.d2 import CfgNode, ShapeSpec, configurable
 from vod2.layers import FlowNetS, init_he, warp
 from vod2.modeling import PIXEL_AGGREGATOR_REGISTRY, Aggregated, PixelAggregator
-from vod2.modeling.backbone import forward_stages
+from vod2.modeling.backbone import forward_stages, split_maps
 from vod2.modeling.pixel import aggregated_stage, build_flownet
 from vod2.structures import Frame, Role, Support, TemporalContext
 
@@ -85,7 +85,7 @@ class FGFAAggregator(PixelAggregator):
             features = {self.stage: forward_stages(backbone, images, until=self.stage)[self.stage]}
         features[EMBEDDING] = self.embedding(features[self.stage])
         features[IMAGE] = self.flownet.prepare(images)
-        return [{name: value[row : row + 1] for name, value in features.items()} for row in range(len(images))]
+        return split_maps(features)
 
     def forward(self, key: Frame, context: TemporalContext) -> Aggregated[dict[str, Tensor]]:
         """-> {stage: (1, C, H, W)}; with T = 0 the key's own map."""

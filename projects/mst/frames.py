@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from vod2.d2 import CfgNode, ShapeSpec, configurable
 from vod2.layers import MapAttention
 from vod2.modeling import PIXEL_AGGREGATOR_REGISTRY, Aggregated, PixelAggregator
-from vod2.modeling.backbone import forward_stages
+from vod2.modeling.backbone import forward_stages, split_maps
 from vod2.modeling.pixel import Aligner, build_aligner
 from vod2.structures import Frame, Role, Support, TemporalContext
 
@@ -70,7 +70,7 @@ class MSTFrames(PixelAggregator):
         maps = {self.stage: forward_stages(backbone, images, until=self.stage)[self.stage]}
         if self.align is not None and self.align.needs_images:
             maps[IMAGE] = images
-        return [{name: value[row : row + 1] for name, value in maps.items()} for row in range(len(images))]
+        return split_maps(maps)
 
     def forward(self, key: Frame, context: TemporalContext) -> Aggregated[dict[str, Tensor]]:
         """F''_t (1, C, H, W) of equation 6; with T = 0 the key's own map unchanged."""

@@ -3,7 +3,7 @@
 B: images, C: channels, H, W: size of a map.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -160,6 +160,12 @@ def forward_stages(
         source = (inputs | outputs)[stage.source]
         outputs[stage.name] = _run_to_block(stage, source, block) if stage.name == cut else stage.run(source)
     return outputs
+
+
+def split_maps(maps: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+    """{name: (B, C, H, W)} of a batch -> B times {name: (1, C, H, W)}, views."""
+    count = len(next(iter(maps.values())))
+    return [{name: value[row : row + 1] for name, value in maps.items()} for row in range(count)]
 
 
 def _position(names: list[str], stage: str) -> int:

@@ -11,6 +11,7 @@ from torch import Tensor
 from vod2.d2 import META_ARCH_REGISTRY, CfgNode, GeneralizedRCNN, Instances, configurable, detector_postprocess
 from vod2.errors import UserError
 from vod2.modeling.aggregation import Aggregated, mean_losses, merged
+from vod2.modeling.backbone import split_maps
 from vod2.modeling.clips import images_of, make_clips
 from vod2.modeling.deprecated import DeprecatedSteps
 from vod2.modeling.exact_buffers import ExactBuffers
@@ -127,11 +128,13 @@ class VideoRCNN(DeprecatedSteps, ExactBuffers, GeneralizedRCNN):
             RuntimeError: if the model is in training mode.
         """
         self._require_eval()
-        frames = self.encode([{**one, "video_id": memory.video} for one, memory in zip(inputs, memories, strict=True)])
-        held = [memory.held() for memory in memories]
+        named = [{**image, "video_id": memory.video} for image, memory in zip(inputs, memories, strict=True)]
+        frames = self.encode(named)
+        contexts = [memory.held() for memory in memories]
         parts = self.backbone, self.pixel_aggregator, self.proposal_generator, self.roi_heads
-        for frame, memory in zip(prepare_supports(*parts, frames, held), memories, strict=True):
-            memory.put(frame)
+        supports = prepare_supports(*parts, frames, contexts)
+        for support, memory in zip(supports, memories, strict=True):
+            memory.put(support)
 
     @torch.no_grad()
     def detect_from(self, memory: FrameMemory, clip: dict) -> dict:
@@ -168,15 +171,15 @@ class VideoRCNN(DeprecatedSteps, ExactBuffers, GeneralizedRCNN):
         """
         images = self.preprocess_image(inputs)
         if self.pixel_aggregator is None:
-            features = self.backbone(images.tensor)
-            maps = [{name: value[row : row + 1] for name, value in features.items()} for row in range(len(inputs))]
+            maps = split_maps(self.backbone(images.tensor))
         else:
-            named = [Support(one.get("frame_index", 0), one.get("role")) for one in inputs]
-            maps = self.pixel_aggregator.encode(self.backbone, images.tensor, named)
-        return [
-            Frame(str(one.get("video_id", "")), one.get("frame_index", 0), tuple(size), features)
-            for one, size, features in zip(inputs, images.image_sizes, maps, strict=True)
-        ]
+            supports = [Support(image.get("frame_index", 0), image.get("role")) for image in inputs]
+            maps = self.pixel_aggregator.encode(self.backbone, images.tensor, supports)
+        frames = []
+        for image, size, features in zip(inputs, images.image_sizes, maps, strict=True):
+            video = str(image.get("video_id", ""))  # a still image needs none
+            frames.append(Frame(video, image.get("frame_index", 0), tuple(size), features))
+        return frames
 
     def enhance_clips(self, clips: Sequence[Clip]) -> tuple[list[Clip], list[Aggregated]]:
         """Level 1: the clips with aggregated feature maps, and what the aggregator returned for each key frame.

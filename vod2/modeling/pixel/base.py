@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from vod2.d2 import CfgNode, Registry, ShapeSpec
 from vod2.errors import UserError, lookup, settings
 from vod2.modeling.aggregation import Aggregated
+from vod2.modeling.backbone import split_maps
 from vod2.modeling.deprecated import DeprecatedEnter
 from vod2.structures import Frame, Role, Support, TemporalContext
 
@@ -44,8 +45,7 @@ class PixelAggregator(DeprecatedEnter, nn.Module, ABC):
         frames of clips the role is None: the frame's number must then tell what the frame is to the method. A key frame
         has the role KEYFRAME where its clip has no supports, and KEY where the training schedule names it as one.
         """
-        features = backbone(images)
-        return [{name: value[row : row + 1] for name, value in features.items()} for row in range(len(images))]
+        return split_maps(backbone(images))
 
     def support_features(self, frame: Frame, context: TemporalContext) -> dict[str, Tensor]:
         """What the proposals of a support are made of: {stage: (1, C, H, W)}, or {} for what `encode` made, as here.
