@@ -36,8 +36,11 @@ class Aggregated(Generic[Value]):
 
 def mean_losses(results: Sequence[Aggregated]) -> dict[str, Tensor]:
     """{name: scalar}: the mean over the clips; a clip without that loss counts as 0."""
-    names = {name for one in results for name in one.losses}
-    return {name: sum(one.losses.get(name, 0) for one in results) / len(results) for name in sorted(names)}
+    names = sorted(set().union(*(result.losses for result in results)))
+    means = {}
+    for name in names:
+        means[name] = sum(result.losses.get(name, 0) for result in results) / len(results)
+    return means
 
 
 def merged(parts: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:

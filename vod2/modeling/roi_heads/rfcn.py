@@ -93,7 +93,7 @@ class PositionSensitivePooler(nn.Module):
     def forward(self, features: list[Tensor], boxes: list[Boxes]) -> Tensor:
         """One map (B, C, H, W) and the boxes of B frames -> (M, D, P, P): scores, then deltas, of each bin."""
         (x,) = features
-        tensors = [own.tensor for own in boxes]
+        tensors = [boxes_of_frame.tensor for boxes_of_frame in boxes]
         if x.device.type == "cpu" and not torch.is_grad_enabled():
             return self._forward_as_bags(x, tensors)
         maps = torch.cat([self.cls_score(x), self.bbox_pred(x)], dim=1)  # (B, D*P*P, H, W)
@@ -102,12 +102,15 @@ class PositionSensitivePooler(nn.Module):
     def _forward_as_bags(self, x: Tensor, boxes: Sequence[Tensor]) -> Tensor:
         """The same to rounding: what a bin needs of a cell, D numbers, lies side by side."""
         bins = self.resolution**2
-        layers = (self.cls_score, self.bbox_pred)
-        # The convolutions' rows in another order, (D, P*P) -> (P*P, D): to change that of the maps takes far longer.
-        weight, bias = (
-            torch.cat([one.unflatten(0, (-1, bins)).transpose(0, 1) for one in ones], dim=1).flatten(0, 1)
-            for ones in ([layer.weight.flatten(1) for layer in layers], [layer.bias for layer in layers])
-        )
+
+        def side_by_side(scores: Tensor, deltas: Tensor) -> Tensor:
+            """Rows (K + 1)*P*P and 4*P*P of two convolutions, bins last -> P*P*D, bins first."""
+            rows = [parameter.unflatten(0, (-1, bins)).transpose(0, 1) for parameter in (scores, deltas)]
+            return torch.cat(rows, dim=1).flatten(0, 1)
+
+        # The convolutions' rows change their order: to change that of the maps takes far longer.
+        weight = side_by_side(self.cls_score.weight.flatten(1), self.bbox_pred.weight.flatten(1))
+        bias = side_by_side(self.cls_score.bias, self.bbox_pred.bias)
         table = functional.linear(x.permute(0, 2, 3, 1), weight, bias).unflatten(3, (bins, -1))  # (B, H, W, P*P, D)
         return position_sensitive_bags(table, boxes, self.scale, self.sampling_ratio)
 
