@@ -67,19 +67,26 @@ def build_groups(
     if by not in GROUPINGS:
         raise ValueError(f"Groups by {by!r} are unknown: expected one of {', '.join(map(repr, GROUPINGS))}")
     groups = _speeds(truth, tracks, protocol)
-    of_frame, of_object = _kinds(dataset, frame_kinds or {})
-    kinds = sorted(set().union(*of_frame))
+    kinds_of_frames, kinds_of_objects = _kinds(dataset, frame_kinds or {})
+    kinds = sorted(set().union(*kinds_of_frames))
     if taken := _RESERVED.intersection(kinds):
         raise UserError(f"deterioration {min(taken)!r} has the name of another group of the evaluation: rename it")
-    wanted = {CLEAN: lambda found: not found} | ({DETERIORATED: bool} if kinds else {})
-    wanted |= {kind: lambda found, kind=kind: kind in found for kind in kinds}
-    for name, belongs in wanted.items():
-        if by == "frames":
-            groups[name] = _of_frames(np.array([belongs(found) for found in of_frame], dtype=bool), truth)
-        else:
-            groups[name] = Group(np.array([belongs(found) for found in of_object], dtype=bool) & ~truth.ignore)
+    recorded = [DETERIORATED, *kinds] if kinds else []
+    for name in (CLEAN, *recorded):
+        members = [_belongs(name, present) for present in (kinds_of_frames if by == "frames" else kinds_of_objects)]
+        members = np.array(members, dtype=bool)
+        groups[name] = _of_frames(members, truth) if by == "frames" else Group(members & ~truth.ignore)
     groups.update(_named_by_records(dataset, truth, by, taken=_RESERVED.union(kinds, class_names)))
     return groups
+
+
+def _belongs(group: str, kinds: set[str]) -> bool:
+    """Whether a frame or an object with these kinds of deterioration is one of the group."""
+    if group == CLEAN:
+        return not kinds
+    if group == DETERIORATED:
+        return bool(kinds)
+    return group in kinds
 
 
 def group_curves(
