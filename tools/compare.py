@@ -21,7 +21,6 @@ from matplotlib.figure import Figure
 from tabulate import tabulate
 
 from vod2.atomic import replacing, write_json
-from vod2.d2 import DatasetCatalog
 from vod2.engine import cli
 from vod2.errors import UserError, settings
 from vod2.evaluation.comparison import (
@@ -82,10 +81,7 @@ def registered_dataset(args: argparse.Namespace) -> EvaluatedDataset | None:
         if args.frame_kinds or args.protocol or args.groups:
             raise UserError("--frame-kinds, --protocol and --groups are for --dataset NAME: give it, too")
         return None
-    if args.dataset not in DatasetCatalog.list():
-        raise UserError(
-            f"dataset {args.dataset!r} is not registered: expected one of {', '.join(DatasetCatalog.list())}"
-        )
+    cli.require_dataset(args.dataset)
     with settings("--dataset"):
         return load_evaluated_dataset(
             args.dataset, args.protocol or "imagenet", args.groups or "frames", args.frame_kinds

@@ -163,10 +163,7 @@ def main(arguments: list[str] | None = None) -> None:
     cfg = load_config(args.config_file, [*settings, "MODEL.VIDEO.LINKER.NAME", args.linker])
     linker = build_box_linker(cfg)
     results = read_results(args.results)
-    if args.dataset not in DatasetCatalog.list():
-        raise UserError(
-            f"dataset {args.dataset!r} is not registered: expected one of {', '.join(DatasetCatalog.list())}"
-        )
+    cli.require_dataset(args.dataset)
     records = in_stream_order(as_video_dicts(DatasetCatalog.get(args.dataset)))
     relations = read_relations(args.results.parent / RELATIONS_FILE) if isinstance(linker, BLR) else None
     frames = by_frame(results, records, args.results, relations)

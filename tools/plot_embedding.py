@@ -128,8 +128,7 @@ def frames_of_videos(dataset: str, videos: int, generator: np.random.Generator) 
     Raises:
         UserError: the dataset is not registered.
     """
-    if dataset not in DatasetCatalog.list():
-        raise UserError(f"dataset {dataset!r} is not registered: expected one of {', '.join(DatasetCatalog.list())}")
+    cli.require_dataset(dataset)
     dicts = as_video_dicts(DatasetCatalog.get(dataset))
     names = sorted({record["video_id"] for record in dicts})
     if len(names) > videos:
