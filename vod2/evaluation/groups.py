@@ -104,17 +104,27 @@ def group_curves(
     Args:
         empty_frames: frames without objects that `entries_of_empty_frames` counts.
     """
-    by_object = {name: group for name, group in groups.items() if group.frames is None}
-    ignore = np.stack([truth.ignore, *(~group.objects for group in by_object.values())])
-    counted = np.count_nonzero(~ignore, axis=1) + empty_frames * entries_of_empty_frames(["all", *by_object])
+    names, ignore = ignored_by_objects(truth, groups)
+    counted = np.count_nonzero(~ignore, axis=1) + empty_frames * entries_of_empty_frames(names)
     share = counted / max(len(truth) + empty_frames, 1)
-    first, *rest = precision_recall(detections, truth, num_classes, protocol, ignore, share)
-    curves = dict(zip(by_object, rest, strict=True))
+    matched_at_once = precision_recall(detections, truth, num_classes, protocol, ignore, share)
+    curves = dict(zip(names, matched_at_once, strict=True))
     for name, group in groups.items():
         if group.frames is not None:
-            parts = (take_rows(side, group.frames[side.image]) for side in (detections, truth))
-            (curves[name],) = precision_recall(*parts, num_classes, protocol)
-    return [first, *(curves[name] for name in groups)]
+            of_group = take_rows(detections, group.frames[detections.image])
+            truth_of_group = take_rows(truth, group.frames[truth.image])
+            (curves[name],) = precision_recall(of_group, truth_of_group, num_classes, protocol)
+    return [curves[name] for name in ("all", *groups)]
+
+
+def ignored_by_objects(truth: GroundTruth, groups: Mapping[str, Group]) -> tuple[list[str], np.ndarray]:
+    """What can be matched at once: "all" and the groups of objects, by name, and what each ignores, (1 + G, m)."""
+    names, ignore = ["all"], [truth.ignore]
+    for name, group in groups.items():
+        if group.frames is None:
+            names.append(name)
+            ignore.append(~group.objects)
+    return names, np.stack(ignore)
 
 
 def entries_of_empty_frames(names: Sequence[str]) -> np.ndarray:
