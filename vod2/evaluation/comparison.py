@@ -87,10 +87,11 @@ def compare_methods(
     values: dict[str, dict[str, np.ndarray]] = {}
     samples: dict[str, dict[str, np.ndarray]] = {}
     for method, of_method in methods.items():
-        metrics_of_runs = [resampled_metrics(run, class_names, weights) for run in of_method]
-        metrics = list(metrics_of_runs[0])
         # (S, 1 + B, metrics) together, so that runs are drawn once for all metrics.
-        stacked = np.stack([np.stack([of_run[metric] for metric in metrics], axis=-1) for of_run in metrics_of_runs])
+        of_runs = [resampled_metrics(run, class_names, weights) for run in of_method]
+        metrics = list(of_runs[0])
+        of_metrics = [np.stack([of_run[metric] for of_run in of_runs]) for metric in metrics]  # (S, 1 + B) each
+        stacked = np.stack(of_metrics, axis=-1)
         drawn = draw_runs(stacked[:, 1:], generator)  # (B, metrics)
         values[method] = {metric: stacked[:, 0, column] for column, metric in enumerate(metrics)}
         samples[method] = {metric: drawn[..., column] for column, metric in enumerate(metrics)}
