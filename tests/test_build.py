@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 WARNING = "WARNING: the compiled ops of vod2 were not built"
@@ -83,9 +84,17 @@ def test_every_project_is_packaged_under_its_importable_name(checkout):
     projects = {init.parent.name for init in (ROOT / "projects").glob("*/__init__.py")}
     packaged = {init.parent.name for init in (checkout / "built" / "vod2" / "projects").glob("*/__init__.py")}
     assert projects and packaged == projects
+    assert (checkout / "built" / "vod2" / "py.typed").is_file()  # type checkers of others may read its annotations
 
 
 def test_the_version_of_the_package_is_the_one_in_the_version_file(checkout):
     result = run_setup(checkout, "--version", VOD2_BUILD_OPS="0")
     stated = re.search(r'"(.+)"', (ROOT / "vod2" / "version.py").read_text().split("__version__")[1]).group(1)
     assert result.stdout.strip().splitlines()[-1] == stated
+
+
+def test_the_citation_states_the_version_and_licence_of_the_package():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert {"cff-version", "message", "title", "authors"} <= citation.keys()  # what the format requires
+    assert citation["version"] in (ROOT / "vod2" / "version.py").read_text()
+    assert f'license="{citation["license"]}"' in (ROOT / "setup.py").read_text()

@@ -24,5 +24,11 @@ def is_module(path: Path) -> bool:
     return path.with_suffix(".py").is_file()
 
 
+def test_the_type_checker_finds_the_projects_where_python_does():
+    """pyproject.toml gives it this link; where Git has made a file of it, `git config core.symlinks true` helps."""
+    link = TESTS.parent / ".mypy_path" / "vod2" / "projects"
+    assert link.is_symlink() and link.resolve() == TESTS.parent / "projects"
+
+
 def test_the_tests_of_data_stand_in_the_folders_of_its_rooms():
     assert not list((TESTS / "data").glob("test_*.py"))

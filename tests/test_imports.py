@@ -34,12 +34,13 @@ ALLOWED = {
     "moved": set(),
     "plain_pickle": set(),
     "version": set(),
-    "config": {"d2"},
+    "keys": {"d2"},
+    "config": {"d2", "keys"},
     "structures": {"d2"},
-    "temporal": CORE,
+    "temporal": CORE | {"keys"},
     "ops": set(),
     "layers": CORE | {"ops"},
-    "modeling": CORE | {"temporal", "ops", "layers"},
+    "modeling": CORE | {"temporal", "ops", "layers", "keys"},
     "video": set(),
     "data": CORE | {"temporal", "config", "video"},
     "checkpoint": {"d2", "layers"},
@@ -47,8 +48,8 @@ ALLOWED = {
     "evaluation": CORE | {"temporal", "modeling", "data", "visualization"},
     "projects": set(),
     "engine": CORE
-    | {"temporal", "ops", "layers", "modeling", "data", "evaluation", "checkpoint", "visualization", "config"},
-    "ablation": {"d2", "data", "engine"},
+    | {"temporal", "ops", "layers", "modeling", "data", "evaluation", "checkpoint", "visualization", "config", "keys"},
+    "ablation": {"d2", "data", "engine", "keys"},
 }
 """What each part of vod2 may import besides itself and TOOLS."""
 ROOMS_OF_DATA = {

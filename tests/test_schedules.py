@@ -3,9 +3,9 @@
 import functools
 
 import pytest
+
 from helpers.models import ROOT
 from helpers.schedules import FACTS, configuration_rows, fact_rows, solver_of
-
 from vod2.d2 import CfgNode
 from vod2.engine import load_config
 

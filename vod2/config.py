@@ -1,16 +1,13 @@
-"""The configuration keys that vod2 adds to Detectron2's."""
+"""The configuration keys that vod2 adds to Detectron2's.
 
-from collections.abc import Callable
+The comment beside a key, at the end of its line or in the lines above it, is what docs/config.md says of it;
+`read_when` below a group says in which configurations its keys are read.
+"""
 
 from vod2.d2 import CfgNode
+from vod2.keys import EXTENSIONS, NAMED, NONZERO, read_when, register_config
 
-_EXTENSIONS: list[Callable[[CfgNode], None]] = []
-
-
-def register_config(add_keys: Callable[[CfgNode], None]) -> Callable[[CfgNode], None]:
-    """Decorator for a project's function that adds its keys; `add_video_config` calls it."""
-    _EXTENSIONS.append(add_keys)
-    return add_keys
+__all__ = ["NAMED", "NONZERO", "add_video_config", "read_when", "register_config"]
 
 
 def add_video_config(cfg: CfgNode) -> CfgNode:
@@ -22,136 +19,218 @@ def add_video_config(cfg: CfgNode) -> CfgNode:
         >>> add_video_config(get_cfg()).VIDEO.TEST_SCHEDULE.NAME
         'NoWindow'
     """
-    _add_time(cfg)
-    _add_model(cfg)
-    _add_data(cfg)
-    _add_augmentation(cfg)
-    _add_engine(cfg)
-    for add_keys in _EXTENSIONS:
+    for add_keys in EXTENSIONS:
         add_keys(cfg)
     return cfg
 
 
+@register_config
 def _add_time(cfg: CfgNode) -> None:
     cfg.VIDEO = CfgNode()
-    # Supports of a training clip
+    # The supports of a training clip. A key that the schedule does not read must keep its default.
     train = cfg.VIDEO.TRAIN_SCHEDULE = CfgNode()
-    train.NAME = "NoSupport"  # in TRAINING_SCHEDULE_REGISTRY
-    train.RADIUS = 18  # RandomNear, LocalMemoryGlobal: frames on either side of the key frame
-    train.COUNT = 2  # RandomNear, RandomVideo, RandomBothSides: supports to draw; LocalMemoryGlobal: LOCAL ones
-    train.MEMORY_COUNT = 3  # LocalMemoryGlobal: MEMORY ones
-    train.GLOBAL_COUNT = 2  # LocalMemoryGlobal: GLOBAL ones
-    train.INCLUDE_KEY = True  # RandomVideo: the key frame may be drawn; LocalMemoryGlobal: it is a LOCAL one, too
-    train.WITH_KEY = False  # the key frame is a support of itself, too, with its sampled RoIs (SELSA)
-    train.INTERVAL = 10  # RandomKeyframe, KeyframeTriplet: distance of two keyframes
-    train.TRIPLET = "stream"  # KeyframeTriplet: "stream", or public code's "online" or "released"
-    # The window of a frame in inference
+    train.NAME = "NoSupport"  # the schedule, in TRAINING_SCHEDULE_REGISTRY
+    train.RADIUS = 18  # frames on either side of the key frame from which (LOCAL) supports are drawn
+    train.COUNT = 2  # supports to draw; of LocalMemoryGlobal the LOCAL ones; of RandomBothSides an even number
+    train.MEMORY_COUNT = 3  # MEMORY supports to draw, from before the local window
+    train.GLOBAL_COUNT = 2  # GLOBAL supports to draw, from the whole video
+    # RandomVideo: whether the key frame may be drawn; LocalMemoryGlobal: whether it is one more LOCAL support
+    train.INCLUDE_KEY = True
+    # Whether the key frame, with its sampled RoIs, is a support of itself (role KEY) before those of any schedule
+    train.WITH_KEY = False
+    train.INTERVAL = 10  # distance of two keyframes, in frames
+    train.TRIPLET = "stream"  # how the two keyframes are drawn: "stream", or public code's "online" or "released"
+    # The window of a frame in inference. A key that no schedule of NAME reads must keep its default.
     test = cfg.VIDEO.TEST_SCHEDULE = CfgNode()
-    test.NAME = "NoWindow"  # in SUPPORT_SCHEDULE_REGISTRY; "A+B" is the union of A and B
-    test.RADIUS = 18  # SlidingWindow: frames before the key frame
-    test.LOOKAHEAD = -1  # SlidingWindow: frames after it, -1 for as many as RADIUS, 0 for causal (also the global ones)
-    test.EDGE = "clip"  # SlidingWindow at the ends of a video: "clip" or "repeat" the edge frame
-    test.COUNT = 21  # GlobalSample: frames of the video, the key frame one of them; RollingGlobal: frames beside it
-    test.INCLUDE_KEY = True  # GlobalSample: the key frame is always one of COUNT; False: only where it is drawn
-    test.INTERVAL = 10  # Keyframes: distance of two keyframes
+    test.NAME = "NoWindow"  # the schedule, in SUPPORT_SCHEDULE_REGISTRY; "A+B" is the union of A and B
+    test.RADIUS = 18  # frames of the window before the key frame
+    # Frames of a sliding window after the key frame, -1 for as many as RADIUS; 0 makes samples of the video causal, too
+    test.LOOKAHEAD = -1
+    test.EDGE = "clip"  # the window at the ends of a video: "clip", or "repeat" the edge frame
+    test.COUNT = 21  # frames to sample from the video; of GlobalSample with, of RollingGlobal beside the key frame
+    test.INCLUDE_KEY = True  # whether the key frame is always one of COUNT; False: only where it is drawn
+    test.INTERVAL = 10  # distance of two keyframes, in frames
 
 
-def _add_model(cfg: CfgNode) -> None:
+@register_config
+def _add_levels(cfg: CfgNode) -> None:
+    # The video detector's layers, level by level
     video = cfg.MODEL.VIDEO = CfgNode()
     video.SUPPORT_TOPK = 75  # proposals kept of a support frame, those of the highest objectness
-    video.PIXEL_AGGREGATOR = CfgNode({"NAME": ""})  # level 1, in PIXEL_AGGREGATOR_REGISTRY; "" for none
-    # level 2, in PROPOSAL_AGGREGATOR_REGISTRY; "A+B" is B on what A makes of the key frame's proposals; "" for none
-    video.PROPOSAL_AGGREGATOR = CfgNode({"NAME": ""})
-    video.KEEP_RELATIONS = False  # detections tell their relation to the boxes of the next frame (for the linker BLR)
+    video.PIXEL_AGGREGATOR = CfgNode()  # Level 1, over feature maps
+    video.PIXEL_AGGREGATOR.NAME = ""  # what enhances feature maps, in PIXEL_AGGREGATOR_REGISTRY; "" for none
+    video.PROPOSAL_AGGREGATOR = CfgNode()  # Level 2, over proposals
+    # What enhances proposals, in PROPOSAL_AGGREGATOR_REGISTRY; "A+B" is B on what A makes of the key frame's proposals;
+    # "" for none
+    video.PROPOSAL_AGGREGATOR.NAME = ""
+    # Whether detections tell their relation to the boxes of the next frame, for the linker BLR; an evaluation writes
+    # them to a file
+    video.KEEP_RELATIONS = False
     video.OHEM = 0  # RoIs of a key frame that its loss is taken of, those of the highest loss; 0 for all
-    # Training: anchors and RoIs of the background with more than this share of their area in an ignore region (or in a
-    # crowd) are not sampled; 0 for Detectron2's rule, by which they are background like any other
+    # Training: anchors and RoIs of the background with more than this share, in [0, 1], of their area in an ignore
+    # region or a crowd are not sampled; 0 for Detectron2's rule, by which they are background like any other
     video.IGNORE_OVERLAP = 0.5
-    video.REDUCE_CHANNELS = 0  # 1x1 convolution to so many channels and ReLU before pooling (SELSA: 256); 0 for none
-    linker = video.LINKER = CfgNode()  # level 3, over the detections of a whole video
-    linker.NAME = ""  # in BOX_LINKER_REGISTRY: "SeqNMS", "TubeletLinking", "BLR"; "" for none
-    linker.LINK_IOU = 0.5  # SeqNMS: boxes of consecutive frames are linked from this IoU on
-    linker.SUPPRESS_IOU = 0.3  # SeqNMS: boxes in the frame of a linked one are suppressed from this IoU on
-    linker.RESCORE = "mean"  # SeqNMS: a path's boxes get the "mean" or "max" of its scores
-    linker.TOP_SHARE = 0.5  # TubeletLinking, BLR: the mean of this share of a path's scores, the best, is added to all
-    relation = video.RELATION = CfgNode()
-    relation.NUM_HEADS = 16  # relation features M of a relation module (RDN, section 4)
-    relation.GEOMETRY_DIM = 64  # length of the sine/cosine embedding of a pair of boxes
-    relation.GEOMETRY_SCALE = 100.0  # its factor
-    relation.GEOMETRY_WAVELENGTH = 1000.0  # its longest wavelength
-    cfg.MODEL.ALIGNER = CfgNode({"NAME": ""})  # in ALIGNER_REGISTRY, for methods that align feature maps (LSTS, MST)
-    cfg.MODEL.ALIGNER.WIDTH = 128  # DAlign: channels that it works in
-    cfg.MODEL.ALIGNER.RESIDUAL = False  # DAlign: the aligned map is added to the support's, rather than replacing it
-    cfg.MODEL.ALIGNER.MODULATED = True  # DAlign: the taps of its deformable layers have masks beside their offsets
-    cfg.MODEL.ALIGNER.EMBEDDING_DIM = 256  # all but DAlign, FlowNetS: channels of what is compared
-    cfg.MODEL.ALIGNER.EQUAL_START = True  # the same: the embeddings f and g of a pair of maps begin with equal weights
-    cfg.MODEL.ALIGNER.NUM_LOCATIONS = 40  # LearnedSampling: places around a cell; 81 for the uniform window
-    cfg.MODEL.ALIGNER.INIT = "gaussian"  # LearnedSampling: how the locations begin, "gaussian" or "uniform"
-    cfg.MODEL.ALIGNER.INIT_STD = 1.0  # LearnedSampling: standard deviation of "gaussian", in cells
-    cfg.MODEL.ALIGNER.LEARNED = True  # LearnedSampling: whether the locations change in training
-    cfg.MODEL.ALIGNER.NORMALISER = "softmax"  # of the weights of these; "linear" for equation 3 as printed
-    cfg.MODEL.ALIGNER.LR_MULTIPLIER = 10.0  # LearnedSampling: on the learning rate of the locations
-    flow = cfg.MODEL.FLOWNET = CfgNode()  # optical flow, for methods that warp feature maps along it
-    flow.WIDTH = 1.0  # factor of its inner channels
-    flow.WEIGHTS = ""  # what it begins a training with, of convert_checkpoint.py --from flownets; "" for a flow of 0
-    flow.LEGACY_WARP = False  # warp as the public code of DFF and FGFA does, for its weights
-    legacy = cfg.MODEL.LEGACY = CfgNode()  # conventions of older code, for weights that were trained with it
-    legacy.INCLUSIVE_BOXES = False  # boxes include their last pixel (width x2 - x1 + 1), in targets and detections, too
-    legacy.KEEP_TIES = False  # detections with the score of the last of TEST.DETECTIONS_PER_IMAGE are kept, too
-    legacy.FROZEN_BN_EPS = 1e-5  # added to variances in the backbone's frozen normalisation; 1e-20 is as good as none
-    # build_head_map_backbone: a ResNet whose res5 ends in a map for the RPN and one for the heads (R-FCN)
+    video.REDUCE_CHANNELS = 0  # channels of a 1x1 convolution and ReLU before pooling (SELSA: 256); 0 for none
+    linker = video.LINKER = CfgNode()  # Level 3, over the detections of a whole video
+    linker.NAME = ""  # the linker, in BOX_LINKER_REGISTRY: "SeqNMS", "TubeletLinking" or "BLR"; "" for none
+    linker.LINK_IOU = 0.5  # least IoU, in (0, 1], of boxes of consecutive frames that are linked
+    linker.SUPPRESS_IOU = 0.3  # least IoU, in (0, 1], with a linked box of the same frame that suppresses a box
+    linker.RESCORE = "mean"  # what the boxes of a path get as score: the "mean" or the "max" of its scores
+    linker.TOP_SHARE = 0.5  # share of a path's scores, in (0, 1], the best ones, whose mean is added to all of them
+    relation = video.RELATION = CfgNode()  # Relation modules of proposals (RDN, section 4)
+    relation.NUM_HEADS = 16  # relation features M of a module
+    relation.GEOMETRY_DIM = 64  # length of the sine and cosine embedding of a pair of boxes
+    relation.GEOMETRY_SCALE = 100.0  # factor of the geometry of a pair of boxes before it is embedded
+    relation.GEOMETRY_WAVELENGTH = 1000.0  # longest wavelength of the embedding
+
+
+_VIDEO_HEADS = {"MODEL.ROI_HEADS.NAME": ("VideoROIHeads", "RFCNHeads")}
+read_when({"MODEL.META_ARCHITECTURE": "VideoRCNN"}, "MODEL.VIDEO.PIXEL_AGGREGATOR")
+read_when(_VIDEO_HEADS, "MODEL.VIDEO.PROPOSAL_AGGREGATOR", "MODEL.VIDEO.OHEM", "MODEL.VIDEO.IGNORE_OVERLAP")
+read_when({"MODEL.PROPOSAL_GENERATOR.NAME": "VideoRPN"}, "MODEL.VIDEO.IGNORE_OVERLAP")
+read_when({"MODEL.ROI_HEADS.NAME": "VideoROIHeads"}, "MODEL.VIDEO.REDUCE_CHANNELS")
+# Without level 2 supports get no proposals
+read_when({"MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME": NAMED}, "MODEL.VIDEO.SUPPORT_TOPK", "MODEL.VIDEO.KEEP_RELATIONS")
+read_when({"MODEL.VIDEO.LINKER.NAME": NAMED}, "MODEL.VIDEO.LINKER")  # which keys a linker reads, it declares itself
+
+
+@register_config
+def _add_alignment(cfg: CfgNode) -> None:
+    # How one frame's feature map is aligned to another's, for level 1
+    aligner = cfg.MODEL.ALIGNER = CfgNode()
+    aligner.NAME = ""  # the aligner, in ALIGNER_REGISTRY; "" for none, where a method has one
+    aligner.WIDTH = 128  # channels that DAlign works in
+    aligner.RESIDUAL = False  # whether the aligned map is added to the support's, rather than replacing it
+    aligner.MODULATED = True  # whether the taps of the deformable layers have masks beside their offsets
+    aligner.EMBEDDING_DIM = 256  # channels of the embeddings that are compared
+    aligner.EQUAL_START = True  # whether the embeddings f and g of a pair of maps begin with equal weights
+    aligner.NUM_LOCATIONS = 40  # places around a cell that it looks at; of INIT "uniform" the square of an odd number
+    aligner.INIT = "gaussian"  # how the locations begin, "gaussian" or "uniform" (a square window)
+    aligner.INIT_STD = 1.0  # standard deviation of the "gaussian" locations, in cells
+    aligner.LEARNED = True  # whether the locations change in training
+    # How the weights of the places are normalised: "softmax", or "linear" for LSTS's equation 3 as printed
+    aligner.NORMALISER = "softmax"
+    aligner.LR_MULTIPLIER = 10.0  # factor on the learning rate of the locations
+    # Optical flow, for level 1 that warps feature maps along it
+    flow = cfg.MODEL.FLOWNET = CfgNode()
+    flow.WIDTH = 1.0  # factor of the inner channels of FlowNetS
+    # File that the flow network of a new training begins with, from convert_checkpoint.py --from flownets; "" for a
+    # flow of 0
+    flow.WEIGHTS = ""
+    flow.LEGACY_WARP = False  # whether maps are warped as the public code of DFF and FGFA does it, for its weights
+
+
+read_when({"MODEL.ALIGNER.NAME": "DAlign"}, *(f"MODEL.ALIGNER.{key}" for key in ("WIDTH", "RESIDUAL", "MODULATED")))
+read_when(
+    {"MODEL.ALIGNER.NAME": ("LearnedSampling", "MatchTrans", "NonLocal")},
+    "MODEL.ALIGNER.EMBEDDING_DIM",
+    "MODEL.ALIGNER.EQUAL_START",
+)
+read_when({"MODEL.ALIGNER.NAME": ("LearnedSampling", "MatchTrans")}, "MODEL.ALIGNER.NORMALISER")
+read_when(
+    {"MODEL.ALIGNER.NAME": "LearnedSampling"},
+    *(f"MODEL.ALIGNER.{key}" for key in ("NUM_LOCATIONS", "INIT", "LEARNED")),
+)
+read_when({"MODEL.ALIGNER.NAME": "LearnedSampling", "MODEL.ALIGNER.INIT": "gaussian"}, "MODEL.ALIGNER.INIT_STD")
+read_when({"MODEL.ALIGNER.NAME": "LearnedSampling", "MODEL.ALIGNER.LEARNED": True}, "MODEL.ALIGNER.LR_MULTIPLIER")
+read_when({"MODEL.ALIGNER.NAME": "FlowNetS"}, "MODEL.FLOWNET")
+
+
+@register_config
+def _add_older_conventions(cfg: CfgNode) -> None:
+    # Conventions of older code, for weights that were trained with it
+    legacy = cfg.MODEL.LEGACY = CfgNode()
+    # Whether boxes include their last pixel (width x2 - x1 + 1), in targets and in detections
+    legacy.INCLUSIVE_BOXES = False
+    # Whether detections with the score of the last of TEST.DETECTIONS_PER_IMAGE are kept beyond that number
+    legacy.KEEP_TIES = False
+    # What is added to the variances in the backbone's frozen normalisation; 1e-20 is as good as nothing
+    legacy.FROZEN_BN_EPS = 1e-5
+
+
+read_when({"MODEL.META_ARCHITECTURE": "VideoRCNN"}, "MODEL.LEGACY")
+read_when({"MODEL.RESNETS.NORM": "FrozenBN"}, "MODEL.LEGACY.FROZEN_BN_EPS")
+
+
+@register_config
+def _add_backbones(cfg: CfgNode) -> None:
+    # A ResNet whose res5 ends in a map for the RPN and one for the heads (R-FCN)
     head_map = cfg.MODEL.HEAD_MAP = CfgNode()
-    head_map.BOTTOM_UP = "build_resnet_backbone"  # in BACKBONE_REGISTRY
-    head_map.CHANNELS = 1024  # of both maps together
-    head_map.DILATION = 6  # of the 3x3 convolution that makes them
-    # build_narrow_resnet_backbone: basic blocks, for a CPU
+    head_map.BOTTOM_UP = "build_resnet_backbone"  # the ResNet, in BACKBONE_REGISTRY
+    head_map.CHANNELS = 1024  # channels of both maps together
+    head_map.DILATION = 6  # dilation, in cells, of the 3x3 convolution that makes them
+    # A ResNet of basic blocks that a CPU can train
     narrow = cfg.MODEL.NARROW_RESNET = CfgNode()
-    narrow.STEM_CHANNELS = 16
-    narrow.CHANNELS = [16, 32, 64, 96]  # of res2 .. res5
-    narrow.BLOCKS = [1, 1, 1, 1]  # of res2 .. res5
-    narrow.STRIDES = [1, 2, 2, 1]  # of res2 .. res5, after the stem's 4; [1, 2, 1, 1] for objects of some ten pixels
+    narrow.STEM_CHANNELS = 16  # channels of the stem
+    narrow.CHANNELS = [16, 32, 64, 96]  # channels of res2 .. res5
+    narrow.BLOCKS = [1, 1, 1, 1]  # blocks of res2 .. res5
+    # Strides of res2 .. res5, after the stem's 4; [1, 2, 1, 1] for objects of some ten pixels
+    narrow.STRIDES = [1, 2, 2, 1]
 
 
+read_when({"MODEL.BACKBONE.NAME": "build_head_map_backbone"}, "MODEL.HEAD_MAP")
+for _key in ("MODEL.BACKBONE.NAME", "MODEL.HEAD_MAP.BOTTOM_UP"):
+    read_when({_key: "build_narrow_resnet_backbone"}, "MODEL.NARROW_RESNET")
+
+
+@register_config
 def _add_data(cfg: CfgNode) -> None:
-    # 0 for all still images; else one goes if each of its classes has so many without it
+    # Least number of still images that a class keeps: an image goes if each of its classes has so many without it; 0
+    # for all images
     cfg.DATASETS.MAX_IMAGES_PER_CLASS = 0
     # One positive number for each of DATASETS.TRAIN, its share of the samples (they need not add up to 1); () for as
     # many samples of each as it has
     cfg.DATASETS.TRAIN_PROPORTIONS = ()
-    # DATALOADER.SAMPLER_TRAIN = "TripletVideos" (HVR-Net): a batch is NUM_CLASSES x NUM_VIDEOS clips for each process.
-    # A clip has 1 + VIDEO.TRAIN_SCHEDULE.COUNT frames: 3 by default, the key frame in the middle with RandomBothSides
+    # For a frame that cannot be read: "error", or "skip" for the nearest of its video
+    cfg.DATASETS.ON_BAD_FRAME = "error"
+    cfg.DATASETS.MAX_BAD_FRAMES = 100  # bad files after which a process stops; each worker process counts its own
+    # Batches of triplets of videos (HVR-Net): NUM_CLASSES x NUM_VIDEOS clips for each process, a clip of 1 +
+    # VIDEO.TRAIN_SCHEDULE.COUNT frames: 3 by default, the key frame in the middle with RandomBothSides
     triplet = cfg.DATALOADER.TRIPLET = CfgNode()
-    triplet.NUM_CLASSES = 3
-    triplet.NUM_VIDEOS = 3  # of each class
-    cfg.DATASETS.ON_BAD_FRAME = "error"  # a frame that cannot be read: "error", or "skip" for the nearest of its video
-    cfg.DATASETS.MAX_BAD_FRAMES = 100  # "skip": stop after so many bad files (each worker process counts its own)
+    triplet.NUM_CLASSES = 3  # classes of a batch
+    triplet.NUM_VIDEOS = 3  # videos of each class of a batch
 
 
+read_when({"DATASETS.ON_BAD_FRAME": "skip"}, "DATASETS.MAX_BAD_FRAMES")
+read_when({"DATALOADER.SAMPLER_TRAIN": "TripletVideos"}, "DATALOADER.TRIPLET")
+
+
+@register_config
 def _add_augmentation(cfg: CfgNode) -> None:
-    cfg.INPUT.RESIZE_TRUNCATES = False  # the longer side is cut to whole pixels, not rounded, as in older code
-    # Of training clips, before resizing and flipping: "" for nothing, "SSD" for colours, expanding and cropping
+    # Whether the longer side of a resized image is cut to whole pixels, as in older code, rather than rounded
+    cfg.INPUT.RESIZE_TRUNCATES = False
+    # Augmentation of training clips before resizing and flipping: "SSD" for colours, expanding and cropping; "" for
+    # none
     cfg.INPUT.VIDEO_AUGMENTATION = ""
-    ssd = cfg.INPUT.SSD = CfgNode()
-    ssd.BRIGHTNESS = 32.0  # at most so much is added or taken away
-    ssd.CONTRAST = (0.5, 1.5)  # least and greatest factor
-    ssd.SATURATION = (0.5, 1.5)  # least and greatest factor
-    ssd.HUE = 18.0  # at most so many degrees to either side
-    ssd.PHOTOMETRIC_PROB = 0.5  # of each of these four and of a shuffle of the channels
+    ssd = cfg.INPUT.SSD = CfgNode()  # The augmentation of SSD, drawn once for a clip
+    ssd.BRIGHTNESS = 32.0  # most that is added to or taken from a value in [0, 255]
+    ssd.CONTRAST = (0.5, 1.5)  # least and greatest factor of the contrast
+    ssd.SATURATION = (0.5, 1.5)  # least and greatest factor of the saturation
+    ssd.HUE = 18.0  # most that the hue turns to either side, in degrees
+    ssd.PHOTOMETRIC_PROB = 0.5  # probability of each of these four, and of a shuffle of the channels
     ssd.EXPAND = (1.0, 2.0)  # least and greatest ratio of the canvas, filled with MODEL.PIXEL_MEAN, to the frame
-    ssd.EXPAND_PROB = 0.5
+    ssd.EXPAND_PROB = 0.5  # probability of expanding
     # Least IoU of a crop with every box of the key frame; no crop and a free one are as likely as each of these
     ssd.CROP_MIN_IOU = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
+read_when({"INPUT.VIDEO_AUGMENTATION": "SSD"}, "INPUT.SSD")
+
+
+@register_config
 def _add_engine(cfg: CfgNode) -> None:
-    cfg.SOLVER.OPTIMIZER = "SGD"  # or "AdamW"
-    # n devices make the update of n times so many: each cuts its share of IMS_PER_BATCH into parts and adds gradients
+    cfg.SOLVER.OPTIMIZER = "SGD"  # the optimizer, "SGD" or "AdamW"
+    # Parts k that a device cuts its share of IMS_PER_BATCH into, adding their gradients: n devices make the update of
+    # n k devices
     cfg.SOLVER.ACCUMULATE = 1
     cfg.TEST.VID_PROTOCOL = "imagenet"  # rule of matching boxes: "imagenet", "fixed", "fgfa" or "mega"
-    # A kind of deterioration is evaluated on the "frames" that have it, with all objects and detections of those, or on
-    # the "objects" that have it, with the detections of all frames
+    # What of a kind of deterioration is evaluated: the "frames" that have it, with all objects and detections of those,
+    # or the "objects" that have it, with the detections of all frames
     cfg.TEST.VID_GROUPS = "frames"
     cfg.TEST.FRAME_KINDS = ""  # JSON file of deteriorated frames (docs/evaluation.md); "" for that of the metadata
     # What a frame looks at: frames of its "own" video, "none", or "foreign" ones, of another video (docs/ablations.md)
     cfg.TEST.CONTEXT = "own"
-    cfg.TEST.COCO_AP = True  # also the AP of COCO, by pycocotools
+    cfg.TEST.COCO_AP = True  # whether the AP of COCO, by pycocotools, is evaluated, too
+
+
+read_when({"SOLVER.OPTIMIZER": "SGD"}, "SOLVER.MOMENTUM", "SOLVER.NESTEROV")

@@ -6,11 +6,13 @@ Two parallel import lists, chosen once by the environment variable ``VOD2_D2``:
 - ``detectron2``: the installed Detectron2, an error where there is none;
 - ``lite``: the embedded stand-in `vod2._d2lite`.
 
-Everything else in the project imports these names from here and never asks which backend it got.
+Everything else in the project imports these names from here and never asks which backend it got. A type checker sees
+the stand-in, which has types.
 """
 
 import importlib.util
 import os
+from typing import TYPE_CHECKING
 
 _choice = os.environ.get("VOD2_D2", "auto")
 if _choice not in ("auto", "detectron2", "lite"):
@@ -20,7 +22,7 @@ if _choice == "auto":
 
 BACKEND = _choice
 
-if BACKEND == "detectron2":
+if BACKEND == "detectron2" and not TYPE_CHECKING:
     try:
         import detectron2
     except ImportError as error:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vod2.d2 import CfgNode, build_backbone, configurable
-from vod2.layers import PatchAttention, PatchImportance, RelationAttention, init_xavier
+from vod2.layers import ModuleList, PatchAttention, PatchImportance, RelationAttention, init_xavier
 from vod2.modeling import PROPOSAL_AGGREGATOR_REGISTRY, Aggregated, ProposalAggregator, ProposalNeeds
 from vod2.modeling.roi_heads import require_linear_box_head
 from vod2.structures import POOLED_MAPS, ProposalSet, TemporalContext
@@ -82,15 +82,17 @@ class SPFAAggregator(ProposalAggregator):
             raise ValueError(f"SPFA: expected SUPPORT_TOPK of at least 0, got {support_topk}")
         self.support_topk, self.keep_relations = support_topk, keep_relations
         self.needs = ProposalNeeds(pooled_maps=patches > 1)
-        self.transform = nn.ModuleList(nn.Linear(dim, dim) for _ in range(LAYERS - 1))
+        self.transform = ModuleList(nn.Linear(dim, dim) for _ in range(LAYERS - 1))
         init_xavier(*self.transform)  # as the box head's layers begin
-        self.relation = self.attention = self.importance = None
+        self.relation: ModuleList[RelationAttention] | None = None
+        self.attention: PatchAttention | None = None
+        self.importance: ModuleList[PatchImportance] | None = None
         if patches == 1:
-            self.relation = nn.ModuleList(RelationAttention(dim, num_heads=1) for _ in range(LAYERS))
+            self.relation = ModuleList(RelationAttention(dim, num_heads=1) for _ in range(LAYERS))
             return
         self.attention = PatchAttention(grid, temperature)
         if importance == "learned":
-            self.importance = nn.ModuleList(PatchImportance(channels, side, grid) for _ in range(LAYERS))
+            self.importance = ModuleList(PatchImportance(channels, side, grid) for _ in range(LAYERS))
 
     @classmethod
     def from_config(cls, cfg: CfgNode, dim: int) -> dict:
@@ -138,8 +140,8 @@ class SPFAAggregator(ProposalAggregator):
         Raises:
             ValueError: with a single patch, which has no such weights.
         """
-        self._require_patches()
-        return self.attention.weights(query.fields[POOLED_MAPS], support.fields[POOLED_MAPS])
+        attention = self._require_patches()
+        return attention.weights(query.fields[POOLED_MAPS], support.fields[POOLED_MAPS])
 
     @torch.no_grad()
     def patch_importance(self, query: ProposalSet, k: int = LAYERS - 1) -> Tensor:
@@ -153,9 +155,10 @@ class SPFAAggregator(ProposalAggregator):
         self._require_patches()
         return self._alpha(k, query.fields[POOLED_MAPS])
 
-    def _require_patches(self) -> None:
+    def _require_patches(self) -> PatchAttention:
         if self.attention is None:
             raise ValueError("SPFA: with MODEL.CSMN.SPFA.PATCHES 1 a proposal has no patches to tell apart")
+        return self.attention
 
     def _values(self, support: Tensor) -> list[Tensor]:
         """H_1 (M, D) -> [H_1, H_2], each (M, D) before activation."""
@@ -171,7 +174,8 @@ class SPFAAggregator(ProposalAggregator):
     def _alpha(self, k: int, maps: Tensor) -> Tensor:
         """alpha of aggregation k: (N, C, P, P) -> (N, p)."""
         if self.importance is None:
-            return maps.new_full((len(maps), self.attention.grid**2), self.attention.grid**-2)
+            grid = self._require_patches().grid
+            return maps.new_full((len(maps), grid**2), grid**-2)
         return self.importance[k](maps)
 
     @torch.no_grad()

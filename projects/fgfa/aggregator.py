@@ -61,7 +61,7 @@ class FGFAAggregator(PixelAggregator):
             nn.ReLU(),
             nn.Conv2d(second, last, 1),
         )
-        init_he(*self.embedding[::2])
+        init_he(*(layer for layer in self.embedding if isinstance(layer, nn.Conv2d)))
         self.legacy_warp = legacy_warp
         self.whole_backbone = whole_backbone
 

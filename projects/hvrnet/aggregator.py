@@ -9,13 +9,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from vod2.projects.hvrnet.auxiliary import AuxiliaryHead
-from vod2.projects.hvrnet.inter import InterVideo, RelatedClip, attend, attention_shares, within_video
 
 from vod2.d2 import CfgNode, configurable
-from vod2.layers import PreciseBoxTransform, RelationAttention, init_xavier
+from vod2.layers import ModuleList, PreciseBoxTransform, RelationAttention, init_xavier
 from vod2.modeling import PROPOSAL_AGGREGATOR_REGISTRY, Aggregated, ProposalAggregator
 from vod2.modeling.roi_heads import require_linear_box_head
+from vod2.projects.hvrnet.auxiliary import AuxiliaryHead
+from vod2.projects.hvrnet.inter import InterVideo, RelatedClip, attend, attention_shares, rois_of, within_video
 from vod2.structures import Clip, ProposalSet, Role, TemporalContext
 
 
@@ -105,8 +105,8 @@ class HVRAggregator(ProposalAggregator):
         self.skips_both = skip == "both"
         self.looks_within = test_inter == "video" and num_inter > 0
         self.support_topk, self.keep_relations = support_topk, keep_relations
-        self.relation = nn.ModuleList(RelationAttention(dim, 1) for _ in range(num_intra + num_inter))
-        self.transform = nn.ModuleList(nn.Linear(dim, dim) for _ in range(num_intra + num_inter - 1))
+        self.relation = ModuleList(RelationAttention(dim, 1) for _ in range(num_intra + num_inter))
+        self.transform = ModuleList(nn.Linear(dim, dim) for _ in range(num_intra + num_inter - 1))
         init_xavier(*self.transform)  # as the box head's layers begin
         self.num_intra = num_intra
         self.inter = InterVideo(num_classes=num_classes, **(inter or {})) if num_inter else None
@@ -170,13 +170,15 @@ class HVRAggregator(ProposalAggregator):
             return [self(clip.key.proposals, _with_key(clip.context, _is_key(clip))) for clip in clips]
 
         # Within each video.
-        values, losses, related = [], [], []
+        values: list[Tensor] = []
+        losses: list[dict[str, Tensor]] = []
+        related = []
         for number, clip in enumerate(clips):
             # The supports go on only where the relations between videos will look at them.
-            also_supports = self.looks_within and not self.inter.takes(number)
-            intra = self._intra(clip.key.proposals, clip.context, _is_key(clip), also_supports)
+            also_supports = self.looks_within and self.inter is not None and not self.inter.takes(number)
+            intra = self._intra(clip.key.require_proposals(), clip.context, _is_key(clip), also_supports)
             values.append(intra.last)
-            losses.append({} if self.auxiliary is None else self.auxiliary.losses(intra.middle, clip.key.targets))
+            losses.append({} if self.auxiliary is None else self.auxiliary.losses(intra.middle, rois_of(clip)))
             related.append(RelatedClip(clip, intra.last, intra.supports))
 
         # Between the videos of the batch.
@@ -229,7 +231,7 @@ class HVRAggregator(ProposalAggregator):
             supports = F.relu(s3 + attend(third, s3, pool))
         return Intra(middle, last, supports, relations)
 
-    def _inter_layers(self) -> list[tuple[nn.Module, nn.Module]]:
+    def _inter_layers(self) -> list[tuple[nn.Linear, RelationAttention]]:
         """(fully connected layer, relation) of every relation between videos."""
         return list(zip(self.transform[self.num_intra - 1 :], self.relation[self.num_intra :], strict=True))
 
@@ -249,7 +251,6 @@ def _marked(support: ProposalSet, context: TemporalContext, marks: Sequence[bool
     """(M,) bool: which of `support` come from the context's frames that have a mark."""
     # `ProposalSet.frame` counts the frames that have proposals.
     framed = [mark for mark, frame in zip(marks, context.frames, strict=True) if frame.proposals is not None]
-    marks = torch.tensor(framed, dtype=torch.bool, device=support.frame.device)
-    if len(marks) == 0:
+    if not framed:
         return torch.zeros_like(support.frame, dtype=torch.bool)
-    return marks[support.frame]
+    return torch.tensor(framed, dtype=torch.bool, device=support.frame.device)[support.frame]

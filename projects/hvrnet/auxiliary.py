@@ -52,6 +52,7 @@ class AuxiliaryHead(nn.Linear):
         scores = F.cross_entropy(self(middle), rois.gt_classes, reduction="sum")
         losses = {"loss_cls_intra": self.loss_weight * scores / count}
         if self.boxes is not None:
+            assert self.transform is not None  # see `transform`
             _, boxes = foreground_box_losses(self.boxes(middle), [rois], self.transform, self.num_classes, self.beta)
             losses["loss_box_reg_intra"] = self.loss_weight * boxes.sum() / count
         return losses

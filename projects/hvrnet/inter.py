@@ -10,6 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from vod2.d2 import Instances
+from vod2.layers import RelationAttention
 from vod2.projects.hvrnet.mining import (
     Selected,
     random_similarities,
@@ -17,8 +20,6 @@ from vod2.projects.hvrnet.mining import (
     select_videos,
     similarities,
 )
-
-from vod2.layers import RelationAttention
 from vod2.structures import Clip, Frame
 
 
@@ -50,7 +51,14 @@ def classes_of(clip: Clip) -> frozenset[int]:
     """The classes that a training clip stands for: the one that it was drawn for (`TripletVideos`), or its objects'."""
     if "triplet_class" in clip.inputs:
         return frozenset({clip.inputs["triplet_class"]})
+    assert clip.targets is not None  # a training clip has them
     return frozenset(clip.targets.gt_classes.tolist())
+
+
+def rois_of(clip: Clip) -> Instances:
+    """The sampled RoIs of a training clip's key frame, with gt_classes."""
+    assert clip.key.targets is not None
+    return clip.key.targets
 
 
 class RelatedClip(NamedTuple):
@@ -169,7 +177,7 @@ class InterVideo:
                 else:
                     values[target] = self._related(relation, embedded[target], [], None)
 
-        losses = [{} for _ in clips]
+        losses: list[dict[str, Tensor]] = [{} for _ in clips]
         if self.relation_weight != 0:
             for losses_of_clip, triplets in zip(losses, mined, strict=True):
                 losses_of_clip["loss_relation"] = self.relation_weight * self._relation_loss(triplets)
@@ -201,11 +209,11 @@ class InterVideo:
         # All maps of a batch have been padded to the largest frame.
         sizes = [frame.image_size for frames in frames_of_videos for frame in frames]
         canvas = tuple(torch.tensor(sizes).amax(dim=0).tolist())
-        descriptors = []
+        rows = []
         for frames in frames_of_videos:
             pooled = torch.stack([self._pooled(frame, canvas) for frame in frames])  # (T, C)
-            descriptors.append(pooled.mean(dim=0) if self.video_similarity == "mean" else pooled.amax(dim=0))
-        descriptors = torch.stack(descriptors)
+            rows.append(pooled.mean(dim=0) if self.video_similarity == "mean" else pooled.amax(dim=0))
+        descriptors = torch.stack(rows)
         return similarities(descriptors, descriptors, "cosine" if self.video_similarity == "mean" else "dot")
 
     def _pooled(self, frame: Frame, canvas: tuple[int, int]) -> Tensor:
@@ -221,10 +229,10 @@ class InterVideo:
     ) -> Mined:
         """P+ and P- of the target's key proposals among those of the others, by `layer` or by themselves."""
         features = target.features
-        labels = target.clip.key.targets.gt_classes
+        labels = rois_of(target.clip).gt_classes
         # An empty part first: there may be no others.
         keys = torch.cat([features[:0], *(other.features for other in others)])
-        key_labels = torch.cat([labels[:0], *(other.clip.key.targets.gt_classes for other in others)])
+        key_labels = torch.cat([labels[:0], *(rois_of(other.clip).gt_classes for other in others)])
         if not self.by_kernel:
             selected = select_proposals(similarities(features, keys), labels, key_labels, self.num_classes)
             return Mined(features, keys, selected, first=len(features))

@@ -8,13 +8,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from vod2.projects.lsts.modules import Aggregation, Layers, convolutions
 
 from vod2.d2 import CfgNode, ShapeSpec
 from vod2.errors import UserError
 from vod2.modeling import PIXEL_AGGREGATOR_REGISTRY, Aggregated, PixelAggregator
 from vod2.modeling.backbone import forward_stages
 from vod2.modeling.pixel import Aligner, build_aligner
+from vod2.projects.lsts.modules import Aggregation, Layers, convolutions
 from vod2.structures import Frame, Role, Support, TemporalContext
 
 LOW, IMAGE = "low", "image"
@@ -31,7 +31,7 @@ class Memory(NamedTuple):
     """
 
     value: Tensor
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls
     image: Tensor | None
 
 
@@ -119,6 +119,11 @@ class LSTSAggregator(PixelAggregator):
         memory = self._memory(key, context)
         if self.stage in key.features:
             task, memory = self._keyframe(key, memory)
+        elif memory is None:
+            raise ValueError(
+                f"frame {key.index} of video {key.video_id!r} is no keyframe, and there is none before it: give "
+                "keyframes as supports, as VIDEO.TRAIN_SCHEDULE KeyframeTriplet and VIDEO.TEST_SCHEDULE Keyframes do"
+            )
         else:
             task = self._between(key, memory)
         carry = {f"{CARRY}memory": memory.value, f"{CARRY}index": torch.tensor(memory.index)}
@@ -160,13 +165,8 @@ class LSTSAggregator(PixelAggregator):
         task = value if self.task_is_memory else self.update(own, value)
         return task, Memory(value, frame.index, image)
 
-    def _between(self, frame: Frame, memory: Memory | None) -> Tensor:
+    def _between(self, frame: Frame, memory: Memory) -> Tensor:
         """The low-level feature of a frame between two keyframes and the memory -> its task feature."""
-        if memory is None:
-            raise ValueError(
-                f"frame {frame.index} of video {frame.video_id!r} is no keyframe, and there is none before it: give "
-                "keyframes as supports, as VIDEO.TRAIN_SCHEDULE KeyframeTriplet and VIDEO.TEST_SCHEDULE Keyframes do"
-            )
         low = frame.features[LOW]
         high = low if self.transform is None else self.transform(low)
         align: Aligner = self.align if self.dense_align is None else self.dense_align

@@ -11,11 +11,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from vod2.projects.mega.memory import Memory, Rows
 
 from vod2.d2 import CfgNode, configurable
-from vod2.layers import RelationModules, init_xavier
+from vod2.layers import ModuleList, RelationModules, init_xavier
 from vod2.modeling import PROPOSAL_AGGREGATOR_REGISTRY, Aggregated, ProposalAggregator, build_relations
+from vod2.projects.mega.memory import Memory, Rows
 from vod2.structures import ProposalSet, Role, TemporalContext
 
 
@@ -98,9 +98,9 @@ class MEGAAggregator(ProposalAggregator):
         self.support_topk, self.memory_size = support_topk, memory
         self.keep_relations = keep_relations
         self.distilled_topk = max(1, round(advanced_ratio * support_topk))
-        self.local_relations = nn.ModuleList(relations.located() for _ in range(num_stages))
-        self.global_relations = nn.ModuleList(relations.anywhere() for _ in range(num_global))
-        self.transform = nn.ModuleList(nn.Linear(dim, dim) for _ in range(num_stages - 1))
+        self.local_relations = ModuleList(relations.located() for _ in range(num_stages))
+        self.global_relations = ModuleList(relations.anywhere() for _ in range(num_global))
+        self.transform = ModuleList(nn.Linear(dim, dim) for _ in range(num_stages - 1))
         init_xavier(*self.transform)  # as the box head's layers begin
 
     @classmethod

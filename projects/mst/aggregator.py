@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vod2.d2 import CfgNode, configurable
-from vod2.layers import RelationModules, stacked_relations
+from vod2.layers import ModuleList, RelationModules, stacked_relations
 from vod2.modeling import PROPOSAL_AGGREGATOR_REGISTRY, Aggregated, ProposalAggregator, ProposalNeeds, build_relations
 from vod2.structures import TRACK_IDS, UNKNOWN, ProposalSet, TemporalContext
 
@@ -86,8 +86,8 @@ class MSTAggregator(ProposalAggregator):
         self.keep_relations = keep_relations and num_proposal > 0
         self.instance_pool = instance_pool
         self.needs = ProposalNeeds(track_iou=id_iou, support_pool=instance_pool) if instance else ProposalNeeds()
-        self.relations = nn.ModuleList(relation() for _ in range(num_proposal))
-        self.transform = nn.ModuleList(nn.Linear(dim, dim) for _ in range(num_proposal - 1))  # h() of RDN's equation 4
+        self.relations = ModuleList(relation() for _ in range(num_proposal))
+        self.transform = ModuleList(nn.Linear(dim, dim) for _ in range(num_proposal - 1))  # h() of RDN's equation 4
         self.instance = relation() if instance else None
 
     @classmethod
@@ -136,6 +136,7 @@ class MSTAggregator(ProposalAggregator):
             ids, support_ids = query.fields[TRACK_IDS], support.fields[TRACK_IDS]
             return rows, (ids >= 0)[:, None] & (ids[:, None] == support_ids[None])
         rows = query.scores.argsort(descending=True, stable=True)[: self.topk]
+        assert self.instance is not None  # who has no instance level does not come here
         with torch.no_grad():
             weights = self.instance.weights(features[rows], support.features, query.boxes[rows], support.boxes)
         similarity = weights.mean(dim=0)  # (K, M), over the heads

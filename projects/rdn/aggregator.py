@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vod2.d2 import CfgNode, configurable
-from vod2.layers import RelationModules, stacked_relations
+from vod2.layers import ModuleList, RelationModules, stacked_relations
 from vod2.modeling import PROPOSAL_AGGREGATOR_REGISTRY, Aggregated, ProposalAggregator, build_relations
 from vod2.structures import ProposalSet, TemporalContext
 
@@ -66,8 +66,8 @@ class RDNAggregator(ProposalAggregator):
         self.support_topk = support_topk
         self.keep_relations = keep_relations
         self.advanced_ratio, self.advanced_pool = advanced_ratio, advanced_pool
-        self.basic = nn.ModuleList(relation() for _ in range(num_basic))
-        self.transform = nn.ModuleList(nn.Linear(dim, dim) for _ in range(num_basic - 1))  # h() of equation 4
+        self.basic = ModuleList(relation() for _ in range(num_basic))
+        self.transform = ModuleList(nn.Linear(dim, dim) for _ in range(num_basic - 1))  # h() of equation 4
         self.refine = relation() if advanced else None
         self.refine_transform = nn.Linear(dim, dim) if advanced and advanced_fc else None
         self.distill = relation() if advanced else None
@@ -100,6 +100,7 @@ class RDNAggregator(ProposalAggregator):
 
     def _advanced_stage(self, features: Tensor, boxes: Tensor, support: ProposalSet) -> Tensor:
         """Equations 5 to 7."""
+        assert self.refine is not None and self.distill is not None  # who has no advanced stage does not come here
         pool = self._advanced_pool(support)
         refined = pool.features + self.refine(pool.features, support.features, pool.boxes, support.boxes)
         if self.refine_transform is not None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vod2.d2 import CfgNode, configurable
-from vod2.layers import RelationAttention, init_xavier
+from vod2.layers import ModuleList, RelationAttention, init_xavier
 from vod2.modeling import PROPOSAL_AGGREGATOR_REGISTRY, Aggregated, ProposalAggregator
 from vod2.modeling.roi_heads import require_linear_box_head
 from vod2.structures import ProposalSet, TemporalContext
@@ -64,10 +64,10 @@ class SELSAAggregator(ProposalAggregator):
         self.update_supports = update_supports
         self.support_topk = support_topk
         self.keep_relations = keep_relations
-        self.relation = nn.ModuleList(
+        self.relation = ModuleList(
             RelationAttention(dim, num_heads, output=output_projection) for _ in range(num_layers)
         )
-        self.transform = nn.ModuleList(nn.Linear(dim, dim) for _ in range(num_layers - 1))
+        self.transform = ModuleList(nn.Linear(dim, dim) for _ in range(num_layers - 1))
         init_xavier(*self.transform)  # as the box head's layers begin
 
     @classmethod

@@ -8,8 +8,8 @@ import sys
 import types
 
 import pytest
-from helpers.suites import QUICK, calls, fake_train_net, write_suite
 
+from helpers.suites import QUICK, calls, fake_train_net, write_suite
 from vod2.ablation import (
     JobKey,
     LocalExecutor,
@@ -174,6 +174,12 @@ def test_a_folder_that_was_made_with_other_settings_is_refused(plan, tmp_path):
     changed = make_plan(load_suite(path), "tiny", [0], tmp_path / "out")
     with pytest.raises(UserError, match=r"seed0 was made with other settings: SOLVER.MAX_ITER \(10 before, now 12\)"):
         Records(changed).check()
+
+
+def test_keys_that_nothing_reads_are_no_settings(plan):
+    settings = next(job.settings for job in plan.jobs.values() if job.settings)
+    assert "SOLVER.MAX_ITER" in settings
+    assert not [key for key in settings if key.startswith(("MODEL.CSMN.", "INPUT.SSD."))]
 
 
 def test_keys_that_came_with_an_update_do_not_count_as_other_settings(plan, tmp_path):

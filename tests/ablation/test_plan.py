@@ -1,8 +1,8 @@
 """From a suite to jobs: what is run, with which words, and what it costs."""
 
 import pytest
-from helpers.suites import QUICK, write_suite
 
+from helpers.suites import QUICK, write_suite
 from vod2.ablation import JobKey, Records, load_suite, make_plan, render_plan
 from vod2.errors import UserError
 

@@ -3,8 +3,8 @@
 import math
 
 import pytest
-from helpers.suites import QUICK, write_suite
 
+from helpers.suites import QUICK, write_suite
 from vod2.ablation import JobKey, load_suite, make_plan, paired_interval, render_report
 from vod2.ablation.report import _t_quantile
 

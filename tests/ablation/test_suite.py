@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 
 import pytest
-from helpers.suites import QUICK, write_suite
 
+from helpers.suites import QUICK, write_suite
 from vod2.ablation import load_suite
 from vod2.errors import UserError
 

@@ -5,13 +5,13 @@ import math
 
 import pytest
 import torch
-from helpers.conversion import on_nothing, part, random
-from helpers.models import ROOT
-from helpers.parity import public_shapes
 from torch import Tensor, nn
 from torchvision.models import resnet50
 from torchvision.ops import FrozenBatchNorm2d
 
+from helpers.conversion import on_nothing, part, random
+from helpers.models import ROOT
+from helpers.parity import public_shapes
 from vod2 import UserError
 from vod2.checkpoint import SOURCES, Target, compare, convert, default_config
 from vod2.checkpoint.settings import differing

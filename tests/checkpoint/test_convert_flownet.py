@@ -4,11 +4,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers.conversion import random, tool_main
-from helpers.models import LSTS_KEYS, ROOT, build_detector, tiny_cfg
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from helpers.conversion import random, tool_main
+from helpers.models import LSTS_KEYS, ROOT, build_detector, tiny_cfg
 from vod2 import UserError
 from vod2.checkpoint import Target, compare, convert, load_flow_weights
 from vod2.checkpoint.public_file import write_weights

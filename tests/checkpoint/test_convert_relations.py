@@ -5,14 +5,14 @@ import math
 
 import pytest
 import torch
-from helpers.conversion import boxes, on_nothing, part, random
 from torch import Tensor
 from torch.nn import functional as F
-from vod2.projects.selsa import SELSAAggregator
 
+from helpers.conversion import boxes, on_nothing, part, random
 from vod2.checkpoint import Target, compare, convert, default_config
 from vod2.d2 import Box2BoxTransform
 from vod2.layers import GeometryBias, RelationAttention
+from vod2.projects.selsa import SELSAAggregator
 from vod2.structures import Frame, ProposalSet, Role, TemporalContext
 
 BOX_HEAD = "roi_heads.box.feature_extractor."

@@ -9,10 +9,10 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
-from helpers.models import ROOT
-from helpers.parity import public_outputs, public_weights
 from torch import Tensor
 
+from helpers.models import ROOT
+from helpers.parity import public_outputs, public_weights
 from vod2.checkpoint import Target, convert
 from vod2.d2 import Boxes, EventStorage, Instances, build_model
 from vod2.engine import load_config

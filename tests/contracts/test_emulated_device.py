@@ -5,9 +5,10 @@ import subprocess
 import sys
 
 import pytest
+from torch.utils import backend_registration
+
 from helpers.device import choose_device, device
 from helpers.models import ROOT
-from torch.utils import backend_registration
 
 pytestmark = pytest.mark.skipif(device().type != "cpu", reason="the tests run on a device already")
 # Of all contracts a stream and a training step; what else has the marker is the device's own rules.

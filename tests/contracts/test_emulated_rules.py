@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from helpers.device import autocast, device, on_device
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from torchvision import ops
+
+from helpers.device import autocast, device, on_device
 
 pytestmark = [
     pytest.mark.device_sample,

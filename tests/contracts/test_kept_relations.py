@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from helpers.models import DIM, make_video, tiny_cfg
-from helpers.proposals import random_context, random_proposals
 from torch import Tensor
 
+from helpers.models import DIM, make_video, tiny_cfg
+from helpers.proposals import random_context, random_proposals
 from vod2 import VideoPredictor
 from vod2.engine.random_weights import draw_weights
 from vod2.engine.relations import RelationWatch

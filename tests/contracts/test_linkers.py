@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
+
 from helpers.device import device
 from helpers.linking import detections, random_video
 from helpers.models import tiny_cfg
-
 from vod2.d2 import Instances
 from vod2.errors import UserError
 from vod2.modeling import BOX_LINKER_REGISTRY, build_box_linker

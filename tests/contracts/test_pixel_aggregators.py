@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+
 from helpers.contracts import (
     Untouched,
     check_autocast,
@@ -39,8 +41,6 @@ from helpers.models import (
     make_video,
 )
 from helpers.streams import step_clip, window_clip
-from torch import Tensor
-
 from vod2.modeling import PIXEL_AGGREGATOR_REGISTRY, VideoRCNN
 from vod2.structures import Frame, Role, TemporalContext
 from vod2.temporal import (

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+
 from helpers.contracts import (
     Untouched,
     check_autocast,
@@ -42,8 +44,6 @@ from helpers.models import (
 )
 from helpers.proposals import random_context, random_proposals
 from helpers.streams import window_clip
-from torch import Tensor
-
 from vod2.engine.random_weights import draw_weights
 from vod2.modeling import PROPOSAL_AGGREGATOR_REGISTRY, ProposalAggregator
 from vod2.modeling.roi_heads import build_proposal_aggregator

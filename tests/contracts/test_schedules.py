@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from helpers.models import tiny_cfg
 
+from helpers.models import tiny_cfg
 from vod2.structures import Frame, Role
 from vod2.temporal import (
     SUPPORT_SCHEDULE_REGISTRY,
@@ -28,12 +28,18 @@ LENGTHS = [1, 2, 3, 11]
 
 
 def make_support_schedule(name: str, **keys) -> SupportSchedule:
-    values = {"NAME": name, "RADIUS": 2, "COUNT": 3, "INTERVAL": 4} | keys
+    kinds = [dict(SUPPORT_SCHEDULE_REGISTRY)[part] for part in name.split("+")]
+    read = {key for kind in kinds for key in kind.reads.values()}
+    small = {key: value for key, value in {"RADIUS": 2, "COUNT": 3, "INTERVAL": 4}.items() if key in read}
+    values = {"NAME": name} | small | keys
     return build_support_schedule(tiny_cfg({f"VIDEO.TEST_SCHEDULE.{key}": value for key, value in values.items()}))
 
 
 def make_training_schedule(name: str):
-    return build_training_schedule(tiny_cfg({"VIDEO.TRAIN_SCHEDULE.NAME": name, "VIDEO.TRAIN_SCHEDULE.RADIUS": 3}))
+    values = {"NAME": name}
+    if "RADIUS" in dict(TRAINING_SCHEDULE_REGISTRY)[name].reads.values():
+        values["RADIUS"] = 3
+    return build_training_schedule(tiny_cfg({f"VIDEO.TRAIN_SCHEDULE.{key}": value for key, value in values.items()}))
 
 
 @pytest.fixture(

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from helpers.d2_options import DC5, FPN, NARROW
 
 import vod2._d2lite.config as lite_config
 import vod2._d2lite.modeling as lite_modeling
 import vod2._d2lite.structures as lite_structures
 import vod2._d2lite.utils.events as lite_events
+from helpers.d2_options import DC5, FPN, NARROW
 
 REASON = "Detectron2 is not installed: there is nothing to agree with"
 d2_config = pytest.importorskip("detectron2.config", reason=REASON)

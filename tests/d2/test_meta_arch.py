@@ -4,8 +4,8 @@ import copy
 
 import pytest
 import torch
-from helpers.d2_options import DC5, FPN, NARROW
 
+from helpers.d2_options import DC5, FPN, NARROW
 from vod2._d2lite.config import get_cfg as get_lite_cfg
 from vod2._d2lite.modeling import build_model as build_lite_model
 from vod2._d2lite.modeling import detector_postprocess as lite_postprocess

@@ -7,10 +7,10 @@ import sys
 
 import pytest
 import torch
-from helpers import accumulation
-from helpers.models import ROOT
 from torch import nn
 
+from helpers import accumulation
+from helpers.models import ROOT
 from vod2.d2 import AMPTrainer, DatasetCatalog, EventStorage, MetadataCatalog, SimpleTrainer, comm
 from vod2.data import build_video_train_loader
 from vod2.data.clips import build

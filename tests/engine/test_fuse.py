@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from helpers.models import LSTS_KEYS, assert_same_detections, build_detector, make_video, tiny_cfg
-from helpers.streams import detect_as_stream
 from torch import nn
 from torch.nn import functional
 
+from helpers.models import LSTS_KEYS, assert_same_detections, build_detector, make_video, tiny_cfg
+from helpers.streams import detect_as_stream
 from vod2.d2 import Conv2d, FrozenBatchNorm2d, ShapeSpec, build_resnet_backbone, get_cfg
 from vod2.engine import VideoPredictor, inference_copy
 from vod2.engine.random_weights import draw_weights

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from helpers.models import tiny_cfg
 from torch import nn
 
+from helpers.models import tiny_cfg
 from vod2.engine.optimizer import build_video_optimizer
 from vod2.errors import UserError
 

@@ -5,12 +5,13 @@ from functools import cache
 
 import pytest
 import torch
-from helpers.models import ROOT
 
+from helpers.models import ROOT
 from vod2.d2 import CfgNode, build_model
 from vod2.engine import load_config
 from vod2.engine.row_tables import row_listing
 from vod2.engine.rows import TRAIN, load_rows
+from vod2.keys import unread_keys
 from vod2.modeling import build_box_linker
 from vod2.temporal import build_support_schedule, build_training_schedule
 
@@ -41,6 +42,11 @@ def test_a_row_builds_a_detector_with_its_schedules_and_linker(name):
     assert (build_box_linker(cfg) is None) == (cfg.MODEL.VIDEO.LINKER.NAME == "")
     cfg.MODEL.WEIGHTS = ""
     assert built(cfg.MODEL.dump())
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_no_row_sets_a_key_in_vain(name):
+    assert unread_keys(configuration(name)) == []
 
 
 def test_weights_that_a_row_begins_with_are_left_by_a_configuration_or_a_row():

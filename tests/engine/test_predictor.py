@@ -5,10 +5,11 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+
 from helpers.models import assert_same_detections, make_video, tiny_cfg
 from helpers.streams import detect_as_stream
-
 from vod2 import UserError, VideoPredictor
+from vod2.d2 import CfgNode
 from vod2.engine.random_weights import draw_weights
 from vod2.temporal import FrameMemory, GlobalSample, SlidingWindow
 
@@ -24,6 +25,12 @@ def make_predictor(**schedule) -> VideoPredictor:
     predictor = VideoPredictor(tiny_cfg(KEYS | keys))
     draw_weights(predictor.model)
     return predictor
+
+
+def cfg_with_schedule(name: str) -> CfgNode:
+    """The radius of 2 is for sliding windows."""
+    radius = {"VIDEO.TEST_SCHEDULE.RADIUS": 2 if "SlidingWindow" in name else 18}
+    return tiny_cfg(KEYS | {"VIDEO.TEST_SCHEDULE.NAME": name} | radius)
 
 
 def make_frames(length: int) -> list[np.ndarray]:
@@ -110,7 +117,7 @@ def test_two_streams_at_once_do_not_touch_each_other():
 
 
 def test_a_schedule_that_needs_the_whole_video_samples_the_frames_until_now_and_says_so(caplog):
-    predictor = make_predictor(NAME="GlobalSample", COUNT=2)
+    predictor = make_predictor(NAME="GlobalSample", COUNT=2, RADIUS=18)
     assert "GlobalSample looks at the whole video, a stream only at the frames until now" in caplog.text
     stream, frames = predictor.open("video"), make_frames(9)
     for t, frame in enumerate(frames):
@@ -153,12 +160,12 @@ def test_the_lookahead_may_be_given_to_the_predictor(lookahead):
 )
 def test_a_lookahead_that_the_schedule_cannot_have_is_refused(name, lookahead, message):
     with pytest.raises(UserError, match=message):
-        VideoPredictor(tiny_cfg(KEYS | {"VIDEO.TEST_SCHEDULE.NAME": name}), lookahead=lookahead)
+        VideoPredictor(cfg_with_schedule(name), lookahead=lookahead)
 
 
 @pytest.mark.parametrize("name", ["SlidingWindow", "Keyframes", "NoWindow", "SlidingWindow+Keyframes"])
 def test_every_schedule_that_needs_no_end_runs_live(name):
-    predictor = VideoPredictor(tiny_cfg(KEYS | {"VIDEO.TEST_SCHEDULE.NAME": name}), lookahead=0)
+    predictor = VideoPredictor(cfg_with_schedule(name), lookahead=0)
     for index, frame in enumerate(make_frames(13)):
         assert [found.index for found in predictor.step(frame)] == [index]
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from helpers.models import make_video, tiny_cfg
 
+from helpers.models import make_video, tiny_cfg
 from vod2 import UserError, VideoPredictor
 from vod2.d2 import Boxes, Instances
 from vod2.engine.random_weights import draw_weights
@@ -52,6 +52,7 @@ def test_all_support_boxes_are_those_of_the_window_and_their_weights_sum_to_one(
 def test_a_sample_of_the_whole_video_is_that_of_the_stream():
     """Which frames it holds follows from the name of the stream."""
     sample = {"VIDEO.TEST_SCHEDULE.NAME": "GlobalSample", "VIDEO.TEST_SCHEDULE.COUNT": 3}
+    sample |= {"VIDEO.TEST_SCHEDULE.RADIUS": 18}  # the default: it is not read
     made = VideoPredictor(tiny_cfg(KEYS | sample))
     draw_weights(made.model)
     frames = make_frames(9)

@@ -5,8 +5,8 @@ from argparse import Namespace
 from pathlib import Path
 
 import pytest
-from helpers.models import ROOT
 
+from helpers.models import ROOT
 from vod2.engine import load_config, setup
 from vod2.engine.row_tables import row_description, row_listing
 from vod2.engine.rows import config_name, find_row, find_test_setting, has_rows, load_rows, resolve_rows, split_row

@@ -1,14 +1,18 @@
 """From a file and overrides to a configuration."""
 
 import logging
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 import torch
-from helpers.models import ROOT
 
+from helpers.models import ROOT
 from vod2 import UserError
-from vod2.engine import load_config
+from vod2.engine import load_config, setup
+from vod2.keys import unread_keys
+from vod2.modeling import build_box_linker
+from vod2.temporal import build_support_schedule, build_training_schedule
 
 CONFIG = str(ROOT / "configs" / "quick" / "RDN.yaml")
 
@@ -27,6 +31,49 @@ CONFIGURATIONS = sorted(path for path in (ROOT / "configs").rglob("*.yaml") if p
 def test_every_configuration_of_the_repository_loads(path):
     cfg = load_config(str(path))
     assert cfg.MODEL.META_ARCHITECTURE == "VideoRCNN"
+
+
+@pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: str(path.relative_to(ROOT / "configs")))
+def test_every_configuration_of_the_repository_builds_its_schedules_and_linker(path):
+    cfg = load_config(str(path))
+    assert build_support_schedule(cfg) and build_training_schedule(cfg)
+    assert (build_box_linker(cfg) is None) == (cfg.MODEL.VIDEO.LINKER.NAME == "")
+
+
+BASES = ("Base", "Temporal")  # what these set, the configurations that are made of them read
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in CONFIGURATIONS if not path.stem.startswith(BASES)],
+    ids=lambda path: str(path.relative_to(ROOT / "configs")),
+)
+def test_no_configuration_of_the_repository_sets_a_key_in_vain(path):
+    assert unread_keys(load_config(str(path))) == []
+
+
+def warnings_of_run(folder: Path, *overrides: str) -> list[str]:
+    """The lines of its log that speak of keys that are not read."""
+    cfg = load_config(CONFIG, ["OUTPUT_DIR", str(folder), "MODEL.DEVICE", "cpu", *overrides])
+    setup(cfg, Namespace(config_file=CONFIG, opts=[], eval_only=True))
+    return [line for line in (folder / "log.txt").read_text().splitlines() if "set but not read" in line]
+
+
+def test_a_run_begins_with_one_warning_of_the_keys_that_are_set_in_vain(tmp_path, kept_loggers):
+    assert warnings_of_run(tmp_path / "plain") == []
+    (line,) = warnings_of_run(tmp_path / "vain", "MODEL.ALIGNER.WIDTH", "64", "INPUT.SSD.HUE", "9.0")
+    assert "MODEL.ALIGNER.WIDTH 64 (read when " in line and "INPUT.SSD.HUE 9.0 (read when " in line
+
+
+@pytest.fixture
+def kept_loggers():
+    """What a run does to the loggers is undone after it."""
+    loggers = [logging.getLogger(name) for name in ("vod2", "detectron2", "fvcore")]
+    before = [(logger.handlers[:], logger.propagate, logger.level) for logger in loggers]
+    yield
+    for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
+        logger.handlers[:], logger.propagate = handlers, propagate
+        logger.setLevel(level)
 
 
 def test_defaults_then_file_then_overrides():

@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
+
 from helpers.loaders import forget
 from helpers.models import assert_same_detections, make_video, tiny_cfg
-
 from vod2 import StreamingModel, UserError, VideoPredictor
 from vod2.d2 import Instances
 from vod2.data import build_video_test_loader

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from helpers.evaluations import CLASSES, evaluate, make_videos, repeat_videos
 
+from helpers.evaluations import CLASSES, evaluate, make_videos, repeat_videos
 from vod2.evaluation.bootstrap import (
     Tally,
     draw_runs,

@@ -6,12 +6,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from helpers.loaders import forget
-from helpers.models import LSTS_KEYS, assert_same_detections, build_detector, make_video, tiny_cfg
-from helpers.streams import foreign_clips, loader_clips, lone_clips
 
+from helpers.loaders import forget
+from helpers.models import DOOR, LSTS_KEYS, assert_same_detections, build_detector, make_video, tiny_cfg
+from helpers.streams import foreign_clips, loader_clips, lone_clips
 from vod2 import StreamingModel, VideoTrainer
-from vod2.d2 import BoxMode, DatasetCatalog, MetadataCatalog
+from vod2.d2 import BoxMode, DatasetCatalog, MetadataCatalog, build_model
 from vod2.errors import UserError
 from vod2.temporal import GlobalSample, Keyframes, RollingGlobal, SlidingWindow, Union
 
@@ -122,8 +122,22 @@ def test_a_foreign_context_of_another_size_and_length_works(dataset, tmp_path, n
     keys, schedule = METHODS[name]
     parts = schedule.schedules if isinstance(schedule, Union) else [schedule]
     keys = keys | {"VIDEO.TEST_SCHEDULE.NAME": "+".join(type(part).__name__ for part in parts)}
-    keys |= {"VIDEO.TEST_SCHEDULE.RADIUS": 1, "VIDEO.TEST_SCHEDULE.COUNT": 3}
+    read = {key for part in parts for key in part.reads.values()}
+    keys |= {f"VIDEO.TEST_SCHEDULE.{key}": value for key, value in {"RADIUS": 1, "COUNT": 3}.items() if key in read}
     assert "AP50" in evaluate(tmp_path, keys, "foreign")["vid"]
+
+
+def test_a_key_that_the_window_does_not_read_is_told_before_the_training(dataset, tmp_path):
+    keys = {"DATASETS.TRAIN": ("contexts",), "DATASETS.TEST": ("contexts",), "OUTPUT_DIR": str(tmp_path)}
+    with pytest.raises(UserError, match="VIDEO.TEST_SCHEDULE.COUNT is 3, but"):
+        VideoTrainer(tiny_cfg(keys | {"VIDEO.TEST_SCHEDULE.COUNT": 3}))
+
+
+def test_an_image_detector_is_evaluated_whatever_the_window_is(dataset, tmp_path):
+    keys = DOOR | {"VIDEO.TEST_SCHEDULE.NAME": "SlidingWindow", "VIDEO.TEST_SCHEDULE.RADIUS": 1}
+    keys |= {"DATASETS.TEST": ("contexts",), "DATALOADER.NUM_WORKERS": 0, "TEST.COCO_AP": False}
+    cfg = tiny_cfg(keys | {"OUTPUT_DIR": str(tmp_path)})
+    assert "AP50" in VideoTrainer.test(cfg, build_model(cfg))["vid"]
 
 
 def test_every_context_has_a_folder_and_a_results_file_that_names_it(dataset, tmp_path):

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+
 from helpers.detections import by_frame, random_problem
 from reference.evaluation import split_errors as split_in_loops
-
 from vod2.evaluation import (
     ERROR_TYPES,
     PROTOCOLS,

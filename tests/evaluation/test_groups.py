@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+
 from helpers.detections import by_frame, random_problem
 from helpers.evaluations import evaluate
 from reference.evaluation import average_precision
-
 from vod2.d2 import BoxMode
 from vod2.errors import UserError
 from vod2.evaluation import PROTOCOLS, build_groups

@@ -3,9 +3,9 @@
 import cv2
 import numpy as np
 import torch
+
 from helpers.linking import detections
 from helpers.models import build_detector, tiny_cfg
-
 from vod2.d2 import BoxMode, DatasetCatalog, DatasetEvaluator, MetadataCatalog
 from vod2.engine import VideoTrainer
 from vod2.evaluation import LinkingEvaluator

@@ -2,7 +2,6 @@
 
 from helpers.models import assert_same_detections, build_detector, make_video
 from helpers.streams import detect_as_stream, loader_clips
-
 from vod2 import StreamingModel
 from vod2.temporal import SlidingWindow
 

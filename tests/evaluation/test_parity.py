@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from helpers.parity import parity_file
 
+from helpers.parity import parity_file
 from vod2.evaluation import PROTOCOLS, Detections, GroundTruth
 from vod2.evaluation.groups import Group, entries_of_empty_frames, group_curves
 from vod2.evaluation.motion import speed_groups

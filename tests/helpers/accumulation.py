@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from helpers.models import tiny_cfg
 from PIL import Image
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from helpers.models import tiny_cfg
 from vod2.d2 import BoxMode, CfgNode, DatasetCatalog, DefaultTrainer, HookBase, MetadataCatalog, comm, launch
 from vod2.engine import VideoTrainer
 from vod2.engine.random_weights import draw_weights

@@ -5,11 +5,11 @@ from collections.abc import Iterable, Sequence
 
 import pytest
 import torch
+from torch import Tensor
+
 from helpers.device import autocast
 from helpers.models import assert_same_detections, make_targets, make_video
 from helpers.streams import detect_as_stream, foreign_clips, lone_clips, step_clip, window_clip
-from torch import Tensor
-
 from vod2.d2 import EventStorage
 from vod2.evaluation import StreamingModel
 from vod2.modeling import VideoRCNN

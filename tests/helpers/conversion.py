@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.models import ROOT
 from torch import Tensor, nn
 
+from helpers.models import ROOT
 from vod2.d2 import build_model
 from vod2.engine import load_config
 from vod2.errors import UserError

@@ -25,7 +25,15 @@ _KEY = re.compile(r"(?<![\w./<-])[A-Z][A-Z0-9_]+(?:\.[A-Z][A-Z0-9_]+)+\*?(?![\w/
 
 def documents() -> list[Path]:
     """Every Markdown file of the project; what is downloaded or written beside it is not looked at."""
-    patterns = ("*.md", "docs/**/*.md", "projects/**/*.md", "datasets/*.md", "vod2/**/*.md", "tools/**/*.md")
+    patterns = (
+        "*.md",
+        ".github/**/*.md",
+        "docs/**/*.md",
+        "projects/**/*.md",
+        "datasets/*.md",
+        "vod2/**/*.md",
+        "tools/**/*.md",
+    )
     return sorted({path for pattern in patterns for path in ROOT.glob(pattern)})
 
 

@@ -18,11 +18,12 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from helpers.emulated_autocast import HALF_DTYPES, register_autocast
 from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils._mode_utils import no_dispatch
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+
+from helpers.emulated_autocast import HALF_DTYPES, register_autocast
 
 NAME = "emulated"
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from hypothesis import strategies as st
-from reference.linking import Result, Video
 
+from reference.linking import Result, Video
 from vod2.d2 import Instances
 from vod2.structures import PreciseBoxes
 

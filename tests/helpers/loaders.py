@@ -3,7 +3,6 @@
 import itertools
 
 from helpers.videos import number_of
-
 from vod2.config import add_video_config
 from vod2.d2 import CfgNode, DatasetCatalog, MetadataCatalog, get_cfg
 from vod2.data import build_video_test_loader, build_video_train_loader

@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from helpers.models import IMAGE_SIZE, make_video
 from torch import Tensor
 
+from helpers.models import IMAGE_SIZE, make_video
 from vod2.data import VideoDatasetMapper
 from vod2.modeling import VideoRCNN
 from vod2.structures import Frame, TemporalContext

@@ -6,10 +6,10 @@ D: embedding (64), K: classes (5). Images are 64 x 96, so that conv4 and conv5 h
 from pathlib import Path
 
 import torch
-from helpers.device import device
 from torch import Tensor, nn
 
 import vod2
+from helpers.device import device
 from vod2.d2 import Boxes, CfgNode, GeneralizedRCNN, Instances, ROIPooler, build_model, get_cfg
 from vod2.engine.random_weights import draw_weights
 from vod2.modeling import VideoRCNN

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 import torch
-from helpers.device import device
 from torch import Tensor
 
+from helpers.device import device
 from vod2.structures import POOLED_MAPS, Frame, ProposalSet, Role, TemporalContext
 
 IMAGE_SIZE = (64, 96)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import yaml
+
 from helpers.models import ROOT
 
 FACTS = yaml.safe_load(Path(ROOT, "docs", "schedules.yaml").read_text())

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
-from helpers.models import LSTS_KEYS, RFCN_KEYS, build_detector, make_targets, make_video, tiny_cfg
 from torch.nn.parallel import DistributedDataParallel
 
+from helpers.models import LSTS_KEYS, RFCN_KEYS, build_detector, make_targets, make_video, tiny_cfg
 from vod2.d2 import EventStorage
 from vod2.structures import Role
 from vod2.temporal import build_training_schedule

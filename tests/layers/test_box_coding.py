@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-from helpers.proposals import random_boxes
 
+from helpers.proposals import random_boxes
 from vod2.d2 import Box2BoxTransform
 from vod2.layers import PreciseBoxTransform
 

@@ -5,10 +5,10 @@ B: pairs, C: channels, W: width, H: heads.
 
 import pytest
 import torch
-from helpers.proposals import random_boxes
-from reference.mst import align, frame_level, size_bias
 from torch.nn import functional as F
 
+from helpers.proposals import random_boxes
+from reference.mst import align, frame_level, size_bias
 from vod2.layers import DeformAlign, GeometryBias, MapAttention
 
 CHANNELS, WIDTH, SIZE = 6, 2, (4, 5)

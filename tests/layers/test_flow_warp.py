@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+
 from helpers.parity import public_shapes
 from helpers.public_flow import public_flownet
 from reference.flow import flownet, warped
-
 from vod2.layers import FlowNetS, warp
 
 

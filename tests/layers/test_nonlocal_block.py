@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from reference.csmn import encoded_map
 from torch import Tensor
 
+from reference.csmn import encoded_map
 from vod2.layers import PixelAttention
 
 CHANNELS, DIM = 6, 4

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from reference.csmn import patch_weights, patches_of
 from torch import Tensor
 
+from reference.csmn import patch_weights, patches_of
 from vod2.layers import PatchAttention, PatchImportance
 from vod2.layers.patch_attention import cut_patches, standardised
 

@@ -5,8 +5,8 @@ N: queries, M: keys, D: embedding, h: heads.
 
 import pytest
 import torch
-from helpers.proposals import random_boxes
 
+from helpers.proposals import random_boxes
 from vod2.layers import GeometryBias, RelationAttention
 
 DIM, HEADS = 16, 4

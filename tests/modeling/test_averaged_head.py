@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from helpers.models import tiny_cfg
 
+from helpers.models import tiny_cfg
 from vod2.d2 import ROI_BOX_HEAD_REGISTRY, ShapeSpec
 from vod2.errors import UserError
 

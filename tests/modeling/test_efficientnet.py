@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from helpers.models import IMAGE_SIZE, LSTS_KEYS, build_detector, make_targets, make_video, tiny_cfg
 
+from helpers.models import IMAGE_SIZE, LSTS_KEYS, build_detector, make_targets, make_video, tiny_cfg
 from vod2.checkpoint import Target, compare, convert
 from vod2.d2 import BACKBONE_REGISTRY, EventStorage, ShapeSpec, build_model
 from vod2.engine import inference_copy

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+
 from helpers.models import tiny_cfg
 from reference.flow import flownet, warped
-
 from vod2.modeling.pixel import Aligner, build_aligner
 
 KEYS = {"MODEL.ALIGNER.NAME": "FlowNetS", "MODEL.FLOWNET.WIDTH": 0.03, "MODEL.PIXEL_STD": [57.0, 58.0, 59.0]}

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from helpers.models import IMAGE_SIZE, build_detector, make_targets, make_video
 
+from helpers.models import IMAGE_SIZE, build_detector, make_targets, make_video
 from vod2.d2 import EventStorage, Instances
 from vod2.layers import covered
 from vod2.structures import PreciseBoxes

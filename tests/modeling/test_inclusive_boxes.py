@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+
 from helpers.models import IMAGE_SIZE, build_detector, make_targets, make_video, tiny_cfg
 from helpers.proposals import random_boxes
 from reference import inclusive_boxes as reference
-
 from vod2.d2 import Boxes, EventStorage, FrozenBatchNorm2d, Instances, build_model, pairwise_iou
 from vod2.layers import PreciseBoxTransform, clip_boxes, half_open, inclusive
 from vod2.modeling.legacy import LegacyConventions

@@ -1,8 +1,8 @@
 """The key frame as a support of itself (Role.KEY): not encoded twice, and its sampled RoIs are what is looked at."""
 
 import torch
-from helpers.models import build_detector, make_targets, make_video
 
+from helpers.models import build_detector, make_targets, make_video
 from vod2.d2 import EventStorage, GeneralizedRCNN
 from vod2.structures import Role
 

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from helpers.models import build_detector
 
+from helpers.models import build_detector
 from vod2.d2 import Boxes, ROIPooler
 from vod2.modeling.roi_heads import FastROIPooler
 from vod2.ops import ROIAlign

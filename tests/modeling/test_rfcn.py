@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+
 from helpers.models import (
     IMAGE_SIZE,
     NUM_CLASSES,
@@ -20,7 +21,6 @@ from helpers.models import (
 )
 from helpers.streams import detect_as_stream, window_clip
 from reference.rfcn import position_sensitive_pool, rfcn_head
-
 from vod2 import UserError
 from vod2.d2 import BACKEND, EventStorage, build_model
 from vod2.engine import load_config

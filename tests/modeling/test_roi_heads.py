@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from helpers.models import DIM, build_detector, make_targets, make_video, tiny_cfg
 from torch.nn import functional
 
+from helpers.models import DIM, build_detector, make_targets, make_video, tiny_cfg
 from vod2 import UserError
 from vod2.d2 import EventStorage, FastRCNNConvFCHead, ShapeSpec, build_model
 from vod2.modeling.roi_heads import LinearBoxHead

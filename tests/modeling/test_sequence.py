@@ -5,10 +5,10 @@ D: embedding (4).
 
 import pytest
 import torch
-from helpers.models import DIM, tiny_cfg
-from helpers.proposals import random_context, random_proposals
 from torch import Tensor
 
+from helpers.models import DIM, tiny_cfg
+from helpers.proposals import random_context, random_proposals
 from vod2.d2 import Instances
 from vod2.errors import UserError
 from vod2.modeling import Aggregated, ProposalAggregator, ProposalNeeds

@@ -5,11 +5,11 @@ import subprocess
 import sys
 
 import torch
+from torch import nn
+
 from helpers.contracts import losses_of_step
 from helpers.models import LSTS_KEYS, build_detector, make_targets, make_video
 from helpers.two_processes import METHODS
-from torch import nn
-
 from vod2.modeling.unused import parameters_of, with_zero_gradients
 
 

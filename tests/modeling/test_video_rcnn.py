@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from helpers.models import (
     IMAGE_SIZE,
     assert_same_detections,
@@ -12,10 +13,10 @@ from helpers.models import (
     make_video,
 )
 from helpers.streams import detect_as_stream, window_clip
-
 from vod2.d2 import EventStorage
-from vod2.modeling import PIXEL_AGGREGATOR_REGISTRY, Aggregated, PixelAggregator
-from vod2.structures import Role
+from vod2.modeling import PIXEL_AGGREGATOR_REGISTRY, Aggregated, PixelAggregator, ProposalAggregator, ProposalNeeds
+from vod2.modeling.roi_heads.base import needs_of
+from vod2.structures import Role, TemporalContext
 from vod2.temporal import FrameMemory, NoWindow, SlidingWindow
 
 RDN = {"MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME": "RDNAggregator"}
@@ -311,3 +312,49 @@ class TestStep:
         model.step({"image": make_video(1)[0], "frame_index": 0}, memory)
         proposals = memory.frame(0).proposals
         assert not (proposals.features.requires_grad or proposals.boxes.requires_grad)
+
+
+def test_the_steps_of_frames_have_other_names_and_still_work():
+    model, images = build_detector(RDN), make_video(2)
+    with torch.no_grad():
+        frames = model.encode([{"image": image, "frame_index": i} for i, image in enumerate(images)])
+        with pytest.warns(DeprecationWarning, match="VideoRCNN.enhance is deprecated: use VideoRCNN.enhance_clips"):
+            enhanced, results = model.enhance(frames[:1], [TemporalContext()])
+        with pytest.warns(DeprecationWarning, match="VideoRCNN.propose is deprecated: use .*propose_frames"):
+            proposed, losses = model.propose(frames)
+        context = TemporalContext((proposed[1],), (Role.LOCAL,))
+        with pytest.warns(DeprecationWarning, match="ProposalAggregator.aggregate is deprecated: use forward_clips"):
+            (found,) = model.roi_heads.aggregator.aggregate([proposed[0]], [context])
+        expected = model.roi_heads.aggregator(proposed[0].proposals, context)
+    assert enhanced == frames[:1] and results == [] and losses == {}
+    assert found.value.equal(expected.value)
+
+
+@PIXEL_AGGREGATOR_REGISTRY.register()
+class OfVersionOne(FirstSupport):
+    """Says what it wants as version 0.1 had it."""
+
+    stage, enters_anew = "res5", True
+
+    def enter(self, frame, context):
+        return {"res5": 2 * frame.features["res5"]}
+
+
+def test_aggregators_that_were_written_with_the_old_names_work_with_a_warning():
+    with pytest.warns(DeprecationWarning) as warnings:
+        model = build_detector({"MODEL.VIDEO.PIXEL_AGGREGATOR.NAME": "OfVersionOne"})
+    said = [str(one.message) for one in warnings]
+    assert any("OfVersionOne.enter is deprecated: use OfVersionOne.support_features" in one for one in said)
+    assert model.pixel_aggregator.per_key_frame
+    (frame,) = model.encode([{"image": make_video(1)[0]}])
+    maps = model.pixel_aggregator.support_features(frame, TemporalContext())
+    assert maps["res5"].equal(2 * frame.features["res5"])
+
+    class Old(ProposalAggregator):
+        needs_maps, id_iou = True, 0.25
+
+        def forward(self, query, context):
+            return Aggregated(query.features)
+
+    with pytest.warns(DeprecationWarning, match="of a Old is deprecated: use its attribute needs, a ProposalNeeds"):
+        assert needs_of(Old()) == ProposalNeeds(pooled_maps=True, track_iou=0.25)

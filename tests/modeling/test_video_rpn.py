@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from helpers.models import DOOR, IMAGE_SIZE, make_targets, tiny_cfg
 from torchvision.ops import nms
 
+from helpers.models import DOOR, IMAGE_SIZE, make_targets, tiny_cfg
 from vod2.d2 import EventStorage, ImageList, ShapeSpec, build_proposal_generator
 from vod2.engine.random_weights import draw_weights
 

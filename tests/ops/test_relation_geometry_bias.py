@@ -5,8 +5,8 @@ import math
 
 import pytest
 import torch
-from helpers.device import autocast, autocast_dtypes, device, on_device, tolerance
 
+from helpers.device import autocast, autocast_dtypes, device, on_device, tolerance
 from vod2.ops import compiled_device_types, relation_geometry_bias, relation_geometry_bias_reference
 from vod2.ops.relation_geometry_bias import MIN_SIZE, relation_geometry_bias_chunked
 

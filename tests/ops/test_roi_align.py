@@ -6,9 +6,9 @@ import math
 import pytest
 import torch
 import torchvision
+
 from helpers.device import autocast, autocast_dtypes, device, on_device
 from reference.roi_align import roi_align as plain_loops
-
 from vod2.ops import ROIAlign, roi_align
 from vod2.ops.roi_align import COMPILED
 

@@ -4,9 +4,9 @@ import importlib
 
 import pytest
 import torch
+
 from helpers.device import autocast, autocast_dtypes, device, on_device
 from reference.lsts_sampling import aggregate, score_gradients, scores
-
 from vod2.ops import st_sampling, st_sampling_reference
 from vod2.ops.st_sampling import COMPILED, SUM_FLOOR, bilinear_matrix, normalise, shift_correlation, shift_sum
 

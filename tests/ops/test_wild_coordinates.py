@@ -7,10 +7,10 @@ import math
 
 import pytest
 import torch
-from helpers.device import device, on_device, tolerance
-from helpers.models import RFCN_KEYS, build_detector
 from torch import Tensor, nn
 
+from helpers.device import device, on_device, tolerance
+from helpers.models import RFCN_KEYS, build_detector
 from vod2._d2lite.modeling.backbone.resnet import DeformConv
 from vod2.d2 import Instances
 from vod2.layers import warp

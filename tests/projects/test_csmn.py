@@ -4,20 +4,20 @@ from dataclasses import replace
 
 import pytest
 import torch
+
+import vod2
 from helpers.models import DIM, ROOT, build_detector, freeze_statistics, make_targets, make_video, tiny_cfg
 from helpers.proposals import MAP_SHAPE, random_context, random_proposals
 from helpers.streams import detect_as_stream
 from reference.csmn import encoded_map, encoded_sample, patch_weights, patches_of, spfa_head
 from reference.selsa import selsa_head
-from vod2.projects.csmn import SPFAAggregator, StCIE
-from vod2.projects.selsa import SELSAAggregator
-
-import vod2
 from vod2.d2 import EventStorage, ShapeSpec, get_cfg
 from vod2.engine import load_config
 from vod2.engine.rows import config_name, load_rows
 from vod2.errors import UserError
 from vod2.modeling import propose_frames
+from vod2.projects.csmn import SPFAAggregator, StCIE
+from vod2.projects.selsa import SELSAAggregator
 from vod2.structures import POOLED_MAPS, Clip, Frame, Role, TemporalContext
 from vod2.temporal import GlobalSample, SlidingWindow
 

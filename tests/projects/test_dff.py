@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+
+import vod2
 from helpers.models import (
     RFCN_KEYS,
     ROOT,
@@ -17,11 +19,9 @@ from helpers.parity import public_shapes
 from helpers.public_flow import public_flownet
 from helpers.streams import detect_as_stream, window_clip
 from reference.flow import dff
-from vod2.projects.dff import DFFAggregator
-
-import vod2
 from vod2.d2 import EventStorage, ShapeSpec, build_model, get_cfg
 from vod2.errors import UserError
+from vod2.projects.dff import DFFAggregator
 from vod2.structures import Clip, Frame, Role, Support, TemporalContext
 from vod2.temporal import FrameMemory, Keyframes, RandomKeyframe, SlidingWindow, build_training_schedule
 

@@ -2,16 +2,16 @@
 
 import pytest
 import torch
+
+import vod2
 from helpers.models import ROOT, assert_same_detections, build_detector, make_targets, make_video, tiny_cfg
 from helpers.parity import public_shapes
 from helpers.public_flow import public_flownet
 from helpers.streams import detect_as_stream, window_clip
 from reference.flow import fgfa
-from vod2.projects.fgfa import FGFAAggregator
-
-import vod2
 from vod2.d2 import EventStorage, ShapeSpec, build_model, get_cfg
 from vod2.layers import warp
+from vod2.projects.fgfa import FGFAAggregator
 from vod2.structures import Frame, Role, TemporalContext
 from vod2.temporal import SlidingWindow
 

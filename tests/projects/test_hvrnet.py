@@ -5,18 +5,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+
 from helpers.models import DIM, IMAGE_SIZE, ROOT, build_detector, make_targets, make_video, tiny_cfg
 from helpers.proposals import random_proposals
 from reference.hvrnet import Video, hvr_inference, hvr_training
-from torch import Tensor
-from vod2.projects.hvrnet import HVRAggregator
-from vod2.projects.hvrnet.auxiliary import AuxiliaryHead
-from vod2.projects.hvrnet.inter import InterVideo, RelatedClip
-
 from vod2 import UserError
 from vod2.d2 import Box2BoxTransform, Boxes, EventStorage, Instances, build_model
 from vod2.engine import load_config
 from vod2.modeling import Aggregated
+from vod2.projects.hvrnet import HVRAggregator
+from vod2.projects.hvrnet.auxiliary import AuxiliaryHead
+from vod2.projects.hvrnet.inter import InterVideo, RelatedClip
 from vod2.structures import Clip, Frame, Role, TemporalContext
 from vod2.temporal import build_training_schedule
 
@@ -369,7 +369,7 @@ def test_the_configuration_keys_arrive():
     }
     hvr = HVRAggregator(tiny_cfg(KEYS | {f"MODEL.HVRNET.{name}": value for name, value in node.items()}), DIM)
     assert (hvr.num_intra, len(hvr.relation), len(hvr.transform), hvr.support_topk) == (2, 4, 3, 6)
-    assert (hvr.auxiliary.loss_weight, hvr.looks_within, hvr.training_levels) == (0.25, False, ("res5",))
+    assert (hvr.auxiliary.loss_weight, hvr.looks_within, hvr.inter.video_level) == (0.25, False, "res5")
     assert not hvr.skips_both and hvr.auxiliary.boxes.out_features == 4 * 5
     inter = hvr.inter
     assert (inter.video_similarity, inter.all_proposals, inter.proposal_similarity) == ("max", True, "dot")

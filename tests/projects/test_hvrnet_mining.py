@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from vod2.projects.hvrnet.mining import random_similarities, select_proposals, select_videos, similarities
 
 K = 3  # classes; also the label of the background

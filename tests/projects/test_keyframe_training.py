@@ -3,9 +3,9 @@
 import functools
 
 import pytest
+
 from helpers.map_kinds import MapKind, kinds_of_stream, kinds_of_training
 from helpers.models import LSTS_KEYS, ROOT, build_detector
-
 from vod2.config import add_video_config
 from vod2.d2 import CfgNode, get_cfg
 from vod2.modeling import VideoRCNN

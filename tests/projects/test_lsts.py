@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from helpers.contracts import check_interleaved_videos
 from helpers.models import (
     LSTS_KEYS,
@@ -16,12 +17,11 @@ from helpers.models import (
 )
 from helpers.streams import detect_as_stream, step_clip, window_clip
 from reference.lsts import run_video, weigh
-from vod2.projects.lsts import LSTSAggregator
-
 from vod2.d2 import EventStorage, ShapeSpec
 from vod2.engine.optimizer import build_video_optimizer
 from vod2.errors import UserError
 from vod2.modeling.backbone import forward_stages
+from vod2.projects.lsts import LSTSAggregator
 from vod2.structures import Clip, Role, TemporalContext
 from vod2.temporal import FrameMemory, Keyframes, KeyframeTriplet
 

@@ -3,19 +3,19 @@
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+
+import vod2
 from helpers.contracts import reordered
 from helpers.models import DIM, ROOT, build_detector, make_targets, make_video, tiny_cfg
 from helpers.proposals import IMAGE_SIZE, random_context, random_proposals
 from helpers.streams import detect_as_stream
 from reference.mega import MEGAReference, global_entries, run_clipped, run_repeating, training_clip
-from torch import Tensor
-from vod2.projects.mega import MEGAAggregator
-
-import vod2
 from vod2.d2 import EventStorage, get_cfg
 from vod2.engine import load_config
 from vod2.layers import RelationModules
 from vod2.modeling import Aggregated
+from vod2.projects.mega import MEGAAggregator
 from vod2.structures import Frame, ProposalSet, Role, TemporalContext
 from vod2.temporal import (
     FrameMemory,

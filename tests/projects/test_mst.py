@@ -7,6 +7,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+
+import vod2
 from helpers.models import (
     IMAGE_SIZE,
     ROOT,
@@ -20,9 +22,6 @@ from helpers.models import (
 from helpers.proposals import random_context, random_proposals
 from helpers.streams import detect_as_stream, step_clip, window_clip
 from reference.mst import align, frame_level, mst_head
-from vod2.projects.mst import MSTAggregator, MSTFrames
-
-import vod2
 from vod2.d2 import EventStorage, ShapeSpec, build_model, get_cfg
 from vod2.engine import load_config
 from vod2.errors import UserError
@@ -30,6 +29,7 @@ from vod2.layers import RelationModules
 from vod2.modeling import ProposalNeeds
 from vod2.modeling.object_ids import object_ids
 from vod2.modeling.pixel import ALIGNER_REGISTRY, Aligner, build_pixel_aggregator
+from vod2.projects.mst import MSTAggregator, MSTFrames
 from vod2.structures import TRACK_IDS, UNKNOWN, Frame, Role, TemporalContext
 from vod2.temporal import FrameMemory, SlidingWindow
 

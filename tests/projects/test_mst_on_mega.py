@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+
 from helpers.contracts import check_interleaved_videos, check_stream_equals_clips_until_a_frame_leaves
 from helpers.models import (
     IMAGE_SIZE,
@@ -22,7 +23,6 @@ from helpers.proposals import random_context, random_proposals
 from helpers.streams import detect_as_stream, step_clip, window_clip
 from reference.mega import MEGAReference
 from reference.mst import mst_head
-
 from vod2.d2 import CfgNode, EventStorage
 from vod2.engine import load_config
 from vod2.modeling.roi_heads import build_proposal_aggregator

@@ -3,16 +3,16 @@
 import numpy as np
 import pytest
 import torch
+
+import vod2
 from helpers.models import DIM, IMAGE_SIZE, ROOT, build_detector, make_targets, make_video, tiny_cfg
 from helpers.proposals import random_boxes, random_context, random_proposals
 from helpers.streams import detect_as_stream
 from reference.rdn import rdn_head, relation_features
-from vod2.projects.rdn import RDNAggregator
-
-import vod2
 from vod2.d2 import EventStorage, get_cfg
 from vod2.engine import load_config
 from vod2.layers import GeometryBias, RelationAttention, RelationModules
+from vod2.projects.rdn import RDNAggregator
 from vod2.structures import Frame, ProposalSet, Role, TemporalContext
 from vod2.temporal import SlidingWindow, build_support_schedule, build_training_schedule
 

@@ -2,16 +2,16 @@
 
 import pytest
 import torch
+from torch import Tensor
+
 from helpers.models import DIM, ROOT, build_detector, make_targets, make_video, tiny_cfg
 from helpers.proposals import random_context, random_proposals
 from reference.selsa import selsa_head
-from torch import Tensor
-from vod2.projects.selsa import SELSAAggregator
-
 from vod2 import UserError
 from vod2.d2 import EventStorage, ShapeSpec, build_model
 from vod2.engine import load_config
 from vod2.modeling import ProposalAggregator, VideoROIHeads
+from vod2.projects.selsa import SELSAAggregator
 from vod2.structures import ProposalSet, Role, TemporalContext
 
 SMALL = 16

@@ -8,8 +8,9 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 
 import torch
-from reference.rdn import relation_features
 from torch import Tensor
+
+from reference.rdn import relation_features
 
 Proposals = tuple[Tensor, Tensor]
 State = dict[str, Tensor]

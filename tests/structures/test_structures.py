@@ -197,3 +197,10 @@ class TestPreciseBoxes:
 def test_a_support_is_a_pair_of_frame_and_role():
     index, role = Support(3, Role.KEYFRAME)
     assert (index, role) == (3, Role.KEYFRAME)
+
+
+def test_a_frame_hands_out_its_proposals_or_says_that_it_has_none():
+    proposals = ProposalSet.of_frame(torch.zeros(1, 4), torch.zeros(1, 2), torch.zeros(1), (32, 32))
+    assert Frame("fox", 3, (32, 32), proposals=proposals).require_proposals() is proposals
+    with pytest.raises(ValueError, match="frame 3 of video 'fox': expected proposals, it has none yet"):
+        Frame("fox", 3, (32, 32)).require_proposals()

@@ -5,9 +5,9 @@ from collections import Counter
 
 import numpy as np
 import pytest
+
 from helpers.models import tiny_cfg
 from reference.mega import global_entries
-
 from vod2.errors import UserError
 from vod2.structures import Role, Support
 from vod2.temporal import (

@@ -10,6 +10,7 @@ from importlib import util
 from pathlib import Path
 
 import pytest
+
 from helpers.suites import QUICK, calls, fake_train_net, write_suite
 
 ROOT = Path(__file__).resolve().parents[2]

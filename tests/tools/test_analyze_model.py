@@ -3,8 +3,8 @@
 import importlib.util
 
 import pytest
-from helpers.models import ROOT
 
+from helpers.models import ROOT
 from vod2.engine.row_costs import CostMeter, RowCost, cost_table, tables_of
 from vod2.engine.rows import load_rows
 from vod2.errors import UserError

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers.checking import write_clean_set
 from PIL import Image
 
+from helpers.checking import write_clean_set
 from vod2.data.datasets import load_imagenet_vid
 
 ROOT = Path(__file__).parents[2]

@@ -7,8 +7,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from helpers.evaluations import CLASSES, evaluate, make_videos
 
+from helpers.evaluations import CLASSES, evaluate, make_videos
 from vod2.d2 import DatasetCatalog, MetadataCatalog
 from vod2.errors import UserError
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.conversion import CONFIG, SMALL, arguments, public_state, refusal, small_state, tool_main
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from helpers.conversion import CONFIG, SMALL, arguments, public_state, refusal, small_state, tool_main
 from vod2.checkpoint import load_weights
 from vod2.d2 import build_model
 from vod2.engine import load_config

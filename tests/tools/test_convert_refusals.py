@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+
 from helpers.conversion import TOOL, arguments, public_state, refusal, small_state, tool_main
 from helpers.models import ROOT
-from safetensors.torch import load_file, save_file
 
 
 @pytest.fixture(autouse=True)

@@ -7,8 +7,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from helpers.videos import moving_frames, write_video
 
+from helpers.videos import moving_frames, write_video
 from vod2.data.damage import DamageConfig, burst_at, damage_frame, plan_bursts
 from vod2.errors import UserError
 from vod2.video import VideoReader

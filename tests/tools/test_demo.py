@@ -11,10 +11,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
+
 from helpers import damage
 from helpers.models import tiny_cfg
 from helpers.videos import write_numbered_video
-
 from vod2 import VideoPredictor
 from vod2.d2 import Boxes, Instances, build_model
 from vod2.engine.cli import run

@@ -7,8 +7,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from helpers.evaluations import evaluate
 
+from helpers.evaluations import evaluate
 from vod2.d2 import BoxMode, DatasetCatalog
 from vod2.engine.cli import run
 from vod2.evaluation.failures import judge, lost_objects, worst_frames

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from helpers.models import make_video, tiny_cfg
 
+from helpers.models import make_video, tiny_cfg
 from vod2 import UserError, VideoPredictor
 from vod2.engine.random_weights import draw_weights
 

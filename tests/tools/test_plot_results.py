@@ -9,8 +9,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from helpers.evaluations import CLASSES, evaluate, make_videos
 
+from helpers.evaluations import CLASSES, evaluate, make_videos
 from vod2.engine.cli import run
 from vod2.evaluation.curves import Curve, CurveTable, save_curves
 

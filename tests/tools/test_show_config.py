@@ -4,8 +4,8 @@ import subprocess
 import sys
 
 import yaml
-from helpers.models import ROOT
 
+from helpers.models import ROOT
 from vod2.engine import load_config
 
 RDN = "configs/ablations/rdn.yaml"

@@ -7,9 +7,9 @@ import av
 import cv2
 import numpy as np
 import pytest
+
 from helpers import damage
 from helpers.videos import moving_frames, number_of, numbered_frame, write_numbered_images, write_video
-
 from vod2.errors import VideoError
 from vod2.video import VideoReader, video_status
 

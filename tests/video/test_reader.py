@@ -6,9 +6,9 @@ from fractions import Fraction
 import cv2
 import numpy as np
 import pytest
+
 from helpers.videos import moving_frames
 from helpers.videos import write_video as encode
-
 from vod2.errors import VideoError
 from vod2.video import VideoReader, VideoWriter, seeking
 

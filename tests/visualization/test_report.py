@@ -7,8 +7,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from helpers.browser import Browser, missing
 
+from helpers.browser import Browser, missing
 from vod2.d2 import Boxes, Instances
 from vod2.errors import VideoError
 from vod2.video import VideoWriter

@@ -1,8 +1,8 @@
 """Detectron2's own Visualizer takes what a VideoPredictor gives, on either backend."""
 
 import numpy as np
-from helpers.models import make_video, tiny_cfg
 
+from helpers.models import make_video, tiny_cfg
 from vod2 import VideoPredictor
 from vod2.d2 import MetadataCatalog, Visualizer
 from vod2.engine.random_weights import draw_weights

@@ -38,7 +38,9 @@ def _same(step: Step, name: str, dtype: str) -> dict:
     # aggregators by more than that. float64 has digits enough for both.
     precise = dtype == "float64"
     keys = () if precise else ("MODEL.VIDEO.RELATION.GEOMETRY_SCALE", 1.0)
-    cfg = configuration(step.root, f"quick/{name}.yaml", "cpu", "VIDEO.TEST_SCHEDULE.INTERVAL", 3, *keys)
+    cfg = configuration(step.root, f"quick/{name}.yaml", "cpu", *keys)
+    if cfg.VIDEO.TEST_SCHEDULE.NAME == "Keyframes":
+        cfg.VIDEO.TEST_SCHEDULE.INTERVAL = 3
     torch.manual_seed(0)
     model = build_model(cfg)
     draw_weights(model, aggregators=precise)

@@ -197,7 +197,7 @@ def configurable(init_func: Callable | None = None, *, from_config: Callable | N
                 args, kwargs = (), _explicit_arguments(from_config, args, kwargs)
             return function(*args, **kwargs)
 
-        wrapped.from_config = from_config
+        wrapped.from_config = from_config  # type: ignore[attr-defined]  # an attribute of a function
         return wrapped
 
     return decorate
@@ -209,7 +209,7 @@ def _has_cfg(args: tuple, kwargs: dict[str, Any]) -> bool:
 
 def _explicit_arguments(from_config: Callable | None, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
     parameters = inspect.signature(from_config).parameters if callable(from_config) else {}
-    if next(iter(parameters), None) != "cfg":
+    if not callable(from_config) or next(iter(parameters), None) != "cfg":
         raise TypeError(f"@configurable needs a function or classmethod from_config(cfg, ...), got {from_config!r}")
     if any(parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD) for parameter in parameters.values()):
         return from_config(*args, **kwargs)

@@ -5,6 +5,7 @@ Letters: B images, N boxes, C channels, H W height and width.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,10 +18,12 @@ from torchvision.models.convnext import LayerNorm2d
 class ShapeSpec:
     """What is known of a tensor before there is one: channels, height, width, stride in pixels of the image."""
 
-    channels: int | None = None
-    height: int | None = None
-    width: int | None = None
-    stride: int | None = None
+    # None stands for unknown. Which are known depends on what the shape is of, so `int | None` would ask everybody who
+    # reads one to deny what cannot be.
+    channels: int | Any = None
+    height: int | Any = None
+    width: int | Any = None
+    stride: int | Any = None
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -72,6 +75,10 @@ class FrozenBatchNorm2d(nn.Module):
 
     def __init__(self, num_features: int, eps: float = 1e-5):
         super().__init__()
+        self.weight: Tensor
+        self.bias: Tensor
+        self.running_mean: Tensor
+        self.running_var: Tensor
         self.num_features = num_features
         self.eps = eps
         self.register_buffer("weight", torch.ones(num_features))
@@ -122,11 +129,12 @@ def get_norm(norm: str | Callable[[int], nn.Module] | None, out_channels: int) -
     """The normalization layer called `norm`, or made by it; None for None and ""."""
     if norm is None or norm == "":
         return None
+    make: Any = norm
     if isinstance(norm, str):
         if norm not in _NORMS:
             raise KeyError(f"unknown normalization {norm!r}: expected one of {sorted(_NORMS)} or ''")
-        norm = _NORMS[norm]
-    return norm(out_channels)
+        make = _NORMS[norm]
+    return make(out_channels)
 
 
 class CNNBlockBase(nn.Module):
@@ -141,7 +149,8 @@ class CNNBlockBase(nn.Module):
     def freeze(self) -> "CNNBlockBase":
         """Stop training of all parameters and freeze all batch normalizations, in place."""
         self.requires_grad_(False)
-        return FrozenBatchNorm2d.convert_frozen_batchnorm(self)
+        FrozenBatchNorm2d.convert_frozen_batchnorm(self)  # which is no batch normalization itself
+        return self
 
 
 class ROIAlign(torchvision.ops.RoIAlign):

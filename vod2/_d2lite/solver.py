@@ -13,7 +13,7 @@ from fvcore.common.param_scheduler import (
     MultiStepParamScheduler,
     ParamScheduler,
 )
-from torch import nn
+from torch import Tensor, nn
 
 _NORMS = (
     nn.modules.batchnorm._NormBase,  # batch and instance norm of every dimension, synchronized batch norm
@@ -51,7 +51,9 @@ def get_default_optimizer_params(
     scales_bias = bias_lr_factor not in (None, 1.0)
     if base_lr is None and (scales_bias or lr_factor_func is not None):
         raise ValueError("bias_lr_factor and lr_factor_func require base_lr")
-    bias = {"lr": base_lr * bias_lr_factor} if scales_bias else {}
+    bias: dict[str, Any] = {}
+    if base_lr is not None and bias_lr_factor is not None and scales_bias:
+        bias["lr"] = base_lr * bias_lr_factor
     if weight_decay_bias is not None:
         bias["weight_decay"] = weight_decay_bias
     overrides = dict(overrides or {})
@@ -104,7 +106,7 @@ def build_optimizer(cfg, model: nn.Module) -> torch.optim.Optimizer:
         bias_lr_factor=solver.BIAS_LR_FACTOR,
         weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
     )
-    optimizer = torch.optim.SGD
+    optimizer: Any = torch.optim.SGD
     if solver.CLIP_GRADIENTS.ENABLED:
         optimizer = _with_gradient_clipping(solver.CLIP_GRADIENTS.clone(), optimizer)
     return optimizer(
@@ -128,7 +130,7 @@ class LRMultiplier(torch.optim.lr_scheduler.LRScheduler):
         """Only what has changed: the multiplier comes from the configuration."""
         return {"base_lrs": self.base_lrs, "last_epoch": self.last_epoch}
 
-    def get_lr(self) -> list[float]:
+    def get_lr(self) -> list[float | Tensor]:
         multiplier = self._multiplier(self.last_epoch / self._max_iter)
         return [base_lr * multiplier for base_lr in self.base_lrs]
 

@@ -40,7 +40,7 @@ class BoxMode(IntEnum):
         if is_sequence and len(box) != 4:
             raise ValueError(f"a box has 4 numbers, got {box!r}")
         source = np.asarray(box, dtype=np.float64) if is_sequence else box
-        result = source.clone() if isinstance(source, Tensor) else source.copy()
+        result: Any = source.clone() if isinstance(source, Tensor) else source.copy()
         result[..., 2:] += source[..., :2] * (1 if from_mode == BoxMode.XYWH_ABS else -1)
         return type(box)(result.tolist()) if is_sequence else result
 
@@ -83,7 +83,7 @@ class Boxes:
         """(N,) bool: both sides are longer than `threshold` pixels."""
         return (self.tensor[:, 2:] - self.tensor[:, :2] > threshold).all(dim=1)
 
-    def inside_box(self, box_size: tuple[int, int], boundary_threshold: int = 0) -> Tensor:
+    def inside_box(self, box_size: tuple[int, int], boundary_threshold: float = 0) -> Tensor:
         """(N,) bool: the box leaves the image (height, width) by less than `boundary_threshold` pixels on each side."""
         starts_inside = (self.tensor[:, :2] >= -boundary_threshold).all(dim=1)
         limits = self.tensor.new_tensor([box_size[1], box_size[0]]) + boundary_threshold

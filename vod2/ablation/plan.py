@@ -9,6 +9,7 @@ from vod2.ablation.suite import Row, Size, Suite
 from vod2.d2 import CfgNode
 from vod2.engine import check_datasets, load_config
 from vod2.errors import UserError
+from vod2.keys import is_read, leaves
 
 TRAIN = "train"
 WEIGHTS = "model_final.pth"
@@ -34,7 +35,7 @@ class Job:
         folder: OUTPUT_DIR, that of the row and the seed.
         words: what `tools/train_net.py` is called with.
         needs: the training that must be done before, or None.
-        settings: the configuration, {dotted key: value}, without folders and weights.
+        settings: the keys of the configuration that something reads, {dotted key: value}, without folders and weights.
         datasets: that are evaluated on; () for a training.
         seconds: that it is expected to take, None where that is not known.
     """
@@ -143,9 +144,10 @@ def _with_bases(suite: Suite, names: Iterable[str]) -> set[str]:
     """The rows, and those that they start from, and so on."""
     found: set[str] = set()
     for name in names:
-        while name is not None and name not in found:
-            found.add(name)
-            name = suite.rows[name].base
+        base: str | None = name
+        while base is not None and base not in found:
+            found.add(base)
+            base = suite.rows[base].base
     return found
 
 
@@ -179,7 +181,7 @@ class _Planner:
             self._folder(row.name, seed),
             self._words(row, seed, ["--resume"], opts),
             needs=None if row.base is None else JobKey(row.base, seed, TRAIN),
-            settings=_flat(cfg) | {"MODEL.DEVICE": self._device, "weights": row.base or cfg.MODEL.WEIGHTS},
+            settings=_settings(cfg) | {"MODEL.DEVICE": self._device, "weights": row.base or cfg.MODEL.WEIGHTS},
             seconds=None if seconds is None else seconds * cfg.SOLVER.MAX_ITER,
         )
 
@@ -222,16 +224,9 @@ class _Planner:
 _ELSEWHERE = ("MODEL.WEIGHTS", "OUTPUT_DIR", "SEED")  # they tell where a job stands in the plan, not what it does
 
 
-def _flat(cfg: CfgNode, prefix: str = "") -> dict[str, Any]:
-    """{dotted key: value}; tuples as lists, as JSON has them."""
-    flat: dict[str, Any] = {}
-    for key, value in cfg.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, CfgNode):
-            flat |= _flat(value, f"{name}.")
-        elif name not in _ELSEWHERE:
-            flat[name] = _plain(value)
-    return flat
+def _settings(cfg: CfgNode) -> dict[str, Any]:
+    """{dotted key: value} of the keys that something reads; tuples as lists, as JSON has them."""
+    return {key: _plain(value) for key, value in leaves(cfg) if key not in _ELSEWHERE and is_read(cfg, key)}
 
 
 def _plain(value: Any) -> Any:

@@ -160,7 +160,7 @@ class Records:
         record = self.read(job)
         if record.get("state") != DONE:
             return {}
-        metrics = {}
+        metrics: dict[str, dict[str, float | None]] = {}
         for dataset, tasks in record.get("metrics", {}).items():
             metrics[dataset] = {}
             for task, values in tasks.items():
@@ -214,7 +214,7 @@ def locked(output: Path) -> Iterator[int]:
 def provenance() -> dict[str, Any]:
     """Commit of the source (None without git), versions of what results depend on, and the host."""
     names = ("torch", "torchvision", "numpy", "opencv-python", "pycocotools")
-    versions = {"vod2": __version__, "python": platform.python_version(), "backend": BACKEND}
+    versions: dict[str, str | None] = {"vod2": __version__, "python": platform.python_version(), "backend": BACKEND}
     versions["cuda"] = torch.version.cuda
     for name in names:
         with contextlib.suppress(metadata.PackageNotFoundError):

@@ -96,9 +96,9 @@ class _Table:
         spread = f" ({stdev(values.values()):.2f})" if len(values) > 1 else ""
         line = [row, context, str(len(values)), f"{mean(values.values()):.2f}{spread}"]
         other = self._suite.compared_to(row) if context == "own" else row
-        others = self._values.get((other, "own"), {})
+        others = {} if other is None else self._values.get((other, "own"), {})
         differences = [value - others[seed] for seed, value in values.items() if seed in others]
-        if not differences:
+        if other is None or not differences:
             return [*line, "", "", ""]
         interval = paired_interval(differences)
         ends = "" if interval is None else f"[{interval.low:+.2f}, {interval.high:+.2f}]"

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -188,7 +189,14 @@ class _Reader:
             self._fail(where, f"overrides are {overrides!r}, expected a mapping {{KEY: value}}")
         values["overrides"] = {str(key): value for key, value in overrides.items()}
 
-    def _keys(self, entry: Any, where: str, kind: type, needed: set[str] = frozenset(), without: set = frozenset()):
+    def _keys(
+        self,
+        entry: Any,
+        where: str,
+        kind: type,
+        needed: AbstractSet[str] = frozenset(),
+        without: AbstractSet[str] = frozenset(),
+    ) -> None:
         if not isinstance(entry, dict):
             self._fail(where, f"got {entry!r}, expected a mapping")
         known = {one.name for one in fields(kind)} - without

@@ -172,7 +172,9 @@ def _transformed(rule: Rule, name: str, tensor: Tensor, target: Target) -> Tenso
 
 
 def _name_here(rule: Rule, name: str, target: Target) -> str:
-    here = re.fullmatch(rule.pattern, name).expand(rule.name)
+    match = re.fullmatch(rule.pattern, name)
+    assert match is not None  # or the rule would not have been chosen
+    here = match.expand(rule.name)
     if target.bottom_up:
         here = re.sub(r"^backbone\.(?=stem\.|res\d)", "backbone.bottom_up.", here)
     return here

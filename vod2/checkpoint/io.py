@@ -2,9 +2,10 @@
 
 import logging
 import os
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import replace
 from textwrap import shorten
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -190,7 +191,7 @@ class _Listing(nn.Module):
         super().__init__()
         self.listed = model
 
-    def load_state_dict(self, state_dict, strict=True, assign=False):
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         self.found = state_dict
         return nn.Identity().load_state_dict({})  # nothing is missing, nothing unexpected
 

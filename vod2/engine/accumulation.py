@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from vod2.d2 import AMPTrainer, CfgNode, DefaultTrainer, SimpleTrainer, comm
 from vod2.errors import UserError
+from vod2.modeling.aggregation import total
 
 
 def micro_batches(batch: Sequence, count: int) -> list[Sequence]:
@@ -44,7 +46,7 @@ class AccumulatingTrainer(SimpleTrainer):
         count: as given.
     """
 
-    def __init__(self, count: int, *args, **kwargs) -> None:
+    def __init__(self, count: int, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.count = count
 
@@ -63,7 +65,7 @@ class AccumulatingTrainer(SimpleTrainer):
         for number, part in enumerate(parts, start=1):
             with self._alone() if number < self.count else contextlib.nullcontext():
                 losses = {name: loss / self.count for name, loss in self._losses(part).items()}
-                self._backward(sum(losses.values()))
+                self._backward(total(list(losses.values())))
             for name, loss in losses.items():
                 means[name] = means.get(name, 0) + loss.detach()
         self.after_backward()

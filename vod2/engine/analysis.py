@@ -4,7 +4,7 @@ import functools
 import math
 import statistics
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -71,7 +71,7 @@ def _flops(part: str, flops: dict[str, float]) -> float:
     """Operations of a part: where its sub-modules were called one by one, the sum of theirs."""
     if part in flops:
         return flops[part]
-    total = 0
+    total: float = 0
     inside = [name for name in flops if name.startswith(f"{part}.")]
     for name in inside:
         is_within_another = any(name.startswith(f"{other}.") for other in inside)
@@ -187,10 +187,10 @@ def _fill(model: VideoRCNN, memory: FrameMemory, image: torch.Tensor, last: int)
 def _operators() -> dict:
     """What operators cost that the counter does not know; the compiled ones what their Python versions would count."""
 
-    def deform_conv2d(input_shape, weight_shape, *_, out_shape, **__) -> int:
+    def deform_conv2d(input_shape: Any, weight_shape: Any, *_: Any, out_shape: Any, **__: Any) -> int:
         return 2 * math.prod(out_shape) * math.prod(weight_shape[1:])
 
-    def geometry_bias(query_shape, key_shape, weight_shape, *_, **__) -> int:
+    def geometry_bias(query_shape: Any, key_shape: Any, weight_shape: Any, *_: Any, **__: Any) -> int:
         heads, dim = weight_shape
         return 2 * query_shape[0] * key_shape[0] * heads * dim
 

@@ -34,8 +34,9 @@ class FrameDetector:
         """
         groups: dict[tuple[int, ...], list[tuple[dict, FrameMemory]]] = {}
         for memory, frame in frames:
-            clip = {"image": self._prepare(frame), "frame_index": memory.length}
-            groups.setdefault(tuple(clip["image"].shape), []).append((clip, memory))
+            image = self._prepare(frame)
+            clip = {"image": image, "frame_index": memory.length}
+            groups.setdefault(tuple(image.shape), []).append((clip, memory))
         for group in groups.values():
             self.model.remember([clip for clip, _ in group], [memory for _, memory in group])
 

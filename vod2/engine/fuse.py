@@ -1,6 +1,7 @@
 """A copy of a model that does the same in less time."""
 
 import copy
+from typing import Any
 
 import torch
 from torch import nn
@@ -32,7 +33,8 @@ def inference_copy(model: nn.Module) -> nn.Module:
         if isinstance(module, Conv2d) and _is_fixed(module.norm):
             _fold(module)
     on_cpu = all(parameter.device.type == "cpu" for parameter in copied.parameters())
-    return copied.to(memory_format=torch.channels_last) if on_cpu else copied
+    # PyTorch does not declare this form of `to`, which its documentation has.
+    return copied.to(memory_format=torch.channels_last) if on_cpu else copied  # type: ignore[call-overload]
 
 
 def _is_fixed(norm: nn.Module | None) -> bool:
@@ -44,7 +46,8 @@ def _is_fixed(norm: nn.Module | None) -> bool:
 
 def _fold(conv: Conv2d) -> None:
     """(w x + b - mean) s + bias, with s = weight / sqrt(var + eps), is a convolution with s w. Computed in float64."""
-    norm, weight = conv.norm, conv.weight
+    norm: Any = conv.norm
+    weight = conv.weight
     scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
     before = 0.0 if conv.bias is None else conv.bias.double()
     bias = norm.bias.double() + (before - norm.running_mean.double()) * scale

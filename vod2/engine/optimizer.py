@@ -1,6 +1,6 @@
 """The optimizers that a configuration may name."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -71,7 +71,7 @@ def _clip_before_steps(optimizer: torch.optim.Optimizer, clip: CfgNode) -> None:
     if kind not in ("value", "norm", "full_model"):
         raise UserError(f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE is {kind!r}: expected 'value', 'norm' or 'full_model'")
 
-    def before_step(stepping: torch.optim.Optimizer, *_) -> None:
+    def before_step(stepping: torch.optim.Optimizer, *_: Any) -> None:
         parameters = [parameter for group in stepping.param_groups for parameter in group["params"]]
         if kind == "value":
             nn.utils.clip_grad_value_(parameters, limit)

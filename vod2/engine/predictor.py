@@ -55,23 +55,22 @@ class VideoPredictor:
         *,
         fused: bool = False,
     ) -> None:
-        if not isinstance(cfg, CfgNode):
-            cfg = load_config(os.fspath(cfg))
+        config = cfg if isinstance(cfg, CfgNode) else load_config(os.fspath(cfg))
         if weights is not None:
-            cfg = cfg.clone()
-            cfg.defrost()
-            cfg.MODEL.WEIGHTS = os.fspath(weights)
-        schedule = _schedule_of_stream(cfg, lookahead)
-        model = build_model(cfg).eval()
+            config = config.clone()
+            config.defrost()
+            config.MODEL.WEIGHTS = os.fspath(weights)
+        schedule = _schedule_of_stream(config, lookahead)
+        model = build_model(config).eval()
         if not isinstance(model, VideoRCNN):
             raise UserError(
-                f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE!r}: a stream needs 'VideoRCNN', which is the "
-                "same detector without aggregators"
+                f"MODEL.META_ARCHITECTURE is {config.MODEL.META_ARCHITECTURE!r}: a stream needs 'VideoRCNN', which is "
+                "the same detector without aggregators"
             )
-        load_weights(model, cfg.MODEL.WEIGHTS)
+        load_weights(model, config.MODEL.WEIGHTS)
         if fused:
             model = inference_copy(model)
-        self._detector = FrameDetector(cfg, model, schedule)
+        self._detector = FrameDetector(config, model, schedule)
         self._default = self.open()
 
     @property
@@ -92,6 +91,7 @@ class VideoPredictor:
     @property
     def lookahead(self) -> int:
         """How many frames after frame t must come in before it is finished."""
+        assert self.schedule.lookahead is not None  # `_schedule_of_stream` gives no other
         return self.schedule.lookahead
 
     def open(self, video: str = "stream") -> VideoStream:

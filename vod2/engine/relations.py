@@ -4,11 +4,11 @@ N: proposals of the key frame, M: support proposals.
 """
 
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vod2.d2 import Instances
 from vod2.engine.predictor import VideoPredictor
@@ -20,7 +20,7 @@ from vod2.structures import ProposalSet, TemporalContext
 class SupportBox(NamedTuple):
     """A support proposal: the number and the image of its frame, its box (xyxy pixels of that image), its weight."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls
     image: np.ndarray
     box: list[float]
     weight: float
@@ -58,6 +58,7 @@ class RelationWatch:
                 "set MODEL.VIDEO.KEEP_RELATIONS to True, with a MODEL.VIDEO.PROPOSAL_AGGREGATOR that can keep them"
             )
         self.frame, self._video, self._schedule = frame, video, predictor.schedule
+        self._lookahead = predictor.lookahead
         self._first = 0  # the number of the frame that the memory calls 0
         self._lost = self._calls = 0
         self._images: dict[int, np.ndarray] = {}
@@ -108,10 +109,10 @@ class RelationWatch:
     def _wanted(self) -> set[int]:
         """The numbers of the frames in the window, as far as the video goes on without a gap."""
         t = self.frame - self._first
-        window = self._schedule.window(t, t + 1 + self._schedule.lookahead, self._video)
+        window = self._schedule.window(t, t + 1 + self._lookahead, self._video)
         return {self._first + support.index for support in window}
 
-    def _watch(self, module: nn.Module, inputs: tuple[ProposalSet, TemporalContext], output: Aggregated) -> None:
+    def _watch(self, module: Any, inputs: tuple[ProposalSet, TemporalContext], output: Aggregated) -> None:
         """The aggregator is called once for each frame that was not lost, in their order."""
         if self._calls == self.frame - self._lost and output.relations is not None:
             context = inputs[1]

@@ -129,9 +129,8 @@ def _milliseconds(row: ConfigRow) -> float | None:
 
 
 def _ratios(values: Sequence[float | None], first: int | None) -> list[str]:
-    if first is None:
-        return [""] * len(values)
-    return ["" if value is None else f"{value / values[first]:.2f}" for value in values]
+    base = None if first is None else values[first]
+    return ["" if value is None or base is None else f"{value / base:.2f}" for value in values]
 
 
 def _number(value: float | None) -> str:

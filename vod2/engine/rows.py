@@ -19,6 +19,7 @@ Wherever a configuration is taken, configs/ablations/rdn.yaml:T3 is one.
 
 import os
 from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -240,7 +241,8 @@ class _Reader:
         self._mapping(content, "the file", {"prefix", "tables"}, needed={"prefix", "tables"})
         prefix = self._text(content["prefix"], "prefix")
         self._mapping(content["tables"], "tables")
-        entries, titles = [], {}
+        entries: list[tuple[str, str, dict]] = []
+        titles = {}
         for title, table in content["tables"].items():
             entries += self._entries(title, table)
             titles[title] = table["what"]
@@ -300,7 +302,9 @@ class _Reader:
             self._fail(where, f"base {base!r} is neither a file beside this one nor one of its rows {', '.join(names)}")
         return path if row is None else f"{path}:{row}"
 
-    def _mapping(self, value: Any, where: str, known: set[str] | None = None, needed: set[str] = frozenset()) -> None:
+    def _mapping(
+        self, value: Any, where: str, known: set[str] | None = None, needed: AbstractSet[str] = frozenset()
+    ) -> None:
         if not isinstance(value, dict):
             self._fail(where, f"got {value!r}, expected a mapping")
         if known is not None and (unknown := [key for key in value if key not in known]):

@@ -12,6 +12,7 @@ from vod2.config import add_video_config
 from vod2.d2 import BACKEND, CfgNode, comm, default_setup, get_cfg, setup_logger
 from vod2.engine.rows import TRAIN, resolve_rows, row_of_former_file, split_row
 from vod2.errors import UserError
+from vod2.keys import unread_keys
 
 _LOGGER = logging.getLogger("vod2")
 
@@ -62,7 +63,7 @@ def _merge(merge: Callable, argument: str | list[str] | CfgNode, source: str) ->
     try:
         merge(argument)
     except (KeyError, AssertionError) as error:  # how yacs tells an unknown key, from a file and from a list
-        keys = "the keys are those of Detectron2, of vod2/config.py and of projects/*/config.py"
+        keys = "the keys are those of Detectron2 and of docs/config.md"
         raise UserError(f"{_named(source, error.args[0])}; {keys}") from error
     except (AttributeError, OSError, ValueError, TypeError, yaml.YAMLError) as error:
         raise UserError(_named(source, error)) from error
@@ -76,6 +77,8 @@ def _named(source: str, error: Exception | str) -> str:
 def setup(cfg: CfgNode, args: argparse.Namespace) -> None:
     """Begin a run: freeze `cfg`, start the logs, write config.yaml to OUTPUT_DIR, seed; in every process.
 
+    A warning lists the keys that are set though nothing reads them in this configuration (`vod2.keys.unread_keys`).
+
     `args` are those of `default_argument_parser`.
     """
     cfg.freeze()
@@ -83,3 +86,6 @@ def setup(cfg: CfgNode, args: argparse.Namespace) -> None:
     default_setup(cfg, argparse.Namespace(**vars(args) | {"config_file": split_row(args.config_file)[0]}))
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="vod2")
     _LOGGER.info("Detectron2 backend: %s", BACKEND)
+    if unread := unread_keys(cfg):
+        listed = "; ".join(map(str, unread))
+        _LOGGER.warning("keys that are set but not read, and so change nothing: %s (docs/config.md)", listed)

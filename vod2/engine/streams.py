@@ -14,7 +14,7 @@ from vod2.temporal import FrameMemory, SupportSchedule
 class DetectedFrame(NamedTuple):
     """One finished frame: its number, the image as it came in, and {"instances": Instances} in its pixels."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls
     image: np.ndarray
     output: dict
 
@@ -61,11 +61,18 @@ class VideoStream:
     def __init__(self, detector: StreamDetector, video: str) -> None:
         self.detector, self.video = detector, video
         self.memory = FrameMemory(detector.schedule)
+        self._size: tuple[int, int] | None = None
         self.reset()
 
     @property
     def index(self) -> int:
-        return self._first + self.memory.length
+        return self._first + self._arrived
+
+    @property
+    def _arrived(self) -> int:
+        """The frames of the memory's video until now."""
+        assert self.memory.length is not None  # `_begin` sets it
+        return self.memory.length
 
     def __len__(self) -> int:
         """The frames that have come in and are not finished."""
@@ -111,7 +118,7 @@ class VideoStream:
             )
         if 0 in frame.shape:
             raise UserError(f"stream {self.video!r}, frame {self.index}: the image of {frame.shape} has no pixels")
-        if self._size not in (None, frame.shape[:2]):
+        if self._size is not None and self._size != frame.shape[:2]:
             raise UserError(
                 f"stream {self.video!r}, frame {self.index}: the picture has changed from "
                 f"{self._size[1]}x{self._size[0]} to {frame.shape[1]}x{frame.shape[0]} pixels; call gap() first to "
@@ -120,7 +127,7 @@ class VideoStream:
 
     def arrived(self, frame: np.ndarray) -> None:
         """`frame` is the next one, and the memory holds what was encoded of it."""
-        self._size = frame.shape[:2]
+        self._size = (frame.shape[0], frame.shape[1])
         self._waiting.append(frame)
         self.memory.extend()
 
@@ -129,15 +136,15 @@ class VideoStream:
         found = []
         while len(self._waiting) > lookahead:
             image = self._waiting[0]
-            index = self.memory.length - len(self._waiting)
-            output = self.detector.detect(self.memory, index, image.shape[:2])
+            index = self._arrived - len(self._waiting)
+            output = self.detector.detect(self.memory, index, (image.shape[0], image.shape[1]))
             self._waiting.popleft()
             found.append(DetectedFrame(self._first + index, image, output))
         return found
 
     def _begin(self, index: int) -> None:
         self._first = index  # the number of what is frame 0 to the memory
-        self._size: tuple[int, int] | None = None
+        self._size = None
         self._waiting: deque[np.ndarray] = deque()
         self.memory.start(self.video, length=0)
 
@@ -161,7 +168,9 @@ def step_together(
     detector.encode([(stream.memory, frame) for stream, frame in frames])
     for stream, frame in frames:
         stream.arrived(frame)
-    return [stream.finished(detector.schedule.lookahead) for stream in streams]
+    lookahead = detector.schedule.lookahead
+    assert lookahead is not None  # see StreamDetector
+    return [stream.finished(lookahead) for stream in streams]
 
 
 def link_stream(frames: Iterable[DetectedFrame], linker: OnlineLinker) -> Iterator[DetectedFrame]:

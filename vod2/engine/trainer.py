@@ -2,7 +2,8 @@
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -24,6 +25,7 @@ from vod2.engine.accumulation import accumulating, scaled_to_devices
 from vod2.engine.optimizer import build_video_optimizer
 from vod2.errors import UserError
 from vod2.evaluation import LinkingEvaluator, RelationWriter, StreamingModel, UAVDTEvaluator, VIDEvaluator
+from vod2.keys import default_config
 from vod2.modeling import VideoRCNN, asks_for_ids, build_box_linker
 from vod2.temporal import build_support_schedule
 
@@ -44,11 +46,14 @@ class VideoTrainer(DefaultTrainer):
         check_datasets(cfg, [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
         if cfg.SOLVER.ACCUMULATE > 1 and cfg.TEST.PRECISE_BN.ENABLED:
             raise UserError("TEST.PRECISE_BN does not cut batches as SOLVER.ACCUMULATE does: use one of the two")
+        if cfg.DATASETS.TEST:  # a mistake in it is told before the training, not at its first evaluation
+            build_support_schedule(cfg)
+            build_box_linker(cfg)
         super().__init__(scaled_to_devices(cfg))
         if cfg.SOLVER.ACCUMULATE > 1:
             self._trainer = accumulating(self._trainer, cfg.SOLVER.ACCUMULATE)
 
-    def resume_or_load(self, resume: bool = True) -> LoadReport | None:
+    def resume_or_load(self, resume: bool = True) -> LoadReport | None:  # type: ignore[override]  # Detectron2's: None
         """Detectron2's; where it does not resume, what was loaded of MODEL.WEIGHTS is logged, and returned.
 
         Flow networks then begin with MODEL.FLOWNET.WEIGHTS.
@@ -69,11 +74,11 @@ class VideoTrainer(DefaultTrainer):
         return build_video_optimizer(cfg, model)
 
     @classmethod
-    def build_train_loader(cls, cfg: CfgNode):
+    def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict]]:
         return build_video_train_loader(cfg, all_annotations=asks_for_ids(cfg))
 
     @classmethod
-    def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict]]:
         return build_video_test_loader(cfg, dataset_name)
 
     @classmethod
@@ -82,7 +87,7 @@ class VideoTrainer(DefaultTrainer):
         for datasets that are not of videos.
         """
         folder = inference_folder(cfg.OUTPUT_DIR, dataset_name, cfg.TEST.CONTEXT)
-        evaluators = []
+        evaluators: list[DatasetEvaluator] = []
         evaluator_type = MetadataCatalog.get(dataset_name).get("evaluator_type")
         if evaluator_type == "vid":
             evaluators.append(VIDEvaluator.from_config(cfg, dataset_name, folder))
@@ -96,7 +101,7 @@ class VideoTrainer(DefaultTrainer):
         return DatasetEvaluators(evaluators)
 
     @classmethod
-    def test(cls, cfg: CfgNode, model: nn.Module, evaluators=None) -> dict:
+    def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> dict:
         """Detectron2's `test`; a `VideoRCNN` streams, with a memory of its own, other detectors get every frame alone.
         MODEL.VIDEO.LINKER links the detections of each video before the evaluators see them.
 
@@ -116,7 +121,7 @@ class VideoTrainer(DefaultTrainer):
         else:
             cfg = cfg.clone()
             cfg.defrost()
-            cfg.VIDEO.TEST_SCHEDULE.NAME = "NoWindow"
+            cfg.VIDEO.TEST_SCHEDULE = default_config().VIDEO.TEST_SCHEDULE  # NoWindow
         if linker := build_box_linker(cfg):
             if evaluators is None:
                 evaluators = [cls.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
@@ -141,7 +146,7 @@ def inference_folder(output_dir: str, dataset_name: str, context: str = "own") -
     return os.path.join(output_dir, "inference", dataset_name if context == "own" else f"{dataset_name}_{context}")
 
 
-def finite(value):
+def finite(value: Any) -> Any:
     """Nested metrics as JSON can hold them: None where there is no number."""
     if isinstance(value, Mapping):
         return {key: finite(one) for key, one in value.items()}

@@ -27,7 +27,7 @@ class _Frames(NamedTuple):
     """
 
     frame: np.ndarray
-    count: np.ndarray
+    count: np.ndarray  # type: ignore[assignment]  # hides tuple.count, which nobody calls
     boxes: np.ndarray
     scores: np.ndarray
     labels: np.ndarray

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from vod2.atomic import replacing, write_json
 from vod2.d2 import Instances
@@ -106,7 +107,7 @@ class JsonLinesFile(DetectionFile):
         self._file.write(json.dumps(as_record(index, detections, self.video.class_names), allow_nan=False) + "\n")
         self._file.flush()
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, *error: Any) -> None:
         self._file.close()
 
     def _save(self) -> None:

@@ -52,7 +52,7 @@ class ErrorSplit(NamedTuple):
     """
 
     gain: dict[str, float]
-    count: dict[str, int]
+    count: dict[str, int]  # type: ignore[assignment]  # hides tuple.count, which nobody calls
 
 
 def split_errors(

@@ -108,7 +108,7 @@ def _are_kinds(value: object) -> bool:
 
 
 def _checked_kinds(value: object, where: str) -> list[str]:
-    kinds = list(value) if isinstance(value, list | dict) else [None]
-    if not all(isinstance(kind, str) and kind for kind in kinds):
+    kinds = [kind for kind in value if isinstance(kind, str) and kind] if isinstance(value, list | dict) else []
+    if not isinstance(value, list | dict) or len(kinds) != len(value):
         raise UserError(f'{where} is {value!r:.80}, expected a list of names such as ["motion_blur"]: fix the file')
     return kinds

@@ -72,9 +72,9 @@ def build_groups(
     if taken := _RESERVED.intersection(kinds):
         raise UserError(f"deterioration {min(taken)!r} has the name of another group of the evaluation: rename it")
     recorded = [DETERIORATED, *kinds] if kinds else []
+    kinds_of_members = kinds_of_frames if by == "frames" else kinds_of_objects
     for name in (CLEAN, *recorded):
-        members = [_belongs(name, present) for present in (kinds_of_frames if by == "frames" else kinds_of_objects)]
-        members = np.array(members, dtype=bool)
+        members = np.array([_belongs(name, present) for present in kinds_of_members], dtype=bool)
         groups[name] = _of_frames(members, truth) if by == "frames" else Group(members & ~truth.ignore)
     groups.update(_named_by_records(dataset, truth, by, taken=_RESERVED.union(kinds, class_names)))
     return groups

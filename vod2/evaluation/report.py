@@ -1,6 +1,6 @@
 """The tables of an evaluation for the log."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from tabulate import tabulate
@@ -40,7 +40,7 @@ def evaluation_report(results: Mapping[str, float], data: EvaluatedDataset, dete
 def _groups(results: Mapping[str, float], data: EvaluatedDataset, detections: Detections) -> str:
     truth = data.truth
     everything = len(data.image_ids), int((~truth.ignore).sum()), len(detections)
-    rows = [("all", results["AP50"], *everything)]
+    rows: list[Sequence] = [("all", results["AP50"], *everything)]
     for name, group in data.groups.items():
         row = [name, results[f"AP50-{name}"], None, int(group.objects.sum()), None]
         if group.frames is not None:

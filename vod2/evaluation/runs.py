@@ -160,9 +160,15 @@ def _difference(one: Run, other: Run) -> str | None:
     if not all(np.array_equal(left, right) for left, right in pairs):
         return f"the annotations ({len(a.truth)} and {len(b.truth)} objects)"
     for name in a.groups:
-        if not all(np.array_equal(left, right) for left, right in zip(a.groups[name], b.groups[name], strict=True)):
+        if not all(_are_equal(left, right) for left, right in zip(a.groups[name], b.groups[name], strict=True)):
             return f"the frames or objects of the group {name!r}"
     return None
+
+
+def _are_equal(left: np.ndarray | None, right: np.ndarray | None) -> bool:
+    if left is None or right is None:
+        return left is right
+    return np.array_equal(left, right)
 
 
 def tally_run(run: Run) -> RunTally:

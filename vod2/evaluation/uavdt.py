@@ -177,5 +177,5 @@ def _disjoint(boxes: np.ndarray) -> np.ndarray:
     right, bottom = (grid.ravel() for grid in np.meshgrid(x[1:], y[1:]))
     cells = np.stack([left, top, right, bottom], axis=1)
     corner, end = cells[:, None, :2], cells[:, None, 2:]
-    inside = ((corner >= boxes[:, :2]) & (end <= boxes[:, 2:])).all(axis=2).any(axis=1)
-    return cells[inside]
+    inside = np.all((corner >= boxes[:, :2]) & (end <= boxes[:, 2:]), axis=2)  # (cells, boxes)
+    return cells[np.any(inside, axis=1)]

@@ -159,7 +159,7 @@ class VIDEvaluator(DatasetEvaluator):
             write_evaluation(self._output_dir, "vid", results, data, detections, self._collector.evaluated)
             save_curves(self._output_dir / CURVES_FILE, table)
             if self._write_json:
-                self._write_coco_results(detections)
+                self._write_coco_results(self._output_dir, detections)
         return OrderedDict(vid=results)
 
     def _average_precisions(self, table: CurveTable, detections: Detections) -> OrderedDict[str, float]:
@@ -173,11 +173,11 @@ class VIDEvaluator(DatasetEvaluator):
             results[f"AP50-{name}"] = float(ap)
         return results
 
-    def _write_coco_results(self, detections: Detections) -> None:
+    def _write_coco_results(self, folder: Path, detections: Detections) -> None:
         images, labels, scores = detections.image.tolist(), detections.labels.tolist(), detections.scores.tolist()
         boxes = BoxMode.convert(detections.boxes, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS).tolist()
         entries = []
         for image, label, box, score in zip(images, labels, boxes, scores, strict=True):
             image_id = self._data.image_ids[image]
             entries.append({"image_id": image_id, "category_id": label, "bbox": box, "score": score})
-        atomic.write_json(self._output_dir / "coco_instances_results.json", entries)
+        atomic.write_json(folder / "coco_instances_results.json", entries)

@@ -5,8 +5,9 @@ from vod2.layers.deform_align import DeformAlign
 from vod2.layers.flow_warp import FlowNetS, FlowOutput, warp
 from vod2.layers.geometry import GeometryBias
 from vod2.layers.ignore_regions import covered
-from vod2.layers.initialisation import init_he, init_normal, init_xavier
+from vod2.layers.initialisation import init_he, init_normal, init_xavier, zero_bias
 from vod2.layers.map_attention import MapAttention
+from vod2.layers.module_list import ModuleList
 from vod2.layers.nonlocal_block import PixelAttention
 from vod2.layers.patch_attention import PatchAttention, PatchImportance
 from vod2.layers.relation import RelationAttention, RelationModules, stacked_relations
@@ -20,6 +21,7 @@ __all__ = [
     "LearnedSampling",
     "MapAttention",
     "MatchTrans",
+    "ModuleList",
     "NonLocalAlign",
     "PatchAttention",
     "PatchImportance",
@@ -37,4 +39,5 @@ __all__ = [
     "poolable",
     "stacked_relations",
     "warp",
+    "zero_bias",
 ]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
-from vod2.layers.initialisation import init_he
+from vod2.layers.initialisation import init_he, zero_bias
 
 _TAPS = 9  # of a 3x3 kernel
 
@@ -33,7 +33,7 @@ class ModulatedDeformConv(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
         nn.init.kaiming_normal_(self.weight, nonlinearity="relu")
         nn.init.zeros_(self.sampling.weight)
-        nn.init.zeros_(self.sampling.bias)
+        zero_bias(self.sampling)
 
     def forward(self, x: Tensor, guide: Tensor) -> Tensor:
         """x (B, channels, H, W'), guide (B, guide_channels, H, W') -> (B, channels, H, W')."""
@@ -84,7 +84,7 @@ class DeformAlign(nn.Module):
         self.expand = nn.Conv2d(width, channels, 1)
         init_he(self.reduce)
         nn.init.kaiming_normal_(self.expand.weight, nonlinearity="linear")  # no ReLU after it
-        nn.init.zeros_(self.expand.bias)
+        zero_bias(self.expand)
         if residual:
             nn.init.zeros_(self.expand.weight)
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vod2.layers.initialisation import init_he
+from vod2.layers.module_list import ModuleList
 
 # channels, kernel and stride of the contracting half; every second output is joined to the expanding half
 _CONTRACT = (
@@ -92,6 +93,7 @@ class FlowNetS(nn.Module):
         self, width: float = 1.0, scale_channels: int = 0, pixel_std: Sequence[float] = (1.0, 1.0, 1.0)
     ) -> None:
         super().__init__()
+        self.pixel_scale: Tensor
         if width <= 0:
             raise ValueError(f"FlowNetS: expected a positive width, got {width}")
         pixel_scale = torch.tensor(pixel_std, dtype=torch.float64).view(-1, 1, 1) / 255
@@ -100,16 +102,16 @@ class FlowNetS(nn.Module):
         expand = [max(1, round(width * channels)) for channels in _EXPAND]
         skips = contract[7:0:-2]  # of the expanding half's steps
         joined = [contract[-1], *(skip + up + 2 for skip, up in zip(skips, expand, strict=True))]
-        self.contract = nn.ModuleList(
+        self.contract = ModuleList(
             nn.Conv2d(before, after, kernel, stride, padding=kernel // 2)
             for before, after, (_, kernel, stride) in zip([6, *contract], contract, _CONTRACT, strict=False)
         )
-        self.predict = nn.ModuleList(nn.Conv2d(channels, 2, 3, padding=1) for channels in joined[:-1])
-        self.expand = nn.ModuleList(
+        self.predict = ModuleList(nn.Conv2d(channels, 2, 3, padding=1) for channels in joined[:-1])
+        self.expand = ModuleList(
             nn.ConvTranspose2d(before, after, 4, stride=2, padding=1)
             for before, after in zip(joined, expand, strict=False)
         )
-        self.upsample = nn.ModuleList(nn.ConvTranspose2d(2, 2, 4, stride=2, padding=1) for _ in expand)
+        self.upsample = ModuleList(nn.ConvTranspose2d(2, 2, 4, stride=2, padding=1) for _ in expand)
         self.flow = nn.Conv2d(joined[-1], 2, 3, padding=1)
         self.scale = nn.Conv2d(joined[-1], scale_channels, 1, bias=False) if scale_channels else None
         self._initialise()

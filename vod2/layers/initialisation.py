@@ -2,8 +2,10 @@
 
 from torch import nn
 
+Layer = nn.Linear | nn.Conv2d
 
-def init_xavier(*layers: nn.Module) -> None:
+
+def init_xavier(*layers: Layer) -> None:
     """Weights uniform in +-sqrt(3 / fan in), biases 0: as the fully connected layers of a Detectron2 box head begin.
 
     Example:
@@ -16,17 +18,17 @@ def init_xavier(*layers: nn.Module) -> None:
     """
     for layer in layers:
         nn.init.kaiming_uniform_(layer.weight, a=1)
-        nn.init.zeros_(layer.bias)
+        zero_bias(layer)
 
 
-def init_normal(*layers: nn.Module, std: float) -> None:
+def init_normal(*layers: Layer, std: float) -> None:
     """Weights normal with mean 0 and standard deviation `std`, biases 0."""
     for layer in layers:
         nn.init.normal_(layer.weight, std=std)
-        nn.init.zeros_(layer.bias)
+        zero_bias(layer)
 
 
-def init_he(*layers: nn.Module, slope: float = 0.0) -> None:
+def init_he(*layers: Layer, slope: float = 0.0) -> None:
     """Weights normal with variance 2 / (fan in (1 + slope^2)), biases 0 (He et al., ICCV 2015).
 
     Args:
@@ -35,4 +37,10 @@ def init_he(*layers: nn.Module, slope: float = 0.0) -> None:
     """
     for layer in layers:
         nn.init.kaiming_normal_(layer.weight, a=slope)
-        nn.init.zeros_(layer.bias)
+        zero_bias(layer)
+
+
+def zero_bias(layer: Layer) -> None:
+    """Set the bias of a layer that has one to 0."""
+    assert layer.bias is not None, f"{layer} has no bias"
+    nn.init.zeros_(layer.bias)

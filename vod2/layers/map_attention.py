@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vod2.layers.initialisation import init_normal
+from vod2.layers.initialisation import init_normal, zero_bias
 
 
 class MapAttention(nn.Module):
@@ -46,7 +46,7 @@ class MapAttention(nn.Module):
         self.value = nn.Conv2d(channels, channels, 1)
         init_normal(self.query, self.key, std=0.32 / math.sqrt(channels))  # .01 at 1024, as in `RelationAttention`
         nn.init.zeros_(self.value.weight)
-        nn.init.zeros_(self.value.bias)
+        zero_bias(self.value)
 
     def forward(self, query: Tensor, maps: Tensor) -> Tensor:
         """query (1, C, H, W), maps (T, C, H, W) -> (1, C, H, W); 0 where T is 0."""

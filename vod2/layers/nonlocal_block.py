@@ -4,11 +4,14 @@ L: cells of the target map, S: source cells in all, C: channels, d: length of th
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
+
+from vod2.layers.initialisation import zero_bias
 
 NORMALISERS = ("count", "softmax")
 
@@ -60,8 +63,8 @@ class PixelAttention(nn.Module):
         nn.init.zeros_(self.source_content.weight)
         for layer in (self.target_relation, self.source_relation):
             nn.init.kaiming_normal_(layer.weight, mode="fan_in", nonlinearity="linear")
-        for layer in self.children():
-            nn.init.zeros_(layer.bias)
+        for layer in (self.target_relation, self.source_relation, self.target_content, self.source_content):
+            zero_bias(layer)
 
     def forward(self, target: Tensor, sources: Sequence[Tensor]) -> Tensor:
         """target (1, C, H, W), sources (1, C, H_s, W_s) of any sizes -> (1, C, H, W); without source cells, the target.
@@ -90,7 +93,9 @@ class PixelAttention(nn.Module):
 
     def _summed(self, keys: Sequence[Tensor], sources: Sequence[Tensor]) -> Tensor:
         """(1/S) sum_s g_s(x_s) phi_s^T (C, d); keys are phi of each source, (d, s)."""
-        summed, directions, cells = 0, 0, 0
+        summed: Any = 0  # a number until the first source has come
+        directions: Any = 0
+        cells = 0
         for key, source in zip(keys, sources, strict=True):
             summed = summed + _cells(source, key.dtype) @ key.T  # (C, d)
             directions = directions + key.sum(dim=1)
@@ -101,7 +106,8 @@ class PixelAttention(nn.Module):
         """(d, L) -> (C, L): sum_s softmax_s(cos) g_s(x_s)."""
         columns = []
         for part in query.split(self.tile, dim=1):
-            summed, total = 0, 0
+            summed: Any = 0  # a number until the first source has come
+            total: Any = 0
             for key, source in zip(keys, sources, strict=True):
                 more = checkpoint(_weighted_sum, part, key, source, use_reentrant=False, preserve_rng_state=False)
                 summed, total = summed + more[0], total + more[1]
@@ -111,13 +117,19 @@ class PixelAttention(nn.Module):
 
     def _key(self, source: Tensor, dtype: torch.dtype) -> Tensor:
         """phi of a map, of length 1: (d, s)."""
-        weight, bias = self.source_relation.weight.flatten(1).to(dtype), self.source_relation.bias.to(dtype)
-        return F.normalize(weight @ _cells(source, dtype) + bias[:, None], dim=0, eps=_EPS)
+        weight, bias = _matrix(self.source_relation, dtype)
+        return F.normalize(weight @ _cells(source, dtype) + bias, dim=0, eps=_EPS)
 
     def _content(self, summed: Tensor, total: Tensor) -> Tensor:
         """g_s of a weighted sum of cells (C, n), where the weights add up to `total` (n,)."""
-        weight, bias = self.source_content.weight.flatten(1).to(summed.dtype), self.source_content.bias.to(summed.dtype)
-        return weight @ summed + bias[:, None] * total
+        weight, bias = _matrix(self.source_content, summed.dtype)
+        return weight @ summed + bias * total
+
+
+def _matrix(layer: nn.Conv2d, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The weight (C', C) and the bias (C', 1) of a 1x1 convolution."""
+    assert layer.bias is not None
+    return layer.weight.flatten(1).to(dtype), layer.bias[:, None].to(dtype)
 
 
 def _weighted_sum(query: Tensor, key: Tensor, source: Tensor) -> tuple[Tensor, Tensor]:

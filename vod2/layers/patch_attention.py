@@ -5,6 +5,7 @@ along a side of a patch, d = C * c * c: numbers of a patch, V: length of a value
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -117,7 +118,8 @@ class PatchAttention(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """`_weighted_sum` over all tiles, each of which the backward computes again."""
         divisor = self._divisor(target.shape[1])
-        summed = total = 0
+        summed: Any = 0  # a number until the first tile has come
+        total: Any = 0
         highest = target.new_full((len(target), 1), -torch.inf)
         for tile_maps, tile_values in zip(support_maps, values, strict=True):
             tile_summed, tile_total, tile_highest = checkpoint(

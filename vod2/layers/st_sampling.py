@@ -115,8 +115,10 @@ class MatchTrans(LearnedSampling):
     ) -> None:
         if radius < 0:
             raise ValueError(f"radius is {radius}: expected at least 0 cells")
-        num, keys = (2 * radius + 1) ** 2, {"normaliser": normaliser, "equal_start": equal_start}
-        super().__init__(channels, embedding, num, "uniform", learned=False, **keys)
+        num = (2 * radius + 1) ** 2
+        super().__init__(
+            channels, embedding, num, "uniform", learned=False, normaliser=normaliser, equal_start=equal_start
+        )
 
 
 class NonLocalAlign(nn.Module):

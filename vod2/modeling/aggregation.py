@@ -4,6 +4,8 @@ An aggregator holds weights and no state: it is a pure function of (key frame, c
 one clip at a time, T support frames are the only extra axis.
 """
 
+import functools
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -36,11 +38,15 @@ class Aggregated(Generic[Value]):
 
 def mean_losses(results: Sequence[Aggregated]) -> dict[str, Tensor]:
     """{name: scalar}: the mean over the clips; a clip without that loss counts as 0."""
-    names = sorted(set().union(*(result.losses for result in results)))
     means = {}
-    for name in names:
-        means[name] = sum(result.losses.get(name, 0) for result in results) / len(results)
+    for name in sorted({name for result in results for name in result.losses}):
+        means[name] = total([result.losses[name] for result in results if name in result.losses]) / len(results)
     return means
+
+
+def total(losses: Sequence[Tensor]) -> Tensor:
+    """The sum of at least one."""
+    return functools.reduce(operator.add, losses)
 
 
 def merged(parts: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:

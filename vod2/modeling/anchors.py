@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from vod2.d2 import ANCHOR_GENERATOR_REGISTRY, DefaultAnchorGenerator
+from vod2.d2 import ANCHOR_GENERATOR_REGISTRY, Boxes, DefaultAnchorGenerator
 from vod2.errors import UserError
 from vod2.structures import PreciseBoxes
 
@@ -20,14 +20,14 @@ class PreciseAnchorGenerator(DefaultAnchorGenerator):
     Same keys, same order (row, column, size, ratio), same values.
     """
 
-    def forward(self, features: list[Tensor]) -> list[PreciseBoxes]:
+    def forward(self, features: list[Tensor]) -> list[Boxes]:
         """L maps (B, A_l, H, W) -> L sets of H*W*A boxes, xyxy pixels of the padded image."""
         return [
-            PreciseBoxes(self._level(cells, stride, feature))
+            PreciseBoxes(self._anchors(cells, stride, feature))
             for cells, stride, feature in zip(self.cell_anchors, self.strides, features, strict=True)
         ]
 
-    def _level(self, cells: Tensor, stride: int, feature: Tensor) -> Tensor:
+    def _anchors(self, cells: Tensor, stride: int, feature: Tensor) -> Tensor:
         dtype = torch.promote_types(feature.dtype, torch.float32)
         rows, columns = (
             (torch.arange(size, dtype=dtype, device=feature.device) + self.offset) * stride
@@ -46,7 +46,9 @@ class RoundedAnchorGenerator(PreciseAnchorGenerator):
     puts the window at [0, 0, stride - 1, stride - 1]: use MODEL.ANCHOR_GENERATOR.OFFSET 0.5. Same keys and order.
     """
 
-    def generate_cell_anchors(self, sizes: tuple[float, ...], aspect_ratios: tuple[float, ...]) -> Tensor:
+    def generate_cell_anchors(
+        self, sizes: tuple[float, ...] = (32, 64, 128, 256, 512), aspect_ratios: tuple[float, ...] = (0.5, 1, 2)
+    ) -> Tensor:
         """(A, 4) anchors centred at (0, 0), size by size, ratio (height / width) by ratio."""
         if len(set(self.strides)) > 1:
             raise UserError(

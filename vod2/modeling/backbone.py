@@ -4,7 +4,7 @@ B: images, C: channels, H, W: size of a map.
 """
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -102,7 +102,7 @@ class Stage(NamedTuple):
 _IMAGES, _STEM = "images", "stem"
 
 
-def stages_of(backbone: nn.Module) -> list[Stage]:
+def stages_of(backbone: Any) -> list[Stage]:
     """The stages of a ResNet, or of a backbone that lists its own (`ordered_stages`), in their order."""
     if hasattr(backbone, "ordered_stages"):
         return backbone.ordered_stages()
@@ -152,13 +152,13 @@ def forward_stages(
     names = [stage.name for stage in stages]
     first = 0 if after is None else _position(names, after) + 1
     end = len(names) if until is None else _position(names, until) + 1
-    cut = None if block is None else after or until
     inputs, outputs = {after or _IMAGES: x}, {}
-    if after is not None and cut == after:
+    if after is not None and block is not None:
         outputs[after] = _run_after_block(stages[first - 1], x, block)
     for stage in stages[first:end]:
         source = (inputs | outputs)[stage.source]
-        outputs[stage.name] = _run_to_block(stage, source, block) if stage.name == cut else stage.run(source)
+        is_cut = after is None and stage.name == until
+        outputs[stage.name] = stage.run(source) if block is None or not is_cut else _run_to_block(stage, source, block)
     return outputs
 
 
@@ -198,7 +198,7 @@ def _run_after_block(stage: Stage, x: Tensor, block: int) -> Tensor:
     return x
 
 
-def _without_last_relu(block: nn.Module, x: Tensor) -> Tensor:
+def _without_last_relu(block: Any, x: Tensor) -> Tensor:
     """The output of a block before its last ReLU, if it has one: then it is a basic or bottleneck block."""
     if not _ends_in_relu(block):
         return block(x)

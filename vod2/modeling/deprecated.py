@@ -2,10 +2,10 @@
 
 import warnings
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from vod2.d2 import Instances
 from vod2.modeling.aggregation import Aggregated
 from vod2.structures import Clip, Frame, TemporalContext
 
@@ -15,32 +15,12 @@ def warn_renamed(old: str, new: str) -> None:
     warnings.warn(f"{old} is deprecated: use {new}", DeprecationWarning, stacklevel=3)
 
 
-class DeprecatedSteps:
-    """Steps of `VideoRCNN` on frames instead of clips."""
-
-    def enhance(
-        self, keys: Sequence[Frame], contexts: Sequence[TemporalContext]
-    ) -> tuple[list[Frame], list[Aggregated]]:
-        """Deprecated: `VideoRCNN.enhance_clips`."""
-        warn_renamed("VideoRCNN.enhance", "VideoRCNN.enhance_clips")
-        clips, results = self.enhance_clips([Clip(*pair) for pair in zip(keys, contexts, strict=True)])
-        return [clip.key for clip in clips], results
-
-    def propose(
-        self,
-        frames: Sequence[Frame],
-        targets: Sequence[Instances | None] | None = None,
-        ignored: Sequence[Tensor | None] | None = None,
-    ) -> tuple[list[Frame], dict[str, Tensor]]:
-        """Deprecated: `vod2.modeling.propose_frames`."""
-        from vod2.modeling.propose import propose_frames  # which imports the heads, and these this module
-
-        warn_renamed("VideoRCNN.propose", "vod2.modeling.propose_frames")
-        return propose_frames(self.proposal_generator, self.roi_heads, frames, targets, ignored)
-
-
 class DeprecatedAggregate:
     """The method of `ProposalAggregator` that took key frames and contexts apart."""
+
+    if TYPE_CHECKING:  # what it is mixed into has
+
+        def forward_clips(self, clips: Sequence[Clip]) -> list[Aggregated[Tensor]]: ...
 
     def aggregate(self, keys: Sequence[Frame], contexts: Sequence[TemporalContext]) -> list[Aggregated[Tensor]]:
         """Deprecated: `forward_clips`."""
@@ -51,6 +31,14 @@ class DeprecatedAggregate:
 class DeprecatedEnter:
     """Methods of `PixelAggregator` that have other names."""
 
+    if TYPE_CHECKING:  # what it is mixed into has
+
+        def __call__(self, key: Frame, context: TemporalContext) -> Aggregated[dict[str, Tensor]]: ...
+
+        def support_features(self, frame: Frame, context: TemporalContext) -> dict[str, Tensor]: ...
+
+    per_key_frame: bool
+
     def enter(self, frame: Frame, context: TemporalContext) -> dict[str, Tensor]:
         """Deprecated: `support_features`."""
         warn_renamed("PixelAggregator.enter", "support_features")
@@ -60,3 +48,14 @@ class DeprecatedEnter:
         """Deprecated: `forward` of each frame."""
         warn_renamed("PixelAggregator.forward_all", "forward")
         return [self(frame, context).value for frame in frames]
+
+
+def honour_old_names(aggregator: DeprecatedEnter) -> None:
+    """Make a `PixelAggregator` that was written for version 0.1 one of this version."""
+    name = type(aggregator).__name__
+    if type(aggregator).enter is not DeprecatedEnter.enter:
+        warn_renamed(f"{name}.enter", f"{name}.support_features")
+        setattr(aggregator, "support_features", aggregator.enter)  # noqa: B010  (its class has a method of that name)
+    if getattr(aggregator, "joint", False) or getattr(aggregator, "enters_anew", False):
+        warn_renamed(f"{name}.joint and enters_anew", f"{name}.per_key_frame")
+        aggregator.per_key_frame = True

@@ -3,6 +3,8 @@
 B: images, C: channels, H, W: size of a map.
 """
 
+from collections.abc import Callable
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -36,9 +38,10 @@ def build_efficientnet_lite_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Re
     if dilation not in (1, 2):
         raise UserError(f"MODEL.RESNETS.RES5_DILATION is {dilation}, expected 1 or 2")
     stem = EfficientNetStem(input_shape.channels, norm)
-    stages, channels = [], stem.out_channels
+    stages: list[list[CNNBlockBase]] = []
+    channels = stem.out_channels
     for groups in _STAGES:
-        blocks = []
+        blocks: list[CNNBlockBase] = []
         dilated = dilation if len(stages) == len(_STAGES) - 1 else 1
         for expansion, kernel, stride, width, count in groups:
             for number in range(count):
@@ -109,7 +112,7 @@ def _convolution(
     stride: int = 1,
     dilation: int = 1,
     groups: int = 1,
-    activation=F.relu6,
+    activation: Callable[[Tensor], Tensor] | None = F.relu6,
 ) -> Conv2d:
     conv = Conv2d(
         in_channels,

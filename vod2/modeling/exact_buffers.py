@@ -1,6 +1,7 @@
 """Constants of a module that are as exact in float64 as they were given."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,7 +16,7 @@ class ExactBuffers(nn.Module):
         """{buffer: the numbers that it was built from}, which it has again after a cast to float64."""
         self._given = values
 
-    def _apply(self, *args, **kwargs) -> "ExactBuffers":
+    def _apply(self, *args: Any, **kwargs: Any) -> "ExactBuffers":
         super()._apply(*args, **kwargs)
         for name, values in self._given.items():
             buffer = getattr(self, name)

@@ -43,5 +43,6 @@ def with_track_ids(clip: Clip, threshold: float) -> Clip:
 
 
 def _with_track_ids(frame: Frame, targets: Instances | None, threshold: float) -> Frame:
-    ids = object_ids(frame.proposals.boxes, targets, threshold)
-    return frame.with_(proposals=frame.proposals.with_fields(**{TRACK_IDS: ids}))
+    proposals = frame.require_proposals()
+    ids = object_ids(proposals.boxes, targets, threshold)
+    return frame.with_(proposals=proposals.with_fields(**{TRACK_IDS: ids}))

@@ -48,8 +48,8 @@ def propose_clips(
 
     frames = [entry.frame for entry in waiting.values()]
     targets = [entry.targets for entry in waiting.values()] if rpn.training else None
-    ignored = [entry.ignored for entry in waiting.values()]
-    if all(regions is None for regions in ignored):
+    ignored: list[Tensor | None] | None = [entry.ignored for entry in waiting.values()]
+    if all(entry.ignored is None for entry in waiting.values()):
         ignored = None
     proposed, losses = propose_frames(rpn, heads, frames, targets, ignored)
 
@@ -78,9 +78,10 @@ def propose_frames(
         targets: the ground truth of each frame, or None for a frame without loss; None if there is no training.
         ignored: the ignore regions (G, 4) of each frame, or None: what lies there is not sampled as background.
     """
-    losses = {}
-    if all(frame.proposals is not None for frame in frames):
-        proposals = [_as_instances(frame.proposals) for frame in frames]
+    losses: dict[str, Tensor] = {}
+    known = [frame.proposals for frame in frames if frame.proposals is not None]
+    if len(known) == len(frames):
+        proposals = [_as_instances(one) for one in known]
     else:
         maps = stacked_maps(frames, rpn.in_features)
         proposals, losses = rpn.propose([frame.image_size for frame in frames], maps, targets, ignored)

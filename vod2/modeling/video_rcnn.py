@@ -4,6 +4,7 @@ B: clips, T: supports of a clip. Boxes are xyxy in pixels of the resized image u
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,9 +14,10 @@ from vod2.errors import UserError
 from vod2.modeling.aggregation import Aggregated, mean_losses, merged
 from vod2.modeling.backbone import split_maps
 from vod2.modeling.clips import images_of, make_clips
-from vod2.modeling.deprecated import DeprecatedSteps
+from vod2.modeling.deprecated_steps import DeprecatedSteps
 from vod2.modeling.exact_buffers import ExactBuffers
 from vod2.modeling.legacy import CURRENT_CONVENTIONS, LegacyConventions
+from vod2.modeling.modes import require_eval
 from vod2.modeling.pixel import PixelAggregator, build_pixel_aggregator, enhance_clips
 from vod2.modeling.propose import prepare_supports, propose_clips
 from vod2.modeling.roi_heads import HeadOutput, VideoROIHeads
@@ -44,20 +46,18 @@ class VideoRCNN(DeprecatedSteps, ExactBuffers, GeneralizedRCNN):
         ['pred_boxes', 'pred_classes', 'proposal_index', 'scores']
     """
 
+    proposal_generator: VideoRPN
+    roi_heads: VideoROIHeads
+
     @configurable
     def __init__(
         self,
         *,
         pixel_aggregator: PixelAggregator | None = None,
         conventions: LegacyConventions = CURRENT_CONVENTIONS,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
-        """
-        Args:
-            pixel_aggregator: level 1, or None.
-            conventions: of the code that trained the weights.
-            kwargs: those of `GeneralizedRCNN`.
-        """
+        """Level 1, or None; the conventions of the code that trained the weights; what `GeneralizedRCNN` takes."""
         super().__init__(**kwargs)
         self.keep_exact(pixel_mean=kwargs["pixel_mean"], pixel_std=kwargs["pixel_std"])
         if not isinstance(self.proposal_generator, VideoRPN):
@@ -71,9 +71,8 @@ class VideoRCNN(DeprecatedSteps, ExactBuffers, GeneralizedRCNN):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
         ret = super().from_config(cfg)
-        ret["pixel_aggregator"] = build_pixel_aggregator(cfg, ret["backbone"].output_shape())
-        ret["conventions"] = LegacyConventions.from_config(cfg)
-        return ret
+        pixel_aggregator = build_pixel_aggregator(cfg, ret["backbone"].output_shape())
+        return ret | {"pixel_aggregator": pixel_aggregator, "conventions": LegacyConventions.from_config(cfg)}
 
     def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
         """B clips -> losses in training, else B times {"instances": Instances} in original pixels.
@@ -91,14 +90,14 @@ class VideoRCNN(DeprecatedSteps, ExactBuffers, GeneralizedRCNN):
         batched_inputs: list[dict],
         detected_instances: list[Instances] | None = None,
         do_postprocess: bool = True,
-    ) -> list[dict] | list[Instances]:
+    ) -> list:
         """B clips, each with its whole context in `support`; a stream is cheaper with `step`."""
         if detected_instances is not None:
             raise ValueError("VideoRCNN makes its own boxes: detected_instances is not supported")
         instances = self._detect(self.read_clips(batched_inputs)).instances
         if not do_postprocess:
-            return [self._rescale(one, {}) for one in instances]
-        return [{"instances": self._rescale(one, clip)} for one, clip in zip(instances, batched_inputs, strict=True)]
+            return [self._rescale(found, {}) for found in instances]
+        return [{"instances": self._rescale(*pair)} for pair in zip(instances, batched_inputs, strict=True)]
 
     @torch.no_grad()
     def step(self, clip: dict, memory: FrameMemory) -> dict:
@@ -127,12 +126,11 @@ class VideoRCNN(DeprecatedSteps, ExactBuffers, GeneralizedRCNN):
         Raises:
             RuntimeError: if the model is in training mode.
         """
-        self._require_eval()
+        require_eval(self)
         named = [{**image, "video_id": memory.video} for image, memory in zip(inputs, memories, strict=True)]
         frames = self.encode(named)
-        contexts = [memory.held() for memory in memories]
         parts = self.backbone, self.pixel_aggregator, self.proposal_generator, self.roi_heads
-        supports = prepare_supports(*parts, frames, contexts)
+        supports = prepare_supports(*parts, frames, [memory.held() for memory in memories])
         for support, memory in zip(supports, memories, strict=True):
             memory.put(support)
 
@@ -142,22 +140,19 @@ class VideoRCNN(DeprecatedSteps, ExactBuffers, GeneralizedRCNN):
 
         Returns and raises what `step` does.
         """
-        self._require_eval()
-        index = clip["frame_index"]
-        context = memory.context(index)  # first: it says what is missing
-        output = self._detect([Clip(memory.frame(index), context, inputs=clip)])
+        require_eval(self)
+        context = memory.context(clip["frame_index"])  # first: it names the frames that are missing
+        output = self._detect([Clip(memory.frame(clip["frame_index"]), context, inputs=clip)])
         memory.carry(merged(one.carry for one in output.aggregated))
         return {"instances": self._rescale(output.instances[0], clip)}
 
-    # The five steps: encode, enhance (level 1), propose, and in the heads aggregate (level 2) and predict.
-
     def _detect(self, clips: Sequence[Clip]) -> HeadOutput:
-        """Encoded clips -> instances, or losses in training, and what both levels of aggregation returned."""
+        """What follows `encode`: encoded clips -> instances, or losses in training, and what both levels returned."""
         clips, enhanced = self.enhance_clips(clips)
         clips, proposal_losses = self.propose_clips(clips)
-        output = self.roi_heads.detect(clips)
-        losses = mean_losses(enhanced) | proposal_losses | output.losses
-        return output._replace(losses=losses, aggregated=[*enhanced, *output.aggregated])
+        aggregated = self.roi_heads.aggregate(clips)
+        instances, losses = self.roi_heads.predict(clips, aggregated)
+        return HeadOutput(instances, mean_losses(enhanced) | proposal_losses | losses, [*enhanced, *aggregated])
 
     def read_clips(self, batched_inputs: Sequence[dict]) -> list[Clip]:
         """The dicts of B clips -> clips whose frames are encoded, all at once."""
@@ -169,7 +164,7 @@ class VideoRCNN(DeprecatedSteps, ExactBuffers, GeneralizedRCNN):
 
         Where there is a pixel aggregator, it decides what is computed of each.
         """
-        images = self.preprocess_image(inputs)
+        images = self.preprocess_image(list(inputs))
         if self.pixel_aggregator is None:
             maps = split_maps(self.backbone(images.tensor))
         else:
@@ -178,14 +173,11 @@ class VideoRCNN(DeprecatedSteps, ExactBuffers, GeneralizedRCNN):
         frames = []
         for image, size, features in zip(inputs, images.image_sizes, maps, strict=True):
             video = str(image.get("video_id", ""))  # a still image needs none
-            frames.append(Frame(video, image.get("frame_index", 0), tuple(size), features))
+            frames.append(Frame(video, image.get("frame_index", 0), (size[0], size[1]), features))
         return frames
 
     def enhance_clips(self, clips: Sequence[Clip]) -> tuple[list[Clip], list[Aggregated]]:
-        """Level 1: the clips with aggregated feature maps, and what the aggregator returned for each key frame.
-
-        Without a pixel aggregator, the clips as they are and an empty list.
-        """
+        """Level 1: clips with aggregated maps, and what was returned for each key frame; [] where there is none."""
         if self.pixel_aggregator is None:
             return list(clips), []
         return enhance_clips(self.backbone, self.pixel_aggregator, clips, self._supports_have_proposals)
@@ -198,10 +190,6 @@ class VideoRCNN(DeprecatedSteps, ExactBuffers, GeneralizedRCNN):
     def _supports_have_proposals(self) -> bool:
         """Level 1 looks at maps only: without level 2 nobody asks for the proposals of a support."""
         return self.pixel_aggregator is None or self.roi_heads.aggregator is not None
-
-    def _require_eval(self) -> None:
-        if self.training:
-            raise RuntimeError("VideoRCNN.step detects in a stream: call model.eval() first")
 
     def _rescale(self, instances: Instances, clip: dict) -> Instances:
         """Scale to the original size: the clip's height and width, or the resized image's where it has none."""

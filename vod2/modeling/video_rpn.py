@@ -3,6 +3,9 @@
 B: frames, L: levels, A: anchors of a cell, R: all anchors of a frame.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 from torchvision.ops import batched_nms
@@ -10,6 +13,7 @@ from torchvision.ops import batched_nms
 from vod2.d2 import (
     PROPOSAL_GENERATOR_REGISTRY,
     RPN,
+    Boxes,
     CfgNode,
     ImageList,
     Instances,
@@ -29,7 +33,7 @@ class VideoRPN(RPN):
 
     @configurable
     def __init__(
-        self, *, conventions: LegacyConventions = CURRENT_CONVENTIONS, ignore_overlap: float = 0.5, **kwargs
+        self, *, conventions: LegacyConventions = CURRENT_CONVENTIONS, ignore_overlap: float = 0.5, **kwargs: Any
     ) -> None:
         """
         Args:
@@ -60,8 +64,8 @@ class VideoRPN(RPN):
         self,
         image_sizes: list[tuple[int, int]],
         features: dict[str, Tensor],
-        targets: list[Instances | None] | None = None,
-        ignored: list[Tensor | None] | None = None,
+        targets: Sequence[Instances | None] | None = None,
+        ignored: Sequence[Tensor | None] | None = None,
     ) -> tuple[list[Instances], dict[str, Tensor]]:
         """Propose for B frames, and train on those with targets.
 
@@ -83,17 +87,17 @@ class VideoRPN(RPN):
             for delta in deltas
         ]
         losses = {}
-        rows = [row for row, target in enumerate(targets or []) if target is not None]
-        if rows:
+        trained = {row: target for row, target in enumerate(targets or []) if target is not None}
+        if rows := list(trained):
             regions = () if ignored is None else ([ignored[row] for row in rows],)
-            labels, boxes = self.label_and_sample_anchors(anchors, [targets[row] for row in rows], *regions)
+            labels, boxes = self.label_and_sample_anchors(anchors, list(trained.values()), *regions)
             losses = self.losses(anchors, [x[rows] for x in logits], labels, [x[rows] for x in deltas], boxes)
         return self.predict_proposals(anchors, logits, deltas, image_sizes), losses
 
     @torch.no_grad()
     def label_and_sample_anchors(
         self,
-        anchors: list[PreciseBoxes],
+        anchors: list[Boxes],
         gt_instances: list[Instances],
         ignored: list[Tensor | None] | None = None,
     ) -> tuple[list[Tensor], list[Tensor]]:
@@ -107,9 +111,9 @@ class VideoRPN(RPN):
         Returns:
             For each frame the labels (R,), 1 object, 0 background, -1 not sampled; and the matched boxes (R, 4).
         """
-        ignored = [None] * len(gt_instances) if ignored is None else ignored
         labels, boxes = [], []
-        for target, regions in zip(gt_instances, ignored, strict=True):
+        regions_of = [None] * len(gt_instances) if ignored is None else ignored
+        for target, regions in zip(gt_instances, regions_of, strict=True):
             if regions is None or len(regions) == 0 or self.ignore_overlap == 0:
                 (label,), (box,) = super().label_and_sample_anchors(anchors, [target])
             else:
@@ -135,7 +139,7 @@ class VideoRPN(RPN):
     @torch.no_grad()
     def predict_proposals(
         self,
-        anchors: list[PreciseBoxes],
+        anchors: list[Boxes],
         pred_objectness_logits: list[Tensor],
         pred_anchor_deltas: list[Tensor],
         image_sizes: list[tuple[int, int]],
@@ -152,8 +156,9 @@ class VideoRPN(RPN):
             boxes.append(decoded.unflatten(0, index.shape))
             scores.append(best)
             levels.append(torch.full_like(index[0], level))
-        boxes, scores, levels = torch.cat(boxes, dim=1), torch.cat(scores, dim=1), torch.cat(levels)
-        return [self._select(*frame, levels, size) for *frame, size in zip(boxes, scores, image_sizes, strict=True)]
+        frames = zip(torch.cat(boxes, dim=1), torch.cat(scores, dim=1), image_sizes, strict=True)
+        level_of_box = torch.cat(levels)
+        return [self._select(box, score, level_of_box, size) for box, score, size in frames]
 
     def _select(self, boxes: Tensor, scores: Tensor, levels: Tensor, size: tuple[int, int]) -> Instances:
         finite = torch.isfinite(boxes).all(dim=1) & torch.isfinite(scores)

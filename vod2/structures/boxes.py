@@ -32,7 +32,7 @@ class PreciseBoxes(Boxes):
     def to(self, device: torch.device) -> "PreciseBoxes":
         return PreciseBoxes(self.tensor.to(device=device))
 
-    def __getitem__(self, item) -> "PreciseBoxes":
+    def __getitem__(self, item: int | slice | Tensor) -> "PreciseBoxes":
         rows = self.tensor[item]
         if rows.dim() not in (1, 2) or rows.shape[-1] != 4:
             raise IndexError(f"boxes[{item!r}]: expected rows of 4 numbers, got the shape {tuple(rows.shape)}")

@@ -6,6 +6,7 @@ T: support frames, M: support proposals, C: channels.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import overload
 
 import torch
 from torch import Tensor
@@ -69,6 +70,12 @@ class TemporalContext:
         if missing:
             raise ValueError(f"feature {name!r} is missing in the frames {', '.join(missing)}")
         return torch.cat([frame.features[name] for frame in self.frames])
+
+    @overload
+    def proposals(self, top: int | None = None, *, like: ProposalSet) -> ProposalSet: ...
+
+    @overload
+    def proposals(self, top: int | None = None, *, like: None = None) -> ProposalSet | None: ...
 
     def proposals(self, top: int | None = None, *, like: ProposalSet | None = None) -> ProposalSet | None:
         """The proposals of all support frames.

@@ -1,6 +1,7 @@
 """What is known of one frame of a video."""
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from torch import Tensor
 
@@ -44,6 +45,16 @@ class Frame:
         """Whether there are proposals, and what was pooled from their boxes."""
         return self.proposals is not None and self.proposals.is_embedded
 
-    def with_(self, **changes) -> "Frame":
+    def require_proposals(self) -> ProposalSet:
+        """`proposals`, of a frame that has them.
+
+        Raises:
+            ValueError: they are not made yet.
+        """
+        if self.proposals is None:
+            raise ValueError(f"frame {self.index} of video {self.video_id!r}: expected proposals, it has none yet")
+        return self.proposals
+
+    def with_(self, **changes: Any) -> "Frame":
         """A copy in which the named fields are replaced."""
         return replace(self, **changes)

@@ -103,7 +103,8 @@ class ProposalSet:
         if not sets:
             raise ValueError("ProposalSet.cat: expected at least one set")
         # Each set counts its frames from 0: in the joined one they come after those of the sets before.
-        frames, sizes = [], ()
+        frames: list[Tensor] = []
+        sizes: tuple[tuple[int, int], ...] = ()
         for proposals in sets:
             frames.append(proposals.frame + len(sizes))
             sizes += proposals.image_sizes

@@ -1,7 +1,7 @@
 """Why a frame is in the context of another one."""
 
 import enum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Role(enum.Enum):
@@ -19,5 +19,5 @@ class Role(enum.Enum):
 class Support(NamedTuple):
     """One frame that a key frame looks at: `index` counts from 0 in the key frame's video."""
 
-    index: int
-    role: Role
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls
+    role: Role | Any  # None for a frame that no schedule has named, see `PixelAggregator.encode`

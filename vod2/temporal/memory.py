@@ -39,6 +39,7 @@ class FrameMemory:
 
     def extend(self, frames: int = 1) -> None:
         """The video has turned out to be longer: one that arrives while it is watched grows frame by frame."""
+        assert self.length is not None, "a live stream without a length cannot become longer"
         self.length += frames
 
     def __len__(self) -> int:

@@ -12,21 +12,25 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from vod2.d2 import CfgNode, Registry
-from vod2.errors import lookup, settings
+from vod2.keys import BuiltOfKeys, build_of_keys
 from vod2.structures import Role, Support
 
 SUPPORT_SCHEDULE_REGISTRY = Registry("SUPPORT_SCHEDULE")
 SUPPORT_SCHEDULE_REGISTRY.__doc__ = """
-Subclasses of `SupportSchedule` with a `from_config(cfg.VIDEO.TEST_SCHEDULE)`, chosen by VIDEO.TEST_SCHEDULE.NAME.
+Subclasses of `SupportSchedule`, chosen by VIDEO.TEST_SCHEDULE.NAME. Each declares in `reads` the keys of
+VIDEO.TEST_SCHEDULE that it is built of, see `vod2.keys.BuiltOfKeys`.
 """
 
 
 def build_support_schedule(cfg: CfgNode) -> "SupportSchedule":
-    """The schedule that VIDEO.TEST_SCHEDULE describes; several names joined by "+" make a `Union`."""
-    node = cfg.VIDEO.TEST_SCHEDULE
-    kinds = [lookup(SUPPORT_SCHEDULE_REGISTRY, name, "VIDEO.TEST_SCHEDULE.NAME") for name in node.NAME.split("+")]
-    with settings("VIDEO.TEST_SCHEDULE"):
-        parts = [kind.from_config(node) for kind in kinds]
+    """The schedule that VIDEO.TEST_SCHEDULE describes; several names joined by "+" make a `Union`.
+
+    Raises:
+        UserError: for an unknown name, a value that its schedule refuses, or a key that is not at its default and that
+            none of the schedules reads.
+    """
+    names = cfg.VIDEO.TEST_SCHEDULE.NAME.split("+")
+    parts = build_of_keys(SUPPORT_SCHEDULE_REGISTRY, cfg, SupportSchedule.node, names)
     return parts[0] if len(parts) == 1 else Union(parts)
 
 
@@ -36,7 +40,7 @@ def check_frame(t: int, length: int | None) -> None:
         raise ValueError(f"frame {t} is not in a video of {length} frames (frames count from 0)")
 
 
-class SupportSchedule(ABC):
+class SupportSchedule(BuiltOfKeys, ABC):
     """Names the window of every frame in inference.
 
     `lookahead` is how many frames after t the window of t may reach: 0 is causal, None is the whole video. A live
@@ -44,13 +48,9 @@ class SupportSchedule(ABC):
     frames.
     """
 
+    node = "VIDEO.TEST_SCHEDULE"
     lookahead: int | None = 0
     period: int = 1
-
-    @classmethod
-    @abstractmethod
-    def from_config(cls, node: CfgNode) -> "SupportSchedule":
-        """Build from VIDEO.TEST_SCHEDULE."""
 
     @abstractmethod
     def _window(self, t: int, length: int | None, video: str) -> list[Support]:
@@ -99,9 +99,7 @@ class SupportSchedule(ABC):
 class NoWindow(SupportSchedule):
     """Single-frame inference: an empty window."""
 
-    @classmethod
-    def from_config(cls, node: CfgNode) -> "NoWindow":
-        return cls()
+    reads = {}
 
     def _window(self, t: int, length: int | None, video: str) -> list[Support]:
         return []
@@ -125,6 +123,9 @@ class SlidingWindow(SupportSchedule):
         [3]
     """
 
+    reads = {"radius": "RADIUS", "lookahead": "LOOKAHEAD", "edge": "EDGE"}
+    lookahead: int
+
     def __init__(self, radius: int, lookahead: int | None = None, edge: str = "clip") -> None:
         if radius < 0 or (lookahead is not None and lookahead < 0):
             raise ValueError(f"SlidingWindow: expected radius and lookahead of at least 0, got {radius}, {lookahead}")
@@ -135,7 +136,10 @@ class SlidingWindow(SupportSchedule):
 
     @classmethod
     def from_config(cls, node: CfgNode) -> "SlidingWindow":
-        return cls(node.RADIUS, None if node.LOOKAHEAD < 0 else node.LOOKAHEAD, node.EDGE)
+        arguments = cls.arguments(node)
+        if arguments["lookahead"] < 0:
+            arguments["lookahead"] = None
+        return cls(**arguments)
 
     def with_lookahead(self, frames: int) -> "SlidingWindow":
         farthest = max(self.radius, self.lookahead)
@@ -145,7 +149,7 @@ class SlidingWindow(SupportSchedule):
 
     def _window(self, t: int, length: int | None, video: str) -> list[Support]:
         last = t + self.lookahead if length is None else length - 1
-        indices = np.arange(t - self.radius, t + self.lookahead + 1)
+        indices: np.ndarray = np.arange(t - self.radius, t + self.lookahead + 1)
         if self.edge == "repeat":
             indices = indices.clip(0, last)
         else:
@@ -180,6 +184,8 @@ class GlobalSample(SupportSchedule):
         True
     """
 
+    reads = {"count": "COUNT", "include_key": "INCLUDE_KEY", "lookahead": "LOOKAHEAD"}
+
     def __init__(self, count: int, include_key: bool = True, lookahead: int | None = None) -> None:
         if count < (1 if include_key else 0):
             least = "1, the key frame itself" if include_key else "0"
@@ -190,9 +196,9 @@ class GlobalSample(SupportSchedule):
 
     @classmethod
     def from_config(cls, node: CfgNode) -> "GlobalSample":
-        return cls(node.COUNT, node.INCLUDE_KEY, 0 if node.LOOKAHEAD == 0 else None)
+        return cls(**_causal_or_whole(cls.arguments(node)))
 
-    def with_lookahead(self, frames: int) -> "GlobalSample":
+    def with_lookahead(self, frames: int) -> "SupportSchedule":
         if frames:
             return super().with_lookahead(frames)
         return GlobalSample(self.count, self.include_key, 0)
@@ -204,6 +210,11 @@ class GlobalSample(SupportSchedule):
             # t takes the place of the frame with the lowest priority.
             indices = _sample_of_video(video, visible, self.count - 1) | {t}
         return [Support(index, Role.GLOBAL) for index in sorted(indices)]
+
+
+def _causal_or_whole(arguments: dict) -> dict:
+    """LOOKAHEAD of a sample of the video: 0 is causal, all other values are of a sliding window beside it."""
+    return arguments | {"lookahead": 0 if arguments["lookahead"] == 0 else None}
 
 
 _BLOCK = 4096  # frames
@@ -262,6 +273,8 @@ class RollingGlobal(SupportSchedule):
         [[0, 3], [3, 2], [2, 1], [1, 3]]
     """
 
+    reads = {"count": "COUNT", "lookahead": "LOOKAHEAD"}
+
     def __init__(
         self, count: int, lookahead: int | None = None, orders: Mapping[str, Sequence[int]] | None = None
     ) -> None:
@@ -276,9 +289,9 @@ class RollingGlobal(SupportSchedule):
 
     @classmethod
     def from_config(cls, node: CfgNode) -> "RollingGlobal":
-        return cls(node.COUNT, 0 if node.LOOKAHEAD == 0 else None)
+        return cls(**_causal_or_whole(cls.arguments(node)))
 
-    def with_lookahead(self, frames: int) -> "RollingGlobal":
+    def with_lookahead(self, frames: int) -> "SupportSchedule":
         if frames:
             return super().with_lookahead(frames)
         return RollingGlobal(self.count, 0, self.orders)
@@ -312,14 +325,12 @@ def _order_of_video(video: str, length: int) -> np.ndarray:
 class Keyframes(SupportSchedule):
     """The last keyframe at or before t, where every `interval`-th frame is one (DFF, LSTS). Causal."""
 
+    reads = {"interval": "INTERVAL"}
+
     def __init__(self, interval: int) -> None:
         if interval < 1:
             raise ValueError(f"Keyframes: expected an interval of at least 1, got {interval}")
         self.interval = self.period = interval
-
-    @classmethod
-    def from_config(cls, node: CfgNode) -> "Keyframes":
-        return cls(node.INTERVAL)
 
     def _window(self, t: int, length: int | None, video: str) -> list[Support]:
         return [Support(t - t % self.interval, Role.KEYFRAME)]
@@ -333,12 +344,9 @@ class Union(SupportSchedule):
             raise ValueError("Union: expected at least one schedule")
         self.schedules = tuple(schedules)
         reaches = [schedule.lookahead for schedule in schedules]
-        self.lookahead = None if None in reaches else max(reaches)
+        known = [reach for reach in reaches if reach is not None]
+        self.lookahead = max(known) if len(known) == len(reaches) else None
         self.period = math.lcm(*(schedule.period for schedule in schedules))
-
-    @classmethod
-    def from_config(cls, node: CfgNode) -> "Union":
-        raise TypeError("a Union is written as names joined by '+' in VIDEO.TEST_SCHEDULE.NAME")
 
     def with_lookahead(self, frames: int) -> "SupportSchedule":
         """Its sliding windows get the lookahead; the other parts become causal."""

@@ -8,32 +8,35 @@ from abc import ABC, abstractmethod
 import numpy as np
 
 from vod2.d2 import CfgNode, Registry
-from vod2.errors import lookup, settings
+from vod2.keys import BuiltOfKeys, build_of_keys
 from vod2.structures import Role, Support
 from vod2.temporal.schedule import check_frame
 
 TRAINING_SCHEDULE_REGISTRY = Registry("TRAINING_SCHEDULE")
 TRAINING_SCHEDULE_REGISTRY.__doc__ = """
-Subclasses of `TrainingSchedule` with a `from_config(cfg.VIDEO.TRAIN_SCHEDULE)`, chosen by VIDEO.TRAIN_SCHEDULE.NAME.
+Subclasses of `TrainingSchedule`, chosen by VIDEO.TRAIN_SCHEDULE.NAME. Each declares in `reads` the keys of
+VIDEO.TRAIN_SCHEDULE that it is built of, see `vod2.keys.BuiltOfKeys`.
 """
 
 
 def build_training_schedule(cfg: CfgNode) -> "TrainingSchedule":
-    """The schedule that VIDEO.TRAIN_SCHEDULE describes."""
+    """The schedule that VIDEO.TRAIN_SCHEDULE describes.
+
+    Raises:
+        UserError: for an unknown name, a value that the schedule refuses, or a key that is not at its default and that
+            the schedule does not read.
+    """
     node = cfg.VIDEO.TRAIN_SCHEDULE
-    kind = lookup(TRAINING_SCHEDULE_REGISTRY, node.NAME, "VIDEO.TRAIN_SCHEDULE.NAME")
-    with settings("VIDEO.TRAIN_SCHEDULE"):
-        schedule = kind.from_config(node)
+    (schedule,) = build_of_keys(
+        TRAINING_SCHEDULE_REGISTRY, cfg, TrainingSchedule.node, [node.NAME], others=("NAME", "WITH_KEY")
+    )
     return WithKey(schedule) if node.WITH_KEY else schedule
 
 
-class TrainingSchedule(ABC):
+class TrainingSchedule(BuiltOfKeys, ABC):
     """Draws the supports of a training clip."""
 
-    @classmethod
-    @abstractmethod
-    def from_config(cls, node: CfgNode) -> "TrainingSchedule":
-        """Build from VIDEO.TRAIN_SCHEDULE."""
+    node = "VIDEO.TRAIN_SCHEDULE"
 
     @abstractmethod
     def sample(self, t: int, length: int, rng: np.random.Generator) -> list[Support]:
@@ -44,9 +47,7 @@ class TrainingSchedule(ABC):
 class NoSupport(TrainingSchedule):
     """Single-frame training: no supports."""
 
-    @classmethod
-    def from_config(cls, node: CfgNode) -> "NoSupport":
-        return cls()
+    reads = {}
 
     def sample(self, t: int, length: int, rng: np.random.Generator) -> list[Support]:
         check_frame(t, length)
@@ -66,14 +67,12 @@ class RandomNear(TrainingSchedule):
         [0, 0]
     """
 
+    reads = {"radius": "RADIUS", "count": "COUNT"}
+
     def __init__(self, radius: int, count: int) -> None:
         if radius < 0 or count < 0:
             raise ValueError(f"RandomNear: expected radius and count of at least 0, got {radius} and {count}")
         self.radius, self.count = radius, count
-
-    @classmethod
-    def from_config(cls, node: CfgNode) -> "RandomNear":
-        return cls(node.RADIUS, node.COUNT)
 
     def sample(self, t: int, length: int, rng: np.random.Generator) -> list[Support]:
         check_frame(t, length)
@@ -90,14 +89,12 @@ class RandomVideo(TrainingSchedule):
         include_key: t itself may be drawn (SELSA). Without it, only a still image repeats itself.
     """
 
+    reads = {"count": "COUNT", "include_key": "INCLUDE_KEY"}
+
     def __init__(self, count: int, include_key: bool = True) -> None:
         if count < 0:
             raise ValueError(f"RandomVideo: expected a count of at least 0, got {count}")
         self.count, self.include_key = count, include_key
-
-    @classmethod
-    def from_config(cls, node: CfgNode) -> "RandomVideo":
-        return cls(node.COUNT, node.INCLUDE_KEY)
 
     def sample(self, t: int, length: int, rng: np.random.Generator) -> list[Support]:
         check_frame(t, length)
@@ -128,16 +125,14 @@ class RandomBothSides(TrainingSchedule):
         [0, 2]
     """
 
+    reads = {"count": "COUNT"}
+
     def __init__(self, count: int = 2) -> None:
         if count < 0 or count % 2:
             raise ValueError(
                 f"RandomBothSides: expected an even count of at least 0 (half before the key frame), got {count}"
             )
         self.count = count
-
-    @classmethod
-    def from_config(cls, node: CfgNode) -> "RandomBothSides":
-        return cls(node.COUNT)
 
     def sample(self, t: int, length: int, rng: np.random.Generator) -> list[Support]:
         check_frame(t, length)
@@ -172,6 +167,14 @@ class LocalMemoryGlobal(TrainingSchedule):
         [0, 1, 2]
     """
 
+    reads = {
+        "radius": "RADIUS",
+        "local": "COUNT",
+        "memory": "MEMORY_COUNT",
+        "whole": "GLOBAL_COUNT",
+        "include_key": "INCLUDE_KEY",
+    }
+
     def __init__(
         self, radius: int = 12, local: int = 2, memory: int = 3, whole: int = 2, include_key: bool = True
     ) -> None:
@@ -182,10 +185,6 @@ class LocalMemoryGlobal(TrainingSchedule):
             )
         self.radius, self.local, self.memory, self.whole = radius, local, memory, whole
         self.include_key = include_key
-
-    @classmethod
-    def from_config(cls, node: CfgNode) -> "LocalMemoryGlobal":
-        return cls(node.RADIUS, node.COUNT, node.MEMORY_COUNT, node.GLOBAL_COUNT, node.INCLUDE_KEY)
 
     def sample(self, t: int, length: int, rng: np.random.Generator) -> list[Support]:
         check_frame(t, length)
@@ -213,14 +212,12 @@ class RandomKeyframe(TrainingSchedule):
         8
     """
 
+    reads = {"interval": "INTERVAL"}
+
     def __init__(self, interval: int = 10) -> None:
         if interval < 1:
             raise ValueError(f"RandomKeyframe: expected an interval of at least 1, got {interval}")
         self.interval = interval
-
-    @classmethod
-    def from_config(cls, node: CfgNode) -> "RandomKeyframe":
-        return cls(node.INTERVAL)
 
     def sample(self, t: int, length: int, rng: np.random.Generator) -> list[Support]:
         check_frame(t, length)
@@ -258,6 +255,7 @@ class KeyframeTriplet(TrainingSchedule):
     """
 
     FORMS = ("stream", "online", "released")
+    reads = {"interval": "INTERVAL", "form": "TRIPLET"}
 
     def __init__(self, interval: int = 10, form: str = "stream") -> None:
         if form not in self.FORMS:
@@ -266,10 +264,6 @@ class KeyframeTriplet(TrainingSchedule):
         if interval < least:
             raise ValueError(f"KeyframeTriplet: expected an interval of at least {least}, got {interval}")
         self.interval, self.form = interval, form
-
-    @classmethod
-    def from_config(cls, node: CfgNode) -> "KeyframeTriplet":
-        return cls(node.INTERVAL, node.TRIPLET)
 
     def sample(self, t: int, length: int, rng: np.random.Generator) -> list[Support]:
         check_frame(t, length)
@@ -307,10 +301,6 @@ class WithKey(TrainingSchedule):
 
     def __init__(self, schedule: TrainingSchedule) -> None:
         self.schedule = schedule
-
-    @classmethod
-    def from_config(cls, node: CfgNode) -> "WithKey":
-        return cls(lookup(TRAINING_SCHEDULE_REGISTRY, node.NAME, "VIDEO.TRAIN_SCHEDULE.NAME").from_config(node))
 
     def sample(self, t: int, length: int, rng: np.random.Generator) -> list[Support]:
         return [Support(t, Role.KEY), *self.schedule.sample(t, length, rng)]

@@ -26,7 +26,7 @@ class EmbeddedVideo(NamedTuple):
 
     data: bytes
     type: str
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody calls
     size: tuple[int, int]
 
 
@@ -50,12 +50,11 @@ class BrowserVideo:
 
     def write(self, frame: np.ndarray) -> None:
         """Append an (H, W, 3) uint8 BGR frame; the first one sets the size."""
-        if self._stream is None:
-            self._start(frame.shape[1], frame.shape[0])
+        stream = self._stream or self._start(frame.shape[1], frame.shape[0])
         picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="bgr24")
-        picture = picture.reformat(self._stream.width, self._stream.height, "yuv420p", dst_colorspace=_BT601)
+        picture = picture.reformat(stream.width, stream.height, "yuv420p", dst_colorspace=_BT601)
         picture.pts, picture.time_base = self.count, 1 / self._rate
-        self._container.mux(self._stream.encode(picture))
+        self._container.mux(stream.encode(picture))
         self.count += 1
 
     def finish(self) -> EmbeddedVideo:
@@ -70,16 +69,19 @@ class BrowserVideo:
         self._container.close()
         return EmbeddedVideo(self._file.getvalue(), self._type, self.count, self._size)
 
-    def _start(self, width: int, height: int) -> None:
+    def _start(self, width: int, height: int) -> av.VideoStream:
         self._size = (width, height)
-        self._stream = self._container.add_stream(self._encoder, rate=self._rate, options=self._options)
+        stream = self._container.add_stream(self._encoder, rate=self._rate, options=self._options)
+        assert isinstance(stream, av.VideoStream)
         scale = min(1, _LONGEST_SIDE / max(width, height))
-        self._stream.width, self._stream.height = (max(2, 2 * round(side * scale / 2)) for side in (width, height))
-        self._stream.pix_fmt = "yuv420p"
+        stream.width, stream.height = (max(2, 2 * round(side * scale / 2)) for side in (width, height))
+        stream.pix_fmt = "yuv420p"
         # Players would guess others for large pictures.
-        self._stream.codec_context.colorspace, self._stream.codec_context.color_range = _BT601_TAG, _LIMITED_RANGE
+        stream.codec_context.colorspace, stream.codec_context.color_range = _BT601_TAG, _LIMITED_RANGE
         # To stop at a frame, a player decodes from the keyframe before.
-        self._stream.codec_context.gop_size = max(1, round(self._rate))
+        stream.codec_context.gop_size = max(1, round(self._rate))
+        self._stream = stream
+        return stream
 
 
 def _choose() -> tuple[str, str, str, dict[str, str]]:

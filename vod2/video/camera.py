@@ -42,13 +42,14 @@ class Camera:
         self._capture = cv2.VideoCapture(source)
         fps = self._capture.get(cv2.CAP_PROP_FPS)
         self.fps = Fraction(fps if 0 < fps <= 1000 else _UNKNOWN_FPS).limit_denominator(1001)
-        is_read, self._first = self._capture.read()
+        is_read, first = self._capture.read()
         if not is_read:
             self._capture.release()
             raise VideoError(
                 f"camera {source!r} gives no picture: expected the number of a camera from 0, or its address"
             )
-        self.size = (self._first.shape[1], self._first.shape[0])
+        self._first: np.ndarray | None = first
+        self.size = (first.shape[1], first.shape[0])
 
     def __enter__(self) -> "Camera":
         return self

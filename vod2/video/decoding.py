@@ -22,6 +22,9 @@ class Gap(NamedTuple):
     missing: int
 
 
+State = Literal["ok", "partial", "unreadable"]
+
+
 class VideoStatus(NamedTuple):
     """How a video could be read.
 
@@ -33,7 +36,7 @@ class VideoStatus(NamedTuple):
         reason: what is wrong in a sentence, "" if the state is "ok".
     """
 
-    state: Literal["ok", "partial", "unreadable"]
+    state: State
     frames_read: int
     frames_expected: int | None
     bad_packets: int
@@ -160,19 +163,20 @@ class TolerantDecoder:
             # Packets come in the order of decoding: those of all earlier frames are there already.
             passed = {time for time in self._waiting if time <= frame.pts}
             self._waiting -= passed
-            lost = max(len(passed - {frame.pts}), self._hole(frame))
+            assert frame.time_base is not None  # a decoder sets it
+            lost = max(len(passed - {frame.pts}), self._hole(frame.pts, frame.time_base))
             self._latest_end = frame.pts + (frame.duration or round(self._step / frame.time_base))
         if lost:
             self.gaps.append(Gap(self.frames_read, lost))
         self._missing += lost
         self._failed = 0
 
-    def _hole(self, frame: av.VideoFrame) -> int:
+    def _hole(self, start: int, unit: Fraction) -> int:
         """How many frames would fit between a frame and the one before, if the file is damaged and it is long."""
         if self._latest_end is None or not self._bad:
             return 0
-        pause = float((frame.pts - self._latest_end) * frame.time_base)
-        return round(pause / self._step) if pause > max(_GAP_SECONDS, _GAP_STEPS * self._step) else 0
+        pause = float((start - self._latest_end) * unit)
+        return round(pause / self._step) if pause > _GAP_SECONDS and pause > _GAP_STEPS * self._step else 0
 
     def _key(self, time: int | None) -> int | tuple[str, int]:
         """What makes a packet known again, so that container and decoder do not count it twice."""
@@ -182,7 +186,7 @@ class TolerantDecoder:
 class _Promise(NamedTuple):
     """What a file says about its length: the number of frames, or the seconds of the video or of all its streams."""
 
-    count: int | None = None
+    count: int | None = None  # type: ignore[assignment]  # hides tuple.count, which nobody calls
     seconds: Fraction | None = None
     of_all: bool = False
 
@@ -193,7 +197,7 @@ def _promise(container: av.container.InputContainer, stream: av.VideoStream) -> 
         return _Promise(count=stream.frames)
     if not names & {"mp4", "matroska", "webm", "flv", "asf"}:  # FFmpeg makes up the length of others from their size
         return _Promise()
-    if stream.duration:
+    if stream.duration and stream.time_base:
         return _Promise(seconds=stream.duration * stream.time_base)
     # Matroska's common tag, as "00:00:02.400000000".
     tag = stream.metadata.get("DURATION", "").split(":")

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from vod2.errors import VideoError
-from vod2.video.decoding import Gap, TolerantDecoder, VideoStatus
+from vod2.video.decoding import Gap, State, TolerantDecoder, VideoStatus
 from vod2.video.seeking import FrameCursor, open_video, read_table
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
@@ -71,16 +71,26 @@ class VideoReader:
                 self.frame_count_hint = stream.frames or _frames_by_duration(container, self.fps)
         else:
             self.fps, self.frame_count_hint = FOLDER_FPS, len(self._images)
-        self.size = None
+        self._size: tuple[int, int] | None = None
         self.status: VideoStatus | None = None
         self.gaps: list[Gap] = []
         first = next(iter(self), None)
         if first is None:
-            raise VideoError(self.status.reason)
-        self.size, self.status, self.gaps = (first.shape[1], first.shape[0]), None, []
+            raise VideoError(self._ended().reason)
+        self._size, self.status, self.gaps = (first.shape[1], first.shape[0]), None, []
+
+    @property
+    def size(self) -> tuple[int, int]:
+        assert self._size is not None  # the constructor has read the first frame
+        return self._size
+
+    def _ended(self) -> VideoStatus:
+        """What iteration has come to, when it has ended."""
+        assert self.status is not None
+        return self.status
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        frames = self._decode() if self._images is None else self._read_images()
+        frames = self._decode() if self._images is None else self._read_images(self._images)
         for index, frame in enumerate(frames):
             self._check_size(index, frame)
             yield frame
@@ -134,16 +144,13 @@ class VideoReader:
             self._cursor.close()
 
     def _read_one(self, index: int) -> np.ndarray:
-        if self._images is None:
-            self._open_cursor()
-            known = self._length
-        else:
-            known = len(self._images)
+        cursor = self._open_cursor() if self._images is None else None
+        known = self._length if self._images is None else len(self._images)
         if index < 0 or (known is not None and index >= known):
             raise VideoError(f"there is no frame {index} in {str(self.path)!r}, which has {self.frame_count()} frames")
         if self._images is not None:
             return _read_image(self._images[index])
-        frame = self._cursor.frame(index)
+        frame = None if cursor is None else cursor.frame(index)
         if frame is None:
             raise VideoError(
                 f"frame {index} of {str(self.path)!r} is missing or cannot be decoded: the file may be damaged or end "
@@ -151,18 +158,19 @@ class VideoReader:
             )
         return _to_image(frame)
 
-    def _open_cursor(self) -> None:
+    def _open_cursor(self) -> FrameCursor:
         if self._cursor is None:
             table = read_table(self.path)
             self._length = self._length if table is None else len(table.times)
             self._cursor = FrameCursor(self.path, table)
+        return self._cursor
 
     def _check_size(self, index: int, frame: np.ndarray) -> None:
         size = (frame.shape[1], frame.shape[0])
-        if self.size not in (None, size):
+        if self._size is not None and size != self._size:
             raise VideoError(
                 f"frame {index} of {str(self.path)!r} is {size[0]}x{size[1]} pixels, but the first one is "
-                f"{self.size[0]}x{self.size[1]}: all frames of a video must have one size"
+                f"{self._size[0]}x{self._size[1]}: all frames of a video must have one size"
             )
 
     def _decode(self) -> Iterator[np.ndarray]:
@@ -171,11 +179,11 @@ class VideoReader:
         yield from map(_to_image, decoder)
         self.status = decoder.status()
 
-    def _read_images(self) -> Iterator[np.ndarray]:
+    def _read_images(self, images: list[Path]) -> Iterator[np.ndarray]:
         self.gaps = gaps = []
         errors: list[VideoError] = []
         lost = 0
-        for number, path in enumerate(self._images):
+        for number, path in enumerate(images):
             try:
                 image = _read_image(path)
             except VideoError as error:
@@ -186,7 +194,7 @@ class VideoReader:
                 gaps.append(Gap(number - len(errors), lost))
             lost = 0
             yield image
-        self.status = _folder_status(self.path, len(self._images), errors)
+        self.status = _folder_status(self.path, len(images), errors)
 
 
 def _to_image(frame: av.VideoFrame) -> np.ndarray:
@@ -208,7 +216,7 @@ def _folder_status(folder: Path, count: int, errors: list[VideoError]) -> VideoS
     else:
         more = f", and {len(errors) - 1} more of {count} images" if len(errors) > 1 else ""
         reason = f"{errors[0]}{more}" if errors else ""
-    state = "unreadable" if not read else "partial" if errors else "ok"
+    state: State = "unreadable" if not read else "partial" if errors else "ok"
     return VideoStatus(state, read, count, len(errors), reason)
 
 
@@ -238,4 +246,5 @@ def video_status(path: str | os.PathLike) -> VideoStatus:
             pass
     except VideoError as error:
         return VideoStatus("unreadable", 0, None, 0, str(error))
+    assert reader.status is not None  # iteration has ended
     return reader.status

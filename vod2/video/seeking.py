@@ -68,12 +68,12 @@ def read_table(path: str | os.PathLike) -> FrameTable | None:
             ]
         except av.FFmpegError as error:
             raise VideoError(f"{str(path)!r} cannot be read as a video ({error.strerror})") from error
-    distinct = {pts for pts, _, _ in packets}
-    if None in distinct or len(distinct) != len(packets):
+    timed = [(pts, dts, is_keyframe) for pts, dts, is_keyframe in packets if pts is not None]
+    if len({pts for pts, _, _ in timed}) != len(packets):
         return None
-    packets.sort(key=lambda packet: packet[0])  # in the order in which they are shown
+    timed.sort(key=lambda packet: packet[0])  # in the order in which they are shown
     times, keys, seek_times = [], [], []
-    for number, (pts, dts, is_keyframe) in enumerate(packets):
+    for number, (pts, dts, is_keyframe) in enumerate(timed):
         times.append(pts)
         if is_keyframe:
             keys.append(number)
@@ -148,7 +148,9 @@ class FrameCursor:
 
     def _key_before(self, index: int) -> int:
         """Number of the last keyframe up to `index`, 0 if there is none."""
-        row = -1 if self._table is None else int(np.searchsorted(self._table.keys, index, side="right")) - 1
+        if self._table is None:
+            return 0
+        row = int(np.searchsorted(self._table.keys, index, side="right")) - 1
         return int(self._table.keys[row]) if row >= 0 else 0
 
     def _start(self, key: int) -> None:
@@ -157,7 +159,7 @@ class FrameCursor:
         # A forked process that closes a decoder with threads would wait for them forever: it does not have them.
         stream.codec_context.thread_count = 1
         self._container, self._position = container, -1
-        if key > 0:
+        if key > 0 and self._table is not None:
             time = self._table.seek_times[np.searchsorted(self._table.keys, key)]
             try:
                 container.seek(int(time), stream=stream)
@@ -168,7 +170,9 @@ class FrameCursor:
 
     # It does not know the cursor: a circle of the two would keep the file open until it is collected.
     @staticmethod
-    def _decode(container, stream, table: FrameTable | None, from_start: bool) -> Iterator[tuple[int, av.VideoFrame]]:
+    def _decode(
+        container: av.container.InputContainer, stream: av.VideoStream, table: FrameTable | None, from_start: bool
+    ) -> Iterator[tuple[int, av.VideoFrame]]:
         count = 0
         decodable = from_start
         for packet in container.demux(stream):

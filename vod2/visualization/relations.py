@@ -51,9 +51,11 @@ def tile(image: np.ndarray, box: Sequence[float], side: int) -> np.ndarray:
     x1, y1, x2, y2 = box
     reach = max(_CONTEXT * max(x2 - x1, y2 - y1), 8.0)
     scale = side / reach
-    shift = np.float64([[scale, 0, side / 2 - scale * (x1 + x2) / 2], [0, scale, side / 2 - scale * (y1 + y2) / 2]])
+    shift = np.array(
+        [[scale, 0, side / 2 - scale * (x1 + x2) / 2], [0, scale, side / 2 - scale * (y1 + y2) / 2]], np.float64
+    )
     cut = cv2.warpAffine(image, shift, (side, side), flags=cv2.INTER_LINEAR)
-    corners = np.float64([[x1, y1, 1], [x2, y2, 1]]) @ shift.T
+    corners = np.array([[x1, y1, 1], [x2, y2, 1]], np.float64) @ shift.T
     return _marked(cut, corners.ravel().tolist())
 
 

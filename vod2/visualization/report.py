@@ -151,14 +151,18 @@ def write_report(
         VideoError: the video cannot be read or has no frame.
         ValueError: detections of a frame that the video does not have; frames without fps.
     """
-    reader = VideoReader(video) if isinstance(video, str | os.PathLike) else None
+    reader: VideoReader | None = None
+    if isinstance(video, str | os.PathLike):
+        images: Iterable[np.ndarray] = (reader := VideoReader(video))
+    else:
+        images = video
     if reader is not None:
         fps, title = fps or reader.fps, title or reader.path.name
     if fps is None:
         raise ValueError("fps=None: a report of frames needs the number of frames per second")
     with ReportWriter(path, fps, class_names, threshold, title or "Detections") as report:
         count = 0
-        for count, frame in enumerate(video if reader is None else reader, 1):
+        for count, frame in enumerate(images, 1):
             other = None if baseline is None else baseline.get(count - 1)
             after_gap = reader is not None and any(gap.frame == count - 1 for gap in reader.gaps[-1:])
             report.write(frame, detections.get(count - 1), other, after_gap)
@@ -166,7 +170,7 @@ def write_report(
             outside = [frame for frame in frames if not 0 <= frame < count]
             if count and outside:
                 raise ValueError(f"{name} of frame {outside[0]}: the video has frames 0 to {count - 1}")
-        if reader is not None:
+        if reader is not None and reader.status is not None:
             report.note = reader.status.reason
 
 

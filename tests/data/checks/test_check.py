@@ -5,6 +5,8 @@ import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from helpers.checking import (
     LIST,
     TRAIN,
@@ -18,8 +20,6 @@ from helpers.checking import (
     write_clean_set,
 )
 from helpers.videos import numbered_frame, write_numbered_video
-from PIL import Image
-
 from vod2.d2 import BoxMode, DatasetCatalog, MetadataCatalog
 from vod2.data.checks.findings import ERROR, WARNING
 from vod2.data.checks.formats import open_source

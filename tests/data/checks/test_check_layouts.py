@@ -3,11 +3,11 @@
 import json
 
 import pytest
-from helpers.checking import check, frames, kinds, only, video_file
-from helpers.fuzz import FUZZ, mutated_bytes, mutated_json
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.checking import check, frames, kinds, only, video_file
+from helpers.fuzz import FUZZ, mutated_bytes, mutated_json
 from vod2.d2 import DatasetCatalog, MetadataCatalog
 from vod2.data.checks.findings import ERROR, WARNING
 from vod2.data.checks.formats import FORMATS, open_source

@@ -3,8 +3,8 @@
 import cv2
 import numpy as np
 import pytest
-from helpers.loaders import forget, loader_config
 
+from helpers.loaders import forget, loader_config
 from vod2.d2 import DatasetCatalog
 from vod2.data import build_video_test_loader
 from vod2.data.clips.contexts import fitted, foreign_videos, there_and_back

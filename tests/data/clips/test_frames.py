@@ -4,9 +4,9 @@ import os
 
 import numpy as np
 import pytest
+
 from helpers.loaders import assert_loaders_show_the_right_frames, forget, loader_config
 from helpers.videos import SIZE, number_of, write_numbered_images, write_numbered_video, write_video
-
 from vod2.d2 import BoxMode, DatasetCatalog, MetadataCatalog
 from vod2.data import VideoIndex, build_video_test_loader
 from vod2.data.clips.frames import ClipReader, read_frames

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from helpers.models import tiny_cfg
 
+from helpers.models import tiny_cfg
 from vod2.d2 import transforms
 from vod2.data import TruncatedResize
 from vod2.data.clips.resizing import build_augmentation, build_test_resize

@@ -6,9 +6,9 @@ import sys
 import cv2
 import numpy as np
 import pytest
+
 from helpers.loaders import forget
 from helpers.videos import moving_frames, write_video
-
 from vod2.config import add_video_config
 from vod2.d2 import BoxMode, DatasetCatalog, MetadataCatalog, get_cfg
 from vod2.data import build_video_test_loader, build_video_train_loader

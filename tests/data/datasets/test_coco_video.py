@@ -4,12 +4,12 @@ import json
 import logging
 
 import pytest
-from helpers.fuzz import FUZZ, json_values, mutated_json
-from helpers.loaders import assert_loaders_show_the_right_frames, forget
-from helpers.videos import write_numbered_images, write_numbered_video
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.fuzz import FUZZ, json_values, mutated_json
+from helpers.loaders import assert_loaders_show_the_right_frames, forget
+from helpers.videos import write_numbered_images, write_numbered_video
 from vod2.d2 import COCOEvaluator, DatasetCatalog, MetadataCatalog
 from vod2.data.datasets import load_coco_video, register_coco_video
 from vod2.errors import UserError

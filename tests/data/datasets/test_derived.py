@@ -1,9 +1,9 @@
 """Datasets that are made of other datasets."""
 
 import pytest
+
 from helpers.loaders import forget
 from helpers.videos import number_of, write_numbered_video
-
 from vod2.config import add_video_config
 from vod2.d2 import DatasetCatalog, MetadataCatalog, get_cfg
 from vod2.data import build_video_test_loader

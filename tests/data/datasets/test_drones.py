@@ -7,10 +7,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
 from helpers.loaders import forget
 from helpers.matlab import write_labels
 from helpers.videos import write_numbered_video
-
 from vod2.d2 import DatasetCatalog, MetadataCatalog
 from vod2.data.checks.formats import open_source
 from vod2.data.checks.walk import check_dataset
@@ -162,6 +162,30 @@ def test_a_folder_without_clips_and_a_broken_description_are_errors_that_name_th
     (tmp_path / "table.xlsx").write_bytes(b"PK no workbook")
     with pytest.raises(UserError, match="table.xlsx: not the table of clips"):
         read_distances(tmp_path / "table.xlsx")
+
+
+def write_workbook(path, cells):
+    """A sheet of one row, given as XML, and one shared string."""
+    space = 'xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"'
+    with zipfile.ZipFile(path, "w") as workbook:
+        workbook.writestr("xl/sharedStrings.xml", f"<sst {space}><si><t>SENSOR</t></si></sst>")
+        workbook.writestr("xl/worksheets/sheet1.xml", f"<worksheet {space}><row>{cells}</row></worksheet>")
+
+
+@pytest.mark.parametrize(
+    "cells",
+    ['<c r="A1" t="s"><v/></c>', "<c><v>7</v></c>"],
+    ids=["a text without a number", "a cell without a place"],
+)
+def test_a_description_with_a_broken_cell_is_an_error_that_names_the_file(tmp_path, cells):
+    write_workbook(tmp_path / "table.xlsx", cells)
+    with pytest.raises(UserError, match="table.xlsx: not the table of clips"):
+        read_distances(tmp_path / "table.xlsx")
+
+
+def test_an_empty_cell_of_the_description_is_an_empty_text(tmp_path):
+    write_workbook(tmp_path / "table.xlsx", '<c r="A1" t="s"><v>0</v></c><c r="B1"><v/></c>')
+    assert read_distances(tmp_path / "table.xlsx") == {}
 
 
 def test_a_set_that_was_not_prepared_says_how_to(tmp_path):

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from helpers.loaders import forget, loader_config
 from helpers.models import ROOT
 from helpers.videos import write_numbered_images, write_numbered_video
-from PIL import Image
-
 from vod2.d2 import CfgNode, DatasetCatalog, MetadataCatalog
 from vod2.data import VideoIndex, build_video_train_loader
 from vod2.data.datasets import (

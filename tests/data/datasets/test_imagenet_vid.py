@@ -5,11 +5,11 @@ import os
 
 import numpy as np
 import pytest
-from helpers.fuzz import FUZZ, mutated_bytes
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from helpers.fuzz import FUZZ, mutated_bytes
 from vod2.d2 import DatasetCatalog, MetadataCatalog
 from vod2.data.datasets import VID_CLASSES, VID_WNIDS, builtin, ilsvrc, load_imagenet_vid, register_imagenet_vid
 from vod2.data.datasets.imagenet_vid import FrameRef, derive_frames, read_frame_list

@@ -4,8 +4,8 @@ import sys
 
 import numpy as np
 import pytest
-from helpers.matlab import write_labels
 
+from helpers.matlab import write_labels
 from vod2.data.datasets.matlab import read_video_labels
 from vod2.errors import UserError
 

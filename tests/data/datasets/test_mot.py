@@ -3,12 +3,12 @@
 import logging
 
 import pytest
-from helpers.fuzz import FUZZ, mutated_bytes
-from helpers.loaders import assert_loaders_show_the_right_frames, forget
-from helpers.videos import write_numbered_images, write_numbered_video
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.fuzz import FUZZ, mutated_bytes
+from helpers.loaders import assert_loaders_show_the_right_frames, forget
+from helpers.videos import write_numbered_images, write_numbered_video
 from vod2.d2 import DatasetCatalog, MetadataCatalog
 from vod2.data.datasets import MOT17_CLASSES, load_mot, register_mot
 from vod2.errors import UserError

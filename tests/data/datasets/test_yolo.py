@@ -3,13 +3,13 @@
 import logging
 
 import pytest
-from helpers.fuzz import FUZZ, mutated_bytes
-from helpers.loaders import assert_loaders_show_the_right_frames, forget
-from helpers.videos import numbered_frame, write_numbered_images, write_numbered_video
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from helpers.fuzz import FUZZ, mutated_bytes
+from helpers.loaders import assert_loaders_show_the_right_frames, forget
+from helpers.videos import numbered_frame, write_numbered_images, write_numbered_video
 from vod2.d2 import DatasetCatalog, MetadataCatalog
 from vod2.data.datasets import load_yolo_video, register_yolo_video
 from vod2.data.datasets.yolo import read_class_names

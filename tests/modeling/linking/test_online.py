@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from helpers.linking import detections, random_video
 
+from helpers.linking import detections, random_video
 from vod2.modeling import OnlineLinker, SeqNMS, TubeletLinking
 
 HERE, THERE = (0.0, 0.0, 10.0, 10.0), (50.0, 0.0, 60.0, 10.0)

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from reference import linking as reference
 
+from reference import linking as reference
 from vod2.modeling.linking import HeaviestPaths
 
 

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+
 from helpers.models import build_detector, make_video
 from helpers.streams import detect_as_stream, step_clip
-
 from vod2.d2 import detector_postprocess
 from vod2.modeling import BLR, TubeletLinking
 from vod2.modeling.aggregation import next_relations

@@ -5,11 +5,11 @@ import time
 import numpy as np
 import pytest
 import torch
-from helpers.linking import assert_equals_reference, detections, exact_videos, random_video
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import linking as reference
 
+from helpers.linking import assert_equals_reference, detections, exact_videos, random_video
+from reference import linking as reference
 from vod2.modeling import SeqNMS
 from vod2.modeling.linking.arrays import FrameBoxes
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from helpers.linking import assert_equals_reference, detections, exact_videos, random_video
 from hypothesis import given, settings
-from reference import linking as reference
 
+from helpers.linking import assert_equals_reference, detections, exact_videos, random_video
+from reference import linking as reference
 from vod2.errors import UserError
 from vod2.modeling import BLR, TubeletLinking
 

@@ -59,7 +59,7 @@ def get_detection_dataset_dicts(names, filter_empty=True, check_consistency=True
 
 
 def _log_class_histogram(dicts, class_names):
-    count = Counter()
+    count: Counter[int] = Counter()
     for d in dicts:
         for ann in d["annotations"]:
             if ann.get("iscrowd", 0):
@@ -146,8 +146,8 @@ def build_detection_train_loader(
         return torchdata.DataLoader(dataset, **kwargs)
     # The workers give single items, and the batches are formed here.
     loader = torchdata.DataLoader(dataset, collate_fn=operator.itemgetter(0), **kwargs)
-    loader = AspectRatioGroupedDataset(loader, batch_size)
-    return loader if collate_fn is None else MapDataset(loader, collate_fn)
+    batches = AspectRatioGroupedDataset(loader, batch_size)
+    return batches if collate_fn is None else MapDataset(batches, collate_fn)
 
 
 def _test_loader_from_config(cfg, dataset_name, mapper=None):

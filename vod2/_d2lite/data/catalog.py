@@ -31,7 +31,7 @@ class _DatasetCatalog(_Catalog):
             raise AssertionError(f"Dataset '{name}' is already registered! Call DatasetCatalog.remove('{name}') first.")
         self[name] = func
 
-    def get(self, name):
+    def get(self, name):  # type: ignore[override]  # as Detectron2's catalogs
         """Calls the registered function and returns the dataset. Raises KeyError, naming the known datasets."""
         if name not in self:
             known = ", ".join(sorted(self)) or "none"
@@ -85,7 +85,7 @@ class Metadata(types.SimpleNamespace):
 class _MetadataCatalog(_Catalog):
     """Dataset name -> its one `Metadata` object."""
 
-    def get(self, name):
+    def get(self, name):  # type: ignore[override]  # as Detectron2's catalogs
         """The metadata of `name`; created empty, with only its name, on the first call."""
         if not name:
             raise AssertionError(f"expected the name of a dataset, got {name!r}")

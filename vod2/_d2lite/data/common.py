@@ -41,7 +41,7 @@ class DatasetFromList(torchdata.Dataset):
             raise IndexError(f"index {idx} is outside of a dataset of {len(self)} items")
         idx %= len(self)
         start = self._ends[idx - 1] if idx else 0
-        return pickle.loads(memoryview(self._bytes[start : self._ends[idx]]))
+        return pickle.loads(self._bytes[start : self._ends[idx]].data)
 
 
 class MapDataset(torchdata.Dataset):
@@ -134,7 +134,7 @@ class AspectRatioGroupedDataset(torchdata.IterableDataset):
         self.batch_size = batch_size
 
     def __iter__(self):
-        groups = {True: [], False: []}
+        groups: dict[bool, list] = {True: [], False: []}
         for item in self.dataset:
             group = groups[item["width"] > item["height"]]
             group.append(item)

@@ -92,7 +92,8 @@ def convert_to_coco_json(dataset_name, output_file, allow_cached=True):
 def _to_coco_dict(dataset_name):
     metadata = MetadataCatalog.get(dataset_name)
     to_dataset_id = {v: k for k, v in metadata.get("thing_dataset_id_to_contiguous_id", {}).items()}
-    images, annotations = [], []
+    images: list[dict] = []
+    annotations: list[dict] = []
     for image in DatasetCatalog.get(dataset_name):
         image_id = image["image_id"]
         size = {"width": int(image["width"]), "height": int(image["height"])}

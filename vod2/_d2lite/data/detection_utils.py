@@ -29,8 +29,8 @@ def read_image(file_name, format=None):
     """
     with PathManager.open(file_name, "rb") as f:
         try:
-            image = ImageOps.exif_transpose(Image.open(f))
-            image = np.asarray(image if format is None else image.convert("RGB" if format == "BGR" else format))
+            upright = ImageOps.exif_transpose(Image.open(f))
+            image = np.asarray(upright if format is None else upright.convert("RGB" if format == "BGR" else format))
         except (OSError, SyntaxError, ValueError) as error:
             raise OSError(f"cannot read the image {file_name} as {format or 'it is'}: {error}") from error
     if format == "BGR":
@@ -117,7 +117,7 @@ def build_augmentation(cfg, is_train):
     if flip not in ("none", "horizontal", "vertical"):
         raise ValueError(f"INPUT.RANDOM_FLIP is {flip!r}, expected 'none', 'horizontal' or 'vertical'")
     sizes = cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
-    augmentations = [T.ResizeShortestEdge(*sizes)]
+    augmentations: list[T.Augmentation] = [T.ResizeShortestEdge(*sizes)]
     if flip != "none":
         augmentations.append(T.RandomFlip(horizontal=flip == "horizontal", vertical=flip == "vertical"))
     return augmentations

@@ -19,6 +19,10 @@ class _InfiniteSampler(Sampler):
         self._rank = comm.get_rank()
         self._world_size = comm.get_world_size()
 
+    def _epoch(self, generator: torch.Generator) -> torch.Tensor:
+        """The items of one round, int64, before they are shuffled."""
+        raise NotImplementedError
+
     def __iter__(self):
         yield from itertools.islice(self._all_indices(), self._rank, None, self._world_size)
 

@@ -5,6 +5,7 @@ All augmentations draw from NumPy's global generator, which each worker process 
 
 import inspect
 import sys
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from fvcore.transforms.transform import (
 from PIL import Image
 from torch.nn import functional as F
 
-_TORCH_MODES = {
+_TORCH_MODES: dict[Image.Resampling, dict[str, Any]] = {
     Image.Resampling.NEAREST: {"mode": "nearest"},
     Image.Resampling.BILINEAR: {"mode": "bilinear", "align_corners": False},
     Image.Resampling.BICUBIC: {"mode": "bicubic", "align_corners": False},
@@ -42,7 +43,7 @@ class ResizeTransform(Transform):
     def __init__(self, h, w, new_h, new_w, interp=None):
         super().__init__()
         self.h, self.w, self.new_h, self.new_w = h, w, new_h, new_w
-        self.interp = Image.BILINEAR if interp is None else interp
+        self.interp = Image.Resampling.BILINEAR if interp is None else interp
 
     def apply_image(self, img, interp=None):
         """(h, w) or (h, w, C) array -> the same of (new_h, new_w). Raises ValueError for another size."""
@@ -66,7 +67,7 @@ class ResizeTransform(Transform):
 
     def apply_segmentation(self, segmentation):
         """(h, w) array of labels, resized to the nearest."""
-        return self.apply_image(segmentation, interp=Image.NEAREST)
+        return self.apply_image(segmentation, interp=Image.Resampling.NEAREST)
 
     def inverse(self):
         """The resize back."""
@@ -183,12 +184,12 @@ class RandomFlip(Augmentation):
 class Resize(Augmentation):
     """Resizes to a fixed (height, width), or to a square of the side `shape`."""
 
-    def __init__(self, shape, interp=Image.BILINEAR):
+    def __init__(self, shape, interp=Image.Resampling.BILINEAR):
         self.shape = (shape, shape) if isinstance(shape, int) else tuple(shape)
         self.interp = interp
 
     def get_transform(self, image):
-        return ResizeTransform(*image.shape[:2], *self.shape, self.interp)
+        return ResizeTransform(image.shape[0], image.shape[1], self.shape[0], self.shape[1], self.interp)
 
 
 class ResizeShortestEdge(Augmentation):
@@ -202,7 +203,7 @@ class ResizeShortestEdge(Augmentation):
         interp: a resampling filter of PIL.
     """
 
-    def __init__(self, short_edge_length, max_size=sys.maxsize, sample_style="range", interp=Image.BILINEAR):
+    def __init__(self, short_edge_length, max_size=sys.maxsize, sample_style="range", interp=Image.Resampling.BILINEAR):
         if sample_style not in ("range", "choice"):
             raise ValueError(f"expected the sample_style 'range' or 'choice', got {sample_style!r}")
         if isinstance(short_edge_length, int):
@@ -270,7 +271,7 @@ class RandomCrop(Augmentation):
         if self.crop_type == "absolute_range":
             crop_height = np.random.randint(min(height, first), min(height, second) + 1)
             return crop_height, np.random.randint(min(width, first), min(width, second) + 1)
-        fraction = np.asarray(self.crop_size, dtype=np.float32)
+        fraction: np.ndarray = np.asarray(self.crop_size, dtype=np.float32)
         if self.crop_type == "relative_range":
             fraction = fraction + np.random.rand(2) * (1 - fraction)
         return int(height * fraction[0] + 0.5), int(width * fraction[1] + 0.5)
@@ -282,6 +283,10 @@ class _RandomBlend(Augmentation):
     def __init__(self, intensity_min, intensity_max):
         self.intensity_min = intensity_min
         self.intensity_max = intensity_max
+
+    def _dull(self, image):
+        """What the image is blended with."""
+        raise NotImplementedError
 
     def get_transform(self, image):
         weight = np.random.uniform(self.intensity_min, self.intensity_max)

@@ -210,7 +210,7 @@ class DefaultTrainer(TrainerBase):
     def build_writers(self) -> list[EventWriter]:
         return default_writers(self.cfg.OUTPUT_DIR, self.max_iter)
 
-    def train(self) -> dict | None:
+    def train(self) -> dict | None:  # type: ignore[override]  # as Detectron2's
         """Train to ``max_iter``; the results of the last evaluation, None where there was none."""
         super().train(self.start_iter, self.max_iter)
         results = getattr(self, "_last_eval_results", None)
@@ -306,7 +306,7 @@ class DefaultTrainer(TrainerBase):
         names = cfg.DATASETS.TEST
         if evaluators is not None and len(evaluators) != len(names):
             raise ValueError(f"{len(evaluators)} evaluators for {len(names)} datasets in DATASETS.TEST")
-        results = OrderedDict()
+        results: OrderedDict[str, dict] = OrderedDict()
         for i, name in enumerate(names):
             data_loader = cls.build_test_loader(cfg, name)
             try:

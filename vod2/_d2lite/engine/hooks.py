@@ -121,11 +121,11 @@ class EvalHook(HookBase):
 
     def __init__(self, eval_period: int, eval_function: Callable[[], dict | None], eval_after_train: bool = True):
         self._period = eval_period
-        self._func = eval_function
+        self._func: Callable[[], dict | None] | None = eval_function
         self._eval_after_train = eval_after_train
 
     def _evaluate(self) -> None:
-        for name, value in _flatten(self._func() or {}).items():
+        for name, value in _flatten((self._func and self._func()) or {}).items():
             try:
                 self.trainer.storage.put_scalar(name, value, smoothing_hint=False)
             except (TypeError, ValueError) as error:

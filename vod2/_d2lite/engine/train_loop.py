@@ -1,9 +1,12 @@
 """The training loop, and what a hook is."""
 
+import functools
 import logging
+import operator
 import time
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +23,7 @@ class HookBase:
     after_train. That is also called when an exception ended the training; ``trainer.iter`` tells how far it came.
     """
 
-    trainer: "TrainerBase" = None
+    trainer: Any = None  # the `TrainerBase` that it is registered with
 
     def before_train(self) -> None: ...  # noqa: B027
 
@@ -114,7 +117,8 @@ class TrainerBase:
         hooks = {type(hook).__qualname__: hook for hook in self._hooks}
         for name, state in state_dict.get("hooks", {}).items():
             if name in hooks:
-                hooks[name].load_state_dict(state)
+                hook: Any = hooks[name]
+                hook.load_state_dict(state)
             else:
                 logging.getLogger(__name__).warning(f"Cannot find the hook '{name}', its state_dict is ignored.")
 
@@ -139,7 +143,7 @@ class SimpleTrainer(TrainerBase):
         self.data_loader = data_loader
         self.optimizer = optimizer
         self.gather_metric_period = gather_metric_period
-        self._data_iterator = None
+        self._data_iterator: Iterator | None = None
 
     @property
     def _data_loader_iter(self):
@@ -161,7 +165,7 @@ class SimpleTrainer(TrainerBase):
         if isinstance(losses, torch.Tensor):
             losses = {"total_loss": losses}
         self.optimizer.zero_grad()
-        self._backward(sum(losses.values()))
+        self._backward(functools.reduce(operator.add, losses.values()))
         self.after_backward()
         if (self.iter + 1) % self.gather_metric_period == 0:
             self.write_metrics(losses, data_time, self.iter)
@@ -196,7 +200,8 @@ class SimpleTrainer(TrainerBase):
             raise FloatingPointError(f"Loss became infinite or NaN at iteration={cur_iter}!\nloss_dict = {mean}")
         storage.put_scalar("total_loss", total, cur_iter=cur_iter)
         if len(mean) > 1:
-            storage.put_scalars(cur_iter=cur_iter, **mean)
+            scalars: dict[str, Any] = mean
+            storage.put_scalars(cur_iter=cur_iter, **scalars)
 
     def state_dict(self) -> dict:
         return {**super().state_dict(), "optimizer": self.optimizer.state_dict()}

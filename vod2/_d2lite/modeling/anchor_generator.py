@@ -3,6 +3,8 @@
 Letters: L levels, H W height and width of a level, A anchors per location.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -70,7 +72,7 @@ class DefaultAnchorGenerator(nn.Module):
         return [Boxes(self._level(feature, stride, cell)) for feature, stride, cell in levels]
 
     def _level(self, feature: Tensor, stride: int, cell: Tensor) -> Tensor:
-        kind = {"dtype": torch.promote_types(feature.dtype, torch.float32), "device": feature.device}
+        kind: dict[str, Any] = {"dtype": torch.promote_types(feature.dtype, torch.float32), "device": feature.device}
         rows, columns = ((torch.arange(side, **kind) + self.offset) * stride for side in feature.shape[-2:])
         y, x = torch.meshgrid(rows, columns, indexing="ij")
         shifts = torch.stack((x, y, x, y), dim=-1).view(-1, 1, 4)  # (H * W, 1, 4)

@@ -4,6 +4,7 @@ Letters: B images, C channels, H W height and width.
 """
 
 import logging
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ META_ARCH_REGISTRY.__doc__ = (
 )
 
 
-def build_model(cfg) -> nn.Module:
+def build_model(cfg) -> Any:
     """``cfg.MODEL.META_ARCHITECTURE`` on ``cfg.MODEL.DEVICE``, without the weights of ``cfg.MODEL.WEIGHTS``."""
     model = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg)
     return model.to(torch.device(cfg.MODEL.DEVICE))
@@ -64,6 +65,8 @@ class GeneralizedRCNN(nn.Module):
         pixel_std: tuple[float, ...],
     ):
         super().__init__()
+        self.pixel_mean: Tensor
+        self.pixel_std: Tensor
         if len(pixel_mean) != len(pixel_std):
             raise ValueError(f"pixel_mean {pixel_mean} and pixel_std {pixel_std} differ in length")
         self.backbone = backbone
@@ -114,7 +117,7 @@ class GeneralizedRCNN(nn.Module):
 
     def inference(
         self, batched_inputs: list[dict], detected_instances: None = None, do_postprocess: bool = True
-    ) -> list[dict] | list[Instances]:
+    ) -> list:
         """Detect; without `do_postprocess` the `Instances` are returned in pixels of the input image."""
         if self.training:
             raise RuntimeError("GeneralizedRCNN.inference: call eval() first")

@@ -4,6 +4,8 @@ Letters: L levels, B images, C channels, H W height and width of a level, A anch
 Names: ``gt_`` ground truth, ``pred_`` prediction, ``_logits`` before the sigmoid, ``_deltas`` see `Box2BoxTransform`.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -60,12 +62,13 @@ class StandardRPNHead(nn.Module):
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
                 nn.init.normal_(layer.weight, std=0.01)
+                assert layer.bias is not None
                 nn.init.zeros_(layer.bias)
 
     @classmethod
     def from_config(cls, cfg, input_shape: list[ShapeSpec]):
         channels = {shape.channels for shape in input_shape}
-        anchor_generator = build_anchor_generator(cfg, input_shape)
+        anchor_generator: Any = build_anchor_generator(cfg, input_shape)
         num_anchors = set(anchor_generator.num_anchors)
         if len(channels) != 1 or len(num_anchors) != 1:
             raise ValueError(f"all levels must have equal channels and anchors per location: {channels}, {num_anchors}")

@@ -73,9 +73,9 @@ def gather(data, dst: int = 0, group=None) -> list:
         return [data]
     group = group or _gloo_group()
     here = dist.get_rank() == dst
-    gathered = [None] * dist.get_world_size(group) if here else None
-    dist.gather_object(data, gathered, dst=dst, group=group)
-    return gathered if here else []
+    gathered: list = [None] * dist.get_world_size(group) if here else []
+    dist.gather_object(data, gathered if here else None, dst=dst, group=group)
+    return gathered
 
 
 def shared_random_seed() -> int:

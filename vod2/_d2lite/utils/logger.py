@@ -45,7 +45,7 @@ def _log_file(output: str, rank: int):
 
 def _add_handler(logger: logging.Logger, stream, formatter: _Formatter) -> None:
     for handler in logger.handlers:
-        if isinstance(handler.formatter, _Formatter) and handler.stream is stream:
+        if isinstance(handler.formatter, _Formatter) and getattr(handler, "stream", None) is stream:
             return  # a second one would repeat every line
     handler = logging.StreamHandler(stream)
     handler.setFormatter(formatter)
@@ -95,6 +95,7 @@ def _caller() -> tuple[str, tuple]:
     """The module that called a function of this file, and the place of the call (file, line)."""
     frame = sys._getframe(1)
     while frame.f_code.co_filename == __file__:
+        assert frame.f_back is not None  # a function of this file is called by one of another
         frame = frame.f_back
     return frame.f_globals.get("__name__", "__main__"), (frame.f_code.co_filename, frame.f_lineno)
 

@@ -151,7 +151,8 @@ class Visualizer:
         canvas = self.output.img
         x = int(min(max(x, 0), max(canvas.shape[1] - width, 0)))
         y = int(min(max(y, 0), max(canvas.shape[0] - height - below, 0)))
-        canvas[y : y + height + below, x : x + width] //= 4
+        patch = canvas[y : y + height + below, x : x + width]
+        np.floor_divide(patch, 4, out=patch)
         cv2.putText(canvas, text, (x, y + height), _FONT, scale, _rgb(color), 1, cv2.LINE_AA)
         return self.output
 
@@ -172,7 +173,7 @@ class Visualizer:
 
 def _distinct_color(index):
     """RGB in [0, 1]; golden-ratio steps around the hue circle keep neighbours apart."""
-    pixel = np.uint8([[[index * 0.618033988749895 % 1 * 179, 200, 255]]])
+    pixel = np.array([[[index * 0.618033988749895 % 1 * 179, 200, 255]]]).astype(np.uint8)
     return tuple(cv2.cvtColor(pixel, cv2.COLOR_HSV2RGB)[0, 0] / 255)
 
 

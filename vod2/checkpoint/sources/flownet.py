@@ -43,8 +43,8 @@ def _mmtracking_layers() -> dict[str, str]:
     """{layer of mmtracking: layer of `FlowNetS`}; "3_1" there is the second of a list."""
     layers = {}
     for number, name in enumerate(_CONVOLUTIONS):
-        level, _, second = name.partition("_")
-        layers[f"conv{level}.{second or 0}.conv"] = f"contract.{number}"
+        first, _, second = name.partition("_")
+        layers[f"conv{first}.{second or 0}.conv"] = f"contract.{number}"
     for number, level in enumerate((5, 4, 3, 2)):
         layers |= {
             f"deconv{level}.conv": f"expand.{number}",

@@ -192,7 +192,8 @@ def resnet_rules(stem: str, stages: str, stem_transform: Transform | None = None
     return tuple(rules)
 
 
-_BACKBONES = {  # blocks of the stage of stride 16, shape of the first 3x3 convolution without its kernel
+# Blocks of the stage of stride 16, shape of the first 3x3 convolution without its kernel.
+_BACKBONES: dict[tuple[int, tuple[int, ...]], str] = {
     (6, (64, 64)): "R50",
     (23, (64, 64)): "R101",
     (23, (256, 4)): "X101",  # 64 groups
@@ -222,13 +223,14 @@ def backbone_name(state: State, names: str, first: int = 1) -> str:
     while names.format(first + 2, blocks, "conv2") in state:
         blocks += 1
     conv = state.get(names.format(first, 0, "conv2"))
-    shape = () if conv is None else tuple(conv.shape[:2])
-    if (blocks, shape) not in _BACKBONES:
+    shape: tuple[int, ...] = () if conv is None else tuple(conv.shape[:2])
+    name = _BACKBONES.get((blocks, shape))
+    if name is None:
         raise ValueError(
             f"{blocks} blocks in the third stage and a first 3x3 convolution of the shape {shape} are none of "
             f"{', '.join(_BACKBONES.values())}"
         )
-    return _BACKBONES[blocks, shape]
+    return name
 
 
 def start_config(state: State, names: str, first: int = 1) -> str:

@@ -69,7 +69,7 @@ class CocoVideo(CheckFormat):
         repeated = _repeated_annotations(parsed)
         findings += [finding_of(fault) for fault in repeated.values()]
         videos = [self._video(video, repeated) for video in parsed.videos]
-        left_out = set()  # the entries of frames that the list file does not name
+        left_out: set[Hashable] = set()  # the entries of frames that the list file does not name
         for video in videos:
             left_out.update(frame.entry for frame in video.frames if not self._is_listed(frame))
             video.frames = [frame for frame in video.frames if self._is_listed(frame)]
@@ -85,7 +85,10 @@ class CocoVideo(CheckFormat):
         video = CheckedVideo(parsed.name, file=file)
         for index in sorted(parsed.frames):
             frame = parsed.frames[index]
-            image = file or os.path.join(self._root, frame.file_name)
+            image = file
+            if image is None:
+                assert frame.file_name is not None  # only frames of video files have none
+                image = os.path.join(self._root, frame.file_name)
             objects = [_checked(thing) for thing in frame.objects if thing.annotation not in repeated]
             entry = f"{parsed.name}/{index:06d}"
             video.frames.append(CheckedFrame(index, image, self._path, objects, frame.size, entry))

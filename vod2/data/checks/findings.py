@@ -2,10 +2,10 @@
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Hashable, Iterator
+from collections.abc import Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from vod2.atomic import write_json
 from vod2.data.datasets.faults import Fault
@@ -145,7 +145,7 @@ class CheckFormat(ABC):
     name: ClassVar[str]
     options: ClassVar[frozenset[str]] = frozenset()  # keywords of the constructor beside `path`
     boxes_may_leave: ClassVar[bool] = False  # boxes of objects that are partly out of sight are no errors
-    classes: Collection[Hashable] | None = None  # names that objects may have; None for any
+    classes: Sequence[Any] | None = None  # names that objects may have; None for any
 
     @classmethod
     def recognizes(cls, path: str | os.PathLike) -> bool:

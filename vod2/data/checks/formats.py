@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Collection, Hashable, Iterator
+from typing import Any
 
 from vod2.d2 import BoxMode, DatasetCatalog, MetadataCatalog
 from vod2.data.checks.coco import CocoVideo
@@ -18,7 +19,7 @@ FORMATS: dict[str, type[CheckFormat]] = {
 """Layouts by the name that --format takes. Constructors take a path and, as keywords, the options of their loader."""
 
 
-def open_source(source: str, format: str | None = None, **options) -> CheckFormat:
+def open_source(source: str, format: str | None = None, **options: Any) -> CheckFormat:
     """What is to be checked.
 
     Args:
@@ -47,7 +48,7 @@ def _construct(layout: type[CheckFormat], path: str, options: dict) -> CheckForm
     unknown = sorted(options.keys() - layout.options)
     if unknown:
         raise UserError(f"the format {layout.name} has no option {', '.join(unknown)}")
-    return layout(path, **options)
+    return layout(path, **options)  # type: ignore[call-arg]  # every layout has a constructor of its own
 
 
 def _registered(name: str, options: dict) -> CheckFormat:
@@ -101,7 +102,8 @@ class RegisteredDataset(CheckFormat):
         listed = {frame.index for frame in frames}
         if video.file is None and "frame_template" in records[0]:
             others = (index for index in range(records[0]["video_length"]) if index not in listed)
-            frames += [CheckedFrame(index, frame_path(records[0], index)) for index in others]
+            paths = ((index, frame_path(records[0], index)) for index in others)
+            frames += [CheckedFrame(index, path) for index, path in paths if path is not None]
             frames.sort(key=lambda frame: frame.index)
         return video
 
@@ -110,8 +112,8 @@ class RegisteredDataset(CheckFormat):
         for annotation in record.get("annotations", []):
             box = BoxMode.convert(list(annotation["bbox"]), annotation["bbox_mode"], BoxMode.XYXY_ABS)
             category = annotation["category_id"]
-            known = self.classes is not None and 0 <= category < len(self.classes)
-            name = self.classes[category] if known else category
+            names = self.classes or []
+            name = names[category] if 0 <= category < len(names) else category
             objects.append(CheckedObject(name, tuple(box), annotation.get("track_id")))
         return CheckedFrame(
             record["frame_index"],

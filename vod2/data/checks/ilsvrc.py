@@ -4,7 +4,7 @@ Both read lists and annotations with the parsers of their loaders, and collect w
 """
 
 import os
-from collections.abc import Collection, Hashable, Iterator, Sequence
+from collections.abc import Collection, Generator, Hashable, Iterator, Sequence
 from pathlib import Path
 
 from vod2.atomic import replacing
@@ -64,7 +64,7 @@ class ImageNetVid(CheckFormat):
             raise UserError(f"the list {list_file} is of one split: give --split {'|'.join(self._splits)}")
         self._list_file, self._every_frame = list_file, every_frame
         names = default_classes(path) if class_names is None else class_names
-        self.classes = list(names)
+        self.classes: list[str] = list(names)
         self._entries: list[FrameRef] = []
 
     @property
@@ -107,8 +107,9 @@ class ImageNetVid(CheckFormat):
             lengths.setdefault(entry.video, entry.length)
             videos.setdefault(entry.video, {})[entry.index] = entry.line
         yield report
-        for video, listed in videos.items():
-            yield self._video(video, split, path, None if None in listed else listed, lengths[video])
+        for video, lines in videos.items():
+            listed = {index: line for index, line in lines.items() if index is not None}
+            yield self._video(video, split, path, None if None in lines else listed, lengths[video])
 
     def _video(
         self,
@@ -228,7 +229,7 @@ class ImageNetDet(CheckFormat):
         self._root = Path(path)
         if not self.recognizes(path):
             raise UserError(f"{self._root / 'Data' / 'DET'}: no such folder: see datasets/README.md")
-        self.classes = default_classes(path)
+        self.classes: Sequence[str] = default_classes(path)
         self._list = list_file or find_det_list(path)
         self._entries: list[str] = []
 
@@ -247,7 +248,7 @@ class ImageNetDet(CheckFormat):
             _annotate(frame, self._root / "Annotations" / "DET" / f"{path}.xml", video, self.classes, only_known=True)
             yield video
 
-    def _of_list(self, path: Path) -> Iterator[CheckedVideo]:
+    def _of_list(self, path: Path) -> Generator[CheckedVideo, None, list[str]]:
         """Yields the findings of the list, returns the paths of its good lines.
 
         A path that comes twice is worth a look, but the published list has 402 of them.

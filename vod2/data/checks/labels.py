@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from vod2.data.checks.findings import (
     ERROR,
@@ -72,7 +72,10 @@ class Uavdt(LabelFormat):
         if split is not None and split not in UAVDT_SEQUENCES:
             raise UserError(f"split {split!r} is unknown, expected one of {', '.join(UAVDT_SEQUENCES)}")
         if sequences is None:
-            sequences = UAVDT_SEQUENCES.get(split) or sorted(f.name for f in self._images.iterdir() if f.is_dir())
+            if split is None:
+                sequences = sorted(folder.name for folder in self._images.iterdir() if folder.is_dir())
+            else:
+                sequences = UAVDT_SEQUENCES[split]
         self._sequences = sequences
 
     @property
@@ -115,7 +118,7 @@ class Uavdt(LabelFormat):
             yield self._done(video)
 
     @staticmethod
-    def _rows(file: Path, video: CheckedVideo, **options) -> list[tuple[float, ...]]:
+    def _rows(file: Path, video: CheckedVideo, **options: Any) -> list[tuple[float, ...]]:
         """The good rows of a file, each once; what is wrong with others goes to the findings of the video."""
         lines, table = parse_uavdt_table(file, lambda fault: video.findings.append(finding_of(fault)), **options)
         rows = zip(lines.tolist(), map(tuple, table.tolist()), strict=True)

@@ -82,7 +82,7 @@ class _Images:
         self.findings: list[Finding] = []
         self.sizes: dict[int, tuple[int, int]] = {}
         if video.file is not None:
-            self._decode(video, limit)
+            self._decode(video, video.file, limit)
         else:
             self._read(video, limit, pool)
         self.count = len(self.sizes)
@@ -104,37 +104,33 @@ class _Images:
             else:
                 self.sizes[frame.index] = answer
 
-    def _decode(self, video: CheckedVideo, limit: int) -> None:
+    def _decode(self, video: CheckedVideo, file: str, limit: int) -> None:
         """A video file is decoded from its start: frame `index` of the dataset is its frame `index`."""
-        if not os.path.exists(video.file):
+        if not os.path.exists(file):
             entries = tuple(frame.entry for frame in video.frames if frame.entry is not None)
-            self.findings.append(
-                Finding(ERROR, "missing_video", video.file, "no such file", "a video", entries=entries)
-            )
+            self.findings.append(Finding(ERROR, "missing_video", file, "no such file", "a video", entries=entries))
             return
         needed = len(video.frames) if not limit else min(limit, len(video.frames))
         frames = {frame.index: frame for frame in video.frames}
         count = 0
         try:
-            for image in VideoReader(video.file):
+            for image in VideoReader(file):
                 if count in frames:
                     self.sizes[count] = image.shape[:2]
                 count += 1
                 if limit and count >= needed:
                     return
         except VideoError as error:
-            text = str(error).replace(repr(video.file), "it")
+            text = str(error).replace(repr(file), "it")
             entries = tuple(frame.entry for frame in video.frames if frame.index >= count and frame.entry is not None)
             self.findings.append(
-                Finding(
-                    ERROR, "unreadable_video", video.file, text, "a video that decodes to its end", None, count, entries
-                )
+                Finding(ERROR, "unreadable_video", file, text, "a video that decodes to its end", None, count, entries)
             )
             return
         for frame in video.frames:
             if frame.index >= count:
                 self.findings.append(
-                    frame.finding(ERROR, "missing_frame", video.file, f"{count} frames that can be read", "more frames")
+                    frame.finding(ERROR, "missing_frame", file, f"{count} frames that can be read", "more frames")
                 )
 
     def _compare(self, video: CheckedVideo) -> None:

@@ -57,7 +57,8 @@ class YoloVideo(LabelFormat):
     def videos(self) -> Iterator[CheckedVideo]:
         self._ids = []
         if self._video_root is not None:
-            yield from map(self._of_file, sorted(path for path in self._labels.iterdir() if path.is_dir()))
+            for labels in sorted(path for path in self._labels.iterdir() if path.is_dir()):
+                yield self._of_file(labels, self._video_root)
             return
         for folder in sorted(path for path in self._images.iterdir() if path.is_dir()):
             labels = self._labels / folder.name
@@ -74,12 +75,13 @@ class YoloVideo(LabelFormat):
                 video.findings.append(Finding(ERROR, "missing_frame", str(label), "labels without an image", "one"))
             yield self._done(video)
 
-    def _of_file(self, labels: Path) -> CheckedVideo:
-        file = video_file(self._video_root, labels.name, self._suffix)
+    def _of_file(self, labels: Path, video_root: str | os.PathLike) -> CheckedVideo:
+        file = video_file(video_root, labels.name, self._suffix)
         video = CheckedVideo(labels.name)
         try:
             reader = VideoReader(file)
-            length, size = reader.frame_count(), reader.size[::-1]
+            length, (width, height) = reader.frame_count(), reader.size
+            size = (height, width)
         except UserError as error:
             kind = "unreadable_video" if os.path.exists(file) else "missing_video"
             video.findings.append(Finding(ERROR, kind, file, str(error), "a video"))

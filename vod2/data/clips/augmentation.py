@@ -188,8 +188,8 @@ class PhotometricDistortion(transforms.Augmentation):
         return PhotometricTransform(
             self.image_format,
             brightness=np.random.uniform(-self.brightness, self.brightness) if chosen[0] else 0.0,
-            contrast=np.random.uniform(*self.contrast) if chosen[1] else 1.0,
-            saturation=np.random.uniform(*self.saturation) if chosen[2] else 1.0,
+            contrast=np.random.uniform(self.contrast[0], self.contrast[1]) if chosen[1] else 1.0,
+            saturation=np.random.uniform(self.saturation[0], self.saturation[1]) if chosen[2] else 1.0,
             hue=np.random.uniform(-self.hue, self.hue) if chosen[3] else 0.0,
             channels=np.random.permutation(3).tolist() if chosen[4] else None,
             contrast_last=bool(np.random.uniform() < 0.5),
@@ -214,7 +214,7 @@ class RandomExpand(transforms.Augmentation):
         if np.random.uniform() >= self.prob:
             return transforms.NoOpTransform()
         h, w = image.shape[:2]
-        ratio = np.random.uniform(*self.ratio)
+        ratio = np.random.uniform(self.ratio[0], self.ratio[1])
         height, width = int(h * ratio), int(w * ratio)
         left, top = np.random.randint(width - w + 1), np.random.randint(height - h + 1)
         return ExpandTransform(left, top, width, height, w, h, self.fill)

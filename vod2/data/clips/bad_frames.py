@@ -148,7 +148,7 @@ class BadFrames:
             return
         frames = self.index.frames(clip["video_id"]).tolist()
         near = (self.index.record(clip["video_id"], i) for i in self._nearest_first(clip["frame_index"], frames, rng))
-        yield from (record for record in near if _can_replace(record, clip))
+        yield from (record for record in near if record is not None and _can_replace(record, clip))
         # The whole video is bad: go on with any other.
         far = (self.index.items[int(position)] for position in rng.permutation(len(self.index.items)))
         yield from (record for record in far if _can_replace(record, clip))

@@ -23,7 +23,7 @@ from vod2.d2 import (
     get_detection_dataset_dicts,
 )
 from vod2.data.clips.contexts import build_test_mapper
-from vod2.data.clips.samplers import NumberedSampler, TripletDataset, TripletVideos, VideoInferenceSampler
+from vod2.data.clips.samplers import NumberedSampler, SizedDataset, TripletDataset, TripletVideos, VideoInferenceSampler
 from vod2.data.clips.video_mapper import VideoDatasetMapper
 from vod2.data.datasets import limit_images_per_class
 from vod2.data.datasets.frame_annotations import FrameAnnotations
@@ -79,7 +79,7 @@ def build_video_train_loader(
         mapper = VideoDatasetMapper(cfg, is_train=True, index=index)
     # Every process needs the same seed for the sampler to share out one order.
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
-    clips = MapDataset(torchdata.Subset(index.items, keys), mapper)
+    clips: SizedDataset = MapDataset(torchdata.Subset(index.items, keys), mapper)
     sampler = _training_sampler(cfg, [dicts[key] for key in keys], seed)
     in_triplets = isinstance(sampler, TripletVideos)
     if in_triplets:
@@ -160,7 +160,7 @@ class SeededDataset(torchdata.Dataset):
         seed: at least 0.
     """
 
-    def __init__(self, dataset: torchdata.Dataset, seed: int) -> None:
+    def __init__(self, dataset: SizedDataset, seed: int) -> None:
         self._dataset = dataset
         self._seed = seed
 

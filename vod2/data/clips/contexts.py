@@ -1,6 +1,7 @@
 """Evaluation with other frames than a detector's own: does it look at them at all?"""
 
 from collections.abc import Iterable, Sequence
+from typing import cast
 
 import numpy as np
 
@@ -8,7 +9,7 @@ from vod2.d2 import CfgNode, transforms
 from vod2.data.clips.video_mapper import VideoDatasetMapper, to_tensor
 from vod2.data.datasets.video_index import VideoIndex
 from vod2.errors import UserError
-from vod2.temporal import NoWindow
+from vod2.temporal import NoWindow, SupportSchedule
 
 CONTEXTS = ("own", "none", "foreign")
 """TEST.CONTEXT: what stands around a frame in evaluation. The frames of its own video; nothing, so that every frame is
@@ -133,8 +134,11 @@ class ForeignMapper(VideoDatasetMapper):
         image = self._resized(self._reader(clip, [key]), clip, key)
         clip["image"] = to_tensor(image)
         clip["context_video"] = self.partners[video]
-        places = self.schedule.new(key, clip["video_length"], video, clip.get("previous_index"))
+        schedule = cast(SupportSchedule, self.schedule)
+        places = schedule.new(key, clip["video_length"], video, clip.get("previous_index"))
+        assert self.index is not None  # the constructor was given one
         other = self.index.record(self.partners[video], int(self.index.frames(self.partners[video])[0]))
+        assert other is not None  # it is one of those that are listed
         numbers = {place: there_and_back(place, other["video_length"]) for place in places}
         read = self._reader(other, numbers.values())
         clip["support"] = []

@@ -2,13 +2,21 @@
 
 import itertools
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch.utils.data as torchdata
 
 from vod2.d2 import comm
 from vod2.errors import UserError
+
+
+class SizedDataset(Protocol):
+    """A dataset of PyTorch's that knows how many samples it has."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Any, /) -> Any: ...
 
 
 class VideoInferenceSampler(torchdata.Sampler):
@@ -171,7 +179,7 @@ class TripletDataset(torchdata.Dataset):
         dataset: map-style, of dicts.
     """
 
-    def __init__(self, dataset: torchdata.Dataset) -> None:
+    def __init__(self, dataset: SizedDataset) -> None:
         self._dataset = dataset
 
     def __len__(self) -> int:

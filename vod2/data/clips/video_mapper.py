@@ -5,6 +5,7 @@ H, W: size of the augmented image. Boxes are xyxy in its pixels.
 
 import copy
 from collections.abc import Iterable
+from typing import cast
 
 import numpy as np
 import torch
@@ -102,12 +103,13 @@ class VideoDatasetMapper:
         # seed that one (as `SeededDataset` does for each clip). The schedule's generator is drawn from it, too: the
         # mapper then has no state of its own that forked workers would share.
         rng = np.random.default_rng(np.random.randint(0, 2**32, size=4, dtype=np.uint32))
-        supports = self.schedule.sample(clip["frame_index"], clip["video_length"], rng)
+        schedule = cast(TrainingSchedule, self.schedule)
+        supports = schedule.sample(clip["frame_index"], clip["video_length"], rng)
         read = self._reader(clip, [clip["frame_index"], *(support.index for support in supports)])
         drawn_for = clip
         clip, image = self.bad_frames.read_key(read, clip, rng)
         if clip is not drawn_for:  # another frame stands in for the key frame
-            supports = self.schedule.sample(clip["frame_index"], clip["video_length"], rng)
+            supports = schedule.sample(clip["frame_index"], clip["video_length"], rng)
         key = clip["frame_index"]
 
         # What is drawn for the key frame is done to all frames.
@@ -123,8 +125,8 @@ class VideoDatasetMapper:
                 read_instead[support.index] = index
                 images[index] = to_tensor(drawn.apply_image(image))
         targets = {}
-        for index, image in images.items():
-            targets[index] = self._targets(clip, index, drawn, tuple(image.shape[1:]))
+        for index, tensor in images.items():
+            targets[index] = self._targets(clip, index, drawn, (tensor.shape[1], tensor.shape[2]))
 
         clip["support"] = []
         for drawn_index, role in supports:
@@ -132,13 +134,13 @@ class VideoDatasetMapper:
                 clip["support"].append({"frame_index": key, "role": role})
                 continue
             index = read_instead[drawn_index]
-            support = {"image": images[index], "frame_index": index, "role": role}
+            entry = {"image": images[index], "frame_index": index, "role": role}
             if targets[index] is not None:
-                support["instances"] = targets[index]
-            clip["support"].append(support)
+                entry["instances"] = targets[index]
+            clip["support"].append(entry)
 
         clip["image"] = images[key]
-        regions = to_ignore_regions(clip, drawn, tuple(images[key].shape[1:]))
+        regions = to_ignore_regions(clip, drawn, (images[key].shape[1], images[key].shape[2]))
         clip.pop("ignore_regions", None)
         if len(regions):
             clip["ignore_regions"] = regions
@@ -150,7 +152,8 @@ class VideoDatasetMapper:
         clip.pop("annotations", None)
         key = clip["frame_index"]
         clip["support"] = []
-        indices = list(self.schedule.new(key, clip["video_length"], clip["video_id"], clip.get("previous_index")))
+        schedule = cast(SupportSchedule, self.schedule)
+        indices = list(schedule.new(key, clip["video_length"], clip["video_id"], clip.get("previous_index")))
         read = self._reader(clip, indices)
         for index in indices:
             image = to_tensor(self._resized(read, clip, index))

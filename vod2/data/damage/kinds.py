@@ -71,7 +71,9 @@ def compression(image: np.ndarray, strength: float, moment: Moment) -> np.ndarra
     """
     quality = round(16 - 14 * strength)
     _, encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
-    return cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED).reshape(image.shape)
+    decoded = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED)
+    assert decoded is not None  # it has just been encoded
+    return decoded.reshape(image.shape)
 
 
 def occlusion(image: np.ndarray, strength: float, moment: Moment) -> np.ndarray:

@@ -25,13 +25,13 @@ def register_builtin_datasets(folder: str) -> None:
     """
     imagenet, synthetic = os.path.join(folder, "ILSVRC2015"), os.path.join(folder, "synthetic")
     taken = set(DatasetCatalog.list())
-    for name, split, options in (
-        ("imagenet_vid_train", "train", {}),
-        ("imagenet_vid_train_all", "train", {"every_frame": True}),
-        ("imagenet_vid_val", "val", {}),
+    for name, split, every_frame in (
+        ("imagenet_vid_train", "train", False),
+        ("imagenet_vid_train_all", "train", True),
+        ("imagenet_vid_val", "val", False),
     ):
         if name not in taken:
-            register_imagenet_vid(name, imagenet, split, **options)
+            register_imagenet_vid(name, imagenet, split, every_frame=every_frame)
             # As its published table of motions has it (vod2/evaluation/groups.py).
             MetadataCatalog.get(name).set(counts_empty_frames=split == "val")
     if "imagenet_det_train_30classes" not in taken:

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from vod2.data.datasets.common import read_text
 from vod2.data.datasets.faults import Fault, Place, Report, number, refuse, whole
@@ -240,9 +241,12 @@ class _Parser:
         if index in parsed.frames:
             value = f"video {parsed.name!r} has another frame {index}"
             raise Fault.at(place, value, "each frame once", "duplicate_line")
-        if not self._in_files and not (isinstance(file_name, str) and file_name):
+        if self._in_files:
+            frame = ParsedFrame(None, None)
+        elif isinstance(file_name, str) and file_name:
+            frame = ParsedFrame(file_name, None)
+        else:
             raise Fault.at(place, f"file name {file_name!r:.80}", "a text")
-        frame = ParsedFrame(None if self._in_files else file_name, None)
         parsed.frames[index] = frame
         # The frame stands, whatever is wrong with what follows.
         try:
@@ -348,7 +352,7 @@ def _new_id(entry: dict, taken: dict, place: Place) -> Hashable:
     return key
 
 
-def _lookup(table: dict, entry: dict, key: str, place: Place, of: str):
+def _lookup(table: dict, entry: dict, key: str, place: Place, of: str) -> Any:
     value = entry.get(key)
     if not isinstance(value, Hashable) or value not in table:
         raise Fault.at(place, f"{key} is {value!r:.80}, which is not in the file", f"the id of an entry of {of!r}")

@@ -16,6 +16,7 @@ YouTube-VIS: each object is annotated through its whole video, and there are no 
 
 import os
 from collections.abc import Hashable, Iterator, Sequence
+from typing import Any
 
 from vod2.data.datasets.coco_parser import ParsedFrame, ParsedVideo, parse_coco_video
 from vod2.data.datasets.common import (
@@ -38,7 +39,7 @@ def register_coco_video(
     json_file: str | os.PathLike,
     image_root: str | os.PathLike | None = None,
     class_names: Sequence[str] | None = None,
-    **options,
+    **options: Any,
 ) -> None:
     """Register the dataset `name`; nothing is read before it is used.
 
@@ -116,6 +117,7 @@ def load_coco_video(
             if video_root is not None:
                 source = {"video_file": video_file(video_root, video.name, video_suffix)}
             else:
+                assert frame.file_name is not None  # only frames of video files have none
                 source = {"file_name": os.path.join(root, frame.file_name)}
             record = _record(video, index, source, groups=bool(group_keys))
             if parsed.annotated:
@@ -147,6 +149,7 @@ def _category_ids(
 
 def _record(video: ParsedVideo, index: int, source: dict, groups: bool) -> dict:
     frame = video.frames[index]
+    assert frame.size is not None  # without one a dataset stops
     record = {
         "image_id": f"{video.name}/{index:06d}",
         "height": frame.size[0],
@@ -162,10 +165,12 @@ def _record(video: ParsedVideo, index: int, source: dict, groups: bool) -> dict:
 
 def _annotations(frame: ParsedFrame, ids: dict[str, int], boxes: BoxCheck) -> Iterator[dict]:
     """The annotations of a frame, clipped to its image."""
+    assert frame.size is not None  # without one a dataset stops
+    height, width = frame.size
     for thing in frame.objects:
         if thing.name is None:
             value, expected = f"category_id {thing.category!r:.80} is not among the categories", "the id of one"
             raise Fault.at(thing.place, value, expected, "unknown_class")
-        box = boxes.clip(thing.box, *frame.size, thing.place)
+        box = boxes.clip(thing.box, height, width, thing.place)
         if box is not None:
             yield annotation_dict(box, ids[thing.name], thing.track, thing.occluded, thing.iscrowd)

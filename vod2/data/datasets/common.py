@@ -11,7 +11,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from vod2.d2 import BoxMode, DatasetCatalog, MetadataCatalog
 from vod2.data.datasets.faults import Fault, Place, Report
@@ -28,7 +28,7 @@ class VideoDataset(NamedTuple):
 
 
 def register_dataset(
-    name: str, load: Callable[[], VideoDataset], class_names: Sequence[str] | None = None, **metadata
+    name: str, load: Callable[[], VideoDataset], class_names: Sequence[str] | None = None, **metadata: Any
 ) -> None:
     """Register the dataset `name`; `load` is called when it is used.
 

@@ -1,6 +1,7 @@
 """Datasets that are made of other registered datasets."""
 
 from collections.abc import Callable
+from typing import Any
 
 from vod2.d2 import DatasetCatalog, MetadataCatalog
 from vod2.data.datasets.video_index import as_video_dicts
@@ -10,7 +11,7 @@ from vod2.errors import UserError
 _OWN_METADATA = {"name", "check_source", "thing_classes"}
 
 
-def register_derived(name: str, source_name: str, change: Callable[[list[dict]], list[dict]], **metadata) -> None:
+def register_derived(name: str, source_name: str, change: Callable[[list[dict]], list[dict]], **metadata: Any) -> None:
     """Register the dataset `name`, which is what `change` makes of another one; nothing is read before it is used.
 
     Args:

@@ -1,6 +1,7 @@
 """Which still images stand for a class: a selection of ImageNet DET, and a limit for any dataset of stills."""
 
 import logging
+import os
 import zlib
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ _NAMED_BY = 50  # annotations of a folder that tell which class it is of
 _SYNSETS = "ILSVRC2013_train"  # its folders are named after synsets; in the others every image is of its own classes
 
 
-def derive_images(root: Path | str, class_names: Sequence[str] = VID_CLASSES) -> list[str]:
+def derive_images(root: str | os.PathLike, class_names: Sequence[str] = VID_CLASSES) -> list[str]:
     """A selection of DET's images, made as the published list of 30 classes is made as far as the folders tell.
 
     The images of a class are those in the folders of its synset and of the synsets below it, and those of the folders
@@ -76,11 +77,11 @@ def _folders(train: Path) -> Iterator[Path]:
         yield from sorted(path for path in folder.iterdir() if path.is_dir()) if folder.name == _SYNSETS else [folder]
 
 
-def _path(root: Path | str, image: Path) -> str:
+def _path(root: str | os.PathLike, image: Path) -> str:
     return image.relative_to(Path(root, "Data", "DET")).with_suffix("").as_posix()
 
 
-def _synset_of(root: Path | str, name: str, paths: Sequence[str], categories: Mapping[str, int]) -> str:
+def _synset_of(root: str | os.PathLike, name: str, paths: Sequence[str], categories: Mapping[str, int]) -> str:
     """The name that a folder's objects have: its own, or that of the synset above which DET annotates."""
     if name in categories:
         return name
@@ -90,7 +91,7 @@ def _synset_of(root: Path | str, name: str, paths: Sequence[str], categories: Ma
     return min(images, key=lambda synset: (-images[synset], synset), default=name)
 
 
-def _names(root: Path | str, path: str) -> set[str]:
+def _names(root: str | os.PathLike, path: str) -> set[str]:
     """The names in an image's annotation; none without one, as in ILSVRC2013_train_extra, which shows no class."""
     file = Path(root, "Annotations", "DET", f"{path}.xml")
     if not file.is_file():

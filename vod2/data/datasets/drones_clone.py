@@ -76,14 +76,14 @@ def prepare_drones(
     """
     data = Path(clone, "Data") if Path(clone, "Data").is_dir() else Path(clone)
     found = {sensor: find_clips(data / f"Video_{DRONE_SENSORS[sensor]}") for sensor in sensors}
-    for sensor, clips in found.items():
-        found[sensor] = _complete(clips, skip_missing)
+    for sensor, parts in found.items():
+        found[sensor] = _complete(parts, skip_missing)
     distances = read_distances(data / _DESCRIPTION)
     written = []
-    for sensor, splits in found.items():
+    for sensor, parts in found.items():
         root = Path(output, f"drones_{sensor}")
-        _place_videos(data / f"Video_{DRONE_SENSORS[sensor]}", root / "videos", splits, copy_videos)
-        for split, clips in splits.items():
+        _place_videos(data / f"Video_{DRONE_SENSORS[sensor]}", root / "videos", parts, copy_videos)
+        for split, clips in parts.items():
             path = root / f"{split}.json.gz"
             if path.exists():
                 logger.warning("%s is there already: kept", path)
@@ -163,8 +163,12 @@ def _sheet_rows(path: Path) -> list[dict[str, str]]:
         for cell in row.iter(f"{_SHEET}c"):
             value = cell.find(f"{_SHEET}v")
             if value is not None:
-                text = texts[int(value.text)] if cell.get("t") == "s" else value.text
-                cells[cell.get("r").rstrip("0123456789")] = " ".join(text.split())
+                content = value.text or ""
+                text = texts[int(content)] if cell.get("t") == "s" else content
+                place = cell.get("r")
+                if place is None:
+                    raise ValueError("a cell without a place")
+                cells[place.rstrip("0123456789")] = " ".join(text.split())
         if cells:
             rows.append(cells)
     return rows

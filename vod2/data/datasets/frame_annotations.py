@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 CACHE_BYTES = 64 * 2**20
 """What one `AnnotationCache` holds at most, unless a single part is larger."""
@@ -23,7 +24,7 @@ class FrameAnnotations(ABC):
         """Names what is read at once to know frame `index`: that frame, its video, or the whole dataset."""
 
     @abstractmethod
-    def read(self, part: Hashable) -> Iterable[dict]:
+    def read(self, part: Any) -> Iterable[dict]:
         """Dicts with video_id, frame_index and annotations of the frames in a part; none of a frame without a file.
 
         Raises:
@@ -54,7 +55,7 @@ class LoadedAnnotations(FrameAnnotations):
     def part(self, video_id: str, index: int) -> str | None:
         return video_id if self.videos else None
 
-    def read(self, part: str | None) -> Iterable[dict]:
+    def read(self, part: Any) -> Iterable[dict]:
         loaded = self.load(**self.arguments, **({self.videos: [part]} if self.videos else {}))
         return loaded.dicts if hasattr(loaded, "dicts") else loaded
 

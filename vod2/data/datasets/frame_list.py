@@ -26,7 +26,7 @@ class ListEntry(NamedTuple):
     line: int
     text: str
     video: str
-    index: int | None
+    index: int | None  # type: ignore[assignment]  # hides tuple.index, which nobody calls
     length: int | None
 
 
@@ -56,7 +56,7 @@ def parse_frame_list(path: str | os.PathLike, split: str, report: Report = refus
         else:
             good[number] = fields
 
-    whole = usual == 4 and _lists_whole_videos(list(good.values()))
+    whole = usual == 4 and _lists_whole_videos([fields for fields in good.values() if len(fields) == 4])
     entries = []
     for number, (video, *numbers) in good.items():
         if len(numbers) == 1:
@@ -78,7 +78,8 @@ def _fields_of_line(line: str, split: str) -> tuple[str, int, int, int] | tuple[
             continue
         name = name if name.startswith(f"{split}/") else f"{split}/{name}"
         if count == 3:
-            return name, *map(int, numbers)
+            count_, frame_, length = map(int, numbers)
+            return name, count_, frame_, length
         # What stands behind the last slash is the frame; the number after it counts the lines.
         video, _, frame = name.rpartition("/")
         return (video, int(frame)) if _is_number(frame) else None

@@ -109,10 +109,10 @@ def parse_xml(file: str | os.PathLike) -> tuple[int, int, list[XmlObject]]:
     height, width = (_whole(root, f"size/{side}", file, least=0) for side in ("height", "width"))
     objects = []
     for element in root.iter("object"):
-        box = tuple(_number(element, f"bndbox/{side}", file) for side in ("xmin", "ymin", "xmax", "ymax"))
+        x1, y1, x2, y2 = (_number(element, f"bndbox/{side}", file) for side in ("xmin", "ymin", "xmax", "ymax"))
         track = _whole(element, "trackid", file) if element.find("trackid") is not None else None
         occluded = _whole(element, "occluded", file) if element.find("occluded") is not None else 0
-        objects.append(XmlObject((element.findtext("name") or "").strip(), box, track, occluded))
+        objects.append(XmlObject((element.findtext("name") or "").strip(), (x1, y1, x2, y2), track, occluded))
     return height, width, objects
 
 
@@ -159,7 +159,8 @@ def read_annotations(
     Raises:
         UserError: a file is broken, or names a class that is not in `categories`.
     """
-    sizes, counts, rows = [], [], []
+    sizes, counts = [], []
+    rows: list[tuple] = []
     boxes = BoxCheck()
     for file in tqdm(files, desc="annotations", unit="file", disable=quiet or None):
         height, width, objects = parse_xml(file)

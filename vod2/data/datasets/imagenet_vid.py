@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from vod2.d2 import BoxMode, DatasetCatalog, MetadataCatalog
 from vod2.data.datasets.faults import Fault, Place
@@ -38,12 +38,12 @@ class FrameRef(NamedTuple):
     """One frame: name of its video, number from 0, frames in the video."""
 
     video: str
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls
     length: int
 
 
 def register_imagenet_vid(
-    name: str, root: str | os.PathLike, split: str, class_names: Sequence[str] = VID_CLASSES, **options
+    name: str, root: str | os.PathLike, split: str, class_names: Sequence[str] = VID_CLASSES, **options: Any
 ) -> None:
     """Register the dataset `name`; nothing is read before it is used.
 

@@ -9,7 +9,7 @@ import configparser
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from vod2.data.datasets.common import (
     BoxCheck,
@@ -56,7 +56,7 @@ def register_mot(
     sequences: Sequence[str] | None = None,
     classes: Mapping[int, str] = MOT17_CLASSES,
     keep_classes: Sequence[str] | None = None,
-    **options,
+    **options: Any,
 ) -> None:
     """Register the dataset `name`; nothing is read before it is used.
 
@@ -161,8 +161,8 @@ def read_seqinfo(path: str | os.PathLike) -> SequenceInfo:
     if not parser.has_section("Sequence"):
         raise Fault.at(place, f"its sections are {parser.sections()!r:.80}", "a section [Sequence]")
     section = parser["Sequence"]
-    sizes = [whole(section.get(key), place, key, 1) for key in ("seqLength", "imHeight", "imWidth")]
-    return SequenceInfo(*sizes, section.get("imDir", "img1"), section.get("imExt", ".jpg"))
+    length, height, width = (whole(section.get(key), place, key, 1) for key in ("seqLength", "imHeight", "imWidth"))
+    return SequenceInfo(length, height, width, section.get("imDir", "img1"), section.get("imExt", ".jpg"))
 
 
 def _frames(folder: Path, sequence: str, info: SequenceInfo, video: str | None) -> list[dict]:
@@ -235,6 +235,7 @@ def _parse_object(fields: Sequence[str], place: Place, length: int) -> MotObject
     if not 1 <= frame <= length:
         raise Fault.at(place, f"frame {frame}", f"1 to {length}", "video_length", "fix it, or seqLength in seqinfo.ini")
     left, top, width, height = values[2:6]
+    assert place.line is not None
     return MotObject(place.line, frame - 1, track, (left, top, left + width, top + height), label, values[8])
 
 

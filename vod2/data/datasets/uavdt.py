@@ -256,7 +256,8 @@ def _clipped(table: np.ndarray, width: int, height: int, file: Path | None) -> t
 
 
 def _annotations(table: np.ndarray, boxes: np.ndarray) -> Iterator[dict]:
-    for row, box in zip(table.astype(np.int64).tolist(), boxes.tolist(), strict=True):
+    rows: list[list[int]] = table.astype(np.int64).tolist()
+    for row, box in zip(rows, boxes.tolist(), strict=True):
         yield {
             "bbox": box,
             "bbox_mode": BoxMode.XYXY_ABS,

@@ -94,7 +94,7 @@ class VideoIndex:
         nearest = self._nearest(video_id, index)
         if nearest["frame_index"] == index or not {"frame_template", "video_file"} & nearest.keys():
             return nearest.get("annotations")
-        unlisted = self._unlisted.get(nearest.get("dataset_name"))
+        unlisted = self._unlisted.get(nearest.get("dataset_name", ""))
         return None if unlisted is None else unlisted(video_id, index)
 
     def frames(self, video_id: str) -> np.ndarray:

@@ -15,7 +15,7 @@ def register_vod_synth(name: str, root: str | os.PathLike, part: str, size: str)
     """Register the dataset `name`; nothing is read before it is used. Arguments as in `load_vod_synth`."""
     root, class_names = str(root), list(SIZES[size].class_names)
     DatasetCatalog.register(name, lambda: load_vod_synth(root, part, size, name))
-    source = {"format": "imagenet_det", "path": root}
+    source: dict[str, object] = {"format": "imagenet_det", "path": root}
     metadata = {}
     if part != "det":
         split, every_frame = _split(part)

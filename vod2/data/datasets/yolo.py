@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import yaml
 from PIL import Image
@@ -43,7 +43,7 @@ ClassNames = Sequence[str] | str | os.PathLike
 """The names by category id, or the path of a data.yaml with the key `names`."""
 
 
-def register_yolo_video(name: str, root: str | os.PathLike, class_names: ClassNames, **options) -> None:
+def register_yolo_video(name: str, root: str | os.PathLike, class_names: ClassNames, **options: Any) -> None:
     """Register the dataset `name`; nothing is read before it is used.
 
     Args:
@@ -99,7 +99,7 @@ def load_yolo_video(
     images, labels = (Path(root, part if separate else "", split) for part in ("images", "labels"))
     remedy = "see datasets/README.md for how to lay it out"
     boxes = BoxCheck()
-    dicts = []
+    dicts: list[dict] = []
     if video_root is None:
         require_folder(images, "of YOLO videos", remedy)
         for video in _folders(images):
@@ -251,6 +251,7 @@ def _parse_object(fields: Sequence[str], place: Place) -> YoloObject:
     if not all(-_TOLERANCE <= side <= 1 + _TOLERANCE for side in sides):
         raise Fault.at(place, f"{' '.join(fields)!r:.80}", "a box relative to the image, in [0, 1]", "box_outside")
     track = whole(fields[5], place, "track", kind="bad_line") if len(fields) == 6 else None
+    assert place.line is not None
     return YoloObject(place.line, category, (x - w / 2, y - h / 2, x + w / 2, y + h / 2), track)
 
 

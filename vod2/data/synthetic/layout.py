@@ -25,7 +25,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 from xml.etree import ElementTree
 
 import cv2
@@ -67,7 +67,7 @@ class Job(NamedTuple):
     """What one process makes in one go: a video, or (split "det") a folder of stills."""
 
     split: str
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls
 
 
 def video_id(split: str, index: int) -> str:
@@ -173,7 +173,7 @@ def read_visibility(path: str | os.PathLike) -> dict[int, dict[int, float]]:
     return _read_tracks(path)
 
 
-def _read_tracks(path: str | os.PathLike) -> dict[int, dict[int, object]]:
+def _read_tracks(path: str | os.PathLike) -> dict[int, dict[int, Any]]:
     # The keys of JSON are strings.
     frames = {}
     for frame, tracks in json.loads(Path(path).read_text(encoding="utf-8")).items():

@@ -62,7 +62,7 @@ def draw_sprite(category: int, appearance: Appearance, size: int) -> Sprite:
     shifts = (0.0, 0.5)
     variants = [_paint(member, appearance, size, shift) for member in look_alikes(category) for shift in shifts]
     sharp = _paint(category, appearance, size, 0.0)
-    return Sprite(sharp=sharp, ambiguous=np.mean(variants, axis=0, dtype=np.float32))
+    return Sprite(sharp=sharp, ambiguous=np.asarray(np.mean(variants, axis=0, dtype=np.float32)))
 
 
 def _paint(category: int, appearance: Appearance, size: int, shift: float) -> np.ndarray:
@@ -78,7 +78,7 @@ def _paint(category: int, appearance: Appearance, size: int, shift: float) -> np
 def draw_background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """A textured canvas (height, width, 3) uint8 BGR: greyish noise of several scales, and faint bands with edges."""
     tint = rng.uniform(-12, 12, 3)
-    grey = np.full((height, width), rng.uniform(110, 165), np.float32)
+    grey: np.ndarray = np.full((height, width), rng.uniform(110, 165), np.float32)
     for cells, amplitude in ((3, 18), (8, 14), (20, 10), (48, 8), (100, 6)):
         grid = rng.standard_normal((cells, max(2, round(cells * width / height)))).astype(np.float32)
         grey += amplitude * cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC)

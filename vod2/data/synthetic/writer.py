@@ -71,6 +71,7 @@ def write_mp4(source: SyntheticConfig | SyntheticSet, name: str, path: str | os.
     split, index = find_video(source, name)
     with replacing(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
         stream = container.add_stream(codec, rate=fps)
+        assert isinstance(stream, av.VideoStream)
         stream.pix_fmt = "yuv420p"
         for number, (image, _) in enumerate(source.render(split, index)):
             padded = np.pad(image, ((0, image.shape[0] % 2), (0, image.shape[1] % 2), (0, 0)))

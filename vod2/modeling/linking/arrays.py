@@ -74,7 +74,7 @@ class FrameBoxes(NamedTuple):
 
     def take(self, rows: np.ndarray) -> "FrameBoxes":
         """The detections at `rows`."""
-        return FrameBoxes(*(None if values is None else values[rows] for values in self))
+        return self._replace(**{name: values[rows] for name, values in self._asdict().items() if values is not None})
 
 
 def _numpy(tensor: Tensor) -> np.ndarray:

@@ -11,33 +11,35 @@ import numpy as np
 import torch
 
 from vod2.d2 import CfgNode, Instances, Registry
-from vod2.errors import lookup, settings
+from vod2.keys import BuiltOfKeys, build_of_keys
 from vod2.modeling.linking.arrays import FrameBoxes
 from vod2.modeling.linking.paths import Path
 
 BOX_LINKER_REGISTRY = Registry("BOX_LINKER")
 BOX_LINKER_REGISTRY.__doc__ = """
-Subclasses of `BoxLinker` with a `from_config(cfg.MODEL.VIDEO.LINKER)`, chosen by MODEL.VIDEO.LINKER.NAME.
+Subclasses of `BoxLinker`, chosen by MODEL.VIDEO.LINKER.NAME. Each declares in `reads` the keys of MODEL.VIDEO.LINKER
+that it is built of, see `vod2.keys.BuiltOfKeys`.
 """
 
 
 def build_box_linker(cfg: CfgNode) -> "BoxLinker | None":
-    """The linker that MODEL.VIDEO.LINKER describes, or None."""
+    """The linker that MODEL.VIDEO.LINKER describes, or None.
+
+    Raises:
+        UserError: for an unknown name, a value that the linker refuses, or a key that is not at its default and that
+            the linker does not read.
+    """
     node = cfg.MODEL.VIDEO.LINKER
     if not node.NAME:
         return None
-    kind = lookup(BOX_LINKER_REGISTRY, node.NAME, "MODEL.VIDEO.LINKER.NAME")
-    with settings("MODEL.VIDEO.LINKER"):
-        return kind.from_config(node)
+    (linker,) = build_of_keys(BOX_LINKER_REGISTRY, cfg, BoxLinker.node, [node.NAME])
+    return linker
 
 
-class BoxLinker(ABC):
+class BoxLinker(BuiltOfKeys, ABC):
     """Links the boxes of one video over time and rescores them; plain arrays, no gradient, no state."""
 
-    @classmethod
-    @abstractmethod
-    def from_config(cls, node: CfgNode) -> "BoxLinker":
-        """Build from MODEL.VIDEO.LINKER."""
+    node = "MODEL.VIDEO.LINKER"
 
     @abstractmethod
     def link(self, video: Sequence[Instances]) -> list[Instances]:
@@ -102,10 +104,10 @@ class ClassLinker(BoxLinker):
         return _instances(video, _joined(tracks_of_classes))
 
 
-def _first_rows(counts: Sequence[int]) -> np.ndarray:
+def _first_rows(counts: Sequence[int] | np.ndarray) -> np.ndarray:
     """Where each of several arrays of so many rows begins, when they are joined into one."""
-    counts = np.asarray(counts, dtype=np.int64)
-    return np.cumsum(counts) - counts
+    lengths = np.asarray(counts, dtype=np.int64)
+    return np.cumsum(lengths) - lengths
 
 
 def _joined(classes: Sequence[Tracks]) -> Tracks:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vod2.d2 import CfgNode
 from vod2.modeling.linking.arrays import FrameBoxes, pairwise_iou
 from vod2.modeling.linking.base import BOX_LINKER_REGISTRY, ClassLinker, Tracks
 from vod2.modeling.linking.paths import HeaviestPaths
@@ -34,6 +33,8 @@ class SeqNMS(ClassLinker):
         [0.699999988079071, 0.699999988079071]
     """
 
+    reads = {"link_iou": "LINK_IOU", "suppress_iou": "SUPPRESS_IOU", "rescore": "RESCORE"}
+
     def __init__(self, *, link_iou: float = 0.5, suppress_iou: float = 0.3, rescore: str = "mean") -> None:
         """
         Args:
@@ -50,10 +51,6 @@ class SeqNMS(ClassLinker):
         if rescore not in RESCORE:
             raise ValueError(f"Seq-NMS: expected RESCORE to be one of {', '.join(RESCORE)}, got {rescore!r}")
         self.link_iou, self.suppress_iou, self.rescore = link_iou, suppress_iou, rescore
-
-    @classmethod
-    def from_config(cls, node: CfgNode) -> "SeqNMS":
-        return cls(link_iou=node.LINK_IOU, suppress_iou=node.SUPPRESS_IOU, rescore=node.RESCORE)
 
     def link_class(self, frames: Sequence[FrameBoxes]) -> Tracks:
         boxes = [one.boxes for one in frames]

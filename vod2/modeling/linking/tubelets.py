@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vod2.d2 import CfgNode
 from vod2.errors import UserError
 from vod2.modeling.linking.arrays import FrameBoxes, pairwise_iou
 from vod2.modeling.linking.base import BOX_LINKER_REGISTRY, ClassLinker, Tracks
@@ -25,6 +24,8 @@ class TubeletLinking(ClassLinker):
     boxes are ceil(L / 2). Give it boxes after non-maximum suppression.
     """
 
+    reads = {"top_share": "TOP_SHARE"}
+
     def __init__(self, *, top_share: float = 0.5) -> None:
         """
         Args:
@@ -36,10 +37,6 @@ class TubeletLinking(ClassLinker):
         if not 0 < top_share <= 1:
             raise ValueError(f"expected TOP_SHARE in (0, 1], got {top_share}")
         self.top_share = top_share
-
-    @classmethod
-    def from_config(cls, node: CfgNode) -> "TubeletLinking":
-        return cls(top_share=node.TOP_SHARE)
 
     def link_class(self, frames: Sequence[FrameBoxes]) -> Tracks:
         links = [self.linking_scores(one, after) for one, after in zip(frames[:-1], frames[1:], strict=True)]

@@ -1,5 +1,6 @@
 """Level 1: aggregation of feature maps."""
 
+from vod2.modeling.backbone import split_maps
 from vod2.modeling.pixel.aligner import ALIGNER_REGISTRY, Aligner, build_aligner
 from vod2.modeling.pixel.base import (
     PIXEL_AGGREGATOR_REGISTRY,
@@ -28,4 +29,5 @@ __all__ = [
     "enhance_clips",
     "enter_memory",
     "keeps_boxes",
+    "split_maps",
 ]

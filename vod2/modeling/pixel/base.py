@@ -12,7 +12,7 @@ from vod2.d2 import CfgNode, Registry, ShapeSpec
 from vod2.errors import UserError, lookup, settings
 from vod2.modeling.aggregation import Aggregated
 from vod2.modeling.backbone import split_maps
-from vod2.modeling.deprecated import DeprecatedEnter
+from vod2.modeling.deprecated import DeprecatedEnter, honour_old_names
 from vod2.structures import Frame, Role, Support, TemporalContext
 
 PIXEL_AGGREGATOR_REGISTRY = Registry("PIXEL_AGGREGATOR")
@@ -119,4 +119,6 @@ def build_pixel_aggregator(cfg: CfgNode, shapes: dict[str, ShapeSpec]) -> PixelA
         return None
     kind = lookup(PIXEL_AGGREGATOR_REGISTRY, name, "MODEL.VIDEO.PIXEL_AGGREGATOR.NAME")
     with settings(name):
-        return kind(cfg, shapes)
+        aggregator = kind(cfg, shapes)
+    honour_old_names(aggregator)
+    return aggregator

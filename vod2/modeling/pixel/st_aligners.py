@@ -41,8 +41,9 @@ class LearnedSampling(Aligner):
     ) -> Tensor:
         return self.layer(source, target)
 
-    def share_locations(self, other: "LearnedSampling") -> None:
+    def share_locations(self, other: Aligner) -> None:
         if hasattr(self.layer, "locations"):
+            assert isinstance(other, LearnedSampling)  # of the same class, as the contract says
             self.layer.locations = other.layer.locations
 
 

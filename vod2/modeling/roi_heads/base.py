@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from vod2.d2 import CfgNode, Registry
 from vod2.errors import lookup, settings
-from vod2.layers import RelationModules
+from vod2.layers import ModuleList, RelationModules
 from vod2.modeling.aggregation import Aggregated, merged
-from vod2.modeling.deprecated import DeprecatedAggregate
+from vod2.modeling.deprecated import DeprecatedAggregate, warn_renamed
 from vod2.structures import Clip, ProposalSet, TemporalContext
 
 PROPOSAL_AGGREGATOR_REGISTRY = Registry("PROPOSAL_AGGREGATOR")
@@ -112,8 +112,8 @@ class AggregatorSequence(ProposalAggregator):
         super().__init__()
         if not parts:
             raise ValueError("AggregatorSequence: expected at least one aggregator")
-        self.parts = nn.ModuleList(parts)
-        self.needs = ProposalNeeds.joined([part.needs for part in parts])
+        self.parts = ModuleList(parts)
+        self.needs = ProposalNeeds.joined([needs_of(part) for part in parts])
 
     def forward(self, query: ProposalSet, context: TemporalContext) -> Aggregated[Tensor]:
         results = []
@@ -135,7 +135,7 @@ class AggregatorSequence(ProposalAggregator):
 
 def _with_features(clip: Clip, features: Tensor) -> Clip:
     """The clip whose key frame's proposals have other features; its context stays as it is."""
-    return replace(clip, key=clip.key.with_(proposals=replace(clip.key.proposals, features=features)))
+    return replace(clip, key=clip.key.with_(proposals=replace(clip.key.require_proposals(), features=features)))
 
 
 def _joined(results: Sequence[Aggregated[Tensor]]) -> Aggregated[Tensor]:
@@ -150,6 +150,21 @@ def _joined(results: Sequence[Aggregated[Tensor]]) -> Aggregated[Tensor]:
         carry=merged(result.carry for result in results),
         relations=relations,
     )
+
+
+_OLD_NEEDS = {"needs_maps": "pooled_maps", "id_iou": "track_iou", "support_pool": "support_pool"}
+"""Attributes in which an aggregator said what it needs in version 0.1, and their names in `ProposalNeeds`."""
+
+
+def needs_of(aggregator: ProposalAggregator | None) -> ProposalNeeds:
+    """What an aggregator asks for, also one that says it in the attributes of version 0.1; nothing for None."""
+    if aggregator is None:
+        return ProposalNeeds()
+    old = {new: getattr(aggregator, name) for name, new in _OLD_NEEDS.items() if hasattr(aggregator, name)}
+    if not old:
+        return aggregator.needs
+    warn_renamed(f"{', '.join(_OLD_NEEDS)} of a {type(aggregator).__name__}", "its attribute needs, a ProposalNeeds")
+    return replace(aggregator.needs, **old)
 
 
 def build_relations(cfg: CfgNode, dim: int) -> RelationModules:

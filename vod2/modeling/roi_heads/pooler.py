@@ -1,5 +1,8 @@
 """Pooling of boxes from feature maps, by the project's operator."""
 
+from collections.abc import Sequence
+from typing import Any
+
 from torch import nn
 
 from vod2.d2 import CfgNode, ROIPooler, ShapeSpec
@@ -20,7 +23,9 @@ class FastROIPooler(ROIPooler):
         torch.Size([1, 4, 7, 7])
     """
 
-    def __init__(self, output_size, scales, sampling_ratio, pooler_type, **kwargs) -> None:
+    def __init__(
+        self, output_size: int, scales: Sequence[float], sampling_ratio: int, pooler_type: str, **kwargs: Any
+    ) -> None:
         super().__init__(output_size, scales, sampling_ratio, pooler_type, **kwargs)
         if pooler_type in ("ROIAlign", "ROIAlignV2"):
             aligned = pooler_type == "ROIAlignV2"

@@ -4,6 +4,7 @@ N: proposals of a frame, K: classes, k: boxes regressed from a proposal (1 or K)
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from fvcore.nn import smooth_l1_loss
@@ -24,7 +25,9 @@ class VideoBoxPredictor(FastRCNNOutputLayers):
     """
 
     @configurable
-    def __init__(self, *args, ohem: int = 0, conventions: LegacyConventions = CURRENT_CONVENTIONS, **kwargs) -> None:
+    def __init__(
+        self, *args: Any, ohem: int = 0, conventions: LegacyConventions = CURRENT_CONVENTIONS, **kwargs: Any
+    ) -> None:
         """
         Args:
             ohem: the loss of a frame is that of so many of its RoIs, those of the highest loss; 0 for all.
@@ -86,12 +89,12 @@ class VideoBoxPredictor(FastRCNNOutputLayers):
         boxes = self.predict_boxes(predictions, proposals)
         probs = self.predict_probs(predictions, proposals)
         results = [
-            self._select(box, prob, proposal.image_size)
+            self._kept(box, prob, proposal.image_size)
             for box, prob, proposal in zip(boxes, probs, proposals, strict=True)
         ]
         return results, [result.proposal_index for result in results]
 
-    def _select(self, boxes: Tensor, probs: Tensor, size: tuple[int, int]) -> Instances:
+    def _kept(self, boxes: Tensor, probs: Tensor, size: tuple[int, int]) -> Instances:
         """boxes (N, k*4), probs (N, K+1) -> score threshold, NMS within classes, best `test_topk_per_image`."""
         finite = torch.isfinite(boxes).all(dim=1) & torch.isfinite(probs).all(dim=1)
         scores = probs[:, :-1] * finite[:, None]

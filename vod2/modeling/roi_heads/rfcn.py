@@ -7,6 +7,7 @@ RoI, K + 1 scores and 8 deltas.
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -108,6 +109,7 @@ class PositionSensitivePooler(nn.Module):
             rows = [parameter.unflatten(0, (-1, bins)).transpose(0, 1) for parameter in (scores, deltas)]
             return torch.cat(rows, dim=1).flatten(0, 1)
 
+        assert self.cls_score.bias is not None and self.bbox_pred.bias is not None
         # The convolutions' rows change their order: to change that of the maps takes far longer.
         weight = side_by_side(self.cls_score.weight.flatten(1), self.bbox_pred.weight.flatten(1))
         bias = side_by_side(self.cls_score.bias, self.bbox_pred.bias)
@@ -136,7 +138,7 @@ class MeanBoxHead(nn.Module):
 class PooledBoxPredictor(VideoBoxPredictor):
     """`VideoBoxPredictor` for RoIs whose embedding is their scores and deltas: it has no layers of its own."""
 
-    def __init__(self, *args, **kwargs) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         del self.cls_score, self.bbox_pred  # the pooler's 1x1 convolutions stand in their place
 
@@ -155,7 +157,9 @@ class RFCNHeads(VideoROIHeads):
     """
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
+    def from_config(  # type: ignore[override]  # as StandardROIHeads in Detectron2
+        cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]
+    ) -> dict:
         _check(cfg)
         (level,) = cfg.MODEL.ROI_HEADS.IN_FEATURES
         num_classes, head = cfg.MODEL.ROI_HEADS.NUM_CLASSES, cfg.MODEL.ROI_BOX_HEAD

@@ -4,7 +4,7 @@ B: frames, N: proposals of a frame, D: embedding.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +20,10 @@ from vod2.d2 import (
     pairwise_iou,
 )
 from vod2.errors import UserError
-from vod2.layers import covered, poolable
+from vod2.layers import covered, poolable, zero_bias
 from vod2.modeling.aggregation import Aggregated, mean_losses, next_relations
 from vod2.modeling.legacy import CURRENT_CONVENTIONS, LegacyConventions
-from vod2.modeling.roi_heads.base import ProposalAggregator, ProposalNeeds, build_proposal_aggregator
+from vod2.modeling.roi_heads.base import ProposalAggregator, build_proposal_aggregator, needs_of
 from vod2.modeling.roi_heads.pooler import build_pooler
 from vod2.modeling.roi_heads.predictor import VideoBoxPredictor
 from vod2.structures import POOLED_MAPS, Clip, Frame, PreciseBoxes, ProposalSet
@@ -54,7 +54,7 @@ class VideoROIHeads(StandardROIHeads):
         support_topk: int = 75,
         conventions: LegacyConventions = CURRENT_CONVENTIONS,
         ignore_overlap: float = 0.5,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         """
         Args:
@@ -67,14 +67,16 @@ class VideoROIHeads(StandardROIHeads):
         """
         super().__init__(**kwargs)
         self.aggregator = aggregator
-        self.needs = ProposalNeeds() if aggregator is None else aggregator.needs
+        self.needs = needs_of(aggregator)
         self.reduce = reduce
         self.support_topk = support_topk
         self.conventions = conventions
         self.ignore_overlap = ignore_overlap
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
+    def from_config(  # type: ignore[override]  # as StandardROIHeads in Detectron2
+        cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]
+    ) -> dict:
         for key, value in (("MODEL.MASK_ON", cfg.MODEL.MASK_ON), ("MODEL.KEYPOINT_ON", cfg.MODEL.KEYPOINT_ON)):
             if value:
                 raise UserError(f"VideoROIHeads predict boxes only: set {key} to False")
@@ -128,16 +130,16 @@ class VideoROIHeads(StandardROIHeads):
         if targets is None:
             return proposals
         # Frames with targets: sampled all at once, as Detectron2 does.
-        rows = [row for row, target in enumerate(targets) if target is not None]
+        trained = {row: target for row, target in enumerate(targets) if target is not None}
         candidates = []
-        for row in rows:
+        for row, target in trained.items():
             regions = None if ignored is None else ignored[row]
-            candidates.append(self._outside(proposals[row], targets[row], regions))
-        sampled = self.label_and_sample_proposals(candidates, [targets[row] for row in rows])
+            candidates.append(self._outside(proposals[row], target, regions))
+        sampled = self.label_and_sample_proposals(candidates, list(trained.values()))
         # All others are supports, whose best come first.
         kept = self._embedded_in_training()
         selected = [of_frame[:kept] if kept is not None else of_frame for of_frame in proposals]
-        for row, sample in zip(rows, sampled, strict=True):
+        for row, sample in zip(trained, sampled, strict=True):
             selected[row] = sample
         return selected
 
@@ -196,24 +198,31 @@ class VideoROIHeads(StandardROIHeads):
             clips: with embedded proposals; in training key frames also have the sampled RoIs as `targets`.
         """
         aggregated = self.aggregate(clips)
+        return HeadOutput(*self.predict(clips, aggregated), aggregated)
+
+    def predict(
+        self, clips: Sequence[Clip], aggregated: Sequence[Aggregated[Tensor]]
+    ) -> tuple[list[Instances], dict[str, Tensor]]:
+        """What `aggregate` returned for each clip -> instances and no losses, or in training the other way round."""
         predictions = self.box_predictor(torch.cat([result.value for result in aggregated]))
         if self.training:
             losses = self.box_predictor.losses(predictions, [clip.key.targets for clip in clips])
-            return HeadOutput([], losses | mean_losses(aggregated), aggregated)
+            return [], losses | mean_losses(aggregated)
         proposals = [
-            Instances(clip.key.image_size, proposal_boxes=PreciseBoxes(clip.key.proposals.boxes)) for clip in clips
+            Instances(clip.key.image_size, proposal_boxes=PreciseBoxes(clip.key.require_proposals().boxes))
+            for clip in clips
         ]
         instances, _ = self.box_predictor.inference(predictions, proposals)
         for clip, result, detections in zip(clips, aggregated, instances, strict=True):
             if result.relations is not None:
                 table = next_relations(result.relations, clip.context, clip.key.index, self.support_topk)
                 detections.next_relation = table[detections.proposal_index]
-        return HeadOutput(instances, {}, aggregated)
+        return instances, {}
 
     def aggregate(self, clips: Sequence[Clip]) -> list[Aggregated[Tensor]]:
         """Level 2: what the proposals of the key frames become, (N, D) each."""
         if self.aggregator is None:
-            return [Aggregated(clip.key.proposals.features) for clip in clips]
+            return [Aggregated(clip.key.require_proposals().features) for clip in clips]
         return self.aggregator.forward_clips(clips)
 
 
@@ -223,7 +232,7 @@ def _reduction(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> nn.ModuleDict
     def layers(channels: int) -> nn.Sequential:
         conv = nn.Conv2d(channels, cfg.MODEL.VIDEO.REDUCE_CHANNELS, 1)
         nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-        nn.init.zeros_(conv.bias)
+        zero_bias(conv)
         return nn.Sequential(conv, nn.ReLU())
 
     return nn.ModuleDict({name: layers(input_shape[name].channels) for name in cfg.MODEL.ROI_HEADS.IN_FEATURES})

@@ -17,7 +17,14 @@ class Backbone(nn.Module, metaclass=ABCMeta):
     A subclass sets ``_out_features``, ``_out_feature_channels``, ``_out_feature_strides``, or overrides `output_shape`.
     """
 
-    size_divisibility = 0  # height and width of the input must be multiples of it; 0: no requirement
+    _out_features: list[str]
+    _out_feature_channels: dict[str, int]
+    _out_feature_strides: dict[str, int]
+
+    @property
+    def size_divisibility(self) -> int:
+        """Height and width of the input must be multiples of it; 0: no requirement."""
+        return 0
 
     @abstractmethod
     def forward(self, x: Tensor) -> dict[str, Tensor]:

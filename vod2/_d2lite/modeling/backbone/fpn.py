@@ -63,7 +63,11 @@ class FPN(Backbone):
         self._out_features = [f"p{level}" for level in all_levels]
         self._out_feature_strides = {f"p{level}": 2**level for level in all_levels}
         self._out_feature_channels = dict.fromkeys(self._out_features, out_channels)
-        self.size_divisibility = strides[-1]
+        self._size_divisibility = strides[-1]
+
+    @property
+    def size_divisibility(self) -> int:
+        return self._size_divisibility
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """(B, 3, H, W) -> {"p2": (B, C, H/4, W/4), ...} from high to low resolution."""

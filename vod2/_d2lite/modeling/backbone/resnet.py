@@ -3,6 +3,9 @@
 Letters: B images, C channels, H W height and width. All tensors are (B, C, H, W).
 """
 
+from collections.abc import Iterable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from fvcore.nn import weight_init
@@ -94,7 +97,7 @@ class BottleneckBlock(CNNBlockBase):
         stride_1x1, stride_3x3 = (stride, 1) if stride_in_1x1 else (1, stride)
         self.shortcut = _shortcut(in_channels, out_channels, stride, norm)
         self.conv1 = _conv(in_channels, width, 1, norm, stride=stride_1x1)
-        self.conv2 = _conv(width, width, 3, norm, stride=stride_3x3, groups=num_groups, dilation=dilation)
+        self.conv2: nn.Module = _conv(width, width, 3, norm, stride=stride_3x3, groups=num_groups, dilation=dilation)
         self.conv3 = _conv(width, out_channels, 1, norm)
         _initialize(self.conv1, self.conv2, self.conv3, self.shortcut)
 
@@ -138,10 +141,11 @@ class DeformBottleneckBlock(BottleneckBlock):
         self, in_channels: int, out_channels: int, *, bottleneck_channels: int, deform_num_groups: int = 1, **kwargs
     ):
         super().__init__(in_channels, out_channels, bottleneck_channels=bottleneck_channels, **kwargs)
-        plain = self.conv2
-        where = {"stride": plain.stride[0], "padding": plain.padding[0], "dilation": plain.dilation[0]}
+        plain: Any = self.conv2
+        where: dict[str, Any] = {"stride": plain.stride[0], "padding": plain.padding[0], "dilation": plain.dilation[0]}
         self.conv2_offset = Conv2d(bottleneck_channels, 18 * deform_num_groups, 3, **where)
         nn.init.zeros_(self.conv2_offset.weight)
+        assert self.conv2_offset.bias is not None
         nn.init.zeros_(self.conv2_offset.bias)
         self.conv2 = DeformConv(bottleneck_channels, **where, groups=plain.groups, norm=plain.norm)
 
@@ -202,7 +206,8 @@ class ResNet(Backbone):
 
     def freeze(self, freeze_at: int = 0) -> "ResNet":
         """Freeze the first parts: 1 the stem, 2 also "res2", and so on."""
-        for part in [[self.stem], *self.stages][: max(freeze_at, 0)]:
+        parts: list[Iterable] = [[self.stem], *self.stages]
+        for part in parts[: max(freeze_at, 0)]:
             for block in part:
                 block.freeze()
         return self
@@ -234,7 +239,8 @@ def _build_stage(cfg, number: int, in_channels: int) -> list[CNNBlockBase]:
     dilation = options.RES5_DILATION if number == 5 else 1
     first_stride = 1 if number == 2 or dilation == 2 else 2
     num_blocks, growth = _BLOCKS_PER_STAGE[options.DEPTH][number - 2], 2 ** (number - 2)
-    block_class, kwargs = BasicBlock, {}
+    block_class: type[CNNBlockBase] = BasicBlock
+    kwargs: dict[str, Any] = {}
     if options.DEPTH >= 50:
         block_class = BottleneckBlock
         kwargs = {
@@ -261,7 +267,7 @@ def build_resnet_backbone(cfg, input_shape: ShapeSpec) -> ResNet:
     """The ResNet that ``cfg.MODEL.RESNETS`` and ``cfg.MODEL.BACKBONE.FREEZE_AT`` describe."""
     check_supported(cfg, {"MODEL.RESNETS.DEFORM_MODULATED": False})
     options = cfg.MODEL.RESNETS
-    allowed = {"DEPTH": tuple(_BLOCKS_PER_STAGE), "RES5_DILATION": (1, 2)}
+    allowed: dict[str, tuple] = {"DEPTH": tuple(_BLOCKS_PER_STAGE), "RES5_DILATION": (1, 2)}
     if options.DEPTH < 50:  # no bottleneck: the keys that shape one must keep the values that mean nothing
         allowed |= {
             "RES2_OUT_CHANNELS": (64,),

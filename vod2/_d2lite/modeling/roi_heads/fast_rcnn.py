@@ -205,12 +205,12 @@ class FastRCNNOutputLayers(nn.Module):
         finite = torch.isfinite(boxes).all(dim=1) & torch.isfinite(scores).all(dim=1)
         boxes, scores = boxes[finite].unflatten(1, (-1, 4)), scores[finite, :-1]  # (N, K or 1, 4), (N, K)
         proposal, category = nonzero_tuple(scores > self.test_score_thresh)
-        boxes = Boxes(boxes[proposal, category if boxes.shape[1] > 1 else torch.zeros_like(category)])
-        boxes.clip(image_size)
+        chosen = Boxes(boxes[proposal, category if boxes.shape[1] > 1 else torch.zeros_like(category)])
+        chosen.clip(image_size)
         scores = scores[proposal, category]
-        keep = batched_nms(boxes.tensor, scores, category, self.test_nms_thresh)
+        keep = batched_nms(chosen.tensor, scores, category, self.test_nms_thresh)
         keep = keep if self.test_topk_per_image < 0 else keep[: self.test_topk_per_image]
-        instances = Instances(image_size, pred_boxes=boxes[keep], scores=scores[keep], pred_classes=category[keep])
+        instances = Instances(image_size, pred_boxes=chosen[keep], scores=scores[keep], pred_classes=category[keep])
         return instances, nonzero_tuple(finite)[0][proposal[keep]]
 
     def predict_boxes(self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]) -> list[Tensor]:

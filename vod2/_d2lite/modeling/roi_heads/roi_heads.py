@@ -4,6 +4,7 @@ Letters: B images, N proposals of one image, G ground truths of one image, K cla
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +57,8 @@ class ROIHeads(nn.Module):
 
     `batch_size_per_image` proposals are sampled in each image, of them at most `positive_fraction` foreground.
     """
+
+    box_predictor: Any  # what subclasses set has `losses` and `inference`
 
     @configurable
     def __init__(
@@ -162,7 +165,7 @@ class StandardROIHeads(ROIHeads):
         self.box_predictor = box_predictor
 
     @classmethod
-    def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]):
+    def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]):  # type: ignore[override]  # as Detectron2's
         in_features, pooler = _pooler_from_config(cfg, input_shape)
         channels = {input_shape[name].channels for name in in_features}
         if len(channels) != 1:
@@ -195,7 +198,7 @@ class Res5ROIHeads(ROIHeads):
         self.box_predictor = box_predictor
 
     @classmethod
-    def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]):
+    def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]):  # type: ignore[override]  # as Detectron2's
         in_features, pooler = _pooler_from_config(cfg, input_shape)
         if len(in_features) != 1:
             raise ValueError(f"Res5ROIHeads pools one feature map, MODEL.ROI_HEADS.IN_FEATURES is {in_features}")

@@ -87,7 +87,9 @@ def compression(image: np.ndarray, strength: int) -> np.ndarray:
     """A frame (H, W, 3) uint8 through a JPEG of quality 20 (weakest) to 4."""
     quality = 20 - 16 * strength // 100
     _, encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
-    return cv2.imdecode(encoded, cv2.IMREAD_COLOR)
+    decoded = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
+    assert decoded is not None  # it has just been encoded
+    return decoded
 
 
 def low_light(image: np.ndarray, strength: int, rng: np.random.Generator) -> np.ndarray:

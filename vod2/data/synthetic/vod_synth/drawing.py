@@ -4,7 +4,9 @@ Polygons are placed in 1/16 pixel, rasterised by OpenCV's integer code at four t
 Shape alphabet: n side of a patch in pixels, S = 4 samples a pixel and side. Colours are BGR.
 """
 
+import functools
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -85,8 +87,12 @@ def fill(canvas: np.ndarray, polygons: Sequence, pose: Pose, patch: Patch, value
 
 def average(canvas: np.ndarray) -> np.ndarray:
     """Sums over the S x S samples of each pixel: (S n, S n, ...) uint8 to (n, n, ...) uint16."""
-    rows = sum(canvas[i::_SAMPLES].astype(np.uint16) for i in range(_SAMPLES))
-    return sum(rows[:, i::_SAMPLES] for i in range(_SAMPLES))
+    rows = _sum([canvas[i::_SAMPLES].astype(np.uint16) for i in range(_SAMPLES)])
+    return _sum([rows[:, i::_SAMPLES] for i in range(_SAMPLES)])
+
+
+def _sum(parts: Sequence[np.ndarray]) -> np.ndarray:
+    return functools.reduce(operator.add, parts)
 
 
 def draw_mask(shape: tuple[Sequence, Sequence], pose: Pose, patch: Patch) -> np.ndarray:

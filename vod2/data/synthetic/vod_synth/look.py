@@ -53,8 +53,8 @@ def draw_look(rng: np.random.Generator, shape: tuple, mark: Emblem | None, hue: 
     for _ in range(_BLOTCHES):
         x, y = (int(value) / 100 for value in rng.integers(10, 91, 2))
         factor = int(rng.integers(84, 117))
-        colour = tuple(min(255, value * factor // 100) for value in body)
-        blotches.append((circle(x, y, int(rng.integers(6, 19)) / 100)[::8], colour))
+        blue, green, red = (min(255, value * factor // 100) for value in body)
+        blotches.append((circle(x, y, int(rng.integers(6, 19)) / 100)[::8], (blue, green, red)))
     return Look(shape, mark, body, light, dark, tuple(blotches))
 
 

@@ -239,7 +239,7 @@ def _draw_passing(
     for target in objects if stretches else ():
         if int(rng.integers(100)) >= _PASSING_PERCENT:
             continue
-        first, last = stretches[rng.integers(len(stretches))]
+        first, last = stretches[int(rng.integers(len(stretches)))]
         length = min(int(rng.integers(5, _LONGEST_PASSING + 1)), last - first)
         start = int(rng.integers(first, last - length + 1))
         present = range(start, start + length)
@@ -352,10 +352,12 @@ def _paint(item: _Seen) -> np.ndarray:
 
 def _mixed(shade: Colour, body: Colour, fade: int) -> Colour:
     """`shade` faded into `body` by `fade` of 256."""
-    return tuple((a * (256 - fade) + b * fade) >> 8 for a, b in zip(shade, body, strict=True))
+    blue, green, red = ((a * (256 - fade) + b * fade) >> 8 for a, b in zip(shade, body, strict=True))
+    return blue, green, red
 
 
 def _describe(item: _Seen, visible: float, size: tuple[int, int]) -> BenchmarkObject:
+    assert item.thing.category is not None  # only objects are annotated
     x, y, width, height = cv2.boundingRect(item.pixels.astype(np.uint8))
     left, top = item.patch.left + x, item.patch.top + y
     box = max(left, 0), max(top, 0), min(left + width, size[1]), min(top + height, size[0])
