@@ -289,18 +289,23 @@ def evaluate_in_loops(records: list[dict], instances: list[Instances]) -> list[f
 
 
 def mean_ap_in_loops(records: list[dict], instances: list[Instances], counts: np.ndarray) -> float:
-    ranked: list[list[tuple[float, bool]]] = [[] for _ in range(CLASSES)]
-    positives, start = [0] * CLASSES, 0
-    for record, found in zip(records, instances, strict=True):
+    """AP50 of the objects (m,) that count, the mean over classes; the others are ignored."""
+    ranked: list[list[tuple[float, bool]]] = [[] for _ in range(CLASSES)]  # (score, whether it shows an object)
+    positives = [0] * CLASSES
+    start = 0  # row in `counts` of the frame's first object
+    for record, detections in zip(records, instances, strict=True):
         notes = record["annotations"]
-        of_frame, start = counts[start : start + len(notes)], start + len(notes)
-        boxes, scores, labels = (t.numpy() for t in (found.pred_boxes.tensor, found.scores, found.pred_classes))
+        of_frame = counts[start : start + len(notes)]
+        start += len(notes)
+        boxes = detections.pred_boxes.tensor.numpy()
+        scores, labels = detections.scores.numpy(), detections.pred_classes.numpy()
         for label in np.union1d(labels, [note["category_id"] for note in notes]).tolist():
-            rows = [row for row, note in enumerate(notes) if note["category_id"] == label]
-            positives[label] += sum(bool(of_frame[row]) for row in rows)
+            objects = [row for row, note in enumerate(notes) if note["category_id"] == label]
+            positives[label] += sum(bool(of_frame[row]) for row in objects)
             taken = set()
+            # The surest detection first: each takes the free object that it overlaps most.
             for detection in sorted(np.flatnonzero(labels == label).tolist(), key=lambda row: -scores[row]):
-                free = [row for row in rows if row not in taken]
+                free = [row for row in objects if row not in taken]
                 ious = [iou_of_two(boxes[detection].tolist(), notes[row]["bbox"]) for row in free]
                 match = free[int(np.argmax(ious))] if free and max(ious) >= 0.5 else None
                 taken.add(match)

@@ -10,6 +10,8 @@ or NAME=FOLDER, or the folders of several runs (seeds) of it, FOLDER,FOLDER. All
 """
 
 import argparse
+import itertools
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +21,6 @@ from matplotlib.figure import Figure
 from tabulate import tabulate
 
 from vod2.atomic import replacing, write_json
-from vod2.d2 import DatasetCatalog
 from vod2.engine import cli
 from vod2.errors import UserError, settings
 from vod2.evaluation.comparison import (
@@ -49,12 +50,16 @@ def parse_methods(words: Sequence[str], names: Sequence[str] | None) -> dict[str
     methods: dict[str, list[Path]] = {}
     for position, word in enumerate(words):
         name, folders = _split_word(word)
-        name = names[position] if names else name or name_of_results(folders[0])
+        if names:
+            name = names[position]
+        elif not name:
+            name = name_of_results(folders[0])
         if name in methods:
             raise UserError(f"two methods are called {name!r}: name them, NAME=FOLDER or --names")
         methods[name] = folders
-    every = [folder.resolve() for folders in methods.values() for folder in folders]
-    if twice := {str(folder) for folder in every if every.count(folder) > 1}:
+    counts = Counter(folder.resolve() for folder in itertools.chain.from_iterable(methods.values()))
+    twice = [str(folder) for folder, count in counts.items() if count > 1]
+    if twice:
         raise UserError(f"{min(twice)} is given twice: a run counts once")
     if len(methods) < 2:
         raise UserError("one method has nothing to be compared with: give two or more")
@@ -76,10 +81,7 @@ def registered_dataset(args: argparse.Namespace) -> EvaluatedDataset | None:
         if args.frame_kinds or args.protocol or args.groups:
             raise UserError("--frame-kinds, --protocol and --groups are for --dataset NAME: give it, too")
         return None
-    if args.dataset not in DatasetCatalog.list():
-        raise UserError(
-            f"dataset {args.dataset!r} is not registered: expected one of {', '.join(DatasetCatalog.list())}"
-        )
+    cli.require_dataset(args.dataset)
     with settings("--dataset"):
         return load_evaluated_dataset(
             args.dataset, args.protocol or "imagenet", args.groups or "frames", args.frame_kinds
@@ -95,16 +97,21 @@ def sections(data: EvaluatedDataset) -> dict[str, list[str]]:
     }
 
 
+def differences_of(result: Comparison, method: str) -> dict[str, Difference]:
+    """Those of one method, by their metrics."""
+    return {difference.metric: difference for difference in result.differences if difference.method == method}
+
+
 def tables(result: Comparison, data: EvaluatedDataset, confidence: float) -> str:
     """Markdown: for each method and section a table of its metrics beside those of the baseline."""
     baseline, *others = result.values
     parts = []
     for method in others:
-        rows = {row.metric: row for row in result.differences if row.method == method}
+        difference_of = differences_of(result, method)
         parts.append(f"## {method} against {baseline}")
         for title, metrics in sections(data).items():
             headers = [title, baseline, method, "difference", f"{100 * confidence:g}% interval", "", "videos"]
-            lines = [_line(rows[metric]) for metric in metrics if metric in rows]
+            lines = [_line(difference_of[metric]) for metric in metrics if metric in difference_of]
             if lines:
                 parts.append(tabulate(lines, headers, tablefmt="github", floatfmt=".2f", disable_numparse=[0, 4]))
     return "\n\n".join(parts)
@@ -119,10 +126,10 @@ def _line(row: Difference) -> list:
 def notes(data: EvaluatedDataset, methods: dict[str, list[Path]], resamples: int, confidence: float) -> str:
     """What one must know to read the tables."""
     runs = ", ".join(f"{name} {len(folders)}" for name, folders in methods.items())
+    resampled = "videos and of runs" if any(len(folders) > 1 for folders in methods.values()) else "videos"
     lines = [
         f"{data.name}: {data.num_videos} videos, {len(data.image_ids)} frames, protocol {data.protocol!r}, groups by "
-        f"{data.groups_by}; runs: {runs}. {resamples} resamples of videos"
-        + (" and of runs." if any(len(folders) > 1 for folders in methods.values()) else "."),
+        f"{data.groups_by}; runs: {runs}. {resamples} resamples of {resampled}.",
         "no difference shown: the interval holds 0, which does not say that the methods are equal. Of "
         f"{round(1 / (1 - confidence))} rows without a difference one is expected to show one by chance.",
         f"too few videos: under {MIN_VIDEOS} have such objects, or most resamples have none.",
@@ -142,8 +149,9 @@ def chart(result: Comparison, data: EvaluatedDataset) -> Figure:
         "tracks (lower is better)": list(TRACK_METRICS),
         "AP50 by class": classes,
     }
-    known = {row.metric for row in result.differences}
-    panels = {title: kept for title, metrics in panels.items() if (kept := [m for m in metrics if m in known])}
+    known = {difference.metric for difference in result.differences}
+    panels = {title: [metric for metric in metrics if metric in known] for title, metrics in panels.items()}
+    panels = {title: metrics for title, metrics in panels.items() if metrics}
     baseline, *others = result.values
     heights = [len(metrics) * max(1.0, 0.5 * len(others)) + 1 for metrics in panels.values()]
     figure = Figure(figsize=(8, 0.3 * sum(heights) + 0.9 * len(panels)), layout="constrained")
@@ -151,13 +159,14 @@ def chart(result: Comparison, data: EvaluatedDataset) -> Figure:
     grid = figure.subplots(len(panels), height_ratios=heights, squeeze=False)[:, 0]
     for axes, (title, metrics) in zip(grid, panels.items(), strict=True):
         for number, method in enumerate(others):
-            rows = {row.metric: row for row in result.differences if row.method == method}
-            drawn = [rows[metric] for metric in metrics]
+            difference_of = differences_of(result, method)
+            drawn = [difference_of[metric] for metric in metrics]
+            # Methods share the height of a metric, .6 in all, with its line in the middle.
             places = np.arange(len(metrics)) + (number - (len(others) - 1) / 2) * 0.6 / len(others)
-            middle = np.array([row.difference for row in drawn])
-            low, high = (np.array([getattr(row, end) for row in drawn]) for end in ("low", "high"))
+            low, high = [difference.low for difference in drawn], [difference.high for difference in drawn]
             color = colors[number % len(colors)]
             axes.hlines(places, low, high, color=color, linewidth=2)  # none where too few videos make it NaN
+            middle = [difference.difference for difference in drawn]
             axes.plot(middle, places, "o", color=color, markersize=4, label=method)
         axes.axvline(0, color="black", linewidth=0.8)
         axes.set_yticks(range(len(metrics)), [metric.removeprefix("AP50-") for metric in metrics])
@@ -173,6 +182,15 @@ def as_json(result: Comparison, data: EvaluatedDataset, methods: dict[str, list[
     def plain(value):
         return None if isinstance(value, float) and not np.isfinite(value) else value
 
+    of_methods = {}
+    for name, folders in methods.items():
+        metrics = {}
+        for metric, values in result.values[name].items():
+            metrics[metric] = [plain(value) for value in values.tolist()]
+        of_methods[name] = {"folders": [str(folder) for folder in folders], "metrics": metrics}
+    differences = []
+    for difference in result.differences:
+        differences.append({field: plain(value) for field, value in difference._asdict().items()})
     return {
         "dataset": data.name,
         "videos": data.num_videos,
@@ -182,14 +200,8 @@ def as_json(result: Comparison, data: EvaluatedDataset, methods: dict[str, list[
         "linked_identities": data.linked_identities,
         **how,
         "baseline": next(iter(methods)),
-        "methods": {
-            name: {
-                "folders": [str(folder) for folder in folders],
-                "metrics": {key: [plain(one) for one in row.tolist()] for key, row in result.values[name].items()},
-            }
-            for name, folders in methods.items()
-        },
-        "differences": [{key: plain(value) for key, value in row._asdict().items()} for row in result.differences],
+        "methods": of_methods,
+        "differences": differences,
     }
 
 
@@ -235,10 +247,10 @@ def main(arguments: list[str] | None = None) -> None:
         raise UserError(f"--baseline is {baseline!r}: expected one of {', '.join(methods)}")
     methods = {baseline: methods[baseline]} | methods
     given = registered_dataset(args)
-    runs: dict[str, list[Run]] = {
-        name: [read_run(folder, given) for folder in folders] for name, folders in methods.items()
-    }
-    refuse_differences([run for of_method in runs.values() for run in of_method])
+    runs: dict[str, list[Run]] = {}
+    for name, folders in methods.items():
+        runs[name] = [read_run(folder, given) for folder in folders]
+    refuse_differences(list(itertools.chain.from_iterable(runs.values())))
     data = runs[baseline][0].data
     tallies = {name: [tally_run(run) for run in of_method] for name, of_method in runs.items()}
     generator = np.random.default_rng(args.seed)

@@ -128,16 +128,17 @@ class Detector(NamedTuple):
     @property
     def category_ids(self) -> dict[int, int]:
         """{label: id in the dataset's annotation file}."""
-        return {label: known for known, label in self._metadata("thing_dataset_id_to_contiguous_id", {}).items()}
+        label_of_id = self._metadata("thing_dataset_id_to_contiguous_id", {})
+        return {label: category_id for category_id, label in label_of_id.items()}
 
     def linker(self, window: int) -> OnlineLinker:
         """What gives the boxes of one stream their tracks."""
         return OnlineLinker(build_box_linker(self.cfg) or SeqNMS(), window)
 
     def _metadata(self, key: str, default: object) -> object:
-        return (
-            getattr(MetadataCatalog.get(self.cfg.DATASETS.TEST[0]), key, default) if self.cfg.DATASETS.TEST else default
-        )
+        if not self.cfg.DATASETS.TEST:
+            return default
+        return getattr(MetadataCatalog.get(self.cfg.DATASETS.TEST[0]), key, default)
 
 
 class Job(NamedTuple):
@@ -151,18 +152,19 @@ class Job(NamedTuple):
 
 def detectors_of(args: argparse.Namespace) -> list[Detector]:
     """The detector, and those to compare it with."""
-    found = [Detector(load_config(args.config_file, args.opts), config_name(args.config_file))]
+    detectors = [Detector(load_config(args.config_file, args.opts), config_name(args.config_file))]
     if args.show_relations:
-        found[0].cfg.MODEL.VIDEO.KEEP_RELATIONS = True
+        detectors[0].cfg.MODEL.VIDEO.KEEP_RELATIONS = True
     for config, weights in args.compare:
-        found.append(Detector(load_config(config, ["MODEL.WEIGHTS", weights]), config_name(config)))
-    named = Counter(one.title for one in found)
-    found = [  # the same model with other weights
-        one._replace(title=f"{one.title} {one.cfg.MODEL.WEIGHTS}") if named[one.title] > 1 else one for one in found
-    ]
-    for one in found:
-        require_weights(one.cfg.MODEL.WEIGHTS)
-    return found
+        detectors.append(Detector(load_config(config, ["MODEL.WEIGHTS", weights]), config_name(config)))
+
+    titles = Counter(detector.title for detector in detectors)
+    for row, detector in enumerate(detectors):
+        weights = detector.cfg.MODEL.WEIGHTS
+        require_weights(weights)
+        if titles[detector.title] > 1:  # the same model with other weights
+            detectors[row] = detector._replace(title=f"{detector.title} {weights}")
+    return detectors
 
 
 def jobs_of(args: argparse.Namespace, detectors: Sequence[Detector]) -> list[Job]:
@@ -171,7 +173,7 @@ def jobs_of(args: argparse.Namespace, detectors: Sequence[Detector]) -> list[Job
     names = ["camera" if args.webcam else Path(path).resolve().stem for path in inputs]
     if len(set(names)) < len(names):
         raise UserError(f"two inputs of --video-input have the same name ({', '.join(sorted(names))}): run them apart")
-    patterns = {kind: getattr(args, kind) for kind in OUTPUTS if getattr(args, kind)}
+    patterns = {kind: getattr(args, kind) for kind in OUTPUTS if getattr(args, kind)}  # of the files that are asked for
     for kind, pattern in patterns.items():
         if len(inputs) > 1 and "{name}" not in pattern:
             raise UserError(f"--{kind} {pattern} is one file for {len(inputs)} inputs: put {{name}} into it")
@@ -180,10 +182,12 @@ def jobs_of(args: argparse.Namespace, detectors: Sequence[Detector]) -> list[Job
         paths = {kind: pattern.replace("{name}", name) for kind, pattern in patterns.items()}
         source = _camera(path) if args.webcam else VideoReader(path)
         facts = VideoFacts(path, source.fps, source.size, detectors[0].class_names, detectors[0].category_ids)
-        files = [kind(paths[key], facts) for key, kind in FORMATS.items() if key in paths]
+        files = [file_kind(paths[kind], facts) for kind, file_kind in FORMATS.items() if kind in paths]
         writer = None
         if "output" in paths:
-            size = side_by_side_size(source.size, len(detectors)) if len(detectors) > 1 else source.size
+            size = source.size
+            if len(detectors) > 1:
+                size = side_by_side_size(source.size, len(detectors))
             writer = VideoWriter(paths["output"], source.fps, size)
         report = None
         if "report" in paths:
@@ -203,25 +207,27 @@ def run(
     """Detect in one video and write its files."""
     trails = [Trails(args.trail) for _ in detectors]
     watch = RelationWatch(predictors[0], args.show_relations[0]) if args.show_relations else None
-    interrupted, following = False, 0
+    interrupted = False
+    following = 0  # number of the frame that comes next, unless there is a gap
     with ExitStack() as stack:
         if isinstance(job.source, Camera):
             stack.enter_context(job.source)
         for file in filter(None, (*job.files, job.writer, job.report)):
             stack.enter_context(file)
         try:
-            for found in detected(job, args, detectors, predictors, watch):
-                everything = [one.output["instances"].to("cpu") for one in found]
+            for frames in detected(job, args, detectors, predictors, watch):
+                index, image = frames[0].index, frames[0].image  # the same for all detectors
+                everything = [frame.output["instances"].to("cpu") for frame in frames]
                 kept = [at_least(instances, args.confidence_threshold) for instances in everything]
                 for file in job.files:
-                    file.write(found[0].index, kept[0])
-                if watch and watch.is_done and found[0].index == watch.frame:
-                    show_relations(watch, found[0].image, kept[0], args, detectors[0].class_names)
+                    file.write(index, kept[0])
+                if watch and watch.is_done and index == watch.frame:
+                    show_relations(watch, image, kept[0], args, detectors[0].class_names)
                 if job.writer:
-                    job.writer.write(drawn(found[0].image, kept, detectors, trails))
+                    job.writer.write(drawn(image, kept, detectors, trails))
                 if job.report:
-                    job.report.write(found[0].image, *everything, after_gap=found[0].index > following)
-                following = found[0].index + 1
+                    job.report.write(image, *everything, after_gap=index > following)
+                following = index + 1
             if job.report:
                 job.report.note = complaint(job.source)
         except KeyboardInterrupt:
@@ -238,8 +244,12 @@ def run(
 
 def complaint(source: VideoReader | Camera) -> str:
     """What was wrong with a video that was read to its end, "" if nothing."""
-    status = None if isinstance(source, Camera) else source.status
-    return "" if status is None or status.state == "ok" else f"{status.state}: {status.reason}"
+    if isinstance(source, Camera):  # it has no end
+        return ""
+    status = source.status
+    if status is None or status.state == "ok":
+        return ""
+    return f"{status.state}: {status.reason}"
 
 
 def detected(
@@ -251,22 +261,24 @@ def detected(
 ) -> Iterator[tuple[DetectedFrame, ...]]:
     """The frames of a video, each as all predictors have finished it; one that looks ahead holds up the others."""
     frames = job.source if isinstance(job.source, Camera) else job.source.with_gaps()
+    # A frame is decoded once, and kept until the last predictor has taken it.
     copies = list(itertools.tee(frames, len(predictors)))
     if watch:
         copies[0] = watch.frames(copies[0])
-    streams = [predictor.stream(frames) for predictor, frames in zip(predictors, copies, strict=True)]
-    if args.link is not None:
-        streams = [
-            link_stream(sure(one, args.confidence_threshold), detector.linker(args.link))
-            for one, detector in zip(streams, detectors, strict=True)
-        ]
+    streams = []
+    for predictor, detector, copy in zip(predictors, detectors, copies, strict=True):
+        stream = predictor.stream(copy)
+        if args.link is not None:
+            # Only what is kept is linked: other boxes would lead tracks astray, and cost time.
+            stream = link_stream(sure(stream, args.confidence_threshold), detector.linker(args.link))
+        streams.append(stream)
     return tqdm(zip(*streams, strict=True), total=job.source.frame_count_hint, unit="frame")
 
 
 def sure(frames: Iterable[DetectedFrame], threshold: float) -> Iterator[DetectedFrame]:
     """The frames with the detections whose score is at least `threshold`."""
-    for one in frames:
-        yield one._replace(output={"instances": at_least(one.output["instances"], threshold)})
+    for frame in frames:
+        yield frame._replace(output={"instances": at_least(frame.output["instances"], threshold)})
 
 
 def at_least(instances: Instances, threshold: float) -> Instances:
@@ -274,34 +286,34 @@ def at_least(instances: Instances, threshold: float) -> Instances:
 
 
 def drawn(
-    image: np.ndarray, found: Sequence[Instances], detectors: Sequence[Detector], trails: Sequence[Trails]
+    image: np.ndarray, results: Sequence[Instances], detectors: Sequence[Detector], trails: Sequence[Trails]
 ) -> np.ndarray:
     """The picture of a frame: that of the detector, with those of the others from left to right before it."""
-    pictures = [
-        draw_instances(trail.draw(image, instances), instances, detector.class_names, threshold=0)
-        for instances, detector, trail in zip(found, detectors, trails, strict=True)
-    ]
+    pictures = []
+    for instances, detector, trail in zip(results, detectors, trails, strict=True):
+        with_trails = trail.draw(image, instances)
+        pictures.append(draw_instances(with_trails, instances, detector.class_names, threshold=0))
     if len(pictures) == 1:
         return pictures[0]
-    own, *others = [detector.title for detector in detectors]
-    return side_by_side([*pictures[1:], pictures[0]], [*others, own])
+    titles = [detector.title for detector in detectors]
+    return side_by_side([*pictures[1:], pictures[0]], [*titles[1:], titles[0]])
 
 
 def show_relations(
-    watch: RelationWatch, image: np.ndarray, found: Instances, args: argparse.Namespace, class_names: Sequence[str]
+    watch: RelationWatch, image: np.ndarray, detections: Instances, args: argparse.Namespace, class_names: Sequence[str]
 ) -> None:
     """Write the picture of --show-relations beside the video."""
     _, x, y = args.show_relations  # pixels
-    row = detection_at(found, x, y)
+    row = detection_at(detections, x, y)
     if row is None:
         tqdm.write(f"no detection in frame {watch.frame} holds the point {x:g},{y:g}: there are no relations to show")
         return
-    supports = [
-        (one.image, one.box, f"frame {one.index}: {one.weight:.1%}")
-        for one in watch.supports(int(found.proposal_index[row]))
-    ]
-    title = f"frame {watch.frame}: {class_name(int(found.pred_classes[row]), class_names)} {found.scores[row]:.2f}"
-    picture = draw_relations(image, found.pred_boxes.tensor[row].tolist(), supports, title)
+    supports = []
+    for support in watch.supports(int(detections.proposal_index[row])):
+        supports.append((support.image, support.box, f"frame {support.index}: {support.weight:.1%}"))
+    name = class_name(int(detections.pred_classes[row]), class_names)
+    title = f"frame {watch.frame}: {name} {detections.scores[row]:.2f}"
+    picture = draw_relations(image, detections.pred_boxes.tensor[row].tolist(), supports, title)
     with replacing(Path(args.output).with_suffix(".relations.png")) as temporary:
         cv2.imwrite(str(temporary), picture)
 
@@ -310,8 +322,8 @@ def main() -> None:
     args = parse_args()
     detectors = detectors_of(args)
     jobs = jobs_of(args, detectors)
-    predictors = [VideoPredictor(one.cfg, lookahead=args.lookahead) for one in detectors[:1]]
-    predictors += [VideoPredictor(one.cfg) for one in detectors[1:]]
+    predictors = [VideoPredictor(detectors[0].cfg, lookahead=args.lookahead)]
+    predictors += [VideoPredictor(detector.cfg) for detector in detectors[1:]]
     for job in jobs:
         run(job, args, detectors, predictors)
 

@@ -76,24 +76,28 @@ def by_frame(
     Raises:
         UserError: if the results have frames that the dataset has not, or the relations are of other detections.
     """
-    known = {str(record["image_id"]) for record in records}
-    if strange := [one for one in results["image_ids"].tolist() if str(one) not in known]:
-        raise UserError(
-            f"{source}: image_id {strange[0]!r} is not in the dataset: is --dataset the one it was made of?"
-        )
+    in_dataset = {str(record["image_id"]) for record in records}
+    row_of_image = {}  # {image_id: its row in the results}
+    for row, image_id in enumerate(results["image_ids"].tolist()):
+        if str(image_id) not in in_dataset:
+            raise UserError(
+                f"{source}: image_id {image_id!r} is not in the dataset: is --dataset the one it was made of?"
+            )
+        row_of_image[str(image_id)] = row
+    # Sorted by frame, those of each frame lie in one slice.
     order = np.argsort(results["image"], kind="stable")
     image, boxes, scores, labels = (results[name][order] for name in _COLUMNS)
-    rows = {str(one): row for row, one in enumerate(results["image_ids"].tolist())}
     frames = []
     for record in records:
-        row = rows.get(str(record["image_id"]), -1)
+        row = row_of_image.get(str(record["image_id"]), -1)  # nothing is of frame -1
         part = slice(*np.searchsorted(image, [row, row + 1]))
-        found = Instances((record["height"], record["width"]), pred_boxes=PreciseBoxes(torch.from_numpy(boxes[part])))
-        found.scores = torch.from_numpy(scores[part])
-        found.pred_classes = torch.from_numpy(labels[part].astype(np.int64))
-        if relations is not None and len(found):
-            _attach(found, relations.get(str(record["image_id"])), source)
-        frames.append(found)
+        size = record["height"], record["width"]
+        detections = Instances(size, pred_boxes=PreciseBoxes(torch.from_numpy(boxes[part])))
+        detections.scores = torch.from_numpy(scores[part])
+        detections.pred_classes = torch.from_numpy(labels[part].astype(np.int64))
+        if relations is not None and len(detections):
+            _attach(detections, relations.get(str(record["image_id"])), source)
+        frames.append(detections)
     return frames
 
 
@@ -159,10 +163,7 @@ def main(arguments: list[str] | None = None) -> None:
     cfg = load_config(args.config_file, [*settings, "MODEL.VIDEO.LINKER.NAME", args.linker])
     linker = build_box_linker(cfg)
     results = read_results(args.results)
-    if args.dataset not in DatasetCatalog.list():
-        raise UserError(
-            f"dataset {args.dataset!r} is not registered: expected one of {', '.join(DatasetCatalog.list())}"
-        )
+    cli.require_dataset(args.dataset)
     records = in_stream_order(as_video_dicts(DatasetCatalog.get(args.dataset)))
     relations = read_relations(args.results.parent / RELATIONS_FILE) if isinstance(linker, BLR) else None
     frames = by_frame(results, records, args.results, relations)

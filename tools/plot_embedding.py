@@ -86,8 +86,11 @@ class ClassSample:
 
     def drawn(self) -> list[Proposal]:
         """Class after class, those of each in the order in which they came."""
-        rows = [sorted(self._kept[label], key=lambda entry: entry[1]) for label in sorted(self._kept)]
-        return [proposal for of_class in rows for _, _, proposal in of_class]
+        proposals = []
+        for label in sorted(self._kept):
+            in_order = sorted(self._kept[label], key=lambda entry: entry[1])
+            proposals += [proposal for _, _, proposal in in_order]
+        return proposals
 
 
 @contextlib.contextmanager
@@ -125,8 +128,7 @@ def frames_of_videos(dataset: str, videos: int, generator: np.random.Generator) 
     Raises:
         UserError: the dataset is not registered.
     """
-    if dataset not in DatasetCatalog.list():
-        raise UserError(f"dataset {dataset!r} is not registered: expected one of {', '.join(DatasetCatalog.list())}")
+    cli.require_dataset(dataset)
     dicts = as_video_dicts(DatasetCatalog.get(dataset))
     names = sorted({record["video_id"] for record in dicts})
     if len(names) > videos:
@@ -144,10 +146,11 @@ def only_classes(dicts: Sequence[dict], chosen: Sequence[str], names: Sequence[s
     if unknown := [name for name in chosen if name not in names]:
         raise UserError(f"--classes {' '.join(unknown)}: expected some of {', '.join(names)}")
     labels = {names.index(name) for name in chosen}
-    return [
-        record | {"annotations": [note for note in record.get("annotations", ()) if note["category_id"] in labels]}
-        for record in dicts
-    ]
+    of_classes = []
+    for record in dicts:
+        annotations = [note for note in record.get("annotations", ()) if note["category_id"] in labels]
+        of_classes.append(record | {"annotations": annotations})
+    return of_classes
 
 
 def collect(
@@ -247,9 +250,9 @@ def embedding_figure(
     for panel, title, points, share in zip(panels, ("before", "after"), places, shares, strict=True):
         for order, label in enumerate(np.unique(labels).tolist()):
             color = np.array(class_color(label)[::-1]) / 255
-            own = points[labels == label]
-            mark, name = "osD^v"[order % 5], f"{class_name(label, names)} ({len(own)})"
-            panel.scatter(*own.T, s=14, color=color, marker=mark, label=name, linewidths=0)
+            x, y = points[labels == label].T
+            name = f"{class_name(label, names)} ({len(x)})"
+            panel.scatter(x, y, s=14, color=color, marker="osD^v"[order % 5], label=name, linewidths=0)
         nearest = "" if np.isnan(share) else f"; nearest of another video of the same class: {share:.0%}"
         panel.set(title=f"{title} aggregation{nearest}", xticks=[], yticks=[])
     panels[1].legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1), markerscale=2)
@@ -278,7 +281,9 @@ def write(output: Path, figure: Figure, drawn: Sequence[Proposal], **others: obj
     """The picture, and beside it an npz of the proposals, an array for each field of `Proposal`, and of `others`."""
     numbers = output.with_suffix(".npz")
     with replacing(numbers) as path:
-        columns = {name: np.array([getattr(one, name) for one in drawn]) for name in Proposal._fields}
+        columns = {}
+        for name in Proposal._fields:
+            columns[name] = np.array([getattr(proposal, name) for proposal in drawn])
         np.savez_compressed(path, **columns, **others)
     with replacing(output) as path:
         figure.savefig(path, dpi=100, format="png")
@@ -302,12 +307,16 @@ def main() -> None:
     if args.classes:
         dicts = only_classes(dicts, args.classes, names)
     drawn = collect(cfg, VideoPredictor(cfg).model, dicts, args.per_class, generator)
-    labels, videos = np.array([one.label for one in drawn]), [one.video for one in drawn]
-    sides = [np.array([getattr(one, side) for one in drawn]) for side in ("before", "after")]
-    shares = [same_class_share(side, labels, videos) for side in sides]
-    places = [project(side, projection, args.seed) for side in sides]
-    for title, share in zip(("before", "after"), shares, strict=True):
+    labels = np.array([proposal.label for proposal in drawn])
+    videos = [proposal.video for proposal in drawn]
+    before = np.array([proposal.before for proposal in drawn])
+    after = np.array([proposal.after for proposal in drawn])
+    shares, places = [], []
+    for title, features in (("before", before), ("after", after)):
+        share = same_class_share(features, labels, videos)
         print(f"{title}: the nearest proposal of another video is of the same class: {share:.1%}")
+        shares.append(share)
+        places.append(project(features, projection, args.seed))
     figure = embedding_figure(places, shares, labels, names, projection)
     numbers = {"places": np.stack(places), "same_class": np.array(shares), "class_names": np.array(names)}
     write(args.output, figure, drawn, **numbers, projection=projection, seed=args.seed)

@@ -74,13 +74,17 @@ def read_images(dataset: str, run: Run, frames: Sequence[int]) -> list[np.ndarra
 def table(frames: Sequence[int], run: Run, judged: Sequence[Judged], names: Sequence[str]) -> str:
     """Of each frame: its objects, those that each method finds, and the false detections of each."""
     counted = ~run.data.truth.ignore
-    false = [false_detections(one, len(run.data.image_ids)) for one in judged]
+    false = [false_detections(of_method, len(run.data.image_ids)) for of_method in judged]  # (F,) of each method
+    headers = ["frame", "objects"]
+    headers += [f"{name}: found" for name in names]
+    headers += [f"{name}: false" for name in names]
     lines = []
     for frame in frames:
         objects = counted & (run.data.truth.image == frame)
-        found = [int((one.found & objects).sum()) for one in judged]
-        lines.append([run.data.image_ids[frame], int(objects.sum()), *found, *(int(one[frame]) for one in false)])
-    headers = ["frame", "objects", *(f"{name}: found" for name in names), *(f"{name}: false" for name in names)]
+        line = [run.data.image_ids[frame], int(objects.sum())]
+        line += [int((of_method.found & objects).sum()) for of_method in judged]
+        line += [int(of_method[frame]) for of_method in false]
+        lines.append(line)
     return tabulate(lines, headers, disable_numparse=True)
 
 
@@ -115,13 +119,14 @@ def main() -> None:
     frames = worst_frames(*judged, runs[0], args.count, args.per_video).tolist()
     if not frames:
         raise UserError(f"in no frame does {names[0]} find more objects than {names[1]} at a score of {args.score:g}")
-    rows = []
-    for frame, image in zip(frames, read_images(args.dataset or runs[0].data.name, runs[0], frames), strict=True):
-        panels = [draw_judged(image, one, frame, run) for one, run in zip(judged, runs, strict=True)]
-        rows.append(side_by_side(panels, [f"{name}: {runs[0].data.image_ids[frame]}" for name in names]))
+    images = read_images(args.dataset or runs[0].data.name, runs[0], frames)
+    pictures = []
+    for frame, image in zip(frames, images, strict=True):
+        panels = [draw_judged(image, of_method, frame, run) for of_method, run in zip(judged, runs, strict=True)]
+        pictures.append(side_by_side(panels, [f"{name}: {runs[0].data.image_ids[frame]}" for name in names]))
     print(table(frames, runs[0], judged, names))
     with replacing(args.output) as path:
-        cv2.imwrite(str(path), np.concatenate(rows))
+        cv2.imwrite(str(path), np.concatenate(pictures))
     print(f"Wrote {args.output}")
 
 

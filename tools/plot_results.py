@@ -13,6 +13,7 @@ gives them, where both folders have detections.npz and truth.npz.
 """
 
 import argparse
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -42,16 +43,14 @@ def precision_recall_figure(table: CurveTable) -> Figure:
     average = 100 * table.average_precision()
     figure = Figure(figsize=(15, 6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    named = [
-        (name, mean_envelope(row, _RECALL), mean_average_precision(ap))
-        for name, row, ap in zip(table.groups, table.curves, average, strict=True)
-    ]
-    draw_curves(left, "Mean over classes", named)
-    named = [
-        (name, mean_envelope([curve], _RECALL), ap)
-        for name, curve, ap in zip(table.classes, table.curves[0], average[0], strict=True)
-    ]
-    draw_curves(right, "All objects, by class", named)
+    of_groups = []
+    for group, curves, ap in zip(table.groups, table.curves, average, strict=True):
+        of_groups.append((group, mean_envelope(curves, _RECALL), mean_average_precision(ap)))
+    draw_curves(left, "Mean over classes", of_groups)
+    of_classes = []  # the first group is all objects
+    for name, curve, ap in zip(table.classes, table.curves[0], average[0], strict=True):
+        of_classes.append((name, mean_envelope([curve], _RECALL), ap))
+    draw_curves(right, "All objects, by class", of_classes)
     return figure
 
 
@@ -64,7 +63,7 @@ def draw_curves(axes: Axes, title: str, named: Sequence[tuple[str, np.ndarray, f
     axes.set(title=title, xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
     axes.grid(alpha=0.3)
     if named:
-        columns = -(-len(named) // _COLUMN)
+        columns = math.ceil(len(named) / _COLUMN)
         axes.legend(title="AP50", fontsize="small", ncols=columns, loc="upper left", bbox_to_anchor=(1, 1))
 
 
@@ -73,16 +72,16 @@ def average_precision_figure(table: CurveTable) -> Figure:
     average = 100 * table.average_precision()
     of_group = {name: mean_average_precision(row) for name, row in zip(table.groups, average, strict=True)}
     others = [name for name in table.groups if name != "all" and name not in SPEEDS]
-    panels = [("by class", sorted(zip(table.classes, average[0], strict=True), key=lambda row: np.nan_to_num(row[1])))]
+    of_classes = zip(table.classes, average[0], strict=True)
+    panels = [("by class", sorted(of_classes, key=lambda bar: np.nan_to_num(bar[1])))]
     for title, names in (("by motion", SPEEDS), ("by deterioration and other groups", others)):
         bars = [(name, of_group[name]) for name in ("all", *names) if name in of_group]
         if len(bars) > 2:  # "clean" alone means that nothing is known to be deteriorated
             panels.append((title, bars[::-1]))
     heights = [len(bars) + 1 for _, bars in panels]
     figure = Figure(figsize=(8, 0.28 * sum(heights) + 0.8 * len(panels)), layout="constrained")
-    for axes, (title, bars) in zip(
-        figure.subplots(len(panels), height_ratios=heights, squeeze=False)[:, 0], panels, strict=True
-    ):
+    grid = figure.subplots(len(panels), height_ratios=heights, squeeze=False)[:, 0]
+    for axes, (title, bars) in zip(grid, panels, strict=True):
         draw_bars(axes, title, bars)
     return figure
 
@@ -131,53 +130,65 @@ def class_differences(first: Path, second: Path) -> list[ClassDifference]:
 
 def _compared(first: Path, second: Path) -> list[ClassDifference]:
     """With the intervals of tools/compare.py: its number of resamples, and its seed."""
-    runs = [read_run(folder) for folder in (first, second)]
+    runs = [read_run(first), read_run(second)]
     refuse_differences(runs)
     names = runs[0].data.class_names
-    methods = {key: [tally_run(run)] for key, run in zip(("first", "second"), runs, strict=True)}
+    methods = {"first": [tally_run(runs[0])], "second": [tally_run(runs[1])]}
     result = compare_methods(methods, names, np.random.default_rng(0))
-    of_metric = {row.metric: row for row in result.differences}
-    known = [(name, of_metric[f"AP50-{name}"]) for name in names if f"AP50-{name}" in of_metric]
-    return [ClassDifference(name, row.baseline, row.value, row.low, row.high) for name, row in known]
+    difference_of = {difference.metric: difference for difference in result.differences}
+    rows = []
+    for name in names:
+        found = difference_of.get(f"AP50-{name}")
+        if found is not None:  # a class without objects has none
+            rows.append(ClassDifference(name, found.baseline, found.value, found.low, found.high))
+    return rows
 
 
 def _of_curves(first: CurveTable, second: CurveTable) -> list[ClassDifference]:
     """Without intervals."""
-    for what, one, other in (
+    first_objects = [curve.positives for curve in first.curves[0]]
+    second_objects = [curve.positives for curve in second.curves[0]]
+    for what, in_first, in_second in (
         ("classes", first.classes, second.classes),
-        ("numbers of objects", *([curve.positives for curve in table.curves[0]] for table in (first, second))),
+        ("numbers of objects", first_objects, second_objects),
     ):
-        if one != other:
+        if in_first != in_second:
             raise UserError(
-                f"the two folders cannot be compared, their {what} are {one} and {other}: evaluate both on one dataset"
+                f"the two folders cannot be compared, their {what} are {in_first} and {in_second}: evaluate both on "
+                "one dataset"
             )
-    pairs = zip(first.average_precision()[0], second.average_precision()[0], strict=True)
-    return [ClassDifference(name, *(100 * np.array(pair))) for name, pair in zip(first.classes, pairs, strict=True)]
+    in_first, in_second = 100 * first.average_precision()[0], 100 * second.average_precision()[0]
+    rows = zip(first.classes, in_first, in_second, strict=True)
+    return [ClassDifference(name, before, after) for name, before, after in rows]
 
 
 def most_changed(rows: Sequence[ClassDifference], count: int) -> tuple[list[ClassDifference], list[ClassDifference]]:
     """At most `count` improved rows, the most improved first, and at most `count` declined ones, the worst first."""
-    return [row for row in rows[:count] if row.difference > 0], [
-        row for row in rows[::-1][:count] if row.difference < 0
-    ]
+    improved = [row for row in rows[:count] if row.difference > 0]
+    declined = [row for row in rows[::-1][:count] if row.difference < 0]
+    return improved, declined
 
 
 def differences_figure(rows: Sequence[ClassDifference], count: int, names: Sequence[str]) -> Figure:
     """Bars of the differences, the most improved classes in the upper panel, the most declined in the lower one."""
-    panels = zip(("most improved", "most declined"), most_changed(rows, count), ("seagreen", "indianred"), strict=True)
-    panels = [panel for panel in panels if panel[1]]
+    improved, declined = most_changed(rows, count)
+    panels = [("most improved", improved, "seagreen"), ("most declined", declined, "indianred")]
+    panels = [(title, changed, color) for title, changed, color in panels if changed]
     if not panels:
         raise UserError("no class has improved or declined: both evaluations have the same AP50 of each")
     heights = [len(changed) + 1 for _, changed, _ in panels]
     figure = Figure(figsize=(8, 0.32 * sum(heights) + 0.9 * len(panels)), layout="constrained")
     grid = figure.subplots(len(panels), height_ratios=heights, squeeze=False, sharex=True)[:, 0]
     for axes, (title, changed, color) in zip(grid, panels, strict=True):
-        places, values = np.arange(len(changed)), np.array([row.difference for row in changed])
-        axes.barh(places, values, color=color, height=0.6)
-        known = np.array([not np.isnan(row.low) for row in changed])
-        low, high = (np.array([getattr(row, end) for row in changed])[known] for end in ("low", "high"))
-        axes.hlines(places[known], low, high, color="black", linewidth=1)
-        axes.plot(np.concatenate([low, high]), np.tile(places[known], 2), "|", color="black", markersize=6)
+        places = np.arange(len(changed))
+        axes.barh(places, [row.difference for row in changed], color=color, height=0.6)
+        # Intervals, and a stroke at each of their ends.
+        low = np.array([row.low for row in changed])
+        high = np.array([row.high for row in changed])
+        known = ~np.isnan(low)
+        axes.hlines(places[known], low[known], high[known], color="black", linewidth=1)
+        ends = np.concatenate([low[known], high[known]])
+        axes.plot(ends, np.tile(places[known], 2), "|", color="black", markersize=6)
         labels = [f"{row.name}  {row.first:.1f} \u2192 {row.second:.1f}" for row in changed]
         axes.set_yticks(places, labels)
         axes.set(title=f"{title}: AP50 of {names[1]} less that of {names[0]}", ylim=(len(changed) - 0.4, -0.6))

@@ -90,15 +90,16 @@ def object_motion(frames: Sequence[dict], steps: Sequence[int], cfg: CfgNode, rn
     centres: dict[tuple[str, int], dict[int, np.ndarray]] = {}
     for frame in frames:
         scale = _resize_factor(frame["height"], frame["width"], cfg)
-        for one in frame.get("annotations", ()):
-            if one.get("track_id", -1) < 0:  # which object of the other frames it is, is unknown
+        for annotation in frame.get("annotations", ()):
+            if annotation.get("track_id", -1) < 0:  # which object of the other frames it is, is unknown
                 continue
-            x1, y1, x2, y2 = BoxMode.convert(one["bbox"], one["bbox_mode"], BoxMode.XYXY_ABS)
-            track = centres.setdefault((frame["video_id"], one["track_id"]), {})
+            x1, y1, x2, y2 = BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS)
+            track = centres.setdefault((frame["video_id"], annotation["track_id"]), {})
             track[frame["frame_index"]] = np.array([x1 + x2, y1 + y2]) / 2 * scale / STRIDE
-    moved = [
-        track[t] - track[t + step] for track in centres.values() for t in track for step in steps if t + step in track
-    ]
+    moved = []
+    for track in centres.values():
+        for t in track:
+            moved += [track[t] - track[t + step] for step in steps if t + step in track]
     if not moved:
         raise UserError(
             f"DATASETS.TRAIN {cfg.DATASETS.TRAIN[0]!r} has no object in two frames that lie {steps[0]} to {steps[-1]} "
@@ -120,7 +121,10 @@ def sampled_frames(dataset: str, rng: np.random.Generator) -> list[dict]:
         return [frame for frame in listed if frame["video_id"] in chosen]
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder, "plot_sampling.txt")
-        whole.write_text("".join(f"{name} 1 {t} {lengths[name]}\n" for name in videos for t in range(lengths[name])))
+        lines = []
+        for video in videos:
+            lines += [f"{video} 1 {t} {lengths[video]}\n" for t in range(lengths[video])]
+        whole.write_text("".join(lines))
         return load_imagenet_vid(source["path"], source["split"], source["class_names"], whole, name=dataset)
 
 

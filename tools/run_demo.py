@@ -46,8 +46,10 @@ def train(step: str, config: str, output: Path, *opts: str | Path) -> dict:
 
 def table(metrics: dict[str, dict[str, float]]) -> str:
     """What the demo prints of {detector: {metric: percent}}; "clean" and "motion blur" are groups of frames."""
-    rows = [[name, *(values[row] for row in ROWS)] for name, values in metrics.items()]
-    return tabulate(rows, headers=["held-out videos", "AP50", "clean", "motion blur"], floatfmt=".1f")
+    lines = []
+    for name, values in metrics.items():
+        lines.append([name, *(values[row] for row in ROWS)])
+    return tabulate(lines, headers=["held-out videos", "AP50", "clean", "motion blur"], floatfmt=".1f")
 
 
 def main() -> None:

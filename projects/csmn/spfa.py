@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vod2.d2 import CfgNode, build_backbone, configurable
-from vod2.layers import ModuleList, PatchAttention, PatchImportance, RelationAttention, zero_bias
+from vod2.layers import ModuleList, PatchAttention, PatchImportance, RelationAttention, init_xavier
 from vod2.modeling import PROPOSAL_AGGREGATOR_REGISTRY, Aggregated, ProposalAggregator, ProposalNeeds
 from vod2.modeling.roi_heads import require_linear_box_head
 from vod2.structures import POOLED_MAPS, ProposalSet, TemporalContext
@@ -83,9 +83,7 @@ class SPFAAggregator(ProposalAggregator):
         self.support_topk, self.keep_relations = support_topk, keep_relations
         self.needs = ProposalNeeds(pooled_maps=patches > 1)
         self.transform = ModuleList(nn.Linear(dim, dim) for _ in range(LAYERS - 1))
-        for layer in self.transform:  # as the box head's layers begin
-            nn.init.kaiming_uniform_(layer.weight, a=1)
-            zero_bias(layer)
+        init_xavier(*self.transform)  # as the box head's layers begin
         self.relation: ModuleList[RelationAttention] | None = None
         self.attention: PatchAttention | None = None
         self.importance: ModuleList[PatchImportance] | None = None

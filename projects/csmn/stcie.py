@@ -3,6 +3,7 @@
 C: channels, H, W: size of a map.
 """
 
+import math
 from collections.abc import Sequence
 
 from torch import Tensor
@@ -113,11 +114,11 @@ class StCIE(PixelAggregator):
         maps = [frame.features[self.stage] for frame in frames]
         if len(context) > 0 and self.temporal:
             maps = self.attention.encode(maps, [self._cells_of_image(frame) for frame in context.frames])
-        elif len(context) > 0:
-            maps = [self.attention(own, [self._cells_of_image(frame)]) for own, frame in zip(maps, frames, strict=True)]
-        return [{self.stage: one} for one in maps]
+        elif len(context) > 0:  # each frame takes from its own cells
+            maps = [self.attention(frame.features[self.stage], [self._cells_of_image(frame)]) for frame in frames]
+        return [{self.stage: encoded} for encoded in maps]
 
     def _cells_of_image(self, frame: Frame) -> Tensor:
         """(1, C, H, W): the frame's map without the cells that lie in the padding of its batch."""
-        height, width = (-(-side // self.stride) for side in frame.image_size)
+        height, width = (math.ceil(side / self.stride) for side in frame.image_size)
         return frame.features[self.stage][..., :height, :width]

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from vod2.d2 import CfgNode, ShapeSpec, configurable
-from vod2.layers import FlowNetS, warp, zero_bias
+from vod2.layers import FlowNetS, init_he, warp
 from vod2.modeling import PIXEL_AGGREGATOR_REGISTRY, Aggregated, PixelAggregator
-from vod2.modeling.backbone import forward_stages
-from vod2.modeling.pixel import aggregated_stage, build_flownet, split_maps
+from vod2.modeling.backbone import forward_stages, split_maps
+from vod2.modeling.pixel import aggregated_stage, build_flownet
 from vod2.structures import Frame, Role, Support, TemporalContext
 
 IMAGE = "half_image"  # the level that holds what the flow network takes of a frame
@@ -61,10 +61,7 @@ class FGFAAggregator(PixelAggregator):
             nn.ReLU(),
             nn.Conv2d(second, last, 1),
         )
-        for layer in self.embedding:
-            if isinstance(layer, nn.Conv2d):
-                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-                zero_bias(layer)
+        init_he(*(layer for layer in self.embedding if isinstance(layer, nn.Conv2d)))
         self.legacy_warp = legacy_warp
         self.whole_backbone = whole_backbone
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vod2.d2 import CfgNode, configurable
-from vod2.layers import ModuleList, PreciseBoxTransform, RelationAttention, zero_bias
+from vod2.layers import ModuleList, PreciseBoxTransform, RelationAttention, init_xavier
 from vod2.modeling import PROPOSAL_AGGREGATOR_REGISTRY, Aggregated, ProposalAggregator
 from vod2.modeling.roi_heads import require_linear_box_head
 from vod2.projects.hvrnet.auxiliary import AuxiliaryHead
@@ -107,9 +107,7 @@ class HVRAggregator(ProposalAggregator):
         self.support_topk, self.keep_relations = support_topk, keep_relations
         self.relation = ModuleList(RelationAttention(dim, 1) for _ in range(num_intra + num_inter))
         self.transform = ModuleList(nn.Linear(dim, dim) for _ in range(num_intra + num_inter - 1))
-        for layer in self.transform:  # as the box head's layers begin
-            nn.init.kaiming_uniform_(layer.weight, a=1)
-            zero_bias(layer)
+        init_xavier(*self.transform)  # as the box head's layers begin
         self.num_intra = num_intra
         self.inter = InterVideo(num_classes=num_classes, **(inter or {})) if num_inter else None
         self.auxiliary = None
@@ -150,16 +148,17 @@ class HVRAggregator(ProposalAggregator):
 
     def forward(self, query: ProposalSet, context: TemporalContext) -> Aggregated[Tensor]:
         """One clip without others: the key frame's f1 (N, D) and the context's -> (N, D)."""
-        own = [role is Role.KEY for role in context.roles]
-        found = self._intra(query, context, own, also_supports=self.looks_within)
-        x, supports, relations = found.last, found.supports, found.relations
+        is_key = [role is Role.KEY for role in context.roles]
+        intra = self._intra(query, context, is_key, also_supports=self.looks_within)
+        x, supports, relations = intra.last, intra.supports, intra.relations
         layers = self._inter_layers()
         for number, (transform, relation) in enumerate(layers, start=1):
-            x, is_last = transform(x), number == len(layers)
+            x = transform(x)
             if not self.looks_within:
                 x = F.relu(x)
                 continue
             supports = transform(supports)
+            is_last = number == len(layers)
             if self.keep_relations and is_last:
                 relations = attention_shares(relation, x, supports)
             x, supports = within_video(relation, x, supports, is_last=is_last)
@@ -167,66 +166,91 @@ class HVRAggregator(ProposalAggregator):
 
     def forward_clips(self, clips: Sequence[Clip]) -> list[Aggregated[Tensor]]:
         """All clips of a batch; in training each is the target video once, the others are its support videos."""
-        is_key = [[frame.index == clip.key.index for frame in clip.context.frames] for clip in clips]
         if not self.training:
-            return [
-                self(clip.key.proposals, _with_key(clip.context, own)) for clip, own in zip(clips, is_key, strict=True)
-            ]
-        intra = []
-        for number, (clip, own) in enumerate(zip(clips, is_key, strict=True)):
+            return [self(clip.key.proposals, _with_key(clip.context, _is_key(clip))) for clip in clips]
+
+        # Within each video.
+        values: list[Tensor] = []
+        losses: list[dict[str, Tensor]] = []
+        related = []
+        for number, clip in enumerate(clips):
+            # The supports go on only where the relations between videos will look at them.
             also_supports = self.looks_within and self.inter is not None and not self.inter.takes(number)
-            intra.append(self._intra(clip.key.require_proposals(), clip.context, own, also_supports))
-        values = [one.last for one in intra]
-        losses: list[dict[str, Tensor]] = [{} for _ in clips]
-        if self.auxiliary is not None:
-            losses = [self.auxiliary.losses(one.middle, rois_of(clip)) for clip, one in zip(clips, intra, strict=True)]
+            intra = self._intra(clip.key.require_proposals(), clip.context, _is_key(clip), also_supports)
+            values.append(intra.last)
+            losses.append({} if self.auxiliary is None else self.auxiliary.losses(intra.middle, rois_of(clip)))
+            related.append(RelatedClip(clip, intra.last, intra.supports))
+
+        # Between the videos of the batch.
         if self.inter is not None:
-            related = [RelatedClip(clip, one.last, one.supports) for clip, one in zip(clips, intra, strict=True)]
             values, relation_losses = self.inter(related, self._inter_layers())
-            losses = [own | other for own, other in zip(losses, relation_losses, strict=True)]
-        return [Aggregated(value, loss) for value, loss in zip(values, losses, strict=True)]
+            losses = [of_clip | relation_loss for of_clip, relation_loss in zip(losses, relation_losses, strict=True)]
+        return [Aggregated(value, of_clip) for value, of_clip in zip(values, losses, strict=True)]
 
     def _intra(
-        self, query: ProposalSet, context: TemporalContext, own: Sequence[bool], also_supports: bool = False
+        self, query: ProposalSet, context: TemporalContext, is_key: Sequence[bool], also_supports: bool = False
     ) -> Intra:
-        """Equation 2, `num_intra` times. `own` tells which frames of the context are the key frame itself."""
+        """Equation 2, `num_intra` times. `is_key` tells which frames of the context are the key frame itself."""
         support = context.proposals(self.support_topk, like=query)
-        first, second = self.relation[0], self.relation[1]
+        keeps_relations = self.keep_relations and not self.training
+        relations = supports = None
+
+        # The first relation: of the key proposals x and of all supports, a.
+        first = self.relation[0]
         x, s = query.features, support.features
         x, a = F.relu(x + attend(first, x, s)), F.relu(s + attend(first, s, s))
+
+        # The second.
+        second = self.relation[1]
         x, s2 = self.transform[0](x), self.transform[0](a)
-        middle, keeps = F.relu(x + attend(second, x, s2)), self.keep_relations and not self.training
+        middle = F.relu(x + attend(second, x, s2))
         if self.num_intra == 2:
-            relations = attention_shares(second, x, s2) if keeps else None
-            return Intra(middle, middle, F.relu(s2 + attend(second, s2, s2)) if also_supports else None, relations)
-        third, of_key = self.relation[2], _marked(support, context, own)
+            if keeps_relations:
+                relations = attention_shares(second, x, s2)
+            if also_supports:
+                supports = F.relu(s2 + attend(second, s2, s2))
+            return Intra(middle, middle, supports, relations)
+
+        # The third looks at the supports as they were initially, but at the key frame's own as the second left them, b;
+        # with `skips_both` also at the other supports as the first left them.
+        third = self.relation[2]
+        of_key = _marked(support, context, is_key)
         b = F.relu(s2[of_key] + attend(second, s2[of_key], s2))
         initial = s.index_copy(0, of_key.nonzero()[:, 0], b.to(s.dtype))
         x, s3 = self.transform[1](middle), self.transform[1](initial)
-        pool, twice = s3, (~of_key).nonzero()[:, 0]
+        pool = s3
+        others = (~of_key).nonzero()[:, 0]
         if self.skips_both:
-            pool = torch.cat([s3, self.transform[1](a[twice].to(s.dtype))])
+            pool = torch.cat([s3, self.transform[1](a[others].to(s.dtype))])
         last = F.relu(x + attend(third, x, pool))
-        relations = None
-        if keeps:
-            shares = attention_shares(third, x, pool)
-            relations = shares[:, : len(s3)].index_add(1, twice[: len(pool) - len(s3)], shares[:, len(s3) :])
-        return Intra(middle, last, F.relu(s3 + attend(third, s3, pool)) if also_supports else None, relations)
+        if keeps_relations:
+            relations = attention_shares(third, x, pool)
+            if self.skips_both:  # the other supports stand in the pool twice: what is taken of them adds up
+                relations = relations[:, : len(s3)].index_add(1, others, relations[:, len(s3) :])
+        if also_supports:
+            supports = F.relu(s3 + attend(third, s3, pool))
+        return Intra(middle, last, supports, relations)
 
     def _inter_layers(self) -> list[tuple[nn.Linear, RelationAttention]]:
         """(fully connected layer, relation) of every relation between videos."""
         return list(zip(self.transform[self.num_intra - 1 :], self.relation[self.num_intra :], strict=True))
 
 
-def _with_key(context: TemporalContext, own: Sequence[bool]) -> TemporalContext:
-    """The context in which those frames have the role KEY, and only those, that are the key frame itself by `own`."""
-    return TemporalContext(context.frames, tuple(Role.KEY if mark else Role.LOCAL for mark in own), context.carry)
+def _is_key(clip: Clip) -> list[bool]:
+    """Which frames of a clip's context are its key frame itself, whatever role they have."""
+    return [frame.index == clip.key.index for frame in clip.context.frames]
 
 
-def _marked(support: ProposalSet, context: TemporalContext, own: Sequence[bool]) -> Tensor:
-    """(M,) bool: which of `support` come from the context's frames that are marked in `own`."""
-    framed = [mark for mark, frame in zip(own, context.frames, strict=True) if frame.proposals is not None]
-    marks = torch.tensor(framed, dtype=torch.bool, device=support.frame.device)
-    if len(marks) == 0:
+def _with_key(context: TemporalContext, is_key: Sequence[bool]) -> TemporalContext:
+    """The context in which those frames have the role KEY, and only those, that are the key frame itself."""
+    roles = tuple(Role.KEY if mark else Role.LOCAL for mark in is_key)
+    return TemporalContext(context.frames, roles, context.carry)
+
+
+def _marked(support: ProposalSet, context: TemporalContext, marks: Sequence[bool]) -> Tensor:
+    """(M,) bool: which of `support` come from the context's frames that have a mark."""
+    # `ProposalSet.frame` counts the frames that have proposals.
+    framed = [mark for mark, frame in zip(marks, context.frames, strict=True) if frame.proposals is not None]
+    if not framed:
         return torch.zeros_like(support.frame, dtype=torch.bool)
-    return marks[support.frame]
+    return torch.tensor(framed, dtype=torch.bool, device=support.frame.device)[support.frame]

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vod2.d2 import Box2BoxTransform, Instances
+from vod2.layers import init_normal
 from vod2.modeling.roi_heads.predictor import foreground_box_losses
 
 
@@ -37,10 +38,10 @@ class AuxiliaryHead(nn.Linear):
         super().__init__(dim, num_classes + 1)
         self.num_classes, self.loss_weight, self.transform, self.beta = num_classes, weight, transform, beta
         self.boxes = nn.Linear(dim, box_dim) if box_dim else None
-        for layer, std in ((self, 0.01), (self.boxes, 0.001)):  # as the layers of the box predictor begin
-            if layer is not None:
-                nn.init.normal_(layer.weight, std=std)
-                nn.init.zeros_(layer.bias)
+        # As the layers of the box predictor begin.
+        init_normal(self, std=0.01)
+        if self.boxes is not None:
+            init_normal(self.boxes, std=0.001)
 
     def losses(self, middle: Tensor, rois: Instances) -> dict[str, Tensor]:
         """b (n, D) and the RoIs with gt_classes, for the regression also proposal_boxes and gt_boxes -> {name: loss}.

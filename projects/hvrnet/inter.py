@@ -156,24 +156,32 @@ class InterVideo:
         self, clips: Sequence[RelatedClip], layers: Sequence[tuple[nn.Linear, RelationAttention]]
     ) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
         """B clips and (fully connected layer, relation) of every module -> B times beta (n, D) and losses."""
-        triplets = self.partners(clips)
-        mined = [self._mine(clips[i], [clips[j] for j in others], layers[0]) for i, others in enumerate(triplets)]
+        partners = self.partners(clips)
+        mined = []
+        for clip, numbers in zip(clips, partners, strict=True):
+            mined.append(self._mine(clip, [clips[number] for number in numbers], layers[0]))
+
         values = [clip.features for clip in clips]
         supports = [clip.supports for clip in clips]
-        for number, (transform, relation) in enumerate(layers, start=1):
+        for depth, (transform, relation) in enumerate(layers, start=1):
+            # All videos first: each looks at the others as they are before this relation.
             embedded = [transform(value) for value in values]
-            for i, others in enumerate(triplets):
-                if self.takes(i):
-                    values[i] = self._related(relation, embedded[i], [embedded[j] for j in others], mined[i])
-                elif supports[i] is not None:
-                    values[i], supports[i] = within_video(
-                        relation, embedded[i], transform(supports[i]), is_last=number == len(layers)
+            for target in range(len(clips)):
+                if self.takes(target):
+                    others = [embedded[number] for number in partners[target]]
+                    values[target] = self._related(relation, embedded[target], others, mined[target])
+                elif supports[target] is not None:
+                    values[target], supports[target] = within_video(
+                        relation, embedded[target], transform(supports[target]), is_last=depth == len(layers)
                     )
                 else:
-                    values[i] = self._related(relation, embedded[i], [], None)
-        if self.relation_weight == 0:
-            return values, [{} for _ in clips]
-        return values, [{"loss_relation": self.relation_weight * self._relation_loss(one)} for one in mined]
+                    values[target] = self._related(relation, embedded[target], [], None)
+
+        losses: list[dict[str, Tensor]] = [{} for _ in clips]
+        if self.relation_weight != 0:
+            for losses_of_clip, triplets in zip(losses, mined, strict=True):
+                losses_of_clip["loss_relation"] = self.relation_weight * self._relation_loss(triplets)
+        return values, losses
 
     def takes(self, number: int) -> bool:
         """Whether video `number` of a batch takes from others: `share` of all do, evenly spread."""
@@ -183,34 +191,36 @@ class InterVideo:
         """The numbers of V+ and V- of every clip (section 3.1), of those that there are."""
         selected = select_videos(
             self._video_similarities(clips),
-            [classes_of(one.clip) for one in clips],
-            [one.clip.key.video_id for one in clips],
+            [classes_of(related.clip) for related in clips],
+            [related.clip.key.video_id for related in clips],
             like_both=self.like_both,
         )
-        return [[j for j in pair if j >= 0] for pair in torch.stack(selected, dim=1).tolist()]
+        partners = []
+        for positive, negative in zip(selected.positive.tolist(), selected.negative.tolist(), strict=True):
+            partners.append([number for number in (positive, negative) if number >= 0])  # -1 stands for none
+        return partners
 
     @torch.no_grad()
     def _video_similarities(self, clips: Sequence[RelatedClip]) -> Tensor:
-        """(B, B)."""
+        """(B, B): of descriptors of the videos, the mean or the maximum of those of their frames."""
         if self.video_similarity == "random":
             return random_similarities(len(clips), torch.default_generator)
-        frames = [(one.clip.key, *one.clip.supports) for one in clips]
-        sizes = torch.tensor([frame.image_size for group in frames for frame in group])
-        canvas = tuple(sizes.amax(dim=0).tolist())
-        pooled = [torch.stack([self._pooled(frame, canvas) for frame in group]) for group in frames]  # (T, C)
-        if self.video_similarity == "mean":
-            descriptors = torch.stack([one.mean(dim=0) for one in pooled])
-            return similarities(descriptors, descriptors)
-        descriptors = torch.stack([one.amax(dim=0) for one in pooled])
-        return similarities(descriptors, descriptors, "dot")
+        frames_of_videos = [(related.clip.key, *related.clip.supports) for related in clips]
+        # All maps of a batch have been padded to the largest frame.
+        sizes = [frame.image_size for frames in frames_of_videos for frame in frames]
+        canvas = tuple(torch.tensor(sizes).amax(dim=0).tolist())
+        rows = []
+        for frames in frames_of_videos:
+            pooled = torch.stack([self._pooled(frame, canvas) for frame in frames])  # (T, C)
+            rows.append(pooled.mean(dim=0) if self.video_similarity == "mean" else pooled.amax(dim=0))
+        descriptors = torch.stack(rows)
+        return similarities(descriptors, descriptors, "cosine" if self.video_similarity == "mean" else "dot")
 
     def _pooled(self, frame: Frame, canvas: tuple[int, int]) -> Tensor:
         """(C,): the mean of a frame's map over its cells, without those that pad it to the largest frame `canvas`."""
         value = frame.features[self.video_level][0]
-        rows, columns = (
-            math.ceil(cells * own / padded)
-            for cells, own, padded in zip(value.shape[1:], frame.image_size, canvas, strict=True)
-        )
+        rows = math.ceil(value.shape[1] * frame.image_size[0] / canvas[0])
+        columns = math.ceil(value.shape[2] * frame.image_size[1] / canvas[1])
         value = value[:, :rows, :columns]
         return value.to(torch.promote_types(value.dtype, torch.float32)).mean(dim=(1, 2))
 
@@ -218,18 +228,19 @@ class InterVideo:
         self, target: RelatedClip, others: Sequence[RelatedClip], layer: tuple[nn.Linear, RelationAttention]
     ) -> Mined:
         """P+ and P- of the target's key proposals among those of the others, by `layer` or by themselves."""
-        own = target.features
+        features = target.features
         labels = rois_of(target.clip).gt_classes
-        keys = torch.cat([own[:0], *(one.features for one in others)])
-        other_labels = torch.cat([labels[:0], *(rois_of(one.clip).gt_classes for one in others)])
+        # An empty part first: there may be no others.
+        keys = torch.cat([features[:0], *(other.features for other in others)])
+        key_labels = torch.cat([labels[:0], *(rois_of(other.clip).gt_classes for other in others)])
         if not self.by_kernel:
-            selected = select_proposals(similarities(own, keys), labels, other_labels, self.num_classes)
-            return Mined(own, keys, selected, first=len(own))
+            selected = select_proposals(similarities(features, keys), labels, key_labels, self.num_classes)
+            return Mined(features, keys, selected, first=len(features))
         transform, relation = layer
-        if others:
-            keys, other_labels = torch.cat([own, keys]), torch.cat([labels, other_labels])
-        query, keys = relation.query(transform(own)), relation.key(transform(keys))
-        selected = select_proposals(similarities(query, keys, "dot"), labels, other_labels, self.num_classes)
+        if others:  # as in public code, the target's own proposals are among the keys
+            keys, key_labels = torch.cat([features, keys]), torch.cat([labels, key_labels])
+        query, keys = relation.query(transform(features)), relation.key(transform(keys))
+        selected = select_proposals(similarities(query, keys, "dot"), labels, key_labels, self.num_classes)
         return Mined(query, keys, selected, first=0)
 
     def _related(

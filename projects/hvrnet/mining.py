@@ -52,21 +52,24 @@ def select_videos(
         like_both: V- is the one that is most similar to target and V+ together, by the sum of two softmaxes over the
             videos that it is chosen from (public code), instead of to the target alone.
     """
-    shared = torch.tensor([[not a.isdisjoint(b) for b in classes] for a in classes], dtype=torch.bool)
-    other = torch.tensor([[a != b for b in videos] for a in videos], dtype=torch.bool)
-    shape = similarity.shape  # an empty batch loses its second dimension in the lists above
-    shared, other = (mask.reshape(shape).to(similarity.device) for mask in (shared, other))
-    positive, allowed = shared & other, ~shared & other
-    selected = _select(similarity, positive, allowed)
+    count = len(videos)
+    shares_class = torch.zeros(count, count, dtype=torch.bool)
+    is_other_video = torch.zeros(count, count, dtype=torch.bool)
+    for target in range(count):
+        for other in range(count):
+            shares_class[target, other] = not classes[target].isdisjoint(classes[other])
+            is_other_video[target, other] = videos[target] != videos[other]
+    positive = (shares_class & is_other_video).to(similarity.device)
+    negative = (~shares_class & is_other_video).to(similarity.device)
+    selected = _select(similarity, positive, negative)
     if not like_both or similarity.numel() == 0:
         return selected
-    own, of_positive = (
-        rows.masked_fill(~allowed, -torch.inf).softmax(dim=1)
-        for rows in (similarity, similarity[selected.positive.clamp(min=0)])
-    )
-    return _select(own + of_positive * (selected.positive >= 0)[:, None], positive, allowed)._replace(
-        positive=selected.positive
-    )
+
+    to_target = similarity.masked_fill(~negative, -torch.inf).softmax(dim=1)
+    to_positive = similarity[selected.positive.clamp(min=0)].masked_fill(~negative, -torch.inf).softmax(dim=1)
+    # A target without V+ is compared by itself alone.
+    to_both = to_target + to_positive * (selected.positive >= 0)[:, None]
+    return Selected(selected.positive, _select(to_both, positive, negative).negative)
 
 
 @torch.no_grad()

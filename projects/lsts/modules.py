@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from vod2.layers import zero_bias
+from vod2.layers import init_he, init_normal
 
 
 class Layers(NamedTuple):
@@ -34,10 +34,9 @@ def convolutions(channels: int, layers: Layers, last: int = 0) -> nn.Sequential:
         width = width or last
         conv = nn.Conv2d(before, width, kernel, padding=kernel // 2)
         if layers.init_std > 0:
-            nn.init.normal_(conv.weight, std=layers.init_std)
+            init_normal(conv, std=layers.init_std)
         else:
-            nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
-        zero_bias(conv)
+            init_he(conv)
         # An Identity keeps the numbers of the layers, and so the names of their weights.
         modules += [conv, nn.ReLU() if layers.relu else nn.Identity()]
         before = width

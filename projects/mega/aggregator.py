@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vod2.d2 import CfgNode, configurable
-from vod2.layers import ModuleList, RelationModules, zero_bias
+from vod2.layers import ModuleList, RelationModules, init_xavier
 from vod2.modeling import PROPOSAL_AGGREGATOR_REGISTRY, Aggregated, ProposalAggregator, build_relations
 from vod2.projects.mega.memory import Memory, Rows
 from vod2.structures import ProposalSet, Role, TemporalContext
@@ -101,9 +101,7 @@ class MEGAAggregator(ProposalAggregator):
         self.local_relations = ModuleList(relations.located() for _ in range(num_stages))
         self.global_relations = ModuleList(relations.anywhere() for _ in range(num_global))
         self.transform = ModuleList(nn.Linear(dim, dim) for _ in range(num_stages - 1))
-        for layer in self.transform:  # as the box head's layers begin
-            nn.init.kaiming_uniform_(layer.weight, a=1)
-            zero_bias(layer)
+        init_xavier(*self.transform)  # as the box head's layers begin
 
     @classmethod
     def from_config(cls, cfg: CfgNode, dim: int) -> dict:

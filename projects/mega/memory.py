@@ -50,10 +50,11 @@ class Memory(NamedTuple):
         if _PENDING not in carry:
             return Memory.empty(stages, like)
         index, copies = carry[_PENDING].tolist()
-        features, boxes, age = (
-            [carry[f"{_PREFIX}{name}.{stage}"] for stage in range(stages)] for name in ("features", "boxes", "age")
-        )
-        return Memory(tuple(map(Rows, features, boxes)), tuple(age), (index, copies))
+        rows, ages = [], []
+        for stage in range(stages):
+            rows.append(Rows(carry[f"{_PREFIX}features.{stage}"], carry[f"{_PREFIX}boxes.{stage}"]))
+            ages.append(carry[f"{_PREFIX}age.{stage}"])
+        return Memory(tuple(rows), tuple(ages), (index, copies))
 
     def as_carry(self) -> dict[str, Tensor]:
         """{name: tensor} of all of it, without gradient."""
@@ -73,10 +74,10 @@ class Memory(NamedTuple):
         index, copies = self.pending
         left = int(window.count(index) < copies)
         rows, ages = [], []
-        for own, age in zip(self.rows, self.age, strict=True):
+        for of_stage, age in zip(self.rows, self.age, strict=True):
             age = age + left
             kept = (age > 0) & (age <= size)
-            rows.append(Rows(own.features[kept], own.boxes[kept]))
+            rows.append(Rows(of_stage.features[kept], of_stage.boxes[kept]))
             ages.append(age[kept])
         return Memory(tuple(rows), tuple(ages))
 
@@ -93,9 +94,10 @@ class Memory(NamedTuple):
         oldest = min(indices)
         row = indices.index(oldest)  # of several copies, all alike, one
         rows, ages = [], []
-        for own, age, key in zip(self.rows, self.age, keys, strict=True):
-            new = key.frame == row
-            features = torch.cat([own.features, key.features[new].detach()])
-            rows.append(Rows(features, torch.cat([own.boxes, key.boxes[new]])))
-            ages.append(torch.cat([age, age.new_zeros(len(features) - len(age))]))
+        for of_stage, age, key in zip(self.rows, self.age, keys, strict=True):
+            new = key[key.frame == row].detach()
+            features = torch.cat([of_stage.features, new.features])
+            boxes = torch.cat([of_stage.boxes, new.boxes])
+            rows.append(Rows(features, boxes))
+            ages.append(torch.cat([age, age.new_zeros(len(new))]))  # age 0: pending
         return Memory(tuple(rows), tuple(ages), (oldest, indices.count(oldest)))

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from vod2.d2 import CfgNode, ShapeSpec, configurable
 from vod2.layers import MapAttention
 from vod2.modeling import PIXEL_AGGREGATOR_REGISTRY, Aggregated, PixelAggregator
-from vod2.modeling.backbone import forward_stages
-from vod2.modeling.pixel import Aligner, build_aligner, split_maps
+from vod2.modeling.backbone import forward_stages, split_maps
+from vod2.modeling.pixel import Aligner, build_aligner
 from vod2.structures import Frame, Role, Support, TemporalContext
 
 IMAGE = "image"  # the level that holds the image, where the aligner looks at it

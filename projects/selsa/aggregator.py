@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vod2.d2 import CfgNode, configurable
-from vod2.layers import ModuleList, RelationAttention, zero_bias
+from vod2.layers import ModuleList, RelationAttention, init_xavier
 from vod2.modeling import PROPOSAL_AGGREGATOR_REGISTRY, Aggregated, ProposalAggregator
 from vod2.modeling.roi_heads import require_linear_box_head
 from vod2.structures import ProposalSet, TemporalContext
@@ -68,9 +68,7 @@ class SELSAAggregator(ProposalAggregator):
             RelationAttention(dim, num_heads, output=output_projection) for _ in range(num_layers)
         )
         self.transform = ModuleList(nn.Linear(dim, dim) for _ in range(num_layers - 1))
-        for layer in self.transform:  # as the box head's layers begin
-            nn.init.kaiming_uniform_(layer.weight, a=1)
-            zero_bias(layer)
+        init_xavier(*self.transform)  # as the box head's layers begin
 
     @classmethod
     def from_config(cls, cfg: CfgNode, dim: int) -> dict:

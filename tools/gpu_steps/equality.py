@@ -77,13 +77,15 @@ def difference(found: Instances, wanted: Instances, tolerance: float) -> tuple[f
     The order does not count: each detection is compared with that of the same proposal and class. One whose score is
     within `tolerance` of the lowest may be beyond the last that is kept on the other side.
     """
-    ours, theirs = ({_identity(one, row): row for row in range(len(one))} for one in (found, wanted))
-    pairs = [(row, theirs[identity]) for identity, row in ours.items() if identity in theirs]
+    ours = {_identity(found, row): row for row in range(len(found))}
+    theirs = {_identity(wanted, row): row for row in range(len(wanted))}
+    common = [identity for identity in ours if identity in theirs]
     lost = _lost(found, ours.keys() - theirs.keys(), ours, tolerance)
     lost += _lost(wanted, theirs.keys() - ours.keys(), theirs, tolerance)
-    if not pairs:
+    if not common:
         return 0.0, 0.0, lost
-    rows, partners = map(list, zip(*pairs, strict=True))
+    rows = [ours[identity] for identity in common]
+    partners = [theirs[identity] for identity in common]
     boxes = (found.pred_boxes.tensor[rows] - wanted.pred_boxes.tensor[partners]).abs().max().item()
     scores = (found.scores[rows] - wanted.scores[partners]).abs().max().item()
     return boxes / max(wanted.image_size), scores, lost

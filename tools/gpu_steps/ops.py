@@ -209,6 +209,14 @@ def _inputs(op: Op, shape: tuple[int, ...], dtype: torch.dtype = torch.float64) 
     return [tensor.to(dtype) for tensor in op.draw(shape, torch.Generator().manual_seed(_SEED))]
 
 
+def _trained_inputs(op: Op, shape: tuple[int, ...], device: str, dtype: torch.dtype = torch.float64) -> list[Tensor]:
+    """The inputs on a device; those that the op is differentiated by ask for a gradient."""
+    inputs = [tensor.to(device) for tensor in _inputs(op, shape, dtype)]
+    for row in op.trained:
+        inputs[row].requires_grad_(True)
+    return inputs
+
+
 def _forward_and_gradients(op: Op, function: Callable[..., Tensor], inputs: list[Tensor]) -> list[Tensor]:
     """The comparable result and the gradients for a random gradient, in float64 on the CPU."""
     inputs = [t.detach().clone().requires_grad_(row in op.trained) for row, t in enumerate(inputs)]
@@ -288,36 +296,33 @@ def _non_finite(op: Op, shape: tuple[int, ...], device: str) -> dict:
 
 def _gradcheck(op: Op, device: str) -> None:
     shape = op.shapes["odd"]
-    inputs = [t.to(device).requires_grad_(row in op.trained) for row, t in enumerate(_inputs(op, shape))]
+    inputs = _trained_inputs(op, shape, device)
     torch.autograd.gradcheck(op.function, inputs, nondet_tol=0.0, fast_mode=True)
 
 
 def _opcheck(op: Op, shape: tuple[int, ...], device: str) -> None:
     if device not in compiled_device_types():
         raise NotApplicable(f"nothing is registered for {device}")
-    inputs = [t.to(device).requires_grad_(row in op.trained) for row, t in enumerate(_inputs(op, shape))]
+    inputs = _trained_inputs(op, shape, device)
     for registered, arguments in op.raw(inputs):
         torch.library.opcheck(registered, arguments)
 
 
 def _time(op: Op, shape: tuple[int, ...], device: str) -> dict:
     """Milliseconds of float32 against the reference on the same device."""
-    inputs = [tensor.to(device) for tensor in _inputs(op, shape, torch.float32)]
-    trained = [t.requires_grad_(row in op.trained) for row, t in enumerate(inputs)]
+    inputs = _trained_inputs(op, shape, device, torch.float32)
 
     def forward(function: Callable[..., Tensor]) -> Tensor:
         with torch.no_grad():
-            return function(*trained)
+            return function(*inputs)
 
     def both(function: Callable[..., Tensor]) -> None:
-        out = function(*trained)
-        torch.autograd.grad(out, [trained[row] for row in op.trained], torch.ones_like(out))
+        out = function(*inputs)
+        torch.autograd.grad(out, [inputs[row] for row in op.trained], torch.ones_like(out))
 
     values = {}
     for name, call in (("forward", forward), ("forward + backward", both)):
-        ours, plain = (
-            measure(partial(call, function), device, count=20, warmup=2, seconds=1.5).median
-            for function in (op.function, op.reference)
-        )
-        values |= {f"{name} ms": 1e3 * ours, f"{name}, reference ms": 1e3 * plain}
+        for words, function in ((f"{name} ms", op.function), (f"{name}, reference ms", op.reference)):
+            seconds = measure(partial(call, function), device, count=20, warmup=2, seconds=1.5).median
+            values[words] = 1e3 * seconds
     return values

@@ -96,17 +96,23 @@ def _counts(report: dict, step: str) -> str:
 
 def table_of(rows: list[dict]) -> str:
     """Rows with the values that any of them has, one column each."""
-    columns = list(dict.fromkeys(key for row in rows for key in row if key not in _HIDDEN))
-    body = [[row["name"], row["status"], *(_text(row.get(column)) for column in columns)] for row in rows]
+    columns: list[str] = []  # in the order in which they first appear
+    for row in rows:
+        columns += [key for key in row if key not in _HIDDEN and key not in columns]
+    body = []
+    for row in rows:
+        body.append([row["name"], row["status"], *(_text(row.get(column)) for column in columns)])
     return table(["case", "result", *columns], body)
 
 
 def table(headers: list[str], rows: Iterable[list[str]]) -> str:
     """A Markdown table."""
-    cells = [headers, ["---"] * len(headers), *rows]
-    return "\n".join(
-        "| " + " | ".join(str(cell).replace("|", "/").replace("\n", " ") for cell in row) + " |" for row in cells
-    )
+    lines = []
+    for row in (headers, ["---"] * len(headers), *rows):
+        # A bar or the end of a line would end the cell.
+        cells = [str(cell).replace("|", "/").replace("\n", " ") for cell in row]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def _text(value: object) -> str:

@@ -3,6 +3,7 @@
 The library's own trainer on synthetic videos; the backbone begins with random weights, its normalisation is frozen.
 """
 
+import itertools
 import math
 import statistics
 import time
@@ -71,7 +72,8 @@ def _configuration(step: Step, config: str, amp: bool) -> CfgNode:
         "SEED": 1,
         "OUTPUT_DIR": str(step.folder / config.replace("/", "_")),
     }
-    return configuration(step.root, config, step.device, *(word for pair in keys.items() for word in pair))
+    words = itertools.chain.from_iterable(keys.items())
+    return configuration(step.root, config, step.device, *words)
 
 
 class _Watch(HookBase):

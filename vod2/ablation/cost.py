@@ -81,12 +81,23 @@ def render_plan(plan: Plan, records: Records, slots: int) -> str:
     lines = []
     for name, row in plan.suite.rows.items():
         wanted = [key for key in plan.wanted if key.row == name]
-        if wanted:
-            todo = [job for job in left if job.key.row == name]
-            kinds = [kind for kind in (TRAIN, *row.contexts) if any(key.kind == kind for key in wanted)]
-            seeds = len({key.seed for key in wanted})
-            words = [name, row.config.name, row.base or "", str(plan.iterations[name]), " ".join(kinds), str(seeds)]
-            lines.append([*words, f"{len(todo)} of {len(wanted)}", _cost(todo)])
+        if not wanted:
+            continue
+        todo = [job for job in left if job.key.row == name]
+        wanted_kinds = {key.kind for key in wanted}
+        kinds = [kind for kind in (TRAIN, *row.contexts) if kind in wanted_kinds]  # in the order of the suite
+        lines.append(
+            [
+                name,
+                row.config.name,
+                row.base or "",
+                str(plan.iterations[name]),
+                " ".join(kinds),
+                str(len({key.seed for key in wanted})),
+                f"{len(todo)} of {len(wanted)}",
+                _cost(todo),
+            ]
+        )
     headers = ["row", "configuration", "starts from", "iterations", "jobs", "seeds", "to do", "expected"]
     table = tabulate(lines, headers, tablefmt="github", disable_numparse=True)
     return f"{table}\n\n{len(left)} jobs to do, {slots} at once; expected: {_cost(left)}{_side_by_side(left, slots)}\n"

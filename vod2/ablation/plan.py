@@ -117,15 +117,19 @@ def make_plan(
     configurations = {name: planner.configuration(row) for name, row in suite.rows.items()}
     jobs: dict[JobKey, Job] = {}
     wanted: set[JobKey] = set()
+    # Seeds that are there already come last: nothing is done for them, but tables have them.
     for seed in [*seeds, *sorted(_seeds_in(output) - set(seeds))]:
         for name, row in suite.rows.items():
             seconds = (measured or {}).get(name, row.seconds_per_iteration)
             training = planner.training(row, configurations[name], seed, seconds)
-            evaluations = [planner.evaluation(row, configurations[name], seed, one) for one in row.contexts]
-            jobs |= {job.key: job for job in (training, *evaluations)}
-            if seed in seeds:
-                wanted |= {training.key} if name in trained else set()
-                wanted |= {job.key for job in evaluations} if name in chosen else set()
+            jobs[training.key] = training
+            if seed in seeds and name in trained:
+                wanted.add(training.key)
+            for context in row.contexts:
+                evaluation = planner.evaluation(row, configurations[name], seed, context)
+                jobs[evaluation.key] = evaluation
+                if seed in seeds and name in chosen:
+                    wanted.add(evaluation.key)
     iterations = {name: cfg.SOLVER.MAX_ITER for name, cfg in configurations.items()}
     return Plan(suite, size, output, jobs, wanted, iterations)
 

@@ -160,10 +160,12 @@ class Records:
         record = self.read(job)
         if record.get("state") != DONE:
             return {}
-        return {
-            dataset: {f"{task}/{name}": value for task, found in tasks.items() for name, value in found.items()}
-            for dataset, tasks in record.get("metrics", {}).items()
-        }
+        metrics: dict[str, dict[str, float | None]] = {}
+        for dataset, tasks in record.get("metrics", {}).items():
+            metrics[dataset] = {}
+            for task, values in tasks.items():
+                metrics[dataset].update({f"{task}/{name}": value for name, value in values.items()})
+        return metrics
 
     def _write(self, job: Job, record: dict[str, Any]) -> None:
         settings = {"settings": dict(job.settings)} if job.settings else {}

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 from typing import NamedTuple
 
 from tabulate import tabulate
@@ -46,15 +45,11 @@ class Conversion:
         groups: dict[str, list[Move]] = {}
         for move in self.moves:
             groups.setdefault(_group(move.name), []).append(move)
-        rows = [
-            [
-                _origin([move.source for move in moves]),
-                group,
-                *size([tuple(self.state[move.name].shape) for move in moves]).split(", "),
-                "; ".join(sorted({move.transform for move in moves} - {""})),
-            ]
-            for group, moves in groups.items()
-        ]
+        rows = []
+        for group, moves in groups.items():
+            tensors, numbers = size([tuple(self.state[move.name].shape) for move in moves]).split(", ")
+            transforms = sorted({move.transform for move in moves} - {""})
+            rows.append([_origin([move.source for move in moves]), group, tensors, numbers, "; ".join(transforms)])
         return tabulate(rows, ["theirs", "here", "tensors", "numbers", "transform"], "presto", disable_numparse=True)
 
 
@@ -86,20 +81,25 @@ def convert(state: Mapping[str, Tensor], source: str, target: Target | None = No
         complete = conventions.prepare(state)
         places, unused = _places(conventions, complete, target)
         _require_numbers({name: state[name] for name in state if name not in unused}, conventions.computed)
-        found = {here: _transformed(rule, name, complete[name], target) for here, (name, rule) in places.items()}
-        rescaled = normalisation.rescaled_weights(found, conventions.norm_eps(state), target.norm_eps)
+        converted = {}
+        for here, (name, rule) in places.items():
+            converted[here] = _transformed(rule, name, complete[name], target)
+        rescaled = normalisation.rescaled_weights(converted, conventions.norm_eps(state), target.norm_eps)
     except (ValueError, RuntimeError) as error:
         raise UserError(f"these weights are not of {source}: {error}") from error
-    if not found:
+    if not converted:
         raise UserError(
             f"these weights are not of {source}: none of the {len(state)} names is known, for example "
             f"{next(iter(state), '')!r}; choose another source"
         )
-    moves = [
-        Move(name, here, normalisation.WORDS if here in rescaled else rule.transform.words if rule.transform else "")
-        for here, (name, rule) in places.items()
-    ]
-    return Conversion(found | rescaled, moves, unused, conventions.settings(state, target), conventions.partial)
+    moves = []
+    for here, (name, rule) in places.items():
+        if here in rescaled:
+            words = normalisation.WORDS
+        else:
+            words = "" if rule.transform is None else rule.transform.words
+        moves.append(Move(name, here, words))
+    return Conversion(converted | rescaled, moves, unused, conventions.settings(state, target), conventions.partial)
 
 
 def default_config(state: Mapping[str, Tensor], source: str) -> str:
@@ -190,9 +190,14 @@ def _group(name: str) -> str:
 
 def _origin(names: Sequence[str]) -> str:
     """What the names have in common, and how they go on: "a.b.{c,d}"."""
-    parts = [name.split(".")[:-1] for name in names]
-    common = [same[0] for same in takewhile(lambda column: len(set(column)) == 1, zip(*parts, strict=False))]
-    rest = sorted({one[len(common)] for one in parts if len(one) > len(common)})
-    if not rest or all(one.isdigit() for one in rest):
+    modules = [name.split(".")[:-1] for name in names]
+    common = []
+    for parts in zip(*modules, strict=False):  # the first part of all names, then the second
+        if len(set(parts)) > 1:
+            break
+        common.append(parts[0])
+    following = sorted({module[len(common)] for module in modules if len(module) > len(common)})
+    if not following or all(part.isdigit() for part in following):
         return ".".join(common)
-    return ".".join([*common, f"{{{','.join(rest[:4])}{',...' * (len(rest) > 4)}}}"])
+    more = ",..." if len(following) > 4 else ""
+    return ".".join([*common, f"{{{','.join(following[:4])}{more}}}"])

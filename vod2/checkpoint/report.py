@@ -79,46 +79,52 @@ class LoadReport:
 
     def table(self) -> str:
         """Tensors and numbers of each group, then the shapes that differ, then `summary`."""
-        rows = [
-            [group, *(size(cells[status]) if status in cells else "" for status in _HEADERS)]
-            for group, cells in self._groups().items()
-        ]
+        rows = []
+        for group, shapes_of in self._groups().items():
+            cells = [size(shapes_of[status]) if status in shapes_of else "" for status in _HEADERS]
+            rows.append([group, *cells])
         lines = [tabulate(rows, ["module", *_HEADERS.values()], tablefmt="presto", disable_numparse=True)]
-        for name, (found, wanted) in list(self.other_shape.items())[:_NAMED]:
-            lines.append(f"{name}: {found} in the file, {wanted} in the model")
+        for name, (in_file, in_model) in list(self.other_shape.items())[:_NAMED]:
+            lines.append(f"{name}: {in_file} in the file, {in_model} in the model")
         if len(self.other_shape) > _NAMED:
             lines.append(f"and {len(self.other_shape) - _NAMED} more of another shape")
         return "\n".join([*lines, self.summary()])
 
     def _groups(self) -> dict[str, dict[str, list[Shape]]]:
         """{group: {status: shapes}}: by the first part of the names, by the first two where those are mixed."""
-        tensors = [
-            (name, status, shape[1] if status == "other_shape" else shape)
-            for status in _HEADERS
-            for name, shape in getattr(self, status).items()
-        ]
-        statuses = defaultdict(set)
-        for name, status, _ in tensors:
-            statuses[_prefix(name, 1)].add(status)
+        in_model = {name: shape for name, (_, shape) in self.other_shape.items()}
+        shapes_of_statuses = {"loaded": self.loaded, "new": self.new, "other_shape": in_model, "unused": self.unused}
+        tensors = []
+        statuses = defaultdict(set)  # of what begins with the same part
+        for status, shapes in shapes_of_statuses.items():
+            for name, shape in shapes.items():
+                tensors.append((name, status, shape))
+                statuses[_prefix(name, 1)].add(status)
         groups: dict[str, dict[str, list[Shape]]] = {}
         for name, status, shape in sorted(tensors):
-            group = _prefix(name, 1 if len(statuses[_prefix(name, 1)]) == 1 else 2)
+            is_mixed = len(statuses[_prefix(name, 1)]) > 1
+            group = _prefix(name, 2 if is_mixed else 1)
             groups.setdefault(group, {}).setdefault(status, []).append(shape)
         return groups
 
 
 def compare(model: nn.Module, state: Mapping[str, Tensor], path: str) -> LoadReport:
     """What of `state`, which is that of the file `path`, fits the model; nothing is loaded."""
-    wanted, found = _shapes(model.state_dict()), _shapes(state)
+    in_model, in_file = _shapes(model.state_dict()), _shapes(state)
+    report = LoadReport(path, loaded={}, new={}, other_shape={}, unused={})
+    for name, shape in in_model.items():
+        if name not in in_file:
+            report.new[name] = shape
+        elif in_file[name] == shape:
+            report.loaded[name] = shape
+        else:
+            report.other_shape[name] = in_file[name], shape
+    # Files of other versions may hold buffers that the model has but does not save: they are of no use, and no loss.
     unsaved = {name for name, _ in model.named_buffers()}
-    both = [name for name in wanted if name in found]
-    return LoadReport(
-        path,
-        loaded={name: wanted[name] for name in both if found[name] == wanted[name]},
-        new={name: shape for name, shape in wanted.items() if name not in found},
-        other_shape={name: (found[name], wanted[name]) for name in both if found[name] != wanted[name]},
-        unused={name: shape for name, shape in found.items() if name not in wanted and name not in unsaved},
-    )
+    for name, shape in in_file.items():
+        if name not in in_model and name not in unsaved:
+            report.unused[name] = shape
+    return report
 
 
 def _shapes(state: Mapping[str, Tensor]) -> dict[str, Shape]:
@@ -137,5 +143,10 @@ def _count(shapes: Iterable[Shape]) -> int:
 def size(shapes: Sequence[Shape]) -> str:
     """How much tensors of these shapes are, such as "18 tensors, 3.1 M"."""
     numbers = _count(shapes)
-    short = f"{numbers / 1e6:.1f} M" if numbers >= 1e6 else f"{numbers / 1e3:.1f} k" if numbers >= 1e3 else str(numbers)
+    if numbers >= 1e6:
+        short = f"{numbers / 1e6:.1f} M"
+    elif numbers >= 1e3:
+        short = f"{numbers / 1e3:.1f} k"
+    else:
+        short = str(numbers)
     return f"{len(shapes)} tensor{'s' * (len(shapes) != 1)}, {short}"

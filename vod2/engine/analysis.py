@@ -71,8 +71,13 @@ def _flops(part: str, flops: dict[str, float]) -> float:
     """Operations of a part: where its sub-modules were called one by one, the sum of theirs."""
     if part in flops:
         return flops[part]
+    total: float = 0
     inside = [name for name in flops if name.startswith(f"{part}.")]
-    return sum(flops[name] for name in inside if not any(name.startswith(f"{other}.") for other in inside))
+    for name in inside:
+        is_within_another = any(name.startswith(f"{other}.") for other in inside)
+        if not is_within_another:  # else it is counted there
+            total += flops[name]
+    return total
 
 
 def _has(model: nn.Module, part: str) -> bool:

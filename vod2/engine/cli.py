@@ -1,4 +1,4 @@
-"""How a command line tool ends."""
+"""How a command line tool ends, and what several of them ask of their arguments."""
 
 import re
 import sys
@@ -7,6 +7,7 @@ from typing import NoReturn
 
 from torch.multiprocessing.spawn import ProcessRaisedException
 
+from vod2.d2 import DatasetCatalog
 from vod2.errors import UserError
 
 # What a worker process adds around the message that it died of: its traceback, and the name of the exception.
@@ -29,6 +30,12 @@ def run(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def require_dataset(name: str) -> None:
+    """Raises UserError if no dataset of this name is registered; says which are."""
+    if name not in DatasetCatalog.list():
+        raise UserError(f"dataset {name!r} is not registered: expected one of {', '.join(DatasetCatalog.list())}")
 
 
 def _stop(message: str) -> NoReturn:

@@ -30,13 +30,16 @@ def tables_of(rows: RowFile, names: Sequence[str]) -> list[str]:
         UserError: there is no such table, or none prints a cost.
     """
     if not names:
-        found = [title for title in rows.tables if set(columns_of(rows.of(title))) & set(COST_COLUMNS)]
-        if not found:
+        with_costs = [title for title in rows.tables if set(columns_of(rows.of(title))) & set(COST_COLUMNS)]
+        if not with_costs:
             raise UserError(f"no table of {rows.path} prints a cost: name some of {', '.join(rows.tables)}")
-        return found
-    titles = [name if name in rows.tables else f"Table {name}" for name in names]
-    if unknown := [name for name, title in zip(names, titles, strict=True) if title not in rows.tables]:
-        raise UserError(f"{rows.path} has no table {unknown[0]!r}: expected some of {', '.join(rows.tables)}")
+        return with_costs
+    titles = []
+    for name in names:
+        title = name if name in rows.tables else f"Table {name}"
+        if title not in rows.tables:
+            raise UserError(f"{rows.path} has no table {name!r}: expected some of {', '.join(rows.tables)}")
+        titles.append(title)
     return titles
 
 
@@ -86,26 +89,43 @@ def cost_table(rows: Sequence[ConfigRow], costs: Sequence[RowCost]) -> str:
 
     Times of two machines do not compare; their ratios to the first row that both have a time of do: "x first".
     """
-    columns = [("M", [f"{cost.parameters / 1e6:.3f}" for cost in costs])]
-    columns.append(("GFLOP", [f"{cost.flops / 1e9:.2f}" for cost in costs]))
-    ours = [None if cost.seconds is None else 1000 * cost.seconds for cost in costs]
-    theirs = [_milliseconds(row) for row in rows]
-    both = (number for number, times in enumerate(zip(ours, theirs, strict=True)) if None not in times)
-    first = next(both, None)
-    if any(ours):
-        columns += [("ms", [_number(value) for value in ours]), ("x first", _ratios(ours, first))]
-    paper = {key: [str(row.paper.get(key, "")) for row in rows] for key in ("mAP", "M", "GFLOP")}
-    paper |= {"ms": [_number(value) for value in theirs], "x first": _ratios(theirs, first)}
-    header, body = ["row", "what"], [[row.name, row.what] for row in rows]
-    for title, values in [*((f"{key}, paper", values) for key, values in paper.items()), *columns]:
-        if any(values):
-            header.append(title)
-            body = [[*line, value] for line, value in zip(body, values, strict=True)]
-    return markdown(header, body)
+    our_times = [None if cost.seconds is None else 1000 * cost.seconds for cost in costs]  # milliseconds
+    their_times = [_milliseconds(row) for row in rows]
+    first = None
+    for number, (ours, theirs) in enumerate(zip(our_times, their_times, strict=True)):
+        if ours is not None and theirs is not None:
+            first = number
+            break
+
+    columns = {}
+    for key in ("mAP", "M", "GFLOP"):
+        columns[f"{key}, paper"] = [str(row.paper.get(key, "")) for row in rows]
+    columns["ms, paper"] = [_number(value) for value in their_times]
+    columns["x first, paper"] = _ratios(their_times, first)
+    columns["M"] = [f"{cost.parameters / 1e6:.3f}" for cost in costs]
+    columns["GFLOP"] = [f"{cost.flops / 1e9:.2f}" for cost in costs]
+    if any(our_times):
+        columns["ms"] = [_number(value) for value in our_times]
+        columns["x first"] = _ratios(our_times, first)
+
+    header = ["row", "what"]
+    lines = [[row.name, row.what] for row in rows]
+    for title, values in columns.items():
+        if not any(values):  # the paper does not print it
+            continue
+        header.append(title)
+        for line, value in zip(lines, values, strict=True):
+            line.append(value)
+    return markdown(header, lines)
 
 
 def _milliseconds(row: ConfigRow) -> float | None:
-    return row.paper["ms"] if "ms" in row.paper else 1000 / row.paper["FPS"] if "FPS" in row.paper else None
+    """What the paper says a frame takes, by itself or as frames per second."""
+    if "ms" in row.paper:
+        return row.paper["ms"]
+    if "FPS" in row.paper:
+        return 1000 / row.paper["FPS"]
+    return None
 
 
 def _ratios(values: Sequence[float | None], first: int | None) -> list[str]:

@@ -51,5 +51,8 @@ def markdown(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
 
 def _table(rows: list[ConfigRow]) -> str:
     columns = columns_of(rows)
-    lines = [[row.name, row.what, how_it_runs(row), *(str(row.paper.get(key, "")) for key in columns)] for row in rows]
+    lines = []
+    for row in rows:
+        numbers = [str(row.paper.get(key, "")) for key in columns]
+        lines.append([row.name, row.what, how_it_runs(row), *numbers])
     return markdown(["row", "what", "run", *(COLUMNS[key] for key in columns)], lines)

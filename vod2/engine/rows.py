@@ -241,12 +241,19 @@ class _Reader:
         self._mapping(content, "the file", {"prefix", "tables"}, needed={"prefix", "tables"})
         prefix = self._text(content["prefix"], "prefix")
         self._mapping(content["tables"], "tables")
-        entries = [entry for title, table in content["tables"].items() for entry in self._entries(title, table)]
+        entries: list[tuple[str, str, dict]] = []
+        titles = {}
+        for title, table in content["tables"].items():
+            entries += self._entries(title, table)
+            titles[title] = table["what"]
         names = [name for _, name, _ in entries]
         if twice := [name for name in names if names.count(name) > 1]:
             self._fail(f"row {twice[0]}", "there are two rows of this name")
-        rows = {name: self._row(title, name, entry, prefix, names) for title, name, entry in entries}
-        return RowFile(self._path, {title: table["what"] for title, table in content["tables"].items()}, rows)
+        # All names first: a row may be based on one of a later table.
+        rows = {}
+        for title, name, entry in entries:
+            rows[name] = self._row(title, name, entry, prefix, names)
+        return RowFile(self._path, titles, rows)
 
     def _entries(self, title: Any, table: Any) -> Iterator[tuple[str, str, dict]]:
         """(title, name, entry) of each row of a table, the entry with what the table says of all."""

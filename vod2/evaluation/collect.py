@@ -85,16 +85,17 @@ class DetectionCollector:
             UserError: a label that the dataset has no class for.
             KeyError: a frame that is not the dataset's.
         """
-        for given, output in zip(inputs, outputs, strict=True):
-            if given["image_id"] not in self._frame_of:
-                raise KeyError(f"image_id {given['image_id']!r} is not in the dataset {self._dataset_name!r}")
-            found = _as_arrays(self._frame_of[given["image_id"]], output["instances"])
-            if (highest := found.labels.max(initial=-1)) >= self._num_classes:
+        for frame, output in zip(inputs, outputs, strict=True):
+            if frame["image_id"] not in self._frame_of:
+                raise KeyError(f"image_id {frame['image_id']!r} is not in the dataset {self._dataset_name!r}")
+            detections = _as_arrays(self._frame_of[frame["image_id"]], output["instances"])
+            highest = detections.labels.max(initial=-1)
+            if highest >= self._num_classes:
                 raise UserError(
                     f"the model predicts label {highest}, but dataset {self._dataset_name!r} has "
                     f"{self._num_classes} classes: set MODEL.ROI_HEADS.NUM_CLASSES to that number"
                 )
-            self._seen.append(found)
+            self._seen.append(detections)
 
     def gather(self) -> Detections | None:
         """The detections of all processes in the order of the dataset, whichever process had them; `image` is the
@@ -103,8 +104,8 @@ class DetectionCollector:
         Of a frame that came more than once the first result counts; a warning counts those, and the frames that did
         not come.
         """
-        self._seen = [_concatenate(self._seen)]
-        seen = self._seen[0]
+        seen = _concatenate(self._seen)
+        self._seen = [seen]  # so that the small arrays of the frames are freed before those of all processes come
         if self._distributed:
             comm.synchronize()
             gathered = comm.gather(seen, dst=0)
@@ -114,6 +115,8 @@ class DetectionCollector:
         return self._in_order(seen)
 
     def _in_order(self, seen: _Frames) -> Detections:
+        """The detections of each frame that was seen, of one that came more than once the first; sets `evaluated`."""
+        # `first` says in which place of `seen` a frame first came.
         frames, first = np.unique(seen.frame, return_index=True)
         if repeated := len(seen.frame) - len(first):
             logger.warning("%d frames were evaluated more than once; only their first result counts", repeated)
@@ -129,9 +132,11 @@ class DetectionCollector:
         image = np.repeat(frames, count)
         if np.array_equal(first, np.arange(len(seen.frame))):  # one process, in order: nothing to copy
             return Detections(image, seen.boxes, seen.scores, seen.labels)
-        start = np.cumsum(seen.count, dtype=np.int64) - seen.count
-        target = np.cumsum(count, dtype=np.int64) - count
-        order = np.repeat(start[first] - target, count) + np.arange(len(image))
+        # Detections of a frame follow one another before and after. So they all move by the same number of rows, from
+        # where the frame begins in `seen` to where it begins in the result.
+        begins_in_seen = (np.cumsum(seen.count, dtype=np.int64) - seen.count)[first]
+        begins_in_result = np.cumsum(count, dtype=np.int64) - count
+        order = np.arange(len(image)) + np.repeat(begins_in_seen - begins_in_result, count)
         return Detections(image, seen.boxes[order], seen.scores[order], seen.labels[order])
 
 
@@ -144,10 +149,17 @@ def _as_arrays(frame: int, instances: Instances) -> _Frames:
 
 def _concatenate(parts: Sequence[_Frames]) -> _Frames:
     if len(parts) == 1:
-        return parts[0]
+        return parts[0]  # a copy would hold all detections twice
+    # An empty part first: without frames there would be nothing to concatenate.
     nothing = np.empty(0, np.int32)
-    empty = _Frames(nothing, nothing, np.empty((0, 4), np.float32), np.empty(0, np.float32), nothing)
-    return _Frames(*(np.concatenate(arrays) for arrays in zip(empty, *parts, strict=True)))
+    parts = [_Frames(nothing, nothing, np.empty((0, 4), np.float32), np.empty(0, np.float32), nothing), *parts]
+    return _Frames(
+        frame=np.concatenate([part.frame for part in parts]),
+        count=np.concatenate([part.count for part in parts]),
+        boxes=np.concatenate([part.boxes for part in parts]),
+        scores=np.concatenate([part.scores for part in parts]),
+        labels=np.concatenate([part.labels for part in parts]),
+    )
 
 
 def write_evaluation(
@@ -166,11 +178,13 @@ def write_evaluation(
     and of the detections `image` (n,) rows of it, `boxes` (n, 4) xyxy, `scores` and `labels` (n,), frames in the order
     of the dataset; `ignored` (n,) bool where the evaluation drops some before it matches.
     """
-    finite = {key: value if np.isfinite(value) else None for key, value in results.items()}
+    without_nan = {}  # JSON has no NaN
+    for key, value in results.items():
+        without_nan[key] = value if np.isfinite(value) else None
     arrays = {"image_ids": np.array(data.image_ids), "evaluated": evaluated, **vars(detections)}
     if ignored is not None:
         arrays["ignored"] = ignored
-    atomic.write_json(folder / "results.json", {task: finite})
+    atomic.write_json(folder / "results.json", {task: without_nan})
     with atomic.replacing(folder / DETECTIONS_FILE) as path:
         np.savez_compressed(path, **arrays)
     save_evaluated_dataset(folder / TRUTH_FILE, data)

@@ -82,35 +82,48 @@ def compare_methods(
     runs = [run for of_method in methods.values() for run in of_method]
     weights = draw_videos(len(runs[0].track_count), resamples, generator)
     weights = np.concatenate([np.ones((1, weights.shape[1])), weights])  # the dataset itself first
-    metrics, drawn = {}, {}
-    for name, of_method in methods.items():
-        rows = [resampled_metrics(run, class_names, weights) for run in of_method]
-        metrics[name] = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
-        stacked = np.stack(list(metrics[name].values()), axis=-1)[:, 1:]  # (S, B, metrics): runs are drawn once for all
-        drawn[name] = dict(zip(metrics[name], np.moveaxis(draw_runs(stacked, generator), -1, 0), strict=True))
+    # Of each method and metric: the values of its runs on the dataset (S,), and the mean over resampled runs on each
+    # resample of the videos (B,).
+    values: dict[str, dict[str, np.ndarray]] = {}
+    samples: dict[str, dict[str, np.ndarray]] = {}
+    for method, of_method in methods.items():
+        # (S, 1 + B, metrics) together, so that runs are drawn once for all metrics.
+        of_runs = [resampled_metrics(run, class_names, weights) for run in of_method]
+        metrics = list(of_runs[0])
+        of_metrics = [np.stack([of_run[metric] for of_run in of_runs]) for metric in metrics]  # (S, 1 + B) each
+        stacked = np.stack(of_metrics, axis=-1)
+        drawn = draw_runs(stacked[:, 1:], generator)  # (B, metrics)
+        values[method] = {metric: stacked[:, 0, column] for column, metric in enumerate(metrics)}
+        samples[method] = {metric: drawn[..., column] for column, metric in enumerate(metrics)}
+
     baseline, *others = methods
     videos = count_videos(runs[0], class_names)
-    differences = [
-        _difference(name, key, (metrics[name][key], metrics[baseline][key]), samples, videos[key], confidence)
-        for name in others
-        for key, samples in _subtract(drawn[name], drawn[baseline]).items()
-    ]
-    return Comparison({name: {key: row[:, 0] for key, row in of.items()} for name, of in metrics.items()}, differences)
-
-
-def _subtract(left: Mapping[str, np.ndarray], right: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {key: values - right[key] for key, values in left.items()}
+    differences = []
+    for method in others:
+        for metric in values[method]:
+            difference = _difference(
+                method,
+                metric,
+                value=float(values[method][metric].mean()),
+                baseline=float(values[baseline][metric].mean()),
+                samples=samples[method][metric] - samples[baseline][metric],
+                videos=videos[metric],
+                confidence=confidence,
+            )
+            differences.append(difference)
+    return Comparison(values, differences)
 
 
 def _difference(
     method: str,
     metric: str,
-    values: tuple[np.ndarray, np.ndarray],
+    value: float,
+    baseline: float,
     samples: np.ndarray,
     videos: int,
     confidence: float,
 ) -> Difference:
-    value, baseline = (float(of[:, 0].mean()) for of in values)
+    """With the verdict that the middle of the resampled differences, `samples` (B,), allows."""
     low, high = percentile_interval(samples, confidence)
     if videos < MIN_VIDEOS or np.isnan(low):
         low, high, verdict = float("nan"), float("nan"), TOO_FEW
@@ -131,30 +144,39 @@ def resampled_metrics(run: RunTally, class_names: Sequence[str], weights: np.nda
     Returns:
         (B,) each, AP in percent; NaN where a resample has no object or track for it.
     """
-    per_class = {
-        group: 100 * np.stack([weighted_average_precision(tally, weights) for tally in tallies])
-        for group, tallies in run.groups.items()
-    }
-    metrics = {"AP50": _mean_of_known(per_class["all"])}
+    of_classes = {}  # of each group, (K, B)
+    for group, tallies in run.groups.items():
+        of_classes[group] = 100 * np.stack([weighted_average_precision(tally, weights) for tally in tallies])
+
+    metrics = {"AP50": _mean_of_known(of_classes["all"])}
     metrics["AP50-any-class"] = 100 * weighted_average_precision(run.any_class, weights)
     for name in TRACK_METRICS:
         metrics[name] = weighted_mean(run.track_sums[name], run.track_count, weights)
-    metrics |= {f"AP50-{group}": _mean_of_known(rows) for group, rows in per_class.items() if group != "all"}
-    metrics |= {f"AP50-{name}": row for name, row in zip(class_names, per_class["all"], strict=True)}
+    for group, values in of_classes.items():
+        if group != "all":
+            metrics[f"AP50-{group}"] = _mean_of_known(values)
+    for name, values in zip(class_names, of_classes["all"], strict=True):
+        metrics[f"AP50-{name}"] = values
     videos = count_videos(run, class_names)
     return {name: values for name, values in metrics.items() if videos[name]}
 
 
 def count_videos(run: RunTally, class_names: Sequence[str]) -> dict[str, int]:
     """How many videos have an object (or track) that each metric is about."""
-    with_objects = {
-        group: [np.flatnonzero(tally.positives) for tally in tallies] for group, tallies in run.groups.items()
-    }
+    # Of each group, for every class the numbers of the videos with such objects.
+    with_objects: dict[str, list[np.ndarray]] = {}
+    for group, tallies in run.groups.items():
+        with_objects[group] = [np.flatnonzero(tally.positives) for tally in tallies]
+
     videos = {"AP50": with_objects["all"], "AP50-any-class": with_objects["all"]}
-    videos |= {name: [np.flatnonzero(run.track_count)] for name in TRACK_METRICS}
-    videos |= {f"AP50-{group}": rows for group, rows in with_objects.items() if group != "all"}
-    videos |= {f"AP50-{name}": [rows] for name, rows in zip(class_names, with_objects["all"], strict=True)}
-    return {name: len(np.unique(np.concatenate(rows))) for name, rows in videos.items()}
+    for name in TRACK_METRICS:
+        videos[name] = [np.flatnonzero(run.track_count)]
+    for group, of_classes in with_objects.items():
+        if group != "all":
+            videos[f"AP50-{group}"] = of_classes
+    for name, of_class in zip(class_names, with_objects["all"], strict=True):
+        videos[f"AP50-{name}"] = [of_class]
+    return {name: len(np.unique(np.concatenate(numbers))) for name, numbers in videos.items()}  # each video once
 
 
 def _mean_of_known(rows: np.ndarray) -> np.ndarray:

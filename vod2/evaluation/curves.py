@@ -67,9 +67,8 @@ class CurveTable(NamedTuple):
 
     def average_precision(self) -> np.ndarray:
         """(G, K) float64 in [0, 1], NaN where a class has no ground truth in a group."""
-        return np.array([[curve.average_precision for curve in row] for row in self.curves]).reshape(
-            len(self.groups), len(self.classes)
-        )
+        values = [curve.average_precision for curves in self.curves for curve in curves]
+        return np.array(values).reshape(len(self.groups), len(self.classes))
 
 
 def save_curves(path: str | os.PathLike, table: CurveTable) -> None:
@@ -106,11 +105,14 @@ def load_curves(path: str | os.PathLike) -> CurveTable:
             groups, classes = arrays["groups"].tolist(), arrays["classes"].tolist()
             positives, count = arrays["positives"], arrays["count"]
             ends = np.cumsum(count)[:-1]
-            scores, precision = (np.split(arrays[name], ends) for name in ("scores", "precision"))
+            scores, precision = np.split(arrays["scores"], ends), np.split(arrays["precision"], ends)
     except Exception as error:  # numpy and zipfile raise a dozen kinds for a damaged file
         raise UserError(f"{path} is not a file of curves ({error}): evaluate again to write it") from error
     flat = [Curve(*parts) for parts in zip(scores, precision, positives.ravel().tolist(), strict=True)]
-    return CurveTable(groups, classes, [flat[i * len(classes) : (i + 1) * len(classes)] for i in range(len(groups))])
+    curves = []  # of each group, those of its classes
+    for row in range(len(groups)):
+        curves.append(flat[row * len(classes) : (row + 1) * len(classes)])
+    return CurveTable(groups, classes, curves)
 
 
 def mean_envelope(curves: Sequence[Curve], recall: np.ndarray) -> np.ndarray:

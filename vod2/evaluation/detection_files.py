@@ -176,17 +176,11 @@ def detections_of(instances: Instances) -> list[dict]:
 
 def as_record(index: int, detections: list[dict], class_names: Sequence[str]) -> dict:
     """One frame of `JsonFile`."""
-    return {
-        "index": index,
-        "detections": [
-            {
-                "box": one["box"],
-                "class": class_name(one["label"], class_names),
-                **{k: one[k] for k in one if k != "box"},
-            }
-            for one in detections
-        ],
-    }
+    records = []
+    for detection in detections:
+        name = class_name(detection["label"], class_names)
+        records.append({"box": detection["box"], "class": name} | detection)  # box and class come first
+    return {"index": index, "detections": records}
 
 
 def as_xywh(box: Sequence[float]) -> list[float]:

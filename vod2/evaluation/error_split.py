@@ -81,17 +81,19 @@ def split_errors(
     errors = classify_errors(detections, truth, matches, protocol)
     count = np.bincount(errors.kind[errors.kind >= 0], minlength=len(ERROR_TYPES))
     count[MISSED] = np.count_nonzero(errors.missed)
-    right = {
-        kind: _surest_of_free(np.flatnonzero(errors.kind == kind), detections.scores, errors.target, matches)
-        for kind in (CLASSIFICATION, LOCALISATION)
-    }
+    right = {}  # of each kind, the detections that its oracle makes right; it drops the others
+    for kind in (CLASSIFICATION, LOCALISATION):
+        rows = np.flatnonzero(errors.kind == kind)
+        right[kind] = _surest_of_free(rows, detections.scores, errors.target, matches)
     table = np.full((1 + len(ERROR_TYPES), num_classes), np.nan)
     for label, rows in enumerate(rows_by_class(detections.labels, num_classes)):
         rows = rows[ranking(detections.scores[rows])]
         table[:, label] = _fixed(rows, label, detections, truth, matches, errors, right)
-    before, *after = table
-    gain = [mean_average_precision(row) - mean_average_precision(before) for row in after]
-    return ErrorSplit(*(dict(zip(ERROR_TYPES, values, strict=True)) for values in (gain, count.tolist())))
+    before, *after = [mean_average_precision(row) for row in table]  # of the oracles, in the order of ERROR_TYPES
+    gain = [fixed - before for fixed in after]
+    return ErrorSplit(
+        gain=dict(zip(ERROR_TYPES, gain, strict=True)), count=dict(zip(ERROR_TYPES, count.tolist(), strict=True))
+    )
 
 
 def classify_errors(

@@ -117,13 +117,18 @@ def load_evaluated_dataset(
 
 def ground_truth_arrays(dataset: Sequence[dict]) -> GroundTruth:
     """The annotations of all frames, frame by frame; `image` is the row in `dataset`, crowds (iscrowd) are ignored."""
-    annotations = [(frame, note) for frame, record in enumerate(dataset) for note in record.get("annotations", ())]
-    boxes = [BoxMode.convert(list(note["bbox"]), note["bbox_mode"], BoxMode.XYXY_ABS) for _, note in annotations]
+    image, boxes, labels, ignore = [], [], [], []
+    for frame, record in enumerate(dataset):
+        for annotation in record.get("annotations", ()):
+            image.append(frame)
+            boxes.append(BoxMode.convert(list(annotation["bbox"]), annotation["bbox_mode"], BoxMode.XYXY_ABS))
+            labels.append(annotation["category_id"])
+            ignore.append(annotation.get("iscrowd", 0))
     return GroundTruth(
-        image=np.array([frame for frame, _ in annotations], dtype=np.int64),
+        image=np.array(image, dtype=np.int64),
         boxes=np.array(boxes, dtype=np.float64).reshape(-1, 4),
-        labels=np.array([note["category_id"] for _, note in annotations], dtype=np.int32),
-        ignore=np.array([note.get("iscrowd", 0) for _, note in annotations], dtype=bool),
+        labels=np.array(labels, dtype=np.int32),
+        ignore=np.array(ignore, dtype=bool),
     )
 
 
@@ -148,10 +153,12 @@ def save_evaluated_dataset(path: str | os.PathLike, data: EvaluatedDataset) -> N
         "linked_identities": data.linked_identities,
         "counts_empty_frames": data.counts_empty_frames,
     }
-    by_frame = [group.frames is not None for group in data.groups.values()]
-    every = np.ones(len(data.video), dtype=bool)
-    frames = [every if group.frames is None else group.frames for group in data.groups.values()]
-    objects = [group.objects for group in data.groups.values()]
+    by_frame, frames, objects = [], [], []
+    for group in data.groups.values():
+        by_frame.append(group.frames is not None)
+        # A row of an array cannot be missing: a group of objects is written with all frames.
+        frames.append(np.ones(len(data.video), dtype=bool) if group.frames is None else group.frames)
+        objects.append(group.objects)
     with atomic.replacing(path) as temporary:
         np.savez_compressed(
             temporary,

@@ -3,8 +3,7 @@
 Shape alphabet: F frames of a dataset, m ground truths, n detections, G groups, K classes.
 """
 
-import functools
-from collections.abc import Callable, Container, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -68,25 +67,26 @@ def build_groups(
     if by not in GROUPINGS:
         raise ValueError(f"Groups by {by!r} are unknown: expected one of {', '.join(map(repr, GROUPINGS))}")
     groups = _speeds(truth, tracks, protocol)
-    of_frame, of_object = _kinds(dataset, frame_kinds or {})
-    kinds = sorted(set().union(*of_frame))
+    kinds_of_frames, kinds_of_objects = _kinds(dataset, frame_kinds or {})
+    kinds = sorted(set().union(*kinds_of_frames))
     if taken := _RESERVED.intersection(kinds):
         raise UserError(f"deterioration {min(taken)!r} has the name of another group of the evaluation: rename it")
-    wanted: dict[str, Callable[[Container[str]], bool]] = {CLEAN: lambda found: not found}
-    if kinds:
-        wanted[DETERIORATED] = bool
-    wanted |= {kind: functools.partial(_contains, kind) for kind in kinds}
-    for name, belongs in wanted.items():
-        if by == "frames":
-            groups[name] = _of_frames(np.array([belongs(found) for found in of_frame], dtype=bool), truth)
-        else:
-            groups[name] = Group(np.array([belongs(found) for found in of_object], dtype=bool) & ~truth.ignore)
+    recorded = [DETERIORATED, *kinds] if kinds else []
+    kinds_of_members = kinds_of_frames if by == "frames" else kinds_of_objects
+    for name in (CLEAN, *recorded):
+        members = np.array([_belongs(name, present) for present in kinds_of_members], dtype=bool)
+        groups[name] = _of_frames(members, truth) if by == "frames" else Group(members & ~truth.ignore)
     groups.update(_named_by_records(dataset, truth, by, taken=_RESERVED.union(kinds, class_names)))
     return groups
 
 
-def _contains(kind: str, found: Container[str]) -> bool:
-    return kind in found
+def _belongs(group: str, kinds: set[str]) -> bool:
+    """Whether a frame or an object with these kinds of deterioration is one of the group."""
+    if group == CLEAN:
+        return not kinds
+    if group == DETERIORATED:
+        return bool(kinds)
+    return group in kinds
 
 
 def group_curves(
@@ -104,18 +104,27 @@ def group_curves(
     Args:
         empty_frames: frames without objects that `entries_of_empty_frames` counts.
     """
-    by_object = {name: group for name, group in groups.items() if group.frames is None}
-    ignore = np.stack([truth.ignore, *(~group.objects for group in by_object.values())])
-    counted = np.count_nonzero(~ignore, axis=1) + empty_frames * entries_of_empty_frames(["all", *by_object])
+    names, ignore = ignored_by_objects(truth, groups)
+    counted = np.count_nonzero(~ignore, axis=1) + empty_frames * entries_of_empty_frames(names)
     share = counted / max(len(truth) + empty_frames, 1)
-    first, *rest = precision_recall(detections, truth, num_classes, protocol, ignore, share)
-    curves = dict(zip(by_object, rest, strict=True))
+    matched_at_once = precision_recall(detections, truth, num_classes, protocol, ignore, share)
+    curves = dict(zip(names, matched_at_once, strict=True))
     for name, group in groups.items():
         if group.frames is not None:
-            found = take_rows(detections, group.frames[detections.image])
-            expected = take_rows(truth, group.frames[truth.image])
-            (curves[name],) = precision_recall(found, expected, num_classes, protocol)
-    return [first, *(curves[name] for name in groups)]
+            of_group = take_rows(detections, group.frames[detections.image])
+            truth_of_group = take_rows(truth, group.frames[truth.image])
+            (curves[name],) = precision_recall(of_group, truth_of_group, num_classes, protocol)
+    return [curves[name] for name in ("all", *groups)]
+
+
+def ignored_by_objects(truth: GroundTruth, groups: Mapping[str, Group]) -> tuple[list[str], np.ndarray]:
+    """What can be matched at once: "all" and the groups of objects, by name, and what each ignores, (1 + G, m)."""
+    names, ignore = ["all"], [truth.ignore]
+    for name, group in groups.items():
+        if group.frames is None:
+            names.append(name)
+            ignore.append(~group.objects)
+    return names, np.stack(ignore)
 
 
 def entries_of_empty_frames(names: Sequence[str]) -> np.ndarray:

@@ -14,7 +14,7 @@ from vod2.evaluation.arrays import Detections, GroundTruth, pool_classes, take_r
 from vod2.evaluation.bootstrap import Tally, tally_class
 from vod2.evaluation.collect import DETECTIONS_FILE
 from vod2.evaluation.evaluated import TRUTH_FILE, EvaluatedDataset, read_evaluated_dataset
-from vod2.evaluation.groups import entries_of_empty_frames
+from vod2.evaluation.groups import entries_of_empty_frames, ignored_by_objects
 from vod2.evaluation.matching import get_protocol, rank_detections
 from vod2.evaluation.stability import follow_tracks, stability_measures
 
@@ -175,11 +175,10 @@ def tally_run(run: Run) -> RunTally:
     """Match and rank once, for all classes and groups. As in an evaluation, frames without a detection, also those that
     were not processed, count with all of their objects missed."""
     data, detections, truth = run.data, run.detections, run.data.truth
-    by_object = {name: group for name, group in data.groups.items() if group.frames is None}
-    ignore = np.stack([truth.ignore, *(~group.objects for group in by_object.values())])
+    names, ignore = ignored_by_objects(truth, data.groups)
     empty = np.bincount(data.video[data.empty_frames], minlength=data.num_videos)
-    entries = np.outer(entries_of_empty_frames(["all", *by_object]), empty)
-    groups = dict(zip(("all", *by_object), _tally(data, detections, truth, ignore, entries), strict=True))
+    entries = np.outer(entries_of_empty_frames(names), empty)
+    groups = dict(zip(names, _tally(data, detections, truth, ignore, entries), strict=True))
     for name, group in data.groups.items():
         if group.frames is not None:
             rows = group.frames[truth.image]
@@ -206,17 +205,18 @@ def _tally(
     """G lists of K tallies, for ignore (G, m) of this ground truth and the entries (G, V) of frames without objects."""
     video = data.video[truth.image]
     every = np.bincount(video, minlength=data.num_videos)
-    annotated = np.array(
-        [[np.bincount(video[~ignored], minlength=data.num_videos), every] for ignored in ignore]
-    )  # (G, 2, V)
+    annotated = np.empty((len(ignore), 2, data.num_videos), dtype=every.dtype)  # objects that count, and all
+    for row, ignored in enumerate(ignore):
+        annotated[row, 0] = np.bincount(video[~ignored], minlength=data.num_videos)
+    annotated[:, 1] = every
     if entries is not None:
         annotated[:, 0] += entries
         annotated[:, 1] += entries[0]  # "all" has all of them
-    classes = [
-        tally_class(ranked, data.video, data.num_videos, annotated)
-        for ranked in rank_detections(found, truth, len(data.class_names), get_protocol(data.protocol), ignore)
-    ]
-    return [list(of_group) for of_group in zip(*classes, strict=True)]
+    protocol = get_protocol(data.protocol)
+    of_classes = []  # of each, G tallies; arrays of one class at a time
+    for ranked in rank_detections(found, truth, len(data.class_names), protocol, ignore):
+        of_classes.append(tally_class(ranked, data.video, data.num_videos, annotated))
+    return [list(of_group) for of_group in zip(*of_classes, strict=True)]
 
 
 def _video_of_tracks(data: EvaluatedDataset) -> np.ndarray:

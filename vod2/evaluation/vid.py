@@ -166,23 +166,18 @@ class VIDEvaluator(DatasetEvaluator):
         per_class = 100 * table.average_precision()
         pooled = precision_recall(pool_classes(detections), pool_classes(self._data.truth), 1, self._protocol)
         results = OrderedDict(AP50=mean_average_precision(per_class[0]))
-        results.update(
-            (f"AP50-{name}", mean_average_precision(row))
-            for name, row in zip(table.groups[1:], per_class[1:], strict=True)
-        )
+        for group, of_classes in zip(table.groups[1:], per_class[1:], strict=True):  # the first is all objects
+            results[f"AP50-{group}"] = mean_average_precision(of_classes)
         results["AP50-any-class"] = 100 * pooled[0][0].average_precision
-        results.update((f"AP50-{name}", float(ap)) for name, ap in zip(table.classes, per_class[0], strict=True))
+        for name, ap in zip(table.classes, per_class[0], strict=True):
+            results[f"AP50-{name}"] = float(ap)
         return results
 
     def _write_coco_results(self, folder: Path, detections: Detections) -> None:
-        entries = [
-            {"image_id": self._data.image_ids[image], "category_id": label, "bbox": box, "score": score}
-            for image, box, score, label in zip(
-                detections.image.tolist(),
-                BoxMode.convert(detections.boxes, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS).tolist(),
-                detections.scores.tolist(),
-                detections.labels.tolist(),
-                strict=True,
-            )
-        ]
+        images, labels, scores = detections.image.tolist(), detections.labels.tolist(), detections.scores.tolist()
+        boxes = BoxMode.convert(detections.boxes, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS).tolist()
+        entries = []
+        for image, label, box, score in zip(images, labels, boxes, scores, strict=True):
+            image_id = self._data.image_ids[image]
+            entries.append({"image_id": image_id, "category_id": label, "bbox": box, "score": score})
         atomic.write_json(folder / "coco_instances_results.json", entries)

@@ -5,7 +5,7 @@ from vod2.layers.deform_align import DeformAlign
 from vod2.layers.flow_warp import FlowNetS, FlowOutput, warp
 from vod2.layers.geometry import GeometryBias
 from vod2.layers.ignore_regions import covered
-from vod2.layers.initial import zero_bias
+from vod2.layers.initialisation import init_he, init_normal, init_xavier, zero_bias
 from vod2.layers.map_attention import MapAttention
 from vod2.layers.module_list import ModuleList
 from vod2.layers.nonlocal_block import PixelAttention
@@ -33,6 +33,9 @@ __all__ = [
     "covered",
     "half_open",
     "inclusive",
+    "init_he",
+    "init_normal",
+    "init_xavier",
     "poolable",
     "stacked_relations",
     "warp",

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
-from vod2.layers.initial import zero_bias
+from vod2.layers.initialisation import init_he, zero_bias
 
 _TAPS = 9  # of a 3x3 kernel
 
@@ -82,10 +82,9 @@ class DeformAlign(nn.Module):
         self.align = ModulatedDeformConv(width, 2 * width, modulated)
         self.refine = ModulatedDeformConv(width, width, modulated)
         self.expand = nn.Conv2d(width, channels, 1)
-        nn.init.kaiming_normal_(self.reduce.weight, nonlinearity="relu")
-        nn.init.kaiming_normal_(self.expand.weight, nonlinearity="linear")
-        for layer in (self.reduce, self.expand):
-            zero_bias(layer)
+        init_he(self.reduce)
+        nn.init.kaiming_normal_(self.expand.weight, nonlinearity="linear")  # no ReLU after it
+        zero_bias(self.expand)
         if residual:
             nn.init.zeros_(self.expand.weight)
 

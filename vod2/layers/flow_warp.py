@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vod2.layers.initial import zero_bias
+from vod2.layers.initialisation import init_he
 from vod2.layers.module_list import ModuleList
 
 # channels, kernel and stride of the contracting half; every second output is joined to the expanding half
@@ -117,9 +117,7 @@ class FlowNetS(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        for layer in self.contract:
-            nn.init.kaiming_normal_(layer.weight, a=_SLOPE)
-            zero_bias(layer)
+        init_he(*self.contract, slope=_SLOPE)
         for parameter in self.flow.parameters():
             nn.init.zeros_(parameter)
         if self.scale is not None:

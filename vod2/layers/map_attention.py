@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vod2.layers.initial import zero_bias
+from vod2.layers.initialisation import init_normal, zero_bias
 
 
 class MapAttention(nn.Module):
@@ -41,23 +41,26 @@ class MapAttention(nn.Module):
         if key_stride < 1:
             raise ValueError(f"MapAttention: expected a key stride of at least 1, got {key_stride}")
         self.num_heads, self.key_stride = num_heads, key_stride
-        self.query, self.key, self.value = (nn.Conv2d(channels, channels, 1) for _ in range(3))
-        for layer in (self.query, self.key):
-            nn.init.normal_(layer.weight, std=0.32 / math.sqrt(channels))  # .01 at 1024, as in `RelationAttention`
+        self.query = nn.Conv2d(channels, channels, 1)
+        self.key = nn.Conv2d(channels, channels, 1)
+        self.value = nn.Conv2d(channels, channels, 1)
+        init_normal(self.query, self.key, std=0.32 / math.sqrt(channels))  # .01 at 1024, as in `RelationAttention`
         nn.init.zeros_(self.value.weight)
-        for layer in (self.query, self.key, self.value):
-            zero_bias(layer)
+        zero_bias(self.value)
 
     def forward(self, query: Tensor, maps: Tensor) -> Tensor:
         """query (1, C, H, W), maps (T, C, H, W) -> (1, C, H, W); 0 where T is 0."""
         if len(maps) == 0:
             return torch.zeros_like(query)
         maps = F.avg_pool2d(maps, self.key_stride, ceil_mode=True, count_include_pad=False)
-        q, k, v = (self._heads(layer(x)) for layer, x in ((self.query, query), (self.key, maps), (self.value, maps)))
+        q = self._heads(self.query(query))
+        k = self._heads(self.key(maps))
+        v = self._heads(self.value(maps))
         out = F.scaled_dot_product_attention(q, k, v)  # (1, h, H*W, d)
         return out.transpose(2, 3).reshape(query.shape)
 
     def _heads(self, x: Tensor) -> Tensor:
+        """(T, C, H, W) -> (1, h, T*H*W, d): the cells of all maps in one sequence, channels dealt to the heads."""
         x = x.unflatten(1, (self.num_heads, -1)).flatten(3)  # (T, h, d, H*W)
         x = x.permute(1, 0, 3, 2).flatten(1, 2)[None]  # (1, h, T*H*W, d)
         return x.contiguous()  # otherwise the attention falls back to one that keeps the matrix of all pairs

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from vod2.layers.initial import zero_bias
+from vod2.layers.initialisation import zero_bias
 
 NORMALISERS = ("count", "softmax")
 

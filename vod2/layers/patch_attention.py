@@ -4,6 +4,7 @@ N: targets, M: supports, C: channels, P: pooled side, g: patches along a side, p
 along a side of a patch, d = C * c * c: numbers of a patch, V: length of a value.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -24,11 +25,13 @@ def cut_patches(maps: Tensor, grid: int) -> Tensor:
     m, channels, side, _ = maps.shape
     if not 1 <= grid <= side:
         raise ValueError(f"patches: a map of {side}x{side} cells cannot be cut into {grid}x{grid} patches")
-    cells = -(-side // grid)
+    cells = math.ceil(side / grid)
     missing = cells * grid - side
-    before, after = missing // 2, missing - missing // 2
-    padded = F.pad(maps, (before, after, before, after)).reshape(m, channels, grid, cells, grid, cells)
-    return padded.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # (M, g, g, C, c, c) -> (M, p, d)
+    before = missing // 2
+    after = missing - before
+    padded = F.pad(maps, (before, after, before, after))
+    patches = padded.reshape(m, channels, grid, cells, grid, cells).permute(0, 2, 4, 1, 3, 5)  # (M, g, g, C, c, c)
+    return patches.flatten(3).flatten(1, 2)  # (M, p, d)
 
 
 def standardised(patches: Tensor) -> Tensor:
@@ -41,6 +44,7 @@ def standardised(patches: Tensor) -> Tensor:
     length = torch.linalg.vector_norm(centred, dim=-1, keepdim=True)  # sigma sqrt(d)
     rounding = 8 * torch.finfo(x.dtype).eps * torch.linalg.vector_norm(x.detach(), dim=-1, keepdim=True)
     varies = length > rounding
+    # The outer `where` alone would not do: the gradient of a division by 0 is NaN also where it is not taken.
     return torch.where(varies, centred / length.where(varies, 1), 0)
 
 
@@ -91,7 +95,7 @@ class PatchAttention(nn.Module):
             nothing = target.sum() + support_maps.sum() + values.sum()  # so that there is a gradient, which is 0
             return (values.new_zeros(n, patches, values.shape[1]) + 0 * nothing).to(values.dtype)
         target = target.flatten(0, 1)  # (N*p, d)
-        count = max(1, self.tile // (len(target) * patches))
+        count = max(1, self.tile // (len(target) * patches))  # supports of a tile
         if count >= len(support_maps):  # a single tile may stay for the backward
             summed, total, _ = self._weighted_sum(target, support_maps, values)
         else:
@@ -113,15 +117,22 @@ class PatchAttention(nn.Module):
         self, target: Tensor, support_maps: tuple[Tensor, ...], values: tuple[Tensor, ...]
     ) -> tuple[Tensor, Tensor]:
         """`_weighted_sum` over all tiles, each of which the backward computes again."""
+        divisor = self._divisor(target.shape[1])
         summed: Any = 0  # a number until the first tile has come
         total: Any = 0
         highest = target.new_full((len(target), 1), -torch.inf)
-        for tile in zip(support_maps, values, strict=True):
-            more = checkpoint(self._weighted_sum, target, *tile, use_reentrant=False, preserve_rng_state=False)
-            peak = torch.maximum(highest, more[2])
-            # What was added up relative to another maximum: how much of it counts relative to the new one.
-            old, new = (((one - peak) / self._divisor(target.shape[1])).exp() for one in (highest, more[2]))
-            summed, total, highest = old * summed + new * more[0], old * total + new * more[1], peak
+        for tile_maps, tile_values in zip(support_maps, values, strict=True):
+            tile_summed, tile_total, tile_highest = checkpoint(
+                self._weighted_sum, target, tile_maps, tile_values, use_reentrant=False, preserve_rng_state=False
+            )
+            # Both sums are relative to the highest similarity of what they were taken over. Each is scaled so that it
+            # is relative to the highest of both, before they are added.
+            peak = torch.maximum(highest, tile_highest)
+            earlier = ((highest - peak) / divisor).exp()
+            later = ((tile_highest - peak) / divisor).exp()
+            summed = earlier * summed + later * tile_summed
+            total = earlier * total + later * tile_total
+            highest = peak
         return summed, total
 
     def _weighted_sum(self, target: Tensor, maps: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -132,7 +143,8 @@ class PatchAttention(nn.Module):
         similarity = self._similarity(target, maps)
         highest = similarity.detach().amax(dim=1, keepdim=True)
         weights = ((similarity - highest) / self._divisor(target.shape[1])).exp()  # (N*p, m), at most 1
-        return (weights @ values.to(weights.dtype)).to(weights.dtype), weights.sum(dim=1, keepdim=True), highest
+        summed = (weights @ values.to(weights.dtype)).to(weights.dtype)  # autocast multiplies in half precision
+        return summed, weights.sum(dim=1, keepdim=True), highest
 
     def _divisor(self, numbers: int) -> float:
         """The temperature for patches of d = `numbers` numbers."""
@@ -165,7 +177,8 @@ class PatchImportance(nn.Module):
     def __init__(self, channels: int, side: int, grid: int) -> None:
         super().__init__()
         self.grid = grid
-        self.score = nn.Linear(channels * (-(-side // grid)) ** 2, 1, bias=False)
+        cells = math.ceil(side / grid)
+        self.score = nn.Linear(channels * cells**2, 1, bias=False)
         nn.init.zeros_(self.score.weight)
 
     def forward(self, maps: Tensor) -> Tensor:

@@ -39,16 +39,23 @@ def position_sensitive_bags(table: Tensor, boxes: Sequence[Tensor], scale: float
     corners = torch.cat(list(boxes)).detach().to(table.dtype) * scale - 0.5  # (M, 4); the centre of a cell is whole
     if len(corners) == 0:
         return table.sum(dim=(0, 1, 2, 3))[:, None, None].expand(0, D, P, P)
-    first = torch.cat([torch.full((len(own),), row * H, device=table.device) for row, own in enumerate(boxes)])
-    rows, row_weights = _cells_of_bins(corners[:, 1], corners[:, 3], P, H, sampling_ratio)
-    columns, column_weights = _cells_of_bins(corners[:, 0], corners[:, 2], P, W, sampling_ratio)
-    numbers = torch.arange(P, device=table.device)[:, None]
-    rows = (rows + first[:, None, None]) * (W * bins) + numbers * P  # (M, P, T)
-    columns = columns * bins + numbers
-    entries = rows[:, :, None, :, None] + columns[:, None, :, None, :]  # (M, P, P, T, T')
+    rows, row_weights = _cells_of_bins(corners[:, 1], corners[:, 3], P, H, sampling_ratio)  # (M, P, T) each
+    columns, column_weights = _cells_of_bins(corners[:, 0], corners[:, 2], P, W, sampling_ratio)  # (M, P, T') each
+
+    # The table becomes one list of entries (B*H*W*P*P, D). Bin (i, j) of the cell (map, row, column) stands at
+    #   ((map * H + row) * W + column) * P*P + i * P + j,
+    # a sum of a part that only the bin's row knows and one that only its column knows.
+    counts = torch.tensor([len(boxes_of_map) for boxes_of_map in boxes], device=table.device)
+    map_of_box = torch.arange(len(boxes), device=table.device).repeat_interleave(counts)  # (M,)
+    bin_numbers = torch.arange(P, device=table.device)[:, None]  # i or j
+    row_part = (rows + map_of_box[:, None, None] * H) * (W * bins) + bin_numbers * P  # (M, P, T)
+    column_part = columns * bins + bin_numbers  # (M, P, T')
+    entries = row_part[:, :, None, :, None] + column_part[:, None, :, None, :]  # (M, P, P, T, T')
     weights = row_weights[:, :, None, :, None] * column_weights[:, None, :, None, :]
+
+    # A bag is what one bin of one box adds up.
     pooled = functional.embedding_bag(
-        entries.flatten(3).flatten(0, 2),
+        entries.flatten(3).flatten(0, 2),  # (M * P * P, T * T')
         table.reshape(-1, D),
         mode="sum",
         per_sample_weights=weights.flatten(3).flatten(0, 2),
@@ -61,19 +68,28 @@ def _cells_of_bins(start: Tensor, end: Tensor, bins: int, length: int, samples: 
 
     A sample counts as 0 from one cell outside on, and is the border's value until there.
     """
-    size = (end - start)[:, None, None] / bins  # (N, 1, 1)
-    count = size.ceil().clamp(min=1) if samples == 0 else torch.full_like(size, samples)
+    # Where the samples lie, and what each counts.
+    size = (end - start)[:, None, None] / bins  # (N, 1, 1), cells
+    if samples == 0:
+        count = size.ceil().clamp(min=1)
+    else:
+        count = torch.full_like(size, samples)
     sample = torch.arange(int(count.max()), dtype=start.dtype, device=start.device)  # (S,), the last not in all spans
     bin_ = torch.arange(bins, dtype=start.dtype, device=start.device)[:, None]
     place = start[:, None, None] + size * (bin_ + (sample + 0.5) / count)  # (N, P, S)
     weight = ((place >= -1) & (place <= length) & (sample < count)) / count
+
+    # A sample is a mean of the cells below and above it; one beyond the border is the border cell.
     place = place.clamp(0, length - 1)
     low = place.floor()
-    share = place - low
+    share = place - low  # of the cell above
+
+    # Samples of one bin that touch the same cell add up there: cells are counted from the lowest of the bin.
     first = low.amin(dim=2, keepdim=True)  # that of the first sample, but of a span that ends before it begins
     offset = torch.where(weight > 0, low - first, 0).long()
-    width = int(offset.max()) + 2
+    width = int(offset.max()) + 2  # T: the farthest cell below a sample, and the one above it
     weights = place.new_zeros(*place.shape[:2], width)
-    weights.scatter_add_(2, offset, weight * (1 - share)).scatter_add_(2, offset + 1, weight * share)
+    weights.scatter_add_(2, offset, weight * (1 - share))
+    weights.scatter_add_(2, offset + 1, weight * share)
     cells = first.long() + torch.arange(width, device=start.device)  # (N, P, T)
-    return cells.clamp(max=length - 1), weights
+    return cells.clamp(max=length - 1), weights  # what lies beyond the last cell has weight 0

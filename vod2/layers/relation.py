@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vod2.layers.geometry import GeometryBias
+from vod2.layers.initialisation import init_normal
 
 _CLOSED = -1e4  # logit of a pair that the mask forbids; finite, so that a row without any key has a gradient of 0
 
@@ -62,9 +63,8 @@ class RelationAttention(nn.Module):
         self.value = nn.Linear(dim, dim)
         self.output = nn.Linear(dim, dim) if output else None
         self.geometry = geometry
-        for layer in filter(None, (self.query, self.key, self.value, self.output)):
-            nn.init.normal_(layer.weight, std=0.32 / math.sqrt(dim))  # .01 at the papers' 1024
-            nn.init.zeros_(layer.bias)
+        layers = filter(None, (self.query, self.key, self.value, self.output))
+        init_normal(*layers, std=0.32 / math.sqrt(dim))  # .01 at the papers' 1024
 
     def forward(
         self, query: Tensor, key: Tensor, query_boxes: Tensor, key_boxes: Tensor, mask: Tensor | None = None

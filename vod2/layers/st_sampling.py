@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vod2.layers.initial import zero_bias
+from vod2.layers.initialisation import init_normal
 from vod2.ops import st_sampling
 from vod2.ops.st_sampling import NORMALISERS
 
@@ -165,8 +165,7 @@ def embeddings(channels: int, embedding: int, equal_start: bool = True) -> tuple
     """
     source = nn.Conv2d(channels, embedding, kernel_size=1)
     std = 0.32 / math.sqrt(channels)  # .01 at the paper's 1024
-    nn.init.normal_(source.weight, std=std)
-    zero_bias(source)
+    init_normal(source, std=std)
     target = copy.deepcopy(source)
     if not equal_start:
         nn.init.normal_(target.weight, std=std)

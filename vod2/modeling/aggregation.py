@@ -38,8 +38,10 @@ class Aggregated(Generic[Value]):
 
 def mean_losses(results: Sequence[Aggregated]) -> dict[str, Tensor]:
     """{name: scalar}: the mean over the clips; a clip without that loss counts as 0."""
-    names = sorted({name for one in results for name in one.losses})
-    return {name: total([one.losses[name] for one in results if name in one.losses]) / len(results) for name in names}
+    means = {}
+    for name in sorted({name for result in results for name in result.losses}):
+        means[name] = total([result.losses[name] for result in results if name in result.losses]) / len(results)
+    return means
 
 
 def total(losses: Sequence[Tensor]) -> Tensor:

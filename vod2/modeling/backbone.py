@@ -3,13 +3,13 @@
 B: images, C: channels, H, W: size of a map.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from vod2.d2 import BACKBONE_REGISTRY, Backbone, BasicBlock, BasicStem, CfgNode, ResNet, ShapeSpec
-from vod2.layers import zero_bias
+from vod2.layers import init_normal
 
 
 @BACKBONE_REGISTRY.register()
@@ -60,8 +60,7 @@ class HeadMapBackbone(Backbone):
         res5 = bottom_up.output_shape()["res5"]
         self.bottom_up = bottom_up
         self.last_conv = nn.Conv2d(res5.channels, channels, 3, padding=dilation, dilation=dilation)
-        nn.init.normal_(self.last_conv.weight, std=0.01)
-        zero_bias(self.last_conv)
+        init_normal(self.last_conv, std=0.01)
         whole, half = (ShapeSpec(channels=count, stride=res5.stride) for count in (channels, channels // 2))
         self._shapes = {**bottom_up.output_shape(), "head_map": whole, "rpn": half, "head": half}
 
@@ -161,6 +160,12 @@ def forward_stages(
         is_cut = after is None and stage.name == until
         outputs[stage.name] = stage.run(source) if block is None or not is_cut else _run_to_block(stage, source, block)
     return outputs
+
+
+def split_maps(maps: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+    """{name: (B, C, H, W)} of a batch -> B times {name: (1, C, H, W)}, views."""
+    count = len(next(iter(maps.values())))
+    return [{name: value[row : row + 1] for name, value in maps.items()} for row in range(count)]
 
 
 def _position(names: list[str], stage: str) -> int:

@@ -23,14 +23,12 @@ def images_of(inputs: Sequence[dict]) -> list[dict]:
             "a clip has no image because the stream was sent that frame before: use VideoRCNN.step, or wrap the "
             "model in vod2.StreamingModel"
         )
-    keys = [_key_input(clip) for clip in inputs]
-    supports = [
-        {**support, "video_id": clip.get("video_id", "")}
-        for clip in inputs
-        for support in clip.get("support", ())
-        if support.get("role") is not Role.KEY
-    ]
-    return [*keys, *supports]
+    images = [_key_input(clip) for clip in inputs]
+    for clip in inputs:
+        for support in clip.get("support", ()):
+            if support.get("role") is not Role.KEY:
+                images.append({**support, "video_id": clip.get("video_id", "")})
+    return images
 
 
 def _key_input(clip: dict) -> dict:
@@ -51,7 +49,7 @@ def _roles_of(clip: dict) -> tuple[Role, ...]:
 def make_clips(inputs: Sequence[dict], frames: Sequence[Frame], training: bool, device: torch.device) -> list[Clip]:
     """B clips of their dicts and of the frames that `images_of` these were encoded to."""
     keys, supports = frames[: len(inputs)], iter(frames[len(inputs) :])
-    return [_make_clip(one, key, supports, training, device) for one, key in zip(inputs, keys, strict=True)]
+    return [_make_clip(clip, key, supports, training, device) for clip, key in zip(inputs, keys, strict=True)]
 
 
 def _make_clip(inputs: dict, key: Frame, supports: Iterator[Frame], training: bool, device: torch.device) -> Clip:

@@ -4,6 +4,7 @@ B: frames, N: proposals of a frame, G: ignore regions.
 """
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,14 @@ from vod2.modeling.video_rpn import VideoRPN
 from vod2.structures import Clip, Frame, PreciseBoxes, ProposalSet, TemporalContext
 
 
+class _Waiting(NamedTuple):
+    """A frame without embedded proposals; of a key frame also its ground truth and ignore regions (G, 4)."""
+
+    frame: Frame
+    targets: Instances | None = None
+    ignored: Tensor | None = None
+
+
 def propose_clips(
     rpn: VideoRPN, heads: VideoROIHeads, clips: Sequence[Clip], with_supports: bool
 ) -> tuple[list[Clip], dict[str, Tensor]]:
@@ -25,24 +34,34 @@ def propose_clips(
         with_supports: whether somebody asks for the proposals of supports.
     """
     # The same frame may stand in several places, so frames are told apart by their identity.
-    waiting = {id(clip.key): (clip.key, clip.targets, clip.ignore_regions) for clip in clips}
-    if with_supports:
-        for support in (frame for clip in clips for frame in clip.supports):
-            waiting.setdefault(id(support), (_looked_at(support, heads.support_topk), None, None))
-    waiting = {name: entry for name, entry in waiting.items() if not entry[0].is_embedded}
+    waiting: dict[int, _Waiting] = {}
+    for clip in clips:
+        if not clip.key.is_embedded:
+            waiting[id(clip.key)] = _Waiting(clip.key, clip.targets, clip.ignore_regions)
+    # After all key frames: a support that is the key frame of another clip is proposed as that.
+    for clip in clips if with_supports else ():
+        for support in clip.supports:
+            if not support.is_embedded:
+                waiting.setdefault(id(support), _Waiting(_looked_at(support, heads.support_topk)))
     if not waiting:
         return list(clips), {}
-    frames, targets, regions = zip(*waiting.values(), strict=True)
-    ignored = regions if any(one is not None for one in regions) else None
-    proposed, losses = propose_frames(rpn, heads, frames, targets if rpn.training else None, ignored)
-    done = dict(zip(waiting, proposed, strict=True))
-    clips = [
-        clip.with_frames(done.get(id(clip.key), clip.key), [done.get(id(frame), frame) for frame in clip.supports])
-        for clip in clips
-    ]
+
+    frames = [entry.frame for entry in waiting.values()]
+    targets = [entry.targets for entry in waiting.values()] if rpn.training else None
+    ignored: list[Tensor | None] | None = [entry.ignored for entry in waiting.values()]
+    if all(entry.ignored is None for entry in waiting.values()):
+        ignored = None
+    proposed, losses = propose_frames(rpn, heads, frames, targets, ignored)
+
+    proposed_of = dict(zip(waiting, proposed, strict=True))
+    proposed_clips = []
+    for clip in clips:
+        key = proposed_of.get(id(clip.key), clip.key)
+        supports = [proposed_of.get(id(support), support) for support in clip.supports]
+        proposed_clips.append(clip.with_frames(key, supports))
     if rpn.training and heads.needs.track_iou is not None:
-        clips = [with_track_ids(clip, heads.needs.track_iou) for clip in clips]
-    return clips, losses
+        proposed_clips = [with_track_ids(clip, heads.needs.track_iou) for clip in proposed_clips]
+    return proposed_clips, losses
 
 
 def propose_frames(
@@ -68,12 +87,12 @@ def propose_frames(
         proposals, losses = rpn.propose([frame.image_size for frame in frames], maps, targets, ignored)
     proposals = heads.select(proposals, targets, ignored)
     embedded = heads.embed(stacked_maps(frames, heads.box_in_features), proposals)
-    trained = [False] * len(frames) if targets is None else [target is not None for target in targets]
-    done = [
-        frame.with_(proposals=embedding, targets=rois if is_trained else None)
-        for frame, embedding, rois, is_trained in zip(frames, embedded, proposals, trained, strict=True)
-    ]
-    return done, losses
+    proposed = []
+    for row, frame in enumerate(frames):
+        is_trained = targets is not None and targets[row] is not None
+        rois = proposals[row] if is_trained else None
+        proposed.append(frame.with_(proposals=embedded[row], targets=rois))
+    return proposed, losses
 
 
 def prepare_supports(
@@ -100,29 +119,32 @@ def prepare_supports(
         return propose_boxes(rpn, frames) if keeps_boxes(backbone, aggregator, rpn.in_features) else list(frames)
     entered = enter_memory(backbone, aggregator, frames, contexts)
     proposed, _ = propose_frames(rpn, heads, entered)
-    return [frame.with_(proposals=done.proposals) for frame, done in zip(frames, proposed, strict=True)]
+    # The memory keeps the maps as the backbone made them, with the proposals of what level 1 made of them.
+    return [frame.with_(proposals=support.proposals) for frame, support in zip(frames, proposed, strict=True)]
 
 
 def propose_boxes(rpn: VideoRPN, frames: Sequence[Frame]) -> list[Frame]:
     """The frames with proposals that nothing has been pooled from: features (N, 0)."""
-    found, _ = rpn.propose([frame.image_size for frame in frames], stacked_maps(frames, rpn.in_features))
-    return [frame.with_(proposals=_boxes_only(one)) for frame, one in zip(frames, found, strict=True)]
+    sizes = [frame.image_size for frame in frames]
+    proposals, _ = rpn.propose(sizes, stacked_maps(frames, rpn.in_features))
+    return [frame.with_(proposals=_boxes_only(of_frame)) for frame, of_frame in zip(frames, proposals, strict=True)]
 
 
 def stacked_maps(frames: Sequence[Frame], levels: Iterable[str]) -> dict[str, Tensor]:
     """{level: (B, C, H, W)} of B frames."""
-    # Only what is read: a map of the whole image takes as long to copy as a cheap layer to compute.
-    return {name: _stacked([frame.features[name] for frame in frames]) for name in dict.fromkeys(levels)}
-
-
-def _stacked(maps: list[Tensor]) -> Tensor:
-    """B times (1, C, H, W) -> (B, C, H, W); one map is not copied."""
-    return maps[0] if len(maps) == 1 else torch.cat(maps)
+    stacked = {}
+    for name in levels:
+        maps = [frame.features[name] for frame in frames]
+        # No copy of a single one: a map of the whole image takes as long to copy as a cheap layer to compute.
+        stacked[name] = maps[0] if len(maps) == 1 else torch.cat(maps)
+    return stacked
 
 
 def _looked_at(support: Frame, count: int) -> Frame:
     """The support with no more boxes than level 2 looks at, where it has boxes already."""
-    return support if support.proposals is None else support.with_(proposals=support.proposals.top(count))
+    if support.proposals is None:
+        return support
+    return support.with_(proposals=support.proposals.top(count))
 
 
 def _boxes_only(proposals: Instances) -> ProposalSet:

@@ -12,12 +12,13 @@ from torch import Tensor
 from vod2.d2 import META_ARCH_REGISTRY, CfgNode, GeneralizedRCNN, Instances, configurable, detector_postprocess
 from vod2.errors import UserError
 from vod2.modeling.aggregation import Aggregated, mean_losses, merged
+from vod2.modeling.backbone import split_maps
 from vod2.modeling.clips import images_of, make_clips
 from vod2.modeling.deprecated_steps import DeprecatedSteps
 from vod2.modeling.exact_buffers import ExactBuffers
 from vod2.modeling.legacy import CURRENT_CONVENTIONS, LegacyConventions
 from vod2.modeling.modes import require_eval
-from vod2.modeling.pixel import PixelAggregator, build_pixel_aggregator, enhance_clips, split_maps
+from vod2.modeling.pixel import PixelAggregator, build_pixel_aggregator, enhance_clips
 from vod2.modeling.propose import prepare_supports, propose_clips
 from vod2.modeling.roi_heads import HeadOutput, VideoROIHeads
 from vod2.modeling.unused import with_zero_gradients
@@ -126,11 +127,12 @@ class VideoRCNN(DeprecatedSteps, ExactBuffers, GeneralizedRCNN):
             RuntimeError: if the model is in training mode.
         """
         require_eval(self)
-        frames = self.encode([{**one, "video_id": memory.video} for one, memory in zip(inputs, memories, strict=True)])
+        named = [{**image, "video_id": memory.video} for image, memory in zip(inputs, memories, strict=True)]
+        frames = self.encode(named)
         parts = self.backbone, self.pixel_aggregator, self.proposal_generator, self.roi_heads
-        kept = prepare_supports(*parts, frames, [memory.held() for memory in memories])
-        for memory, frame in zip(memories, kept, strict=True):
-            memory.put(frame)
+        supports = prepare_supports(*parts, frames, [memory.held() for memory in memories])
+        for support, memory in zip(supports, memories, strict=True):
+            memory.put(support)
 
     @torch.no_grad()
     def detect_from(self, memory: FrameMemory, clip: dict) -> dict:
@@ -164,15 +166,15 @@ class VideoRCNN(DeprecatedSteps, ExactBuffers, GeneralizedRCNN):
         """
         images = self.preprocess_image(list(inputs))
         if self.pixel_aggregator is None:
-            features = self.backbone(images.tensor)
-            maps = split_maps(features)
+            maps = split_maps(self.backbone(images.tensor))
         else:
-            named = [Support(one.get("frame_index", 0), one.get("role")) for one in inputs]
-            maps = self.pixel_aggregator.encode(self.backbone, images.tensor, named)
-        return [
-            Frame(str(one.get("video_id", "")), one.get("frame_index", 0), (size[0], size[1]), features)
-            for one, size, features in zip(inputs, images.image_sizes, maps, strict=True)
-        ]
+            supports = [Support(image.get("frame_index", 0), image.get("role")) for image in inputs]
+            maps = self.pixel_aggregator.encode(self.backbone, images.tensor, supports)
+        frames = []
+        for image, size, features in zip(inputs, images.image_sizes, maps, strict=True):
+            video = str(image.get("video_id", ""))  # a still image needs none
+            frames.append(Frame(video, image.get("frame_index", 0), (size[0], size[1]), features))
+        return frames
 
     def enhance_clips(self, clips: Sequence[Clip]) -> tuple[list[Clip], list[Aggregated]]:
         """Level 1: clips with aggregated maps, and what was returned for each key frame; [] where there is none."""

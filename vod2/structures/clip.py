@@ -63,11 +63,10 @@ class Clip:
         RoIs do not have.
         """
         in_context = key if key.proposals is None else key.with_(proposals=key.proposals.descending())
-        own = zip(self.context.frames, self.context.roles, strict=True)
-        placed = tuple(
-            in_context if role is Role.KEY else frames.get(number, frame) for number, (frame, role) in enumerate(own)
-        )
-        return replace(self, key=key, context=TemporalContext(placed, self.context.roles, self.context.carry))
+        placed = []
+        for number, (frame, role) in enumerate(zip(self.context.frames, self.context.roles, strict=True)):
+            placed.append(in_context if role is Role.KEY else frames.get(number, frame))
+        return replace(self, key=key, context=TemporalContext(tuple(placed), self.context.roles, self.context.carry))
 
     def with_frames(self, key: Frame, supports: Sequence[Frame]) -> "Clip":
         """The clip with another key frame, and with as many frames in the place of `supports`."""

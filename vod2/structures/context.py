@@ -51,8 +51,12 @@ class TemporalContext:
 
     def select(self, *roles: Role) -> "TemporalContext":
         """The part of the context with one of the `roles`, in the same order."""
-        kept = [(frame, role) for frame, role in zip(self.frames, self.roles, strict=True) if role in roles]
-        return TemporalContext(tuple(f for f, _ in kept), tuple(r for _, r in kept), self.carry)
+        return self.at([row for row, role in enumerate(self.roles) if role in roles])
+
+    def at(self, rows: Sequence[int]) -> "TemporalContext":
+        """The part of the context with the frames `rows`, in that order."""
+        frames = tuple(self.frames[row] for row in rows)
+        return TemporalContext(frames, tuple(self.roles[row] for row in rows), self.carry)
 
     def features(self, name: str) -> Tensor:
         """(T, C, H, W): the level `name` of every support frame; frames must agree in size.

@@ -102,19 +102,25 @@ class ProposalSet:
         """
         if not sets:
             raise ValueError("ProposalSet.cat: expected at least one set")
+        # Each set counts its frames from 0: in the joined one they come after those of the sets before.
         frames: list[Tensor] = []
         sizes: tuple[tuple[int, int], ...] = ()
-        for one in sets:
-            frames.append(one.frame + len(sizes))
-            sizes += one.image_sizes
-        shared = [name for name in sets[0].fields if all(name in one.fields for one in sets)]
+        for proposals in sets:
+            frames.append(proposals.frame + len(sizes))
+            sizes += proposals.image_sizes
+
+        fields = {}
+        for name in sets[0].fields:
+            values = [proposals.fields[name] for proposals in sets if name in proposals.fields]
+            if len(values) == len(sets):
+                fields[name] = torch.cat(values)
         return ProposalSet(
-            torch.cat([one.boxes for one in sets]),
-            torch.cat([one.features for one in sets]),
-            torch.cat([one.scores for one in sets]),
-            torch.cat(frames),
-            sizes,
-            {name: torch.cat([one.fields[name] for one in sets]) for name in shared},
+            boxes=torch.cat([proposals.boxes for proposals in sets]),
+            features=torch.cat([proposals.features for proposals in sets]),
+            scores=torch.cat([proposals.scores for proposals in sets]),
+            frame=torch.cat(frames),
+            image_sizes=sizes,
+            fields=fields,
         )
 
     def top(self, count: int) -> "ProposalSet":

@@ -150,7 +150,10 @@ class SlidingWindow(SupportSchedule):
     def _window(self, t: int, length: int | None, video: str) -> list[Support]:
         last = t + self.lookahead if length is None else length - 1
         indices: np.ndarray = np.arange(t - self.radius, t + self.lookahead + 1)
-        indices = indices.clip(0, last) if self.edge == "repeat" else indices[(indices >= 0) & (indices <= last)]
+        if self.edge == "repeat":
+            indices = indices.clip(0, last)
+        else:
+            indices = indices[(indices >= 0) & (indices <= last)]
         return [Support(int(index), Role.LOCAL) for index in indices]
 
 
@@ -201,10 +204,11 @@ class GlobalSample(SupportSchedule):
         return GlobalSample(self.count, self.include_key, 0)
 
     def _window(self, t: int, length: int | None, video: str) -> list[Support]:
-        known = length if self.lookahead is None else t + 1
-        indices = _sample_of_video(video, known, self.count)
+        visible = length if self.lookahead is None else t + 1  # frames that the sample is taken from
+        indices = _sample_of_video(video, visible, self.count)
         if self.include_key and t not in indices:
-            indices = _sample_of_video(video, known, self.count - 1) | {t}
+            # t takes the place of the frame with the lowest priority.
+            indices = _sample_of_video(video, visible, self.count - 1) | {t}
         return [Support(index, Role.GLOBAL) for index in sorted(indices)]
 
 
@@ -222,15 +226,19 @@ def _sample_of_video(video: str, length: int, count: int) -> frozenset[int]:
 
     Built on the sample of all full blocks before, so that a frame of an endless stream costs at most a block.
     """
-    start = max(length - 1, 0) // _BLOCK * _BLOCK
+    start = max(length - 1, 0) // _BLOCK * _BLOCK  # of the last block, which may not be full
     earlier = _sample_of_video(video, start, count) if start else ()
+    # A frame that is not among the best of the blocks before is not among the best of all.
     frames = np.array([*sorted(earlier), *range(start, length)], dtype=np.uint64)
-    return frozenset(frames[_ascending(video, frames)[max(len(frames) - count, 0) :]].tolist())
+    best = _ascending(video, frames)[max(len(frames) - count, 0) :]
+    return frozenset(frames[best].tolist())
 
 
 def _ascending(video: str, frames: np.ndarray) -> np.ndarray:
     """The rows of `frames` (uint64) in the order of their priority in the video, the highest last."""
-    return np.argsort(_mixed(frames + (np.uint64(zlib.crc32(video.encode())) << np.uint64(32))))
+    name = np.uint64(zlib.crc32(video.encode()))  # `hash` would be another in every process
+    # The name in the upper half and the number in the lower: no two frames of two videos share a number.
+    return np.argsort(_mixed((name << np.uint64(32)) + frames))
 
 
 def _mixed(x: np.ndarray) -> np.ndarray:
@@ -296,8 +304,13 @@ class RollingGlobal(SupportSchedule):
             raise ValueError(
                 f"RollingGlobal: the order of video {video!r} has {len(order)} frames, the video has {length}"
             )
-        places = (self.count - 1 - i if i < self.count else i for i in range(t, t + self.count))
-        return [Support(int(order[place % length]), Role.GLOBAL) for place in places]
+        window = []
+        for entry in range(t, t + self.count):
+            # Entries from `count` on come in the order of P. The first `count` are there from the beginning, and leave
+            # in the opposite order.
+            place = self.count - 1 - entry if entry < self.count else entry
+            window.append(Support(int(order[place % length]), Role.GLOBAL))
+        return window
 
 
 @functools.lru_cache(maxsize=16)
@@ -337,7 +350,10 @@ class Union(SupportSchedule):
 
     def with_lookahead(self, frames: int) -> "SupportSchedule":
         """Its sliding windows get the lookahead; the other parts become causal."""
-        parts = [part.with_lookahead(frames if isinstance(part, SlidingWindow) else 0) for part in self.schedules]
+        parts = []
+        for part in self.schedules:
+            parts.append(part.with_lookahead(frames if isinstance(part, SlidingWindow) else 0))
+        # Without a sliding window the union is causal: then the base class refuses any lookahead but 0.
         return SupportSchedule.with_lookahead(Union(parts), frames)
 
     def _window(self, t: int, length: int | None, video: str) -> list[Support]:

@@ -68,15 +68,19 @@ def read_table(path: str | os.PathLike) -> FrameTable | None:
             ]
         except av.FFmpegError as error:
             raise VideoError(f"{str(path)!r} cannot be read as a video ({error.strerror})") from error
-    timed = [(pts, dts, is_key) for pts, dts, is_key in packets if pts is not None]
+    timed = [(pts, dts, is_keyframe) for pts, dts, is_keyframe in packets if pts is not None]
     if len({pts for pts, _, _ in timed}) != len(packets):
         return None
-    timed.sort(key=lambda packet: packet[0])
-    keys = [number for number, packet in enumerate(timed) if packet[2]]
-    # Demuxers look for the last keyframe at or before a time, some by decoding time and some by presentation time.
-    seek_times = [pts if dts is None else min(pts, dts) for pts, dts, _ in (timed[key] for key in keys)]
-    columns = ([pts for pts, _, _ in timed], keys, seek_times)
-    return FrameTable(*(np.array(column, np.int64) for column in columns))
+    timed.sort(key=lambda packet: packet[0])  # in the order in which they are shown
+    times, keys, seek_times = [], [], []
+    for number, (pts, dts, is_keyframe) in enumerate(timed):
+        times.append(pts)
+        if is_keyframe:
+            keys.append(number)
+            # Demuxers look for the last keyframe at or before a time, some by decoding time and some by presentation
+            # time.
+            seek_times.append(pts if dts is None else min(pts, dts))
+    return FrameTable(np.array(times, np.int64), np.array(keys, np.int64), np.array(seek_times, np.int64))
 
 
 def has_times(container: av.container.InputContainer, stream: av.VideoStream) -> bool:

@@ -175,25 +175,37 @@ def write_report(
 
 
 def _page_data(video: EmbeddedVideo, tracks: Sequence[Track], class_names: Sequence[str]) -> dict:
-    labels = sorted({track.label for track in tracks})
+    classes = {}
+    for label in sorted({track.label for track in tracks}):
+        classes[label] = {"name": class_name(label, class_names), "color": _css(label)}
+    curves = []
+    for track in tracks:
+        curves.append(
+            {
+                "label": track.label,
+                "name": track.name,
+                "found": _plain(track.found),
+                "baseline": _plain(track.baseline),
+            }
+        )
     return {
         "type": video.type,
         "width": video.size[0],
         "height": video.size[1],
         "frames": video.count,
         "leastScore": LEAST_SCORE,
-        "classes": {label: {"name": class_name(label, class_names), "color": _css(label)} for label in labels},
-        "tracks": [
-            {"label": track.label, "name": track.name, "found": _plain(track.found), "baseline": _plain(track.baseline)}
-            for track in tracks
-        ],
+        "classes": classes,
+        "tracks": curves,
     }
 
 
 def _plain(curve: Curve) -> dict:
     """Three digits of a score and a tenth of a pixel are more than a screen shows."""
-    boxes = [[round(side, 1) for side in box] for box in curve.boxes]
-    return {"frames": curve.frames, "boxes": boxes, "scores": [round(score, 3) for score in curve.scores]}
+    boxes = []
+    for box in curve.boxes:
+        boxes.append([round(side, 1) for side in box])
+    scores = [round(score, 3) for score in curve.scores]
+    return {"frames": curve.frames, "boxes": boxes, "scores": scores}
 
 
 def _css(label: int) -> str:

@@ -1,8 +1,9 @@
 """Detections of frames, ordered by object: what the timeline of a report shows. F: frames of a track."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -59,27 +60,38 @@ def build_tracks(detections: Mapping[int, Instances], baseline: Mapping[int, Ins
     owners: dict[int, list[tuple[Track, int]]] = {}
     named: dict[int, Track] = {}
     for frame in sorted(detections):
-        rows = _rows(detections[frame])
-        free = [row for row in rows if row[3] < 0]
-        for track, row in zip(chains.take(frame, free), free, strict=True):
-            track.found.append(frame, row[0], row[1])
+        in_frame = _detections(detections[frame])
+        # What has no track id is chained to one by its overlap.
+        free = [detection for detection in in_frame if detection.identity < 0]
+        placed = list(zip(chains.take(frame, free), free, strict=True))
+        for detection in in_frame:
+            if detection.identity >= 0:
+                track = named.setdefault(detection.identity, Track(detection.label, str(detection.identity)))
+                placed.append((track, detection))
+        for track, detection in placed:
+            track.found.append(frame, detection.box, detection.score)
             owners.setdefault(frame, []).append((track, len(track.found.frames) - 1))
-        for box, score, label, identity in rows:
-            if identity >= 0:
-                track = named.setdefault(identity, Track(label, str(identity)))
-                track.found.append(frame, box, score)
-                owners.setdefault(frame, []).append((track, len(track.found.frames) - 1))
     tracks = _numbered(chains.tracks, taken=named) + list(named.values())
     tracks += _numbered(_add_baseline(owners, baseline or {}), taken=named, start=len(chains.tracks))
     return sorted(tracks, key=lambda track: -sum(track.found.scores) - sum(track.baseline.scores))
 
 
-def _rows(instances: Instances) -> list[tuple[list[float], float, int, int]]:
-    """(box, score, class, track id or -1) of each detection, the surest first."""
-    count = len(instances)
-    identities = instances.track_ids.tolist() if instances.has("track_ids") else [-1] * count
-    columns = (instances.pred_boxes.tensor.tolist(), instances.scores.tolist(), instances.pred_classes.tolist())
-    return sorted(zip(*columns, identities, strict=True), key=lambda row: -row[1])
+class _Detection(NamedTuple):
+    """A box (xyxy) of a frame, its class and score; `identity` is its track id, -1 for none."""
+
+    box: list[float]
+    score: float
+    label: int
+    identity: int
+
+
+def _detections(instances: Instances) -> list[_Detection]:
+    """The detections of a frame, the surest first."""
+    boxes, scores = instances.pred_boxes.tensor.tolist(), instances.scores.tolist()
+    labels = instances.pred_classes.tolist()
+    identities = instances.track_ids.tolist() if instances.has("track_ids") else [-1] * len(instances)
+    detections = [_Detection(*values) for values in zip(boxes, scores, labels, identities, strict=True)]
+    return sorted(detections, key=lambda detection: -detection.score)
 
 
 def _numbered(tracks: list[Track], taken: Mapping[int, Track], start: int = 0) -> list[Track]:
@@ -93,18 +105,19 @@ def _add_baseline(owners: dict, baseline: Mapping[int, Instances]) -> list[Track
     """Give the boxes of the baseline to the tracks that they overlap; returns tracks of those that are left over."""
     chains = _Chains()
     for frame in sorted(baseline):
-        rows = _rows(baseline[frame])
+        in_frame = _detections(baseline[frame])
         here = owners.get(frame, [])
-        known = [(track.found.boxes[at], track.label) for track, at in here]
-        partners = _match(known, [(row[0], row[2]) for row in rows], _SAME_IOU)
+        boxes_here = [(track.found.boxes[place], track.label) for track, place in here]
+        partners = _match(boxes_here, [(detection.box, detection.label) for detection in in_frame], _SAME_IOU)
         free = []
-        for row, partner in zip(rows, partners, strict=True):
+        for detection, partner in zip(in_frame, partners, strict=True):
             if partner is None:
-                free.append(row)
+                free.append(detection)
             else:
-                here[partner][0].baseline.append(frame, row[0], row[1])
-        for track, row in zip(chains.take(frame, free), free, strict=True):
-            track.baseline.append(frame, row[0], row[1])
+                track, _ = here[partner]
+                track.baseline.append(frame, detection.box, detection.score)
+        for track, detection in zip(chains.take(frame, free), free, strict=True):
+            track.baseline.append(frame, detection.box, detection.score)
     return chains.tracks
 
 
@@ -115,41 +128,45 @@ class _Chains:
         self.tracks: list[Track] = []
         self._latest: list[tuple[int, list[float], Track]] = []  # frame and box of the open chains
 
-    def take(self, frame: int, rows: list[tuple[list[float], float, int, int]]) -> list[Track]:
+    def take(self, frame: int, detections: Sequence[_Detection]) -> list[Track]:
         """The track of each detection, an open one or a new one."""
         self._latest = [entry for entry in self._latest if frame - entry[0] <= _PATIENCE + 1]
-        known = [(box, track.label) for _, box, track in self._latest]
-        partners = _match(known, [(row[0], row[2]) for row in rows], _CHAIN_IOU)
-        taken = []
-        for (box, _, label, _), partner in zip(rows, partners, strict=True):
+        latest_boxes = [(box, track.label) for _, box, track in self._latest]
+        partners = _match(latest_boxes, [(detection.box, detection.label) for detection in detections], _CHAIN_IOU)
+        tracks = []
+        for detection, partner in zip(detections, partners, strict=True):
             if partner is None:
-                taken.append(Track(label, ""))
-                self.tracks.append(taken[-1])
-                self._latest.append((frame, box, taken[-1]))
+                track = Track(detection.label, "")
+                self.tracks.append(track)
+                self._latest.append((frame, detection.box, track))
             else:
-                taken.append(self._latest[partner][2])
-                self._latest[partner] = (frame, box, taken[-1])
-        return taken
+                _, _, track = self._latest[partner]
+                self._latest[partner] = frame, detection.box, track
+            tracks.append(track)
+        return tracks
 
 
-def _match(known: list[tuple[list[float], int]], new: list[tuple[list[float], int]], least: float) -> list[int | None]:
-    """For each new (box, class) the known one that it is paired with: largest overlap first, each used once."""
+def _match(old: list[tuple[list[float], int]], new: list[tuple[list[float], int]], least: float) -> list[int | None]:
+    """For each new (box, class) the old one that it is paired with: largest overlap first, each used once."""
     partners: list[int | None] = [None] * len(new)
+    # Boxes of different classes are never paired: {class: (numbers of the old ones, of the new ones)}.
     by_class: dict[int, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
-    for side, boxes in enumerate((known, new)):
-        for number, (_, label) in enumerate(boxes):
-            by_class[label][side].append(number)
-    for olds, news in by_class.values():
-        if not olds or not news:
+    for number, (_, label) in enumerate(old):
+        by_class[label][0].append(number)
+    for number, (_, label) in enumerate(new):
+        by_class[label][1].append(number)
+    for old_numbers, new_numbers in by_class.values():
+        if not old_numbers or not new_numbers:
             continue
-        overlap = _iou([known[number][0] for number in olds], [new[number][0] for number in news])
+        overlap = _iou([old[number][0] for number in old_numbers], [new[number][0] for number in new_numbers])
         while overlap.max() >= least:
             row, column = np.unravel_index(overlap.argmax(), overlap.shape)
-            partners[news[column]] = olds[row]
-            overlap[row], overlap[:, column] = -1, -1
+            partners[new_numbers[column]] = old_numbers[row]
+            overlap[row] = -1  # both are used
+            overlap[:, column] = -1
     return partners
 
 
 def _iou(first: list[list[float]], second: list[list[float]]) -> np.ndarray:
-    boxes = (torch.tensor(side, dtype=torch.float64) for side in (first, second))
-    return box_iou(*boxes).numpy()
+    boxes, others = torch.tensor(first, dtype=torch.float64), torch.tensor(second, dtype=torch.float64)
+    return box_iou(boxes, others).numpy()

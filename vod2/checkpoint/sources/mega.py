@@ -126,7 +126,10 @@ _METHODS = (  # the first that one of the names has
 
 def _method(state: State) -> str:
     """A name of `_METHODS`, "" for none."""
-    return next((method for prefix, method in _METHODS if any(name.startswith(prefix) for name in state)), "")
+    for prefix, method in _METHODS:
+        if any(name.startswith(prefix) for name in state):
+            return method
+    return ""
 
 
 def _default_config(state: State) -> str:

@@ -69,10 +69,13 @@ class CocoVideo(CheckFormat):
         repeated = _repeated_annotations(parsed)
         findings += [finding_of(fault) for fault in repeated.values()]
         videos = [self._video(video, repeated) for video in parsed.videos]
-        left_out = {frame.entry for video in videos for frame in video.frames if not self._is_listed(frame)}
-        yield CheckedVideo("", findings=[found for found in findings if left_out.isdisjoint(found.entries)])
+        left_out: set[Hashable] = set()  # the entries of frames that the list file does not name
         for video in videos:
+            left_out.update(frame.entry for frame in video.frames if not self._is_listed(frame))
             video.frames = [frame for frame in video.frames if self._is_listed(frame)]
+        # The file's own findings come first, without those of frames that nobody asks about.
+        yield CheckedVideo("", findings=[finding for finding in findings if left_out.isdisjoint(finding.entries)])
+        for video in videos:
             self._ids += [frame.entry for frame in video.frames]
             yield video
 

@@ -159,16 +159,18 @@ class Mot(LabelFormat):
         self._kept, self._video_root, self._suffix = keep_classes, video_root, video_suffix
         self._classes = dict(classes) if class_names is None else dict(enumerate(class_names, start=1))
         self.classes = list(self._classes.values())
-        if split is None:
-            found = {file.parents[2] for pattern in ("*", "*/*") for file in self._root.glob(f"{pattern}/gt/gt.txt")}
+        if split is None:  # all of them: the root itself may be one, or hold several
+            split_folders = {file.parents[2] for file in self._root.glob("*/gt/gt.txt")}
+            split_folders |= {file.parents[2] for file in self._root.glob("*/*/gt/gt.txt")}
         else:
-            found = {self._root / split}
-        self._folders = [
-            folder
-            for split_folder in sorted(found)
-            for folder in sorted(split_folder.glob("*"))
-            if (folder.name in sequences if sequences is not None else (folder / "seqinfo.ini").is_file())
-        ]
+            split_folders = {self._root / split}
+        self._folders = []
+        for split_folder in sorted(split_folders):
+            for folder in sorted(split_folder.glob("*")):
+                # One that is asked for by name is checked also where it has no seqinfo.ini, which is then a finding.
+                is_asked_for = (folder / "seqinfo.ini").is_file() if sequences is None else folder.name in sequences
+                if is_asked_for:
+                    self._folders.append(folder)
         if not self._folders:
             raise UserError(
                 f"{self._root / (split or '')}: expected folders with a seqinfo.ini: see datasets/README.md"
@@ -176,7 +178,9 @@ class Mot(LabelFormat):
 
     @classmethod
     def recognizes(cls, path: str | os.PathLike) -> bool:
-        return os.path.isdir(path) and any(any(Path(path).glob(f"{depth}/seqinfo.ini")) for depth in ("*", "*/*"))
+        if not os.path.isdir(path):
+            return False
+        return any(Path(path).glob("*/seqinfo.ini")) or any(Path(path).glob("*/*/seqinfo.ini"))
 
     def videos(self) -> Iterator[CheckedVideo]:
         self._ids = []
@@ -240,8 +244,12 @@ def without_repeats(
 
 def last_number(folder: Path, pattern: str) -> int:
     """The highest number among the files of a folder whose names match `pattern`, 0 if there is none."""
-    names = os.listdir(folder) if folder.is_dir() else []
-    return max((int(match[1]) for match in (re.fullmatch(pattern, name) for name in names) if match), default=0)
+    highest = 0
+    for name in os.listdir(folder) if folder.is_dir() else ():
+        match = re.fullmatch(pattern, name)
+        if match:
+            highest = max(highest, int(match[1]))
+    return highest
 
 
 def nth(names: Sequence[str], number: int) -> str | None:

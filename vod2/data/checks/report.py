@@ -52,6 +52,9 @@ def describe(finding: Finding) -> str:
 
 def write_report(path: str | os.PathLike, result: CheckResult, source: str, format_name: str) -> None:
     """Write JSON, atomically: what was checked, how much of it, counts by kind, and every finding."""
+    counts_of: dict[str, dict[str, int]] = {ERROR: {}, WARNING: {}}
+    for (severity, kind), findings in counts(result.findings).items():
+        counts_of[severity][kind] = len(findings)
     write_json(
         path,
         {
@@ -63,12 +66,7 @@ def write_report(path: str | os.PathLike, result: CheckResult, source: str, form
             "objects": result.objects,
             "errors": result.count(ERROR),
             "warnings": result.count(WARNING),
-            "counts": {
-                severity: {
-                    kind: len(found) for (own, kind), found in counts(result.findings).items() if own == severity
-                }
-                for severity in (ERROR, WARNING)
-            },
+            "counts": counts_of,
             "findings": [_to_json(finding) for finding in result.findings],
         },
     )

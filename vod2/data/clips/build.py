@@ -63,8 +63,12 @@ def build_video_train_loader(
     """
     dicts = as_video_dicts(_load(cfg.DATASETS.TRAIN))
     if cfg.DATASETS.MAX_IMAGES_PER_CLASS:
-        dicts = _limit_still_images(dicts, cfg.DATASETS.MAX_IMAGES_PER_CLASS)
-    keys = [i for i, record in enumerate(dicts) if not cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS or _has_objects(record)]
+        stills = [record for record in dicts if record["video_length"] == 1]
+        frames = [record for record in dicts if record["video_length"] > 1]
+        dicts = frames + limit_images_per_class(stills, cfg.DATASETS.MAX_IMAGES_PER_CLASS)
+    keys = list(range(len(dicts)))
+    if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
+        keys = [row for row in keys if _has_objects(dicts[row])]
     if not keys:
         raise UserError(
             f"no frame of {', '.join(cfg.DATASETS.TRAIN)} has objects: check the annotations, or set "
@@ -75,18 +79,21 @@ def build_video_train_loader(
         mapper = VideoDatasetMapper(cfg, is_train=True, index=index)
     # Every process needs the same seed for the sampler to share out one order.
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
-    clips = MapDataset(torchdata.Subset(index.items, keys), mapper)
+    clips: SizedDataset = MapDataset(torchdata.Subset(index.items, keys), mapper)
     sampler = _training_sampler(cfg, [dicts[key] for key in keys], seed)
     in_triplets = isinstance(sampler, TripletVideos)
+    if in_triplets:
+        clips = TripletDataset(clips)
     in_groups = cfg.DATALOADER.ASPECT_RATIO_GROUPING and not in_triplets
     processes, parts = comm.get_world_size(), cfg.SOLVER.ACCUMULATE
     if parts < 1 or cfg.SOLVER.IMS_PER_BATCH < 1 or cfg.SOLVER.IMS_PER_BATCH % (processes * parts):
+        accumulated = f" times SOLVER.ACCUMULATE, which is {parts}" if parts != 1 else ""
         raise UserError(
             f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}, expected a multiple of the {processes} processes"
-            + (f" times SOLVER.ACCUMULATE, which is {parts}" if parts != 1 else "")
+            f"{accumulated}"
         )
     loader = build_detection_train_loader(
-        dataset=SeededDataset(TripletDataset(clips) if in_triplets else clips, seed),
+        dataset=SeededDataset(clips, seed),
         mapper=None,
         sampler=NumberedSampler(sampler),
         # Clip by clip, workers keep the order of the sampler; grouped by Detectron2, batches would depend on them.
@@ -94,7 +101,9 @@ def build_video_train_loader(
         aspect_ratio_grouping=False,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
     )
-    return GroupedByAspect(loader, cfg.SOLVER.IMS_PER_BATCH // processes // parts, parts) if in_groups else loader
+    if in_groups:
+        return GroupedByAspect(loader, cfg.SOLVER.IMS_PER_BATCH // processes // parts, parts)
+    return loader
 
 
 def build_video_test_loader(
@@ -180,17 +189,20 @@ class GroupedByAspect:
         self._parts = parts
 
     def __iter__(self) -> Iterator[list[dict]]:
-        groups: list[dict[bool, list[dict]]] = [{True: [], False: []} for _ in range(self._parts)]
+        # Of each part: the clips of a wide and of a high group that are not full yet, and the groups that are.
+        growing: list[dict[bool, list[dict]]] = [{True: [], False: []} for _ in range(self._parts)]
         full: list[deque[list[dict]]] = [deque() for _ in range(self._parts)]
         for (clip,), part in zip(self._loader, itertools.cycle(range(self._parts)), strict=False):
             is_wide = clip["width"] > clip["height"]
-            groups[part][is_wide].append(clip)
-            if len(groups[part][is_wide]) == self._batch_size:
-                full[part].append(groups[part][is_wide])
-                groups[part][is_wide] = []
-            if all(full):
-                ready = zip(*(batches.popleft() for batches in full), strict=True)
-                yield list(itertools.chain.from_iterable(ready))
+            group = growing[part][is_wide]
+            group.append(clip)
+            if len(group) == self._batch_size:
+                full[part].append(group)
+                growing[part][is_wide] = []
+            if all(full):  # every part has a group for the batch
+                groups = [groups_of_part.popleft() for groups_of_part in full]
+                # The first clip of each group, then the second of each: dealt in turn.
+                yield list(itertools.chain.from_iterable(zip(*groups, strict=True)))
 
 
 @contextlib.contextmanager
@@ -213,23 +225,30 @@ def _load(names: Sequence[str]) -> list[dict]:
     if not names:
         raise UserError("DATASETS.TRAIN is empty: name at least one registered dataset, such as 'synthetic_train'")
     dicts: list[dict] = []
+    first_classes = None
     for name in names:
         # Frames without objects are not dropped here: they may be supports.
-        own = get_detection_dataset_dicts([name], filter_empty=False)
-        dicts += [{**record, "dataset_name": name} for record in own]
-        first, other = (MetadataCatalog.get(n).get("thing_classes") for n in (names[0], name))
-        if first is not None and other is not None and list(first) != list(other):
+        records = get_detection_dataset_dicts([name], filter_empty=False)
+        dicts += [{**record, "dataset_name": name} for record in records]
+        classes = MetadataCatalog.get(name).get("thing_classes")
+        if name == names[0]:
+            first_classes = classes
+        if first_classes is not None and classes is not None and list(first_classes) != list(classes):
             raise UserError(
-                f"{names[0]} and {name} have different thing_classes ({first} and {other}): datasets are trained on "
-                "together only with the same classes in the same order"
+                f"{names[0]} and {name} have different thing_classes ({first_classes} and {classes}): datasets are "
+                "trained on together only with the same classes in the same order"
             )
     return dicts
 
 
 def _annotation_readers(names: Sequence[str]) -> dict[str, FrameAnnotations]:
     """Of the datasets that have one."""
-    readers = {name: MetadataCatalog.get(name).get("frame_annotations") for name in names}
-    return {name: reader for name, reader in readers.items() if reader is not None}
+    readers = {}
+    for name in names:
+        reader = MetadataCatalog.get(name).get("frame_annotations")
+        if reader is not None:
+            readers[name] = reader
+    return readers
 
 
 def _classes(record: dict) -> set[int]:
@@ -241,11 +260,6 @@ def _classes(record: dict) -> set[int]:
 def _has_objects(record: dict) -> bool:
     # As in Detectron2, a dataset without annotations at all is not filtered.
     return record.get("annotations") is None or bool(_classes(record))
-
-
-def _limit_still_images(dicts: Sequence[dict], limit: int) -> list[dict]:
-    stills = limit_images_per_class([record for record in dicts if record["video_length"] == 1], limit)
-    return [record for record in dicts if record["video_length"] > 1] + stills
 
 
 def _training_sampler(cfg: CfgNode, dicts: Sequence[dict], seed: int) -> torchdata.Sampler:
@@ -295,7 +309,8 @@ def _in_proportion(cfg: CfgNode, dicts: Sequence[dict], factors: torch.Tensor) -
 def _triplet_sampler(cfg: CfgNode, dicts: Sequence[dict], seed: int) -> TripletVideos:
     classes, videos = cfg.DATALOADER.TRIPLET.NUM_CLASSES, cfg.DATALOADER.TRIPLET.NUM_VIDEOS
     processes, parts = comm.get_world_size(), cfg.SOLVER.ACCUMULATE
-    if cfg.SOLVER.IMS_PER_BATCH != (size := classes * videos * processes * parts):
+    size = classes * videos * processes * parts
+    if cfg.SOLVER.IMS_PER_BATCH != size:
         accumulated = f" times SOLVER.ACCUMULATE = {parts}" if parts > 1 else ""
         raise UserError(
             f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}, but batches of triplets have {classes} classes x "

@@ -111,28 +111,34 @@ class VideoDatasetMapper:
         if clip is not drawn_for:  # another frame stands in for the key frame
             supports = schedule.sample(clip["frame_index"], clip["video_length"], rng)
         key = clip["frame_index"]
+
+        # What is drawn for the key frame is done to all frames.
         augmented = transforms.AugInput(image, boxes=_boxes(_objects(clip.get("annotations") or [])))
         drawn = self.augmentations(augmented)
+
+        # Every frame is read and augmented once, however often the schedule names it.
         images = {key: to_tensor(augmented.image)}
-        numbers = {key: key}  # of the frame that the schedule drew -> of the one that was read
+        read_instead = {key: key}  # {frame that the schedule drew: the one that was read, which may stand in for it}
         for support in supports:
-            if support.index not in numbers:
-                numbers[support.index], image = self.bad_frames.read(read, clip, support.index, rng)
-                images[numbers[support.index]] = to_tensor(drawn.apply_image(image))
-        targets = {
-            index: self._targets(clip, index, drawn, (image.shape[1], image.shape[2]))
-            for index, image in images.items()
-        }
+            if support.index not in read_instead:
+                index, image = self.bad_frames.read(read, clip, support.index, rng)
+                read_instead[support.index] = index
+                images[index] = to_tensor(drawn.apply_image(image))
+        targets = {}
+        for index, tensor in images.items():
+            targets[index] = self._targets(clip, index, drawn, (tensor.shape[1], tensor.shape[2]))
+
         clip["support"] = []
         for drawn_index, role in supports:
             if role is Role.KEY:
                 clip["support"].append({"frame_index": key, "role": role})
                 continue
-            index = numbers[drawn_index]
+            index = read_instead[drawn_index]
             entry = {"image": images[index], "frame_index": index, "role": role}
             if targets[index] is not None:
                 entry["instances"] = targets[index]
             clip["support"].append(entry)
+
         clip["image"] = images[key]
         regions = to_ignore_regions(clip, drawn, (images[key].shape[1], images[key].shape[2]))
         clip.pop("ignore_regions", None)
@@ -171,9 +177,12 @@ class VideoDatasetMapper:
         self, clip: dict, index: int, drawn: transforms.TransformList, size: tuple[int, int]
     ) -> Instances | None:
         """Ground truth of frame `index` in augmented pixels, None where the dataset has none."""
-        annotations = clip.get("annotations")
-        if index != clip["frame_index"]:
-            annotations = None if self.index is None else self.index.annotations(clip["video_id"], index)
+        if index == clip["frame_index"]:
+            annotations = clip.get("annotations")
+        elif self.index is not None:
+            annotations = self.index.annotations(clip["video_id"], index)
+        else:
+            annotations = None
         return None if annotations is None else to_instances(annotations, drawn, size)
 
 
@@ -186,11 +195,16 @@ def to_instances(annotations: list[dict], drawn: transforms.TransformList, size:
     """
     objects = _objects(annotations)
     inside = kept_by_centre(drawn, _boxes(objects))
-    kept = [dict(annotation) for annotation, is_inside in zip(objects, inside, strict=True) if is_inside]
-    for annotation in kept:
+    kept = []
+    for annotation, is_inside in zip(objects, inside, strict=True):
+        if not is_inside:
+            continue
+        annotation = dict(annotation)  # the index keeps the original
+        # Nothing is trained on masks and keypoints: they need not be transformed.
         annotation.pop("segmentation", None)
         annotation.pop("keypoints", None)
         detection_utils.transform_instance_annotations(annotation, drawn, size)
+        kept.append(annotation)
     instances = detection_utils.annotations_to_instances(kept, size)
     tracks = [annotation.get("track_id", -1) for annotation in kept]
     instances.gt_track_ids = torch.tensor(tracks, dtype=torch.int64)
@@ -210,8 +224,10 @@ def to_ignore_regions(record: dict, drawn: transforms.TransformList, size: tuple
     crowds = [annotation for annotation in record.get("annotations") or [] if annotation.get("iscrowd", 0)]
     given = np.array(record.get("ignore_regions") or [], dtype=np.float64).reshape(-1, 4)
     boxes = drawn.apply_box(np.concatenate([given, _boxes(crowds)])).reshape(-1, 4)
-    boxes = boxes.clip(0, [size[1], size[0], size[1], size[0]])
-    return torch.from_numpy(boxes[(boxes[:, 2:] > boxes[:, :2]).all(axis=1)]).float()
+    height, width = size
+    boxes = boxes.clip(0, [width, height, width, height])
+    has_area = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+    return torch.from_numpy(boxes[has_area]).float()
 
 
 def _objects(annotations: list[dict]) -> list[dict]:
@@ -220,7 +236,9 @@ def _objects(annotations: list[dict]) -> list[dict]:
 
 def _boxes(annotations: list[dict]) -> np.ndarray:
     """(n, 4) float64 xyxy."""
-    boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in annotations]
+    boxes = []
+    for annotation in annotations:
+        boxes.append(BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS))
     return np.array(boxes, dtype=np.float64).reshape(-1, 4)
 
 

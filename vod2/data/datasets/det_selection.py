@@ -46,9 +46,13 @@ def derive_images(root: str | os.PathLike, class_names: Sequence[str] = VID_CLAS
                 images[category] += paths
             continue
         for path in tqdm(paths, desc=folder.name, unit="file", disable=None):
-            for category in {categories[name] for name in _names(root, path) if name in categories}:
+            named = {categories[name] for name in _names(root, path) if name in categories}
+            for category in named:
                 images[category].append(path)
-    return [path for category in images for path in _taken(images[category])]
+    selected = []
+    for of_class in images.values():
+        selected += _taken(of_class)
+    return selected
 
 
 def limit_images_per_class(dicts: Sequence[dict], limit: int) -> list[dict]:

@@ -100,8 +100,11 @@ def find_clips(folder: Path) -> dict[str, list[Clip]]:
         UserError: there is no such folder, or it has no clip.
     """
     pattern = re.compile(r"([A-Z]+_([A-Z]+)_(\d+))(?:_LABELS\.mat|\.mp4)")
-    matches = [pattern.fullmatch(path.name) for path in folder.iterdir()] if folder.is_dir() else []
-    names = {match[1]: (match[2], int(match[3])) for match in matches if match}
+    names: dict[str, tuple[str, int]] = {}  # {name of a clip: its category and number}
+    for path in folder.iterdir() if folder.is_dir() else ():
+        match = pattern.fullmatch(path.name)
+        if match:  # twice for a clip that has both files
+            names[match[1]] = match[2], int(match[3])
     if not names:
         raise UserError(
             f"{folder}: expected clips such as IR_DRONE_001.mp4 with IR_DRONE_001{_LABELS}, found none: give a clone "
@@ -112,11 +115,10 @@ def find_clips(folder: Path) -> dict[str, list[Clip]]:
         raise UserError(f"{folder}: has clips of {unknown[0]}, expected {', '.join(DRONE_CLASSES)}: take them out")
     splits: dict[str, list[Clip]] = {split: [] for split in DRONE_SPLITS}
     for category in DRONE_CLASSES:
-        clips = [
-            Clip(name, category, number, folder / f"{name}.mp4", folder / f"{name}{_LABELS}")
-            for name, (own, number) in names.items()
-            if own == category.upper()
-        ]
+        clips = []
+        for name, (category_of_clip, number) in names.items():
+            if category_of_clip == category.upper():
+                clips.append(Clip(name, category, number, folder / f"{name}.mp4", folder / f"{name}{_LABELS}"))
         clips.sort(key=lambda clip: clip.number)
         boundary = int(_TRAIN_SHARE * len(clips) + 0.5)
         splits["train"] += clips[:boundary]
@@ -137,10 +139,10 @@ def read_distances(path: Path) -> dict[str, str]:
         logger.warning("%s is missing: the frames get no distance", path)
         return {}
     try:
-        rows = _sheet_rows(path)
-        table = [dict(zip(rows[0].values(), row, strict=False)) for row in _aligned(rows)]
+        headers, *rows = _sheet_rows(path)  # {column: title}, then {column: value}
         distances = {}
-        for row in table[1:]:
+        for cells in rows:
+            row = {title: cells.get(column, "") for column, title in headers.items()}
             if row["DISTANCE BIN"] not in _DISTANCES:
                 raise ValueError(f"distance {row['DISTANCE BIN']!r}")
             distances[f"{row['SENSOR']}_{row['CLASS']}_{int(row['NUMBER']):03d}"] = row["DISTANCE BIN"].lower()
@@ -172,11 +174,6 @@ def _sheet_rows(path: Path) -> list[dict[str, str]]:
     return rows
 
 
-def _aligned(rows: Sequence[dict[str, str]]) -> list[list[str]]:
-    """The values of each row in the columns of the first row, "" where it has none."""
-    return [[row.get(column, "") for column in rows[0]] for row in rows]
-
-
 def _complete(splits: dict[str, list[Clip]], skip_missing: bool) -> dict[str, list[Clip]]:
     """The clips that have both files."""
     missing = []
@@ -189,10 +186,10 @@ def _complete(splits: dict[str, list[Clip]], skip_missing: bool) -> dict[str, li
         )
     for path in missing:
         logger.warning("%s is missing: its clip is left out", path)
-    return {
-        split: [clip for clip in clips if clip.video not in missing and clip.labels not in missing]
-        for split, clips in splits.items()
-    }
+    complete = {}
+    for split, clips in splits.items():
+        complete[split] = [clip for clip in clips if clip.video not in missing and clip.labels not in missing]
+    return complete
 
 
 def _place_videos(source: Path, target: Path, splits: dict[str, list[Clip]], copy: bool) -> None:

@@ -106,9 +106,11 @@ def whole(
     """`value` (a number or its text, also "7.0") as an int in [least, most], or a `Fault` that says what `name` is."""
     result = number(value, place, name, kind)
     if not result.is_integer() or not least <= result <= most:
-        low, high = (limit if abs(limit) < _LARGEST else None for limit in (least, most))
-        bounds = (f" of at least {low}" if low is not None else "") + (
-            f" and at most {high}" if high is not None else ""
-        )
+        # The largest numbers stand for no bound: nobody needs to read them.
+        bounds = ""
+        if abs(least) < _LARGEST:
+            bounds += f" of at least {least}"
+        if abs(most) < _LARGEST:
+            bounds += f" and at most {most}"
         raise Fault.at(place, f"{name} is {value!r:.80}", f"a whole number{bounds}", kind)
     return int(result)

@@ -44,17 +44,27 @@ def parse_frame_list(path: str | os.PathLike, split: str, report: Report = refus
     lines = lines_of(path, "the list of frames", refuse)
     while lines and not lines[-1].strip():
         lines.pop()
-    rows = {number: _fields_of_line(line, split) for number, line in enumerate(lines, start=1)}
-    usual = Counter(len(row) for row in rows.values() if row is not None).most_common(1)
-    for number, row in rows.items():
-        if row is None or len(row) != usual[0][0]:
+    fields_of_lines = {number: _fields_of_line(line, split) for number, line in enumerate(lines, start=1)}
+    # A list has one form, that of most lines.
+    counts = Counter(len(fields) for fields in fields_of_lines.values() if fields is not None)
+    usual = counts.most_common(1)[0][0] if counts else None
+    good = {}
+    for number, fields in fields_of_lines.items():
+        if fields is None or len(fields) != usual:
             place = Place(path, number)
             report(Fault.at(place, f"{lines[number - 1]!r}", _FORMS, "bad_line", "fix the list"))
-    good = {number: row for number, row in rows.items() if row is not None and len(row) == usual[0][0]}
-    whole = bool(good) and usual[0][0] == 4 and _lists_whole_videos([row for row in good.values() if len(row) == 4])
+        else:
+            good[number] = fields
+
+    whole = usual == 4 and _lists_whole_videos([fields for fields in good.values() if len(fields) == 4])
     entries = []
     for number, (video, *numbers) in good.items():
-        index, length = (numbers[0], None) if len(numbers) == 1 else (None if whole else numbers[1], numbers[2])
+        if len(numbers) == 1:
+            (index,), length = numbers, None
+        else:
+            _, index, length = numbers
+            if whole:  # the line stands for all frames of the video
+                index = None
         entries.append(ListEntry(number, lines[number - 1], video, index, length))
     return entries
 

@@ -17,6 +17,7 @@ width of the image.
 
 import contextlib
 import json
+import math
 import multiprocessing
 import os
 import shutil
@@ -124,9 +125,10 @@ def write_set(
     """
     output = Path(output)
     _claim(source.manifest(), output, describe)
-    folders = -(-source.stills // _STILLS_PER_FOLDER)
-    jobs = [Job(split, index) for split in SPLITS for index in range(source.video_count(split))]
-    jobs += [Job("det", number) for number in range(folders)]
+    jobs = []
+    for split in SPLITS:
+        jobs += [Job(split, index) for index in range(source.video_count(split))]
+    jobs += [Job("det", number) for number in range(math.ceil(source.stills / _STILLS_PER_FOLDER))]
     missing = [job for job in jobs if not _is_there(job, output)]
     shutil.rmtree(output / _PARTIAL, ignore_errors=True)
     with tqdm(total=len(jobs), initial=len(jobs) - len(missing), desc="videos", unit="video") as bar:
@@ -172,8 +174,11 @@ def read_visibility(path: str | os.PathLike) -> dict[int, dict[int, float]]:
 
 
 def _read_tracks(path: str | os.PathLike) -> dict[int, dict[int, Any]]:
-    frames = json.loads(Path(path).read_text(encoding="utf-8"))
-    return {int(frame): {int(track): value for track, value in tracks.items()} for frame, tracks in frames.items()}
+    # The keys of JSON are strings.
+    frames = {}
+    for frame, tracks in json.loads(Path(path).read_text(encoding="utf-8")).items():
+        frames[int(frame)] = {int(track): value for track, value in tracks.items()}
+    return frames
 
 
 def encode_jpeg(image: np.ndarray) -> bytes:

@@ -104,12 +104,14 @@ def draw_trajectories(
     """
     placed: list[Trajectory] = []
     for _ in range(count):
-        candidates = [
-            draw_trajectory(rng, frames, height, width, spread, speed_factor)
-            for spread in np.linspace(1, 0.1, _CANDIDATES)
-        ]
-        apart = [candidate for candidate in candidates if not any(_meet(candidate, other) for other in placed)]
-        placed += apart[:1]
+        # All candidates are drawn, also where the first will do: what is drawn after them must not depend on that.
+        candidates = []
+        for spread in np.linspace(1, 0.1, _CANDIDATES):
+            candidates.append(draw_trajectory(rng, frames, height, width, spread, speed_factor))
+        for candidate in candidates:
+            if not any(_meet(candidate, other) for other in placed):
+                placed.append(candidate)
+                break
     return placed
 
 

@@ -16,8 +16,27 @@ SPLITS = ("train", "val")
 _STRENGTHS = (0.3, 1.0)
 
 
+class Splits:
+    """The numbers of videos of a set: what has `train_videos` and `val_videos`."""
+
+    train_videos: int
+    val_videos: int
+
+    def video_count(self, split: str) -> int:
+        """Videos of a split, "train" or "val"."""
+        if split not in SPLITS:
+            raise ValueError(f"split={split!r}: expected one of {SPLITS}")
+        return self.train_videos if split == "train" else self.val_videos
+
+    def check_video(self, split: str, index: int) -> None:
+        """Raises ValueError for an unknown split, or where it has no video `index`."""
+        count = self.video_count(split)
+        if not 0 <= index < count:
+            raise ValueError(f"index={index}: split {split!r} has {count} videos, numbered from 0")
+
+
 @dataclass(frozen=True)
-class SyntheticConfig:
+class SyntheticConfig(Splits):
     """What a synthetic set is made of; equal configurations give equal files.
 
     Attributes:
@@ -69,12 +88,6 @@ class SyntheticConfig:
                 wanted = f"at least {low}" if high is None else f"from {low} to {high}"
                 raise ValueError(f"{name}={value}: expected {wanted}")
 
-    def video_count(self, split: str) -> int:
-        """Videos of a split, "train" or "val"."""
-        if split not in SPLITS:
-            raise ValueError(f"split={split!r}: expected one of {SPLITS}")
-        return self.train_videos if split == "train" else self.val_videos
-
 
 @dataclass(frozen=True)
 class SyntheticObject:
@@ -124,9 +137,7 @@ def render_video(
     Raises:
         ValueError: unknown split, or no such video.
     """
-    count = config.video_count(split)
-    if not 0 <= index < count:
-        raise ValueError(f"index={index}: split {split!r} has {count} videos, numbered from 0")
+    config.check_video(split, index)
     return _render(config, np.random.default_rng([config.seed, SPLITS.index(split), index]), index)
 
 

@@ -83,7 +83,7 @@ def draw_background(rng: np.random.Generator, height: int, width: int) -> np.nda
         grid = rng.standard_normal((cells, max(2, round(cells * width / height)))).astype(np.float32)
         grey += amplitude * cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC)
     for _ in range(10):
-        start, end = (rng.uniform(-0.2, 1.2, (2, 2)) * (width, height)).astype(int).tolist()
+        start, end = (rng.uniform(-0.2, 1.2, (2, 2)) * (width, height)).astype(int).tolist()  # x, y
         band = np.zeros((height, width), np.uint8)
         thickness = int(rng.uniform(0.01, 0.06) * height) + 1
         cv2.line(band, start, end, 1, thickness, cv2.LINE_AA)

@@ -65,15 +65,16 @@ class Tracks(NamedTuple):
         frame = np.concatenate([path.frames for path in paths])
         row = np.concatenate([path.rows for path in paths])
         track = np.repeat(np.arange(len(paths)), [len(path.rows) for path in paths])
-        first = np.cumsum([0, *(len(one.scores) for one in frames[:-1])])
-        scores = np.concatenate([one.scores for one in frames])[first[frame] + row]
-        return Tracks(frame, row, track, scores)
+        scores = np.concatenate([boxes.scores for boxes in frames])  # of all boxes, frame after frame
+        first = _first_rows([len(boxes.scores) for boxes in frames])
+        return Tracks(frame, row, track, scores[first[frame] + row])
 
     def top_mean(self, share: float) -> np.ndarray:
         """For each box the mean of the best ceil(share * L) of the L scores of its path: (m,)."""
         length = np.bincount(self.track)
-        order = np.lexsort((-self.scores, self.track))
-        rank = np.arange(len(order)) - np.repeat(np.cumsum(length) - length, length)
+        order = np.lexsort((-self.scores, self.track))  # track after track, each with its best box first
+        rank = np.arange(len(order)) - np.repeat(_first_rows(length), length)  # of a box in its track, from 0
+        # Boxes come track after track, so that row k of `order` and box k belong to the same track.
         best = order[rank < np.ceil(share * length)[self.track]]
         mean = np.bincount(self.track[best], self.scores[best]) / np.bincount(self.track[best])
         return mean[self.track]
@@ -88,37 +89,55 @@ class ClassLinker(BoxLinker):
 
     @torch.no_grad()
     def link(self, video: Sequence[Instances]) -> list[Instances]:
-        frames = [FrameBoxes.of(one) for one in video]
-        found = []
-        for label in np.unique(np.concatenate([one.labels for one in frames])) if frames else ():
-            rows = [(one.labels == label).nonzero()[0] for one in frames]
-            tracks = self.link_class([one.take(row) for one, row in zip(frames, rows, strict=True)])
-            first = np.cumsum([0, *(len(row) for row in rows[:-1])])
-            found.append(tracks._replace(row=np.concatenate(rows)[first[tracks.frame] + tracks.row]))
-        return _instances(video, _joined(found))
+        if not video:
+            return []
+        frames = [FrameBoxes.of(instances) for instances in video]
+        tracks_of_classes = []
+        for label in np.unique(np.concatenate([boxes.labels for boxes in frames])):
+            rows_of_frames = [(boxes.labels == label).nonzero()[0] for boxes in frames]
+            of_class = [boxes.take(rows) for boxes, rows in zip(frames, rows_of_frames, strict=True)]
+            tracks = self.link_class(of_class)
+            # Rows count the boxes of this class; turn them back into rows of all boxes of their frame.
+            first = _first_rows([len(rows) for rows in rows_of_frames])
+            original = np.concatenate(rows_of_frames)[first[tracks.frame] + tracks.row]
+            tracks_of_classes.append(tracks._replace(row=original))
+        return _instances(video, _joined(tracks_of_classes))
 
 
-def _joined(parts: Sequence[Tracks]) -> Tracks:
+def _first_rows(counts: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Where each of several arrays of so many rows begins, when they are joined into one."""
+    lengths = np.asarray(counts, dtype=np.int64)
+    return np.cumsum(lengths) - lengths
+
+
+def _joined(classes: Sequence[Tracks]) -> Tracks:
     """All classes in one, sorted by frame and descending score, tracks numbered in the order in which they appear."""
-    if not parts:
+    if not classes:
         nothing = np.empty(0, np.int64)
         return Tracks(nothing, nothing, nothing, np.empty(0))
-    counts = np.cumsum([0, *(part.track.max() + 1 for part in parts[:-1])])
-    shifted = [part._replace(track=part.track + count) for part, count in zip(parts, counts, strict=True)]
-    frame, row, track, scores = (np.concatenate(values) for values in zip(*shifted, strict=True))
+    # The tracks of each class count from 0: each class goes on where the one before has ended.
+    begin = _first_rows([tracks.track.max() + 1 for tracks in classes])
+    track = np.concatenate([tracks.track + number for tracks, number in zip(classes, begin, strict=True)])
+    frame = np.concatenate([tracks.frame for tracks in classes])
+    row = np.concatenate([tracks.row for tracks in classes])
+    scores = np.concatenate([tracks.scores for tracks in classes])
+
     order = np.lexsort((row, -scores, frame))
-    _, first, number = np.unique(track[order], return_index=True, return_inverse=True)
-    number = first.argsort().argsort()[number]
+    # `unique` numbers tracks by their old number; the first `argsort` lists them by where they first appear, the second
+    # says the place of each in that list.
+    _, first, sorted_number = np.unique(track[order], return_index=True, return_inverse=True)
+    number = first.argsort().argsort()[sorted_number]
     return Tracks(frame[order], row[order], number, scores[order])
 
 
 def _instances(video: Sequence[Instances], tracks: Tracks) -> list[Instances]:
+    """The boxes of each frame that are in `tracks`, which are sorted by frame."""
     linked = []
     ends = np.searchsorted(tracks.frame, np.arange(len(video) + 1))
     for instances, first, last in zip(video, ends[:-1], ends[1:], strict=True):
         device = instances.scores.device
-        one = instances[torch.from_numpy(tracks.row[first:last]).to(device)]
-        one.scores = torch.from_numpy(tracks.scores[first:last]).to(instances.scores)
-        one.track_ids = torch.from_numpy(tracks.track[first:last]).to(device)
-        linked.append(one)
+        kept = instances[torch.from_numpy(tracks.row[first:last]).to(device)]
+        kept.scores = torch.from_numpy(tracks.scores[first:last]).to(instances.scores)
+        kept.track_ids = torch.from_numpy(tracks.track[first:last]).to(device)
+        linked.append(kept)
     return linked

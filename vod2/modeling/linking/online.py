@@ -61,42 +61,48 @@ class OnlineLinker:
     def _finish(self, number: int) -> list[Instances]:
         """Link what waits; the first `number` frames are finished."""
         linked = self.linker.link([_with_rows(frame) for frame in self._waiting])
-        rows = [frame.get(_ROW).tolist() for frame in linked]
-        names = self._names([frame.track_ids.tolist() for frame in linked], rows)
+        tracks_of_rows = []  # of each frame {row before linking: track of this window}
+        for frame in linked:
+            tracks_of_rows.append(dict(zip(frame.get(_ROW).tolist(), frame.track_ids.tolist(), strict=True)))
+        names = self._names(tracks_of_rows)
         for frame in linked:
             named = [names[track] for track in frame.track_ids.tolist()]
             frame.track_ids = torch.tensor(named, dtype=torch.int64, device=frame.track_ids.device)
             frame.remove(_ROW)
-        self._known = [
-            dict(zip(row, frame.track_ids.tolist(), strict=True))
-            for row, frame in zip(rows[number:], linked[number:], strict=True)
-        ]
+        self._known = []  # of the frames that are linked again, with the next window
+        for tracks in tracks_of_rows[number:]:
+            self._known.append({row: names[track] for row, track in tracks.items()})
         for _ in range(number):
             self._waiting.popleft()
         return linked[:number]
 
-    def _names(self, tracks: list[list[int]], rows: list[list[int]]) -> dict[int, int]:
-        """{track of this window: track of the stream}."""
-        common = Counter(
-            (track, known[row])
-            for known, *frame in zip(self._known, tracks, rows, strict=False)
-            for track, row in zip(*frame, strict=True)
-            if row in known
-        )
+    def _names(self, frames: list[dict[int, int]]) -> dict[int, int]:
+        """{track of this window: track of the stream} for frames {row before linking: track of this window}.
+
+        A track takes the name of the one of the window before that it has most boxes in common with, unless another has
+        more; what is left gets new names, in the order in which it appears.
+        """
+        common: Counter[tuple[int, int]] = Counter()  # (track of this window, track of the stream): boxes in both
+        # The frames that both windows hold are the first of this one.
+        for before, tracks in zip(self._known, frames, strict=False):
+            for row, track in tracks.items():
+                if row in before:
+                    common[track, before[row]] += 1
         names: dict[int, int] = {}
         taken: set[int] = set()
-        for (track, old), _ in common.most_common():
-            if track not in names and old not in taken:
-                names[track] = old
-                taken.add(old)
-        for frame in tracks:
-            for track in sorted(set(frame)):
+        for (track, stream_track), _ in common.most_common():
+            if track not in names and stream_track not in taken:
+                names[track] = stream_track
+                taken.add(stream_track)
+        for tracks in frames:
+            for track in sorted(set(tracks.values())):
                 if track not in names:
                     names[track] = next(self._fresh)
         return names
 
 
 def _with_rows(frame: Instances) -> Instances:
+    """The same detections, each with its row, by which it is found again after linking."""
     numbered = Instances(frame.image_size, **frame.get_fields())
     numbered.set(_ROW, torch.arange(len(frame), device=frame.scores.device))
     return numbered

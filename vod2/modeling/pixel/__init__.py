@@ -1,12 +1,12 @@
 """Level 1: aggregation of feature maps."""
 
+from vod2.modeling.backbone import split_maps
 from vod2.modeling.pixel.aligner import ALIGNER_REGISTRY, Aligner, build_aligner
 from vod2.modeling.pixel.base import (
     PIXEL_AGGREGATOR_REGISTRY,
     PixelAggregator,
     aggregated_stage,
     build_pixel_aggregator,
-    split_maps,
 )
 from vod2.modeling.pixel.dalign import DAlign
 from vod2.modeling.pixel.enhance import enhance_clips, enter_memory, keeps_boxes

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from vod2.d2 import CfgNode, Registry, ShapeSpec
 from vod2.errors import UserError, lookup, settings
 from vod2.modeling.aggregation import Aggregated
+from vod2.modeling.backbone import split_maps
 from vod2.modeling.deprecated import DeprecatedEnter, honour_old_names
 from vod2.structures import Frame, Role, Support, TemporalContext
 
@@ -19,12 +20,6 @@ PIXEL_AGGREGATOR_REGISTRY.__doc__ = """
 Subclasses of `PixelAggregator`, called with (cfg, {level: ShapeSpec} of the backbone).
 Chosen by MODEL.VIDEO.PIXEL_AGGREGATOR.NAME.
 """
-
-
-def split_maps(maps: dict[str, Tensor]) -> list[dict[str, Tensor]]:
-    """{level: (B, C, H, W)} -> B times {level: (1, C, H, W)}."""
-    count = len(next(iter(maps.values())))
-    return [{name: value[row : row + 1] for name, value in maps.items()} for row in range(count)]
 
 
 class PixelAggregator(DeprecatedEnter, nn.Module, ABC):
@@ -74,24 +69,20 @@ class PixelAggregator(DeprecatedEnter, nn.Module, ABC):
             key, context: as in `forward`.
             supports: numbers of those of the context's frames, none of role KEY, whose proposals are to be made.
         """
-        seen = [self._seen_by_support(number, key, context) for number in supports]
-        maps = [self.support_features(context.frames[i], one) for i, one in zip(supports, seen, strict=True)]
+        maps = []
+        for number in supports:
+            seen = self._seen_by_support(number, key, context)
+            maps.append(self.support_features(context.frames[number], seen))
         return self(key, context), maps
 
     def _seen_by_support(self, number: int, key: Frame, context: TemporalContext) -> TemporalContext:
         """What frame `number` of a clip may look at: the rest of the clip, or what had entered a memory before it."""
-        others: list[tuple[Frame, Role]] = [
-            (frame, role)
-            for place, (frame, role) in enumerate(zip(context.frames, context.roles, strict=True))
-            if role is not Role.KEY and (place < number or (place > number and self._sees_whole_clip))
-        ]
-        if self._sees_whole_clip:
-            others.insert(0, (key, Role.KEY))
-        return TemporalContext(tuple(f for f, _ in others), tuple(r for _, r in others), context.carry)
-
-    @property
-    def _sees_whole_clip(self) -> bool:
-        return self.training or self.per_key_frame
+        others = [row for row, role in enumerate(context.roles) if row != number and role is not Role.KEY]
+        if self.training or self.per_key_frame:
+            rest = context.at(others)
+            return TemporalContext((key, *rest.frames), (Role.KEY, *rest.roles), rest.carry)
+        # A frame that enters a memory does not see those that come after it, the key frame among them.
+        return context.at([row for row in others if row < number])
 
     @abstractmethod
     def forward(self, key: Frame, context: TemporalContext) -> Aggregated[dict[str, Tensor]]:

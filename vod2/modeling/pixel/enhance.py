@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from vod2.modeling.aggregation import Aggregated
-from vod2.modeling.backbone import forward_stages, outputs_after
+from vod2.modeling.backbone import forward_stages, outputs_after, split_maps
 from vod2.modeling.pixel.base import PixelAggregator
 from vod2.structures import Clip, Frame, Role, TemporalContext
 
@@ -22,22 +22,27 @@ def enhance_clips(
     Returns:
         The clips, and what the aggregator returned for each key frame.
     """
-    results, frames, maps = [], [], []
-    waiting = [_waiting(clip, aggregator) if with_supports else [] for clip in clips]
-    for clip, numbers in zip(clips, waiting, strict=True):
+    # The frames of all clips in one list, so that the rest of the backbone runs once.
+    results, frames, maps, numbers_of_clips = [], [], [], []
+    for clip in clips:
+        numbers = _waiting(clip, aggregator) if with_supports else []
         result, support_maps = aggregator.forward_clip(clip.key, clip.context, numbers)
         results.append(result)
         frames += [clip.key, *(clip.context.frames[i] for i in numbers)]
         maps += [result.value, *support_maps]
+        numbers_of_clips.append(numbers)
     enhanced = iter(replace_maps(backbone, aggregator, frames, maps))
-    done = []
-    for clip, numbers in zip(clips, waiting, strict=True):
-        key, supports = next(enhanced), {i: next(enhanced) for i in numbers}
+
+    enhanced_clips = []
+    for clip, numbers in zip(clips, numbers_of_clips, strict=True):
+        key = next(enhanced)
+        supports = {i: next(enhanced) for i in numbers}
         if with_supports and _once_per_frame(aggregator):
+            # One stands for all places that its frame has in the context, the key frame for its own.
             of_frame = {frame.index: frame for frame in (*supports.values(), key)}
             supports = {i: of_frame.get(frame.index, frame) for i, frame in enumerate(clip.context.frames)}
-        done.append(clip.with_context_frames(key, supports))
-    return done, results
+        enhanced_clips.append(clip.with_context_frames(key, supports))
+    return enhanced_clips, results
 
 
 def enter_memory(
@@ -68,17 +73,21 @@ def replace_maps(
     Args:
         maps: {stage: (1, C, H, W)} of each frame, or {} for one that stays as it is.
     """
-    stage, changed = aggregator.stage, [row for row, one in enumerate(maps) if one]
+    stage = aggregator.stage
+    changed = [row for row, new_maps in enumerate(maps) if new_maps]
     replaced = list(frames)
     if not changed:
         return replaced
     later = forward_stages(backbone, torch.cat([maps[row][stage] for row in changed]), after=stage)
-    for place, row in enumerate(changed):
-        own = maps[row] if aggregator.replaces_stage else {}
-        rest = {name: value[place : place + 1] for name, value in later.items()}
+    # Nothing may come after the stage: then no map says how many frames there are.
+    later_maps = split_maps(later) if later else [{}] * len(changed)
+    for row, later_of_frame in zip(changed, later_maps, strict=True):
+        frame = frames[row]
+        new_maps = maps[row] if aggregator.replaces_stage else {}
+        features = frame.features | new_maps | later_of_frame
         # Boxes that level 1 does not move stay, with nothing pooled from them; other proposals are of the old maps.
-        proposals = None if frames[row].is_embedded else frames[row].proposals
-        replaced[row] = frames[row].with_(features=frames[row].features | own | rest, proposals=proposals)
+        proposals = None if frame.is_embedded else frame.proposals
+        replaced[row] = frame.with_(features=features, proposals=proposals)
     return replaced
 
 

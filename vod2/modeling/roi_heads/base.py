@@ -45,17 +45,17 @@ class ProposalNeeds:
         Raises:
             ValueError: if they name different `track_iou`.
         """
-        asked = sorted({one.track_iou for one in needs if one.track_iou is not None})
+        asked = sorted({part.track_iou for part in needs if part.track_iou is not None})
         if len(asked) > 1:
             raise ValueError(
                 f"expected one least IoU of a proposal with the object that it shows, got {asked}: give the same to "
                 "all aggregators that ask for it"
             )
-        pools = [one.support_pool for one in needs if one.support_pool is not None]
+        pools = [part.support_pool for part in needs if part.support_pool is not None]
         # The best of each frame come first, so who asks for fewer finds them there. 0 stands for all.
         largest = 0 if 0 in pools else max(pools, default=None)
         return ProposalNeeds(
-            pooled_maps=any(one.pooled_maps for one in needs),
+            pooled_maps=any(part.pooled_maps for part in needs),
             track_iou=asked[0] if asked else None,
             support_pool=largest,
         )
@@ -118,16 +118,19 @@ class AggregatorSequence(ProposalAggregator):
     def forward(self, query: ProposalSet, context: TemporalContext) -> Aggregated[Tensor]:
         results = []
         for part in self.parts:
-            results.append(part(query, context))
-            query = replace(query, features=results[-1].value)
+            result = part(query, context)
+            query = replace(query, features=result.value)
+            results.append(result)
         return _joined(results)
 
     def forward_clips(self, clips: Sequence[Clip]) -> list[Aggregated[Tensor]]:
-        steps = []
+        results_of_parts = []
         for part in self.parts:
-            steps.append(part.forward_clips(clips))
-            clips = [_with_features(clip, one.value) for clip, one in zip(clips, steps[-1], strict=True)]
-        return [_joined(results) for results in zip(*steps, strict=True)]
+            results = part.forward_clips(clips)
+            clips = [_with_features(clip, result.value) for clip, result in zip(clips, results, strict=True)]
+            results_of_parts.append(results)
+        # From all clips of a part to all parts of a clip.
+        return [_joined(results_of_clip) for results_of_clip in zip(*results_of_parts, strict=True)]
 
 
 def _with_features(clip: Clip, features: Tensor) -> Clip:
@@ -137,11 +140,15 @@ def _with_features(clip: Clip, features: Tensor) -> Clip:
 
 def _joined(results: Sequence[Aggregated[Tensor]]) -> Aggregated[Tensor]:
     """The results of a sequence's parts for one clip as one."""
+    relations = None
+    for result in results:
+        if result.relations is not None:
+            relations = result.relations
     return Aggregated(
-        results[-1].value,
-        merged(one.losses for one in results),
-        merged(one.carry for one in results),
-        next((one.relations for one in reversed(results) if one.relations is not None), None),
+        value=results[-1].value,
+        losses=merged(result.losses for result in results),
+        carry=merged(result.carry for result in results),
+        relations=relations,
     )
 
 
@@ -174,15 +181,17 @@ def asks_for_ids(cfg: CfgNode) -> bool:
 def _named_aggregators(cfg: CfgNode) -> list[tuple[type[ProposalAggregator], str]]:
     """The classes that the configuration names, in their order, each with its name."""
     names = cfg.MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME
+    if not names:
+        return []
     key = "MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME"
-    return [(lookup(PROPOSAL_AGGREGATOR_REGISTRY, one, key), one) for one in names.split("+")] if names else []
+    return [(lookup(PROPOSAL_AGGREGATOR_REGISTRY, name, key), name) for name in names.split("+")]
 
 
 def build_proposal_aggregator(cfg: CfgNode, dim: int) -> ProposalAggregator | None:
     """The aggregator that the configuration names, for D = dim, or None; names joined by "+" make a sequence."""
     parts = []
-    for kind, one in _named_aggregators(cfg):
-        with settings(one):
+    for kind, name in _named_aggregators(cfg):
+        with settings(name):
             parts.append(kind(cfg, dim))
     if not parts:
         return None

@@ -3,7 +3,6 @@
 N: proposals of a frame, K: classes, k: boxes regressed from a proposal (1 or K).
 """
 
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -57,7 +56,7 @@ class VideoBoxPredictor(FastRCNNOutputLayers):
     def _losses_of_each(self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]) -> Tensor:
         """(N,): classification and smooth L1 regression of each RoI (OHEM, Shrivastava et al., section 4)."""
         scores, deltas = predictions
-        labels = torch.cat([one.gt_classes for one in proposals])
+        labels = torch.cat([rois.gt_classes for rois in proposals])
         loss = functional.cross_entropy(scores, labels, reduction="none")
         rows, regression = foreground_box_losses(
             deltas, proposals, self.box2box_transform, self.num_classes, self.smooth_l1_beta
@@ -68,12 +67,17 @@ class VideoBoxPredictor(FastRCNNOutputLayers):
         self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
     ) -> tuple[tuple[Tensor, Tensor], list[Instances]]:
         """The RoIs of each frame with the highest loss, in their order."""
-        losses = self._losses_of_each(predictions, proposals).split([len(one) for one in proposals])
-        kept = [loss.topk(min(self.ohem, len(loss))).indices.sort().values for loss in losses]
-        firsts = itertools.accumulate((len(loss) for loss in losses), initial=0)
-        rows = torch.cat([own + first for own, first in zip(kept, firsts, strict=False)])
+        losses = self._losses_of_each(predictions, proposals).split([len(rois) for rois in proposals])
+        rows_of_frames, hardest = [], []
+        first = 0  # row of the frame's first RoI in the predictions of all frames
+        for rois, loss in zip(proposals, losses, strict=True):
+            rows = loss.topk(min(self.ohem, len(loss))).indices.sort().values
+            rows_of_frames.append(first + rows)
+            hardest.append(rois[rows])
+            first += len(rois)
+        rows = torch.cat(rows_of_frames)
         scores, deltas = predictions
-        return (scores[rows], deltas[rows]), [one[own] for one, own in zip(proposals, kept, strict=True)]
+        return (scores[rows], deltas[rows]), hardest
 
     def inference(
         self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
@@ -128,12 +132,14 @@ def foreground_box_losses(
     Returns:
         Rows (n,) of the RoIs whose label is in [0, K), and the loss (n,) of each, the sum over its four numbers.
     """
-    labels = torch.cat([one.gt_classes for one in rois])
+    labels = torch.cat([of_frame.gt_classes for of_frame in rois])
     rows = ((labels >= 0) & (labels < num_classes)).nonzero()[:, 0]
-    boxes = torch.cat([one.proposal_boxes.tensor for one in rois])[rows]
-    # A frame without objects has no gt_boxes, and no row that would need them.
-    matched = torch.cat([(one.gt_boxes if one.has("gt_boxes") else one.proposal_boxes).tensor for one in rois])
-    wanted = transform.get_deltas(boxes, matched[rows])
+    boxes, matched = [], []
+    for of_frame in rois:
+        boxes.append(of_frame.proposal_boxes.tensor)
+        # A frame without objects has no gt_boxes, and no row that would need them.
+        matched.append(of_frame.gt_boxes.tensor if of_frame.has("gt_boxes") else of_frame.proposal_boxes.tensor)
+    wanted = transform.get_deltas(torch.cat(boxes)[rows], torch.cat(matched)[rows])
     deltas = deltas.unflatten(1, (-1, 4))[rows]  # (n, k, 4)
     column = labels[rows] if deltas.shape[1] > 1 else torch.zeros_like(rows)
     deltas = deltas[torch.arange(len(rows), device=rows.device), column]

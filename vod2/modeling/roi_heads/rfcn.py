@@ -16,7 +16,7 @@ from torchvision.ops import ps_roi_align
 
 from vod2.d2 import ROI_BOX_HEAD_REGISTRY, ROI_HEADS_REGISTRY, Boxes, CfgNode, ShapeSpec, configurable
 from vod2.errors import UserError
-from vod2.layers import zero_bias
+from vod2.layers import init_normal
 from vod2.layers.ps_roi_bags import position_sensitive_bags
 from vod2.modeling.roi_heads.predictor import VideoBoxPredictor
 from vod2.modeling.roi_heads.video_roi_heads import VideoROIHeads
@@ -89,14 +89,12 @@ class PositionSensitivePooler(nn.Module):
         self.sampling_ratio = sampling_ratio
         self.cls_score = nn.Conv2d(in_channels, (num_classes + 1) * resolution**2, 1)
         self.bbox_pred = nn.Conv2d(in_channels, NUM_DELTAS * resolution**2, 1)
-        for layer in (self.cls_score, self.bbox_pred):
-            nn.init.normal_(layer.weight, std=0.01)
-            zero_bias(layer)
+        init_normal(self.cls_score, self.bbox_pred, std=0.01)
 
     def forward(self, features: list[Tensor], boxes: list[Boxes]) -> Tensor:
         """One map (B, C, H, W) and the boxes of B frames -> (M, D, P, P): scores, then deltas, of each bin."""
         (x,) = features
-        tensors = [own.tensor for own in boxes]
+        tensors = [boxes_of_frame.tensor for boxes_of_frame in boxes]
         if x.device.type == "cpu" and not torch.is_grad_enabled():
             return self._forward_as_bags(x, tensors)
         maps = torch.cat([self.cls_score(x), self.bbox_pred(x)], dim=1)  # (B, D*P*P, H, W)
@@ -105,15 +103,16 @@ class PositionSensitivePooler(nn.Module):
     def _forward_as_bags(self, x: Tensor, boxes: Sequence[Tensor]) -> Tensor:
         """The same to rounding: what a bin needs of a cell, D numbers, lies side by side."""
         bins = self.resolution**2
+
+        def side_by_side(scores: Tensor, deltas: Tensor) -> Tensor:
+            """Rows (K + 1)*P*P and 4*P*P of two convolutions, bins last -> P*P*D, bins first."""
+            rows = [parameter.unflatten(0, (-1, bins)).transpose(0, 1) for parameter in (scores, deltas)]
+            return torch.cat(rows, dim=1).flatten(0, 1)
+
         assert self.cls_score.bias is not None and self.bbox_pred.bias is not None
-        # The convolutions' rows in another order, (D, P*P) -> (P*P, D): to change that of the maps takes far longer.
-        weight, bias = (
-            torch.cat([one.unflatten(0, (-1, bins)).transpose(0, 1) for one in ones], dim=1).flatten(0, 1)
-            for ones in (
-                (self.cls_score.weight.flatten(1), self.bbox_pred.weight.flatten(1)),
-                (self.cls_score.bias, self.bbox_pred.bias),
-            )
-        )
+        # The convolutions' rows change their order: to change that of the maps takes far longer.
+        weight = side_by_side(self.cls_score.weight.flatten(1), self.bbox_pred.weight.flatten(1))
+        bias = side_by_side(self.cls_score.bias, self.bbox_pred.bias)
         table = functional.linear(x.permute(0, 2, 3, 1), weight, bias).unflatten(3, (bins, -1))  # (B, H, W, P*P, D)
         return position_sensitive_bags(table, boxes, self.scale, self.sampling_ratio)
 

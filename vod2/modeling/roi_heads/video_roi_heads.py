@@ -109,12 +109,11 @@ class VideoROIHeads(StandardROIHeads):
     ) -> tuple[list[Instances], dict[str, Tensor]]:
         """Detectron2's contract: every image alone, with an empty context."""
         selected = self.select(proposals, targets if self.training else None)
-        clips = [
-            Clip(Frame("", 0, one.image_size, proposals=embedded, targets=one))
-            for one, embedded in zip(selected, self.embed(features, selected), strict=True)
-        ]
-        found = self.detect(clips)
-        return (selected, found.losses) if self.training else (found.instances, {})
+        clips = []
+        for rois, embedded in zip(selected, self.embed(features, selected), strict=True):
+            clips.append(Clip(Frame("", 0, rois.image_size, proposals=embedded, targets=rois)))
+        output = self.detect(clips)
+        return (selected, output.losses) if self.training else (output.instances, {})
 
     def select(
         self,
@@ -130,13 +129,16 @@ class VideoROIHeads(StandardROIHeads):
         """
         if targets is None:
             return proposals
+        # Frames with targets: sampled all at once, as Detectron2 does.
         trained = {row: target for row, target in enumerate(targets) if target is not None}
-        candidates = [proposals[row] for row in trained]
-        if ignored is not None:
-            candidates = [self._outside(proposals[row], target, ignored[row]) for row, target in trained.items()]
+        candidates = []
+        for row, target in trained.items():
+            regions = None if ignored is None else ignored[row]
+            candidates.append(self._outside(proposals[row], target, regions))
         sampled = self.label_and_sample_proposals(candidates, list(trained.values()))
+        # All others are supports, whose best come first.
         kept = self._embedded_in_training()
-        selected = [proposal if kept is None else proposal[:kept] for proposal in proposals]
+        selected = [of_frame[:kept] if kept is not None else of_frame for of_frame in proposals]
         for row, sample in zip(trained, sampled, strict=True):
             selected[row] = sample
         return selected
@@ -161,27 +163,33 @@ class VideoROIHeads(StandardROIHeads):
 
         What is pooled of a box ends an image's size beyond the image; the features of one with a NaN are NaN.
         """
-        maps = [features[name] for name in self.box_in_features]
-        if self.reduce is not None:
-            maps = [self.reduce[name](value) for name, value in zip(self.box_in_features, maps, strict=True)]
-        boxes = [self.conventions.pooled(one.proposal_boxes.tensor) for one in proposals]
-        pooled = self.box_pooler(
-            maps, [PreciseBoxes(poolable(own, one.image_size)) for own, one in zip(boxes, proposals, strict=True)]
-        )
+        maps = []
+        for level in self.box_in_features:
+            value = features[level]
+            maps.append(value if self.reduce is None else self.reduce[level](value))
+
+        boxes = [self.conventions.pooled(of_frame.proposal_boxes.tensor) for of_frame in proposals]
+        bounded = []
+        for tensor, of_frame in zip(boxes, proposals, strict=True):
+            bounded.append(PreciseBoxes(poolable(tensor, of_frame.image_size)))
+        pooled = self.box_pooler(maps, bounded)
         unknown = torch.cat(boxes).isnan().any(dim=1)
-        rows = self.box_head(pooled).masked_fill(unknown[:, None], torch.nan)
-        counts = [len(one) for one in proposals]
-        keeps_maps = self.needs.pooled_maps
-        return [
-            ProposalSet.of_frame(
-                one.proposal_boxes.tensor,
-                embedded,
-                one.objectness_logits,
-                one.image_size,
-                {POOLED_MAPS: rois} if keeps_maps else None,
+        embedded = self.box_head(pooled).masked_fill(unknown[:, None], torch.nan)
+
+        # All frames have been embedded at once; take them apart.
+        counts = [len(of_frame) for of_frame in proposals]
+        sets = []
+        for of_frame, vectors, rois in zip(proposals, embedded.split(counts), pooled.split(counts), strict=True):
+            sets.append(
+                ProposalSet.of_frame(
+                    of_frame.proposal_boxes.tensor,
+                    vectors,
+                    of_frame.objectness_logits,
+                    of_frame.image_size,
+                    {POOLED_MAPS: rois} if self.needs.pooled_maps else None,
+                )
             )
-            for one, embedded, rois in zip(proposals, rows.split(counts), pooled.split(counts), strict=True)
-        ]
+        return sets
 
     def detect(self, clips: Sequence[Clip]) -> HeadOutput:
         """Level 2 and the prediction, in both modes.
@@ -196,7 +204,7 @@ class VideoROIHeads(StandardROIHeads):
         self, clips: Sequence[Clip], aggregated: Sequence[Aggregated[Tensor]]
     ) -> tuple[list[Instances], dict[str, Tensor]]:
         """What `aggregate` returned for each clip -> instances and no losses, or in training the other way round."""
-        predictions = self.box_predictor(torch.cat([one.value for one in aggregated]))
+        predictions = self.box_predictor(torch.cat([result.value for result in aggregated]))
         if self.training:
             losses = self.box_predictor.losses(predictions, [clip.key.targets for clip in clips])
             return [], losses | mean_losses(aggregated)
@@ -205,10 +213,10 @@ class VideoROIHeads(StandardROIHeads):
             for clip in clips
         ]
         instances, _ = self.box_predictor.inference(predictions, proposals)
-        for clip, one, found in zip(clips, aggregated, instances, strict=True):
-            if one.relations is not None:
-                table = next_relations(one.relations, clip.context, clip.key.index, self.support_topk)
-                found.next_relation = table[found.proposal_index]
+        for clip, result, detections in zip(clips, aggregated, instances, strict=True):
+            if result.relations is not None:
+                table = next_relations(result.relations, clip.context, clip.key.index, self.support_topk)
+                detections.next_relation = table[detections.proposal_index]
         return instances, {}
 
     def aggregate(self, clips: Sequence[Clip]) -> list[Aggregated[Tensor]]:

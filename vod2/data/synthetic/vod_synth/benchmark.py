@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from vod2.data.synthetic.layout import MANIFEST, encode_jpeg, write_set
-from vod2.data.synthetic.scene import SPLITS
+from vod2.data.synthetic.scene import SPLITS, Splits
 from vod2.data.synthetic.vod_synth.classes import PER_GROUP, VOD_SYNTH_CLASSES
 from vod2.data.synthetic.vod_synth.scene import BenchmarkObject, render
 from vod2.errors import UserError
@@ -23,7 +23,7 @@ _STILLS = len(SPLITS)  # number of the stills beside the splits, for the seed
 
 
 @dataclass(frozen=True)
-class VodSynth:
+class VodSynth(Splits):
     """One size of the benchmark. Its files follow from these numbers; a video from its split, index and length too.
 
     Attributes:
@@ -84,12 +84,6 @@ class VodSynth:
             "class_names": list(self.class_names),
         }
 
-    def video_count(self, split: str) -> int:
-        """Videos of a split, "train" or "val"."""
-        if split not in SPLITS:
-            raise ValueError(f"split={split!r}: expected one of {SPLITS}")
-        return self.train_videos if split == "train" else self.val_videos
-
     def video_length(self, split: str, index: int) -> int:
         """Frames of a video."""
         frames, videos = getattr(self, f"{split}_frames"), self.video_count(split)
@@ -101,9 +95,7 @@ class VodSynth:
         Raises:
             ValueError: unknown split, or no such video.
         """
-        count = self.video_count(split)
-        if not 0 <= index < count:
-            raise ValueError(f"index={index}: split {split!r} has {count} videos, numbered from 0")
+        self.check_video(split, index)
         rng = np.random.default_rng([REVISION, SPLITS.index(split), index])
         frames, first = self.video_length(split, index), index % self.classes
         return render(rng, frames, self.height, self.width, first, self.classes)
