@@ -136,8 +136,15 @@ def test_a_loss_that_is_not_here_is_refused_by_name(loss):
 
 @pytest.mark.skipif(importlib.util.find_spec("detectron2") is None, reason="Detectron2 is not installed")
 def test_detectron2_has_what_the_table_says_of_it():
-    missing = []
+    missing, compared = [], 0
     for module, _, present, absent in MODULES:
-        importlib.import_module(module)
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            # Some modules of Detectron2 need packages that it does not install, such as SciPy.
+            assert error.name is not None and not error.name.startswith("detectron2")
+            continue
+        compared += 1
         missing += [f"{module}.{name}" for name in names(present) + names(absent) if not has(module, name)]
     assert missing == []
+    assert compared > 0.9 * len(MODULES)
