@@ -38,7 +38,7 @@ def run(step: str, tool: str, *words: str | Path) -> None:
 def train(step: str, config: str, output: Path, *opts: str | Path) -> dict:
     """Train, or go on training, one detector and return its metrics on the held-out videos."""
     results = output / "inference" / "synthetic_val" / "results.json"
-    if not (results.is_file() and (output / "model_final.pth").is_file()):
+    if not (results.is_file() and (output / "model_final.safetensors").is_file()):
         run(step, "train_net.py", "--config-file", CONFIGS / config, "--resume", "OUTPUT_DIR", output, *opts)
     metrics = json.loads(results.read_text())["vid"]
     return {row: metrics[row] for row in ROWS}
@@ -61,14 +61,14 @@ def main() -> None:
     run("Synthetic videos", "make_synthetic.py", "--output", DATASET, *SET_OPTIONS, "--mp4", VIDEO, clip)
     metrics = {
         "single_frame": train("Single frame: train and evaluate", "FasterRCNN.yaml", single),
-        "rdn": train("RDN: train and evaluate", "RDN.yaml", rdn, "MODEL.WEIGHTS", single / "model_0000799.pth"),
+        "rdn": train("RDN: train and evaluate", "RDN.yaml", rdn, "MODEL.WEIGHTS", single / "model_0000799.safetensors"),
     }
     run(
         "RDN on a held-out video",
         "demo.py",
         *("--config-file", CONFIGS / "RDN.yaml", "--video-input", clip),
         *("--output", output / "demo.mp4", "--json", output / "detections.json"),
-        *("--opts", "MODEL.WEIGHTS", rdn / "model_final.pth"),
+        *("--opts", "MODEL.WEIGHTS", rdn / "model_final.safetensors"),
     )
     write_json(output / "metrics.json", metrics)
     print("\n" + table(metrics))

@@ -18,9 +18,10 @@ python tools/train_net.py --config-file configs/RDN_R101.yaml --eval-only --cont
 import argparse
 
 from vod2.checkpoint import load_weights, require_weights
-from vod2.d2 import CfgNode, build_model, comm, default_argument_parser, launch, verify_results
+from vod2.d2 import CfgNode, build_model, comm, default_argument_parser, verify_results
 from vod2.data import CONTEXTS
 from vod2.engine import VideoTrainer, cli, load_config, setup
+from vod2.engine.launch import launch_processes
 from vod2.engine.rows import config_name, find_test_setting
 from vod2.errors import UserError
 
@@ -45,6 +46,7 @@ def main() -> None:
     parser.add_argument(
         "--context", choices=CONTEXTS, help="with --eval-only, what a frame looks at: sets TEST.CONTEXT"
     )
+    parser.set_defaults(dist_url="auto")  # Detectron2's is one port for all jobs of a user
     args = parser.parse_args()
     if args.context and not args.eval_only:
         raise UserError("--context is for evaluation: give --eval-only, too, or leave it out")
@@ -56,7 +58,7 @@ def main() -> None:
     elif args.config_file and "MODEL.WEIGHTS" not in args.opts and (row := find_test_setting(args.config_file)):
         remedy = "give --eval-only, or, to train it anew, MODEL.WEIGHTS to begin with"
         raise UserError(f"{row} is {config_name(row.base)} with other settings in inference: {remedy}")
-    launch(work, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(cfg, args))
+    launch_processes(work, cfg, args)
 
 
 if __name__ == "__main__":

@@ -223,6 +223,12 @@ def _add_engine(cfg: CfgNode) -> None:
     # Parts k that a device cuts its share of IMS_PER_BATCH into, adding their gradients: n devices make the update of
     # n k devices
     cfg.SOLVER.ACCUMULATE = 1
+    # Updates in a row that may be left out because a loss or a gradient is not finite; one more ends the training
+    cfg.SOLVER.MAX_BAD_STEPS = 10
+    cfg.SOLVER.CHECKPOINT_KEEP = 0  # periodic checkpoints that are kept, the latest; 0 for all
+    # Metric of an evaluation during the training, such as "vid/AP50", whose best weights are kept as
+    # model_best.safetensors; "" for none
+    cfg.SOLVER.CHECKPOINT_BEST = ""
     cfg.TEST.VID_PROTOCOL = "imagenet"  # rule of matching boxes: "imagenet", "fixed", "fgfa" or "mega"
     # What of a kind of deterioration is evaluated: the "frames" that have it, with all objects and detections of those,
     # or the "objects" that have it, with the detections of all frames

@@ -24,7 +24,7 @@ def run(step: Step) -> None:
     datasets = Path(os.environ["DETECTRON2_DATASETS"])
     words = SMALL_DATASET if step.small else DATASET
     step.case("videos", partial(_tool, step, "make_synthetic.py", "--output", str(datasets / "synthetic"), *words))
-    half = step.folder / "FasterRCNN" / f"model_{'0000001' if step.small else '0000799'}.pth"
+    half = step.folder / "FasterRCNN" / f"model_{'0000001' if step.small else '0000799'}.safetensors"
     step.case("FasterRCNN", partial(_learn, step, "FasterRCNN"), needs=20 if step.small else 60)
     step.case("RDN", partial(_learn, step, "RDN", "MODEL.WEIGHTS", str(half)), needs=20 if step.small else 60)
 

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vod2.ablation.suite import Row, Size, Suite
+from vod2.checkpoint import existing_weights
 from vod2.d2 import CfgNode
 from vod2.engine import check_datasets, load_config
 from vod2.errors import UserError
 from vod2.keys import is_read, leaves
 
 TRAIN = "train"
-WEIGHTS = "model_final.pth"
+WEIGHTS = "model_final.safetensors"
 
 
 class JobKey(NamedTuple):
@@ -173,7 +174,9 @@ class _Planner:
         return cfg
 
     def training(self, row: Row, cfg: CfgNode, seed: int, seconds: float | None) -> Job:
-        weights = [] if row.base is None else ["MODEL.WEIGHTS", str(self._folder(row.base, seed) / WEIGHTS)]
+        weights = (
+            [] if row.base is None else ["MODEL.WEIGHTS", str(existing_weights(self._folder(row.base, seed) / WEIGHTS))]
+        )
         # Evaluations are jobs of their own, so that none is repeated when another one was cut off.
         opts = [*weights, "DATASETS.TEST", "()", "TEST.EXPECTED_RESULTS", "[]"]
         return Job(
@@ -187,7 +190,7 @@ class _Planner:
 
     def evaluation(self, row: Row, cfg: CfgNode, seed: int, context: str) -> Job:
         folder = self._folder(row.name, seed)
-        opts = ["MODEL.WEIGHTS", str(folder / WEIGHTS)]
+        opts = ["MODEL.WEIGHTS", str(existing_weights(folder / WEIGHTS))]
         seconds = None
         if self._size.frames and row.seconds_per_frame:
             seconds = row.seconds_per_frame * self._size.frames * (2 if context == "foreign" else 1)

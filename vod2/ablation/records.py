@@ -18,6 +18,7 @@ import torch
 from vod2.ablation.plan import TRAIN, WEIGHTS, Job, JobKey, Plan
 from vod2.ablation.report import render_report
 from vod2.atomic import replacing, write_json
+from vod2.checkpoint import existing_weights
 from vod2.d2 import BACKEND
 from vod2.engine import inference_folder
 from vod2.errors import UserError
@@ -69,7 +70,7 @@ class Records:
         left: dict[JobKey, Job] = {}
         for job in reversed(wanted):
             is_needed = any(other.needs == job.key for other in left.values())
-            if not self.is_done(job) or (is_needed and not (job.folder / WEIGHTS).is_file()):
+            if not self.is_done(job) or (is_needed and not existing_weights(job.folder / WEIGHTS).is_file()):
                 left[job.key] = job
         again = {job.key for job in wanted if job.needs in left and job.needs[:2] == job.key[:2]}
         return {job.key: job for job in wanted if job.key in left or job.key in again}
@@ -94,13 +95,7 @@ class Records:
                 )
 
     def start(self, job: Job) -> None:
-        """The job begins, or begins again.
-
-        A training whose latest checkpoint has been deleted is made to begin anew, where --resume would look for it.
-        """
-        latest = job.folder / "last_checkpoint"  # Detectron2's, which names a file
-        if job.key.kind == TRAIN and latest.is_file() and not (job.folder / latest.read_text().strip()).is_file():
-            latest.unlink()
+        """The job begins, or begins again."""
         attempts = self.read(job).get("attempts", 0) + 1
         self._write(job, {"state": RUNNING, "attempts": attempts})
 
@@ -112,7 +107,7 @@ class Records:
         """
         record = {"state": DONE, "seconds": round(seconds, 3), **provenance}
         if job.key.kind == TRAIN:
-            if not (job.folder / WEIGHTS).is_file():
+            if not existing_weights(job.folder / WEIGHTS).is_file():
                 raise UserError(f"{job.key}: it ended well, but left no {job.folder / WEIGHTS}")
         else:
             record["metrics"] = {name: _metrics(job, name) for name in job.datasets}

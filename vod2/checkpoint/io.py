@@ -4,16 +4,18 @@ import logging
 import os
 from collections.abc import Mapping, MutableMapping
 from dataclasses import replace
+from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
+from vod2.checkpoint.files import DamagedError, read_weights
 from vod2.checkpoint.report import LoadReport, compare
+from vod2.checkpoint.training import not_finite
 from vod2.d2 import DetectionCheckpointer, PathManager
 from vod2.errors import UserError
 from vod2.layers import FlowNetS
@@ -107,6 +109,24 @@ def load_flow_weights(model: nn.Module, path: str) -> None:
     )
 
 
+def existing_weights(path: str | os.PathLike) -> Path:
+    """The file of weights that a path names: itself, or NAME.safetensors where only that is there of NAME.pth.
+
+    Trainings used to write .pth files, as Detectron2 does, and many a command and configuration names them; in the same
+    way NAME.pth stands for a NAME.safetensors of such a training.
+
+    Example:
+        >>> existing_weights("output/model_final.pth").name  # neither of the two is there
+        'model_final.pth'
+    """
+    path = Path(path)
+    other = {".pth": ".safetensors", ".safetensors": ".pth"}.get(path.suffix)
+    if other is None or path.is_file():
+        return path
+    written = path.with_suffix(other)
+    return written if written.is_file() else path
+
+
 def require_weights(path: str) -> None:
     """Make sure that the file can be had and read; an empty path is fine, an address is fetched into the cache.
 
@@ -124,6 +144,8 @@ def _local(path: str, key: str = "MODEL.WEIGHTS") -> str:
     except Exception as error:  # every protocol fails in its own way
         raise UserError(f"weights {path!r} cannot be downloaded: {remedy}") from error
     if not os.path.isfile(local):
+        if os.path.isfile(resolved := str(existing_weights(local))):
+            return resolved
         raise UserError(f"weights {path!r} do not exist: {remedy}")
     return local
 
@@ -141,14 +163,20 @@ def _made_for(path: str) -> str:
 def _read(model: nn.Module, path: str) -> MutableMapping[str, Tensor]:
     """{name: tensor} of any file, under the model's names."""
     local = _local(path)
-    return _read_zoo(model, local) if local.endswith(".pkl") else read_tensors(local)
+    state = _read_zoo(model, local) if local.endswith(".pkl") else read_tensors(local)
+    if broken := not_finite(state):
+        raise UserError(
+            f"weights {path!r} are not finite in {len(broken)} of {len(state)} tensors, for example {broken[0]!r}: the "
+            "training that wrote them has diverged; give an earlier checkpoint of it"
+        )
+    return state
 
 
 def read_tensors(path: str) -> MutableMapping[str, Tensor]:
     """{name: tensor} of a .safetensors file or a PyTorch checkpoint."""
     try:
         if path.endswith(".safetensors"):
-            return load_file(path)
+            return read_weights(path)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         state = checkpoint.get("model", checkpoint)
         # In place: a state dict also knows the versions of its modules.
@@ -156,6 +184,8 @@ def read_tensors(path: str) -> MutableMapping[str, Tensor]:
             del state[name]
         consume_prefix_in_state_dict_if_present(state, "module.")  # of DistributedDataParallel
         return state
+    except DamagedError:
+        raise
     except Exception as error:  # torch raises whatever the unpickler meets
         raise _unreadable(path, error) from error
 

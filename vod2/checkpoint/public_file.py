@@ -7,15 +7,16 @@ import pickle
 import re
 import zipfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from vod2.atomic import replacing
+from vod2.checkpoint import files
 from vod2.checkpoint.io import reason
 from vod2.errors import UserError
 from vod2.plain_pickle import ForeignCode, load_plain_pickle
@@ -71,18 +72,8 @@ def write_weights(path: str, state: Mapping[str, Tensor], metadata: Mapping[str,
     Raises:
         UserError: if it cannot be written.
     """
-    written: set[int] = set()
-    plain = {}
-    for name, value in state.items():
-        value = value.detach().cpu().contiguous()
-        start = value.untyped_storage().data_ptr()
-        if start in written:  # safetensors does not know shared memory
-            value = value.clone()
-        written.add(start)
-        plain[name] = value
     try:
-        with replacing(path) as temporary:
-            save_file(plain, temporary, {"format": "pt", **metadata})
+        files.write_weights(Path(path), state, {"format": "pt", **metadata})
     except (OSError, SafetensorError) as error:
         told = getattr(error, "strerror", None) or error  # without the name of the temporary file
         raise UserError(f"output {path!r} cannot be written: {told}") from error

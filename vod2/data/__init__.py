@@ -4,6 +4,7 @@ from vod2.data import datasets
 from vod2.data.clips import (
     CONTEXTS,
     ForeignMapper,
+    TrainingLoader,
     TripletVideos,
     TruncatedResize,
     VideoDatasetMapper,
@@ -18,6 +19,7 @@ from vod2.moved import moved
 __all__ = [
     "CONTEXTS",
     "ForeignMapper",
+    "TrainingLoader",
     "TripletVideos",
     "TruncatedResize",
     "VideoDatasetMapper",

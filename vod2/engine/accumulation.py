@@ -1,15 +1,18 @@
 """Gradient accumulation: one device does the work of several, one part of the batch after the other."""
 
 import contextlib
+import random
 import time
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from vod2.d2 import AMPTrainer, CfgNode, DefaultTrainer, SimpleTrainer, comm
+from vod2.engine.bad_steps import BadSteps, agree, gradients_are_finite, not_finite_losses, undo_statistics
 from vod2.errors import UserError
 from vod2.modeling.aggregation import total
 
@@ -38,40 +41,76 @@ class AccumulatingTrainer(SimpleTrainer):
     That is the loss whose gradient DistributedDataParallel makes over as many processes: each micro-batch has its own
     normalisers, as each process has. Only the last one communicates with other processes.
 
+    An update whose losses or gradients are not finite, in whatever process, is left out in all of them: weights,
+    optimizer and running statistics stay as they were.
+
     Args:
         count: of micro-batches, at least 1.
         args, kwargs: those of `SimpleTrainer`. Batches of the loader are lists.
 
     Attributes:
         count: as given.
+        seed: what is drawn on the way from a batch to its losses is drawn from it, the iteration and the rank; None
+            leaves the global generators alone.
+        bad_steps: counts updates that are left out.
     """
 
     def __init__(self, count: int, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.count = count
+        self.seed: int | None = None
+        self.bad_steps = BadSteps(0, 0.0)
 
     def run_step(self) -> None:
-        """One update.
+        """One update, or none where it would not be finite.
 
         Raises:
-            FloatingPointError: the loss is NaN or infinite; names the iteration and the losses.
+            TrainingDiverged: too many updates in a row were left out; names the losses, the frames and the remedy.
         """
         assert self.model.training, f"[{type(self).__name__}] model was changed to eval mode!"
         start = time.perf_counter()
-        parts = micro_batches(next(self._data_loader_iter), self.count)
+        batch = next(self._data_loader_iter)
         data_time = time.perf_counter() - start
+        if self.seed is not None:
+            # After the batch: to start a loader draws from the global generators, too, and it starts anew in a resumed
+            # training.
+            seed_iteration(self.seed, self.iter)
         self.optimizer.zero_grad()
+        with undo_statistics(self.model) as undo:
+            losses, reason = self._accumulate(batch)
+            if reason:
+                undo.append(True)
+        if reason:
+            self.optimizer.zero_grad()
+            self.bad_steps.bad(self.iter, reason, batch)
+            return
+        self.bad_steps.good()
+        self.after_backward()
+        if (self.iter + 1) % self.gather_metric_period == 0:
+            self.write_metrics(losses, data_time, self.iter)
+        self._update()
+
+    def _accumulate(self, batch: Sequence) -> tuple[dict[str, Tensor], str]:
+        """Gradients of all micro-batches: the mean losses, and why the update cannot be made ("" if it can)."""
         means: dict[str, Tensor] = {}
-        for number, part in enumerate(parts, start=1):
+        for number, part in enumerate(micro_batches(batch, self.count), start=1):
             with self._alone() if number < self.count else contextlib.nullcontext():
-                losses = {name: loss / self.count for name, loss in self._losses(part).items()}
+                try:
+                    losses = {name: loss / self.count for name, loss in self._losses(part).items()}
+                    reason = not_finite_losses(losses)
+                except FloatingPointError as error:  # the RPN's, of boxes that are not finite
+                    losses, reason = {}, str(error)
+                # Before the backward pass, which would hand what is not finite to the other processes.
+                if reason := agree(reason):
+                    return means, reason
                 self._backward(total(list(losses.values())))
             for name, loss in losses.items():
                 means[name] = means.get(name, 0) + loss.detach()
-        self.after_backward()
-        if (self.iter + 1) % self.gather_metric_period == 0:
-            self.write_metrics(means, data_time, self.iter)
-        self._update()
+        return means, self._reason_of_gradients()
+
+    def _reason_of_gradients(self) -> str:
+        """ "" where all are finite. They are the same in all processes."""
+        return "" if gradients_are_finite(self.model.parameters()) else "gradients are not finite"
 
     def _alone(self) -> contextlib.AbstractContextManager:
         """Gradients stay in this process."""
@@ -98,6 +137,9 @@ class AccumulatingAMPTrainer(AccumulatingTrainer, AMPTrainer):
     def _backward(self, loss: Tensor) -> None:
         self.grad_scaler.scale(loss).backward()
 
+    def _reason_of_gradients(self) -> str:
+        return ""  # the scaler leaves out an update whose gradients overflow, and lowers its scale
+
     def _update(self) -> None:
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
@@ -107,6 +149,15 @@ def accumulating(trainer: SimpleTrainer, count: int) -> AccumulatingTrainer:
     """A trainer of the same model, loader and optimizer that accumulates; `trainer` must not have made a step."""
     kind = AccumulatingAMPTrainer if isinstance(trainer, AMPTrainer) else AccumulatingTrainer
     return kind(count, trainer.model, trainer.data_loader, trainer.optimizer)
+
+
+def seed_iteration(seed: int, iteration: int) -> None:
+    """Seed the global generators of torch, numpy and Python from a seed, the iteration and the rank of the process."""
+    sequence = np.random.SeedSequence((seed, iteration, comm.get_rank()))
+    torch_seed, numpy_seed, python_seed = sequence.generate_state(3).tolist()
+    torch.manual_seed(torch_seed)
+    np.random.seed(numpy_seed)
+    random.seed(python_seed)
 
 
 def scaled_to_devices(cfg: CfgNode) -> CfgNode:

@@ -1,5 +1,6 @@
 """How a command line tool ends, and what several of them ask of their arguments."""
 
+import errno
 import re
 import sys
 from collections.abc import Callable
@@ -13,11 +14,14 @@ from vod2.errors import UserError
 # What a worker process adds around the message that it died of: its traceback, and the name of the exception.
 _WRAPPED = re.compile(r".*^[\w.]*(?:UserError|VideoError): ", re.DOTALL | re.MULTILINE)
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)  # the disk, the user's share of it
+
 
 def run(main: Callable[[], None]) -> None:
     """Call `main`. A UserError becomes one line on stderr and exit code 2, Ctrl-C the customary exit code 130.
 
-    All other exceptions are bugs and keep their traceback.
+    A full disk is not the program's fault either: one line, and exit code 3. Files are replaced when they are whole, so
+    what was there before still is. All other exceptions are bugs and keep their traceback.
     """
     try:
         main()
@@ -27,6 +31,12 @@ def run(main: Callable[[], None]) -> None:
         if "UserError: " not in str(error) and "VideoError: " not in str(error):
             raise
         _stop(str(error))
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        print(f"error: {error.strerror}{where}: free some space, and start again with the same words", file=sys.stderr)
+        sys.exit(3)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

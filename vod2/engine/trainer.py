@@ -1,15 +1,24 @@
 """Detectron2's default trainer, for clips and streams."""
 
+import logging
 import math
 import os
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from vod2.atomic import write_json
-from vod2.checkpoint import LoadReport, load_flow_weights, load_initial_weights
+from vod2.atomic import remove_leftovers, write_json
+from vod2.checkpoint import (
+    LoadReport,
+    TrainingCheckpointer,
+    load_flow_weights,
+    load_initial_weights,
+    read_tensors,
+)
+from vod2.checkpoint.files import WholeCheckpoint, read_manifest
 from vod2.d2 import (
     CfgNode,
     COCOEvaluator,
@@ -17,17 +26,34 @@ from vod2.d2 import (
     DatasetEvaluator,
     DatasetEvaluators,
     DefaultTrainer,
+    HookBase,
     MetadataCatalog,
+    PeriodicCheckpointer,
     comm,
 )
-from vod2.data import build_video_test_loader, build_video_train_loader, check_context
-from vod2.engine.accumulation import accumulating, scaled_to_devices
+from vod2.d2 import hooks as d2_hooks
+from vod2.data import TrainingLoader, build_video_test_loader, build_video_train_loader, check_context
+from vod2.engine.accumulation import AccumulatingTrainer, accumulating, scaled_to_devices
+from vod2.engine.bad_steps import BadSteps
+from vod2.engine.hooks import BestSaving, PeriodicSaving, StopHook
 from vod2.engine.optimizer import build_video_optimizer
+from vod2.engine.resume import (
+    changed_keys,
+    draws_other_clips,
+    hyperparameters,
+    report_changes,
+    require_same_classes,
+    require_same_model,
+    use_hyperparameters,
+)
 from vod2.errors import UserError
 from vod2.evaluation import LinkingEvaluator, RelationWriter, StreamingModel, UAVDTEvaluator, VIDEvaluator
 from vod2.keys import default_config
 from vod2.modeling import VideoRCNN, asks_for_ids, build_box_linker
 from vod2.temporal import build_support_schedule
+from vod2.version import __version__
+
+_LOGGER = logging.getLogger("vod2.engine")
 
 
 class VideoTrainer(DefaultTrainer):
@@ -50,24 +76,139 @@ class VideoTrainer(DefaultTrainer):
             build_support_schedule(cfg)
             build_box_linker(cfg)
         super().__init__(scaled_to_devices(cfg))
-        if cfg.SOLVER.ACCUMULATE > 1:
-            self._trainer = accumulating(self._trainer, cfg.SOLVER.ACCUMULATE)
+        trainer = accumulating(self._trainer, cfg.SOLVER.ACCUMULATE)
+        trainer.seed = self.cfg.SEED if self.cfg.SEED >= 0 else comm.shared_random_seed()
+        trainer.bad_steps = BadSteps(self.cfg.SOLVER.MAX_BAD_STEPS, self.cfg.SOLVER.BASE_LR)
+        self._trainer: AccumulatingTrainer = trainer
+        # Of all processes, when a checkpoint is written: where each is in its samples.
+        self._positions: list[dict] = []
+        self.checkpointer.about = self._about()
 
-    def resume_or_load(self, resume: bool = True) -> LoadReport | None:  # type: ignore[override]  # Detectron2's: None
-        """Detectron2's; where it does not resume, what was loaded of MODEL.WEIGHTS is logged, and returned.
+    def _about(self) -> dict[str, Any]:
+        """What a later run wants to know of this one."""
+        classes = MetadataCatalog.get(self.cfg.DATASETS.TRAIN[0]).get("thing_classes")
+        return {
+            "vod2": __version__,
+            "torch": torch.__version__,
+            "processes": comm.get_world_size(),
+            "classes": None if classes is None else list(classes),
+            "configuration": self.cfg.dump(),
+        }
 
-        Flow networks then begin with MODEL.FLOWNET.WEIGHTS.
+    def build_hooks(self) -> list[HookBase | None]:
+        """Detectron2's, which save whole checkpoints, and the best, and stop where a signal asks for it."""
+        model = self.checkpointer.model
+        trainer = weakref.proxy(self)  # the trainer holds the checkpointer
+        self.checkpointer = TrainingCheckpointer(model, self.cfg.OUTPUT_DIR, trainer=trainer)
+        solver = self.cfg.SOLVER
+        hooks: list[HookBase | None] = []
+        for hook in super().build_hooks():
+            if isinstance(hook, d2_hooks.EvalHook):
+                # Before the evaluation: if that fails, the weights are safe. In every process, for each has a state.
+                hooks += [PeriodicSaving(solver.CHECKPOINT_PERIOD, solver.CHECKPOINT_KEEP), hook]
+                if solver.CHECKPOINT_BEST:
+                    hooks.append(BestSaving(solver.CHECKPOINT_BEST))
+            elif not isinstance(hook, PeriodicCheckpointer):
+                hooks.append(hook)
+        return [*hooks, StopHook()]
+
+    def save(self, name: str) -> None:
+        """Save the whole training as checkpoint `name` of OUTPUT_DIR. All processes must call it.
 
         Raises:
-            UserError: if one of these files cannot be had or read, or is of another backbone or flow network.
+            UserError: a weight is not finite, or the disk is full; the checkpoints before it are whole.
         """
-        if not (resume and self.checkpointer.has_checkpoint()):
+        position = self.data_loader.state_dict() if isinstance(self.data_loader, TrainingLoader) else {}
+        self._positions = comm.gather(position)
+        if comm.is_main_process():
+            self.checkpointer.save(name, iteration=self.iter)
+        comm.synchronize()
+
+    def state_dict(self) -> dict:
+        """Detectron2's, with the seed of what the iterations draw and, after `save`, the positions in the samples."""
+        samples = {"seed": self._trainer.seed, "positions": self._positions}
+        return super().state_dict() | {"samples": samples}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        super().load_state_dict(state_dict)
+        if samples := state_dict.get("samples"):
+            self._trainer.seed = samples["seed"]
+            self._positions = samples["positions"]
+
+    def resume_or_load(self, resume: bool = True) -> LoadReport | None:  # type: ignore[override]  # Detectron2's: None
+        """Go on from the last whole checkpoint of OUTPUT_DIR, bit for bit as if the training had not been interrupted.
+
+        What has changed in the configuration is logged, and used or refused. Where there is nothing to resume, or
+        without `resume`, the model begins with MODEL.WEIGHTS, and what was loaded of it is logged, and returned; flow
+        networks then begin with MODEL.FLOWNET.WEIGHTS.
+
+        Raises:
+            UserError: if one of these files cannot be had or read, or is of another backbone or flow network; to
+                resume, if no checkpoint is whole, or the training was of another model, classes or optimizer.
+        """
+        if comm.is_main_process() and self.cfg.OUTPUT_DIR:
+            for path in remove_leftovers(self.cfg.OUTPUT_DIR):
+                _LOGGER.info("removed %s, which an interrupted run has left", path)
+        # One process chooses: the others might see a folder in which a file has just appeared.
+        whole = self.checkpointer.find() if resume and comm.is_main_process() else None
+        whole = comm.all_gather(whole)[0]
+        if whole is None:
             report = load_initial_weights(self.checkpointer.model, self.cfg.MODEL.WEIGHTS)
             if self.cfg.MODEL.FLOWNET.WEIGHTS:
                 load_flow_weights(self.checkpointer.model, self.cfg.MODEL.FLOWNET.WEIGHTS)
             return report
-        super().resume_or_load(resume)
+        self._resume(whole)
         return None
+
+    def _resume(self, whole: WholeCheckpoint) -> None:
+        path, folder = str(whole.weights), self.cfg.OUTPUT_DIR
+        if whole.faults:
+            _LOGGER.warning("%s: resuming from %s, the newest whole checkpoint", "; ".join(whole.faults), path)
+        manifest = read_manifest(whole.weights)
+        about = {} if manifest is None else manifest["about"]
+        changes = changed_keys(about["configuration"], self.cfg) if about else {}
+        report_changes(changes, folder)
+        require_same_classes(about.get("classes"), self.checkpointer.about["classes"], path)
+        require_same_model(_without_ddp(self.checkpointer.model), read_tensors(path), path)
+        fresh = hyperparameters(self.optimizer)
+        seed = self._trainer.seed
+        try:
+            self.checkpointer.load(path)
+        except (ValueError, KeyError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(
+                f"{path} cannot be resumed: the state of its optimizer is of other parameters ({error}); resume with "
+                "the configuration of that training, or give another OUTPUT_DIR"
+            ) from error
+        self.start_iter = self.iter + 1  # the checkpoint holds the iteration that was completed
+        if any(key.startswith("SOLVER.") for key in changes):
+            use_hyperparameters(self.optimizer, self.scheduler, fresh)
+        if "SEED" in changes and self.cfg.SEED >= 0:
+            self._trainer.seed = seed
+        self._resume_samples(draws_other_clips(changes))
+        if self.start_iter >= self.max_iter:
+            _LOGGER.warning(
+                "%s has all of SOLVER.MAX_ITER = %d iterations: nothing is left to train; raise SOLVER.MAX_ITER to "
+                "train on, or evaluate with --eval-only",
+                path,
+                self.max_iter,
+            )
+
+    def _resume_samples(self, others: bool) -> None:
+        """Go on with the samples where each process was; `others` says that the configuration draws other ones."""
+        loader = self.data_loader
+        if not isinstance(loader, TrainingLoader):
+            _LOGGER.warning("the loader of this trainer has no position: its samples begin anew")
+        elif not self._positions:
+            _LOGGER.warning("the checkpoint has no position in the samples: they begin anew, as in Detectron2")
+        elif others or len(self._positions) != comm.get_world_size():
+            loader.skip(max(position["next"] for position in self._positions))
+            _LOGGER.warning(
+                "samples go on after those that the training has seen, but are not the ones that it would have seen"
+            )
+        else:
+            loader.load_state_dict(self._positions[comm.get_rank()])
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
@@ -115,7 +256,7 @@ class VideoTrainer(DefaultTrainer):
         """
         context = check_context(cfg.TEST.CONTEXT)
         check_datasets(cfg, cfg.DATASETS.TEST)
-        detector = getattr(model, "module", model)  # without DistributedDataParallel
+        detector = _without_ddp(model)
         if isinstance(detector, VideoRCNN):
             model = StreamingModel(detector, build_support_schedule(cfg), context)
         else:
@@ -134,6 +275,11 @@ class VideoTrainer(DefaultTrainer):
                 path = os.path.join(inference_folder(cfg.OUTPUT_DIR, name, context), "results.json")
                 write_json(path, {"context": context} | finite(found))
         return results
+
+
+def _without_ddp(model: nn.Module) -> nn.Module:
+    """The model inside of DistributedDataParallel."""
+    return getattr(model, "module", model)
 
 
 def inference_folder(output_dir: str, dataset_name: str, context: str = "own") -> str:

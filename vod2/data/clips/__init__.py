@@ -5,12 +5,14 @@ from vod2.data.clips.contexts import CONTEXTS, ForeignMapper, check_context
 from vod2.data.clips.frames import ClipReader, read_frames
 from vod2.data.clips.resizing import TruncatedResize
 from vod2.data.clips.samplers import TripletVideos, VideoInferenceSampler
+from vod2.data.clips.train_loader import TrainingLoader
 from vod2.data.clips.video_mapper import VideoDatasetMapper
 
 __all__ = [
     "CONTEXTS",
     "ClipReader",
     "ForeignMapper",
+    "TrainingLoader",
     "TripletVideos",
     "TruncatedResize",
     "VideoDatasetMapper",

@@ -1,11 +1,7 @@
 """Loaders of clips."""
 
-import contextlib
-import itertools
-import random
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -24,6 +20,7 @@ from vod2.d2 import (
 )
 from vod2.data.clips.contexts import build_test_mapper
 from vod2.data.clips.samplers import NumberedSampler, SizedDataset, TripletDataset, TripletVideos, VideoInferenceSampler
+from vod2.data.clips.train_loader import Groups, SeededDataset, TrainingLoader
 from vod2.data.clips.video_mapper import VideoDatasetMapper
 from vod2.data.datasets import limit_images_per_class
 from vod2.data.datasets.frame_annotations import FrameAnnotations
@@ -33,7 +30,7 @@ from vod2.errors import UserError
 
 def build_video_train_loader(
     cfg: CfgNode, mapper: Callable[[dict], dict] | None = None, *, all_annotations: bool = False
-) -> Iterable[list[dict]]:
+) -> TrainingLoader:
     """An endless loader of training batches from DATASETS.TRAIN, shuffled together.
 
     Key frames are the frames that the datasets list, without those that have no objects if
@@ -48,7 +45,8 @@ def build_video_train_loader(
     those that k times as many processes would see: the same clips, groups by aspect ratio and triplets.
 
     With SEED >= 0 the batches are the same in every run, for any number of workers: each sample is drawn from the seed
-    and its place in the training.
+    and its place in the training. The loader knows its position, see `TrainingLoader`: a training is resumed with the
+    batches that it would have seen.
 
     Args:
         cfg: DATASETS, DATALOADER, INPUT, VIDEO.TRAIN_SCHEDULE, SOLVER.IMS_PER_BATCH and ACCUMULATE, SEED.
@@ -77,11 +75,8 @@ def build_video_train_loader(
     index = VideoIndex(dicts, _annotation_readers(cfg.DATASETS.TRAIN) if all_annotations else None)
     if mapper is None:
         mapper = VideoDatasetMapper(cfg, is_train=True, index=index)
-    # Every process needs the same seed for the sampler to share out one order.
-    seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
     clips: SizedDataset = MapDataset(torchdata.Subset(index.items, keys), mapper)
-    sampler = _training_sampler(cfg, [dicts[key] for key in keys], seed)
-    in_triplets = isinstance(sampler, TripletVideos)
+    in_triplets = cfg.DATALOADER.SAMPLER_TRAIN == "TripletVideos"
     if in_triplets:
         clips = TripletDataset(clips)
     in_groups = cfg.DATALOADER.ASPECT_RATIO_GROUPING and not in_triplets
@@ -92,18 +87,24 @@ def build_video_train_loader(
             f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}, expected a multiple of the {processes} processes"
             f"{accumulated}"
         )
-    loader = build_detection_train_loader(
-        dataset=SeededDataset(clips, seed),
-        mapper=None,
-        sampler=NumberedSampler(sampler),
-        # Clip by clip, workers keep the order of the sampler; grouped by Detectron2, batches would depend on them.
-        total_batch_size=processes if in_groups else cfg.SOLVER.IMS_PER_BATCH,
-        aspect_ratio_grouping=False,
-        num_workers=cfg.DATALOADER.NUM_WORKERS,
-    )
-    if in_groups:
-        return GroupedByAspect(loader, cfg.SOLVER.IMS_PER_BATCH // processes // parts, parts)
-    return loader
+
+    def make(seed: int) -> tuple[Iterable[list[dict]], NumberedSampler]:
+        sampler = NumberedSampler(_training_sampler(cfg, [dicts[key] for key in keys], seed))
+        loader = build_detection_train_loader(
+            dataset=SeededDataset(clips, seed),
+            mapper=None,
+            sampler=sampler,
+            # Clip by clip, workers keep the order of the sampler; grouped by Detectron2, batches would depend on them.
+            total_batch_size=processes if in_groups else cfg.SOLVER.IMS_PER_BATCH,
+            aspect_ratio_grouping=False,
+            num_workers=cfg.DATALOADER.NUM_WORKERS,
+        )
+        return loader, sampler
+
+    # Every process needs the same seed for the sampler to share out one order.
+    seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
+    groups = Groups(cfg.SOLVER.IMS_PER_BATCH // processes // parts, parts) if in_groups else None
+    return TrainingLoader(make, seed, groups)
 
 
 def build_video_test_loader(
@@ -147,77 +148,6 @@ def in_stream_order(dicts: Sequence[dict]) -> list[dict]:
         ordered.append({**record, "previous_index": previous.get(video)})
         previous[video] = record["frame_index"]
     return ordered
-
-
-class SeededDataset(torchdata.Dataset):
-    """A dataset whose every item is drawn from a seed and the number that comes with what it is asked for.
-
-    Mappers and augmentations draw from the global generators of numpy, Python and torch, whose state depends on the
-    worker that is asked and on what it did before. They are seeded for each item here, and put back afterwards.
-
-    Args:
-        dataset: map-style.
-        seed: at least 0.
-    """
-
-    def __init__(self, dataset: SizedDataset, seed: int) -> None:
-        self._dataset = dataset
-        self._seed = seed
-
-    def __len__(self) -> int:
-        return len(self._dataset)
-
-    def __getitem__(self, numbered: tuple[int, Any]) -> dict:
-        number, item = numbered
-        with _seeded(np.random.SeedSequence((self._seed, number))):
-            return self._dataset[item]
-
-
-class GroupedByAspect:
-    """Batches of clips that are all wider than high, or all not, so that little is padded.
-
-    Args:
-        loader: yields lists of one dict with `width` and `height`.
-        batch_size: at least 1; what does not fill a batch at the end of the loader is left out.
-        parts: clips are dealt in turn to so many groupings, and a batch is a group of each, dealt in turn again: those
-            that `vod2.engine.micro_batches` takes apart.
-    """
-
-    def __init__(self, loader: Iterable[list[dict]], batch_size: int, parts: int = 1) -> None:
-        self._loader = loader
-        self._batch_size = batch_size
-        self._parts = parts
-
-    def __iter__(self) -> Iterator[list[dict]]:
-        # Of each part: the clips of a wide and of a high group that are not full yet, and the groups that are.
-        growing: list[dict[bool, list[dict]]] = [{True: [], False: []} for _ in range(self._parts)]
-        full: list[deque[list[dict]]] = [deque() for _ in range(self._parts)]
-        for (clip,), part in zip(self._loader, itertools.cycle(range(self._parts)), strict=False):
-            is_wide = clip["width"] > clip["height"]
-            group = growing[part][is_wide]
-            group.append(clip)
-            if len(group) == self._batch_size:
-                full[part].append(group)
-                growing[part][is_wide] = []
-            if all(full):  # every part has a group for the batch
-                groups = [groups_of_part.popleft() for groups_of_part in full]
-                # The first clip of each group, then the second of each: dealt in turn.
-                yield list(itertools.chain.from_iterable(zip(*groups, strict=True)))
-
-
-@contextlib.contextmanager
-def _seeded(sequence: np.random.SeedSequence) -> Iterator[None]:
-    numpy_seed, python_seed, torch_seed = sequence.generate_state(3).tolist()
-    states = np.random.get_state(), random.getstate(), torch.default_generator.get_state()
-    np.random.seed(numpy_seed)
-    random.seed(python_seed)
-    torch.default_generator.manual_seed(torch_seed)  # unlike torch.manual_seed, this leaves the GPU's alone
-    try:
-        yield
-    finally:
-        np.random.set_state(states[0])
-        random.setstate(states[1])
-        torch.default_generator.set_state(states[2])
 
 
 def _load(names: Sequence[str]) -> list[dict]:

@@ -1,7 +1,7 @@
 """Which frames a process reads, and in what order."""
 
 import itertools
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -74,10 +74,22 @@ class NumberedSampler(torchdata.Sampler):
         self._sampler = sampler
         self._rank = comm.get_rank() if rank is None else rank
         self._world_size = comm.get_world_size() if world_size is None else world_size
+        self._first = 0
+        self._before: frozenset[int] = frozenset()
+
+    def start(self, first: int, before: Iterable[int] = ()) -> None:
+        """Let iterators that begin from now on yield the items with these numbers: `before`, then all from `first` on.
+
+        Those in between are drawn and left out: a sampler has no shorter way to its later items.
+        """
+        self._first = first
+        self._before = frozenset(before)
 
     def __iter__(self) -> Iterator[tuple[int, Any]]:
         for count, item in enumerate(self._sampler):
-            yield count * self._world_size + self._rank, item
+            number = count * self._world_size + self._rank
+            if number >= self._first or number in self._before:
+                yield number, item
 
 
 class TripletItem(NamedTuple):
