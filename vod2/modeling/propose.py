@@ -18,11 +18,12 @@ from vod2.structures import Clip, Frame, PreciseBoxes, ProposalSet, TemporalCont
 
 
 class _Waiting(NamedTuple):
-    """A frame without embedded proposals; of a key frame also its ground truth and ignore regions (G, 4)."""
+    """A frame without embedded proposals; of a key frame also its ground truth, ignore regions (G, 4) and seed."""
 
     frame: Frame
     targets: Instances | None = None
     ignored: Tensor | None = None
+    seed: int | None = None
 
 
 def propose_clips(
@@ -37,7 +38,7 @@ def propose_clips(
     waiting: dict[int, _Waiting] = {}
     for clip in clips:
         if not clip.key.is_embedded:
-            waiting[id(clip.key)] = _Waiting(clip.key, clip.targets, clip.ignore_regions)
+            waiting[id(clip.key)] = _Waiting(clip.key, clip.targets, clip.ignore_regions, clip.seed)
     # After all key frames: a support that is the key frame of another clip is proposed as that.
     for clip in clips if with_supports else ():
         for support in clip.supports:
@@ -51,7 +52,8 @@ def propose_clips(
     ignored: list[Tensor | None] | None = [entry.ignored for entry in waiting.values()]
     if all(entry.ignored is None for entry in waiting.values()):
         ignored = None
-    proposed, losses = propose_frames(rpn, heads, frames, targets, ignored)
+    seeds = [entry.seed for entry in waiting.values()]
+    proposed, losses = propose_frames(rpn, heads, frames, targets, ignored, seeds)
 
     proposed_of = dict(zip(waiting, proposed, strict=True))
     proposed_clips = []
@@ -70,6 +72,7 @@ def propose_frames(
     frames: Sequence[Frame],
     targets: Sequence[Instances | None] | None = None,
     ignored: Sequence[Tensor | None] | None = None,
+    seeds: Sequence[int | None] | None = None,
 ) -> tuple[list[Frame], dict[str, Tensor]]:
     """B frames with embedded proposals, and the losses of the RPN on those with targets.
 
@@ -77,6 +80,7 @@ def propose_frames(
         frames: with feature maps; where all of them have boxes, these stay.
         targets: the ground truth of each frame, or None for a frame without loss; None if there is no training.
         ignored: the ignore regions (G, 4) of each frame, or None: what lies there is not sampled as background.
+        seeds: of each frame, what its anchors and RoIs are drawn from; None for the global generator.
     """
     losses: dict[str, Tensor] = {}
     known = [frame.proposals for frame in frames if frame.proposals is not None]
@@ -84,8 +88,8 @@ def propose_frames(
         proposals = [_as_instances(one) for one in known]
     else:
         maps = stacked_maps(frames, rpn.in_features)
-        proposals, losses = rpn.propose([frame.image_size for frame in frames], maps, targets, ignored)
-    proposals = heads.select(proposals, targets, ignored)
+        proposals, losses = rpn.propose([frame.image_size for frame in frames], maps, targets, ignored, seeds)
+    proposals = heads.select(proposals, targets, ignored, seeds)
     embedded = heads.embed(stacked_maps(frames, heads.box_in_features), proposals)
     proposed = []
     for row, frame in enumerate(frames):

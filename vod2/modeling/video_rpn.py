@@ -23,6 +23,7 @@ from vod2.d2 import (
     subsample_labels,
 )
 from vod2.layers import PreciseBoxTransform, covered
+from vod2.modeling.draws import Draw, drawing_from
 from vod2.modeling.legacy import CURRENT_CONVENTIONS, LegacyConventions
 from vod2.structures import PreciseBoxes
 
@@ -66,6 +67,7 @@ class VideoRPN(RPN):
         features: dict[str, Tensor],
         targets: Sequence[Instances | None] | None = None,
         ignored: Sequence[Tensor | None] | None = None,
+        seeds: Sequence[int | None] | None = None,
     ) -> tuple[list[Instances], dict[str, Tensor]]:
         """Propose for B frames, and train on those with targets.
 
@@ -74,6 +76,7 @@ class VideoRPN(RPN):
             features: {level: (B, C, H, W)}.
             targets: for each frame `Instances` with gt_boxes, or None for a frame without loss.
             ignored: for each frame its ignore regions (G, 4) xyxy, or None.
+            seeds: for each frame what its anchors are drawn from, or None for the global generator.
 
         Returns:
             B `Instances` with proposal_boxes and objectness_logits (descending); losses loss_rpn_cls and loss_rpn_loc.
@@ -89,8 +92,12 @@ class VideoRPN(RPN):
         losses = {}
         trained = {row: target for row, target in enumerate(targets or []) if target is not None}
         if rows := list(trained):
-            regions = () if ignored is None else ([ignored[row] for row in rows],)
-            labels, boxes = self.label_and_sample_anchors(anchors, list(trained.values()), *regions)
+            regions = [None if ignored is None else ignored[row] for row in rows]
+            drawn = [None if seeds is None else seeds[row] for row in rows]
+            # Two arguments where there is nothing else to say, as Detectron2 calls it: a subclass may know no others.
+            is_plain = all(entry is None for entry in (*regions, *drawn))
+            more = () if is_plain else (regions, drawn)
+            labels, boxes = self.label_and_sample_anchors(anchors, list(trained.values()), *more)
             losses = self.losses(anchors, [x[rows] for x in logits], labels, [x[rows] for x in deltas], boxes)
         return self.predict_proposals(anchors, logits, deltas, image_sizes), losses
 
@@ -100,6 +107,7 @@ class VideoRPN(RPN):
         anchors: list[Boxes],
         gt_instances: list[Instances],
         ignored: list[Tensor | None] | None = None,
+        seeds: list[int | None] | None = None,
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Detectron2's, for which anchors in ignore regions are neither object nor background.
 
@@ -107,17 +115,20 @@ class VideoRPN(RPN):
             anchors: L boxes.
             gt_instances: of each frame, with gt_boxes.
             ignored: of each frame its ignore regions (G, 4) xyxy, or None.
+            seeds: of each frame what its anchors are drawn from, or None for the global generator.
 
         Returns:
             For each frame the labels (R,), 1 object, 0 background, -1 not sampled; and the matched boxes (R, 4).
         """
         labels, boxes = [], []
         regions_of = [None] * len(gt_instances) if ignored is None else ignored
-        for target, regions in zip(gt_instances, regions_of, strict=True):
-            if regions is None or len(regions) == 0 or self.ignore_overlap == 0:
-                (label,), (box,) = super().label_and_sample_anchors(anchors, [target])
-            else:
-                label, box = self._label_and_sample_outside(PreciseBoxes.cat(anchors), target, regions)
+        seed_of = [None] * len(gt_instances) if seeds is None else seeds
+        for target, regions, seed in zip(gt_instances, regions_of, seed_of, strict=True):
+            with drawing_from(seed, Draw.ANCHORS, anchors[0].device):
+                if regions is None or len(regions) == 0 or self.ignore_overlap == 0:
+                    (label,), (box,) = super().label_and_sample_anchors(anchors, [target])
+                else:
+                    label, box = self._label_and_sample_outside(PreciseBoxes.cat(anchors), target, regions)
             labels.append(label)
             boxes.append(box)
         return labels, boxes

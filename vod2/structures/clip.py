@@ -52,6 +52,11 @@ class Clip:
         return tuple(one for one in self.inputs.get("support", ()) if one.get("role") is not Role.KEY)
 
     @property
+    def seed(self) -> int | None:
+        """What is drawn of the clip in training is drawn from this; None where its loader gave it none."""
+        return self.inputs.get("sample_seed")
+
+    @property
     def ignore_regions(self) -> Tensor | None:
         """(G, 4) xyxy in pixels of the resized image, where nothing is trained as background; None for no such."""
         return self.inputs.get("ignore_regions")

@@ -22,6 +22,7 @@ from vod2.d2 import (
 from vod2.errors import UserError
 from vod2.layers import covered, poolable, zero_bias
 from vod2.modeling.aggregation import Aggregated, mean_losses, next_relations
+from vod2.modeling.draws import Draw, drawing_from
 from vod2.modeling.legacy import CURRENT_CONVENTIONS, LegacyConventions
 from vod2.modeling.roi_heads.base import ProposalAggregator, build_proposal_aggregator, needs_of
 from vod2.modeling.roi_heads.pooler import build_pooler
@@ -120,28 +121,42 @@ class VideoROIHeads(StandardROIHeads):
         proposals: list[Instances],
         targets: Sequence[Instances | None] | None,
         ignored: Sequence[Tensor | None] | None = None,
+        seeds: Sequence[int | None] | None = None,
     ) -> list[Instances]:
         """Which proposals are embedded: in inference all.
 
         In training, of a frame with targets the sampled RoIs (with gt_classes and gt_boxes), of a support the best
         `support_topk`, or more where the aggregator asks for them. `ignored` are ignore regions (G, 4) of each frame,
-        or None; see `ignore_overlap`.
+        or None; see `ignore_overlap`. `seeds` are what the RoIs of each frame are drawn from, or None for the global
+        generator.
         """
         if targets is None:
             return proposals
-        # Frames with targets: sampled all at once, as Detectron2 does.
         trained = {row: target for row, target in enumerate(targets) if target is not None}
         candidates = []
         for row, target in trained.items():
             regions = None if ignored is None else ignored[row]
             candidates.append(self._outside(proposals[row], target, regions))
-        sampled = self.label_and_sample_proposals(candidates, list(trained.values()))
+        drawn = [None if seeds is None else seeds[row] for row in trained]
+        sampled = self._sample(candidates, list(trained.values()), drawn)
         # All others are supports, whose best come first.
         kept = self._embedded_in_training()
         selected = [of_frame[:kept] if kept is not None else of_frame for of_frame in proposals]
         for row, sample in zip(trained, sampled, strict=True):
             selected[row] = sample
         return selected
+
+    def _sample(
+        self, candidates: list[Instances], targets: list[Instances], seeds: Sequence[int | None]
+    ) -> list[Instances]:
+        """The sampled RoIs of frames with targets."""
+        if all(seed is None for seed in seeds):  # all at once, as Detectron2 does
+            return self.label_and_sample_proposals(candidates, targets)
+        sampled = []
+        for of_frame, target, seed in zip(candidates, targets, seeds, strict=True):
+            with drawing_from(seed, Draw.ROIS, of_frame.objectness_logits.device):
+                sampled += self.label_and_sample_proposals([of_frame], [target])
+        return sampled
 
     def _embedded_in_training(self) -> int | None:
         """How many proposals of a support; None for all."""
