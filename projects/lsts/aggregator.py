@@ -14,14 +14,17 @@ from vod2.errors import UserError
 from vod2.modeling import PIXEL_AGGREGATOR_REGISTRY, Aggregated, PixelAggregator
 from vod2.modeling.backbone import forward_stages
 from vod2.modeling.pixel import Aligner, build_aligner
+from vod2.moved import moved
 from vod2.projects.lsts.modules import Aggregation, Layers, convolutions
 from vod2.structures import Frame, Role, Support, TemporalContext
 
 LOW, IMAGE = "low", "image"
 CARRY = "lsts."  # before the names of what a stream carries from frame to frame
 
+__getattr__ = moved(__name__, {"Memory": f"{__name__}:KeyframeMemory"})
 
-class Memory(NamedTuple):
+
+class KeyframeMemory(NamedTuple):
     """What is known of all keyframes until now.
 
     Attributes:
@@ -136,12 +139,12 @@ class LSTSAggregator(PixelAggregator):
             return not self.training and frame.index % self.interval == 0
         return True
 
-    def _memory(self, key: Frame, context: TemporalContext) -> Memory | None:
+    def _memory(self, key: Frame, context: TemporalContext) -> KeyframeMemory | None:
         """What the stream has carried, and the keyframes of the context that are not in it yet."""
         memory = None
         if f"{CARRY}memory" in context.carry:
             carry = context.carry
-            memory = Memory(carry[f"{CARRY}memory"], int(carry[f"{CARRY}index"]), carry.get(f"{CARRY}image"))
+            memory = KeyframeMemory(carry[f"{CARRY}memory"], int(carry[f"{CARRY}index"]), carry.get(f"{CARRY}image"))
         pairs = sorted(
             zip(context.frames, context.roles, strict=True),
             key=lambda pair: (pair[0].index, pair[1] is Role.KEYFRAME),
@@ -156,16 +159,16 @@ class LSTSAggregator(PixelAggregator):
                 _, memory = self._keyframe(frame, memory)
         return memory
 
-    def _keyframe(self, frame: Frame, memory: Memory | None) -> tuple[Tensor, Memory]:
+    def _keyframe(self, frame: Frame, memory: KeyframeMemory | None) -> tuple[Tensor, KeyframeMemory]:
         """F of a keyframe and the memory before it -> its task feature and the memory after it."""
         own, image = frame.features[self.stage], frame.features.get(IMAGE)
         if memory is None or self.update is None:
-            return own, Memory(own, frame.index, image)
+            return own, KeyframeMemory(own, frame.index, image)
         value = self.update(own, self.align(memory.value, own, memory.image, image))
         task = value if self.task_is_memory else self.update(own, value)
-        return task, Memory(value, frame.index, image)
+        return task, KeyframeMemory(value, frame.index, image)
 
-    def _between(self, frame: Frame, memory: Memory) -> Tensor:
+    def _between(self, frame: Frame, memory: KeyframeMemory) -> Tensor:
         """The low-level feature of a frame between two keyframes and the memory -> its task feature."""
         low = frame.features[LOW]
         high = low if self.transform is None else self.transform(low)

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from vod2.d2 import CfgNode, configurable
 from vod2.layers import ModuleList, RelationModules, init_xavier
 from vod2.modeling import PROPOSAL_AGGREGATOR_REGISTRY, Aggregated, ProposalAggregator, build_relations
-from vod2.projects.mega.memory import Memory, Rows
+from vod2.projects.mega.memory import LongRangeMemory, Rows
 from vod2.structures import ProposalSet, Role, TemporalContext
 
 
@@ -46,8 +46,8 @@ class MEGAAggregator(ProposalAggregator):
     4. x += G_1(x, global), and so on for further global relations.
 
     The memory of stage s holds what were keys of that stage, of the frames that have left the local window since the
-    stream began: it is carried as `memory.Memory` describes. Where the context has MEMORY frames, as in training, it is
-    made of these instead, without gradient.
+    stream began: it is carried as `memory.LongRangeMemory` describes. Where the context has MEMORY frames, as in
+    training, it is made of these instead, without gradient.
 
     Example:
         >>> import torch
@@ -98,8 +98,8 @@ class MEGAAggregator(ProposalAggregator):
         self.support_topk, self.memory_size = support_topk, memory
         self.keep_relations = keep_relations
         self.distilled_topk = max(1, round(advanced_ratio * support_topk))
-        self.local_relations = ModuleList(relations.located() for _ in range(num_stages))
-        self.global_relations = ModuleList(relations.anywhere() for _ in range(num_global))
+        self.local_relations = ModuleList(relations.with_geometry() for _ in range(num_stages))
+        self.global_relations = ModuleList(relations.without_geometry() for _ in range(num_global))
         self.transform = ModuleList(nn.Linear(dim, dim) for _ in range(num_stages - 1))
         init_xavier(*self.transform)  # as the box head's layers begin
 
@@ -122,8 +122,8 @@ class MEGAAggregator(ProposalAggregator):
         everywhere = self._supports(context.select(Role.GLOBAL), query)
         x = self._from_global(0, query, everywhere)
         y = self._from_global(0, self._supports(local, query), everywhere)
-        stored = Memory.of_carry(context.carry, len(self.local_relations), query)
-        stored = stored.settled([frame.index for frame in local.frames], self.memory_size)
+        stored = LongRangeMemory.of_carry(context.carry, len(self.local_relations), query)
+        stored = stored.updated([frame.index for frame in local.frames], self.memory_size)
         remembered = self._of_memory_frames(context.select(Role.MEMORY), everywhere) or stored.rows
         x, keys, shares = self._stages(x, y, remembered)
         for k in range(1, len(self.global_relations)):
@@ -164,7 +164,7 @@ class MEGAAggregator(ProposalAggregator):
             return ()
         with torch.no_grad():
             nobody = supports[:0]
-            nothing = Memory.empty(len(self.local_relations), supports).rows
+            nothing = LongRangeMemory.empty(len(self.local_relations), supports).rows
             keys = self._stages(nobody, self._from_global(0, supports, everywhere), nothing).keys
         return [Rows(key.features, key.boxes) for key in keys]
 

@@ -9,10 +9,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from vod2.moved import moved
 from vod2.structures import ProposalSet, TemporalContext
 
 _PREFIX = "mega."
 _PENDING = f"{_PREFIX}pending"
+
+__getattr__ = moved(__name__, {"Memory": f"{__name__}:LongRangeMemory"})
 
 
 class Rows(NamedTuple):
@@ -22,7 +25,7 @@ class Rows(NamedTuple):
     boxes: Tensor
 
 
-class Memory(NamedTuple):
+class LongRangeMemory(NamedTuple):
     """What a stream carries: for every stage the rows of frames that have left the local window, oldest first.
 
     The last frame may be pending: it was the oldest of the local window at the step before, and belongs to the memory
@@ -39,22 +42,22 @@ class Memory(NamedTuple):
     pending: tuple[int, int] = (-1, 0)
 
     @staticmethod
-    def empty(stages: int, like: ProposalSet) -> "Memory":
+    def empty(stages: int, like: ProposalSet) -> "LongRangeMemory":
         """Nothing, in the dtype and on the device of `like`."""
         nothing = Rows(like.features[:0].detach(), like.boxes[:0])
-        return Memory((nothing,) * stages, (like.frame[:0],) * stages)
+        return LongRangeMemory((nothing,) * stages, (like.frame[:0],) * stages)
 
     @staticmethod
-    def of_carry(carry: Mapping[str, Tensor], stages: int, like: ProposalSet) -> "Memory":
+    def of_carry(carry: Mapping[str, Tensor], stages: int, like: ProposalSet) -> "LongRangeMemory":
         """The memory that `as_carry` wrote, or an empty one where there is none."""
         if _PENDING not in carry:
-            return Memory.empty(stages, like)
+            return LongRangeMemory.empty(stages, like)
         index, copies = carry[_PENDING].tolist()
         rows, ages = [], []
         for stage in range(stages):
             rows.append(Rows(carry[f"{_PREFIX}features.{stage}"], carry[f"{_PREFIX}boxes.{stage}"]))
             ages.append(carry[f"{_PREFIX}age.{stage}"])
-        return Memory(tuple(rows), tuple(ages), (index, copies))
+        return LongRangeMemory(tuple(rows), tuple(ages), (index, copies))
 
     def as_carry(self) -> dict[str, Tensor]:
         """{name: tensor} of all of it, without gradient."""
@@ -65,8 +68,8 @@ class Memory(NamedTuple):
             carry[f"{_PREFIX}age.{stage}"] = age
         return carry
 
-    def settled(self, window: Sequence[int], size: int) -> "Memory":
-        """The memory of the step whose local window are the frames `window`: at most `size` frames, none pending.
+    def updated(self, window: Sequence[int], size: int) -> "LongRangeMemory":
+        """The memory at the step whose local window are the frames `window`: at most `size` frames, none pending.
 
         The pending frame stays if it stands in the window less often than before (a window that repeats the edge frame
         loses it copy by copy), and is dropped if nothing of it has left yet.
@@ -79,9 +82,9 @@ class Memory(NamedTuple):
             kept = (age > 0) & (age <= size)
             rows.append(Rows(of_stage.features[kept], of_stage.boxes[kept]))
             ages.append(age[kept])
-        return Memory(tuple(rows), tuple(ages))
+        return LongRangeMemory(tuple(rows), tuple(ages))
 
-    def with_pending(self, local: TemporalContext, keys: Sequence[ProposalSet]) -> "Memory":
+    def with_pending(self, local: TemporalContext, keys: Sequence[ProposalSet]) -> "LongRangeMemory":
         """Also the rows of the oldest frame of the local window, as pending.
 
         Args:
@@ -100,4 +103,4 @@ class Memory(NamedTuple):
             boxes = torch.cat([of_stage.boxes, new.boxes])
             rows.append(Rows(features, boxes))
             ages.append(torch.cat([age, age.new_zeros(len(new))]))  # age 0: pending
-        return Memory(tuple(rows), tuple(ages), (oldest, indices.count(oldest)))
+        return LongRangeMemory(tuple(rows), tuple(ages), (oldest, indices.count(oldest)))

@@ -81,7 +81,7 @@ class MSTAggregator(ProposalAggregator):
         if not 0 <= id_iou <= 1:
             raise ValueError(f"MST: expected ID_IOU in [0, 1], got {id_iou}")
 
-        dim, relation = relations.dim, functools.partial(relations.located, position=False, aspect=aspect)
+        dim, relation = relations.dim, functools.partial(relations.with_geometry, position=False, aspect=aspect)
         self.support_topk, self.topk, self.ratio = support_topk, topk, ratio
         self.keep_relations = keep_relations and num_proposal > 0
         self.instance_pool = instance_pool

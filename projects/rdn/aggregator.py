@@ -62,7 +62,7 @@ class RDNAggregator(ProposalAggregator):
         if advanced_pool not in ("all", "frame"):
             raise ValueError(f"RDN: expected ADVANCED_POOL 'all' or 'frame', got {advanced_pool!r}")
 
-        dim, relation = relations.dim, relations.located
+        dim, relation = relations.dim, relations.with_geometry
         self.support_topk = support_topk
         self.keep_relations = keep_relations
         self.advanced_ratio, self.advanced_pool = advanced_ratio, advanced_pool

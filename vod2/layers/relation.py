@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from vod2.layers.geometry import GeometryBias
 from vod2.layers.initialisation import init_normal
+from vod2.moved import renamed_method
 
 _CLOSED = -1e4  # logit of a pair that the mask forbids; finite, so that a row without any key has a gradient of 0
 
@@ -134,7 +135,7 @@ def stacked_relations(
         >>> import torch
         >>> from vod2.layers import RelationModules, stacked_relations
         >>> boxes = torch.tensor([[0.0, 0.0, 9.0, 9.0], [4.0, 4.0, 20.0, 24.0]])
-        >>> modules = [RelationModules(dim=8, num_heads=2).located() for _ in range(2)]
+        >>> modules = [RelationModules(dim=8, num_heads=2).with_geometry() for _ in range(2)]
         >>> features, weights = stacked_relations(
         ...     modules, [torch.nn.Linear(8, 8)], torch.rand(1, 8), torch.rand(2, 8), boxes[:1], boxes, keep=True
         ... )
@@ -165,7 +166,8 @@ class RelationModules:
     Example:
         >>> from vod2.layers import RelationModules
         >>> make = RelationModules(dim=64, num_heads=4)
-        >>> make.located().geometry.position, make.located(position=False).geometry.position, make.anywhere().geometry
+        >>> sizes = make.with_geometry(position=False)
+        >>> make.with_geometry().geometry.position, sizes.geometry.position, make.without_geometry().geometry
         (True, False, None)
     """
 
@@ -176,7 +178,7 @@ class RelationModules:
     wavelength: float = 1000.0
     scaled: bool = True
 
-    def located(self, *, position: bool = True, aspect: bool = False) -> RelationAttention:
+    def with_geometry(self, *, position: bool = True, aspect: bool = False) -> RelationAttention:
         """One that sees the relative position and size of two boxes, without `position` only the relative size.
 
         With `aspect`, which goes without `position`, it sees the difference of their aspect ratios, too.
@@ -186,6 +188,9 @@ class RelationModules:
         )
         return RelationAttention(self.dim, self.num_heads, geometry, scaled=self.scaled)
 
-    def anywhere(self) -> RelationAttention:
+    def without_geometry(self) -> RelationAttention:
         """One that sees features alone."""
         return RelationAttention(self.dim, self.num_heads, scaled=self.scaled)
+
+    located = renamed_method("RelationModules", "located", "with_geometry")
+    anywhere = renamed_method("RelationModules", "anywhere", "without_geometry")

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from vod2.layers.initialisation import init_normal
 from vod2.ops import st_sampling
-from vod2.ops.st_sampling import NORMALISERS
+from vod2.ops.st_sampling import SAMPLING_NORMALISERS
 
 
 class LearnedSampling(nn.Module):
@@ -66,8 +66,8 @@ class LearnedSampling(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        if normaliser not in NORMALISERS:
-            raise ValueError(f"normaliser is {normaliser!r}: expected one of {', '.join(NORMALISERS)}")
+        if normaliser not in SAMPLING_NORMALISERS:
+            raise ValueError(f"normaliser is {normaliser!r}: expected one of {', '.join(SAMPLING_NORMALISERS)}")
         if lr_multiplier < 0:
             raise ValueError(f"lr_multiplier is {lr_multiplier}: expected a number of at least 0")
         self.normaliser = normaliser

@@ -13,9 +13,12 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
+from vod2.moved import moved
 from vod2.structures import TemporalContext
 
 Value = TypeVar("Value")
+
+__getattr__ = moved(__name__, {"merged": f"{__name__}:merge_disjoint"})
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,8 @@ def total(losses: Sequence[Tensor]) -> Tensor:
     return functools.reduce(operator.add, losses)
 
 
-def merged(parts: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """One dictionary of all; what levels carry must have different names.
+def merge_disjoint(parts: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """All parts in one dictionary; what levels carry must have different names.
 
     Raises:
         ValueError: if two parts have the same name.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vod2.d2 import Instances
 from vod2.modeling.object_ids import with_track_ids
-from vod2.modeling.pixel import PixelAggregator, enter_memory, keeps_boxes
+from vod2.modeling.pixel import PixelAggregator, enhance_supports, keeps_boxes
 from vod2.modeling.roi_heads import VideoROIHeads
 from vod2.modeling.video_rpn import VideoRPN
 from vod2.structures import Clip, Frame, PreciseBoxes, ProposalSet, TemporalContext
@@ -117,7 +117,7 @@ def prepare_supports(
         return list(frames)
     if aggregator.per_key_frame:
         return propose_boxes(rpn, frames) if keeps_boxes(backbone, aggregator, rpn.in_features) else list(frames)
-    entered = enter_memory(backbone, aggregator, frames, contexts)
+    entered = enhance_supports(backbone, aggregator, frames, contexts)
     proposed, _ = propose_frames(rpn, heads, entered)
     # The memory keeps the maps as the backbone made them, with the proposals of what level 1 made of them.
     return [frame.with_(proposals=support.proposals) for frame, support in zip(frames, proposed, strict=True)]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vod2.d2 import META_ARCH_REGISTRY, CfgNode, GeneralizedRCNN, Instances, configurable, detector_postprocess
 from vod2.errors import UserError
-from vod2.modeling.aggregation import Aggregated, mean_losses, merged
+from vod2.modeling.aggregation import Aggregated, mean_losses, merge_disjoint
 from vod2.modeling.backbone import split_maps
 from vod2.modeling.clips import images_of, make_clips
 from vod2.modeling.deprecated_steps import DeprecatedSteps
@@ -130,7 +130,7 @@ class VideoRCNN(DeprecatedSteps, ExactBuffers, GeneralizedRCNN):
         named = [{**image, "video_id": memory.video} for image, memory in zip(inputs, memories, strict=True)]
         frames = self.encode(named)
         parts = self.backbone, self.pixel_aggregator, self.proposal_generator, self.roi_heads
-        supports = prepare_supports(*parts, frames, [memory.held() for memory in memories])
+        supports = prepare_supports(*parts, frames, [memory.cached_context() for memory in memories])
         for support, memory in zip(supports, memories, strict=True):
             memory.put(support)
 
@@ -143,7 +143,7 @@ class VideoRCNN(DeprecatedSteps, ExactBuffers, GeneralizedRCNN):
         require_eval(self)
         context = memory.context(clip["frame_index"])  # first: it names the frames that are missing
         output = self._detect([Clip(memory.frame(clip["frame_index"]), context, inputs=clip)])
-        memory.carry(merged(one.carry for one in output.aggregated))
+        memory.carry(merge_disjoint(one.carry for one in output.aggregated))
         return {"instances": self._rescale(output.instances[0], clip)}
 
     def _detect(self, clips: Sequence[Clip]) -> HeadOutput:

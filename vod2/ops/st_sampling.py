@@ -27,12 +27,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vod2.moved import moved
 from vod2.ops.library import compiled_device_types
 
 # Empty also where the extension was built before it had these kernels.
 COMPILED = compiled_device_types() if hasattr(torch.ops.vod2, "shift_sum") else ()
 
-NORMALISERS = ("softmax", "linear")
+SAMPLING_NORMALISERS = ("softmax", "linear")
+__getattr__ = moved(__name__, {"NORMALISERS": f"{__name__}:SAMPLING_NORMALISERS"})
 
 SUM_FLOOR = 1e-3
 """Smallest magnitude of the denominator of "linear", as a share of the sum of the magnitudes."""
@@ -256,8 +258,8 @@ def _check_inputs(value: Tensor, key: Tensor, query: Tensor, locations: Tensor, 
             raise ValueError(f"{name} must be floating point, got {tensor.dtype}")
         if tensor.device != value.device:
             raise ValueError(f"{name} is on {tensor.device}, but value is on {value.device}: move them to one device")
-    if normaliser not in NORMALISERS:
-        raise ValueError(f"normaliser must be one of {', '.join(NORMALISERS)}, got {normaliser!r}")
+    if normaliser not in SAMPLING_NORMALISERS:
+        raise ValueError(f"normaliser must be one of {', '.join(SAMPLING_NORMALISERS)}, got {normaliser!r}")
 
 
 def _fake_correlation(query, key, dx, dy):

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from vod2.moved import renamed_method
 from vod2.structures import Frame, Role, TemporalContext
 from vod2.temporal.schedule import SupportSchedule
 
@@ -79,10 +80,12 @@ class FrameMemory:
         frames = tuple(self._frames[support.index] for support in window)
         return TemporalContext(frames, tuple(support.role for support in window), self._carry)
 
-    def held(self) -> TemporalContext:
+    def cached_context(self) -> TemporalContext:
         """All frames that are in it at this moment, ascending, as LOCAL ones."""
         frames = tuple(self._frames[index] for index in sorted(self._frames))
         return TemporalContext(frames, (Role.LOCAL,) * len(frames), self._carry)
+
+    held = renamed_method("FrameMemory", "held", "cached_context")
 
     def frame(self, index: int) -> Frame:
         """The remembered frame `index`."""

@@ -23,7 +23,7 @@ VIDEO.TEST_SCHEDULE that it is built of, see `vod2.keys.BuiltOfKeys`.
 
 
 def build_support_schedule(cfg: CfgNode) -> "SupportSchedule":
-    """The schedule that VIDEO.TEST_SCHEDULE describes; several names joined by "+" make a `Union`.
+    """The schedule that VIDEO.TEST_SCHEDULE describes; several names joined by "+" make a `ScheduleUnion`.
 
     Raises:
         UserError: for an unknown name, a value that its schedule refuses, or a key that is not at its default and that
@@ -31,7 +31,7 @@ def build_support_schedule(cfg: CfgNode) -> "SupportSchedule":
     """
     names = cfg.VIDEO.TEST_SCHEDULE.NAME.split("+")
     parts = build_of_keys(SUPPORT_SCHEDULE_REGISTRY, cfg, SupportSchedule.node, names)
-    return parts[0] if len(parts) == 1 else Union(parts)
+    return parts[0] if len(parts) == 1 else ScheduleUnion(parts)
 
 
 def check_frame(t: int, length: int | None) -> None:
@@ -336,12 +336,12 @@ class Keyframes(SupportSchedule):
         return [Support(t - t % self.interval, Role.KEYFRAME)]
 
 
-class Union(SupportSchedule):
+class ScheduleUnion(SupportSchedule):
     """The windows of several schedules, one after the other (MEGA: local and global)."""
 
     def __init__(self, schedules: Sequence[SupportSchedule]) -> None:
         if not schedules:
-            raise ValueError("Union: expected at least one schedule")
+            raise ValueError("ScheduleUnion: expected at least one schedule")
         self.schedules = tuple(schedules)
         reaches = [schedule.lookahead for schedule in schedules]
         known = [reach for reach in reaches if reach is not None]
@@ -354,7 +354,7 @@ class Union(SupportSchedule):
         for part in self.schedules:
             parts.append(part.with_lookahead(frames if isinstance(part, SlidingWindow) else 0))
         # Without a sliding window the union is causal: then the base class refuses any lookahead but 0.
-        return SupportSchedule.with_lookahead(Union(parts), frames)
+        return SupportSchedule.with_lookahead(ScheduleUnion(parts), frames)
 
     def _window(self, t: int, length: int | None, video: str) -> list[Support]:
         return [support for schedule in self.schedules for support in schedule.window(t, length, video)]

@@ -12,7 +12,7 @@ from vod2.d2 import CfgNode, Registry, ShapeSpec
 from vod2.errors import UserError, lookup, settings
 from vod2.modeling.aggregation import Aggregated
 from vod2.modeling.backbone import split_maps
-from vod2.modeling.deprecated import DeprecatedEnter, honour_old_names
+from vod2.modeling.deprecated import DeprecatedPixelMethods, honour_old_names
 from vod2.structures import Frame, Role, Support, TemporalContext
 
 PIXEL_AGGREGATOR_REGISTRY = Registry("PIXEL_AGGREGATOR")
@@ -22,7 +22,7 @@ Chosen by MODEL.VIDEO.PIXEL_AGGREGATOR.NAME.
 """
 
 
-class PixelAggregator(DeprecatedEnter, nn.Module, ABC):
+class PixelAggregator(DeprecatedPixelMethods, nn.Module, ABC):
     """Aggregates feature maps: a pure function, see `Aggregated`.
 
     Attributes:

@@ -45,7 +45,7 @@ def enhance_clips(
     return enhanced_clips, results
 
 
-def enter_memory(
+def enhance_supports(
     backbone: nn.Module, aggregator: PixelAggregator, frames: Sequence[Frame], contexts: Sequence[TemporalContext]
 ) -> list[Frame]:
     """Frames that enter the memory of a stream, with the maps that their proposals are made of as supports.

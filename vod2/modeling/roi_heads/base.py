@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vod2.d2 import CfgNode, Registry
 from vod2.errors import lookup, settings
 from vod2.layers import ModuleList, RelationModules
-from vod2.modeling.aggregation import Aggregated, merged
+from vod2.modeling.aggregation import Aggregated, merge_disjoint
 from vod2.modeling.deprecated import DeprecatedAggregate, warn_renamed
 from vod2.structures import Clip, ProposalSet, TemporalContext
 
@@ -146,8 +146,8 @@ def _joined(results: Sequence[Aggregated[Tensor]]) -> Aggregated[Tensor]:
             relations = result.relations
     return Aggregated(
         value=results[-1].value,
-        losses=merged(result.losses for result in results),
-        carry=merged(result.carry for result in results),
+        losses=merge_disjoint(result.losses for result in results),
+        carry=merge_disjoint(result.carry for result in results),
         relations=relations,
     )
 

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from vod2.layers.initialisation import zero_bias
 
-NORMALISERS = ("count", "softmax")
+ATTENTION_NORMALISERS = ("count", "softmax")
 
 _EPS = 1e-6  # least length of a relation feature; shorter ones count as less similar to all
 
@@ -48,8 +48,10 @@ class PixelAttention(nn.Module):
 
     def __init__(self, channels: int, relation_dim: int, normaliser: str = "count", tile: int = 1024) -> None:
         super().__init__()
-        if normaliser not in NORMALISERS:
-            raise ValueError(f"PixelAttention: NORMALISER is {normaliser!r}, expected one of {', '.join(NORMALISERS)}")
+        if normaliser not in ATTENTION_NORMALISERS:
+            raise ValueError(
+                f"PixelAttention: NORMALISER is {normaliser!r}, expected one of {', '.join(ATTENTION_NORMALISERS)}"
+            )
         if relation_dim < 1 or tile < 1:
             raise ValueError(
                 f"PixelAttention: expected RELATION_DIM and tile of at least 1, got {relation_dim}, {tile}"
