@@ -122,10 +122,12 @@ class MEGAAggregator(ProposalAggregator):
         everywhere = self._supports(context.select(Role.GLOBAL), query)
         x = self._from_global(0, query, everywhere)
         y = self._from_global(0, self._supports(local, query), everywhere)
+        # The frame that was left pending at the step before enters the memory here, if it has left the window by now.
         stored = LongRangeMemory.of_carry(context.carry, len(self.local_relations), query)
         stored = stored.updated([frame.index for frame in local.frames], self.memory_size)
         remembered = self._of_memory_frames(context.select(Role.MEMORY), everywhere) or stored.rows
         x, keys, shares = self._stages(x, y, remembered)
+        # Only the key frame looks at the whole video once more (step 4).
         for k in range(1, len(self.global_relations)):
             x = self._from_global(k, x, everywhere)
         carry = stored.with_pending(local, keys).as_carry() if self.memory_size else {}
@@ -137,9 +139,12 @@ class MEGAAggregator(ProposalAggregator):
         support = context.proposals(self.support_topk)
         if support is None:
             return shares[:, :0]
+        # `support.frame` counts only the frames that have proposals.
         framed = zip(context.frames, context.roles, strict=True)
         local = [role in (Role.KEY, Role.LOCAL) for frame, role in framed if frame.proposals is not None]
         columns = torch.tensor(local, device=shares.device)[support.frame].nonzero()[:, 0]  # of y, in its order
+        # With several stages the last one has seen distilled rows only. What it took of the memory, whose keys come
+        # after these, has no column: those frames are not in the context.
         if len(self.local_relations) > 1:
             columns = columns[y.rank() < self.distilled_topk]
         relations = shares.new_zeros(len(shares), len(support))
@@ -162,6 +167,7 @@ class MEGAAggregator(ProposalAggregator):
         supports = part.proposals(self.support_topk)
         if supports is None or not self.memory_size:
             return ()
+        # As in a stream, whose memory is detached: training reaches the supports of the local window only.
         with torch.no_grad():
             nobody = supports[:0]
             nothing = LongRangeMemory.empty(len(self.local_relations), supports).rows
@@ -172,19 +178,23 @@ class MEGAAggregator(ProposalAggregator):
         """Steps 2 and 3, of x (N rows) and y (M)."""
         last = len(self.local_relations) - 1
         distilled = y[y.rank() < self.distilled_topk]  # (A)
+        # Key frame and distilled supports go through the same relation: one call for both.
         features = torch.cat([x.features, distilled.features])  # (N + A, D)
         boxes = torch.cat([x.boxes, distilled.boxes])
-        own, keys, shares = y, [], None
-        for s, (relation, rows) in enumerate(zip(self.local_relations, memory, strict=True)):
-            keys.append(own)
+        # Stage 0 looks at all rows of y, later ones at what the stage before has made of the distilled ones.
+        keys_of_stage, keys, shares = y, [], None
+        for s, (relation, stored) in enumerate(zip(self.local_relations, memory, strict=True)):
+            keys.append(keys_of_stage)
+            # Nothing looks at the supports after the last stage: it updates the key frame alone.
             if s == last:
                 features, boxes = features[: len(x)], x.boxes
-            key, key_boxes = torch.cat([own.features, rows.features]), torch.cat([own.boxes, rows.boxes])
+            key = torch.cat([keys_of_stage.features, stored.features])
+            key_boxes = torch.cat([keys_of_stage.boxes, stored.boxes])
             if self.keep_relations and s == last:
                 with torch.no_grad():
                     shares = relation.weights(features, key, boxes, key_boxes).mean(dim=0)
             features = features + relation(features, key, boxes, key_boxes)
             if s < last:
                 features = F.relu(self.transform[s](features))
-                own = replace(distilled, features=features[len(x) :])
+                keys_of_stage = replace(distilled, features=features[len(x) :])
         return Staged(replace(x, features=features), keys, shares)

@@ -44,6 +44,7 @@ class LongRangeMemory(NamedTuple):
     @staticmethod
     def empty(stages: int, like: ProposalSet) -> "LongRangeMemory":
         """Nothing, in the dtype and on the device of `like`."""
+        # All stages share the same empty rows: nobody writes to them.
         nothing = Rows(like.features[:0].detach(), like.boxes[:0])
         return LongRangeMemory((nothing,) * stages, (like.frame[:0],) * stages)
 
@@ -75,6 +76,7 @@ class LongRangeMemory(NamedTuple):
         loses it copy by copy), and is dropped if nothing of it has left yet.
         """
         index, copies = self.pending
+        # All ages go up by a frame when the pending one, of age 0, has come in; else it is dropped, as its age stays 0.
         left = int(window.count(index) < copies)
         rows, ages = [], []
         for of_stage, age in zip(self.rows, self.age, strict=True):
@@ -94,10 +96,12 @@ class LongRangeMemory(NamedTuple):
         indices = [frame.index for frame in local.frames if frame.proposals is not None]
         if not indices:
             return self
+        # Kept already now: at the next step, when it has left, nobody has what the stages made of it.
         oldest = min(indices)
         row = indices.index(oldest)  # of several copies, all alike, one
         rows, ages = [], []
         for of_stage, age, key in zip(self.rows, self.age, keys, strict=True):
+            # Without gradient: the memory outlives the step, and its graph with it.
             new = key[key.frame == row].detach()
             features = torch.cat([of_stage.features, new.features])
             boxes = torch.cat([of_stage.boxes, new.boxes])

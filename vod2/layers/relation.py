@@ -80,12 +80,15 @@ class RelationAttention(nn.Module):
         v = key.to(q.dtype)[None] if project_late else self._heads(self.value(key))
         bias = self._bias(query_boxes, key_boxes, mask)
         bias = None if bias is None else bias.to(q.dtype)[None]
+        # (1, h, N, d): with a batch axis PyTorch may choose a kernel that never stores the (N, M) weights.
         out = F.scaled_dot_product_attention(q[None], k[None], v[None], bias, scale=self.scale)
         out = out[0].transpose(0, 1).flatten(1)  # (h, N, d) -> (N, D)
         if project_late:
             out = self.value(out)
         if self.output is not None:
             out = self.output(out)
+        # Without keys nothing is taken, but the bias of a projection would remain; a query whose pairs are all closed
+        # has taken from all keys. A product, so that the weights keep a gradient, which is 0.
         if mask is None:
             return out * (len(key) > 0)
         return out * mask.any(dim=1, keepdim=True)
@@ -104,6 +107,7 @@ class RelationAttention(nn.Module):
         bias = None if self.geometry is None else self.geometry(query_boxes, key_boxes)
         if mask is None:
             return bias
+        # Added to the logits, as the geometry is: one bias for both.
         closed = torch.where(mask, 0.0, _CLOSED)
         return closed[None].expand(self.num_heads, -1, -1) if bias is None else bias + closed
 
@@ -147,8 +151,10 @@ def stacked_relations(
         if k > 0:
             features = F.relu(transforms[k - 1](features))
         if keep and k == len(relations) - 1:
+            # To be looked at and linked by: `forward` itself never has the weights of all pairs.
             with torch.no_grad():
                 weights = relation.weights(features, support, boxes, support_boxes).mean(dim=0)
+        # The supports are the same for all modules: RDN updates them in its advanced stage only.
         features = features + relation(features, support, boxes, support_boxes)
     return features, weights
 

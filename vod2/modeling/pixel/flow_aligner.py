@@ -49,5 +49,6 @@ class FlowNetSAligner(Aligner):
         """
         if source_image is None or target_image is None:
             raise ValueError("FlowNetS aligns by images: expected source_image and target_image, got None")
+        # From the target to the source: `warp` asks for each cell of the target where the source has what is there.
         flow = self.flownet(self.flownet.prepare(target_image), self.flownet.prepare(source_image)).flow
         return layers.warp(source, flow, legacy=self.legacy_warp)

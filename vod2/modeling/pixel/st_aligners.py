@@ -42,8 +42,10 @@ class LearnedSamplingAligner(Aligner):
         return self.layer(source, target)
 
     def share_locations(self, other: Aligner) -> None:
+        # NonLocalAlign looks everywhere and has none.
         if hasattr(self.layer, "locations"):
             assert isinstance(other, LearnedSamplingAligner)  # of the same class, as the contract says
+            # The very same parameter: it gets the gradients of both, and a checkpoint has it under both names.
             self.layer.locations = other.layer.locations
 
 
