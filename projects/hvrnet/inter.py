@@ -25,15 +25,16 @@ from vod2.structures import Clip, Frame
 
 def attend(relation: RelationAttention, query: Tensor, key: Tensor, mask: Tensor | None = None) -> Tensor:
     """NL(query, key): (n, D), (m, D) -> (n, D). The relations of HVR-Net do not look at boxes."""
-    nowhere = query.new_zeros(1, 4)
-    return relation(query, key, nowhere.expand(len(query), 4), nowhere.expand(len(key), 4), mask)
+    # Any box does: a relation without geometry does not read it.
+    box = query.new_zeros(1, 4)
+    return relation(query, key, box.expand(len(query), 4), box.expand(len(key), 4), mask)
 
 
 @torch.no_grad()
 def attention_shares(relation: RelationAttention, query: Tensor, key: Tensor) -> Tensor:
     """(n, D), (m, D) -> (n, m): how much `attend` takes of each key, 1 in all."""
-    nowhere = query.new_zeros(1, 4)
-    return relation.weights(query, key, nowhere.expand(len(query), 4), nowhere.expand(len(key), 4)).mean(dim=0)
+    box = query.new_zeros(1, 4)
+    return relation.weights(query, key, box.expand(len(query), 4), box.expand(len(key), 4)).mean(dim=0)
 
 
 def within_video(

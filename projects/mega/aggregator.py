@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from vod2.d2 import CfgNode, configurable
 from vod2.layers import ModuleList, RelationModules, init_xavier
 from vod2.modeling import PROPOSAL_AGGREGATOR_REGISTRY, Aggregated, ProposalAggregator, build_relations
-from vod2.projects.mega.memory import LongRangeMemory, Rows
+from vod2.projects.mega.memory import LongRangeMemory, StoredProposals
 from vod2.structures import ProposalSet, Role, TemporalContext
 
 
@@ -119,18 +119,18 @@ class MEGAAggregator(ProposalAggregator):
     def forward(self, query: ProposalSet, context: TemporalContext) -> Aggregated[Tensor]:
         """The key frame's proposals (N, D) and the context's -> (N, D); carries the memory."""
         local = context.select(Role.KEY, Role.LOCAL)
-        everywhere = self._supports(context.select(Role.GLOBAL), query)
-        x = self._from_global(0, query, everywhere)
-        y = self._from_global(0, self._supports(local, query), everywhere)
+        global_supports = self._supports(context.select(Role.GLOBAL), query)
+        x = self._from_global(0, query, global_supports)
+        y = self._from_global(0, self._supports(local, query), global_supports)
         # The frame that was left pending at the step before enters the memory here, if it has left the window by now.
-        stored = LongRangeMemory.of_carry(context.carry, len(self.local_relations), query)
-        stored = stored.updated([frame.index for frame in local.frames], self.memory_size)
-        remembered = self._of_memory_frames(context.select(Role.MEMORY), everywhere) or stored.rows
-        x, keys, shares = self._stages(x, y, remembered)
+        memory = LongRangeMemory.of_carry(context.carry, len(self.local_relations), query)
+        memory = memory.updated([frame.index for frame in local.frames], self.memory_size)
+        stored = self._of_memory_frames(context.select(Role.MEMORY), global_supports) or memory.stored
+        x, keys, shares = self._stages(x, y, stored)
         # Only the key frame looks at the whole video once more (step 4).
         for k in range(1, len(self.global_relations)):
-            x = self._from_global(k, x, everywhere)
-        carry = stored.with_pending(local, keys).as_carry() if self.memory_size else {}
+            x = self._from_global(k, x, global_supports)
+        carry = memory.with_pending(local, keys).as_carry() if self.memory_size else {}
         relations = None if shares is None else self._as_relations(shares, y, context)
         return Aggregated(x.features, carry=carry, relations=relations)
 
@@ -155,26 +155,28 @@ class MEGAAggregator(ProposalAggregator):
         supports = part.proposals(self.support_topk)
         return query[:0] if supports is None else supports
 
-    def _from_global(self, k: int, rows: ProposalSet, everywhere: ProposalSet) -> ProposalSet:
+    def _from_global(self, k: int, proposals: ProposalSet, global_supports: ProposalSet) -> ProposalSet:
         """Steps 1 and 4: += G_k. What the global frames have is never updated."""
         if not self.global_relations:
-            return rows
-        added = self.global_relations[k](rows.features, everywhere.features, rows.boxes, everywhere.boxes)
-        return replace(rows, features=rows.features + added)
+            return proposals
+        added = self.global_relations[k](
+            proposals.features, global_supports.features, proposals.boxes, global_supports.boxes
+        )
+        return replace(proposals, features=proposals.features + added)
 
-    def _of_memory_frames(self, part: TemporalContext, everywhere: ProposalSet) -> Sequence[Rows]:
+    def _of_memory_frames(self, part: TemporalContext, global_supports: ProposalSet) -> Sequence[StoredProposals]:
         """The memory of every stage, made of MEMORY frames that look at nothing but each other; () without any."""
         supports = part.proposals(self.support_topk)
         if supports is None or not self.memory_size:
             return ()
         # As in a stream, whose memory is detached: training reaches the supports of the local window only.
         with torch.no_grad():
-            nobody = supports[:0]
-            nothing = LongRangeMemory.empty(len(self.local_relations), supports).rows
-            keys = self._stages(nobody, self._from_global(0, supports, everywhere), nothing).keys
-        return [Rows(key.features, key.boxes) for key in keys]
+            no_query = supports[:0]
+            no_memory = LongRangeMemory.empty(len(self.local_relations), supports).stored
+            keys = self._stages(no_query, self._from_global(0, supports, global_supports), no_memory).keys
+        return [StoredProposals(key.features, key.boxes) for key in keys]
 
-    def _stages(self, x: ProposalSet, y: ProposalSet, memory: Sequence[Rows]) -> Staged:
+    def _stages(self, x: ProposalSet, y: ProposalSet, memory: Sequence[StoredProposals]) -> Staged:
         """Steps 2 and 3, of x (N rows) and y (M)."""
         last = len(self.local_relations) - 1
         distilled = y[y.rank() < self.distilled_topk]  # (A)

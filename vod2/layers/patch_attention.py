@@ -94,8 +94,8 @@ class PatchAttention(nn.Module):
         n, patches, _ = target.shape
         if n == 0 or len(support_maps) == 0:
             # 0 times what there is of the inputs: they have a gradient, which is 0.
-            nothing = target.sum() + support_maps.sum() + values.sum()
-            return (values.new_zeros(n, patches, values.shape[1]) + 0 * nothing).to(values.dtype)
+            inputs = target.sum() + support_maps.sum() + values.sum()
+            return (values.new_zeros(n, patches, values.shape[1]) + 0 * inputs).to(values.dtype)
         target = target.flatten(0, 1)  # (N*p, d)
         count = max(1, self.tile // (len(target) * patches))  # supports of a tile
         if count >= len(support_maps):  # a single tile may stay for the backward

@@ -195,7 +195,7 @@ def _run_to_block(stage: Stage, x: Tensor, block: int) -> Tensor:
 
 def _run_after_block(stage: Stage, x: Tensor, block: int) -> Tensor:
     blocks = _blocks_of(stage, block)
-    # Not in place: x, the sum before the ReLU, belongs to the caller (LSTS keeps it of frames between keyframes).
+    # Not in place: x, the sum before the ReLU, belongs to the caller.
     if _ends_in_relu(blocks[block - 1]):
         x = x.relu()
     for module in blocks[block:]:

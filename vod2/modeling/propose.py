@@ -42,7 +42,7 @@ def propose_clips(
     for clip in clips if with_supports else ():
         for support in clip.supports:
             if not support.is_embedded:
-                waiting.setdefault(id(support), _Waiting(_looked_at(support, heads.support_topk)))
+                waiting.setdefault(id(support), _Waiting(_with_top_boxes(support, heads.support_topk)))
     if not waiting:
         return list(clips), {}
 
@@ -111,7 +111,7 @@ def prepare_supports(
         aggregator: level 1, or None.
         contexts: what the memory of each frame's stream holds by now.
     """
-    # Nobody looks at the maps again, and they are most of what a frame holds.
+    # Nothing reads the maps again, and they are most of what a frame holds.
     if aggregator is None:
         return [frame.with_(features={}) for frame in propose_frames(rpn, heads, frames)[0]]
     if heads.aggregator is None:  # level 1 looks at maps only
@@ -142,7 +142,7 @@ def stacked_maps(frames: Sequence[Frame], levels: Iterable[str]) -> dict[str, Te
     return stacked
 
 
-def _looked_at(support: Frame, count: int) -> Frame:
+def _with_top_boxes(support: Frame, count: int) -> Frame:
     """The support with no more boxes than level 2 looks at, where it has boxes already."""
     if support.proposals is None:
         return support

@@ -91,12 +91,12 @@ class VideoBoxPredictor(FastRCNNOutputLayers):
         boxes = self.predict_boxes(predictions, proposals)
         probs = self.predict_probs(predictions, proposals)
         results = [
-            self._kept(box, prob, proposal.image_size)
+            self._select_detections(box, prob, proposal.image_size)
             for box, prob, proposal in zip(boxes, probs, proposals, strict=True)
         ]
         return results, [result.proposal_index for result in results]
 
-    def _kept(self, boxes: Tensor, probs: Tensor, size: tuple[int, int]) -> Instances:
+    def _select_detections(self, boxes: Tensor, probs: Tensor, size: tuple[int, int]) -> Instances:
         """boxes (N, k*4), probs (N, K+1) -> score threshold, NMS within classes, best `test_topk_per_image`."""
         finite = torch.isfinite(boxes).all(dim=1) & torch.isfinite(probs).all(dim=1)
         # A row that is not finite gets 0 or NaN, which no threshold lets pass.

@@ -135,7 +135,7 @@ class VideoROIHeads(StandardROIHeads):
         candidates = []
         for row, target in trained.items():
             regions = None if ignored is None else ignored[row]
-            candidates.append(self._outside(proposals[row], target, regions))
+            candidates.append(self._outside_regions(proposals[row], target, regions))
         sampled = self.label_and_sample_proposals(candidates, list(trained.values()))
         # All others are supports, whose best come first.
         kept = self._embedded_in_training()
@@ -152,7 +152,7 @@ class VideoROIHeads(StandardROIHeads):
             return self.support_topk
         return max(self.support_topk, asked) if asked else None
 
-    def _outside(self, proposals: Instances, targets: Instances, regions: Tensor | None) -> Instances:
+    def _outside_regions(self, proposals: Instances, targets: Instances, regions: Tensor | None) -> Instances:
         """The proposals without those in ignore regions that show no object."""
         if regions is None or len(regions) == 0 or self.ignore_overlap == 0:
             return proposals
