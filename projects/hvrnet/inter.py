@@ -187,7 +187,7 @@ class InterVideo:
 
     def takes(self, number: int) -> bool:
         """Whether video `number` of a batch takes from others: `share` of all do, evenly spread."""
-        # By the place in the batch, not by chance: the share is exact in every batch, and steps can be repeated.
+        # By the place in the batch, not by chance: as many in every batch of a size, and a step can be repeated.
         return math.ceil((number + 1) * self.share) > math.ceil(number * self.share)
 
     def partners(self, clips: Sequence[RelatedClip]) -> list[list[int]]:

@@ -169,7 +169,7 @@ class MEGAAggregator(ProposalAggregator):
         supports = part.proposals(self.support_topk)
         if supports is None or not self.memory_size:
             return ()
-        # As in a stream, whose memory is detached: training reaches the supports of the local window only.
+        # As in a stream, whose memory is detached: no gradient reaches the MEMORY frames.
         with torch.no_grad():
             no_query = supports[:0]
             no_memory = LongRangeMemory.empty(len(self.local_relations), supports).stored

@@ -108,7 +108,7 @@ class RDNAggregator(ProposalAggregator):
         refined = pool.features + self.refine(pool.features, support.features, pool.boxes, support.boxes)
         if self.refine_transform is not None:
             refined = F.relu(self.refine_transform(refined))
-        # Equation 7.
+        # Equation 7: the key frame's proposals look at the distilled supports alone.
         return features + self.distill(features, refined, boxes, pool.boxes)
 
     def _advanced_pool(self, support: ProposalSet) -> ProposalSet:

@@ -45,7 +45,7 @@ class MapAttention(nn.Module):
         self.key = nn.Conv2d(channels, channels, 1)
         self.value = nn.Conv2d(channels, channels, 1)
         init_normal(self.query, self.key, std=0.32 / math.sqrt(channels))  # .01 at 1024, as in `RelationAttention`
-        # 0 is added at first; query and key begin to learn as soon as the values are not 0 any more.
+        # Query and key get a gradient as soon as the values are not 0 any more, after the first step.
         nn.init.zeros_(self.value.weight)
         zero_bias(self.value)
 

@@ -134,7 +134,7 @@ def sinusoidal_embedding(
     values: Tensor, num_frequencies: int, scale: float = 100.0, wavelength: float = 1000.0
 ) -> Tensor:
     """Embeds each of the last axis' C numbers as F sines, then F cosines: (..., C) -> (..., 2 F C)."""
-    # In float64: an error of a frequency is multiplied by angles of hundreds of radians.
+    # In float64, so that frequencies are rounded once: angles of hundreds of radians magnify their errors.
     exponents = torch.arange(num_frequencies, dtype=torch.float64, device=values.device) / num_frequencies
     frequencies = (scale / wavelength**exponents).to(values.dtype)
     angles = values[..., None] * frequencies  # (..., C, F)

@@ -302,7 +302,7 @@ class RollingGlobal(SupportSchedule):
         return RollingGlobal(self.count, 0, self.orders)
 
     def _window(self, t: int, length: int | None, video: str) -> list[Support]:
-        # No rolling in a live stream: the frames that would come in are still to be filmed.
+        # No rolling in a live stream: the frames that would come in have not arrived yet.
         if self.lookahead == 0:
             return [Support(index, Role.GLOBAL) for index in sorted(_sample_of_video(video, t + 1, self.count))]
         order = self.orders[video] if video in self.orders else _order_of_video(video, length)
