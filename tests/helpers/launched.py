@@ -16,13 +16,14 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from helpers import accumulation
-from vod2.d2 import DefaultTrainer, HookBase, comm
+from vod2.d2 import DatasetCatalog, DefaultTrainer, HookBase, MetadataCatalog, comm
 from vod2.engine import VideoTrainer, cli
 from vod2.engine.launch import launch_processes
 from vod2.engine.random_weights import draw_weights
 from vod2.errors import UserError
 
 STEPS = 20
+WIDE = "wide_videos"
 
 
 class Losses(HookBase):
@@ -69,7 +70,13 @@ def wrap_models_without_a_gpu() -> None:
 def training(folder: Path, keys: dict | None = None) -> None:
     wrap_models_without_a_gpu()
     accumulation.register_videos(folder)
+    # Of one size: a map at the edge of an image depends on how far its batch is padded.
+    wide = [record for record in DatasetCatalog.get(accumulation.NAME) if record["width"] > record["height"]]
+    DatasetCatalog.register(WIDE, lambda: wide)
+    MetadataCatalog.get(WIDE).set(thing_classes=["elf", "gnome"])
     steady = {
+        "DATASETS.TRAIN": (WIDE,),
+        "DATALOADER.ASPECT_RATIO_GROUPING": False,  # else groups are of the clips of a process
         "MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME": "RDNAggregator",
         "MODEL.RESNETS.NORM": "FrozenBN",
         "SOLVER.MAX_ITER": STEPS,
