@@ -67,6 +67,7 @@ def make_executor(args: argparse.Namespace, lock: int | None) -> Executor:
 def run(plan: Plan, executor: Executor, compare: bool) -> None:
     """Do what is left of the plan, and compare what is done; exit code 1 if something has failed."""
     records = Records(plan)
+    # At once, so that results from before an interruption can be read while the first new job runs.
     records.write_results()
     failed = execute(plan, records, executor, TRAIN_NET, progress=_say, changed=records.write_results)
     print("\n" + records.report(), flush=True)

@@ -44,6 +44,7 @@ def tables(args: argparse.Namespace) -> None:
     file, *names = args.table
     rows = load_rows(file)
     titles = tables_of(rows, names)
+    # None leaves it to the configuration of each row.
     size = tuple(args.size) if args.size else None
     device = load_config("", args.opts).MODEL.DEVICE
     opts = [*args.opts, "MODEL.DEVICE", device]  # so that a missing GPU is told once

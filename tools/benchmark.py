@@ -87,6 +87,7 @@ def geometry_bias(device: torch.device) -> list[Comparison]:
     return [
         Comparison(
             step.__name__.replace("_", " + "),
+            # Bound here: when it is called, the loop has gone on to the last step.
             lambda step=step: step(relation_geometry_bias_reference),
             lambda step=step: step(relation_geometry_bias),
         )
@@ -109,6 +110,7 @@ def steps(
             return function(*inputs)
 
     def forward_backward(function):
+        # New leaves each time, whose graph belongs to this call alone.
         leaves = [tensor.detach().requires_grad_() for tensor in few]
         return torch.autograd.grad(function(*leaves).square().mean(), leaves)
 
@@ -270,6 +272,7 @@ def random_instances(record: dict, generator: torch.Generator) -> Instances:
 
 def fill_evaluator(records: list[dict]) -> VIDEvaluator:
     name = f"benchmark_{len(records)}"
+    # A second run of the benchmark brings records of its own under the same name.
     if name in DatasetCatalog.list():
         DatasetCatalog.remove(name)
     DatasetCatalog.register(name, lambda: records)
@@ -356,6 +359,7 @@ def stream_of_ten(
     damp_frozen_normalisation(model.backbone)
     model = prepare(model)
     memory, frames = FrameMemory(build_support_schedule(cfg)), itertools.count()
+    # Long enough for any number of repeats.
     memory.start("video", 1 << 20)
     image = torch.randint(0, 256, (3, 600, 1000), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
@@ -371,6 +375,7 @@ def stream_of_ten(
 @benchmark
 def evaluation(device: torch.device) -> list[Comparison]:
     """AP of 30 classes, all objects and three speeds, 300 detections a frame: arrays against loops."""
+    # The loops would take minutes for 5,000 frames.
     few, many = moving_objects(500), moving_objects(5000)
     generator = torch.Generator().manual_seed(0)
     instances = [random_instances(record, generator) for record in few]
@@ -415,6 +420,7 @@ def median_seconds(run: Callable[[], object], device: torch.device, repeats: int
         start = time.perf_counter()
         run()
         if device.type == "cuda":
+            # Kernels run on after the call returns.
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds)

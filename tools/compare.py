@@ -61,6 +61,7 @@ def parse_methods(words: Sequence[str], names: Sequence[str] | None) -> dict[str
     twice = [str(folder) for folder, count in counts.items() if count > 1]
     if twice:
         raise UserError(f"{min(twice)} is given twice: a run counts once")
+    # After the names and folders, whose mistakes may be the reason.
     if len(methods) < 2:
         raise UserError("one method has nothing to be compared with: give two or more")
     return methods
@@ -69,6 +70,7 @@ def parse_methods(words: Sequence[str], names: Sequence[str] | None) -> dict[str
 def _split_word(word: str) -> tuple[str, list[Path]]:
     """The name, "" where there is none, and the folders with results."""
     name = ""
+    # A folder may have "=" or "," in its name: what exists is taken as it stands.
     if "=" in word and not Path(word).exists():
         name, word = word.split("=", 1)
     folders = [word] if Path(word).exists() else word.split(",")
@@ -245,6 +247,7 @@ def main(arguments: list[str] | None = None) -> None:
     baseline = args.baseline or next(iter(methods))
     if baseline not in methods:
         raise UserError(f"--baseline is {baseline!r}: expected one of {', '.join(methods)}")
+    # First, because `compare_methods` compares with the first.
     methods = {baseline: methods[baseline]} | methods
     given = registered_dataset(args)
     runs: dict[str, list[Run]] = {}

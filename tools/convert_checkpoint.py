@@ -34,6 +34,7 @@ CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 def build_without_memory(cfg: CfgNode, source: str) -> nn.Module:
     """What is to be filled, with the shapes of its parameters, but without their numbers."""
     cfg = cfg.clone()
+    # On "meta" a tensor has a shape but no memory: the weights come from the file.
     cfg.MODEL.DEVICE = "meta"
     with torch.device("meta"):
         return (SOURCES[source].network or build_model)(cfg)
@@ -45,6 +46,7 @@ def config_file(args: argparse.Namespace, names: dict) -> str:
     known = CONFIGS / default_config(names, args.source)
     if not known.is_file():
         raise UserError(f"these weights are of {known.name}, which does not exist: give the model with --config-file")
+    # As somebody would type it: the path is part of the command that is printed at the end.
     return os.path.relpath(known)
 
 
@@ -123,6 +125,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> None:
     args = _parser().parse_args(arguments)
     require_output(args)
+    # All that can be refused cheaply has been, before the file is read.
     state = read_public(args.input, trust_pickle=args.trust_pickle)
     config = config_file(args, state)
     cfg = load_config(config, args.opts)

@@ -89,6 +89,7 @@ def find_sources(root: Path) -> list[Source]:
     sources += [Source(path.relative_to(root).as_posix(), path) for path in _folders_of_images(root)]
     if not sources:
         raise UserError(f"{root}: holds no video: expected files such as .mp4, or folders of images")
+    # Sorted, two sources of one name stand next to each other.
     sources.sort()
     for one, other in zip(sources, sources[1:], strict=False):
         if one.name == other.name:
@@ -113,6 +114,7 @@ def damage_video(source: Source, output: Path, config: DamageConfig) -> bool:
     """
     record = output / f"{source.name}.damage.json"
     target = output / (source.name if source.path.is_dir() else source.name + _suffix(source.path))
+    # The record is written last, so where it is, the copy is complete.
     if record.exists():
         _require_same(record, config)
         return False
@@ -139,6 +141,7 @@ def _require_same(record: Path, config: DamageConfig) -> None:
         found = json.loads(record.read_text(encoding="utf-8"))["config"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{record}: broken ({error}): delete it to have its video written again") from error
+    # By way of JSON, which makes lists of the tuples.
     if found != json.loads(json.dumps(asdict(config))):
         raise UserError(f"{record}: its video was damaged with {found}: give another folder, or delete both")
 
@@ -167,6 +170,7 @@ def _write_images(source: Source, target: Path, reader: VideoReader, config: Dam
         is_jpeg = suffix.lower() in (".jpg", ".jpeg")  # OpenCV warns of parameters that a format does not have
         _, encoded = cv2.imencode(suffix, image, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY] if is_jpeg else [])
         (partial / name).write_bytes(encoded.tobytes())
+    # A folder under its final name is complete.
     os.replace(partial, target)
 
 

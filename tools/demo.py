@@ -154,6 +154,7 @@ def detectors_of(args: argparse.Namespace) -> list[Detector]:
     """The detector, and those to compare it with."""
     detectors = [Detector(load_config(args.config_file, args.opts), config_name(args.config_file))]
     if args.show_relations:
+        # Only where it is asked for: the weights of all relations take memory.
         detectors[0].cfg.MODEL.VIDEO.KEEP_RELATIONS = True
     for config, weights in args.compare:
         detectors.append(Detector(load_config(config, ["MODEL.WEIGHTS", weights]), config_name(config)))
@@ -212,6 +213,7 @@ def run(
     with ExitStack() as stack:
         if isinstance(job.source, Camera):
             stack.enter_context(job.source)
+        # On the stack, each is finished whatever happens to the others.
         for file in filter(None, (*job.files, job.writer, job.report)):
             stack.enter_context(file)
         try:
@@ -238,6 +240,7 @@ def run(
         raise KeyboardInterrupt
     if watch and not watch.is_done:
         print(f"--show-relations: there is no frame {watch.frame}, or it looks at no others", file=sys.stderr)
+    # Not an error: what could be read has been written.
     if complaint(job.source):
         print(complaint(job.source), file=sys.stderr)
 
@@ -296,6 +299,7 @@ def drawn(
     if len(pictures) == 1:
         return pictures[0]
     titles = [detector.title for detector in detectors]
+    # The detector stands on the right, whatever it is compared with.
     return side_by_side([*pictures[1:], pictures[0]], [*titles[1:], titles[0]])
 
 
@@ -323,6 +327,7 @@ def main() -> None:
     detectors = detectors_of(args)
     jobs = jobs_of(args, detectors)
     predictors = [VideoPredictor(detectors[0].cfg, lookahead=args.lookahead)]
+    # --lookahead is for the detector: another one may have no window to choose it from.
     predictors += [VideoPredictor(detector.cfg) for detector in detectors[1:]]
     for job in jobs:
         run(job, args, detectors, predictors)

@@ -25,6 +25,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+# As a script it finds gpu_steps by itself; imported by a test it does not.
 sys.path.insert(0, str(ROOT / "tools"))
 
 from gpu_steps import report as reports  # noqa: E402
@@ -69,6 +70,7 @@ def install_wheels(folder: Path, site: Path) -> list[str]:
     """
     missing = [wheel for wheel in sorted(folder.glob("*.whl")) if not _is_installed(wheel.name.split("-")[0])]
     if missing:
+        # --no-index and --no-deps: nothing but these wheels, on a machine without a network.
         words = "install --quiet --no-index --no-deps --no-compile --no-cache-dir --upgrade --target".split()
         done = subprocess.run([sys.executable, "-m", "pip", *words, str(site), *map(str, missing)])
         if done.returncode:
@@ -107,6 +109,7 @@ def fingerprint(root: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted([root / "setup.py", *(root / "vod2").rglob("*"), *(root / "projects").rglob("*")]):
         if path.is_file() and path.suffix in (".py", ".cpp", ".h", ".cu"):
+            # With its path: a file that was renamed is another package.
             digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 
@@ -177,6 +180,7 @@ class Driver:
                 f"error: {', '.join(missing)} cannot be imported: install them, or see --wheels and tools/gpu_wheels.sh"
             )
         machine = describe(self.args.device, self.environment)
+        # After all that may end the run, so that a failed start leaves the last report in its place.
         reports.set_aside(self.out)
         self.report = {
             "schema": reports.SCHEMA,
@@ -196,6 +200,7 @@ class Driver:
         """All steps; returns whether none of them is bad."""
         chosen = [step for step in self.plan if not self.args.only or step.name in self.args.only]
         self._library_of_an_earlier_run(will_build=any(step.name == "build" for step in chosen))
+        # Each result is saved before the next step begins.
         for step in chosen:
             limit = limit_of(step, 60 * self.args.minutes, 60 * self.args.minutes - self._elapsed())
             outcome = Outcome("no time", 0.0, "", []) if limit == 0 else self._run(step, limit)

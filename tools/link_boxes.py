@@ -77,6 +77,7 @@ def by_frame(
         UserError: if the results have frames that the dataset has not, or the relations are of other detections.
     """
     in_dataset = {str(record["image_id"]) for record in records}
+    # As text: ids in the dataset may be numbers, those of a file need not be.
     row_of_image = {}  # {image_id: its row in the results}
     for row, image_id in enumerate(results["image_ids"].tolist()):
         if str(image_id) not in in_dataset:
@@ -134,6 +135,7 @@ def add_tracks(path: Path, records: Sequence[dict], frames: Sequence[Instances])
     with np.load(path) as file:
         arrays = dict(file)
     rows = {image_id: row for row, image_id in enumerate(arrays["image_ids"].tolist())}
+    # The evaluator writes in the order of the dataset, the linked frames are in that of a stream.
     order = sorted(range(len(records)), key=lambda k: rows[records[k]["image_id"]])
     arrays["track_ids"] = torch.cat([frames[k].track_ids for k in order]).numpy()
     with atomic.replacing(path) as temporary:
@@ -167,6 +169,7 @@ def main(arguments: list[str] | None = None) -> None:
     records = in_stream_order(as_video_dicts(DatasetCatalog.get(args.dataset)))
     relations = read_relations(args.results.parent / RELATIONS_FILE) if isinstance(linker, BLR) else None
     frames = by_frame(results, records, args.results, relations)
+    # The results' own AP, evaluated by the same code and settings as what is linked.
     before = evaluate(cfg, args.dataset, records, frames, None)
     linked = link_videos(linker, records, frames)
     after = evaluate(cfg, args.dataset, records, linked, args.output)

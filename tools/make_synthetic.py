@@ -41,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar=("VIDEO_ID", "PATH"),
         help="also write one video as an mp4, such as val/ILSVRC2015_val_00000000 clip.mp4; may be repeated",
     )
+    # SUPPRESS: an option that was not given is no attribute, so that the defaults are SyntheticConfig's.
     quick = parser.add_argument_group("quick set only", argument_default=argparse.SUPPRESS)
     quick.add_argument("--seed", type=int, help="another seed gives other videos (0)")
     quick.add_argument("--train-videos", type=int, help="needed")

@@ -79,6 +79,7 @@ class ClassSample:
     def add(self, proposal: Proposal) -> None:
         """One more proposal: it stays if the number that it draws is among the highest of its class."""
         kept = self._kept.setdefault(proposal.label, [])
+        # The count decides between equal numbers, as proposals cannot be compared.
         heapq.heappush(kept, (self._generator.random(), self._count, proposal))
         self._count += 1
         if len(kept) > self._per_class:
@@ -104,6 +105,7 @@ def watched_proposals(model: VideoRCNN) -> Iterator[list[tuple[ProposalSet, Tens
         seen[:] = [(clips[0].key.proposals, aggregated[0].value)]
         return aggregated
 
+    # An attribute of the instance hides the method of its class.
     heads.aggregate = watch
     try:
         yield seen
@@ -130,6 +132,7 @@ def frames_of_videos(dataset: str, videos: int, generator: np.random.Generator) 
     """
     cli.require_dataset(dataset)
     dicts = as_video_dicts(DatasetCatalog.get(dataset))
+    # Sorted, so that what the seed draws does not depend on the order of a set.
     names = sorted({record["video_id"] for record in dicts})
     if len(names) > videos:
         names = generator.choice(names, videos, replace=False).tolist()
@@ -183,6 +186,7 @@ def collect(
 
 def _of_frame(record: dict, proposals: ProposalSet, after: Tensor) -> Iterator[Proposal]:
     ((height, width),) = proposals.image_sizes
+    # Proposals are in pixels of the resized image, annotations in those of the file.
     scale = torch.tensor([record["width"] / width, record["height"] / height] * 2, dtype=torch.float64)
     boxes = proposals.boxes.cpu().double() * scale
     rows, labels = shown_objects(boxes, record)
@@ -196,8 +200,10 @@ def project(features: np.ndarray, projection: str, seed: int) -> np.ndarray:
     """Features (S, D) -> places (S, 2), by "tsne" or "pca"."""
     if projection == "pca":
         return principal_components(features, 2)
+    # An optional package, which principal components do without.
     from sklearn.manifold import TSNE
 
+    # scikit-learn refuses a perplexity that is not below the number of points.
     perplexity = min(PERPLEXITY, (len(features) - 1) / 3)
     reduced = principal_components(features, MAX_COMPONENTS)
     return TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(reduced)
@@ -208,6 +214,7 @@ def principal_components(features: np.ndarray, count: int) -> np.ndarray:
     positive."""
     centred = features.astype(np.float64) - features.mean(axis=0, dtype=np.float64)
     left, size, loadings = np.linalg.svd(centred, full_matrices=False)
+    # An SVD leaves the sign of a component open; this choice makes the picture the same everywhere.
     signs = np.sign(loadings[np.arange(len(loadings)), np.abs(loadings).argmax(axis=1)])
     return (left * size * signs)[:, :count]
 

@@ -34,6 +34,7 @@ WIDTH = 560  # pixels of a panel
 def draw_judged(image: np.ndarray, judged: Judged, frame: int, run: Run) -> np.ndarray:
     """The detections and the missed objects of a frame: `image` (H, W, 3) uint8 BGR -> (h, WIDTH, 3)."""
     scale = WIDTH / image.shape[1]
+    # Resized before drawing, so that lines and letters are of one size in all panels.
     canvas = cv2.resize(image, (WIDTH, max(1, round(image.shape[0] * scale))), interpolation=cv2.INTER_AREA)
     names, truth, found = run.data.class_names, run.data.truth, judged.detections
     for row in np.flatnonzero((truth.image == frame) & ~judged.found & ~truth.ignore):

@@ -50,6 +50,7 @@ class PatchWatch(RelationWatch):
     def _watch(self, module: nn.Module, inputs: tuple[ProposalSet, TemporalContext], output: Aggregated) -> None:
         before = self.is_done
         super()._watch(module, inputs, output)
+        # The call that completes the watch is the one of this frame; later ones are of other frames.
         if self.is_done and not before:
             query, context = inputs
             self.boxes, (self.image_size,) = query.boxes.cpu(), query.image_sizes
@@ -69,6 +70,7 @@ class Tile(NamedTuple):
 def patch_edges(grid: int, side: int) -> np.ndarray:
     """(grid + 1,) where the patches of a RoI of `side` cells begin and end, in [0, 1] of the RoI, without padding."""
     cells = -(-side // grid)
+    # A RoI that cannot be divided evenly is padded on both sides, as `cut_patches` does.
     before = (cells * grid - side) // 2
     return np.clip((np.arange(grid + 1) * cells - before) / side, 0, 1)
 
@@ -81,6 +83,7 @@ def draw_patches(tile: Tile, edges: np.ndarray, side: int = SIDE) -> np.ndarray:
     canvas = cv2.warpAffine(tile.image, move, (side, side)).astype(np.float64)
     grid, places = len(edges) - 1, np.rint(edges * side).astype(int)
     numbers = tile.values.reshape(grid, grid)
+    # All may be 0 where a support resembles nothing.
     strength = numbers / max(numbers.max(), 1e-12)
     for row in range(grid):
         for column in range(grid):
@@ -168,6 +171,7 @@ def main() -> None:
     for name in ("frame", "detections", "supports"):
         if getattr(args, name) < (0 if name == "frame" else 1):
             parser.error(f"--{name} {getattr(args, name)}: expected at least {0 if name == 'frame' else 1}")
+    # Last, as the watch needs the relations whatever --opts says.
     cfg = load_config(args.config_file, [*args.opts, "MODEL.VIDEO.KEEP_RELATIONS", "True"])
     require_patches(cfg)
     require_weights(cfg.MODEL.WEIGHTS)

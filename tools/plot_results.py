@@ -56,6 +56,7 @@ def precision_recall_figure(table: CurveTable) -> Figure:
 
 def draw_curves(axes: Axes, title: str, named: Sequence[tuple[str, np.ndarray, float]]) -> None:
     """Curves (name, precision at _RECALL, AP in percent), best first; those without ground truth are left out."""
+    # The best first, so that the legend reads from the top down.
     named = sorted((row for row in named if not np.isnan(row[2])), key=lambda row: -row[2])
     colors = colormaps["turbo"](np.linspace(0.05, 0.95, max(len(named), 1)))
     for (name, precision, ap), color in zip(named, colors, strict=False):
@@ -77,6 +78,7 @@ def average_precision_figure(table: CurveTable) -> Figure:
     for title, names in (("by motion", SPEEDS), ("by deterioration and other groups", others)):
         bars = [(name, of_group[name]) for name in ("all", *names) if name in of_group]
         if len(bars) > 2:  # "clean" alone means that nothing is known to be deteriorated
+            # Bars are drawn from the bottom up.
             panels.append((title, bars[::-1]))
     heights = [len(bars) + 1 for _, bars in panels]
     figure = Figure(figsize=(8, 0.28 * sum(heights) + 0.8 * len(panels)), layout="constrained")
@@ -121,6 +123,7 @@ def class_differences(first: Path, second: Path) -> list[ClassDifference]:
     Raises:
         UserError: the two are no evaluations of the same dataset.
     """
+    # Intervals need the detections themselves, which folders of older evaluations lack.
     if all((folder / name).is_file() for folder in (first, second) for name in (DETECTIONS_FILE, TRUTH_FILE)):
         rows = _compared(first, second)
     else:

@@ -52,6 +52,7 @@ def initial_locations(cfg: CfgNode) -> dict[str, np.ndarray]:
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.DEVICE = "cpu"
+    # A negative SEED asks for another seed each time; the picture needs one of them.
     seed_all_rng(max(cfg.SEED, 0))
     return _locations(build_model(cfg).state_dict())
 
@@ -95,6 +96,7 @@ def object_motion(frames: Sequence[dict], steps: Sequence[int], cfg: CfgNode, rn
                 continue
             x1, y1, x2, y2 = BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS)
             track = centres.setdefault((frame["video_id"], annotation["track_id"]), {})
+            # In cells of the resized frame, the unit of the sampling locations.
             track[frame["frame_index"]] = np.array([x1 + x2, y1 + y2]) / 2 * scale / STRIDE
     moved = []
     for track in centres.values():
@@ -120,6 +122,7 @@ def sampled_frames(dataset: str, rng: np.random.Generator) -> list[dict]:
         chosen = set(videos)
         return [frame for frame in listed if frame["video_id"] in chosen]
     with tempfile.TemporaryDirectory() as folder:
+        # The dataset's own list has 15 frames of a training video; the motion is that of neighbouring ones.
         whole = Path(folder, "plot_sampling.txt")
         lines = []
         for video in videos:

@@ -38,6 +38,7 @@ def run(step: str, tool: str, *words: str | Path) -> None:
 def train(step: str, config: str, output: Path, *opts: str | Path) -> dict:
     """Train, or go on training, one detector and return its metrics on the held-out videos."""
     results = output / "inference" / "synthetic_val" / "results.json"
+    # Both, as an interruption may come between the last checkpoint and the evaluation.
     if not (results.is_file() and (output / "model_final.pth").is_file()):
         run(step, "train_net.py", "--config-file", CONFIGS / config, "--resume", "OUTPUT_DIR", output, *opts)
     metrics = json.loads(results.read_text())["vid"]

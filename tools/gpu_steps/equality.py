@@ -45,6 +45,7 @@ def _same(step: Step, name: str, dtype: str) -> dict:
     model = build_model(cfg)
     draw_weights(model, aggregators=precise)
     model = model.to(getattr(torch, dtype)).eval()
+    # TF32 has ten bits of mantissa, which no tolerance here allows for.
     with precision("fp32", step.device):
         wanted = _detections(model, cfg)
         # On a CPU the other way of computing is that without oneDNN, which rounds in another order.
@@ -93,6 +94,7 @@ def difference(found: Instances, wanted: Instances, tolerance: float) -> tuple[f
 
 def _lost(instances: Instances, identities: Iterable, rows: dict, tolerance: float) -> int:
     lowest = instances.scores.min().item() if len(instances) else 0.0
+    # Near the lowest score that is kept, rounding decides which detection is the last.
     return sum(instances.scores[rows[identity]].item() > lowest + tolerance for identity in identities)
 
 

@@ -76,7 +76,9 @@ def _sampling_inputs(shape: tuple[int, ...], rng: torch.Generator) -> list[Tenso
     B, C, E, H, W, N = shape
     maps = [torch.randn(B, channels, H, W, generator=rng, dtype=torch.float64) for channels in (C, E, E)]
     locations = 1.5 * torch.randn(N, 2, generator=rng, dtype=torch.float64)
+    # Beyond the map from every cell, so that nothing but padding is sampled.
     locations[-1] = torch.tensor([W + 0.25, -H - 0.5])
+    # As an attention scales its keys: the similarities stay of the size of one.
     maps[1] /= max(E, 1) ** 0.5
     return [*maps, locations]
 
@@ -221,6 +223,7 @@ def _forward_and_gradients(op: Op, function: Callable[..., Tensor], inputs: list
     """The comparable result and the gradients for a random gradient, in float64 on the CPU."""
     inputs = [t.detach().clone().requires_grad_(row in op.trained) for row, t in enumerate(inputs)]
     out = function(*inputs)
+    # Drawn on the CPU, so that both ways get the same gradient.
     grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     found = torch.autograd.grad(out, [inputs[row] for row in op.trained], grad.to(out.dtype).to(out.device))
     return [tensor.detach().cpu().double() for tensor in (op.comparable(out.double()), *found)]
@@ -248,6 +251,7 @@ def _agrees(op: Op, shape: tuple[int, ...], dtype: str, device: str) -> dict:
 
 def _non_contiguous(op: Op, shape: tuple[int, ...], device: str) -> None:
     inputs = [tensor.to(device) for tensor in _inputs(op, shape)]
+    # Every second row of a doubled tensor: equal numbers, another stride.
     strided = [tensor.repeat_interleave(2, dim=0)[::2] for tensor in inputs]
     _require_equal(*(_forward_and_gradients(op, op.function, one) for one in (strided, inputs)))
 
@@ -297,6 +301,7 @@ def _non_finite(op: Op, shape: tuple[int, ...], device: str) -> dict:
 def _gradcheck(op: Op, device: str) -> None:
     shape = op.shapes["odd"]
     inputs = _trained_inputs(op, shape, device)
+    # nondet_tol=0.0: two backward passes have to agree to the bit.
     torch.autograd.gradcheck(op.function, inputs, nondet_tol=0.0, fast_mode=True)
 
 

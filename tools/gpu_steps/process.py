@@ -51,11 +51,13 @@ def run_step(step: PlannedStep, settings: Settings, limit: float, log: Path, env
         rows = read_rows(settings.rows)
         if code == 0:
             break
+        # No second process: the limit is that of the step.
         if code is None:
             died = f"killed after {limit:.0f} s"
             _close_open_cases(rows, settings.rows, "timed out", died)
             return Outcome("timed out", time.monotonic() - begin, died, read_rows(settings.rows))
         died = f"exit code {code}: {tail(log)}"
+        # The next process finds these cases done, and begins with the one after them.
         _close_open_cases(rows, settings.rows, "crashed", died)
         if len(rows) == seen:  # it does not even get to a case
             break
@@ -76,6 +78,7 @@ def _run(command: list[str], limit: float, log: Path, environment: dict[str, str
             stdin=subprocess.DEVNULL,
             cwd=folder,
             env=environment,
+            # A process group of its own, which can be killed with all that the step has started.
             start_new_session=True,
         )
         try:

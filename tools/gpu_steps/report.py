@@ -19,6 +19,7 @@ def write(path: Path, text: str) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
     with os.fdopen(handle, "w") as file:
         file.write(text)
+    # mkstemp makes files that only their owner can read.
     os.chmod(temporary, 0o644)
     os.replace(temporary, path)
 
@@ -146,6 +147,7 @@ def publish(paths: list[str], page: Path) -> None:
                 "",
                 head,
                 "",
+                # The headings of a report go down a level, below that of the page.
                 *(markdown(report).replace("\n#", "\n##").replace("# ", "## ", 1) for report in reports),
             ]
         ),

@@ -55,10 +55,12 @@ def _ops_once() -> None:
                 for far in (False, True):
                     drawn = [t.to(dtype) for t in op.draw(shape, torch.Generator().manual_seed(0))]
                     for row in op.coordinates if far else ():
+                        # Far outside of every map, where an index that is not checked would leave the memory.
                         drawn[row] = drawn[row] * 1e12
                     inputs = [t.cuda().requires_grad_(row in op.trained) for row, t in enumerate(drawn)]
                     out = op.function(*inputs)
                     torch.autograd.grad(out.sum(), [inputs[row] for row in op.trained])
+    # Before the process ends, or the last kernels would not be watched.
     torch.cuda.synchronize()
 
 

@@ -41,6 +41,7 @@ LONGEST_FILL = 60  # frames until the window of every method is full (MEGA: 25 +
 
 
 def run(step: Step) -> None:
+    # The sizes of a stream do not change, so cuDNN may choose its algorithms by trying.
     torch.backends.cudnn.benchmark = True
     methods, sizes = SMALL if step.small else (METHODS, SIZES)
     models = Models(step)
@@ -123,6 +124,7 @@ def _stream(
 def _time(step: Step, stream: EndlessStream) -> Times:
     """Of a frame, once the window is full."""
     fill, count = (3, 3) if step.small else (LONGEST_FILL, 30)
+    # In the middle of a long video the window is as large as it gets.
     window = stream.memory.schedule.period + len(list(stream.memory.schedule.window(500, 1000, "video")))
     for _ in range(min(fill, window + 2)):
         stream.step()
@@ -156,6 +158,7 @@ def _kernels(step: Step, models: Models, config: str, size: tuple[int, int]) -> 
                 stream.step()
     attribute = "self_device_time_total" if on_gpu else "self_cpu_time_total"
     events = sorted(profiler.key_averages(), key=lambda event: -getattr(event, attribute))
+    # 1 where nothing was recorded, as the shares divide by it.
     total = sum(getattr(event, attribute) for event in events) or 1
     longest = [
         f"{event.key[:80]} {100 * getattr(event, attribute) / total:.1f}% ({event.count // count} a frame)"
@@ -172,6 +175,7 @@ def _compiled(model: nn.Module) -> nn.Module:
     """The backbone alone: what follows has shapes that depend on the data."""
     if not torch.cuda.is_available():
         raise NotApplicable("tried on a GPU only")
+    # The case before has left the model in channels last.
     model.to(memory_format=torch.contiguous_format)
     model.backbone.compile()
     return model

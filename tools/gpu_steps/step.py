@@ -73,6 +73,7 @@ class Step:
         self.device, self.small = settings.device, settings.size == "small"
         self.root, self.folder = Path(settings.root), Path(settings.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
+        # What earlier processes of the step have begun, whether it ended well or not.
         self._known = {row["name"] for row in read_rows(settings.rows)}
 
     def left(self) -> float:
@@ -93,6 +94,7 @@ class Step:
         if self.left() < needs or self.left() <= 0:
             self._write(name, status="no time")
             return
+        # Before the case runs: if the process dies in it, this row is all that tells.
         self._write(name, status=STARTED)
         begin = time.perf_counter()
         try:

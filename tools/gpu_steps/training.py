@@ -54,6 +54,7 @@ def _trainer(step: Step, config: str, amp: bool) -> VideoTrainer:
     seed_all_rng(0)
     cfg = _configuration(step, config, amp)
     trainer = VideoTrainer(cfg)
+    # Random weights: without it activations grow from block to block until half precision overflows.
     damp_frozen_normalisation(trainer.model.backbone)
     return trainer
 
@@ -97,6 +98,7 @@ class _Watch(HookBase):
 def _train(step: Step, config: str, amp: bool) -> dict:
     trainer = _trainer(step, config, amp)
     watch = _Watch(step.device)
+    # Without checkpoints, evaluation and writers, whose time is not that of a step.
     trainer._hooks = [hook for hook in trainer._hooks if type(hook).__name__ in ("IterationTimer", "LRScheduler")]
     trainer.register_hooks([watch])
     peak = PeakMemory(step.device, trainer.model)
@@ -120,6 +122,7 @@ def _same_loss(step: Step, config: str) -> dict:
     losses = [_first_loss(step, config, amp) for amp in (True, False)]
     relative = abs(losses[0] - losses[1]) / losses[1]
     values = {"AMP loss": losses[0], "fp32 loss": losses[1], "difference": relative, "tolerance": AMP_TOLERANCE}
+    # Not `>`, which NaN would pass.
     if not relative <= AMP_TOLERANCE:
         raise Failed("mixed precision gives another loss", **values)
     return values

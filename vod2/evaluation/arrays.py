@@ -28,6 +28,7 @@ class Detections:
 
     def __post_init__(self) -> None:
         _check_lengths(self)
+        # NaN would rank anywhere and match nothing, and the metrics would be wrong without a word.
         if not (np.isfinite(self.scores).all() and np.isfinite(self.boxes).all()):
             raise ValueError("Detections: boxes and scores must be finite, got NaN or infinity; has training diverged?")
 

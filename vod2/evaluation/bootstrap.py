@@ -57,6 +57,7 @@ def tally_class(ranked: RankedClass, video: np.ndarray, num_videos: int, annotat
         step = np.searchsorted(true, wrong)
         before_last = step < len(true)
         false = wrong[before_last]
+        # False ones of one video before the same true detection add up to one entry, of which there are far fewer.
         cell, entry = np.unique(step[before_last] * num_videos + found_video[false], return_inverse=True)
         fixed, shared = _false_weights(ranked, row)
         tallies.append(
@@ -116,9 +117,11 @@ def _weighted_area(tally: Tally, weights: np.ndarray) -> np.ndarray:
     false = _false_so_far(tally, tally.false_weight, weights)
     if tally.shared_weight is not None:
         annotated = weights @ tally.annotated
+        # Without any ground truth a share says nothing; AP is NaN there anyway.
         share = np.divide(weights @ tally.counted, annotated, out=np.ones(len(weights)), where=annotated > 0)
         false += share[:, None] * _false_so_far(tally, tally.shared_weight, weights)
     total = true_so_far + false
+    # A resample may lack the videos of all detections so far.
     precision = np.divide(true_so_far, total, out=np.zeros_like(total), where=total > 0)
     # A true detection of a video that does not come adds nothing, and is no better than the one before it.
     envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]

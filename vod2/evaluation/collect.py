@@ -134,6 +134,7 @@ class DetectionCollector:
             return Detections(image, seen.boxes, seen.scores, seen.labels)
         # Detections of a frame follow one another before and after. So they all move by the same number of rows, from
         # where the frame begins in `seen` to where it begins in the result.
+        # int64: the counts are int32, their sums may be larger.
         begins_in_seen = (np.cumsum(seen.count, dtype=np.int64) - seen.count)[first]
         begins_in_result = np.cumsum(count, dtype=np.int64) - count
         order = np.arange(len(image)) + np.repeat(begins_in_seen - begins_in_result, count)
@@ -141,6 +142,7 @@ class DetectionCollector:
 
 
 def _as_arrays(frame: int, instances: Instances) -> _Frames:
+    # float32, because numpy has no bfloat16 and float16 rounds pixels above 2,048.
     boxes = instances.pred_boxes.tensor.detach().cpu().float().numpy()
     scores = instances.scores.detach().cpu().float().numpy()
     labels = instances.pred_classes.cpu().numpy().astype(np.int32)

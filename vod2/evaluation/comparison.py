@@ -130,6 +130,7 @@ def _difference(
     elif low <= 0 <= high:
         verdict = NONE_SHOWN
     else:
+        # Where lower is better, a difference above 0 is for the worse.
         verdict = BETTER if (low > 0) != (metric in LOWER_IS_BETTER) else WORSE
     return Difference(method, metric, value, baseline, value - baseline, low, high, videos, verdict)
 

@@ -76,6 +76,7 @@ def save_curves(path: str | os.PathLike, table: CurveTable) -> None:
     all curves one after the other `scores` and `precision` (T,) float32, as a compressed npz."""
     shape = len(table.groups), len(table.classes)
     flat = [curve for row in table.curves for curve in row]
+    # Without any detection there would be nothing to concatenate.
     nothing = np.empty(0, np.float32)
     with atomic.replacing(path) as temporary:
         np.savez_compressed(
@@ -129,7 +130,9 @@ def mean_envelope(curves: Sequence[Curve], recall: np.ndarray) -> np.ndarray:
         return np.full(len(recall), np.nan)
     rows = []
     for curve in known:
+        # The 0 is for recalls that the class does not reach.
         envelope = np.append(curve.envelope, 0.0)
+        # k / positives and the same recall on another grid may differ in the last digit.
         rows.append(envelope[np.searchsorted(curve.recall, recall - 1e-9)])
     return np.mean(rows, axis=0)
 

@@ -104,7 +104,9 @@ class JsonLinesFile(DetectionFile):
         return self
 
     def _add(self, index: int, detections: list[dict]) -> None:
+        # NaN is no JSON: an error here is better than a line that other readers refuse.
         self._file.write(json.dumps(as_record(index, detections, self.video.class_names), allow_nan=False) + "\n")
+        # Whoever follows the file sees a frame as soon as it is detected.
         self._file.flush()
 
     def __exit__(self, *error: Any) -> None:

@@ -149,9 +149,11 @@ def _kinds_of_piece(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Kind (u,) and the pair (u,) with the target, -1 for none, from pairs (e,) of which detections begin at starts."""
     reaches = (iou >= threshold) & (iou > 0)
+    # -1 is below every IoU, so the pairs of the other kind are never the nearest.
     same_iou, same = _nearest(np.where(is_same, iou, -1.0), starts)
     other_iou, other = _nearest(np.where(is_same, -1.0, iou), starts)
     reaches_own_class = np.logical_or.reduceat(reaches & is_same, starts)
+    # The order is that of `classify_errors`: np.select takes the first condition that holds.
     conditions = {
         LOCALISATION: (same_iou >= _BACKGROUND_IOU) & ~reaches_own_class,
         CLASSIFICATION: (other_iou >= 0) & reaches[other],
@@ -200,8 +202,10 @@ def _fixed(
             left = ignored | errors.missed
             result.append(1.0 if left.all() else average_precision(rows, own, left))
         elif error in right:
+            # The oracle of classification brings detections of other classes to this one.
             joined = right[error][truth.labels[errors.target[right[error]]] == label]  # also from other classes
             everything = np.concatenate([rows[kept], joined])
+            # Of equal scores the earlier detection first, as `ranking` has it.
             order = np.lexsort((everything, -detections.scores[everything]))
             targets = np.concatenate([own[kept], errors.target[joined]])
             result.append(average_precision(everything[order], targets[order]))

@@ -98,6 +98,7 @@ def load_evaluated_dataset(
     file = frame_kinds or metadata.get("frame_kinds")
     kinds = read_frame_kinds(file, dataset) if file else None
     groups = build_groups(dataset, truth, tracks, get_protocol(protocol), groups_by, kinds, class_names)
+    # Both would give their name to the same metric, AP50-<name>.
     if twice := set(class_names) & {*groups, "any-class"}:
         raise ValueError(f"Dataset {name!r}: {twice} names both a class and a group of objects, rename one")
     return EvaluatedDataset(
@@ -137,6 +138,7 @@ def _number_videos(dataset: Sequence[dict]) -> np.ndarray:
     video = []
     for record in dataset:
         of_video = record.get("video_id")
+        # An image may have the id that a video has.
         key = ("image", record["image_id"]) if of_video is None else ("video", of_video)
         video.append(numbers.setdefault(key, len(numbers)))
     return np.array(video, dtype=np.int64)

@@ -43,6 +43,7 @@ def read_frame_kinds(path: str | os.PathLike, dataset: Sequence[dict]) -> dict[H
     found: dict[Hashable, list[str]] = {}
     for key, value in _read_object(path).items():
         where = f"{path}: {key!r}"
+        # A still is a video of its own name: what stands behind the key tells which of them is meant.
         if key in videos and not (key in images and _are_kinds(value)):
             for image_id, kinds in _of_video(value, videos[key], where):
                 found.setdefault(image_id, []).extend(kinds)
@@ -74,6 +75,7 @@ def _index(dataset: Sequence[dict]) -> tuple[dict[str, _Video], dict[str, Hashab
     videos: dict[str, _Video] = {}
     images = {}
     for record in dataset:
+        # Keys of JSON are text, ids may be numbers.
         images[str(record["image_id"])] = record["image_id"]
         if record.get("video_id") is None:
             continue
@@ -90,12 +92,14 @@ def _of_video(value: object, video: _Video, where: str) -> list[tuple[Hashable, 
     result = []
     for frames, kinds in value.items():
         match = _RANGE.fullmatch(frames)
+        # What is neither number nor range becomes an empty range, which is refused below.
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
         if first > last:
             raise UserError(f'{where}: frame {frames!r}: expected a number from 0 or a range such as "12-20"')
         if last >= video.length:
             raise UserError(f"{where}: frame {frames!r}: the video has {video.length} frames, counted from 0")
         kinds = _checked_kinds(kinds, f"{where}: frame {frames!r}")
+        # A dataset may evaluate some frames of a video only; the file is about the video.
         named = [number for number in range(first, last + 1) if number in video.frames]
         result += [(video.frames[number], kinds) for number in named]
     return result

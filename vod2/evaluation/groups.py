@@ -142,6 +142,7 @@ def _of_frames(frames: np.ndarray, truth: GroundTruth) -> Group:
 
 
 def _speeds(truth: GroundTruth, tracks: TrackIndex, protocol: MatchingProtocol) -> dict[str, Group]:
+    # -1 is no track: crowds move in no way that could be compared.
     motion = motion_iou(np.where(truth.ignore, -1, tracks.track), tracks.frame, truth.boxes)
     if np.isnan(motion).all():
         return {}
@@ -180,5 +181,6 @@ def _named_by_records(dataset: Sequence[dict], truth: GroundTruth, by: str, take
     groups = {}
     for name in sorted(members):
         group = _of_frames(members[name], truth)
+        # By objects, the others of the dataset are ignored instead of leaving their frames out.
         groups[f"frames-{name}" if name in taken else name] = group if by == "frames" else Group(group.objects)
     return groups

@@ -46,6 +46,7 @@ class LinkingEvaluator(DatasetEvaluator):
         for given, output in zip(inputs, outputs, strict=True):
             if self._inputs and (self._alone or _begins_video(given, self._inputs[-1])):
                 self._pass_on()
+            # Without the pixels, which of a whole video would not fit in memory.
             self._inputs.append({key: value for key, value in given.items() if key not in ("image", "support")})
             self._frames.append(output["instances"].to(torch.device("cpu")))
 
@@ -62,4 +63,5 @@ class LinkingEvaluator(DatasetEvaluator):
 
 
 def _begins_video(given: dict, before: dict) -> bool:
+    # Other loaders give no previous_index; then the id alone tells one video from the next.
     return given["video_id"] != before["video_id"] or given.get("previous_index", before["frame_index"]) is None

@@ -222,12 +222,14 @@ def _by_class(
 def rows_by_class(labels: np.ndarray, num_classes: int) -> list[np.ndarray]:
     """The rows of each class, in their order."""
     narrow = labels.astype(np.int16) if num_classes < 2**15 else labels  # numpy sorts 16 bits much faster
+    # A label beyond the classes sorts behind them all, into a last part that is cut off.
     counts = np.bincount(labels, minlength=num_classes)[:num_classes]
     return np.split(np.argsort(narrow, kind="stable"), np.cumsum(counts))[:num_classes]
 
 
 def ranking(scores: np.ndarray) -> np.ndarray:
     """The rows (n,) by descending score; equal scores in the order given."""
+    # Negated rather than reversed, which would also reverse the order of equal scores.
     return np.argsort(-scores, kind="stable")
 
 
@@ -294,9 +296,11 @@ def _weights_near_truth(
 
 def _weights_of_group(iou: np.ndarray, ignored: np.ndarray, starts: np.ndarray) -> np.ndarray:
     """(u,) weights from the pairs (e,) of u detections, which begin at starts (u,)."""
+    # -1 where the image has no object of the kind: less than any IoU.
     best_counted = np.maximum.reduceat(np.where(ignored, -1.0, iou), starts)
     best_ignored = np.maximum.reduceat(np.where(ignored, iou, -1.0), starts)
     share = np.add.reduceat(ignored.astype(np.float64), starts) / np.diff(starts, append=len(iou))
+    # Equality is no accident of rounding: a detection that touches nothing has an IoU of 0 with both kinds.
     return np.where(best_counted == best_ignored, share, best_counted > best_ignored)
 
 
@@ -356,6 +360,7 @@ def _eligible_pairs(found: Detections, truth: GroundTruth, protocol: MatchingPro
     parts = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))]
     for detection, row in pairs.of(candidates):
         iou = paired_iou(found.boxes[detection], truth.boxes[row], protocol.pixel_offset)
+        # An object without area may have the threshold 0, which a box that does not touch it would reach.
         reached = (iou >= threshold[row]) & (iou > 0)
         parts.append((detection[reached], row[reached], iou[reached]))
     detection, row, iou = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
@@ -370,6 +375,7 @@ def _chunks(count: np.ndarray) -> Iterator[tuple[int, int]]:
     start = 0
     while start < len(count):
         before = total[start] - count[start]
+        # At least one detection, however many pairs it has.
         stop = max(start + 1, int(np.searchsorted(total, before + _PAIRS_AT_ONCE, side="right")))
         yield start, stop
         start = stop
@@ -377,6 +383,7 @@ def _chunks(count: np.ndarray) -> Iterator[tuple[int, int]]:
 
 def _sizes(boxes: np.ndarray, offset: float) -> tuple[np.ndarray, np.ndarray]:
     """Widths and heights (n,) in float64, never negative."""
+    # In double precision, as ILSVRC's kit (MATLAB) computes: a detection at the threshold falls on the same side.
     size = np.maximum(boxes[:, 2:].astype(np.float64) - boxes[:, :2] + offset, 0)
     return size[:, 0], size[:, 1]
 
@@ -393,5 +400,6 @@ def paired_iou(first: np.ndarray, second: np.ndarray, offset: float = 0.0) -> np
     """
     common = np.concatenate([np.maximum(first[:, :2], second[:, :2]), np.minimum(first[:, 2:], second[:, 2:])], axis=1)
     intersection, first_area, second_area = (np.multiply(*_sizes(boxes, offset)) for boxes in (common, first, second))
+    # Two boxes without area have no union to divide by.
     union = first_area + second_area - intersection
     return np.divide(intersection, union, out=np.zeros_like(union), where=union > 0)

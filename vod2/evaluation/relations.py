@@ -51,6 +51,7 @@ class RelationWriter(DatasetEvaluator):
                 raise UserError("MODEL.VIDEO.KEEP_RELATIONS is True, but the model's aggregator keeps no relations")
             self._seen[str(given["image_id"])] = (
                 found.proposal_index.cpu().numpy().astype(np.int32),
+                # By way of float32, as numpy has no bfloat16; float16, as there are K of them for a detection.
                 found.next_relation.detach().cpu().float().numpy().astype(np.float16),
             )
 

@@ -68,4 +68,5 @@ def _table(headers: list[str], rows: list) -> str:
     """As text; "" without rows."""
     if not rows:
         return ""
+    # The first column stays text, also where a name reads like a number.
     return tabulate(rows, headers=headers, tablefmt="plain", floatfmt=".2f", disable_numparse=[0])

@@ -101,6 +101,7 @@ def read_run(folder: Path, data: EvaluatedDataset | None = None) -> Run:
     except Exception as error:  # numpy and zipfile raise a dozen kinds for a damaged file
         raise UserError(f"{path} holds no detections ({error}): evaluate again") from error
     given, data = data, data or read_evaluated_dataset(folder / TRUTH_FILE)
+    # As text, which an array makes of numbers that stand beside texts.
     if [str(one) for one in image_ids] != [str(one) for one in data.image_ids]:
         source = folder / TRUTH_FILE if given is None else f"the dataset {data.name!r}"
         raise UserError(f"{path} and {source} differ in their frames: they are not of one evaluation")
@@ -145,6 +146,7 @@ def _difference(one: Run, other: Run) -> str | None:
     ):
         if left != right:
             return f"{what} ({left!r}, {right!r})"
+    # From here on each comparison relies on those before it: rows stand for the same frames.
     if a.image_ids != b.image_ids:
         at = next(row for row, pair in enumerate(zip(a.image_ids, b.image_ids, strict=True)) if pair[0] != pair[1])
         return f"their frames (frame {at} of the dataset is {a.image_ids[at]!r}, {b.image_ids[at]!r})"

@@ -80,6 +80,7 @@ def track_stability(found: np.ndarray, tracks: TrackIndex) -> TrackStability:
     position = np.arange(len(track))
     is_first = np.zeros(len(track), dtype=bool)
     is_first[starts] = True
+    # The first frame of a track would be compared with the last one of the track before it.
     flips = ~is_first & (found != np.roll(found, 1))
     start = np.repeat(starts, length)
     last_found = np.maximum.accumulate(np.where(found, position, -1))  # at or before; of an earlier track if < start
@@ -128,6 +129,7 @@ def follow_tracks(
     found[matches[matches >= 0]] = True
     track = np.where(ground_truth.ignore, -1, tracks.track)
     per_track = track_stability(found, tracks._replace(track=track))
+    # A track of one frame can neither flicker nor be lost.
     long = per_track.length > 1
     return FollowedTracks(np.unique(track[track >= 0])[long], TrackStability(*(values[long] for values in per_track)))
 

@@ -165,6 +165,7 @@ def is_ignored(detections: Detections, regions: Sequence[np.ndarray]) -> np.ndar
         size = np.maximum(box[:, 2:] - box[:, :2], 0)
         area = size[:, 0] * size[:, 1]
         common = np.minimum(box[:, None, 2:], cells[:, 2:]) - np.maximum(box[:, None, :2], cells[:, :2])
+        # The cells do not overlap, so no part of a box counts twice.
         covered = np.maximum(common, 0).prod(axis=2).sum(axis=1)
         ignored[rows] = (area > 0) & (covered >= area / 2)
     return ignored

@@ -109,6 +109,7 @@ class VIDEvaluator(DatasetEvaluator):
                 distributed,
                 protocol=test.VID_PROTOCOL,
                 groups=test.VID_GROUPS,
+                # The key is "" for no file.
                 frame_kinds=test.FRAME_KINDS or None,
             )
 

@@ -49,6 +49,7 @@ def draw_relations(
 def tile(image: np.ndarray, box: Sequence[float], side: int) -> np.ndarray:
     """The surroundings of a box, with the box marked: (side, side, 3); what lies outside of the image is black."""
     x1, y1, x2, y2 = box
+    # The surroundings of a box of a few pixels would show nothing else: at least 8 pixels.
     reach = max(_CONTEXT * max(x2 - x1, y2 - y1), 8.0)
     scale = side / reach
     shift = np.array(

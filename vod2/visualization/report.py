@@ -164,10 +164,12 @@ def write_report(
         count = 0
         for count, frame in enumerate(images, 1):
             other = None if baseline is None else baseline.get(count - 1)
+            # The reader notes gaps as it comes to them, so only the latest can be right before this frame.
             after_gap = reader is not None and any(gap.frame == count - 1 for gap in reader.gaps[-1:])
             report.write(frame, detections.get(count - 1), other, after_gap)
         for name, frames in (("detections", detections), ("baseline", baseline or {})):
             outside = [frame for frame in frames if not 0 <= frame < count]
+            # That a video has no frame at all is what leaving the block reports.
             if count and outside:
                 raise ValueError(f"{name} of frame {outside[0]}: the video has frames 0 to {count - 1}")
         if reader is not None and reader.status is not None:

@@ -95,6 +95,7 @@ def _detections(instances: Instances) -> list[_Detection]:
 
 
 def _numbered(tracks: list[Track], taken: Mapping[int, Track], start: int = 0) -> list[Track]:
+    # Above all track ids, so that no two objects get one name.
     offset = max(taken, default=0) + start
     for number, track in enumerate(tracks, 1):
         track.name = str(offset + number)
@@ -130,6 +131,7 @@ class _Chains:
 
     def take(self, frame: int, detections: Sequence[_Detection]) -> list[Track]:
         """The track of each detection, an open one or a new one."""
+        # + 1: consecutive frames differ by 1, with none missing between them.
         self._latest = [entry for entry in self._latest if frame - entry[0] <= _PATIENCE + 1]
         latest_boxes = [(box, track.label) for _, box, track in self._latest]
         partners = _match(latest_boxes, [(detection.box, detection.label) for detection in detections], _CHAIN_IOU)
@@ -168,5 +170,6 @@ def _match(old: list[tuple[list[float], int]], new: list[tuple[list[float], int]
 
 
 def _iou(first: list[list[float]], second: list[list[float]]) -> np.ndarray:
+    # float64 as in the evaluation: the same pairs whatever precision the detector has.
     boxes, others = torch.tensor(first, dtype=torch.float64), torch.tensor(second, dtype=torch.float64)
     return box_iou(boxes, others).numpy()

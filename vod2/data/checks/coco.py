@@ -54,6 +54,7 @@ class CocoVideo(CheckFormat):
         return Path(path).is_file() and Path(path).name.endswith((".json", ".json.gz"))
 
     def videos(self) -> Iterator[CheckedVideo]:
+        # Every walk collects its own list.
         self._ids = []
         findings: list[Finding] = []
         parsed = parse_coco_video(
@@ -103,7 +104,9 @@ class CocoVideo(CheckFormat):
 
 
 def _checked(thing: ParsedObject) -> CheckedObject:
+    # A category that the file does not have gets a name that no class has, so that the walk reports it.
     name = f"category_id {thing.category!r:.40}" if thing.name is None else thing.name
+    # A crowd is no single object: it may share the track of one.
     return CheckedObject(name, thing.box, None if thing.iscrowd else thing.track)
 
 
@@ -111,10 +114,13 @@ def _repeated_annotations(parsed: ParsedFile) -> dict[int, Fault]:
     """{position in the list: what is wrong} of annotations whose id another one has before them."""
     first: dict[Hashable, int] = {}
     faults: dict[int, Fault] = {}
+    # In the order of the file: the fault is that of the later annotation, whatever frames the two are in.
     things = (thing for video in parsed.videos for frame in video.frames.values() for thing in frame.objects)
     for thing in sorted(things, key=lambda thing: thing.annotation):
+        # The loader needs no ids of annotations of images, so one that is missing is no fault.
         if not isinstance(thing.id, int | float | str):
             continue
+        # An annotation of YouTube-VIS has an object in each of its frames, all with its id.
         before = first.setdefault(thing.id, thing.annotation)
         if before != thing.annotation:
             place = thing.place._replace(entry=f"annotations[{thing.annotation}]")

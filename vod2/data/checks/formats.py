@@ -30,14 +30,17 @@ def open_source(source: str, format: str | None = None, **options: Any) -> Check
     Raises:
         UserError: there is no such dataset, nor folder; the format is unknown, or no layout fits.
     """
+    # None is an option that the command line was not given, so the default of the layout holds.
     options = {key: value for key, value in options.items() if value is not None}
     if format is not None and format not in FORMATS:
         raise UserError(f"the format {format!r} is unknown, expected one of {', '.join(FORMATS)}")
+    # A registered name comes before a folder of that name; with a format, the folder is meant.
     if format is None and source in DatasetCatalog.list():
         return _registered(source, options)
     if not os.path.exists(source):
         names = ", ".join(sorted(DatasetCatalog.list()))
         raise UserError(f"{source!r} is neither a folder or file nor a registered dataset, which are {names}")
+    # Where a folder looks like several layouts, the first in FORMATS is taken.
     formats = [FORMATS[format]] if format is not None else [f for f in FORMATS.values() if f.recognizes(source)]
     if not formats:
         raise UserError(f"{source}: this is in no known layout: give it with --format {'|'.join(FORMATS)}")
@@ -100,6 +103,7 @@ class RegisteredDataset(CheckFormat):
         frames = [self._frame(record) for record in records]
         video = CheckedVideo(name, frames, file=records[0].get("video_file"))
         listed = {frame.index for frame in frames}
+        # Frames that are not listed may be supports, so their images have to be there, too.
         if video.file is None and "frame_template" in records[0]:
             others = (index for index in range(records[0]["video_length"]) if index not in listed)
             paths = ((index, frame_path(records[0], index)) for index in others)
@@ -113,6 +117,7 @@ class RegisteredDataset(CheckFormat):
             box = BoxMode.convert(list(annotation["bbox"]), annotation["bbox_mode"], BoxMode.XYXY_ABS)
             category = annotation["category_id"]
             names = self.classes or []
+            # A number without a name stays a number, which is in no list of names: the walk reports it.
             name = names[category] if 0 <= category < len(names) else category
             objects.append(CheckedObject(name, tuple(box), annotation.get("track_id")))
         return CheckedFrame(

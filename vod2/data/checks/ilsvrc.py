@@ -86,6 +86,7 @@ class ImageNetVid(CheckFormat):
 
     def _of_folders(self, split: str) -> Iterator[CheckedVideo]:
         for folder, subfolders, files in os.walk(self._data / split, followlinks=True):
+            # os.walk goes on in the order of this list; links are followed because data sets are often made of them.
             subfolders.sort()
             if any(file.endswith(".JPEG") for file in files):
                 yield self._video(Path(folder).relative_to(self._data).as_posix(), split)
@@ -138,9 +139,11 @@ class ImageNetVid(CheckFormat):
             return video
         present = self._present(folder, video, length)
         if listed is None:
+            # What the loader takes: of a training video 15 frames, but all that a list of videos names.
             chosen = set(chosen_frames(present, self._every_frame or list_path is not None or split != "train"))
         else:
             chosen = set(listed)
+        # The other frames may be supports: they need images, but no annotations.
         for index in sorted(chosen.union(range(present))):
             image = str(folder / f"{index:06d}.JPEG")
             entry = None
@@ -165,11 +168,13 @@ class ImageNetVid(CheckFormat):
         odd = [name for name in names if not (len(name) == 11 and name[:6].isdecimal())]
         present = max(numbers, default=-1) + 1
         if odd:
+            # Without a length in the list the loader counts the files and stops at such a name; else it never looks.
             severity = ERROR if length is None else WARNING
             video.findings.append(
                 Finding(severity, "video_length", str(folder / odd[0]), f"{len(odd)} such names", "000000.JPEG ...")
             )
         if length is not None and length != present:
+            # Listed frames that are not there stop a training; frames beyond the list are never read.
             severity = ERROR if length > present else WARNING
             video.findings.append(
                 Finding(severity, "video_length", str(folder), f"{present} frames", f"{length} frames as listed")

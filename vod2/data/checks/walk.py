@@ -58,6 +58,7 @@ def check_dataset(
     kept: Counter[str] = Counter()
     reservoir: list[Example] = []
     rng = np.random.default_rng(0)  # which frames without findings are shown
+    # Threads are enough, as decoding releases Python's lock.
     with ThreadPoolExecutor(max(1, workers)) as pool:
         for video in tqdm(
             source.videos(), desc="videos", unit="video", disable=None if progress is None else not progress
@@ -65,6 +66,7 @@ def check_dataset(
             images = _Images(video, max_images_per_video, pool)
             findings = [*video.findings, *images.findings, *_check_annotations(video, source, images.sizes)]
             result.findings += findings
+            # A format yields a video without frames to carry the findings of a list.
             result.videos += bool(video.frames)
             result.frames += len(video.frames)
             result.images_read += images.count
@@ -110,6 +112,7 @@ class _Images:
             entries = tuple(frame.entry for frame in video.frames if frame.entry is not None)
             self.findings.append(Finding(ERROR, "missing_video", file, "no such file", "a video", entries=entries))
             return
+        # A video file has to be decoded up to the last frame of interest, so a limit takes the first frames of it.
         needed = len(video.frames) if not limit else min(limit, len(video.frames))
         frames = {frame.index: frame for frame in video.frames}
         count = 0
@@ -121,7 +124,9 @@ class _Images:
                 if limit and count >= needed:
                     return
         except VideoError as error:
+            # A finding names its file anyway.
             text = str(error).replace(repr(file), "it")
+            # A decoder seldom recovers from damage, so the frames after it count as lost.
             entries = tuple(frame.entry for frame in video.frames if frame.index >= count and frame.entry is not None)
             self.findings.append(
                 Finding(ERROR, "unreadable_video", file, text, "a video that decodes to its end", None, count, entries)
@@ -145,6 +150,7 @@ class _Images:
                         ERROR, "size_mismatch", frame.image, _pixels(size), f"{_pixels(frame.size)} as annotated"
                     )
                 )
+            # A stream refuses a frame of another size than its first one.
             if size != usual[0][0]:
                 self.findings.append(
                     frame.finding(
@@ -179,6 +185,7 @@ def _check_annotations(
     video: CheckedVideo, source: CheckFormat, sizes: dict[int, tuple[int, int]]
 ) -> Iterator[Finding]:
     for frame in video.frames:
+        # Boxes were drawn in an image of the annotated size; whether that is right is checked apart (`_compare`).
         size = frame.size or sizes.get(frame.index)
         tracks: set[Hashable] = set()
         for thing in frame.objects:
@@ -195,6 +202,7 @@ def _check_annotations(
                 )
             tracks.add(thing.track)
     yield from _check_tracks(video, source.classes)
+    # Where annotations could not be read, it is no wonder that there are no objects.
     if video.frames and not video.findings and not any(frame.objects for frame in video.frames):
         file = os.path.dirname(video.frames[0].annotation) or video.name
         yield Finding(WARNING, "empty_video", file, f"{video.name} has no object in {len(video.frames)} frames", "some")
@@ -234,6 +242,7 @@ def box_problem(
         may_leave: a box that leaves the image is a warning, however far.
     """
     x1, y1, x2, y2 = box
+    # First of all, because every comparison with NaN below would be false.
     if not all(map(math.isfinite, box)):
         return ERROR, "box_degenerate", "four numbers"
     if x2 < x1 or y2 < y1:
@@ -258,6 +267,7 @@ def _broken_examples(video: CheckedVideo, findings: Iterable[Finding], kept: Cou
             continue
         shown.add(finding.frame)
         own = [other for other in findings if other.frame == finding.frame]
+        # A set: two findings of a kind in one frame are one example of it.
         kept.update({other.kind for other in own})
         yield Example(frames[finding.frame], own, video.file is not None)
 
@@ -270,8 +280,10 @@ def _sample(
     good = [frame for frame in video.frames if frame.objects and frame.index not in bad]
     if not good:
         return
+    # Reservoir sampling: the n-th video takes a place with probability _SHOWN_FRAMES / n.
     place = len(reservoir) if len(reservoir) < _SHOWN_FRAMES else int(rng.integers(number))
     if place < _SHOWN_FRAMES:
+        # While the reservoir is filled, the slice is empty and this appends.
         reservoir[place : place + 1] = [Example(good[len(good) // 2], [], video.file is not None)]
 
 

@@ -139,6 +139,7 @@ class BadFrames:
 
     def _frames_of(self, clip: dict) -> Iterable[int]:
         """Numbers of the frames of the clip's video that have a file of their own."""
+        # Without a template, a number that is not listed would be read as the image of the nearest listed frame.
         if not {"frame_template", "video_file"} & clip.keys() and self.index is not None:
             return self.index.frames(clip["video_id"]).tolist()
         return range(clip["video_length"])

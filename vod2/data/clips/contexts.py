@@ -79,6 +79,7 @@ def there_and_back(index: int, length: int) -> int:
         >>> [there_and_back(index, 3) for index in range(8)]
         [0, 1, 2, 1, 0, 1, 2, 1]
     """
+    # The period below would be 0.
     if length == 1:
         return 0
     place = index % (2 * length - 2)
@@ -99,6 +100,7 @@ def fitted(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     if (height, width) == size:
         return image
     scale = max(size[0] / height, size[1] / width)
+    # Rounding must not leave a side short of the size that is cut out.
     scaled = max(round(scale * height), size[0]), max(round(scale * width), size[1])
     image = transforms.ResizeTransform(height, width, *scaled).apply_image(image)
     top, left = (scaled[0] - size[0]) // 2, (scaled[1] - size[1]) // 2
@@ -137,6 +139,7 @@ class ForeignMapper(VideoDatasetMapper):
         schedule = cast(SupportSchedule, self.schedule)
         places = schedule.new(key, clip["video_length"], video, clip.get("previous_index"))
         assert self.index is not None  # the constructor was given one
+        # Any dict of a video leads to all of its frames; the first listed one is there for certain.
         other = self.index.record(self.partners[video], int(self.index.frames(self.partners[video])[0]))
         assert other is not None  # it is one of those that are listed
         numbers = {place: there_and_back(place, other["video_length"]) for place in places}

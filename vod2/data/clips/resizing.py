@@ -23,6 +23,7 @@ class TruncatedResize(transforms.ResizeShortestEdge):
             side = np.random.randint(least, greatest + 1)
         else:
             side = np.random.choice(self.short_edge_length)
+        # Detectron2's way of saying that images keep their size.
         if side == 0:
             return transforms.NoOpTransform()
         return transforms.ResizeTransform(height, width, *self.size_of(height, width, int(side), self.max_size))
@@ -32,6 +33,7 @@ class TruncatedResize(transforms.ResizeShortestEdge):
         """(height, width) after resizing; where the longer side would exceed `longest`, the shorter one gives way."""
         least, greatest = min(height, width), max(height, width)
         if greatest / least * shorter > longest:
+            # As in maskrcnn-benchmark's `get_size`: the shorter side is rounded, only the longer one is cut.
             shorter = round(longest * least / greatest)
         longer = int(shorter * greatest / least)
         return (shorter, longer) if height <= width else (longer, shorter)

@@ -82,6 +82,7 @@ class VideoDatasetMapper:
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict:
         augmentations = build_augmentation(cfg, is_train)
         if cfg.INPUT.CROP.ENABLED and is_train:
+            # Before resizing, as in Detectron2's mapper.
             augmentations.insert(0, transforms.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
         if is_train:
             augmentations = build_video_augmentation(cfg) + augmentations
@@ -95,6 +96,7 @@ class VideoDatasetMapper:
         }
 
     def __call__(self, dataset_dict: dict) -> dict:
+        # The dict belongs to the dataset, and what follows changes it.
         dataset_dict = copy.deepcopy(dataset_dict)
         return self._training_clip(dataset_dict) if self.is_train else self._new_frames(dataset_dict)
 
@@ -141,6 +143,7 @@ class VideoDatasetMapper:
 
         clip["image"] = images[key]
         regions = to_ignore_regions(clip, drawn, (images[key].shape[1], images[key].shape[2]))
+        # Those of the dict are in pixels of the file; a clip without regions has no key.
         clip.pop("ignore_regions", None)
         if len(regions):
             clip["ignore_regions"] = regions

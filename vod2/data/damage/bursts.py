@@ -15,6 +15,7 @@ import numpy as np
 from vod2.data.damage.kinds import DAMAGES, Moment
 from vod2.errors import UserError
 
+# Every frame that is read asks for the plan of its video.
 _REMEMBERED_VIDEOS = 4096
 
 
@@ -91,6 +92,7 @@ def plan_bursts(config: DamageConfig, video_id: str, video_length: int) -> tuple
     bursts, start = [], 0
     for number, length in enumerate(lengths):
         start += int(gaps[number])
+        # Each kind once, in a drawn order, before any of them comes again.
         if number % len(config.kinds) == 0:
             order = rng.permutation(len(config.kinds))
         kind = config.kinds[order[number % len(config.kinds)]]
@@ -112,6 +114,7 @@ def burst_at(config: DamageConfig, video_id: str, video_length: int, frame: int)
 
 def moment_of(config: DamageConfig, video_id: str, burst: Burst, frame: int) -> Moment:
     """What the kinds of damage want to know of a frame of a burst."""
+    # A generator for each frame: its noise does not depend on which frames were read before.
     rng = _generator(config.seed, video_id, frame)
     return Moment(burst.draws, (frame - burst.start) / burst.length, rng)
 

@@ -72,6 +72,7 @@ def compression(image: np.ndarray, strength: float, moment: Moment) -> np.ndarra
     quality = round(16 - 14 * strength)
     _, encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
     decoded = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED)
+    # imdecode drops the channel of a gray image.
     assert decoded is not None  # it has just been encoded
     return decoded.reshape(image.shape)
 
@@ -106,6 +107,7 @@ def covered_share(box: tuple[float, float, float, float], side: int, strength: f
 
 
 def _filtered(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    # filter2D drops a single channel.
     return cv2.filter2D(image, -1, kernel, borderType=cv2.BORDER_REPLICATE).reshape(image.shape)
 
 

@@ -24,6 +24,7 @@ def register_builtin_datasets(folder: str) -> None:
     `folder` holds ILSVRC2015, UAVDT, synthetic, vod_synth_1_<size> for each size, and drones_<sensor>.
     """
     imagenet, synthetic = os.path.join(folder, "ILSVRC2015"), os.path.join(folder, "synthetic")
+    # A name may be taken by whoever registered data of their own under it; the catalog refuses a second one.
     taken = set(DatasetCatalog.list())
     for name, split, every_frame in (
         ("imagenet_vid_train", "train", False),

@@ -142,6 +142,7 @@ class _Parser:
         place, expected = Place(self._path), "an object with 'videos' and 'categories'"
         try:
             data = json.loads(read_text(self._path, "the JSON of a dataset"))
+        # json gives up on brackets nested too deeply with a RecursionError.
         except (ValueError, RecursionError) as error:
             reason = error if os.path.getsize(self._path) else "an empty file"
             raise Fault.at(place, f"broken JSON ({reason})", expected) from error
@@ -196,8 +197,10 @@ class _Parser:
             key = entry.get("id")
             try:
                 key = _new_id(entry, images, place)
+                # From here on the id is known: annotations of this image are not reported for the fault of the image.
                 images[key] = None
                 video = _lookup(videos, entry, "video_id", place, "videos")
+                # Not joined by `or`: the number may be 0.
                 frame = entry["frame_id"] if "frame_id" in entry else entry.get("frame_index")
                 index = whole(frame, place, "frame_id", self._first) - self._first
                 self._add_frame(video, index, entry, entry.get("file_name"), place)
@@ -211,6 +214,7 @@ class _Parser:
                     length = whole(video.entry["length"], video.place, "length")
                 except Fault as fault:
                     self._report(fault)
+            # A length may count frames that the file does not list; it must not cut off any that it does.
             video.parsed.length = max(length, max(video.parsed.frames, default=-1) + 1)
         return images
 
@@ -222,6 +226,7 @@ class _Parser:
                     video.parsed.length = len(names)
                 elif self._in_files:
                     video.parsed.length = whole(video.entry.get("length"), video.place, "length", 0)
+                    # Frames of a video file have no names of their own.
                     names = [None] * video.parsed.length
                 else:
                     value, expected = f"file_names is {names!r:.80}", "a list, as the file has no 'images'"
@@ -288,6 +293,7 @@ class _Parser:
         for position, place, entry in self._entries("annotations"):
             try:
                 video = _lookup(videos, entry, "video_id", place, "videos").parsed
+                # An annotation of YouTube-VIS is one object in the whole video: its id is the track.
                 track = whole(entry.get("id"), place, "id")
                 boxes = entry.get("bboxes")
                 if not isinstance(boxes, list) or len(boxes) != video.length:
@@ -298,6 +304,7 @@ class _Parser:
                 self._report(fault)
                 continue
             for index, box in enumerate(boxes):
+                # null: the object is not in the frame. A frame that is not there has had its own fault reported.
                 if box is None or index not in video.frames:
                     continue
                 try:
@@ -317,6 +324,7 @@ class _Parser:
         name_of_box: str,
     ) -> None:
         category = entry.get("category_id")
+        # What JSON has as a list or an object cannot be looked up.
         name = self._categories.get(category) if isinstance(category, Hashable) else None
         if self._keep is not None and name is not None and name not in self._keep:
             return
@@ -345,6 +353,7 @@ class _Parser:
 
 def _new_id(entry: dict, taken: dict, place: Place) -> Hashable:
     key = entry.get("id")
+    # null, a list or an object tells no entry from another.
     if not isinstance(key, int | float | str):
         raise Fault.at(place, f"id is {key!r:.80}", "a number or a text")
     if key in taken:

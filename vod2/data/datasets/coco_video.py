@@ -123,6 +123,7 @@ def load_coco_video(
             if parsed.annotated:
                 record["annotations"] = list(_annotations(frame, ids, boxes))
             dicts.append(record)
+    # At the end, as one warning for the whole file.
     boxes.warn()
     if not dicts:
         raise UserError(f"{json_file}: expected frames, found none: check that it is the right file")

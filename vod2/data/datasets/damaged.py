@@ -71,4 +71,5 @@ def _noted(annotation: dict, record: dict, burst: Burst) -> dict:
 
 def _stronger(kinds: dict[str, float] | None, kind: str, strength: float) -> dict[str, float]:
     kinds = dict(kinds or {})
+    # A video may have been recorded as damaged by the same kind before: the stronger one is what is seen.
     return kinds | {kind: max(strength, kinds.get(kind, 0.0))}

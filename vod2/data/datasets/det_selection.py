@@ -46,6 +46,7 @@ def derive_images(root: str | os.PathLike, class_names: Sequence[str] = VID_CLAS
                 images[category] += paths
             continue
         for path in tqdm(paths, desc=folder.name, unit="file", disable=None):
+            # A set: an image with several objects of a class counts once for it.
             named = {categories[name] for name in _names(root, path) if name in categories}
             for category in named:
                 images[category].append(path)
@@ -67,6 +68,7 @@ def limit_images_per_class(dicts: Sequence[dict], limit: int) -> list[dict]:
         classes = {annotation["category_id"] for annotation in dicts[position].get("annotations", ())}
         if not classes or any(seen[category] < limit for category in classes):
             kept.append(position)
+        # An image that is dropped counts, too, but only for classes that have enough already.
         seen.update(classes)
     return [dicts[position] for position in sorted(kept)]
 
@@ -88,6 +90,7 @@ def _synset_of(root: str | os.PathLike, name: str, paths: Sequence[str], categor
     images: Counter[str] = Counter()
     for path in paths[:_NAMED_BY]:
         images.update(_names(root, path))
+    # The most frequent one; of two that are equally frequent the first by name, on every machine.
     return min(images, key=lambda synset: (-images[synset], synset), default=name)
 
 
@@ -99,6 +102,7 @@ def _names(root: str | os.PathLike, path: str) -> set[str]:
     try:
         return {thing.name for thing in parse_xml(file)[2]}
     except UserError as error:
+        # The loader stops at the file if its image is selected; it is no reason to select none.
         logger.warning("Not looked at for the selection of images: %s", error)
         return set()
 

@@ -76,6 +76,7 @@ def prepare_drones(
     """
     data = Path(clone, "Data") if Path(clone, "Data").is_dir() else Path(clone)
     found = {sensor: find_clips(data / f"Video_{DRONE_SENSORS[sensor]}") for sensor in sensors}
+    # Of all sensors before anything is written: a file that is missing shows at once.
     for sensor, parts in found.items():
         found[sensor] = _complete(parts, skip_missing)
     distances = read_distances(data / _DESCRIPTION)
@@ -120,6 +121,7 @@ def find_clips(folder: Path) -> dict[str, list[Clip]]:
             if category_of_clip == category.upper():
                 clips.append(Clip(name, category, number, folder / f"{name}.mp4", folder / f"{name}{_LABELS}"))
         clips.sort(key=lambda clip: clip.number)
+        # Half up; Python's round goes to the even number.
         boundary = int(_TRAIN_SHARE * len(clips) + 0.5)
         splits["train"] += clips[:boundary]
         splits["val"] += clips[boundary:]
@@ -164,10 +166,12 @@ def _sheet_rows(path: Path) -> list[dict[str, str]]:
             value = cell.find(f"{_SHEET}v")
             if value is not None:
                 content = value.text or ""
+                # The value of a cell of type s is the number of a shared text.
                 text = texts[int(content)] if cell.get("t") == "s" else content
                 place = cell.get("r")
                 if place is None:
                     raise ValueError("a cell without a place")
+                # Empty cells are left out of the file, so only its place, such as A5, tells the column of a cell.
                 cells[place.rstrip("0123456789")] = " ".join(text.split())
         if cells:
             rows.append(cells)
@@ -241,8 +245,10 @@ def _add_clip(data: dict, clip: Clip, distance: str | None) -> None:
     corners = [np.hstack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]]) for boxes, _ in frames]
     tracks = link_tracks(corners, [labels for _, labels in frames])
     for index, ((boxes, labels), numbers) in enumerate(zip(frames, tracks, strict=True)):
+        # Ids count from 1: pycocotools takes the annotation 0 for none.
         image = {"id": len(data["images"]) + 1, "video_id": video["id"], "frame_id": index}
         data["images"].append(image | {"width": width, "height": height})
+        # Hundredths of a pixel are finer than anybody draws, and keep the file small.
         for box, label, number in zip(boxes.round(2).tolist(), labels.tolist(), numbers.tolist(), strict=True):
             entry = {"id": len(data["annotations"]) + 1, "image_id": image["id"], "category_id": label + 1}
             data["annotations"].append(entry | {"instance_id": number, "bbox": box, "iscrowd": 0})
@@ -255,6 +261,7 @@ def _boxes_of_frames(clip: Clip) -> list[tuple[np.ndarray, np.ndarray]]:
     for found in read_video_labels(clip.labels).frames:
         if unknown := sorted(set(found) - set(ids)):
             raise UserError(f"{clip.labels}: the label {unknown[0]!r} is unknown, expected {', '.join(ids)}")
+        # MATLAB's pixels count from 1.
         boxes = np.concatenate([np.zeros((0, 4)), *found.values()]) - (1, 1, 0, 0)
         labels = np.concatenate([np.zeros(0, np.int64), *(np.full(len(b), ids[name]) for name, b in found.items())])
         frames.append((boxes, labels))

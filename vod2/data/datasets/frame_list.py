@@ -42,6 +42,7 @@ def parse_frame_list(path: str | os.PathLike, split: str, report: Report = refus
         Fault: the list cannot be read.
     """
     lines = lines_of(path, "the list of frames", refuse)
+    # Blank lines end many a file; one in between is no entry and a fault.
     while lines and not lines[-1].strip():
         lines.pop()
     fields_of_lines = {number: _fields_of_line(line, split) for number, line in enumerate(lines, start=1)}
@@ -71,7 +72,9 @@ def parse_frame_list(path: str | os.PathLike, split: str, report: Report = refus
 
 def _fields_of_line(line: str, split: str) -> tuple[str, int, int, int] | tuple[str, int] | None:
     """(video, count, frame, length) or (video, frame) of one line of a list, None if it has no known form."""
+    # The longer form first, since its lines end in a number, too.
     for count in (3, 1):
+        # From the right, as the names of videos may have spaces.
         words = line.strip().rsplit(maxsplit=count)
         name, numbers = "".join(words[:-count]), words[-count:]
         if not name or not all(map(_is_number, numbers)):

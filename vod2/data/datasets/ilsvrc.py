@@ -178,6 +178,7 @@ def read_annotations(
         counts.append(len(rows) - before)
     if not quiet:
         boxes.warn()
+    # In float64 every track id up to 2^31 is exact; in float32 it would not be.
     columns = np.array(rows, np.float64).reshape(-1, 7)
     return AnnotationTable(
         np.array(sizes, np.int32).reshape(-1, 2),
@@ -204,7 +205,9 @@ def cached_annotations(
     """
     root = os.path.abspath(root)
     key = _cache_key(root, files, categories)
+    # All data sets share the folder at home: the hash of the root keeps them apart.
     in_home = f"{label}-{hashlib.sha256(root.encode()).hexdigest()[:12]}.npz"
+    # Beside the data first, where all who use it find the cache; data is often mounted read-only.
     places = [Path(root, ".vod2_cache", f"{label}.npz"), Path.home() / ".cache" / "vod2" / in_home]
     for place in places:
         table = _load_cache(place, key)
@@ -238,10 +241,12 @@ def _load_cache(path: Path, key: str) -> AnnotationTable | None:
     if not path.is_file():
         return None
     try:
+        # No pickles: a file that somebody else has put there must not run code.
         with np.load(path, allow_pickle=False) as arrays:
             if str(arrays["key"]) != key:
                 return None
             return AnnotationTable(**{field.name: arrays[field.name] for field in fields(AnnotationTable)})
+    # A cache that was cut off while it was written is no reason to stop: everything in it can be read again.
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         logger.warning("%s: the cache is broken (%s), it is built again", path, error)
         return None

@@ -86,6 +86,7 @@ def load_imagenet_det(
                 "category_id": labels[i],
                 "iscrowd": 0,
                 "track_id": tracks[i],
+                # DET does not annotate it.
                 "occluded": 0,
             }
             for i in range(begin, end)

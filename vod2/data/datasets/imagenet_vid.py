@@ -79,6 +79,7 @@ class XmlAnnotations(FrameAnnotations):
         return video_id, index
 
     def read(self, part: tuple[str, int]) -> Iterator[dict]:
+        # Only the annotations are used: the length may be anything, and {} keeps the deterioration from being read.
         ref = FrameRef(*part, length=part[1] + 1)
         file = _annotation_file(self.root, ref)
         if os.path.isfile(file):
@@ -191,6 +192,7 @@ def derive_frames(root: str | os.PathLike, split: str, every_frame: bool = False
     data = os.path.join(root, "Data", "VID")
     refs = []
     for folder, subfolders, files in os.walk(os.path.join(data, split), followlinks=True):
+        # os.walk goes on in the order of this list; links are followed because data sets are often made of them.
         subfolders.sort()
         length = _video_length(folder, files)
         video = Path(folder).relative_to(data).as_posix()
@@ -202,12 +204,14 @@ def chosen_frames(length: int, every_frame: bool) -> Iterable[int]:
     """The frames of a video of `length` frames that the published lists name, or all of them."""
     if every_frame or length < _TRAIN_FRAMES:
         return range(length)
+    # floor((i + 0.5) L / 15) in integers, which do not round.
     return [(2 * i + 1) * length // (2 * _TRAIN_FRAMES) for i in range(_TRAIN_FRAMES)]
 
 
 def _video_length(folder: str, files: Iterable[str]) -> int:
     """Frames among the `files` of a video's folder: 0, 1, 2 ... without a gap, or else a UserError."""
     frames = {file for file in files if file.endswith(".JPEG")}
+    # As many files as there are, counted from 0: the first name that is not among them shows a gap.
     missing = next((name for name in map("{:06d}.JPEG".format, range(len(frames))) if name not in frames), None)
     if missing:
         raise UserError(
@@ -229,6 +233,7 @@ def _to_dicts(
     occluded, ends = table.occluded.tolist(), table.counts.cumsum().tolist()
     deterioration = dict(deterioration or {})
     for ref, (height, width), count, end in zip(refs, table.sizes.tolist(), table.counts.tolist(), ends, strict=True):
+        # Once for a video, whose frames need not follow each other in the list.
         if ref.video not in deterioration:
             deterioration[ref.video] = read_sidecar(root, ref.video)
         kinds = deterioration[ref.video].get(ref.index, {})

@@ -46,6 +46,7 @@ def read_video_labels(path: str | os.PathLike) -> VideoLabels:
     """
     try:
         return _labels(_object_properties(path), path)
+    # These name the file and the remedy already.
     except UserError:
         raise
     except Exception as error:  # SciPy raises whatever it likes on damaged files
@@ -83,6 +84,7 @@ def _object_properties(path: str | os.PathLike) -> np.ndarray:
     if workspace[_NAME] != _NO_NAME:
         raise ValueError("its objects begin in an unknown way")
     workspace[_NAME] = _A_NAME
+    # SciPy reads the workspace as a file of its own once it has the text and the offset that a file begins with.
     file = io.BytesIO(b" " * 116 + bytes(8) + workspace[:4] + workspace[_HEAD:])
     return loadmat(file)["w"]["MCOS"][0, 0][0]["arr"].reshape(-1)
 
@@ -92,6 +94,7 @@ def _fields(value: Any) -> tuple[str, ...]:
 
 
 def _single(value: np.ndarray) -> Any:
+    # MATLAB's empty text is an array without elements.
     return value.reshape(-1)[0] if value.size else ""
 
 

@@ -153,6 +153,7 @@ def read_seqinfo(path: str | os.PathLike) -> SequenceInfo:
         Fault: it is missing or broken, or a value is missing or no number.
     """
     place = Place(path)
+    # A percent sign in a value, such as the name of a folder, stands for itself.
     parser = configparser.ConfigParser(interpolation=None)
     try:
         parser.read_string(read_text(path, "the description of a sequence"))
@@ -229,8 +230,10 @@ def parse_ground_truth(path: str | os.PathLike, length: int, report: Report = re
 def _parse_object(fields: Sequence[str], place: Place, length: int) -> MotObject | None:
     """An object, None for one of confidence 0."""
     values = [number(text, place, column, "bad_line") for text, column in zip(fields, _COLUMNS, strict=True)]
+    # Such rows take no part in MOTChallenge's evaluation; what else they say need not make sense.
     if values[6] == 0:
         return None
+    # Some sets write these columns as 1.0.
     frame, track, label = (whole(values[i], place, _COLUMNS[i], kind="bad_line") for i in (0, 1, 7))
     if not 1 <= frame <= length:
         raise Fault.at(place, f"frame {frame}", f"1 to {length}", "video_length", "fix it, or seqLength in seqinfo.ini")

@@ -50,6 +50,7 @@ def link_tracks(
     tracks: list[_Track] = []
     numbers, count = [], 0
     for frame, (own_boxes, own_labels) in enumerate(zip(boxes, labels, strict=True)):
+        # Consecutive frames are 1 apart, with no frame missed.
         tracks = [track for track in tracks if frame - track.frame <= max_gap + 1]
         similarity = _similarity(tracks, own_boxes, own_labels)
         found = np.full(len(own_boxes), -1, dtype=np.int64)
@@ -69,6 +70,7 @@ def link_tracks(
 def _similarity(tracks: Sequence[_Track], boxes: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """(tracks, n) generalised IoU, minus infinity between classes."""
     latest = np.array([track.box for track in tracks]).reshape(-1, 4)
+    # Without tracks `latest` is float64 whatever the boxes are, and torch wants one dtype.
     similarity = generalized_box_iou(torch.as_tensor(latest), torch.as_tensor(np.asarray(boxes, latest.dtype))).numpy()
     same = np.array([track.label for track in tracks])[:, None] == np.asarray(labels)[None]
     return np.where(same.reshape(similarity.shape), similarity, -np.inf)

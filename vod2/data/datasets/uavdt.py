@@ -161,6 +161,7 @@ def _numbers_of(path: str | os.PathLike, report: Report) -> tuple[np.ndarray, np
 def _is_valid(table: np.ndarray, ranges: dict[int, tuple[int, int]]) -> np.ndarray:
     """(n,) bool: all values of the row are possible. NaN fails every comparison."""
     whole = np.delete(table, _BOX, axis=1)
+    # The bound also rules out what float() makes of "inf", and keeps the numbers within int64.
     valid = (np.abs(table) <= _LARGEST).all(axis=1) & (whole == np.floor(whole)).all(axis=1) & (table[:, _FRAME] >= 1)
     for column, (low, high) in ranges.items():
         valid &= (table[:, column] >= low) & (table[:, column] <= high)
@@ -183,6 +184,7 @@ def _read_sequence(folder: Path, truth: Path) -> list[dict]:
     file = truth / f"{folder.name}_gt_whole.txt"
     objects = _read_objects(file, length)
     regions = _read_regions(truth / f"{folder.name}_gt_ignore.txt")
+    # By frame for `_split`; stable, so that the objects of a frame keep the order of the file.
     objects = objects[np.argsort(objects[:, _FRAME], kind="stable")]
     boxes, has_area = _clipped(objects, width, height, file)
     region_boxes, region_has_area = _clipped(regions, width, height, None)
@@ -264,6 +266,7 @@ def _annotations(table: np.ndarray, boxes: np.ndarray) -> Iterator[dict]:
             "category_id": row[_CLASS] - 1,
             "iscrowd": 0,
             "track_id": row[_TRACK],
+            # UAVDT numbers its classes from 1; its occlusion 1 means none.
             "occluded": int(row[_OCCLUSION] > 1),
             "out_of_view": row[_OUT_OF_VIEW],
             "occlusion": row[_OCCLUSION],

@@ -21,6 +21,7 @@ def as_video_dicts(dicts: Iterable[dict]) -> list[dict]:
     completed = []
     lengths: dict[str, int] = {}
     for record in dicts:
+        # The dicts may be the catalog's own.
         record = dict(record)
         if "video_id" not in record:
             record |= {"video_id": record["file_name"], "frame_index": 0, "video_length": 1}
@@ -92,6 +93,7 @@ class VideoIndex:
             UserError: the annotations are broken; names the file.
         """
         nearest = self._nearest(video_id, index)
+        # Without a template an unlisted frame has the pixels of the nearest listed one, and so its objects.
         if nearest["frame_index"] == index or not {"frame_template", "video_file"} & nearest.keys():
             return nearest.get("annotations")
         unlisted = self._unlisted.get(nearest.get("dataset_name", ""))
@@ -114,6 +116,7 @@ class VideoIndex:
             KeyError: the dataset does not have the video.
         """
         nearest = self._nearest(video_id, index)
+        # Only a dict without a template leads nowhere else.
         return frame_path(nearest, index) or nearest["file_name"]
 
     def _range(self, video_id: str) -> slice:

@@ -95,6 +95,7 @@ def load_yolo_video(
     """
     names = read_class_names(class_names) if isinstance(class_names, str | os.PathLike) else list(class_names)
     class_ids(names, "the classes")
+    # A folder of either name tells the two layouts apart.
     separate = Path(root, "images").is_dir() or Path(root, "labels").is_dir()
     images, labels = (Path(root, part if separate else "", split) for part in ("images", "labels"))
     remedy = "see datasets/README.md for how to lay it out"
@@ -180,6 +181,7 @@ def image_size(file: str | os.PathLike) -> tuple[int, int]:
     try:
         with Image.open(file) as image:
             width, height = image.size
+            # From 5 on, EXIF's orientations exchange width and height; the readers of pixels turn the image alike.
             turned = image.getexif().get(_EXIF_ORIENTATION, 1) >= 5
     except (OSError, ValueError, SyntaxError, TypeError) as error:
         raise UserError(f"{file}: the image cannot be read ({error}): get the file again") from error
@@ -199,6 +201,7 @@ def find_label_files(folder: Path, length: int, first_frame: int, report: Report
     for label in sorted(folder.glob("*.txt")):
         digits = re.findall(r"[0-9]+", label.stem)
         index = int(digits[-1]) - first_frame if digits else -1
+        # Of two files of one frame, as 3.txt and 03.txt, the second is a fault.
         if 0 <= index < length and index not in found:
             found[index] = label
             continue
@@ -247,6 +250,7 @@ def parse_labels(path: str | os.PathLike, report: Report = refuse) -> Iterator[Y
 
 def _parse_object(fields: Sequence[str], place: Place) -> YoloObject:
     category = whole(fields[0], place, "class", 0, kind="bad_line")
+    # Whatever is wrong with a number, the fault is of its line.
     x, y, w, h = sides = [number(text, place, side, "bad_line") for text, side in zip(fields[1:5], _SIDES, strict=True)]
     if not all(-_TOLERANCE <= side <= 1 + _TOLERANCE for side in sides):
         raise Fault.at(place, f"{' '.join(fields)!r:.80}", "a box relative to the image, in [0, 1]", "box_outside")

@@ -99,6 +99,7 @@ def draw_class(category: int, size: int, phase: float) -> tuple[np.ndarray, np.n
         _fill(silhouette, polygon, 1)
     for polygon in cut:
         _fill(silhouette, polygon, 0)
+    # After what the shape itself cuts out, so that a detail may lie in a hole.
     for polygon in detail.add:
         _fill(silhouette, polygon, 1)
     for polygon in detail.cut:
@@ -108,11 +109,13 @@ def draw_class(category: int, size: int, phase: float) -> tuple[np.ndarray, np.n
         marking = _stripes(size, detail.stripes, phase)
     elif detail.dot is not None:
         _fill(marking, circle(*detail.dot), 1)
+    # A stripe ends where the silhouette does.
     return silhouette.astype(np.float32), (marking * silhouette).astype(np.float32)
 
 
 def _fill(canvas: np.ndarray, polygon: np.ndarray | list, value: int) -> None:
     points = np.asarray(polygon, np.float64) * canvas.shape[0] - 0.5  # pixel centres lie at i + 0.5
+    # With shift=4, OpenCV takes coordinates in sixteenths of a pixel.
     cv2.fillPoly(canvas, [np.round(points * 16).astype(np.int32)], value, shift=4)
 
 

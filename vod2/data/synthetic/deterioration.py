@@ -67,6 +67,7 @@ def line_kernel(direction: np.ndarray, length: float) -> np.ndarray:
     kernel = np.zeros((size, size), np.float32)
     # Many points along the line, each shared between its four pixels, keep the kernel exact at subpixel lengths.
     points = size // 2 + np.linspace(-0.5, 0.5, 4 * size)[:, None] * length * direction
+    # A point on the last pixel is given to the one before, so that the neighbours below exist for every point.
     corner = np.minimum(points.astype(int), max(size - 2, 0))
     right, down = (points - corner).T
     x, y = corner.T

@@ -52,6 +52,7 @@ def swing(rng: np.random.Generator, frames: int, rate: float) -> np.ndarray:
     rate = min(rate, 2 * np.pi / _SHORTEST_PERIOD)
     start = rng.uniform(0, 2 * np.pi, 2)
     time = np.arange(frames) * rate
+    # Two frequencies, so that a path does not come back to itself after each period.
     return 0.75 * np.sin(time + start[0]) + 0.25 * np.sin(1.7 * time + start[1])
 
 
@@ -71,7 +72,9 @@ def draw_trajectory(
     """
     short = min(height, width)
     low, high = (short * limit for limit in limits.sides)
+    # Log-uniform: slow objects are as likely as fast ones.
     speed = speed_factor * np.exp(rng.uniform(*np.log(limits.speeds)))
+    # Drawn so that the swing of the side stays within the limits.
     base = rng.uniform(low * np.exp(_SCALE_SWING), high * np.exp(-_SCALE_SWING))
     side = base * np.exp(_SCALE_SWING * swing(rng, frames, speed * rng.uniform(0.2, 0.8) / _SCALE_SWING))
     angle = MAX_ANGLE * rng.uniform(0.3, 1) * swing(rng, frames, speed * rng.uniform(0.5, 2))
@@ -81,12 +84,14 @@ def draw_trajectory(
         room = length / 2 - margin
         amplitude = room * rng.uniform(0.3, 0.9) * spread
         middle = length / 2 + rng.uniform(-1, 1) * (room - amplitude)
+        # `swing` moves in amplitudes per frame, the speed is in sides per frame.
         axes.append(middle + amplitude * swing(rng, frames, speed * base / amplitude))
     centre = np.stack(axes, axis=1)
     return Trajectory(centre, side, angle, _directions(centre))
 
 
 def _directions(centre: np.ndarray) -> np.ndarray:
+    # A single frame has no motion, and np.gradient needs two.
     if len(centre) == 1:
         return np.array([[1.0, 0.0]])
     velocity = np.gradient(centre, axis=0)
@@ -143,6 +148,7 @@ def draw_ranges(
     count = min(int(rng.integers(fewest, most + 1)), outside + 1)
     lengths = [inside // count + (i < inside % count) for i in range(count)]
     gaps = rng.multinomial(outside - (count - 1), np.full(count + 1, 1 / (count + 1)))
+    # A clean frame between any two ranges.
     gaps[1:-1] += 1
     ranges, start = [], 0
     for gap, length in zip(gaps, lengths, strict=False):

@@ -74,10 +74,12 @@ def write_mp4(source: SyntheticConfig | SyntheticSet, name: str, path: str | os.
         assert isinstance(stream, av.VideoStream)
         stream.pix_fmt = "yuv420p"
         for number, (image, _) in enumerate(source.render(split, index)):
+            # yuv420p has one colour for two by two pixels: sides have to be even.
             padded = np.pad(image, ((0, image.shape[0] % 2), (0, image.shape[1] % 2), (0, 0)))
             if number == 0:
                 stream.height, stream.width = padded.shape[:2]
             container.mux(stream.encode(av.VideoFrame.from_ndarray(padded, format="bgr24")))
+        # What the encoder still holds back.
         container.mux(stream.encode())
 
 

@@ -54,12 +54,14 @@ def defocus_radius(side: int, strength: int) -> int:
 
 def motion_blur(layer: np.ndarray, length: int, velocity: tuple[int, int]) -> np.ndarray:
     """The mean of a patch (n, n, 4) int32 over `length` + 1 places along its motion, centred; its motion is (x, y)."""
+    # 0 at rest: the direction is then the one chosen below.
     size = math.hypot(*velocity) or 1.0
     direction = (velocity[0] / size, velocity[1] / size) if any(velocity) else (1.0, 0.0)
     total = np.zeros_like(layer)
     for step in range(length + 1):
         along = step - length / 2
         total += _shifted(layer, round(along * direction[0]), round(along * direction[1]))
+    # With half of the divisor added, the whole-number division rounds.
     return (total + (length + 1) // 2) // (length + 1)
 
 

@@ -87,6 +87,7 @@ def fill(canvas: np.ndarray, polygons: Sequence, pose: Pose, patch: Patch, value
 
 def average(canvas: np.ndarray) -> np.ndarray:
     """Sums over the S x S samples of each pixel: (S n, S n, ...) uint8 to (n, n, ...) uint16."""
+    # uint16, as sixteen samples of 255 overflow uint8.
     rows = _sum([canvas[i::_SAMPLES].astype(np.uint16) for i in range(_SAMPLES)])
     return _sum([rows[:, i::_SAMPLES] for i in range(_SAMPLES)])
 
@@ -116,6 +117,7 @@ def premultiplied(colours: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """
     bgr = average(colours * mask[:, :, None]).astype(np.int32)
     alpha = average(mask).astype(np.int32) * (OPAQUE // _SAMPLES**2)
+    # The mean of sixteen samples, rounded; alpha keeps its sum, scaled to OPAQUE.
     return np.concatenate([(bgr + 8) >> 4, alpha[:, :, None]], axis=2)
 
 

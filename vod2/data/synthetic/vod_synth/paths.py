@@ -71,6 +71,7 @@ def draw_path(rng: np.random.Generator, frames: int, height: int, width: int, si
     speeds = SPEEDS[rng.integers(len(SPEEDS))]
     drawn = draw_trajectory(rng, frames, height, width, limits=PathLimits(sides, speeds))
     x, y = _fixed(drawn.centre[:, 0]), _fixed(drawn.centre[:, 1])
+    # Multiples of 1/64 are exact in binary, so that every machine turns by the same angle.
     return Path(x, y, _fixed(drawn.side), np.rint(64 * drawn.angle) / 64)
 
 

@@ -135,6 +135,7 @@ def render(
     room = _Room(frames, height, width, stretches)
     objects = _draw_objects(rng, room, (first_category, classes), hues, of_objects)
     things = objects + _draw_distractors(rng, room, hues)
+    # A distractor may stand behind an object or before it.
     order = [int(i) for i in rng.permutation(len(things))]  # from back to front
     passing = _draw_passing(rng, frames, objects, hues, stretches)
     canvas = draw_background(rng, *canvas_size(height, width), hues)
@@ -209,6 +210,7 @@ def _draw_objects(
             category = first
         elif number == 1 and with_companion:
             group = look_alike_group(first)
+            # Another class of the group, by what was drawn for the class, and within 20 degrees of the first hue.
             category, hue = group[(group.index(first) + 1 + category % (len(group) - 1)) % len(group)], hues[0]
         hue = (hue + int(rng.integers(-20, 21))) % 360
         hues.append(hue)
@@ -245,9 +247,11 @@ def _draw_passing(
         present = range(start, start + length)
         across, down = (int(value) for value in rng.integers(-50, 51, 2))  # percent of a side at both ends
         drift = np.zeros(frames, np.int64)
+        # From -64 to 64 while it is there: in the middle of that time it is at the place of the object.
         drift[present.start : present.stop] = np.linspace(-64, 64, len(present)).astype(np.int64)
         side = target.path.side * int(rng.integers(80, 111)) // 100
         path = Path(
+            # Percent times 64ths of a side.
             target.path.x + target.path.side * across * drift // 6400,
             target.path.y + target.path.side * down * drift // 6400,
             side,
@@ -273,7 +277,9 @@ def _look_at(thing: Thing, camera: Camera, time: int, whole: dict[str, int]) -> 
     margin = 0
     if "motion_blur" in kinds:
         margin = bad.smear_length(pose.side, kinds["motion_blur"]) // 2 + 1
+    # An object has at most one kind of its own in a frame (`draw_bursts`).
     elif "defocus" in kinds:
+        # It is averaged twice, each time over this radius.
         margin = 2 * bad.defocus_radius(pose.side, kinds["defocus"])
     patch = Patch.around(pose, margin)
     mask = draw_mask(thing.look.shape, pose, patch)
@@ -296,12 +302,14 @@ def _compose(
     for number, item in enumerate(seen):
         hidden, visible = _hidden(item, number, front)
         if item.thing.category is not None and hidden >= _NOTED_OCCLUSION:
+            # Before it is painted, because what hides an object also fades its emblem (`fading`).
             item.kinds["occlusion"] = max(1, int(100 * hidden))
         blend(image, _paint(item), item.patch)
         if item.thing.category is not None and visible >= LEAST_VISIBLE:
             found.append(_describe(item, visible, image.shape[:2]))
     for kind, strength in whole.items():
         image = bad.low_light(image, strength, rng) if kind == "low_light" else bad.compression(image, strength)
+    # By track: where an object stands in the order of depth should not show in the annotations.
     return image, tuple(sorted(found, key=lambda thing: thing.track_id))
 
 
@@ -362,4 +370,5 @@ def _describe(item: _Seen, visible: float, size: tuple[int, int]) -> BenchmarkOb
     left, top = item.patch.left + x, item.patch.top + y
     box = max(left, 0), max(top, 0), min(left + width, size[1]), min(top + height, size[0])
     kinds = {kind: strength / 100 for kind, strength in sorted(item.kinds.items())}
+    # Strengths are percent in here, and shares in the files.
     return BenchmarkObject(item.thing.track, item.thing.category, box, kinds, round(visible, 2))
