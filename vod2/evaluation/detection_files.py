@@ -128,10 +128,10 @@ class MotFile(DetectionFile):
         self._lines: list[str] = []
 
     def _add(self, index: int, detections: list[dict]) -> None:
-        for one in detections:
-            box = ",".join(f"{value:.2f}" for value in as_xywh(one["box"]))
-            track, label = one.get("track", -1), one["label"] + 1
-            self._lines.append(f"{index + 1},{track},{box},{one['score']:.6f},{label},-1,-1\n")
+        for detection in detections:
+            box = ",".join(f"{value:.2f}" for value in as_xywh(detection["box"]))
+            track, label = detection.get("track", -1), detection["label"] + 1
+            self._lines.append(f"{index + 1},{track},{box},{detection['score']:.6f},{label},-1,-1\n")
 
     def _save(self) -> None:
         with replacing(self.path) as temporary:
@@ -146,10 +146,13 @@ class CocoFile(DetectionFile):
         self._results: list[dict] = []
 
     def _add(self, index: int, detections: list[dict]) -> None:
-        for one in detections:
-            category = self.video.category_ids.get(one["label"], one["label"])
-            result = {"image_id": index, "category_id": category, "bbox": as_xywh(one["box"]), "score": one["score"]}
-            self._results.append(result | ({"track_id": one["track"]} if "track" in one else {}))
+        for detection in detections:
+            category = self.video.category_ids.get(detection["label"], detection["label"])
+            result = {"image_id": index, "category_id": category, "bbox": as_xywh(detection["box"])}
+            result["score"] = detection["score"]
+            if "track" in detection:
+                result["track_id"] = detection["track"]
+            self._results.append(result)
 
     def _save(self) -> None:
         write_json(self.path, self._results)

@@ -99,8 +99,8 @@ def load_evaluated_dataset(
     kinds = read_frame_kinds(file, dataset) if file else None
     groups = build_groups(dataset, truth, tracks, get_protocol(protocol), groups_by, kinds, class_names)
     # Both would give their name to the same metric, AP50-<name>.
-    if twice := set(class_names) & {*groups, "any-class"}:
-        raise ValueError(f"Dataset {name!r}: {twice} names both a class and a group of objects, rename one")
+    if ambiguous := set(class_names) & {*groups, "any-class"}:
+        raise ValueError(f"Dataset {name!r}: {ambiguous} names both a class and a group of objects, rename one")
     return EvaluatedDataset(
         name,
         class_names,
@@ -137,9 +137,9 @@ def _number_videos(dataset: Sequence[dict]) -> np.ndarray:
     numbers: dict[tuple, int] = {}
     video = []
     for record in dataset:
-        of_video = record.get("video_id")
+        video_id = record.get("video_id")
         # An image may have the id that a video has.
-        key = ("image", record["image_id"]) if of_video is None else ("video", of_video)
+        key = ("image", record["image_id"]) if video_id is None else ("video", video_id)
         video.append(numbers.setdefault(key, len(numbers)))
     return np.array(video, dtype=np.int64)
 

@@ -74,12 +74,12 @@ class StreamingModel(nn.Module):
     def _step_among_others(self, clip: dict) -> dict:
         """The memory is that of the other video's stream, under the name and with the numbers of the key frame's."""
         t = clip["frame_index"]
-        for other in clip["support"]:
-            self.model.remember([other], [self.memory])
-        seen = self.memory.without(t)
-        found = self.model.step({**clip, "support": []}, seen)
-        if seen.held().carry:
+        for support in clip["support"]:
+            self.model.remember([support], [self.memory])
+        others = self.memory.without(t)
+        output = self.model.step({**clip, "support": []}, others)
+        if others.held().carry:
             self.model.detect_from(self.memory, clip)  # for what the other video's own frame t carries on
         else:
             self.memory.context(t)  # forgets what no later frame looks at
-        return found
+        return output

@@ -87,10 +87,10 @@ def match_detections(
         (n,) int64: the row of the matched ground truth, -1 where there is none.
     """
     matches = np.full(len(detections), -1, dtype=np.int64)
-    for found, truth, rows, truth_rows in _by_class(detections, ground_truth):
-        of_class = _match_class(found, truth, protocol)
-        hit = of_class >= 0
-        matches[rows[hit]] = truth_rows[of_class[hit]]
+    for class_detections, class_truth, rows, truth_rows in _by_class(detections, ground_truth):
+        class_matches = _match_class(class_detections, class_truth, protocol)
+        hit = class_matches >= 0
+        matches[rows[hit]] = truth_rows[class_matches[hit]]
     return matches
 
 
@@ -119,7 +119,7 @@ def precision_recall(
         _curves_of_class(ranked.scores, ranked.matches, ranked.ignore, ranked.share, ranked.weights)
         for ranked in classes
     ]
-    return [list(of_group) for of_group in zip(*curves, strict=True)]
+    return [list(group_curves) for group_curves in zip(*curves, strict=True)]
 
 
 class FalseWeights(NamedTuple):
@@ -165,16 +165,15 @@ def rank_detections(
         share = np.ones(len(ignore))
     elif share is None:
         share = 1 - ignore.mean(axis=1)
-    for found, truth, _, truth_rows in _by_class(detections, ground_truth, num_classes):
-        of_class, order = ignore[:, truth_rows], ranking(found.scores)
-        matches = _match_class(found, truth, protocol)
+    for class_detections, truth, _, truth_rows in _by_class(detections, ground_truth, num_classes):
+        class_ignore, order = ignore[:, truth_rows], ranking(class_detections.scores)
+        matches = _match_class(class_detections, truth, protocol)
         weights = None
         if protocol.weighs_false:
-            near = (ground_truth, ignore) if protocol.near_any_class else (truth, of_class)
-            weights = _weights_near_truth(found, matches, order, *near, protocol.pixel_offset)
-        yield RankedClass(
-            found.scores[order], found.image[order], matches[order], truth.image, of_class, share, weights
-        )
+            near = (ground_truth, ignore) if protocol.near_any_class else (truth, class_ignore)
+            weights = _weights_near_truth(class_detections, matches, order, *near, protocol.pixel_offset)
+        ranked = take_rows(class_detections, order)
+        yield RankedClass(ranked.scores, ranked.image, matches[order], truth.image, class_ignore, share, weights)
 
 
 def average_precision(
@@ -199,8 +198,8 @@ def average_precision(
     result = np.full((len(groups), num_classes), np.nan)
     for label, rows in enumerate(rows_by_class(detections.labels, num_classes)):
         order = rows[ranking(detections.scores[rows])]
-        of_class = groups | (ground_truth.labels != label)
-        curves = _curves_of_class(detections.scores[order], matches[order], of_class, np.ones(len(groups)), None)
+        class_ignore = groups | (ground_truth.labels != label)
+        curves = _curves_of_class(detections.scores[order], matches[order], class_ignore, np.ones(len(groups)), None)
         result[:, label] = [curve.average_precision for curve in curves]
     return result.reshape(*ignore.shape[:-1], num_classes)
 
@@ -264,7 +263,7 @@ def _curves_of_class(
 
 
 def _weights_near_truth(
-    found: Detections,
+    detections: Detections,
     matches: np.ndarray,
     order: np.ndarray,
     truth: GroundTruth,
@@ -284,11 +283,11 @@ def _weights_near_truth(
         truth: m objects that they are compared with: those of their class, or all.
         ignore: (G, m).
     """
-    pairs = ImagePairs(found, truth)
+    pairs = ImagePairs(detections, truth)
     rank = np.flatnonzero(((pairs.count > 0) & (matches < 0))[order])
     parts = [np.empty((len(ignore), 0))]
     for detection, row in pairs.of(order[rank]):
-        iou = paired_iou(found.boxes[detection], truth.boxes[row], pixel_offset)
+        iou = paired_iou(detections.boxes[detection], truth.boxes[row], pixel_offset)
         starts = np.flatnonzero(np.diff(detection, prepend=-1))
         parts.append(np.stack([_weights_of_group(iou, ignored[row], starts) for ignored in ignore]))
     return FalseWeights(rank, np.concatenate(parts, axis=1))
@@ -304,18 +303,18 @@ def _weights_of_group(iou: np.ndarray, ignored: np.ndarray, starts: np.ndarray) 
     return np.where(best_counted == best_ignored, share, best_counted > best_ignored)
 
 
-def _match_class(found: Detections, truth: GroundTruth, protocol: MatchingProtocol) -> np.ndarray:
+def _match_class(detections: Detections, truth: GroundTruth, protocol: MatchingProtocol) -> np.ndarray:
     """`match_detections` of one class."""
-    matches = np.full(len(found), -1, dtype=np.int64)
-    detection, row = _eligible_pairs(found, truth, protocol)
-    taken = np.zeros(len(truth), dtype=bool)
+    matches = np.full(len(detections), -1, dtype=np.int64)
+    detection, row = _eligible_pairs(detections, truth, protocol)
+    is_taken = np.zeros(len(truth), dtype=bool)
     # Pairs are sorted by image, then score, then IoU: the first pair of an image is what greedy matching does next, and
     # what remains after it is a smaller problem of the same kind. Rounds: the most ground truths in one image.
     while len(detection):
-        first = np.flatnonzero(np.diff(found.image[detection], prepend=-1))
+        first = np.flatnonzero(np.diff(detections.image[detection], prepend=-1))
         matches[detection[first]] = row[first]
-        taken[row[first]] = True
-        free = (matches[detection] < 0) & ~taken[row]
+        is_taken[row[first]] = True
+        free = (matches[detection] < 0) & ~is_taken[row]
         detection, row = detection[free], row[free]
     return matches
 
@@ -327,14 +326,14 @@ class ImagePairs:
         count: (n,) ground truths in the image of each detection.
     """
 
-    def __init__(self, found: Detections, truth: GroundTruth) -> None:
+    def __init__(self, detections: Detections, truth: GroundTruth) -> None:
         self._order = np.argsort(truth.image, kind="stable")
         images, first, count = np.unique(truth.image[self._order], return_index=True, return_counts=True)
         # One more entry, which no image equals, for the detections beyond the last one.
         images, first, count = (np.append(array, extra) for array, extra in ((images, -1), (first, 0), (count, 0)))
-        position = np.searchsorted(images[:-1], found.image)
+        position = np.searchsorted(images[:-1], detections.image)
         # 32 bits: these are the largest arrays of an evaluation.
-        self.count = np.where(images[position] == found.image, count[position], 0).astype(np.int32)
+        self.count = np.where(images[position] == detections.image, count[position], 0).astype(np.int32)
         self._first = first.astype(np.int32)[position]
 
     def of(self, detections: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -347,25 +346,27 @@ class ImagePairs:
             yield detection, self._order[self._first[detection] + nth]
 
 
-def _eligible_pairs(found: Detections, truth: GroundTruth, protocol: MatchingProtocol) -> tuple[np.ndarray, np.ndarray]:
+def _eligible_pairs(
+    detections: Detections, truth: GroundTruth, protocol: MatchingProtocol
+) -> tuple[np.ndarray, np.ndarray]:
     """All pairs of one image where the detection reaches the ground truth's threshold, in one class.
 
     Returns:
         detection row (e,), ground truth row (e,), both int64, sorted by image, then by descending score, then by
         descending IoU.
     """
-    pairs = ImagePairs(found, truth)
+    pairs = ImagePairs(detections, truth)
     candidates = np.flatnonzero(pairs.count)
     threshold = iou_thresholds(truth.boxes, protocol)
     parts = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))]
     for detection, row in pairs.of(candidates):
-        iou = paired_iou(found.boxes[detection], truth.boxes[row], protocol.pixel_offset)
+        iou = paired_iou(detections.boxes[detection], truth.boxes[row], protocol.pixel_offset)
         # An object without area may have the threshold 0, which a box that does not touch it would reach.
-        reached = (iou >= threshold[row]) & (iou > 0)
-        parts.append((detection[reached], row[reached], iou[reached]))
+        reaches = (iou >= threshold[row]) & (iou > 0)
+        parts.append((detection[reaches], row[reaches], iou[reaches]))
     detection, row, iou = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     # Of equal scores the earlier detection comes first, with all of its pairs.
-    order = np.lexsort((-iou, detection, -found.scores[detection], found.image[detection]))
+    order = np.lexsort((-iou, detection, -detections.scores[detection], detections.image[detection]))
     return detection[order], row[order]
 
 

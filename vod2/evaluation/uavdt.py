@@ -14,6 +14,7 @@ import numpy as np
 from vod2.d2 import DatasetCatalog, DatasetEvaluator, MetadataCatalog
 from vod2.evaluation.arrays import Detections, pool_classes, take_rows
 from vod2.evaluation.collect import DetectionCollector, write_evaluation
+from vod2.evaluation.curves import mean_average_precision
 from vod2.evaluation.evaluated import load_evaluated_dataset
 from vod2.evaluation.matching import MatchingProtocol, average_precision, match_detections
 from vod2.evaluation.report import LINKED_NOTE
@@ -39,10 +40,10 @@ class UAVDTEvaluator(DatasetEvaluator):
         >>> _ = DatasetCatalog.register("one_frame_of_cars", lambda: [frame])
         >>> _ = MetadataCatalog.get("one_frame_of_cars").set(thing_classes=["car", "truck", "bus"])
         >>> evaluator = UAVDTEvaluator("one_frame_of_cars", distributed=False)
-        >>> found = Instances((100, 200))
-        >>> found.pred_boxes = Boxes(torch.tensor([[120.0, 10.0, 180.0, 90.0], [0.0, 0.0, 50.0, 50.0]]))
-        >>> found.scores, found.pred_classes = torch.tensor([0.9, 0.8]), torch.tensor([0, 1])
-        >>> evaluator.process([{"image_id": "a"}], [{"instances": found}])
+        >>> instances = Instances((100, 200))
+        >>> instances.pred_boxes = Boxes(torch.tensor([[120.0, 10.0, 180.0, 90.0], [0.0, 0.0, 50.0, 50.0]]))
+        >>> instances.scores, instances.pred_classes = torch.tensor([0.9, 0.8]), torch.tensor([0, 1])
+        >>> evaluator.process([{"image_id": "a"}], [{"instances": instances}])
         >>> results = evaluator.evaluate()["uavdt"]
         >>> results["AP70-pooled"], results["AP70-car"]
         (100.0, 0.0)
@@ -98,8 +99,7 @@ class UAVDTEvaluator(DatasetEvaluator):
         pooled, single = self._average_precisions(detections)
         results = OrderedDict((f"AP{name}-pooled", ap) for name, ap in pooled.items())
         for name, per_class in single.items():
-            known = per_class[~np.isnan(per_class)]
-            results[f"AP{name}"] = float(known.mean()) if len(known) else float("nan")
+            results[f"AP{name}"] = mean_average_precision(per_class)
         for name, per_class in single.items():
             results.update((f"AP{name}-{c}", float(ap)) for c, ap in zip(self._class_names, per_class, strict=True))
         results.update(stability(detections, self._ground_truth, self._tracks))
@@ -147,8 +147,8 @@ def is_ignored(detections: Detections, regions: Sequence[np.ndarray]) -> np.ndar
 
     Example:
         >>> boxes = np.array([[0.0, 0, 10, 10], [6, 0, 16, 10]])
-        >>> found = Detections(np.zeros(2, int), boxes, np.ones(2), np.zeros(2, int))
-        >>> is_ignored(found, [np.array([[0.0, 0, 10, 10], [0, 0, 9, 9]])])
+        >>> detections = Detections(np.zeros(2, int), boxes, np.ones(2), np.zeros(2, int))
+        >>> is_ignored(detections, [np.array([[0.0, 0, 10, 10], [0, 0, 9, 9]])])
         array([ True, False])
     """
     ignored = np.zeros(len(detections), dtype=bool)

@@ -42,9 +42,9 @@ class VIDEvaluator(DatasetEvaluator):
         >>> _ = MetadataCatalog.get("one_frame").set(thing_classes=["cat"])
         >>> evaluator = VIDEvaluator("one_frame", distributed=False)
         >>> evaluator.reset()
-        >>> found = Instances((60, 60), pred_boxes=Boxes(torch.tensor([[0.0, 0.0, 50.0, 50.0]])))
-        >>> found.scores, found.pred_classes = torch.tensor([0.9]), torch.tensor([0])
-        >>> evaluator.process([{"image_id": "a"}], [{"instances": found}])
+        >>> instances = Instances((60, 60), pred_boxes=Boxes(torch.tensor([[0.0, 0.0, 50.0, 50.0]])))
+        >>> instances.scores, instances.pred_classes = torch.tensor([0.9]), torch.tensor([0])
+        >>> evaluator.process([{"image_id": "a"}], [{"instances": instances}])
         >>> evaluator.evaluate()["vid"]["AP50"]
         100.0
     """

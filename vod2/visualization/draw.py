@@ -54,8 +54,10 @@ def draw_instances(
     tracks = instances.track_ids.tolist() if instances.has("track_ids") else [-1] * len(instances)
     for i in np.argsort(scores, kind="stable"):  # the surest comes last and lies on top
         if scores[i] >= threshold:
-            text = f"{class_name(labels[i], class_names)} {f'{scores[i]:.2f}'.lstrip('0')}"
-            text += f" #{tracks[i]}" if tracks[i] >= 0 else ""
+            score = f"{scores[i]:.2f}".lstrip("0")
+            text = f"{class_name(labels[i], class_names)} {score}"
+            if tracks[i] >= 0:
+                text += f" #{tracks[i]}"
             draw_box(canvas, boxes[i], text, class_color(labels[i]))
     return canvas
 

@@ -44,9 +44,9 @@ class Trails:
             (H, W, 3) uint8 BGR, a new array.
         """
         canvas = np.ascontiguousarray(image).copy()
-        seen = self._extend(instances) if instances.has("track_ids") else []
+        current = self._extend(instances) if instances.has("track_ids") else []
         line = max(1, round(min(canvas.shape[:2]) / 300))
-        for track in seen:
+        for track in current:
             points = np.array([point[1:] for point in self._tracks[track]], dtype=np.int32)
             cv2.polylines(canvas, [points], isClosed=False, color=self._colors[track], thickness=line)
         self._forget()

@@ -90,7 +90,7 @@ class CocoVideo(CheckFormat):
             if image is None:
                 assert frame.file_name is not None  # only frames of video files have none
                 image = os.path.join(self._root, frame.file_name)
-            objects = [_checked(thing) for thing in frame.objects if thing.annotation not in repeated]
+            objects = [_checked_object(thing) for thing in frame.objects if thing.annotation not in repeated]
             entry = f"{parsed.name}/{index:06d}"
             video.frames.append(CheckedFrame(index, image, self._path, objects, frame.size, entry))
         return video
@@ -103,7 +103,7 @@ class CocoVideo(CheckFormat):
         return self._listed is None or frame.entry in self._listed
 
 
-def _checked(thing: ParsedObject) -> CheckedObject:
+def _checked_object(thing: ParsedObject) -> CheckedObject:
     # A category that the file does not have gets a name that no class has, so that the walk reports it.
     name = f"category_id {thing.category!r:.40}" if thing.name is None else thing.name
     # A crowd is no single object: it may share the track of one.

@@ -36,7 +36,7 @@ def open_source(source: str, format: str | None = None, **options: Any) -> Check
         raise UserError(f"the format {format!r} is unknown, expected one of {', '.join(FORMATS)}")
     # A registered name comes before a folder of that name; with a format, the folder is meant.
     if format is None and source in DatasetCatalog.list():
-        return _registered(source, options)
+        return _open_registered(source, options)
     if not os.path.exists(source):
         names = ", ".join(sorted(DatasetCatalog.list()))
         raise UserError(f"{source!r} is neither a folder or file nor a registered dataset, which are {names}")
@@ -54,14 +54,14 @@ def _construct(layout: type[CheckFormat], path: str, options: dict) -> CheckForm
     return layout(path, **options)  # type: ignore[call-arg]  # every layout has a constructor of its own
 
 
-def _registered(name: str, options: dict) -> CheckFormat:
+def _open_registered(name: str, options: dict) -> CheckFormat:
     # Loaders stop at the first broken file, so what they were registered with is checked in their stead.
-    known = dict(getattr(MetadataCatalog.get(name), "check_source", {"format": ""}))
-    layout = FORMATS.get(known.pop("format"))
+    source = dict(getattr(MetadataCatalog.get(name), "check_source", {"format": ""}))
+    layout = FORMATS.get(source.pop("format"))
     if layout is None:
         return RegisteredDataset(name)
-    path = known.pop("path")
-    return _construct(layout, path, known | options)
+    path = source.pop("path")
+    return _construct(layout, path, source | options)
 
 
 class RegisteredDataset(CheckFormat):
@@ -105,8 +105,8 @@ class RegisteredDataset(CheckFormat):
         listed = {frame.index for frame in frames}
         # Frames that are not listed may be supports, so their images have to be there, too.
         if video.file is None and "frame_template" in records[0]:
-            others = (index for index in range(records[0]["video_length"]) if index not in listed)
-            paths = ((index, frame_path(records[0], index)) for index in others)
+            unlisted = (index for index in range(records[0]["video_length"]) if index not in listed)
+            paths = ((index, frame_path(records[0], index)) for index in unlisted)
             frames += [CheckedFrame(index, path) for index, path in paths if path is not None]
             frames.sort(key=lambda frame: frame.index)
         return video

@@ -38,7 +38,7 @@ class LabelFormat(CheckFormat):
         """A JSON list of image ids."""
         return write_ids(path, self._ids, bad, str(self._root))
 
-    def _done(self, video: CheckedVideo) -> CheckedVideo:
+    def _finish(self, video: CheckedVideo) -> CheckedVideo:
         video = keep_listed_frames(video, self._listed)
         self._ids += [frame.entry for frame in video.frames]
         return video
@@ -118,7 +118,7 @@ class Uavdt(LabelFormat):
             if regions.is_file():
                 # Read for its faults alone: regions are no objects.
                 self._rows(regions, video, attributes=False)
-            yield self._done(video)
+            yield self._finish(video)
 
     @staticmethod
     def _rows(file: Path, video: CheckedVideo, **options: Any) -> list[tuple[float, ...]]:
@@ -205,7 +205,7 @@ class Mot(LabelFormat):
                 entry = f"{folder.name}/{index:06d}"
                 video.frames.append(CheckedFrame(index, image, str(truth), [], (info.height, info.width), entry))
             self._read_objects(truth, video)
-            yield self._done(video)
+            yield self._finish(video)
 
     @staticmethod
     def _count_images(folder: Path, info: SequenceInfo, video: CheckedVideo) -> int:

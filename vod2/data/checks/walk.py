@@ -91,20 +91,19 @@ class _Images:
         self._compare(video)
 
     def _read(self, video: CheckedVideo, limit: int, pool: ThreadPoolExecutor) -> None:
-        chosen = set(_spread(len(video.frames), limit))
+        decoded = set(_evenly_spaced(len(video.frames), limit))
         for position, frame in enumerate(video.frames):
-            if position not in chosen and not os.path.isfile(frame.image):
+            if position not in decoded and not os.path.isfile(frame.image):
                 self.findings.append(_missing_frame(frame))
-        frames = [video.frames[position] for position in sorted(chosen)]
-        for frame, answer in zip(frames, pool.map(_image_size, [frame.image for frame in frames]), strict=True):
-            if answer is None:
+        frames = [video.frames[position] for position in sorted(decoded)]
+        for frame, size_or_reason in zip(frames, pool.map(_image_size, [frame.image for frame in frames]), strict=True):
+            if size_or_reason is None:
                 self.findings.append(_missing_frame(frame))
-            elif isinstance(answer, str):
-                self.findings.append(
-                    frame.finding(ERROR, "unreadable_image", frame.image, answer, "an image that can be decoded whole")
-                )
+            elif isinstance(size_or_reason, str):
+                expected = "an image that can be decoded whole"
+                self.findings.append(frame.finding(ERROR, "unreadable_image", frame.image, size_or_reason, expected))
             else:
-                self.sizes[frame.index] = answer
+                self.sizes[frame.index] = size_or_reason
 
     def _decode(self, video: CheckedVideo, file: str, limit: int) -> None:
         """A video file is decoded from its start: frame `index` of the dataset is its frame `index`."""
@@ -139,7 +138,9 @@ class _Images:
                 )
 
     def _compare(self, video: CheckedVideo) -> None:
-        usual = Counter(self.sizes.values()).most_common(1)
+        if not self.sizes:
+            return
+        usual_size, _ = Counter(self.sizes.values()).most_common(1)[0]
         for frame in video.frames:
             size = self.sizes.get(frame.index)
             if size is None:
@@ -151,10 +152,10 @@ class _Images:
                     )
                 )
             # A stream refuses a frame of another size than its first one.
-            if size != usual[0][0]:
+            if size != usual_size:
                 self.findings.append(
                     frame.finding(
-                        ERROR, "mixed_sizes", frame.image, _pixels(size), f"{_pixels(usual[0][0])} as most of its video"
+                        ERROR, "mixed_sizes", frame.image, _pixels(size), f"{_pixels(usual_size)} as most of its video"
                     )
                 )
 
@@ -175,7 +176,7 @@ def _image_size(path: str) -> tuple[int, int] | str | None:
         return "an empty file" if os.path.isfile(path) and os.path.getsize(path) == 0 else text or repr(error)
 
 
-def _spread(count: int, limit: int) -> Iterable[int]:
+def _evenly_spaced(count: int, limit: int) -> Iterable[int]:
     if not limit or count <= limit:
         return range(count)
     return ((2 * i + 1) * count // (2 * limit) for i in range(limit))
@@ -208,26 +209,26 @@ def _check_annotations(
         yield Finding(WARNING, "empty_video", file, f"{video.name} has no object in {len(video.frames)} frames", "some")
 
 
-def _check_tracks(video: CheckedVideo, known: Collection[Hashable] | None) -> Iterator[Finding]:
+def _check_tracks(video: CheckedVideo, class_names: Collection[Hashable] | None) -> Iterator[Finding]:
     """Objects of unknown classes are found elsewhere."""
     things = [
         (frame, thing)
         for frame in video.frames
         for thing in frame.objects
-        if thing.track is not None and (known is None or thing.name in known)
+        if thing.track is not None and (class_names is None or thing.name in class_names)
     ]
     classes: dict[Hashable, Counter] = {}
     for _, thing in things:
         classes.setdefault(thing.track, Counter())[thing.name] += 1
     for frame, thing in things:
-        usual = classes[thing.track].most_common(1)[0][0]
-        if thing.name != usual:
+        usual_class = classes[thing.track].most_common(1)[0][0]
+        if thing.name != usual_class:
             yield frame.finding(
                 ERROR,
                 "track_class",
                 frame.annotation,
                 f"track {thing.track} is {thing.name!r}",
-                f"{usual!r} as in most of the track",
+                f"{usual_class!r} as in most of the track",
             )
 
 
@@ -266,10 +267,10 @@ def _broken_examples(video: CheckedVideo, findings: Iterable[Finding], kept: Cou
         if finding.frame not in frames or finding.frame in shown or kept[finding.kind] >= _SHOWN_BROKEN:
             continue
         shown.add(finding.frame)
-        own = [other for other in findings if other.frame == finding.frame]
+        frame_findings = [candidate for candidate in findings if candidate.frame == finding.frame]
         # A set: two findings of a kind in one frame are one example of it.
-        kept.update({other.kind for other in own})
-        yield Example(frames[finding.frame], own, video.file is not None)
+        kept.update({candidate.kind for candidate in frame_findings})
+        yield Example(frames[finding.frame], frame_findings, video.file is not None)
 
 
 def _sample(

@@ -75,7 +75,7 @@ class YoloVideo(LabelFormat):
             # The loader goes by images and would never see these labels.
             for label in sorted(label for label in labels.glob("*.txt") if label.stem not in stems):
                 video.findings.append(Finding(ERROR, "missing_frame", str(label), "labels without an image", "one"))
-            yield self._done(video)
+            yield self._finish(video)
 
     def _of_file(self, labels: Path, video_root: str | os.PathLike) -> CheckedVideo:
         file = video_file(video_root, labels.name, self._suffix)
@@ -94,7 +94,7 @@ class YoloVideo(LabelFormat):
         for index, label in files.items():
             video.frames[index].annotation = str(label)
             self._read(video.frames[index], label, size, video)
-        return self._done(video)
+        return self._finish(video)
 
     def _read(self, frame: CheckedFrame, label: Path, size: tuple[int, int] | None, video: CheckedVideo) -> None:
         things = parse_labels(label, lambda fault: video.findings.append(finding_of(fault, frame)))

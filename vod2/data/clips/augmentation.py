@@ -119,11 +119,11 @@ class ExpandTransform(transforms.Transform):
     def apply_image(self, img: np.ndarray) -> np.ndarray:
         """(h, w, C) to (height, width, C) of the same dtype; integers round the fill."""
         fill = np.asarray(self.fill)
-        return self._lay(img, np.rint(fill) if np.issubdtype(img.dtype, np.integer) else fill)
+        return self._paste(img, np.rint(fill) if np.issubdtype(img.dtype, np.integer) else fill)
 
     def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
         """(h, w) labels to (height, width), ignored outside."""
-        return self._lay(segmentation, np.asarray(_IGNORED_LABEL))
+        return self._paste(segmentation, np.asarray(_IGNORED_LABEL))
 
     def apply_coords(self, coords: np.ndarray) -> np.ndarray:
         """(n, 2) floating point array of (x, y), changed in place."""
@@ -135,7 +135,7 @@ class ExpandTransform(transforms.Transform):
         """The crop of the image from the canvas."""
         return transforms.CropTransform(self.left, self.top, self.orig_w, self.orig_h, self.width, self.height)
 
-    def _lay(self, image: np.ndarray, fill: np.ndarray) -> np.ndarray:
+    def _paste(self, image: np.ndarray, fill: np.ndarray) -> np.ndarray:
         canvas = np.empty((self.height, self.width, *image.shape[2:]), image.dtype)
         canvas[...] = fill
         canvas[self.top : self.top + self.orig_h, self.left : self.left + self.orig_w] = image
@@ -253,7 +253,7 @@ class MinIoUCrop(transforms.Augmentation):
             if threshold is None:
                 return transforms.NoOpTransform()
             windows = self._draw_windows(*image.shape[:2])
-            windows = windows[_accepted(windows, boxes, threshold)]
+            windows = windows[_acceptable_windows(windows, boxes, threshold)]
             if len(windows):
                 x0, y0, x1, y1 = windows[0].tolist()
                 return CentreCropTransform(x0, y0, x1 - x0, y1 - y0, image.shape[1], image.shape[0])
@@ -265,15 +265,15 @@ class MinIoUCrop(transforms.Augmentation):
         return np.concatenate([corner, corner + size], axis=1).astype(np.int64)
 
 
-def _accepted(windows: np.ndarray, boxes: np.ndarray, min_iou: float) -> np.ndarray:
+def _acceptable_windows(windows: np.ndarray, boxes: np.ndarray, min_iou: float) -> np.ndarray:
     """(m,) bool for (m, 4) windows: whether each may be the crop, given (n, 4) boxes that are not empty."""
     width, height = (windows[:, 2:] - windows[:, :2]).T
     # Whole pixels may leave nothing of a thin window in a small image.
-    accepted = (width > 0) & (height > 0) & (height <= 2 * width) & (width <= 2 * height)
+    has_shape = (width > 0) & (height > 0) & (height <= 2 * width) & (width <= 2 * height)
     if len(boxes) == 0:
-        return accepted
+        return has_shape
     ious = pairwise_iou(*(Boxes(torch.from_numpy(b.astype(np.float64))) for b in (windows, boxes))).numpy()
-    return accepted & (ious.min(axis=1) >= min_iou) & _centres_inside(windows, boxes).any(axis=1)
+    return has_shape & (ious.min(axis=1) >= min_iou) & _centres_inside(windows, boxes).any(axis=1)
 
 
 def _centres_inside(windows: np.ndarray, boxes: np.ndarray) -> np.ndarray:

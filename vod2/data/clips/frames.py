@@ -54,7 +54,7 @@ def read_frames(
     frames = {number: read(record, number, index, format) for number in sorted(set(indices))}
     if record.get("damage") is None:
         return frames
-    return {number: _damaged(image, record, number, format) for number, image in frames.items()}
+    return {number: _apply_damage(image, record, number, format) for number, image in frames.items()}
 
 
 class ClipReader:
@@ -124,7 +124,7 @@ def _from_file(record: dict, number: int, index: VideoIndex | None, format: str)
     raise UserError(f"INPUT.FORMAT is {format!r}, expected 'BGR', 'RGB' or 'L' for frames of video files")
 
 
-def _damaged(image: np.ndarray, record: dict, number: int, format: str) -> np.ndarray:
+def _apply_damage(image: np.ndarray, record: dict, number: int, format: str) -> np.ndarray:
     """The image after the damage, which works on BGR or one channel: it is the same whatever the format."""
     # Reversing the channels turns RGB into BGR and back; one channel stays as it is.
     order = slice(None, None, -1 if format == "RGB" else 1)
@@ -154,7 +154,7 @@ def _reader(path: str | os.PathLike) -> VideoReader:
         changed = os.stat(path).st_mtime_ns
     except OSError as error:
         raise VideoError(f"there is no video {str(path)!r} ({error.strerror}): complete the dataset") from error
-    reader = _remembered(os.fspath(path), changed)
+    reader = _cached_reader(os.fspath(path), changed)
     if _latest is not None and _latest is not reader:
         _latest.close()
     _latest = reader
@@ -163,5 +163,5 @@ def _reader(path: str | os.PathLike) -> VideoReader:
 
 # The time of change is part of the key, so a file that was replaced is read anew.
 @functools.lru_cache(_REMEMBERED_FILES)
-def _remembered(path: str, changed: int) -> VideoReader:
+def _cached_reader(path: str, changed: int) -> VideoReader:
     return VideoReader(path)

@@ -41,10 +41,13 @@ class TruncatedResize(transforms.ResizeShortestEdge):
 
 def build_augmentation(cfg: CfgNode, is_train: bool) -> list[transforms.Augmentation]:
     """Detectron2's `build_augmentation`, that is resizing and flipping, with INPUT.RESIZE_TRUNCATES."""
-    built = detection_utils.build_augmentation(cfg, is_train)
+    augmentations = detection_utils.build_augmentation(cfg, is_train)
     if not cfg.INPUT.RESIZE_TRUNCATES:
-        return built
-    return [_truncated(cfg, is_train) if isinstance(one, transforms.ResizeShortestEdge) else one for one in built]
+        return augmentations
+    for position, augmentation in enumerate(augmentations):
+        if isinstance(augmentation, transforms.ResizeShortestEdge):
+            augmentations[position] = _truncated_resize(cfg, is_train)
+    return augmentations
 
 
 def build_test_resize(cfg: CfgNode) -> transforms.Augmentation:
@@ -52,7 +55,7 @@ def build_test_resize(cfg: CfgNode) -> transforms.Augmentation:
     return build_augmentation(cfg, is_train=False)[0]
 
 
-def _truncated(cfg: CfgNode, is_train: bool) -> TruncatedResize:
+def _truncated_resize(cfg: CfgNode, is_train: bool) -> TruncatedResize:
     if not is_train:
         return TruncatedResize(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, "choice")
     return TruncatedResize(cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING)

@@ -225,8 +225,8 @@ def to_ignore_regions(record: dict, drawn: transforms.TransformList, size: tuple
         (G, 4) float32 xyxy, clipped to the image; regions without area are left out.
     """
     crowds = [annotation for annotation in record.get("annotations") or [] if annotation.get("iscrowd", 0)]
-    given = np.array(record.get("ignore_regions") or [], dtype=np.float64).reshape(-1, 4)
-    boxes = drawn.apply_box(np.concatenate([given, _boxes(crowds)])).reshape(-1, 4)
+    annotated = np.array(record.get("ignore_regions") or [], dtype=np.float64).reshape(-1, 4)
+    boxes = drawn.apply_box(np.concatenate([annotated, _boxes(crowds)])).reshape(-1, 4)
     height, width = size
     boxes = boxes.clip(0, [width, height, width, height])
     has_area = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)

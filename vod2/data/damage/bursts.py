@@ -138,18 +138,18 @@ def damage_frame(image: np.ndarray, config: DamageConfig, video_id: str, video_l
 def _draw_lengths(config: DamageConfig, video_length: int, rng: np.random.Generator) -> list[int]:
     """Lengths of bursts that together are the share of the video, on average where whole bursts cannot be."""
     least, most = (min(length, video_length) for length in config.lengths)
-    left = config.share * video_length
+    remaining = config.share * video_length
     lengths: list[int] = []
     # Frames come whole: the rest of one is drawn.
-    left = math.floor(left) + int(rng.random() < left % 1)
-    while left >= max(least, 1):
-        length = int(rng.integers(least, min(most, left) + 1))
+    remaining = math.floor(remaining) + int(rng.random() < remaining % 1)
+    while remaining >= max(least, 1):
+        length = int(rng.integers(least, min(most, remaining) + 1))
         # What would be left over for less than a burst goes to this one, if it may be so long.
-        if 0 < left - length < least:
-            length = left if left <= most else left - least
+        if 0 < remaining - length < least:
+            length = remaining if remaining <= most else remaining - least
         lengths.append(length)
-        left -= length
-    if 0 < left and rng.random() < left / least:
+        remaining -= length
+    if 0 < remaining and rng.random() < remaining / least:
         lengths.append(min(least, video_length - sum(lengths)))
     return [length for length in lengths if length > 0]
 

@@ -37,7 +37,7 @@ def motion_blur(image: np.ndarray, strength: float, moment: Moment) -> np.ndarra
     """The camera moves during the exposure: everything is smeared along one direction, drawn for the burst."""
     angle = np.pi * moment.draws[0]
     direction = np.array([np.cos(angle), np.sin(angle)])
-    return _filtered(image, line_kernel(direction, _SMEAR * strength * max(image.shape[:2])))
+    return _filter(image, line_kernel(direction, _SMEAR * strength * max(image.shape[:2])))
 
 
 def defocus(image: np.ndarray, strength: float, moment: Moment) -> np.ndarray:
@@ -47,7 +47,7 @@ def defocus(image: np.ndarray, strength: float, moment: Moment) -> np.ndarray:
     y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
     # The edge of the disk runs through pixels, which count as far as they are inside.
     disk = np.clip(radius + 0.5 - np.hypot(x, y), 0, 1).astype(np.float32)
-    return _filtered(image, disk / disk.sum())
+    return _filter(image, disk / disk.sum())
 
 
 def low_contrast(image: np.ndarray, strength: float, moment: Moment) -> np.ndarray:
@@ -106,7 +106,7 @@ def covered_share(box: tuple[float, float, float, float], side: int, strength: f
     return float(bars(x[None, :], y[:, None], side, strength, moment).mean())
 
 
-def _filtered(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+def _filter(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     # filter2D drops a single channel.
     return cv2.filter2D(image, -1, kernel, borderType=cv2.BORDER_REPLICATE).reshape(image.shape)
 

@@ -275,13 +275,13 @@ class _Parser:
     def _annotate_images(self, images: dict[Hashable, tuple[ParsedVideo, int] | None]) -> None:
         for position, place, entry in self._entries("annotations"):
             try:
-                found = _lookup(images, entry, "image_id", place, "images")
+                frame = _lookup(images, entry, "image_id", place, "images")
             except Fault as fault:
                 self._report(fault)
                 continue
-            if found is None:  # the image has its own fault
+            if frame is None:  # the image has its own fault
                 continue
-            video, index = found
+            video, index = frame
             track = entry.get("instance_id", entry.get("track_id"))
             try:
                 track = None if track is None else whole(track, place, "instance_id")
@@ -297,9 +297,9 @@ class _Parser:
                 track = whole(entry.get("id"), place, "id")
                 boxes = entry.get("bboxes")
                 if not isinstance(boxes, list) or len(boxes) != video.length:
-                    found = f"{len(boxes)} boxes" if isinstance(boxes, list) else f"{boxes!r:.80}"
+                    content = f"{len(boxes)} boxes" if isinstance(boxes, list) else f"{boxes!r:.80}"
                     expected = f"one box or null for each of the {video.length} frames of video {video.name!r}"
-                    raise Fault.at(place, f"bboxes has {found}", expected)
+                    raise Fault.at(place, f"bboxes has {content}", expected)
             except Fault as fault:
                 self._report(fault)
                 continue
@@ -351,12 +351,12 @@ class _Parser:
         self._report(fault)
 
 
-def _new_id(entry: dict, taken: dict, place: Place) -> Hashable:
+def _new_id(entry: dict, entries: dict, place: Place) -> Hashable:
     key = entry.get("id")
     # null, a list or an object tells no entry from another.
     if not isinstance(key, int | float | str):
         raise Fault.at(place, f"id is {key!r:.80}", "a number or a text")
-    if key in taken:
+    if key in entries:
         raise Fault.at(place, f"another entry has the id {key!r:.80}, too", "each id once", "duplicate_line")
     return key
 

@@ -51,8 +51,8 @@ def derive_images(root: str | os.PathLike, class_names: Sequence[str] = VID_CLAS
             for category in named:
                 images[category].append(path)
     selected = []
-    for of_class in images.values():
-        selected += _taken(of_class)
+    for class_paths in images.values():
+        selected += _select(class_paths)
     return selected
 
 
@@ -62,14 +62,14 @@ def limit_images_per_class(dicts: Sequence[dict], limit: int) -> list[dict]:
     Classes are counted alone: an image of several goes only if each of them has enough without it. A class may so have
     more than `limit` images that came with others.
     """
-    seen: Counter[int] = Counter()
+    counts: Counter[int] = Counter()
     kept = []
     for position in sorted(range(len(dicts)), key=lambda i: (_checksum(str(dicts[i]["image_id"])), i)):
         classes = {annotation["category_id"] for annotation in dicts[position].get("annotations", ())}
-        if not classes or any(seen[category] < limit for category in classes):
+        if not classes or any(counts[category] < limit for category in classes):
             kept.append(position)
         # An image that is dropped counts, too, but only for classes that have enough already.
-        seen.update(classes)
+        counts.update(classes)
     return [dicts[position] for position in sorted(kept)]
 
 
@@ -107,7 +107,7 @@ def _names(root: str | os.PathLike, path: str) -> set[str]:
         return set()
 
 
-def _taken(paths: Collection[str]) -> list[str]:
+def _select(paths: Collection[str]) -> list[str]:
     """At most `_LINES_PER_CLASS` of them, in their order."""
     return sorted(sorted(paths, key=lambda path: (_checksum(path), path))[:_LINES_PER_CLASS])
 

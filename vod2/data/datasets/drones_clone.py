@@ -75,13 +75,13 @@ def prepare_drones(
         UserError: SciPy is not installed; a folder, a video or labels are missing, broken or do not fit each other.
     """
     data = Path(clone, "Data") if Path(clone, "Data").is_dir() else Path(clone)
-    found = {sensor: find_clips(data / f"Video_{DRONE_SENSORS[sensor]}") for sensor in sensors}
+    clips_of_sensor = {sensor: find_clips(data / f"Video_{DRONE_SENSORS[sensor]}") for sensor in sensors}
     # Of all sensors before anything is written: a file that is missing shows at once.
-    for sensor, parts in found.items():
-        found[sensor] = _complete(parts, skip_missing)
+    for sensor, parts in clips_of_sensor.items():
+        clips_of_sensor[sensor] = _complete_clips(parts, skip_missing)
     distances = read_distances(data / _DESCRIPTION)
     written = []
-    for sensor, parts in found.items():
+    for sensor, parts in clips_of_sensor.items():
         root = Path(output, f"drones_{sensor}")
         _place_videos(data / f"Video_{DRONE_SENSORS[sensor]}", root / "videos", parts, copy_videos)
         for split, clips in parts.items():
@@ -178,7 +178,7 @@ def _sheet_rows(path: Path) -> list[dict[str, str]]:
     return rows
 
 
-def _complete(splits: dict[str, list[Clip]], skip_missing: bool) -> dict[str, list[Clip]]:
+def _complete_clips(splits: dict[str, list[Clip]], skip_missing: bool) -> dict[str, list[Clip]]:
     """The clips that have both files."""
     missing = []
     for clip in itertools.chain.from_iterable(splits.values()):
@@ -190,10 +190,10 @@ def _complete(splits: dict[str, list[Clip]], skip_missing: bool) -> dict[str, li
         )
     for path in missing:
         logger.warning("%s is missing: its clip is left out", path)
-    complete = {}
+    complete_clips = {}
     for split, clips in splits.items():
-        complete[split] = [clip for clip in clips if clip.video not in missing and clip.labels not in missing]
-    return complete
+        complete_clips[split] = [clip for clip in clips if clip.video not in missing and clip.labels not in missing]
+    return complete_clips
 
 
 def _place_videos(source: Path, target: Path, splits: dict[str, list[Clip]], copy: bool) -> None:
@@ -241,7 +241,6 @@ def _add_clip(data: dict, clip: Clip, distance: str | None) -> None:
     width, height = reader.size
     video = {"id": len(data["videos"]) + 1, "name": clip.name, "length": len(frames)}
     data["videos"].append(video if distance is None else video | {"distance": distance})
-    # A box [x, y, x + width, y + height] in MATLAB's pixels begins at x - 1.
     corners = [np.hstack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]]) for boxes, _ in frames]
     tracks = link_tracks(corners, [labels for _, labels in frames])
     for index, ((boxes, labels), numbers) in enumerate(zip(frames, tracks, strict=True)):
@@ -258,11 +257,11 @@ def _boxes_of_frames(clip: Clip) -> list[tuple[np.ndarray, np.ndarray]]:
     """For each frame the boxes (n, 4) [x, y, width, height] that count from 0, and their classes (n,)."""
     ids = {name.upper(): number for number, name in enumerate(DRONE_CLASSES)}
     frames = []
-    for found in read_video_labels(clip.labels).frames:
-        if unknown := sorted(set(found) - set(ids)):
+    for boxes_by_label in read_video_labels(clip.labels).frames:
+        if unknown := sorted(set(boxes_by_label) - set(ids)):
             raise UserError(f"{clip.labels}: the label {unknown[0]!r} is unknown, expected {', '.join(ids)}")
-        # MATLAB's pixels count from 1.
-        boxes = np.concatenate([np.zeros((0, 4)), *found.values()]) - (1, 1, 0, 0)
-        labels = np.concatenate([np.zeros(0, np.int64), *(np.full(len(b), ids[name]) for name, b in found.items())])
-        frames.append((boxes, labels))
+        # MATLAB's pixels count from 1. The empty arrays stand in where a frame has no label.
+        boxes = np.concatenate([np.zeros((0, 4)), *boxes_by_label.values()]) - (1, 1, 0, 0)
+        labels = [np.full(len(of_label), ids[name]) for name, of_label in boxes_by_label.items()]
+        frames.append((boxes, np.concatenate([np.zeros(0, np.int64), *labels])))
     return frames

@@ -206,9 +206,9 @@ def cached_annotations(
     root = os.path.abspath(root)
     key = _cache_key(root, files, categories)
     # All data sets share the folder at home: the hash of the root keeps them apart.
-    in_home = f"{label}-{hashlib.sha256(root.encode()).hexdigest()[:12]}.npz"
+    name_at_home = f"{label}-{hashlib.sha256(root.encode()).hexdigest()[:12]}.npz"
     # Beside the data first, where all who use it find the cache; data is often mounted read-only.
-    places = [Path(root, ".vod2_cache", f"{label}.npz"), Path.home() / ".cache" / "vod2" / in_home]
+    places = [Path(root, ".vod2_cache", f"{label}.npz"), Path.home() / ".cache" / "vod2" / name_at_home]
     for place in places:
         table = _load_cache(place, key)
         if table is not None:

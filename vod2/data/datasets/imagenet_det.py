@@ -62,15 +62,15 @@ def load_imagenet_det(
     """
     for part in ("Data", "Annotations"):
         require_folder(Path(root, part, "DET", "train"), name, remedy)
-    found = list_file or find_det_list(root)
-    paths = [path for _, path in parse_det_list(found)] if found else derive_images(root, class_names)
+    list_path = list_file or find_det_list(root)
+    paths = [path for _, path in parse_det_list(list_path)] if list_path else derive_images(root, class_names)
     if not paths:
-        raise UserError(f"{found or Path(root, 'Data', 'DET')}: expected images of {name}, found none: {remedy}")
+        raise UserError(f"{list_path or Path(root, 'Data', 'DET')}: expected images of {name}, found none: {remedy}")
     files = [os.path.join(root, "Annotations", "DET", f"{path}.xml") for path in paths]
     categories = category_ids(class_names)
     table = cached_annotations(
         root,
-        f"det-{Path(found).stem if found else 'derived'}",
+        f"det-{Path(list_path).stem if list_path else 'derived'}",
         files,
         categories,
         lambda: read_annotations(files, categories, ignore_other_classes=True),

@@ -123,14 +123,21 @@ def load_imagenet_vid(
     require_folder(Path(root, "Annotations", "VID", split), name, remedy)
     if class_names is None:
         class_names = default_classes(root)
-    found = None if every_frame else list_file or find_list(root, split)
-    refs = read_frame_list(found, root, split) if found else derive_frames(root, split, every_frame)
+    list_path = None if every_frame else list_file or find_list(root, split)
+    refs = read_frame_list(list_path, root, split) if list_path else derive_frames(root, split, every_frame)
     if not refs:
-        raise UserError(f"{found or Path(root, 'Data', 'VID', split)}: expected frames of {name}, found none: {remedy}")
+        source = list_path or Path(root, "Data", "VID", split)
+        raise UserError(f"{source}: expected frames of {name}, found none: {remedy}")
     files = [_annotation_file(root, ref) for ref in refs]
     categories = category_ids(class_names)
-    label = f"vid-{split}-{'all' if every_frame else Path(found).stem if found else 'derived'}"
-    table = cached_annotations(root, label, files, categories, lambda: read_annotations(files, categories))
+    # Each choice of frames has a cache of its own, so that one does not replace another's.
+    if every_frame:
+        choice = "all"
+    else:
+        choice = Path(list_path).stem if list_path else "derived"
+    table = cached_annotations(
+        root, f"vid-{split}-{choice}", files, categories, lambda: read_annotations(files, categories)
+    )
     return list(_to_dicts(root, refs, table))
 
 

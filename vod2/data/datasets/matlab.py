@@ -54,18 +54,19 @@ def read_video_labels(path: str | os.PathLike) -> VideoLabels:
 
 
 def _labels(cells: np.ndarray, path: str | os.PathLike) -> VideoLabels:
-    found = [cell for cell in cells if {"LabelData", "DataSource"} <= set(_fields(cell)) and cell.size == 1]
-    if len(found) != 1:
-        raise UserError(f"{path}: has {len(found)} sets of labels, {_REMEDY}")
-    properties = found[0].reshape(-1)[0]
-    rows, source = properties["LabelData"], _single(properties["DataSource"])
-    if "Time" not in _fields(rows):
-        raise UserError(f"{path}: its LabelData has the fields {_fields(rows)}, {_REMEDY}")
-    names = [name for name in rows.dtype.names if name != "Time"]
+    label_sets = [cell for cell in cells if {"LabelData", "DataSource"} <= set(_fields(cell)) and cell.size == 1]
+    if len(label_sets) != 1:
+        raise UserError(f"{path}: has {len(label_sets)} sets of labels, {_REMEDY}")
+    properties = label_sets[0].reshape(-1)[0]
+    elements, source = properties["LabelData"], _single(properties["DataSource"])
+    if "Time" not in _fields(elements):
+        raise UserError(f"{path}: its LabelData has the fields {_fields(elements)}, {_REMEDY}")
+    names = [name for name in elements.dtype.names if name != "Time"]
     frames = []
-    for index, row in enumerate(rows.reshape(-1)):
-        boxes = {name: _boxes(row[name], f"{path}: frame {index}, {name}") for name in names}
-        frames.append({name: one for name, one in boxes.items() if len(one)})
+    for index, element in enumerate(elements.reshape(-1)):
+        boxes = {name: _boxes(element[name], f"{path}: frame {index}, {name}") for name in names}
+        # A label that is not in a frame is an empty array there.
+        frames.append({name: boxes[name] for name in names if len(boxes[name])})
     return VideoLabels(str(_single(_single(source["Source"]))), frames)
 
 
@@ -101,7 +102,7 @@ def _single(value: np.ndarray) -> Any:
 def _boxes(value: np.ndarray, where: str) -> np.ndarray:
     """(n, 4) float64 of one label in one frame."""
     if "Position" in _fields(value):
-        parts = [_boxes(one, where) for one in value["Position"].reshape(-1)]
+        parts = [_boxes(part, where) for part in value["Position"].reshape(-1)]
         return np.concatenate(parts) if parts else np.zeros((0, 4))
     if not value.size:
         return np.zeros((0, 4))

@@ -247,8 +247,8 @@ def _annotate(frames: list[dict], path: Path, classes: Mapping[int, str], ids: d
     for thing in parse_ground_truth(path, len(frames)):
         place = Place(path, thing.line)
         if thing.label not in classes:
-            known = f"one of {', '.join(map(str, classes))}"
-            raise Fault.at(place, f"class {thing.label} is unknown", known, "unknown_class")
+            expected = f"one of {', '.join(map(str, classes))}"
+            raise Fault.at(place, f"class {thing.label} is unknown", expected, "unknown_class")
         if classes[thing.label] not in ids:
             continue
         record = frames[thing.frame]

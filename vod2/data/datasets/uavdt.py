@@ -186,8 +186,8 @@ def _read_sequence(folder: Path, truth: Path) -> list[dict]:
     regions = _read_regions(truth / f"{folder.name}_gt_ignore.txt")
     # By frame for `_split`; stable, so that the objects of a frame keep the order of the file.
     objects = objects[np.argsort(objects[:, _FRAME], kind="stable")]
-    boxes, has_area = _clipped(objects, width, height, file)
-    region_boxes, region_has_area = _clipped(regions, width, height, None)
+    boxes, has_area = _clip_boxes(objects, width, height, file)
+    region_boxes, region_has_area = _clip_boxes(regions, width, height, None)
     template = str(folder).replace("%", "%%") + "/img%06d.jpg"  # a percent sign in the folders' names is not a format
     by_frame = _split(list(_annotations(objects[has_area], boxes[has_area])), objects[has_area], length)
     ignored = _split(region_boxes[region_has_area].tolist(), regions[region_has_area], length)
@@ -241,7 +241,7 @@ def _read_regions(path: Path) -> np.ndarray:
     return table[np.argsort(table[:, _FRAME], kind="stable")]
 
 
-def _clipped(table: np.ndarray, width: int, height: int, file: Path | None) -> tuple[np.ndarray, np.ndarray]:
+def _clip_boxes(table: np.ndarray, width: int, height: int, file: Path | None) -> tuple[np.ndarray, np.ndarray]:
     """Boxes (n, 4) xyxy clipped to the image, and which of them (n,) have area left; a warning if a file is given."""
     written = np.concatenate([table[:, 2:4], table[:, 2:4] + table[:, 4:6]], axis=1)
     boxes = np.clip(written, 0, [width, height, width, height])

@@ -51,12 +51,12 @@ def register_yolo_video(name: str, root: str | os.PathLike, class_names: ClassNa
         root, class_names, options: see `load_yolo_video`. If `class_names` is a path, the metadata gets
             `thing_classes` when the dataset is first used.
     """
-    known = None if isinstance(class_names, str | os.PathLike) else class_names
+    names = None if isinstance(class_names, str | os.PathLike) else class_names
     source = {"format": "yolo", "path": str(root), "class_names": class_names, **options}
     register_dataset(
         name,
         lambda: load_yolo_video(root, class_names, **options),
-        known,
+        names,
         image_root=str(root),
         frame_annotations=LoadedAnnotations(
             load_yolo_video, {"root": str(root), "class_names": class_names} | without_list(options)
@@ -182,10 +182,10 @@ def image_size(file: str | os.PathLike) -> tuple[int, int]:
         with Image.open(file) as image:
             width, height = image.size
             # From 5 on, EXIF's orientations exchange width and height; the readers of pixels turn the image alike.
-            turned = image.getexif().get(_EXIF_ORIENTATION, 1) >= 5
+            is_sideways = image.getexif().get(_EXIF_ORIENTATION, 1) >= 5
     except (OSError, ValueError, SyntaxError, TypeError) as error:
         raise UserError(f"{file}: the image cannot be read ({error}): get the file again") from error
-    return (width, height) if turned else (height, width)
+    return (width, height) if is_sideways else (height, width)
 
 
 def find_label_files(folder: Path, length: int, first_frame: int, report: Report = refuse) -> dict[int, Path]:
@@ -197,18 +197,18 @@ def find_label_files(folder: Path, length: int, first_frame: int, report: Report
         first_frame: what the names count from.
         report: takes the faults; files with one are left out.
     """
-    found: dict[int, Path] = {}
+    files: dict[int, Path] = {}
     for label in sorted(folder.glob("*.txt")):
         digits = re.findall(r"[0-9]+", label.stem)
         index = int(digits[-1]) - first_frame if digits else -1
         # Of two files of one frame, as 3.txt and 03.txt, the second is a fault.
-        if 0 <= index < length and index not in found:
-            found[index] = label
+        if 0 <= index < length and index not in files:
+            files[index] = label
             continue
         expected = f"a name that ends in the number of a frame, {first_frame} to {length - 1 + first_frame}, each once"
         remedy = "rename it, or check the video and first_frame"
         report(Fault.at(Place(label), f"labels of a video of {length} frames", expected, "missing_frame", remedy))
-    return found
+    return files
 
 
 class YoloObject(NamedTuple):

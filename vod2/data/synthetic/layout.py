@@ -97,9 +97,9 @@ def find_video(source: SyntheticSet, name: str) -> tuple[str, int]:
         for index in range(source.video_count(split)):
             if video_id(split, index) == name:
                 return split, index
-    known = [f"{video_id(split, 0)} ..." for split in SPLITS if source.video_count(split)]
+    examples = [f"{video_id(split, 0)} ..." for split in SPLITS if source.video_count(split)]
     raise UserError(
-        f"No video {name!r} in this set: expected an id as in its lists ({', '.join(known) or 'it is empty'})."
+        f"No video {name!r} in this set: expected an id as in its lists ({', '.join(examples) or 'it is empty'})."
     )
 
 
@@ -194,13 +194,13 @@ def _claim(wanted: dict, output: Path, describe: Callable[[dict, dict], str]) ->
     """Make sure that `output` is empty or holds this very set, and record the set in it."""
     manifest = output / MANIFEST
     if output.is_dir() and any(output.iterdir()):
-        found = None
+        existing = None
         with contextlib.suppress(OSError, ValueError):
-            found = json.loads(manifest.read_text(encoding="utf-8"))
-        if found != wanted:
-            holds = "another synthetic set" if isinstance(found, dict) else "something else"
-            if isinstance(found, dict):
-                holds = f"{holds} ({describe(found, wanted)})"
+            existing = json.loads(manifest.read_text(encoding="utf-8"))
+        if existing != wanted:
+            holds = "another synthetic set" if isinstance(existing, dict) else "something else"
+            if isinstance(existing, dict):
+                holds = f"{holds} ({describe(existing, wanted)})"
             raise UserError(f"{output} already holds {holds}: give an empty folder, or delete this one.")
     elif output.exists() and not output.is_dir():
         raise UserError(f"{output} is a file: give a folder.")

@@ -107,23 +107,23 @@ def draw_trajectories(
     Of a number of candidates per object, which roam less and less, the first that keeps apart is taken; where none
     does, there are fewer objects.
     """
-    placed: list[Trajectory] = []
+    paths: list[Trajectory] = []
     for _ in range(count):
         # All candidates are drawn, also where the first will do: what is drawn after them must not depend on that.
         candidates = []
         for spread in np.linspace(1, 0.1, _CANDIDATES):
             candidates.append(draw_trajectory(rng, frames, height, width, spread, speed_factor))
         for candidate in candidates:
-            if not any(_meet(candidate, other) for other in placed):
-                placed.append(candidate)
+            if not any(_overlap(candidate, other) for other in paths):
+                paths.append(candidate)
                 break
-    return placed
+    return paths
 
 
-def _meet(one: Trajectory, other: Trajectory) -> bool:
+def _overlap(first: Trajectory, second: Trajectory) -> bool:
     """Whether the boxes around two turned squares overlap in any frame."""
-    distance = np.abs(one.centre - other.centre).max(axis=1)
-    return bool((distance < _reach(one) + _reach(other)).any())
+    distance = np.abs(first.centre - second.centre).max(axis=1)
+    return bool((distance < _reach(first) + _reach(second)).any())
 
 
 def _reach(trajectory: Trajectory) -> np.ndarray:

@@ -86,8 +86,8 @@ class SyntheticConfig(Splits):
             value = getattr(self, name)
             # Not `value < low`, which NaN would pass.
             if not value >= low or (high is not None and value > high):
-                wanted = f"at least {low}" if high is None else f"from {low} to {high}"
-                raise ValueError(f"{name}={value}: expected {wanted}")
+                expected = f"at least {low}" if high is None else f"from {low} to {high}"
+                raise ValueError(f"{name}={value}: expected {expected}")
 
 
 @dataclass(frozen=True)
@@ -155,26 +155,26 @@ def _render(
         image = cv2.warpAffine(canvas, camera, (width, height), flags=flags, borderMode=cv2.BORDER_REFLECT_101)
         objects = []
         for track_id, track in enumerate(tracks):
-            seen = _draw_object(image, track, track_id, time)
-            if seen is not None:
-                objects.append(seen)
+            item = _draw_object(image, track, track_id, time)
+            if item is not None:
+                objects.append(item)
         yield image, tuple(objects)
 
 
 def _draw_tracks(config: SyntheticConfig, rng: np.random.Generator, index: int) -> list[_Track]:
-    wanted = int(rng.integers(1, config.max_objects + 1))
-    trajectories = draw_trajectories(rng, wanted, config.frames, config.height, config.width, config.speed)
+    count = int(rng.integers(1, config.max_objects + 1))
+    trajectories = draw_trajectories(rng, count, config.frames, config.height, config.width, config.speed)
     hue = rng.random()
     tracks = []
     for number, trajectory in enumerate(trajectories):
         # The first object takes the classes in turn, so that small sets have every class.
         # Drawn for the first object, too: the draws after it are the same whatever its class.
-        drawn = int(rng.integers(config.classes))
-        category = index % config.classes if number == 0 else drawn
+        random_category = int(rng.integers(config.classes))
+        category = index % config.classes if number == 0 else random_category
         # Hues spread around the circle, so that the objects of one video are told apart by colour.
-        own_hue = hue + (number + rng.uniform(-0.15, 0.15)) / len(trajectories)
+        object_hue = hue + (number + rng.uniform(-0.15, 0.15)) / len(trajectories)
         # A little larger than ever shown: warping then only reduces, by less than two.
-        sprite = draw_sprite(category, draw_appearance(rng, own_hue), int(np.ceil(1.3 * trajectory.side.max())))
+        sprite = draw_sprite(category, draw_appearance(rng, object_hue), int(np.ceil(1.3 * trajectory.side.max())))
         tracks.append(_Track(category, sprite, trajectory, _draw_deterioration(config, rng)))
     return tracks
 

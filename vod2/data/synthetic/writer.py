@@ -27,7 +27,7 @@ class QuickSet:
         """Version, configuration and classes."""
         return {
             "generator_version": GENERATOR_VERSION,
-            "config": _described(self.config),
+            "config": _manifest_config(self.config),
             "class_names": list(SYNTHETIC_CLASSES[: self.config.classes]),
         }
 
@@ -83,7 +83,7 @@ def write_mp4(source: SyntheticConfig | SyntheticSet, name: str, path: str | os.
         container.mux(stream.encode())
 
 
-def _described(config: SyntheticConfig) -> dict:
+def _manifest_config(config: SyntheticConfig) -> dict:
     """The configuration as the manifest has it: without a `speed` of 1, as in sets from before there was one."""
     fields = asdict(config)
     if config.speed == 1:
@@ -91,9 +91,15 @@ def _described(config: SyntheticConfig) -> dict:
     return fields
 
 
-def _differences(found: dict, wanted: dict) -> str:
-    theirs, ours = (
-        {"generator_version": one.get("generator_version"), "speed": 1.0, **dict(one.get("config") or {})}
-        for one in (found, wanted)
+def _differences(stored: dict, wanted: dict) -> str:
+    """What two manifests differ in, in words."""
+    stored, wanted = _flat(stored), _flat(wanted)
+    return ", ".join(
+        f"{key} {stored.get(key)}, not {value}" for key, value in wanted.items() if stored.get(key) != value
     )
-    return ", ".join(f"{key} {theirs.get(key)}, not {value}" for key, value in ours.items() if theirs.get(key) != value)
+
+
+def _flat(manifest: dict) -> dict:
+    # A manifest leaves out a speed of 1 (`_manifest_config`), and may be of a version without a configuration.
+    version = manifest.get("generator_version")
+    return {"generator_version": version, "speed": 1.0, **dict(manifest.get("config") or {})}

@@ -110,8 +110,8 @@ class VodSynth(Splits):
 
 
 SIZES: dict[str, VodSynth] = {
-    one.size: one
-    for one in (
+    synth.size: synth
+    for synth in (
         VodSynth("tiny", 240, 14_400, 48, 3_072, stills=3_000, height=128, width=192, classes=12),
         VodSynth("small", 1_000, 60_000, 150, 9_000, stills=10_000, height=256, width=384),
         # As many videos, frames and stills as ImageNet VID and the DET list that goes with it.
@@ -168,19 +168,19 @@ def check_version(root: str | os.PathLike, size: str, remedy: str) -> None:
     if not Path(root).is_dir():
         return
     try:
-        found = json.loads(manifest.read_text(encoding="utf-8"))
-        if not isinstance(found, dict):
+        stored = json.loads(manifest.read_text(encoding="utf-8"))
+        if not isinstance(stored, dict):
             raise ValueError("no JSON object")
     except (OSError, ValueError) as error:
         raise UserError(f"{manifest}: expected the manifest of {BENCHMARK} ({error}): {remedy}") from error
-    if differences := _differences(found, {"benchmark": BENCHMARK, "revision": REVISION, "size": size}):
+    if differences := _differences(stored, {"benchmark": BENCHMARK, "revision": REVISION, "size": size}):
         raise UserError(
             f"{root} holds another set than this version of vod2 reads ({differences}), and results would not be "
             f"comparable: delete it and {remedy}"
         )
 
 
-def _differences(found: dict, wanted: dict) -> str:
+def _differences(stored: dict, wanted: dict) -> str:
     return ", ".join(
-        f"{key} {found.get(key)!r}, not {value!r}" for key, value in wanted.items() if found.get(key) != value
+        f"{key} {stored.get(key)!r}, not {value!r}" for key, value in wanted.items() if stored.get(key) != value
     )
