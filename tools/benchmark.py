@@ -114,8 +114,8 @@ def steps(
         leaves = [tensor.detach().requires_grad_() for tensor in few]
         return torch.autograd.grad(function(*leaves).square().mean(), leaves)
 
-    for found, wanted in zip(forward_backward(ours), forward_backward(plain), strict=True):
-        assert_same(wanted, found)
+    for ours_gradient, plain_gradient in zip(forward_backward(ours), forward_backward(plain), strict=True):
+        assert_same(plain_gradient, ours_gradient)
     return [
         Comparison(f"{name}, {step}", lambda run=run: run(plain), lambda run=run: run(ours))
         for step, run in (("forward", forward), (f"forward + backward, {of}", forward_backward))
@@ -298,21 +298,21 @@ def mean_ap_in_loops(records: list[dict], instances: list[Instances], counts: np
     start = 0  # row in `counts` of the frame's first object
     for record, detections in zip(records, instances, strict=True):
         notes = record["annotations"]
-        of_frame = counts[start : start + len(notes)]
+        frame_counts = counts[start : start + len(notes)]
         start += len(notes)
         boxes = detections.pred_boxes.tensor.numpy()
         scores, labels = detections.scores.numpy(), detections.pred_classes.numpy()
         for label in np.union1d(labels, [note["category_id"] for note in notes]).tolist():
             objects = [row for row, note in enumerate(notes) if note["category_id"] == label]
-            positives[label] += sum(bool(of_frame[row]) for row in objects)
-            taken = set()
+            positives[label] += sum(bool(frame_counts[row]) for row in objects)
+            matched = set()
             # The surest detection first: each takes the free object that it overlaps most.
             for detection in sorted(np.flatnonzero(labels == label).tolist(), key=lambda row: -scores[row]):
-                free = [row for row in objects if row not in taken]
+                free = [row for row in objects if row not in matched]
                 ious = [iou_of_two(boxes[detection].tolist(), notes[row]["bbox"]) for row in free]
                 match = free[int(np.argmax(ious))] if free and max(ious) >= 0.5 else None
-                taken.add(match)
-                if match is None or of_frame[match]:
+                matched.add(match)
+                if match is None or frame_counts[match]:
                     ranked[label].append((float(scores[detection]), match is not None))
     aps = [ap_in_loops(rows, total) for rows, total in zip(ranked, positives, strict=True) if total]
     return 100 * sum(aps) / len(aps) if aps else float("nan")
@@ -327,10 +327,10 @@ def iou_of_two(first: list[float], second: list[float]) -> float:
 
 
 def ap_in_loops(ranked: list[tuple[float, bool]], positives: int) -> float:
-    found, precision = 0, []
+    num_true, precision = 0, []
     for rank, (_, is_true) in enumerate(sorted(ranked, key=lambda row: -row[0]), 1):
-        found += is_true
-        precision.append((found / rank, is_true))
+        num_true += is_true
+        precision.append((num_true / rank, is_true))
     best = total = 0.0
     for value, is_true in reversed(precision):
         best = max(best, value)
@@ -364,8 +364,8 @@ def stream_of_ten(
     image = torch.randint(0, 256, (3, 600, 1000), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
     def step(t: int) -> object:
-        fresh = [{"image": image, "frame_index": index} for index in memory.missing(t)]
-        return model.step({"frame_index": t, "support": fresh}, memory)
+        new_frames = [{"image": image, "frame_index": index} for index in memory.missing(t)]
+        return model.step({"frame_index": t, "support": new_frames}, memory)
 
     for _ in range(10):  # what a stream carries is there
         step(next(frames))

@@ -58,9 +58,9 @@ def parse_methods(words: Sequence[str], names: Sequence[str] | None) -> dict[str
             raise UserError(f"two methods are called {name!r}: name them, NAME=FOLDER or --names")
         methods[name] = folders
     counts = Counter(folder.resolve() for folder in itertools.chain.from_iterable(methods.values()))
-    twice = [str(folder) for folder, count in counts.items() if count > 1]
-    if twice:
-        raise UserError(f"{min(twice)} is given twice: a run counts once")
+    repeated = [str(folder) for folder, count in counts.items() if count > 1]
+    if repeated:
+        raise UserError(f"{min(repeated)} is given twice: a run counts once")
     # After the names and folders, whose mistakes may be the reason.
     if len(methods) < 2:
         raise UserError("one method has nothing to be compared with: give two or more")
@@ -151,8 +151,8 @@ def chart(result: Comparison, data: EvaluatedDataset) -> Figure:
         "tracks (lower is better)": list(TRACK_METRICS),
         "AP50 by class": classes,
     }
-    known = {difference.metric for difference in result.differences}
-    panels = {title: [metric for metric in metrics if metric in known] for title, metrics in panels.items()}
+    available = {difference.metric for difference in result.differences}
+    panels = {title: [metric for metric in metrics if metric in available] for title, metrics in panels.items()}
     panels = {title: metrics for title, metrics in panels.items() if metrics}
     baseline, *others = result.values
     heights = [len(metrics) * max(1.0, 0.5 * len(others)) + 1 for metrics in panels.values()]
@@ -162,13 +162,13 @@ def chart(result: Comparison, data: EvaluatedDataset) -> Figure:
     for axes, (title, metrics) in zip(grid, panels.items(), strict=True):
         for number, method in enumerate(others):
             difference_of = differences_of(result, method)
-            drawn = [difference_of[metric] for metric in metrics]
+            differences = [difference_of[metric] for metric in metrics]
             # Methods share the height of a metric, .6 in all, with its line in the middle.
             places = np.arange(len(metrics)) + (number - (len(others) - 1) / 2) * 0.6 / len(others)
-            low, high = [difference.low for difference in drawn], [difference.high for difference in drawn]
+            low, high = [difference.low for difference in differences], [difference.high for difference in differences]
             color = colors[number % len(colors)]
             axes.hlines(places, low, high, color=color, linewidth=2)  # none where too few videos make it NaN
-            middle = [difference.difference for difference in drawn]
+            middle = [difference.difference for difference in differences]
             axes.plot(middle, places, "o", color=color, markersize=4, label=method)
         axes.axvline(0, color="black", linewidth=0.8)
         axes.set_yticks(range(len(metrics)), [metric.removeprefix("AP50-") for metric in metrics])
@@ -249,13 +249,13 @@ def main(arguments: list[str] | None = None) -> None:
         raise UserError(f"--baseline is {baseline!r}: expected one of {', '.join(methods)}")
     # First, because `compare_methods` compares with the first.
     methods = {baseline: methods[baseline]} | methods
-    given = registered_dataset(args)
+    dataset = registered_dataset(args)
     runs: dict[str, list[Run]] = {}
     for name, folders in methods.items():
-        runs[name] = [read_run(folder, given) for folder in folders]
+        runs[name] = [read_run(folder, dataset) for folder in folders]
     refuse_differences(list(itertools.chain.from_iterable(runs.values())))
     data = runs[baseline][0].data
-    tallies = {name: [tally_run(run) for run in of_method] for name, of_method in runs.items()}
+    tallies = {name: [tally_run(run) for run in method_runs] for name, method_runs in runs.items()}
     generator = np.random.default_rng(args.seed)
     result = compare_methods(tallies, data.class_names, generator, args.resamples, args.confidence)
     markdown = tables(result, data, args.confidence) + "\n\n" + notes(data, methods, args.resamples, args.confidence)

@@ -91,9 +91,9 @@ def find_sources(root: Path) -> list[Source]:
         raise UserError(f"{root}: holds no video: expected files such as .mp4, or folders of images")
     # Sorted, two sources of one name stand next to each other.
     sources.sort()
-    for one, other in zip(sources, sources[1:], strict=False):
-        if one.name == other.name:
-            raise UserError(f"{one.path} and {other.path} have one name without their suffix: rename one")
+    for first, second in zip(sources, sources[1:], strict=False):
+        if first.name == second.name:
+            raise UserError(f"{first.path} and {second.path} have one name without their suffix: rename one")
     return sources
 
 
@@ -138,12 +138,12 @@ def _suffix(path: Path) -> str:
 
 def _require_same(record: Path, config: DamageConfig) -> None:
     try:
-        found = json.loads(record.read_text(encoding="utf-8"))["config"]
+        recorded = json.loads(record.read_text(encoding="utf-8"))["config"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{record}: broken ({error}): delete it to have its video written again") from error
     # By way of JSON, which makes lists of the tuples.
-    if found != json.loads(json.dumps(asdict(config))):
-        raise UserError(f"{record}: its video was damaged with {found}: give another folder, or delete both")
+    if recorded != json.loads(json.dumps(asdict(config))):
+        raise UserError(f"{record}: its video was damaged with {recorded}: give another folder, or delete both")
 
 
 def _damaged_frames(source: Source, reader: VideoReader, config: DamageConfig, length: int) -> Iterator[np.ndarray]:
@@ -185,8 +185,8 @@ def main(arguments: list[str] | None = None) -> None:
         raise UserError(
             f"{output} lies in {args.input}: give a folder outside, where copies are not taken for originals"
         )
-    written = sum(damage_video(source, output, config) for source in tqdm(sources, unit="video", disable=None))
-    print(f"{output}: {written} videos written, {len(sources) - written} were there already")
+    num_written = sum(damage_video(source, output, config) for source in tqdm(sources, unit="video", disable=None))
+    print(f"{output}: {num_written} videos written, {len(sources) - num_written} were there already")
 
 
 if __name__ == "__main__":

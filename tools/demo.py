@@ -209,7 +209,7 @@ def run(
     trails = [Trails(args.trail) for _ in detectors]
     watch = RelationWatch(predictors[0], args.show_relations[0]) if args.show_relations else None
     interrupted = False
-    following = 0  # number of the frame that comes next, unless there is a gap
+    expected_index = 0  # number of the frame that comes next, unless there is a gap
     with ExitStack() as stack:
         if isinstance(job.source, Camera):
             stack.enter_context(job.source)
@@ -217,19 +217,19 @@ def run(
         for file in filter(None, (*job.files, job.writer, job.report)):
             stack.enter_context(file)
         try:
-            for frames in detected(job, args, detectors, predictors, watch):
+            for frames in detect_frames(job, args, detectors, predictors, watch):
                 index, image = frames[0].index, frames[0].image  # the same for all detectors
-                everything = [frame.output["instances"].to("cpu") for frame in frames]
-                kept = [at_least(instances, args.confidence_threshold) for instances in everything]
+                instances_of_all = [frame.output["instances"].to("cpu") for frame in frames]
+                kept = [filter_by_score(instances, args.confidence_threshold) for instances in instances_of_all]
                 for file in job.files:
                     file.write(index, kept[0])
                 if watch and watch.is_done and index == watch.frame:
                     show_relations(watch, image, kept[0], args, detectors[0].class_names)
                 if job.writer:
-                    job.writer.write(drawn(image, kept, detectors, trails))
+                    job.writer.write(draw_frame(image, kept, detectors, trails))
                 if job.report:
-                    job.report.write(image, *everything, after_gap=index > following)
-                following = index + 1
+                    job.report.write(image, *instances_of_all, after_gap=index > expected_index)
+                expected_index = index + 1
             if job.report:
                 job.report.note = complaint(job.source)
         except KeyboardInterrupt:
@@ -255,7 +255,7 @@ def complaint(source: VideoReader | Camera) -> str:
     return f"{status.state}: {status.reason}"
 
 
-def detected(
+def detect_frames(
     job: Job,
     args: argparse.Namespace,
     detectors: Sequence[Detector],
@@ -273,22 +273,22 @@ def detected(
         stream = predictor.stream(copy)
         if args.link is not None:
             # Only what is kept is linked: other boxes would lead tracks astray, and cost time.
-            stream = link_stream(sure(stream, args.confidence_threshold), detector.linker(args.link))
+            stream = link_stream(filter_frames(stream, args.confidence_threshold), detector.linker(args.link))
         streams.append(stream)
     return tqdm(zip(*streams, strict=True), total=job.source.frame_count_hint, unit="frame")
 
 
-def sure(frames: Iterable[DetectedFrame], threshold: float) -> Iterator[DetectedFrame]:
+def filter_frames(frames: Iterable[DetectedFrame], threshold: float) -> Iterator[DetectedFrame]:
     """The frames with the detections whose score is at least `threshold`."""
     for frame in frames:
-        yield frame._replace(output={"instances": at_least(frame.output["instances"], threshold)})
+        yield frame._replace(output={"instances": filter_by_score(frame.output["instances"], threshold)})
 
 
-def at_least(instances: Instances, threshold: float) -> Instances:
+def filter_by_score(instances: Instances, threshold: float) -> Instances:
     return instances[instances.scores >= threshold]
 
 
-def drawn(
+def draw_frame(
     image: np.ndarray, results: Sequence[Instances], detectors: Sequence[Detector], trails: Sequence[Trails]
 ) -> np.ndarray:
     """The picture of a frame: that of the detector, with those of the others from left to right before it."""

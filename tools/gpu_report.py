@@ -72,8 +72,8 @@ def install_wheels(folder: Path, site: Path) -> list[str]:
     if missing:
         # --no-index and --no-deps: nothing but these wheels, on a machine without a network.
         words = "install --quiet --no-index --no-deps --no-compile --no-cache-dir --upgrade --target".split()
-        done = subprocess.run([sys.executable, "-m", "pip", *words, str(site), *map(str, missing)])
-        if done.returncode:
+        process = subprocess.run([sys.executable, "-m", "pip", *words, str(site), *map(str, missing)])
+        if process.returncode:
             sys.exit(f"error: pip could not install the wheels of {folder}, see above: are they for this Python?")
     return [wheel.name for wheel in missing]
 
@@ -118,27 +118,29 @@ def describe(device: str, environment: dict[str, str]) -> dict:
     """The card and the versions, asked in another process: the driver itself must not hold the GPU."""
     command = [sys.executable, "-m", "gpu_steps.machine", device]
     try:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+        process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     except subprocess.TimeoutExpired:
         sys.exit(f"error: {device} did not answer within two minutes")
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or ["it said nothing"]
+    if process.returncode:
+        lines = process.stderr.strip().splitlines() or ["it said nothing"]
         sys.exit(f"error: {device} cannot be used: {lines[-1]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    return json.loads(process.stdout.splitlines()[-1])
 
 
-def commit_of(root: Path, given: str | None) -> str:
+def commit_of(root: Path, commit: str | None) -> str:
     """Such as a1a7d0d, or a1a7d0d+changes."""
-    if given:
-        return given
+    if commit:
+        return commit
 
     def git(*words: str) -> str:
-        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True)
-        return done.stdout.strip() if done.returncode == 0 else ""
+        process = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True)
+        return process.stdout.strip() if process.returncode == 0 else ""
 
     try:
         name = git("rev-parse", "--short", "HEAD")
-        return f"{name}+changes" if name and git("status", "--porcelain") else name or "unknown"
+        if name and git("status", "--porcelain"):
+            return f"{name}+changes"
+        return name or "unknown"
     except FileNotFoundError:  # no git
         return "unknown"
 
@@ -198,10 +200,10 @@ class Driver:
 
     def run(self) -> bool:
         """All steps; returns whether none of them is bad."""
-        chosen = [step for step in self.plan if not self.args.only or step.name in self.args.only]
-        self._library_of_an_earlier_run(will_build=any(step.name == "build" for step in chosen))
+        steps = [step for step in self.plan if not self.args.only or step.name in self.args.only]
+        self._library_of_an_earlier_run(will_build=any(step.name == "build" for step in steps))
         # Each result is saved before the next step begins.
-        for step in chosen:
+        for step in steps:
             limit = limit_of(step, 60 * self.args.minutes, 60 * self.args.minutes - self._elapsed())
             outcome = Outcome("no time", 0.0, "", []) if limit == 0 else self._run(step, limit)
             self._add(step, outcome)
@@ -246,8 +248,8 @@ class Driver:
         return {row["name"]: row["rate"] for row in measured if "rate" in row}
 
     def _add(self, step: PlannedStep, outcome: Outcome) -> None:
-        named = {key: self.report[key] for key in ("card", "date", "commit")}
-        self.report["rows"] += [{"step": step.name, **row, **named} for row in outcome.rows]
+        origin = {key: self.report[key] for key in ("card", "date", "commit")}
+        self.report["rows"] += [{"step": step.name, **row, **origin} for row in outcome.rows]
         self.report["steps"].append(
             {"name": step.name, "status": outcome.status, "seconds": outcome.seconds, "message": outcome.message}
         )
@@ -272,9 +274,9 @@ def main(arguments: Sequence[str] | None = None, plan: Sequence[PlannedStep] = S
         return 0
     driver = Driver(args, plan, begin)
     driver.prepare()
-    good = driver.run()
+    passed = driver.run()
     print(driver.out / "report.md")
-    return 0 if good else 1
+    return 0 if passed else 1
 
 
 if __name__ == "__main__":

@@ -102,11 +102,11 @@ def by_frame(
     return frames
 
 
-def _attach(found: Instances, relation: tuple[np.ndarray, np.ndarray] | None, source: Path) -> None:
-    if relation is None or len(relation[0]) != len(found):
+def _attach(detections: Instances, relation: tuple[np.ndarray, np.ndarray] | None, source: Path) -> None:
+    if relation is None or len(relation[0]) != len(detections):
         raise UserError(f"{source} and the {RELATIONS_FILE} beside it are not of one evaluation: evaluate again")
-    found.proposal_index = torch.from_numpy(relation[0].astype(np.int64))
-    found.next_relation = torch.from_numpy(relation[1].astype(np.float32))
+    detections.proposal_index = torch.from_numpy(relation[0].astype(np.int64))
+    detections.next_relation = torch.from_numpy(relation[1].astype(np.float32))
 
 
 def link_videos(linker: BoxLinker, records: Sequence[dict], frames: Sequence[Instances]) -> list[Instances]:
@@ -124,8 +124,8 @@ def evaluate(cfg: CfgNode, dataset: str, records: Sequence[dict], frames: Sequen
     else:
         evaluator = VIDEvaluator.from_config(cfg, dataset, output, distributed=False)
     evaluator.reset()
-    for record, found in zip(records, frames, strict=True):
-        evaluator.process([record], [{"instances": found}])
+    for record, instances in zip(records, frames, strict=True):
+        evaluator.process([record], [{"instances": instances}])
     (metrics,) = evaluator.evaluate().values()
     return metrics
 

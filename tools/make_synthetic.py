@@ -73,20 +73,20 @@ def _quick_set(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Syn
 
 
 def _benchmark(parser: argparse.ArgumentParser, args: argparse.Namespace) -> VodSynth:
-    given = [f"--{name.replace('_', '-')}" for name in QUICK_ONLY if hasattr(args, name)]
-    if given:
-        parser.error(f"{', '.join(given)}: the benchmark is fixed, expected only --size {'|'.join(SIZES)}")
+    quick_options = [f"--{name.replace('_', '-')}" for name in QUICK_ONLY if hasattr(args, name)]
+    if quick_options:
+        parser.error(f"{', '.join(quick_options)}: the benchmark is fixed, expected only --size {'|'.join(SIZES)}")
     if args.size not in SIZES:
         parser.error(f"--size {args.size!r}: expected one of {', '.join(SIZES)}")
     return SIZES[args.size]
 
 
 def _describe(source: VodSynth, workers: int) -> str:
-    needed = estimate(source)
+    cost = estimate(source)
     return (
         f"{source.train_videos:,} training videos of {source.train_frames:,} frames, {source.val_videos:,} validation "
         f"videos of {source.val_frames:,}, {source.stills:,} stills, {source.height} x {source.width} pixels: "
-        f"{needed.frames:,} images, about {needed.bytes / 1e9:.1f} GB and {needed.seconds / workers / 3600:.1f} hours "
+        f"{cost.frames:,} images, about {cost.bytes / 1e9:.1f} GB and {cost.seconds / workers / 3600:.1f} hours "
         f"with {workers} workers"
     )
 

@@ -36,17 +36,19 @@ def draw_judged(image: np.ndarray, judged: Judged, frame: int, run: Run) -> np.n
     scale = WIDTH / image.shape[1]
     # Resized before drawing, so that lines and letters are of one size in all panels.
     canvas = cv2.resize(image, (WIDTH, max(1, round(image.shape[0] * scale))), interpolation=cv2.INTER_AREA)
-    names, truth, found = run.data.class_names, run.data.truth, judged.detections
+    names, truth, detections = run.data.class_names, run.data.truth, judged.detections
     for row in np.flatnonzero((truth.image == frame) & ~judged.found & ~truth.ignore):
         label = int(truth.labels[row])
         text = f"{class_name(label, names)} missed"
         draw_box(canvas, scale * truth.boxes[row], text, class_color(label), dashed=True)
-    rows = np.flatnonzero(found.image == frame)
-    for row in rows[np.argsort(found.scores[rows], kind="stable")]:  # the surest lies on top
-        label = int(found.labels[row])
-        text = f"{class_name(label, names)} {f'{found.scores[row]:.2f}'.lstrip('0')}"
-        text += " false" if judged.matches[row] < 0 else ""
-        draw_box(canvas, scale * found.boxes[row], text, class_color(label))
+    rows = np.flatnonzero(detections.image == frame)
+    for row in rows[np.argsort(detections.scores[rows], kind="stable")]:  # the surest lies on top
+        label = int(detections.labels[row])
+        score = f"{detections.scores[row]:.2f}".lstrip("0")
+        text = f"{class_name(label, names)} {score}"
+        if judged.matches[row] < 0:
+            text += " false"
+        draw_box(canvas, scale * detections.boxes[row], text, class_color(label))
     return canvas
 
 

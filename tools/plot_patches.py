@@ -103,21 +103,28 @@ def draw_patches(tile: Tile, edges: np.ndarray, side: int = SIDE) -> np.ndarray:
 
 
 def rows_of(
-    watch: PatchWatch, image: np.ndarray, found: Instances, names: Sequence[str], supports: int
+    watch: PatchWatch, image: np.ndarray, detections: Instances, names: Sequence[str], supports: int
 ) -> list[list[Tile]]:
     """For each detection its RoI, then those of the `supports` supports that it took most from."""
     height, width = watch.image_size
     scale = torch.tensor([image.shape[1] / width, image.shape[0] / height] * 2)
     rows = []
-    for row in range(len(found)):
-        proposal = int(found.proposal_index[row])
+    for row in range(len(detections)):
+        proposal = int(detections.proposal_index[row])
         importance, weights = watch.importance[proposal], watch.weights[proposal]  # (p,), (p, M)
-        title = f"{class_name(int(found.pred_classes[row]), names)} {found.scores[row]:.2f}"
+        title = f"{class_name(int(detections.pred_classes[row]), names)} {detections.scores[row]:.2f}"
         tiles = [Tile(image, (watch.boxes[proposal] * scale).tolist(), importance.numpy(), title)]
         # In the order of `supports`: by what the detection took of each in all.
         best = (importance @ weights).topk(min(supports, weights.shape[1])).indices
-        for one, column in zip(watch.supports(proposal, supports), best.tolist(), strict=True):
-            tiles.append(Tile(one.image, one.box, weights[:, column].numpy(), f"frame {one.index}: {one.weight:.1%}"))
+        for support, column in zip(watch.supports(proposal, supports), best.tolist(), strict=True):
+            tiles.append(
+                Tile(
+                    support.image,
+                    support.box,
+                    weights[:, column].numpy(),
+                    f"frame {support.index}: {support.weight:.1%}",
+                )
+            )
         rows.append(tiles)
     return rows
 
@@ -150,9 +157,9 @@ def detect(predictor: VideoPredictor, source: VideoReader, frame: int) -> tuple[
     """
     watch = PatchWatch(predictor, frame)
     try:
-        for found in predictor.stream(watch.frames(source.with_gaps())):
-            if found.index == frame and watch.is_done:
-                return watch, found.image, found.output["instances"].to("cpu")
+        for detected_frame in predictor.stream(watch.frames(source.with_gaps())):
+            if detected_frame.index == frame and watch.is_done:
+                return watch, detected_frame.image, detected_frame.output["instances"].to("cpu")
     finally:
         watch.close()
     raise UserError(f"--frame {frame}: the video has no such frame, or it could not be read")
@@ -175,14 +182,14 @@ def main() -> None:
     cfg = load_config(args.config_file, [*args.opts, "MODEL.VIDEO.KEEP_RELATIONS", "True"])
     require_patches(cfg)
     require_weights(cfg.MODEL.WEIGHTS)
-    watch, image, found = detect(VideoPredictor(cfg), VideoReader(args.video_input), args.frame)
-    best = found.scores.argsort(descending=True)[: args.detections]
+    watch, image, detections = detect(VideoPredictor(cfg), VideoReader(args.video_input), args.frame)
+    best = detections.scores.argsort(descending=True)[: args.detections]
     if len(best) == 0:
         raise UserError(f"nothing was detected in frame {args.frame}: choose another one")
     metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0]) if cfg.DATASETS.TEST else None
     names = list(getattr(metadata, "thing_classes", []))
     edges = patch_edges(int(watch.importance.shape[1] ** 0.5), cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION)
-    picture = picture_of(rows_of(watch, image, found[best], names, args.supports), edges)
+    picture = picture_of(rows_of(watch, image, detections[best], names, args.supports), edges)
     with replacing(args.output) as path:
         cv2.imwrite(str(path), picture)
     print(args.output)

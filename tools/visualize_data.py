@@ -82,11 +82,11 @@ def clips(cfg: CfgNode, num: int) -> Iterator[tuple[str, np.ndarray]]:
         for frame in (clip, *clip["support"]):
             if frame.get("role") is Role.KEY:  # the key frame itself, which is there
                 continue
-            role = (
-                f"{frame['role'].value} {frame['frame_index'] - clip['frame_index']:+d}" if "role" in frame else "key"
-            )
+            title = "key"
+            if "role" in frame:
+                title = f"{frame['role'].value} {frame['frame_index'] - clip['frame_index']:+d}"
             pixels = detection_utils.convert_image_to_rgb(frame["image"].permute(1, 2, 0), cfg.INPUT.FORMAT)
-            tiles.append(draw(pixels, frame.get("instances"), class_names, role))
+            tiles.append(draw(pixels, frame.get("instances"), class_names, title))
         gap = np.full((len(tiles[0]), _GAP, 3), 255, np.uint8)
         row = [part for tile in tiles for part in (gap, tile)][1:]
         yield str(clip["image_id"]), np.concatenate(row, axis=1)

@@ -46,7 +46,7 @@ def run_step(step: PlannedStep, settings: Settings, limit: float, log: Path, env
     command = [sys.executable, "-m", "gpu_steps.run", step.module, str(settings_file)]
     died = ""
     while True:
-        seen = len(read_rows(settings.rows))
+        num_begun = len(read_rows(settings.rows))
         code = _run(command, begin + limit - time.monotonic(), log, environment, settings.folder)
         rows = read_rows(settings.rows)
         if code == 0:
@@ -59,7 +59,7 @@ def run_step(step: PlannedStep, settings: Settings, limit: float, log: Path, env
         died = f"exit code {code}: {tail(log)}"
         # The next process finds these cases done, and begins with the one after them.
         _close_open_cases(rows, settings.rows, "crashed", died)
-        if len(rows) == seen:  # it does not even get to a case
+        if len(rows) == num_begun:  # it does not even get to a case
             break
     rows = read_rows(settings.rows)
     return Outcome(_status(rows, died), time.monotonic() - begin, died, rows)
@@ -101,13 +101,13 @@ def _close_open_cases(rows: list[dict], path: str, status: str, message: str) ->
 
 
 def _status(rows: list[dict], died: str) -> str:
-    found = {row["status"] for row in rows}
+    statuses = {row["status"] for row in rows}
     for status in ("crashed", "failed", "no time"):
-        if status in found:
+        if status in statuses:
             return status
     if died:
         return "crashed"
-    return "passed" if "passed" in found else "does not apply"
+    return "passed" if "passed" in statuses else "does not apply"
 
 
 def tail(log: Path, lines: int = 4) -> str:

@@ -53,8 +53,8 @@ def load(path: str | os.PathLike) -> dict:
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path}: expected the report.json of tools/gpu_report.py, got: {error}") from error
     if not isinstance(report, dict) or report.get("schema") != SCHEMA:
-        found = report.get("schema") if isinstance(report, dict) else None
-        raise ValueError(f"{path}: expected a report of schema {SCHEMA}, got {found!r}; make it again")
+        schema = report.get("schema") if isinstance(report, dict) else None
+        raise ValueError(f"{path}: expected a report of schema {SCHEMA}, got {schema!r}; make it again")
     return report
 
 

@@ -55,7 +55,7 @@ def run(step: Step) -> None:
     for config in methods[:2]:
         step.case(f"{_title(config)}, kernels", partial(_kernels, step, models, config, size), needs=4)
     for config in methods[:2]:
-        for name, change in (("channels last", _channels_last), ("torch.compile of the backbone", _compiled)):
+        for name, change in (("channels last", _channels_last), ("torch.compile of the backbone", _compile_backbone)):
             case = f"{_title(config)}, {size[0]} x {size[1]}, bf16, {name}"
             step.case(case, partial(_stream, step, models, config, size, "bf16", change), needs=30)
 
@@ -171,7 +171,7 @@ def _channels_last(model: nn.Module) -> nn.Module:
     return model.to(memory_format=torch.channels_last)
 
 
-def _compiled(model: nn.Module) -> nn.Module:
+def _compile_backbone(model: nn.Module) -> nn.Module:
     """The backbone alone: what follows has shapes that depend on the data."""
     if not torch.cuda.is_available():
         raise NotApplicable("tried on a GPU only")

@@ -103,10 +103,10 @@ def _train(step: Step, config: str, amp: bool) -> dict:
     trainer.register_hooks([watch])
     peak = PeakMemory(step.device, trainer.model)
     trainer.train()
-    settled = len(watch.seconds) // 3  # the first ones choose algorithms
+    num_warmup = len(watch.seconds) // 3  # the first ones choose algorithms
     values = {
-        "s/step": statistics.median(watch.seconds[settled:]),
-        "of them waiting for data": statistics.median(watch.waiting[settled:]),
+        "s/step": statistics.median(watch.seconds[num_warmup:]),
+        "of them waiting for data": statistics.median(watch.waiting[num_warmup:]),
         "peak GiB": peak.gib(),
         "steps": len(watch.seconds),
         "first loss": watch.losses[0],
