@@ -105,6 +105,7 @@ def main() -> None:
 
     plan = current_plan()  # a mistake is told before anything is written
     writes = args.estimate or not args.dry_run
+    # Two runs in one folder would replace each other's results; a dry run writes nothing and may look any time.
     with locked(plan.output) if writes else contextlib.nullcontext() as lock:
         executor = make_executor(args, lock)
         try:

@@ -46,6 +46,7 @@ def tables(args: argparse.Namespace) -> None:
     titles = tables_of(rows, names)
     # None leaves it to the configuration of each row.
     size = tuple(args.size) if args.size else None
+    # Where there is no GPU, a configuration falls back to the CPU with a warning.
     device = load_config("", args.opts).MODEL.DEVICE
     opts = [*args.opts, "MODEL.DEVICE", device]  # so that a missing GPU is told once
     meter = CostMeter(size, not args.no_time, opts, progress=lambda line: print(f"... {line}", flush=True))

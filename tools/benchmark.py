@@ -97,6 +97,7 @@ def geometry_bias(device: torch.device) -> list[Comparison]:
 
 def assert_same(plain: torch.Tensor, ours: torch.Tensor) -> None:
     """To 1e-5, relative to the largest number."""
+    # A relative tolerance of each number would ask too much of those near 0.
     torch.testing.assert_close(ours, plain, rtol=0, atol=1e-5 * plain.abs().max().item())
 
 
@@ -149,6 +150,7 @@ def pixel_attention(device: torch.device) -> list[Comparison]:
         attention = PixelAttention(2048, 256, normaliser).to(device)
         torch.nn.init.normal_(attention.source_content.weight, std=0.02)
 
+        # The default argument binds the attention of this turn: the functions run after the loop.
         def plain(frames, attention=attention):
             query = normalize(attention.target_relation(frames[:1])[0].flatten(1), dim=0)  # (d, L)
             key = normalize(attention.source_relation(frames).transpose(0, 1).flatten(1), dim=0)  # (d, S)
@@ -169,10 +171,12 @@ def learned_sampling(device: torch.device) -> list[Comparison]:
     """LSTS at 38 x 63 cells, 1024 channels, embeddings of 256: whole offsets, each once, against grid_sample."""
     generator = torch.Generator().manual_seed(0)
     value, key, query = (torch.randn(1, size, 38, 63, generator=generator).to(device) for size in (1024, 256, 256))
+    # Divided by the root of 256, so that the similarities are of the size of one.
     maps, grad = (value, key / 16, query), torch.randn(value.shape, generator=generator).to(device)
     ops = importlib.import_module("vod2.ops.st_sampling")  # the function has the same name
 
     def without_kernels(*inputs):
+        # Without kernels the op runs its Python version.
         kernels, ops.COMPILED = ops.COMPILED, ()
         try:
             return st_sampling(*inputs)
@@ -196,6 +200,7 @@ def learned_sampling(device: torch.device) -> list[Comparison]:
                 rows.append(
                     Comparison(
                         f"{count} locations, {step.__name__.replace('_', ' + ')}, {name}",
+                        # The reference is timed once for both rows.
                         partial(step, st_sampling_reference, locations) if name == "op" else None,
                         partial(step, ours, locations),
                     )
@@ -226,6 +231,7 @@ def roi_pooling(device: torch.device) -> list[Comparison]:
         grad = torch.randn(*pooled[roi_align].shape, generator=generator).to(device)
 
         def backward(function, features=features, pooled=pooled, grad=grad):
+            # Only the backward pass is timed: the graph of one forward pass serves all runs.
             return torch.autograd.grad(pooled[function], features, grad, retain_graph=True)[0]
 
         for step in (forward, backward):
@@ -244,6 +250,7 @@ def moving_objects(num_frames: int) -> list[dict]:
     for frame in range(num_frames):
         video, index = divmod(frame, VIDEO_LENGTH)
         tracks = range(1 + video % 5 // 2)
+        # Every 50 frames they begin anew, so that none leaves the image.
         shift = (0.0, 1.5, 4.0)[video % 3] * (index % 50)
         notes = [
             {
@@ -312,6 +319,7 @@ def mean_ap_in_loops(records: list[dict], instances: list[Instances], counts: np
                 ious = [iou_of_two(boxes[detection].tolist(), notes[row]["bbox"]) for row in free]
                 match = free[int(np.argmax(ious))] if free and max(ious) >= 0.5 else None
                 matched.add(match)
+                # A detection of an ignored object is neither true nor false.
                 if match is None or frame_counts[match]:
                     ranked[label].append((float(scores[detection]), match is not None))
     aps = [ap_in_loops(rows, total) for rows, total in zip(ranked, positives, strict=True) if total]
@@ -332,6 +340,7 @@ def ap_in_loops(ranked: list[tuple[float, bool]], positives: int) -> float:
         num_true += is_true
         precision.append((num_true / rank, is_true))
     best = total = 0.0
+    # From the end, so that `best` is the best precision at this recall or a higher one.
     for value, is_true in reversed(precision):
         best = max(best, value)
         total += best * is_true
@@ -400,6 +409,7 @@ def long_stream(device: torch.device) -> list[Comparison]:
     """Resident memory of one stream of 20,000 frames, printed while it runs; minutes, and no row in the table."""
     config = Path(__file__).parents[1] / "configs" / "quick" / "RDN.yaml"
     sizes = ["INPUT.MIN_SIZE_TEST", str(STREAM_SIZE[0]), "INPUT.MAX_SIZE_TEST", str(STREAM_SIZE[1])]
+    # Beside a small window, anything that grows with the video shows soon.
     window = ["VIDEO.TEST_SCHEDULE.RADIUS", "3"]
     cfg = load_config(str(config), [*sizes, *window, "MODEL.WEIGHTS", "", "MODEL.DEVICE", str(device)])
     stream = VideoPredictor(cfg).open()

@@ -53,6 +53,7 @@ def parse_methods(words: Sequence[str], names: Sequence[str] | None) -> dict[str
         if names:
             name = names[position]
         elif not name:
+            # Runs of one method are named after the first.
             name = name_of_results(folders[0])
         if name in methods:
             raise UserError(f"two methods are called {name!r}: name them, NAME=FOLDER or --names")
@@ -115,6 +116,7 @@ def tables(result: Comparison, data: EvaluatedDataset, confidence: float) -> str
             headers = [title, baseline, method, "difference", f"{100 * confidence:g}% interval", "", "videos"]
             lines = [_line(difference_of[metric]) for metric in metrics if metric in difference_of]
             if lines:
+                # Names and intervals stay text.
                 parts.append(tabulate(lines, headers, tablefmt="github", floatfmt=".2f", disable_numparse=[0, 4]))
     return "\n\n".join(parts)
 
@@ -156,6 +158,7 @@ def chart(result: Comparison, data: EvaluatedDataset) -> Figure:
     panels = {title: metrics for title, metrics in panels.items() if metrics}
     baseline, *others = result.values
     heights = [len(metrics) * max(1.0, 0.5 * len(others)) + 1 for metrics in panels.values()]
+    # A Figure of its own instead of pyplot: no display is needed, and nothing is kept in the process.
     figure = Figure(figsize=(8, 0.3 * sum(heights) + 0.9 * len(panels)), layout="constrained")
     colors = colormaps["tab10"].colors
     grid = figure.subplots(len(panels), height_ratios=heights, squeeze=False)[:, 0]
@@ -172,6 +175,7 @@ def chart(result: Comparison, data: EvaluatedDataset) -> Figure:
             axes.plot(middle, places, "o", color=color, markersize=4, label=method)
         axes.axvline(0, color="black", linewidth=0.8)
         axes.set_yticks(range(len(metrics)), [metric.removeprefix("AP50-") for metric in metrics])
+        # The limits are turned round, which puts the first metric on top.
         axes.set(title=f"{title}: difference to {baseline}", ylim=(len(metrics) - 0.4, -0.6))
         axes.grid(axis="x", alpha=0.3)
     grid[0].legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
@@ -182,6 +186,7 @@ def as_json(result: Comparison, data: EvaluatedDataset, methods: dict[str, list[
     """All numbers of a comparison, None for those that are not there."""
 
     def plain(value):
+        # JSON has neither NaN nor infinity.
         return None if isinstance(value, float) and not np.isfinite(value) else value
 
     of_methods = {}
@@ -237,6 +242,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> None:
     args = _parser().parse_args(arguments)
+    # With fewer, the ends of a 95% interval are two or three resamples.
     if args.resamples < 100:
         raise UserError(f"--resamples is {args.resamples}: expected at least 100, for the ends of an interval")
     if not 0.5 <= args.confidence <= 0.999:

@@ -120,6 +120,7 @@ def damage_video(source: Source, output: Path, config: DamageConfig) -> bool:
         return False
     if target.exists():
         raise UserError(f"{target} is there without {record.name}: delete it, or give another folder for the copies")
+    # Counted first, because the length decides where the bursts are.
     reader = VideoReader(source.path)
     length = reader.frame_count()
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -199,6 +199,7 @@ def jobs_of(args: argparse.Namespace, detectors: Sequence[Detector]) -> list[Job
 
 
 def _camera(source: str) -> Camera:
+    # OpenCV takes the number of a camera as an int, and an address as text.
     return Camera(int(source) if source.isdigit() else source)
 
 
@@ -207,6 +208,7 @@ def run(
 ) -> None:
     """Detect in one video and write its files."""
     trails = [Trails(args.trail) for _ in detectors]
+    # The relations are those of the detector, not of what it is compared with.
     watch = RelationWatch(predictors[0], args.show_relations[0]) if args.show_relations else None
     interrupted = False
     expected_index = 0  # number of the frame that comes next, unless there is a gap
@@ -275,6 +277,7 @@ def detect_frames(
             # Only what is kept is linked: other boxes would lead tracks astray, and cost time.
             stream = link_stream(filter_frames(stream, args.confidence_threshold), detector.linker(args.link))
         streams.append(stream)
+    # Strict: a stream that ends early is an error, not a shorter video.
     return tqdm(zip(*streams, strict=True), total=job.source.frame_count_hint, unit="frame")
 
 

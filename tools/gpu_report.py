@@ -68,6 +68,7 @@ def install_wheels(folder: Path, site: Path) -> list[str]:
 
     Exits with a sentence if pip refuses one.
     """
+    # The name of a wheel begins with that of its package.
     missing = [wheel for wheel in sorted(folder.glob("*.whl")) if not _is_installed(wheel.name.split("-")[0])]
     if missing:
         # --no-index and --no-deps: nothing but these wheels, on a machine without a network.
@@ -101,6 +102,7 @@ def missing_packages(site: Path) -> list[str]:
         "termcolor",
         "tabulate",
     )
+    # The steps import from `site`, this process does not.
     return [name for name in names if importlib.util.find_spec(name) is None and not list(site.glob(f"{name}*"))]
 
 
@@ -235,6 +237,7 @@ class Driver:
             folder=str(self.work / step.name),
             library=str(self.library),
             rows=str(rows),
+            # The wall clock, because another process compares with it.
             deadline=time.time() + GRACE * limit,
             rates=self._rates(),
         )

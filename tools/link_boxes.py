@@ -113,6 +113,7 @@ def link_videos(linker: BoxLinker, records: Sequence[dict], frames: Sequence[Ins
     """Link each video by itself; the records are in the order of a stream."""
     linked = []
     for _, video in groupby(zip(records, frames, strict=True), key=lambda pair: pair[0]["video_id"]):
+        # groupby needs the records of a video next to each other, which the order of a stream gives.
         linked += linker.link([frame for _, frame in video])
     return linked
 
@@ -161,6 +162,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = _parser().parse_args(arguments)
     if len(args.opts) % 2:
         raise UserError(f"{args.opts[-1]!r} has no value: expected KEY VALUE pairs such as LINK_IOU 0.6")
+    # Every second word is a value.
     settings = [word if k % 2 else f"MODEL.VIDEO.LINKER.{word}" for k, word in enumerate(args.opts)]
     cfg = load_config(args.config_file, [*settings, "MODEL.VIDEO.LINKER.NAME", args.linker])
     linker = build_box_linker(cfg)

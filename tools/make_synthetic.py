@@ -101,6 +101,7 @@ def main(arguments: list[str] | None = None) -> None:
     else:
         source, write = _benchmark(parser, args), write_vod_synth
         if args.dry_run:
+            # The full size has over 1.3 million images: time and space want to be planned.
             print(_describe(source, args.workers))
             return
     write(source, args.output, args.workers)

@@ -205,6 +205,7 @@ def project(features: np.ndarray, projection: str, seed: int) -> np.ndarray:
 
     # scikit-learn refuses a perplexity that is not below the number of points.
     perplexity = min(PERPLEXITY, (len(features) - 1) / 3)
+    # t-SNE compares all pairs: fewer dimensions cost little of the distances and save most of the time.
     reduced = principal_components(features, MAX_COMPONENTS)
     return TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(reduced)
 
@@ -241,6 +242,7 @@ def same_class_share(features: np.ndarray, labels: np.ndarray, videos: Sequence[
     points, names = torch.from_numpy(features).double(), np.array(videos)
     distance = torch.cdist(points, points).numpy()
     other_video = names[:, None] != names
+    # Frames of one video show an object almost alike, which says nothing about classes.
     distance[~other_video] = np.inf
     has_partner = (other_video & (labels[:, None] == labels)).any(axis=1)
     if not has_partner.any():

@@ -66,6 +66,7 @@ def read_images(dataset: str, run: Run, frames: Sequence[int]) -> list[np.ndarra
     records = {str(record["image_id"]): record for record in as_video_dicts(DatasetCatalog.get(dataset))}
     images = []
     for frame in frames:
+        # As text, which an evaluation may have made of ids that are numbers in the dataset.
         name = str(run.data.image_ids[frame])
         if name not in records:
             raise UserError(f"dataset {dataset!r} has no frame {name!r}, which was evaluated: is it another version?")
@@ -116,6 +117,7 @@ def main() -> None:
         parser.error(f"--output {args.output}: expected a name that ends in .png")
     folders = [find_results(folder) for folder in (args.first, args.second)]
     runs = [read_run(folder) for folder in folders]
+    # Losses can only be told where both were held against the same objects.
     refuse_differences(runs)
     names = args.names or [name_of_results(folder) for folder in folders]
     judged = [judge(run, args.score) for run in runs]

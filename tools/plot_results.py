@@ -58,6 +58,7 @@ def draw_curves(axes: Axes, title: str, named: Sequence[tuple[str, np.ndarray, f
     """Curves (name, precision at _RECALL, AP in percent), best first; those without ground truth are left out."""
     # The best first, so that the legend reads from the top down.
     named = sorted((row for row in named if not np.isnan(row[2])), key=lambda row: -row[2])
+    # The ends of the map are too dark to be told apart.
     colors = colormaps["turbo"](np.linspace(0.05, 0.95, max(len(named), 1)))
     for (name, precision, ap), color in zip(named, colors, strict=False):
         axes.plot(_RECALL, precision, color=color, linewidth=1.3, label=f"{name} {ap:.1f}")
@@ -74,6 +75,7 @@ def average_precision_figure(table: CurveTable) -> Figure:
     ap_of_group = {name: mean_average_precision(row) for name, row in zip(table.groups, average, strict=True)}
     other_groups = [name for name in table.groups if name != "all" and name not in SPEEDS]
     ap_of_class = zip(table.classes, average[0], strict=True)
+    # NaN has no order: a class without objects counts as 0 and ends at the bottom.
     panels = [("by class", sorted(ap_of_class, key=lambda bar: np.nan_to_num(bar[1])))]
     for title, names in (("by motion", SPEEDS), ("by deterioration and other groups", other_groups)):
         bars = [(name, ap_of_group[name]) for name in ("all", *names) if name in ap_of_group]

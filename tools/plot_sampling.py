@@ -107,6 +107,7 @@ def object_motion(frames: Sequence[dict], steps: Sequence[int], cfg: CfgNode, rn
             f"DATASETS.TRAIN {cfg.DATASETS.TRAIN[0]!r} has no object in two frames that lie {steps[0]} to {steps[-1]} "
             "apart: expected tracks (track_id)"
         )
+    # A random part, as the first ones would be of a few videos.
     return rng.permutation(np.array(motions))[:MAX_PAIRS]
 
 
@@ -139,6 +140,7 @@ def sampling_figure(samples: dict[str, np.ndarray]) -> Figure:
     """Histograms of each (n, 2), horizontally and vertically, and the places themselves; the motion behind the rest."""
     figure = Figure(figsize=(15, 4.5), layout="constrained")
     panels = figure.subplots(1, 3)
+    # A few very fast objects would squeeze everything else; locations are few and all shown.
     reach = max(np.percentile(np.abs(value), 99 if name.startswith(MOTION) else 100) for name, value in samples.items())
     bins = np.linspace(-reach, reach, 22)  # few, for 40 locations
     for axis, (panel, title) in enumerate(zip(panels, ("horizontal", "vertical"), strict=False)):
@@ -151,6 +153,7 @@ def sampling_figure(samples: dict[str, np.ndarray]) -> Figure:
     for name, value in samples.items():
         is_motion = name.startswith(MOTION)
         size, alpha = (4, 0.2) if is_motion else (18, 0.9)
+        # Of the motion 2,000 points are as many as can be told apart.
         panels[2].scatter(*value[:2000].T, s=size, alpha=alpha, label=name)
     panels[2].set(title="locations", xlabel="dx", ylabel="dy", xlim=(-reach, reach), ylim=(reach, -reach))
     return figure

@@ -60,6 +60,7 @@ def main() -> None:
     single, rdn, clip = output / "single_frame", output / "rdn", output / "clip.mp4"
 
     run("Synthetic videos", "make_synthetic.py", "--output", DATASET, *SET_OPTIONS, "--mp4", VIDEO, clip)
+    # Weights from half-way through the single frame's training, so that both are trained for as long.
     metrics = {
         "single_frame": train("Single frame: train and evaluate", "FasterRCNN.yaml", single),
         "rdn": train("RDN: train and evaluate", "RDN.yaml", rdn, "MODEL.WEIGHTS", single / "model_0000799.pth"),

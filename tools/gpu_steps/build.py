@@ -92,4 +92,7 @@ def kernels(log: str) -> dict[str, dict]:
 def _kernel_name(mangled: str) -> str:
     """Such as "sum_kernel<float>": of a mangled name, the kernel and the type that it is for."""
     match = _MANGLED.search(mangled)
-    return f"{match[1]}<{'float' if match[2] == 'f' else 'double'}>" if match else mangled
+    if match is None:
+        return mangled
+    dtype = {"f": "float", "d": "double"}[match[2]]
+    return f"{match[1]}<{dtype}>"

@@ -68,6 +68,7 @@ def _compare_detections(step: Step, name: str, dtype: str) -> dict:
 
 def _detections(model: nn.Module, cfg: CfgNode) -> list[Instances]:
     """What a stream detects, on the CPU."""
+    # The schedule is told the true length, so that windows at both ends of a video are tried as well.
     stream = EndlessStream(model, cfg, noise(FRAMES, SIZE), length=FRAMES)
     return [stream.step().to("cpu") for _ in range(FRAMES)]
 

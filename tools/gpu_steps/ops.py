@@ -57,6 +57,7 @@ class Op:
 
 def _boxes(count: int, rng: torch.Generator) -> Tensor:
     corner = torch.rand(count, 2, generator=rng, dtype=torch.float64) * 500
+    # At least 4 pixels a side, as the geometry is divided by it.
     return torch.cat([corner, corner + 4 + torch.rand(count, 2, generator=rng, dtype=torch.float64) * 200], dim=1)
 
 
@@ -85,8 +86,10 @@ def _sampling_inputs(shape: tuple[int, ...], rng: torch.Generator) -> list[Tenso
 
 def _sampling_ops(inputs: list[Tensor]) -> Iterator[tuple[object, tuple]]:
     value, key, query = (tensor.detach().permute(0, 2, 3, 1).contiguous() for tensor in inputs[:3])
+    # The last offset leads out of the map from every cell.
     dx, dy = [0, 2, -3, 100], [0, -1, 4, 0]
     weights = torch.rand(*value.shape[:3], len(dx), dtype=value.dtype, device=value.device)
+    # opcheck tries how the gradient is registered only where an input asks for one.
     yield torch.ops.vod2.shift_correlation.default, (query.requires_grad_(), key.requires_grad_(), dx, dy)
     for transposed in (False, True):
         yield torch.ops.vod2.shift_sum.default, (weights.requires_grad_(), value.requires_grad_(), dx, dy, transposed)
@@ -189,6 +192,7 @@ def run(step: Step) -> None:
                 step.case(
                     f"{name}, {special}, {dtype}", partial(_compare_with_reference, op, shape, dtype, step.device)
                 )
+        # None of these depends on the size.
         odd = op.shapes["odd"]
         step.case(f"{name}, non-contiguous", partial(_non_contiguous, op, odd, step.device))
         step.case(f"{name}, second stream", partial(_second_stream, op, odd, step.device))
@@ -242,6 +246,7 @@ def relative_error(actual: Tensor, expected: Tensor) -> float:
 
 def _compare_with_reference(op: Op, shape: tuple[int, ...], dtype: str, device: str) -> dict:
     inputs = _inputs(op, shape, DTYPES[dtype])
+    # The reference gets the rounded inputs: what is measured is the rounding of the op alone.
     expected = _forward_and_gradients(op, op.reference, [tensor.double() for tensor in inputs])
     actual = _forward_and_gradients(op, op.function, [tensor.to(device) for tensor in inputs])
     errors = [relative_error(a, b) for a, b in zip(actual, expected, strict=True)]
@@ -267,6 +272,7 @@ def _second_stream(op: Op, shape: tuple[int, ...], device: str) -> None:
     torch.cuda.synchronize()
     with torch.cuda.stream(torch.cuda.Stream()):
         late = [torch.zeros_like(source) for source in sources]
+        # Long enough for an op on the default stream to be through before its inputs are there.
         torch.cuda._sleep(200_000_000)  # cycles, a tenth of a second
         for target, source in zip(late, sources, strict=True):
             target.copy_(source)

@@ -59,6 +59,7 @@ def run_step(step: PlannedStep, settings: Settings, limit: float, log: Path, env
         died = f"exit code {code}: {tail(log)}"
         # The next process finds these cases done, and begins with the one after them.
         _close_open_cases(rows, settings.rows, "crashed", died)
+        # Nothing new was begun, so another process would end the same way.
         if len(rows) == num_begun:  # it does not even get to a case
             break
     rows = read_rows(settings.rows)

@@ -120,6 +120,7 @@ def _text(value: object) -> str:
     if value is None:
         return ""
     if isinstance(value, float):
+        # %g would write large numbers with an exponent.
         return f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
     if isinstance(value, list):
         return "; ".join(map(_text, value))

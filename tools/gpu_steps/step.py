@@ -91,6 +91,7 @@ class Step:
         if name in self._names:
             return
         self._names.add(name)
+        # Written down all the same: the report shows what was left out.
         if self.seconds_left() < needs or self.seconds_left() <= 0:
             self._write(name, status="no time")
             return

@@ -43,5 +43,6 @@ class EndlessStream:
 
     def step(self) -> Instances:
         t = next(self.frames)
+        # What the memory has of the window is not encoded again.
         new_frames = [{"image": self.images[i % len(self.images)], "frame_index": i} for i in self.memory.missing(t)]
         return self.model.step({"frame_index": t, "support": new_frames}, self.memory)["instances"]

@@ -24,6 +24,7 @@ def _pytest(step: Step, folder: str) -> dict:
     command = [sys.executable, "-m", "pytest", str(step.root / folder), "-c", str(step.root / "pyproject.toml")]
     command += ["-q", "-p", "no:cacheprovider", f"--junitxml={results}"]
     command += [f"--device={step.device}", "-n", str(min(8, os.cpu_count() or 1)), "--tb=short"]
+    # The processes of pytest share the cores.
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     # Not in the checkout: it would be imported in the place of the package that was built.
     code = subprocess.run(command, cwd=step.folder, env=environment).returncode

@@ -51,6 +51,7 @@ def _make_videos(step: Step) -> None:
 
 
 def _trainer(step: Step, config: str, amp: bool) -> VideoTrainer:
+    # The same initial weights whatever ran before, so that both precisions start alike.
     seed_all_rng(0)
     cfg = _configuration(step, config, amp)
     trainer = VideoTrainer(cfg)

@@ -103,6 +103,7 @@ def weighted_average_precision(tally: Tally, weights: np.ndarray) -> np.ndarray:
     """
     positives = weights @ tally.positives
     area = np.zeros(len(weights))
+    # Some resamples at a time, as an array (B, t) of all of them may not fit in memory.
     at_once = max(1, _CELLS_AT_ONCE // max(len(tally.true_video), 1))
     for start in range(0, len(weights), at_once) if len(tally.true_video) else ():
         chunk = slice(start, start + at_once)
@@ -137,6 +138,7 @@ def _false_so_far(tally: Tally, amount: np.ndarray, weights: np.ndarray) -> np.n
         stop = min(start + at_once, num_true)
         part = slice(*np.searchsorted(tally.false_step, [start, stop]))
         cell = (tally.false_step[part] - start) * num_videos + tally.false_video[part]
+        # A product with the weights adds up the false ones of each resample: no loop over videos.
         table = np.bincount(cell, amount[part], minlength=(stop - start) * num_videos).reshape(-1, num_videos)
         added[:, start:stop] = weights @ table.T
     return np.cumsum(added, axis=1, out=added)

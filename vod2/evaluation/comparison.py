@@ -159,6 +159,7 @@ def resampled_metrics(run: RunTally, class_names: Sequence[str], weights: np.nda
     for name, values in zip(class_names, of_classes["all"], strict=True):
         metrics[f"AP50-{name}"] = values
     videos = count_videos(run, class_names)
+    # A metric without any object is NaN on every resample, and there is nothing to compare.
     return {name: values for name, values in metrics.items() if videos[name]}
 
 

@@ -112,6 +112,7 @@ def load_curves(path: str | os.PathLike) -> CurveTable:
     flat = [Curve(*parts) for parts in zip(scores, precision, positives.ravel().tolist(), strict=True)]
     curves = []  # of each group, those of its classes
     for row in range(len(groups)):
+        # The file has the curves one after the other, group by group.
         curves.append(flat[row * len(classes) : (row + 1) * len(classes)])
     return CurveTable(groups, classes, curves)
 

@@ -109,6 +109,7 @@ class JsonLinesFile(DetectionFile):
         # Whoever follows the file sees a frame as soon as it is detected.
         self._file.flush()
 
+    # Also after an error: each line was complete when it was written.
     def __exit__(self, *error: Any) -> None:
         self._file.close()
 
@@ -184,6 +185,7 @@ def as_record(index: int, detections: list[dict], class_names: Sequence[str]) ->
     records = []
     for detection in detections:
         name = class_name(detection["label"], class_names)
+        # The union keeps the order of its left side.
         records.append({"box": detection["box"], "class": name} | detection)  # box and class come first
     return {"index": index, "detections": records}
 

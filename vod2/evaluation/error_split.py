@@ -80,6 +80,7 @@ def split_errors(
     matches = match_detections(detections, truth, protocol)
     errors = classify_errors(detections, truth, matches, protocol)
     count = np.bincount(errors.kind[errors.kind >= 0], minlength=len(ERROR_TYPES))
+    # No detection has this kind: it counts objects.
     count[MISSED] = np.count_nonzero(errors.missed)
     right = {}  # of each kind, the detections that its oracle makes right; it drops the others
     for kind in (CLASSIFICATION, LOCALISATION):
@@ -187,6 +188,7 @@ def _oracle_precisions(
         rows: the detections of the class by descending score.
         right: of the kinds that an oracle turns into true detections, those that it does not drop, of all classes.
     """
+    # All classes share the rows of the truth, so the objects of the others are ignored.
     ignored = truth.ignore | (truth.labels != label)
     if ignored.all():
         return [np.nan] * (1 + len(ERROR_TYPES))

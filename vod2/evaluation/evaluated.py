@@ -93,8 +93,10 @@ def load_evaluated_dataset(
     class_names = list(metadata.thing_classes)
     dataset = DatasetCatalog.get(name) if dataset is None else dataset
     truth, tracks = ground_truth_arrays(dataset), index_tracks(dataset)
+    # Found here, rather than as an index out of range at the end of an evaluation.
     if (highest := truth.labels.max(initial=-1)) >= len(class_names):
         raise ValueError(f"Dataset {name!r}: category_id {highest}, but {len(class_names)} classes")
+    # What is said for this evaluation comes before what the dataset says.
     file = frame_kinds or metadata.get("frame_kinds")
     kinds = read_frame_kinds(file, dataset) if file else None
     groups = build_groups(dataset, truth, tracks, get_protocol(protocol), groups_by, kinds, class_names)
@@ -164,6 +166,7 @@ def save_evaluated_dataset(path: str | os.PathLike, data: EvaluatedDataset) -> N
     with atomic.replacing(path) as temporary:
         np.savez_compressed(
             temporary,
+            # As one text: an npz of names as objects could only be read with pickle.
             header=np.array(json.dumps(header)),
             image_ids=np.array(data.image_ids),
             video=data.video,
@@ -194,6 +197,7 @@ def read_evaluated_dataset(path: str | os.PathLike) -> EvaluatedDataset:
         header = json.loads(str(arrays["header"]))
         groups = {}
         for row, name in enumerate(header.pop("groups")):
+            # The reverse of what `save_evaluated_dataset` does for groups of objects.
             frames = arrays["group_frames"][row] if arrays["group_by_frame"][row] else None
             groups[name] = Group(arrays["group_objects"][row], frames)
         return EvaluatedDataset(

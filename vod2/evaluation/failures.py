@@ -47,6 +47,7 @@ def lost_objects(first: Judged, second: Judged, truth: GroundTruth, num_frames: 
         array([ 2,  0, -1])
     """
     kept = ~truth.ignore
+    # Signed, as booleans cannot be subtracted.
     change = first.found[kept].astype(np.int64) - second.found[kept]
     return np.bincount(truth.image[kept], change, minlength=num_frames).astype(np.int64)
 
@@ -72,6 +73,7 @@ def worst_frames(first: Judged, second: Judged, run: Run, count: int, per_video:
     chosen: list[int] = []
     count_of_video = np.zeros(run.data.num_videos, dtype=np.int64)
     for frame in np.lexsort((-false, -lost)):  # stable: earlier frames first
+        # Sorted by loss: nothing after this frame has lost any, either.
         if lost[frame] <= 0 or len(chosen) == count:
             break
         if count_of_video[run.data.video[frame]] < per_video:

@@ -68,6 +68,7 @@ def build_groups(
         raise ValueError(f"Groups by {by!r} are unknown: expected one of {', '.join(map(repr, GROUPINGS))}")
     groups = _speeds(truth, tracks, protocol)
     kinds_of_frames, kinds_of_objects = _kinds(dataset, frame_kinds or {})
+    # Sorted, so that the report has the same order whatever comes first in the dataset.
     kinds = sorted(set().union(*kinds_of_frames))
     if reserved := _RESERVED.intersection(kinds):
         raise UserError(f"deterioration {min(reserved)!r} has the name of another group of the evaluation: rename it")
@@ -105,6 +106,7 @@ def group_curves(
         empty_frames: frames without objects that `entries_of_empty_frames` counts.
     """
     names, ignore = ignored_by_objects(truth, groups)
+    # The share decides what a false detection counts in a frame without objects ("fgfa", "mega").
     counted = np.count_nonzero(~ignore, axis=1) + empty_frames * entries_of_empty_frames(names)
     share = counted / max(len(truth) + empty_frames, 1)
     matched_at_once = precision_recall(detections, truth, num_classes, protocol, ignore, share)
@@ -172,6 +174,7 @@ def _groups_of_records(dataset: Sequence[dict], truth: GroundTruth, by: str, res
     members: dict[str, np.ndarray] = {}
     for row, record in enumerate(dataset):
         names = record.get("groups") or ()
+        # A text is a sequence, too: of its letters.
         if isinstance(names, str) or not all(isinstance(name, str) and name for name in names):
             raise ValueError(
                 f"Frame {record['image_id']!r}: groups is {names!r}, expected a sequence of names such as ('close',)"

@@ -68,6 +68,7 @@ class StreamingModel(nn.Module):
         return self.model.step(clip, self.memory) if self.context == "own" else self._step_among_others(clip)
 
     def _step_alone(self, clip: dict) -> dict:
+        # A video of one frame: neither frames nor what is carried remain from the frame before.
         self.memory.start(f"{clip['video_id']}:{clip['frame_index']}", 1)
         return self.model.step({**clip, "frame_index": 0, "support": []}, self.memory)
 
@@ -76,6 +77,7 @@ class StreamingModel(nn.Module):
         t = clip["frame_index"]
         for support in clip["support"]:
             self.model.remember([support], [self.memory])
+        # Place t belongs to the key frame, whatever the other video has there.
         others = self.memory.without(t)
         output = self.model.step({**clip, "support": []}, others)
         if others.held().carry:

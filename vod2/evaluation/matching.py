@@ -162,6 +162,7 @@ def rank_detections(
     """Match and rank one class after the other, K in all; the arguments are those of `precision_recall`."""
     ignore = np.atleast_2d(ground_truth.ignore if ignore is None else np.asarray(ignore, dtype=bool))
     if not protocol.weighs_false or not len(ground_truth):
+        # Without weighing, each false detection counts in full.
         share = np.ones(len(ignore))
     elif share is None:
         share = 1 - ignore.mean(axis=1)
@@ -208,6 +209,7 @@ def _by_class(
     detections: Detections, ground_truth: GroundTruth, num_classes: int | None = None
 ) -> Iterator[tuple[Detections, GroundTruth, np.ndarray, np.ndarray]]:
     """Detections and ground truth of one class after the other, and the rows that they come from."""
+    # Without a number, as many classes as either side has labels.
     if num_classes is None:
         num_classes = int(max(detections.labels.max(initial=-1), ground_truth.labels.max(initial=-1))) + 1
     if num_classes == 1:  # nothing to sort or copy
@@ -246,6 +248,7 @@ def _curves_of_class(
     """
     hits = np.flatnonzero(matches >= 0)
     truth = matches[hits]
+    # Precision is only needed at the hits, so misses are counted there and never listed.
     misses = hits - np.arange(len(hits))  # unmatched detections before each hit
     if weights is None:
         false = np.broadcast_to(misses, (len(ignore), len(hits)))

@@ -61,6 +61,7 @@ class RelationWriter(DatasetEvaluator):
         if self._distributed and not comm.is_main_process():
             return
         gathered = {image_id: arrays for part in parts for image_id, arrays in part.items()}
+        # Without frames there is nothing to concatenate, and nothing to link.
         if not gathered:
             return
         proposals, relations = zip(*gathered.values(), strict=True)

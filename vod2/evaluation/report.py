@@ -43,6 +43,7 @@ def _groups(results: Mapping[str, float], data: EvaluatedDataset, detections: De
     rows: list[Sequence] = [("all", results["AP50"], *totals)]
     for name, group in data.groups.items():
         row = [name, results[f"AP50-{name}"], None, int(group.objects.sum()), None]
+        # A group of objects is evaluated on all frames with all detections: it has no numbers of its own.
         if group.frames is not None:
             row[2], row[4] = int(group.frames.sum()), int(group.frames[detections.image].sum())
         rows.append(row)

@@ -77,6 +77,7 @@ def name_of_results(folder: Path) -> str:
         >>> name_of_results(Path("output/RDN/inference/synthetic_val")), name_of_results(Path("output/mine"))
         ('RDN', 'mine')
     """
+    # "." has no name of its own.
     folder = folder.resolve()
     return folder.parents[1].name if folder.parent.name == "inference" else folder.name
 
@@ -116,6 +117,7 @@ def read_run(folder: Path, data: EvaluatedDataset | None = None) -> Run:
     # UAVDT's evaluation drops what lies in ignored regions before it matches.
     if "ignored" in arrays:
         detections = take_rows(detections, ~arrays["ignored"])
+    # A dataset that was named may have fewer classes than the one that was evaluated.
     if detections.labels.max(initial=-1) >= len(data.class_names):
         raise UserError(f"{path} holds labels beyond the {len(data.class_names)} classes of the dataset {data.name!r}")
     return Run(folder, data, detections, evaluated)
@@ -187,7 +189,9 @@ def tally_run(run: Run) -> RunTally:
         if group.frames is not None:
             rows = group.frames[truth.image]
             group_detections = take_rows(detections, group.frames[detections.image])
+            # Without the entries of empty frames: the table of motions has them for groups of objects only.
             (groups[name],) = _tally(data, group_detections, take_rows(truth, rows), truth.ignore[None, rows])
+    # One choice of what to ignore and one class: a single tally.
     pooled = _tally(data, pool_classes(detections), pool_classes(truth), truth.ignore[None])
     followed = follow_tracks(detections, truth, data.tracks)
     track_video = _video_of_tracks(data)[followed.number]
@@ -196,6 +200,7 @@ def tally_run(run: Run) -> RunTally:
         for name, values in stability_measures(followed.stability).items()
     }
     count = np.bincount(track_video, minlength=data.num_videos)
+    # In the order of the report, with "all" first.
     return RunTally({name: groups[name] for name in ("all", *data.groups)}, pooled[0][0], sums, count)
 
 
@@ -208,6 +213,7 @@ def _tally(
 ) -> list[list[Tally]]:
     """G lists of K tallies, for ignore (G, m) of this ground truth and the entries (G, V) of frames without objects."""
     video = data.video[truth.image]
+    # By video, because a resample weighs each video by itself.
     all_objects = np.bincount(video, minlength=data.num_videos)
     annotated = np.empty((len(ignore), 2, data.num_videos), dtype=all_objects.dtype)  # objects that count, and all
     for row, ignored in enumerate(ignore):

@@ -73,6 +73,7 @@ def track_stability(found: np.ndarray, tracks: TrackIndex) -> TrackStability:
     order = np.lexsort((tracks.frame, tracks.track))
     order = order[tracks.track[order] >= 0]
     found, track = found[order], tracks.track[order]
+    # Numbers of tracks are not negative, so -1 before them begins the first one.
     starts = np.flatnonzero(np.diff(track, prepend=-1))
     length = np.diff(starts, append=len(track))
     if not len(starts):
@@ -89,6 +90,7 @@ def track_stability(found: np.ndarray, tracks: TrackIndex) -> TrackStability:
         length=length,
         found=np.add.reduceat(found, starts, dtype=np.int64),
         flips=np.add.reduceat(flips, starts, dtype=np.int64),
+        # A track that is never found has waited for its whole length.
         delay=np.minimum.reduceat(np.where(found, position - start, np.repeat(length, length)), starts),
         gap=np.maximum.reduceat(lost_for, starts),
     )

@@ -72,6 +72,7 @@ class UAVDTEvaluator(DatasetEvaluator):
         self._ground_truth, self._tracks = self._data.truth, self._data.tracks
         self._collector = DetectionCollector(dataset_name, self._data.image_ids, len(self._class_names), distributed)
         self._regions = [np.array(r.get("ignore_regions") or (), np.float64).reshape(-1, 4) for r in dataset]
+        # "AP70-pooled" would be the name of two metrics.
         if "pooled" in self._class_names:
             raise ValueError(f"Dataset {dataset_name!r}: a class is called 'pooled', like all of them: rename it")
 
@@ -97,6 +98,7 @@ class UAVDTEvaluator(DatasetEvaluator):
         ignored = is_ignored(collected, self._regions)
         detections = take_rows(collected, ~ignored)
         pooled, single = self._average_precisions(detections)
+        # The benchmark's own figure comes first.
         results = OrderedDict((f"AP{name}-pooled", ap) for name, ap in pooled.items())
         for name, per_class in single.items():
             results[f"AP{name}"] = mean_average_precision(per_class)
@@ -112,6 +114,7 @@ class UAVDTEvaluator(DatasetEvaluator):
         logger.info("Evaluation of %s:\n%s", self._dataset_name, "\n".join(lines))
         if self._output_dir is not None:
             evaluated = self._collector.evaluated
+            # All detections, and which of them were dropped: tools/compare.py then drops the same.
             write_evaluation(self._output_dir, "uavdt", results, self._data, collected, evaluated, ignored)
         return OrderedDict(uavdt=results)
 

@@ -140,6 +140,7 @@ class VIDEvaluator(DatasetEvaluator):
             "dAP50-<error>"... and "errors-<error>"..., the AP50 that each kind of error costs and how many there are.
             Empty in all processes but the first.
         """
+        # Only the main process has the detections of all; it evaluates, the others return nothing.
         detections = self._collector.gather()
         if detections is None:
             return OrderedDict()
@@ -149,6 +150,7 @@ class VIDEvaluator(DatasetEvaluator):
         results = self._average_precisions(table, detections)
         steadiness = stability(detections, data.truth, data.tracks)
         results.update(steadiness)
+        # Only where tracks have been evaluated do the results depend on the linking.
         if data.linked_identities and steadiness:
             results["linked-identities"] = 1.0
         errors = split_errors(detections, data.truth, num_classes, self._protocol)
@@ -165,6 +167,7 @@ class VIDEvaluator(DatasetEvaluator):
 
     def _average_precisions(self, table: CurveTable, detections: Detections) -> OrderedDict[str, float]:
         per_class = 100 * table.average_precision()
+        # One class: a detection counts for finding an object, whatever it takes it for.
         pooled = precision_recall(pool_classes(detections), pool_classes(self._data.truth), 1, self._protocol)
         results = OrderedDict(AP50=mean_average_precision(per_class[0]))
         for group, of_classes in zip(table.groups[1:], per_class[1:], strict=True):  # the first is all objects

@@ -107,6 +107,7 @@ class ReportWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         interrupted = kind is not None and issubclass(kind, KeyboardInterrupt)
+        # After Ctrl-C the page shows what there is; after an error it would look complete without being so.
         if kind is None or (interrupted and self._video.count):
             self._write_page()
 
@@ -205,6 +206,7 @@ def _curve_data(curve: Curve) -> dict:
     """Three digits of a score and a tenth of a pixel are more than a screen shows."""
     boxes = []
     for box in curve.boxes:
+        # Rounded: the numbers of all boxes make up most of the page beside the video.
         boxes.append([round(side, 1) for side in box])
     scores = [round(score, 3) for score in curve.scores]
     return {"frames": curve.frames, "boxes": boxes, "scores": scores}

@@ -59,10 +59,12 @@ class Trails:
             if track >= 0:
                 self._tracks.setdefault(track, deque()).append((self._frame, x, y))
                 self._colors[track] = class_color(label)
+        # By number, so that of two trails the same one always lies on top.
         return sorted({track for track in tracks if track >= 0})
 
     def _forget(self) -> None:
         self._frame += 1
+        # A list, because tracks are deleted on the way.
         for track, points in list(self._tracks.items()):
             while points and points[0][0] <= self._frame - self.length:
                 points.popleft()

@@ -66,6 +66,7 @@ class CocoVideo(CheckFormat):
             group_keys=self._group_keys,
         )
         self.classes = list(parsed.categories.values())
+        # What only the whole file shows: the parser looks at one entry at a time.
         findings += _repeated_names(parsed, self._path)
         repeated = _repeated_annotations(parsed)
         findings += [finding_of(fault) for fault in repeated.values()]

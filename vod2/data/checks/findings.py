@@ -119,6 +119,7 @@ def finding_of(fault: Fault, frame: CheckedFrame | None = None) -> Finding:
         fault: of the parser.
         frame: the frame that it concerns; None for none, or the one that the fault names.
     """
+    # What a parser refuses stops the loader, so every fault is an error.
     file, line = str(fault.place.file), fault.place.line
     value = f"{fault.place.entry}: {fault.value}" if fault.place.entry else fault.value
     if frame is not None:
@@ -197,6 +198,7 @@ class CheckResult:
     @property
     def bad_entries(self) -> set[Hashable]:
         """The entries that have an error."""
+        # A warning is no reason to leave a frame out.
         return {entry for finding in self.findings if finding.severity == ERROR for entry in finding.entries}
 
     def count(self, severity: str) -> int:

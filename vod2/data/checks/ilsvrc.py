@@ -92,6 +92,7 @@ class ImageNetVid(CheckFormat):
                 yield self._video(Path(folder).relative_to(self._data).as_posix(), split)
 
     def _of_list(self, path: Path, split: str) -> Iterator[CheckedVideo]:
+        # A video without a name carries what is wrong with the list itself.
         report = CheckedVideo("")
         entries = parse_frame_list(path, split, lambda fault: report.findings.append(finding_of(fault)))
         first: dict[tuple[str, int | None], int] = {}
@@ -132,6 +133,7 @@ class ImageNetVid(CheckFormat):
         folder = self._data / name
         video = CheckedVideo(name)
         if not folder.is_dir():
+            # The finding is of the first line that names the video.
             line = min(listed.values()) if listed else None
             video.findings.append(
                 Finding(ERROR, "missing_video", str(folder), f"{list_path} lists it", "a folder of frames", line)
@@ -148,6 +150,7 @@ class ImageNetVid(CheckFormat):
             image = str(folder / f"{index:06d}.JPEG")
             entry = None
             if index in chosen:
+                # With the length of the folder, which is what a repaired list has to say.
                 entry = FrameRef(name, index, present)
                 self._entries.append(entry)
             frame = CheckedFrame(index, image, entry=entry)
@@ -247,9 +250,11 @@ class ImageNetDet(CheckFormat):
             self._entries = derive_images(self._root, self.classes)
         else:
             self._entries = yield from self._of_list(Path(self._list))
+        # A path that is listed twice is one image to check.
         for path in dict.fromkeys(self._entries):
             frame = CheckedFrame(0, str(self._root / "Data" / "DET" / f"{path}.JPEG"), entry=path)
             video = CheckedVideo(f"DET/{path}", [frame])
+            # DET annotates 200 classes, of which the loader, too, leaves out those that are not asked for.
             _annotate(frame, self._root / "Annotations" / "DET" / f"{path}.xml", video, self.classes, only_known=True)
             yield video
 

@@ -107,6 +107,7 @@ class Uavdt(LabelFormat):
                     CheckedFrame(index, str(folder / f"{number}.jpg"), str(file), entry=f"{name}/{number}")
                 )
             for row in self._rows(file, video, length=length):
+                # Out-of-view and occlusion have been checked by the parser.
                 frame, track, left, top, width, height, _, _, label = row
                 thing = CheckedObject(
                     nth(UAVDT_CLASSES, int(label) - 1) or f"class {label:.0f}",

@@ -169,6 +169,7 @@ class VideoDatasetMapper:
     def _resized(self, read: ClipReader, clip: dict, index: int) -> np.ndarray:
         """Frame `index` of the clip's video, or what stands in for it, as the model sees it: (H, W, C)."""
         _, image = self.bad_frames.read(read, clip, index)
+        # Resizing alone: nothing is drawn in inference.
         augmented = transforms.AugInput(image)
         self.augmentations(augmented)
         return augmented.image
@@ -224,6 +225,7 @@ def to_ignore_regions(record: dict, drawn: transforms.TransformList, size: tuple
     Returns:
         (G, 4) float32 xyxy, clipped to the image; regions without area are left out.
     """
+    # A crowd is many objects in one box: neither one object nor background.
     crowds = [annotation for annotation in record.get("annotations") or [] if annotation.get("iscrowd", 0)]
     annotated = np.array(record.get("ignore_regions") or [], dtype=np.float64).reshape(-1, 4)
     boxes = drawn.apply_box(np.concatenate([annotated, _boxes(crowds)])).reshape(-1, 4)

@@ -60,6 +60,7 @@ def low_contrast(image: np.ndarray, strength: float, moment: Moment) -> np.ndarr
 def low_light(image: np.ndarray, strength: float, moment: Moment) -> np.ndarray:
     """Down to 10% of the light, with shot noise, whose variance grows with the light, and the noise of reading out."""
     dark = image * (1 - 0.9 * strength)
+    # Independent noises add up in their variances.
     deviation = np.sqrt(0.5 * dark.mean(axis=2, keepdims=True) + (2 + 4 * strength) ** 2)
     return _as_pixels(dark + deviation * _noise(image, moment))
 

@@ -127,6 +127,7 @@ class _Parser:
             return ParsedFile({}, [], False)
         self._categories = self._read_categories()
         videos = self._read_videos()
+        # An empty list says that there are no objects; a test set has none at all.
         annotated = self._data.get("annotations") is not None
         if self._data.get("images"):
             images = self._read_images(videos)
@@ -159,6 +160,7 @@ class _Parser:
             return
         for position, entry in enumerate(entries):
             place = Place(self._path, entry=f"{key}[{position}]")
+            # One broken entry is a fault of its own, and the others are read.
             if isinstance(entry, dict):
                 yield position, place, entry
             else:
@@ -256,6 +258,7 @@ class _Parser:
         # The frame stands, whatever is wrong with what follows.
         try:
             height, width = (
+                # YouTube-VIS gives one size for the whole video.
                 whole(image[side] if side in image else video.entry.get(side), place, side, 1)
                 for side in ("height", "width")
             )
@@ -326,6 +329,7 @@ class _Parser:
         category = entry.get("category_id")
         # What JSON has as a list or an object cannot be looked up.
         name = self._categories.get(category) if isinstance(category, Hashable) else None
+        # An unknown category is no class that was left out on purpose: whoever uses the object reports it.
         if self._keep is not None and name is not None and name not in self._keep:
             return
         if not isinstance(box, list) or len(box) != 4:
@@ -347,6 +351,7 @@ class _Parser:
         )
 
     def _report_of_frame(self, fault: Fault, video: ParsedVideo, index: int) -> None:
+        # With the frame, a check can leave out that frame alone.
         fault.frame = (video.name, index)
         self._report(fault)
 

@@ -102,6 +102,7 @@ def load_coco_video(
     """
     parsed = parse_coco_video(
         json_file,
+        # Objects of other categories are not read, so that their faults stop nobody.
         keep=class_names,
         in_files=video_root is not None,
         first_frame=first_frame,
@@ -117,8 +118,7 @@ def load_coco_video(
             if video_root is not None:
                 source = {"video_file": video_file(video_root, video.name, video_suffix)}
             else:
-                assert frame.file_name is not None  # only frames of video files have none
-                source = {"file_name": os.path.join(root, frame.file_name)}
+                source = {"file_name": _image_path(root, frame)}
             record = _record(video, index, source, groups=bool(group_keys))
             if parsed.annotated:
                 record["annotations"] = list(_annotations(frame, ids, boxes))
@@ -127,6 +127,7 @@ def load_coco_video(
     boxes.warn()
     if not dicts:
         raise UserError(f"{json_file}: expected frames, found none: check that it is the right file")
+    # `ids` is in the order of the category ids.
     return VideoDataset(keep_listed(dicts, list_file), list(ids))
 
 
@@ -146,6 +147,11 @@ def _category_ids(
             f"{', '.join(categories.values())}: fix class_names"
         )
     return ids
+
+
+def _image_path(root: str, frame: ParsedFrame) -> str:
+    assert frame.file_name is not None  # only frames of video files have none
+    return os.path.join(root, frame.file_name)
 
 
 def _record(video: ParsedVideo, index: int, source: dict, groups: bool) -> dict:

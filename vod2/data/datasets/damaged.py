@@ -47,6 +47,7 @@ def register_damaged(name: str, source_name: str, config: DamageConfig | None = 
 def _damage_record(record: dict, config: DamageConfig) -> dict:
     frame = record["frame_index"]
     burst = burst_at(config, record["video_id"], record["video_length"], frame)
+    # Every frame gets it, as a clean key frame may have damaged frames around it.
     record = {**record, "damage": config}
     if burst is None:
         return record

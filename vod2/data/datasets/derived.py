@@ -74,6 +74,7 @@ def register_every_nth(name: str, source_name: str, n: int) -> None:
                 f"{name}: video {incomplete['video_id']!r} of {source_name} has neither video_file nor frame_template, "
                 "without which the frames that are left out cannot be context: add one where the dataset is registered"
             )
+        # `video_length` stays that of the video: the frames between are still its context.
         return [record for record in records if record["frame_index"] % n == 0]
 
     register_derived(name, source_name, choose)

@@ -41,6 +41,7 @@ def derive_images(root: str | os.PathLike, class_names: Sequence[str] = VID_CLAS
     for folder in _folders(Path(root, "Data", "DET", "train")):
         paths = sorted(_path(root, image) for image in folder.glob("*.JPEG"))
         if folder.parent.name == _SYNSETS:
+            # What a folder is of says more than its images: few of them need to be parsed.
             category = categories.get(_synset_of(root, folder.name, paths, categories))
             if category is not None:
                 images[category] += paths

@@ -102,6 +102,7 @@ def find_clips(folder: Path) -> dict[str, list[Clip]]:
     """
     pattern = re.compile(r"([A-Z]+_([A-Z]+)_(\d+))(?:_LABELS\.mat|\.mp4)")
     names: dict[str, tuple[str, int]] = {}  # {name of a clip: its category and number}
+    # A clip is known by either of its files, so that one that is missing can be reported.
     for path in folder.iterdir() if folder.is_dir() else ():
         match = pattern.fullmatch(path.name)
         if match:  # twice for a clip that has both files
@@ -197,6 +198,7 @@ def _complete_clips(splits: dict[str, list[Clip]], skip_missing: bool) -> dict[s
 
 
 def _place_videos(source: Path, target: Path, splits: dict[str, list[Clip]], copy: bool) -> None:
+    # A link by default, as the videos are large and are only read.
     if not copy:
         if target.is_dir():
             return

@@ -57,6 +57,7 @@ class LoadedAnnotations(FrameAnnotations):
         return video_id if self.videos else None
 
     def read(self, part: Any) -> Iterable[dict]:
+        # A list of one video, where the loader can read one alone.
         loaded = self.load(**self.arguments, **({self.videos: [part]} if self.videos else {}))
         return loaded.dicts if hasattr(loaded, "dicts") else loaded
 

@@ -162,10 +162,12 @@ def read_annotations(
     sizes, counts = [], []
     rows: list[tuple] = []
     boxes = BoxCheck()
+    # None leaves it to tqdm, which shows no bar where stderr is no terminal.
     for file in tqdm(files, desc="annotations", unit="file", disable=quiet or None):
         height, width, objects = parse_xml(file)
         before = len(rows)
         for position, thing in enumerate(objects):
+            # VID has its own classes only, so another name is a mistake; DET has many more.
             if thing.name not in categories:
                 if ignore_other_classes:
                     continue

@@ -121,6 +121,7 @@ def load_imagenet_vid(
     """
     require_folder(Path(root, "Data", "VID", split), name, remedy)
     require_folder(Path(root, "Annotations", "VID", split), name, remedy)
+    # A synthetic set brings its own names.
     if class_names is None:
         class_names = default_classes(root)
     list_path = None if every_frame else list_file or find_list(root, split)
@@ -201,6 +202,7 @@ def derive_frames(root: str | os.PathLike, split: str, every_frame: bool = False
     for folder, subfolders, files in os.walk(os.path.join(data, split), followlinks=True):
         # os.walk goes on in the order of this list; links are followed because data sets are often made of them.
         subfolders.sort()
+        # 0 for a folder that only holds others, which then adds nothing.
         length = _video_length(folder, files)
         video = Path(folder).relative_to(data).as_posix()
         refs += [FrameRef(video, index, length) for index in chosen_frames(length, every_frame or split != "train")]

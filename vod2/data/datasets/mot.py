@@ -114,6 +114,7 @@ def load_mot(
     Raises:
         UserError: a folder or file is missing, or not as above; names file, line and value.
     """
+    # The numbers in gt.txt may have gaps; category ids have none.
     ids = class_ids(list(classes.values()) if keep_classes is None else keep_classes, "the classes")
     unknown = set(ids) - set(classes.values())
     if unknown:
@@ -171,8 +172,10 @@ def _frames(folder: Path, sequence: str, info: SequenceInfo, video: str | None) 
     images = os.path.join(folder, info.folder).replace("%", "%%")
     template = f"{images}/%06d{info.suffix.replace('%', '%%')}"
     frames = []
+    # seqinfo.ini is taken at its word: a frame that is missing shows when it is read, or in the check.
     for index in range(info.length):
         if video is None:
+            # The images count from 1.
             source = {"file_name": template % (index + 1), "frame_template": template, "frame_offset": 1}
         else:
             source = {"video_file": video}
@@ -249,6 +252,7 @@ def _annotate(frames: list[dict], path: Path, classes: Mapping[int, str], ids: d
         if thing.label not in classes:
             expected = f"one of {', '.join(map(str, classes))}"
             raise Fault.at(place, f"class {thing.label} is unknown", expected, "unknown_class")
+        # A class that the dataset has but `keep_classes` does not name.
         if classes[thing.label] not in ids:
             continue
         record = frames[thing.frame]

@@ -87,6 +87,7 @@ def load_uavdt(
         sequences = UAVDT_SEQUENCES[split]
     images, truth = Path(root, _IMAGES), _ground_truth_folder(root, name)
     require_folder(images, name, _REMEDY)
+    # All of them at once: whoever completes the download needs the list.
     missing = [sequence for sequence in sequences if not (images / sequence).is_dir()]
     if missing:
         raise UserError(
@@ -99,6 +100,7 @@ def load_uavdt(
 
 def _ground_truth_folder(root: str | os.PathLike, name: str) -> Path:
     folders = [Path(root, folder) for folder in _GROUND_TRUTH]
+    # Where there is neither, the message names the place that the archive is unpacked to.
     chosen = next((folder for folder in folders if folder.is_dir()), folders[0])
     require_folder(chosen, name, _REMEDY)
     return chosen
@@ -130,6 +132,7 @@ def parse_uavdt_table(
     for line in lines[~good].tolist():
         report(_bad_line(path, line, texts[line], "a value out of range", expected))
     if length is not None:
+        # Apart from the other ranges, because here the video is at fault rather than the line.
         beyond = good & (table[:, _FRAME] > length)
         for line, frame in zip(lines[beyond].tolist(), table[beyond, _FRAME].tolist(), strict=True):
             value, expected = f"frame {frame:.0f}", f"1 to {length}"
@@ -177,6 +180,7 @@ def _read_sequence(folder: Path, truth: Path) -> list[dict]:
     """The dicts of one video."""
     length = _video_length(folder)
     try:
+        # Only the first image is opened, for its size; reading any other checks it against that.
         with Image.open(folder / "img000001.jpg") as image:
             width, height = image.size
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -211,6 +215,7 @@ def _read_sequence(folder: Path, truth: Path) -> list[dict]:
 
 def _read_objects(path: Path, length: int) -> np.ndarray:
     lines, table = parse_uavdt_table(path, length=length)
+    # The parser lets unknown classes pass, as the check reports them object by object.
     unknown = (table[:, _CLASS] < 1) | (table[:, _CLASS] > len(UAVDT_CLASSES))
     if unknown.any():
         place, value = Place(path, int(lines[unknown][0])), f"class {table[unknown, _CLASS][0]:.0f} is unknown"
@@ -223,6 +228,7 @@ def _video_length(folder: Path) -> int:
     frames = {
         entry.name for entry in os.scandir(folder) if entry.name.startswith("img") and entry.name.endswith(".jpg")
     }
+    # At least the first name, so that a folder without images is an error as well.
     names = (f"img{number:06d}.jpg" for number in range(1, max(len(frames), 1) + 1))
     missing = next((name for name in names if name not in frames), None)
     if missing:
@@ -275,5 +281,6 @@ def _annotations(table: np.ndarray, boxes: np.ndarray) -> Iterator[dict]:
 
 def _split(items: list, table: np.ndarray, length: int) -> list[list]:
     """`items`, one for each row of `table` (sorted by frame), as one list for each frame."""
+    # Frames count from 1 in the table: the rows of frame t + 1 lie between ends[t] and ends[t + 1].
     ends = np.searchsorted(table[:, _FRAME], np.arange(length + 1), side="right").tolist()
     return [items[start:end] for start, end in zip(ends, ends[1:], strict=False)]

@@ -94,6 +94,7 @@ def load_yolo_video(
         UserError: a folder is missing, or a file is not as above; names file, line and value.
     """
     names = read_class_names(class_names) if isinstance(class_names, str | os.PathLike) else list(class_names)
+    # Called for its check alone: the ids of YOLO's classes are their places in the list.
     class_ids(names, "the classes")
     # A folder of either name tells the two layouts apart.
     separate = Path(root, "images").is_dir() or Path(root, "labels").is_dir()
@@ -127,6 +128,7 @@ def read_class_names(path: str | os.PathLike) -> list[str]:
     except (yaml.YAMLError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path}: broken YAML ({' '.join(str(error).split())}): fix the file") from error
     names = data.get("names") if isinstance(data, dict) else None
+    # Newer files have {0: name, 1: name}.
     if isinstance(names, dict) and set(names) == set(range(len(names))):
         names = [names[category] for category in range(len(names))]
     if not isinstance(names, list) or not names:
@@ -140,6 +142,7 @@ def _folders(root: Path) -> list[str]:
 
 def _read_folder(images: Path, labels: Path, video: str, classes: int, boxes: BoxCheck) -> Iterator[dict]:
     files = images_in(images / video)
+    # The head of one image tells the size of all: opening each would take long.
     height, width = image_size(files[0]) if files else (0, 0)
     for index, file in enumerate(files):
         label = labels / video / f"{file.stem}.txt"
@@ -149,6 +152,7 @@ def _read_folder(images: Path, labels: Path, video: str, classes: int, boxes: Bo
 
 def _read_video(file: str, labels: Path, video: str, classes: int, boxes: BoxCheck, first_frame: int) -> Iterator[dict]:
     reader = VideoReader(file)
+    # Counted from the packets: the length that a container states is often wrong.
     length, (width, height) = reader.frame_count(), reader.size
     objects = {
         index: _read_labels(label, height, width, classes, boxes)
@@ -264,6 +268,7 @@ def _read_labels(path: Path, height: int, width: int, classes: int, boxes: BoxCh
     annotations = []
     for thing in parse_labels(path):
         place = Place(path, thing.line)
+        # Only here, as a check may know no names and then takes any class.
         if thing.category >= classes:
             expected = f"one of the {classes} classes 0 to {classes - 1}"
             raise Fault.at(place, f"class {thing.category}", expected, "unknown_class")

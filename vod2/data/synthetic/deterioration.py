@@ -51,6 +51,7 @@ def motion_blur(layer: ObjectLayer, strength: float) -> np.ndarray:
     Returns:
         Patch (patch_size, patch_size, 4) float32, colours multiplied by alpha.
     """
+    # At AMBIGUOUS_FROM the sharp drawing is gone, and only what look-alikes share is left.
     fade = min(1.0, strength / AMBIGUOUS_FROM)
     image = cv2.addWeighted(layer.sprite.sharp, 1 - fade, layer.sprite.ambiguous, fade, 0)
     return cv2.filter2D(layer.warp(image), -1, line_kernel(layer.direction, _SMEAR * strength * layer.side))

@@ -70,6 +70,7 @@ def draw_trajectory(
     `spread` in (0, 1] shrinks the area that the path covers; the speed stays. `speed_factor` multiplies the speed,
     but no path turns back within less than 8 frames.
     """
+    # Objects are sized by the short side, so that they fit into frames of any shape.
     short = min(height, width)
     low, high = (short * limit for limit in limits.sides)
     # Log-uniform: slow objects are as likely as fast ones.
@@ -144,6 +145,7 @@ def draw_ranges(
         return []
     inside = int(np.clip(round(frames * fraction), 1, frames - 1))
     outside = frames - inside
+    # Rounded up: fewer ranges could not hold them all, more would be shorter than the mean.
     fewest, most = -(-inside // longest), -(-inside // mean)
     count = min(int(rng.integers(fewest, most + 1)), outside + 1)
     lengths = [inside // count + (i < inside % count) for i in range(count)]

@@ -56,6 +56,7 @@ class Camera:
     def see(self, path: Path, time: int) -> Pose:
         """A thing's pose in frame `time`."""
         width, frame = int(self.width[time]), 2 * self.frame_width
+        # In the background's pixels, of which a margin lies before the origin of the paths.
         x = 2 * int(path.x[time]) + 2 * (self.frame_width // MARGIN) * UNIT - int(self.left[time]) * UNIT
         y = 2 * int(path.y[time]) + 2 * (self.frame_height // MARGIN) * UNIT - int(self.top[time]) * UNIT
         return Pose(
@@ -85,6 +86,7 @@ def draw_camera(rng: np.random.Generator, frames: int, height: int, width: int, 
         rate = _CAMERA_SPEEDS[rng.integers(len(_CAMERA_SPEEDS))]
     pan_x, pan_y, zoom = (swing(rng, frames, rate) for _ in range(3))
     crop_width = 2 * width + 2 * np.rint(width * _ZOOM / 100 * zoom).astype(np.int64)
+    # The shape of the frame, or the background would be stretched.
     crop_height = crop_width * height // width
     middle_x, middle_y = width + 2 * (width // MARGIN), height + 2 * (height // MARGIN)
     left = middle_x + np.rint(2 * _PAN * width * pan_x).astype(np.int64) - crop_width // 2

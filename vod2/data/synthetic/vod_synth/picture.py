@@ -49,6 +49,7 @@ def _cell(kind: str, strength: int) -> np.ndarray:
     """The middle one of three frames: the objects move, so that there is something to blur along."""
     height, width = _CELL
     rng = np.random.default_rng(4)
+    # A camera at rest: what is smeared are the objects, by their own motion.
     camera, hues = draw_camera(rng, 3, height, width, rate=0.0), [20, 140, 260]
     background = draw_background(rng, *canvas_size(height, width), hues)
     per_object = kind not in (*FRAME_KINDS, "occlusion")
@@ -59,6 +60,7 @@ def _cell(kind: str, strength: int) -> np.ndarray:
         bursts = [{kind: strength} if per_object else {} for _ in range(3)]
         things.append(Thing(category, look, path, bursts, range(3), number))
     if kind == "occlusion":
+        # In front of all objects, as things are drawn in their order.
         things += [_cover(rng, thing, strength) for thing in list(things)]
     frame_kinds = {kind: strength} if kind in FRAME_KINDS else {}
     frames = render_things(rng, background, camera, things, [frame_kinds] * 3)
