@@ -242,7 +242,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> None:
     args = _parser().parse_args(arguments)
-    # With fewer, the ends of a 95% interval are two or three resamples.
+    # With fewer, less than three resamples lie beyond either end of a 95% interval.
     if args.resamples < 100:
         raise UserError(f"--resamples is {args.resamples}: expected at least 100, for the ends of an interval")
     if not 0.5 <= args.confidence <= 0.999:

@@ -43,7 +43,7 @@ def read_frame_kinds(path: str | os.PathLike, dataset: Sequence[dict]) -> dict[H
     kinds_of_image: dict[Hashable, list[str]] = {}
     for key, value in _read_object(path).items():
         where = f"{path}: {key!r}"
-        # A still is a video of its own name: what stands behind the key tells which of them is meant.
+        # Where a video and an image have one name, what stands behind the key tells which is meant.
         if key in videos and not (key in images and _are_kinds(value)):
             for image_id, kinds in _kinds_of_video(value, videos[key], where):
                 kinds_of_image.setdefault(image_id, []).extend(kinds)

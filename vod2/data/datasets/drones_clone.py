@@ -246,7 +246,7 @@ def _add_clip(data: dict, clip: Clip, distance: str | None) -> None:
     corners = [np.hstack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]]) for boxes, _ in frames]
     tracks = link_tracks(corners, [labels for _, labels in frames])
     for index, ((boxes, labels), numbers) in enumerate(zip(frames, tracks, strict=True)):
-        # Ids count from 1: pycocotools takes the annotation 0 for none.
+        # Ids count from 1: to pycocotools an annotation of the id 0 is no match.
         image = {"id": len(data["images"]) + 1, "video_id": video["id"], "frame_id": index}
         data["images"].append(image | {"width": width, "height": height})
         # Hundredths of a pixel are finer than anybody draws, and keep the file small.

@@ -42,7 +42,7 @@ def parse_frame_list(path: str | os.PathLike, split: str, report: Report = refus
         Fault: the list cannot be read.
     """
     lines = lines_of(path, "the list of frames", refuse)
-    # Blank lines end many a file; one in between is no entry and a fault.
+    # Files often end in blank lines; a blank line in between is a fault.
     while lines and not lines[-1].strip():
         lines.pop()
     fields_of_lines = {number: _fields_of_line(line, split) for number, line in enumerate(lines, start=1)}

@@ -236,7 +236,7 @@ def _parse_object(fields: Sequence[str], place: Place, length: int) -> MotObject
     # Such rows take no part in MOTChallenge's evaluation; what else they say need not make sense.
     if values[6] == 0:
         return None
-    # Some sets write these columns as 1.0.
+    # Whole numbers, also where they are written as 1.0.
     frame, track, label = (whole(values[i], place, _COLUMNS[i], kind="bad_line") for i in (0, 1, 7))
     if not 1 <= frame <= length:
         raise Fault.at(place, f"frame {frame}", f"1 to {length}", "video_length", "fix it, or seqLength in seqinfo.ini")

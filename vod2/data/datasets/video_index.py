@@ -117,7 +117,7 @@ class VideoIndex:
             KeyError: the dataset does not have the video.
         """
         nearest = self._nearest(video_id, index)
-        # Only a dict without a template leads nowhere else.
+        # A dict without a template knows no other file than its own.
         return frame_path(nearest, index) or nearest["file_name"]
 
     def _range(self, video_id: str) -> slice:
