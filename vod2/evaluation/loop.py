@@ -80,7 +80,7 @@ class StreamingModel(nn.Module):
         # Place t belongs to the key frame, whatever the other video has there.
         others = self.memory.without(t)
         output = self.model.step({**clip, "support": []}, others)
-        if others.held().carry:
+        if others.cached_context().carry:
             self.model.detect_from(self.memory, clip)  # for what the other video's own frame t carries on
         else:
             self.memory.context(t)  # forgets what no later frame looks at
