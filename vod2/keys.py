@@ -109,8 +109,9 @@ def is_read(cfg: CfgNode, key: str) -> bool:
     names = key.split(".")
     for depth in range(1, len(names) + 1):
         # NAME, on which the rest of its node depends, does not depend on itself.
-        alternatives = [one for one in conditions_of(".".join(names[:depth])) if key not in one]
-        if alternatives and not any(_holds(cfg, one) for one in alternatives):
+        node = ".".join(names[:depth])
+        alternatives = [conditions for conditions in conditions_of(node) if key not in conditions]
+        if alternatives and not any(_holds(cfg, conditions) for conditions in alternatives):
             return False
     return True
 
@@ -145,13 +146,14 @@ class Unread(NamedTuple):
 def unread_keys(cfg: CfgNode) -> list[Unread]:
     """The keys that have another value than their default, though nothing reads them in this configuration."""
     defaults = dict(leaves(default_config()))
-    found = []
+    unread = []
     for key, value in leaves(cfg):
         if key in defaults and value != defaults[key] and not is_read(cfg, key):
             names = key.split(".")
             nodes = (".".join(names[:depth]) for depth in range(1, len(names) + 1))
-            found.append(Unread(key, value, "; and ".join(when for one in nodes if (when := when_read(one)))))
-    return found
+            reasons = [when for node in nodes if (when := when_read(node))]
+            unread.append(Unread(key, value, "; and ".join(reasons)))
+    return unread
 
 
 def when_read(key: str) -> str:
@@ -243,15 +245,15 @@ def _refuse_unread(
     registry: Mapping[str, type[BuiltOfKeys]], node: CfgNode, where: str, chosen: str, read: set[str]
 ) -> None:
     defaults = value_of(default_config(), where)
-    foreign = [key for key in node if key in defaults and key not in read and node[key] != defaults[key]]
-    if not foreign:
+    unread = [key for key in node if key in defaults and key not in read and node[key] != defaults[key]]
+    if not unread:
         return
-    values = " and ".join(f"{where}.{key} is {node[key]!r}" for key in foreign)
+    values = " and ".join(f"{where}.{key} is {node[key]!r}" for key in unread)
     keys = ", ".join(key for key in node if key in read and key != "NAME") or "no other key"
-    resets = " ".join(f"{key} {defaults[key]!r}" for key in foreign)
-    readers = {key: [name for name, kind in registry.items() if key in (kind.reads or {}).values()] for key in foreign}
+    resets = " ".join(f"{key} {defaults[key]!r}" for key in unread)
+    readers = {key: [name for name, kind in registry.items() if key in (kind.reads or {}).values()] for key in unread}
     instead = "; ".join(f"{key} is read by {', '.join(names)}" for key, names in readers.items() if names)
     raise UserError(
-        f"{values}, but {where}.NAME {chosen!r} reads {keys}: leave {'it' if len(foreign) == 1 else 'them'} out or set "
+        f"{values}, but {where}.NAME {chosen!r} reads {keys}: leave {'it' if len(unread) == 1 else 'them'} out or set "
         f"the default ({resets}), or choose another NAME ({instead})"
     )

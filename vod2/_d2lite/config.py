@@ -214,5 +214,5 @@ def _explicit_arguments(from_config: Callable | None, args: tuple, kwargs: dict[
     if any(parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD) for parameter in parameters.values()):
         return from_config(*args, **kwargs)
     overrides = {name: value for name, value in kwargs.items() if name not in parameters}
-    taken = {name: value for name, value in kwargs.items() if name in parameters}
-    return {**from_config(*args, **taken), **overrides}
+    from_config_kwargs = {name: value for name, value in kwargs.items() if name in parameters}
+    return {**from_config(*args, **from_config_kwargs), **overrides}

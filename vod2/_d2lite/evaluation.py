@@ -101,11 +101,12 @@ def inference_on_dataset(model, data_loader, evaluator):
     evaluator.reset()
     with inference_context(model) if isinstance(model, torch.nn.Module) else contextlib.nullcontext(), torch.no_grad():
         start = time.perf_counter()
-        for done, inputs in enumerate(data_loader, 1):
+        for num_done, inputs in enumerate(data_loader, 1):
             evaluator.process(inputs, model(inputs))
             elapsed = time.perf_counter() - start
-            eta = datetime.timedelta(seconds=int(elapsed / done * (total - done)))
-            message = f"Inference done {done}/{total}. {elapsed / done:.4f} s/iter. ETA={eta}"
+            per_iter = elapsed / num_done
+            eta = datetime.timedelta(seconds=int(per_iter * (total - num_done)))
+            message = f"Inference done {num_done}/{total}. {per_iter:.4f} s/iter. ETA={eta}"
             log_every_n_seconds(logging.INFO, message, n=5)
     _logger.info("Inference time: %.1f s on %d devices", time.perf_counter() - start, comm.get_world_size())
     results = evaluator.evaluate()

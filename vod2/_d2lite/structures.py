@@ -220,8 +220,8 @@ class Instances:
 
     def to(self, *args: Any, **kwargs: Any) -> "Instances":
         """Calls ``to`` of every field that has it."""
-        moved = {k: v.to(*args, **kwargs) if hasattr(v, "to") else v for k, v in self._fields.items()}
-        return Instances(self._image_size, **moved)
+        fields = {k: v.to(*args, **kwargs) if hasattr(v, "to") else v for k, v in self._fields.items()}
+        return Instances(self._image_size, **fields)
 
     def __getitem__(self, item) -> "Instances":
         if isinstance(item, int):

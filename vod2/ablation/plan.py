@@ -142,13 +142,13 @@ def _seeds_in(output: Path) -> set[int]:
 
 def _with_bases(suite: Suite, names: Iterable[str]) -> set[str]:
     """The rows, and those that they start from, and so on."""
-    found: set[str] = set()
+    rows: set[str] = set()
     for name in names:
         base: str | None = name
-        while base is not None and base not in found:
-            found.add(base)
+        while base is not None and base not in rows:
+            rows.add(base)
             base = suite.rows[base].base
-    return found
+    return rows
 
 
 class _Planner:
@@ -204,8 +204,8 @@ class _Planner:
         return self._output / row / f"seed{seed}"
 
     def _words(self, row: Row, seed: int, flags: Sequence[str], opts: Sequence[str]) -> tuple[str, ...]:
-        own = ["SEED", str(seed), "OUTPUT_DIR", str(self._folder(row.name, seed))]
-        return ("--config-file", str(row.config), *flags, *self._overrides(row), *own, *opts)
+        run_keys = ["SEED", str(seed), "OUTPUT_DIR", str(self._folder(row.name, seed))]
+        return ("--config-file", str(row.config), *flags, *self._overrides(row), *run_keys, *opts)
 
     def _overrides(self, row: Row) -> list[str]:
         """KEY VALUE ... of the size and of the row."""
@@ -230,4 +230,4 @@ def _settings(cfg: CfgNode) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    return [_plain(one) for one in value] if isinstance(value, tuple | list) else value
+    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value

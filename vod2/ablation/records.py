@@ -66,13 +66,13 @@ class Records:
         training that is run again, so that all of a row are of the same weights.
         """
         wanted = [job for key, job in self._plan.jobs.items() if key in self._plan.wanted]
-        left: dict[JobKey, Job] = {}
+        remaining: dict[JobKey, Job] = {}
         for job in reversed(wanted):
-            is_needed = any(other.needs == job.key for other in left.values())
+            is_needed = any(other.needs == job.key for other in remaining.values())
             if not self.is_done(job) or (is_needed and not (job.folder / WEIGHTS).is_file()):
-                left[job.key] = job
-        again = {job.key for job in wanted if job.needs in left and job.needs[:2] == job.key[:2]}
-        return {job.key: job for job in wanted if job.key in left or job.key in again}
+                remaining[job.key] = job
+        repeated = {job.key for job in wanted if job.needs in remaining and job.needs[:2] == job.key[:2]}
+        return {job.key: job for job in wanted if job.key in remaining or job.key in repeated}
 
     def check(self) -> None:
         """What has been trained already must have been trained with the settings of the plan.
@@ -145,9 +145,8 @@ class Records:
 
     def report(self) -> str:
         """The tables of `render_report`, of everything that is done."""
-        return render_report(
-            self._plan, {key: found for key, job in self._plan.jobs.items() if (found := self._metrics(job))}
-        )
+        metrics = {key: self._metrics(job) for key, job in self._plan.jobs.items()}
+        return render_report(self._plan, {key: values for key, values in metrics.items() if values})
 
     def write_results(self) -> None:
         """Write results.json and results.md."""
@@ -175,12 +174,12 @@ class Records:
 def _metrics(job: Job, dataset: str) -> dict[str, dict[str, float | None]]:
     path = Path(inference_folder(str(job.folder), dataset, job.key.kind)) / "results.json"
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        results = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{job.key}: it ended well, but {path} cannot be read ({error})") from error
-    if found.pop("context", None) != job.key.kind:
+    if results.pop("context", None) != job.key.kind:
         raise UserError(f"{path} is that of another context: delete {job.folder} to do the row again")
-    return found
+    return results
 
 
 @contextlib.contextmanager

@@ -95,11 +95,11 @@ class _Table:
         values = self._values[row, context]
         spread = f" ({stdev(values.values()):.2f})" if len(values) > 1 else ""
         line = [row, context, str(len(values)), f"{mean(values.values()):.2f}{spread}"]
-        other = self._suite.compared_to(row) if context == "own" else row
-        others = {} if other is None else self._values.get((other, "own"), {})
-        differences = [value - others[seed] for seed, value in values.items() if seed in others]
-        if other is None or not differences:
+        baseline = self._suite.compared_to(row) if context == "own" else row
+        baseline_values = {} if baseline is None else self._values.get((baseline, "own"), {})
+        differences = [value - baseline_values[seed] for seed, value in values.items() if seed in baseline_values]
+        if baseline is None or not differences:
             return [*line, "", "", ""]
         interval = paired_interval(differences)
         ends = "" if interval is None else f"[{interval.low:+.2f}, {interval.high:+.2f}]"
-        return [*line, "own" if other == row else other, f"{mean(differences):+.2f}", ends]
+        return [*line, "own" if baseline == row else baseline, f"{mean(differences):+.2f}", ends]

@@ -108,7 +108,7 @@ class _Reader:
         self._path = path
 
     def suite(self, content: Any) -> Suite:
-        self._keys(content, "the file", Suite, without={"name"}, needed={"rows", "sizes"})
+        self._keys(content, "the file", Suite, excluded={"name"}, required={"rows", "sizes"})
         self._type(content, "sizes", dict, "a mapping {name: size}", "the file")
         self._type(content, "rows", list, "a list of rows", "the file")
         sizes = {str(name): self._size(size or {}, f"size {name}") for name, size in content["sizes"].items()}
@@ -136,7 +136,7 @@ class _Reader:
         return Size(**values)
 
     def _row(self, entry: Any, where: str, sizes: Mapping[str, Size], above: Mapping[str, Row]) -> Row:
-        self._keys(entry, where, Row, needed={"name", "config"})
+        self._keys(entry, where, Row, required={"name", "config"})
         name = str(entry["name"])
         where = f"row {name}"
         if not re.fullmatch(r"\w[\w.+-]*", name):
@@ -194,15 +194,15 @@ class _Reader:
         entry: Any,
         where: str,
         kind: type,
-        needed: AbstractSet[str] = frozenset(),
-        without: AbstractSet[str] = frozenset(),
+        required: AbstractSet[str] = frozenset(),
+        excluded: AbstractSet[str] = frozenset(),
     ) -> None:
         if not isinstance(entry, dict):
             self._fail(where, f"got {entry!r}, expected a mapping")
-        known = {one.name for one in fields(kind)} - without
-        if unknown := entry.keys() - known:
-            self._fail(where, f"unknown key {min(map(str, unknown))!r}: expected some of {', '.join(sorted(known))}")
-        if missing := needed - entry.keys():
+        allowed = {attribute.name for attribute in fields(kind)} - excluded
+        if unknown := entry.keys() - allowed:
+            self._fail(where, f"unknown key {min(map(str, unknown))!r}: expected some of {', '.join(sorted(allowed))}")
+        if missing := required - entry.keys():
             self._fail(where, f"it has no {min(missing)}")
 
     def _type(self, content: dict, key: str, kind: type, expected: str, where: str) -> None:
@@ -210,7 +210,7 @@ class _Reader:
             self._fail(where, f"{key} is {content[key]!r}, expected {expected}")
 
     def _strings(self, value: Any, where: str) -> tuple[str, ...]:
-        if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+        if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
             self._fail(where, f"got {value!r}, expected a list of names")
         return tuple(value)
 

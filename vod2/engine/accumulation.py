@@ -63,7 +63,7 @@ class AccumulatingTrainer(SimpleTrainer):
         self.optimizer.zero_grad()
         means: dict[str, Tensor] = {}
         for number, part in enumerate(parts, start=1):
-            with self._alone() if number < self.count else contextlib.nullcontext():
+            with self._no_sync() if number < self.count else contextlib.nullcontext():
                 losses = {name: loss / self.count for name, loss in self._losses(part).items()}
                 self._backward(total(list(losses.values())))
             for name, loss in losses.items():
@@ -73,7 +73,7 @@ class AccumulatingTrainer(SimpleTrainer):
             self.write_metrics(means, data_time, self.iter)
         self._update()
 
-    def _alone(self) -> contextlib.AbstractContextManager:
+    def _no_sync(self) -> contextlib.AbstractContextManager:
         """Gradients stay in this process."""
         return self.model.no_sync() if isinstance(self.model, DistributedDataParallel) else contextlib.nullcontext()
 

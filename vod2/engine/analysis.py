@@ -162,8 +162,8 @@ def _stream_flops(model: VideoRCNN, schedule: SupportSchedule, size: tuple[int, 
     with counter:
         stream.advance()
     counts = {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
-    named = {name.removeprefix("_Step.model."): n for name, n in counts.items()} | {"": counter.get_total_flops()}
-    return {name: n / stream.period for name, n in named.items()}
+    by_part = {name.removeprefix("_Step.model."): n for name, n in counts.items()} | {"": counter.get_total_flops()}
+    return {name: n / stream.period for name, n in by_part.items()}
 
 
 def _fill(model: VideoRCNN, memory: FrameMemory, image: torch.Tensor, last: int) -> None:
@@ -172,15 +172,16 @@ def _fill(model: VideoRCNN, memory: FrameMemory, image: torch.Tensor, last: int)
     Only one image is encoded, all frames are copies of it. Frames before are detected until the carry stops growing.
     """
     model.remember([{"image": image, "frame_index": last}], [memory])
-    frame, period, carried = memory.frame(last), memory.schedule.period, -1
+    frame, period = memory.frame(last), memory.schedule.period
+    last_carry_size = -1
     for now in [*range(max(last - _LONGEST_CARRY * period, 0), last, period), last]:
         for index in memory.missing(now):
             memory.put(frame.with_(index=index))
         context = memory.context(now)
-        grown = sum(value.numel() for value in context.carry.values())
-        if now < last and grown == carried:
+        carry_size = sum(value.numel() for value in context.carry.values())
+        if now < last and carry_size == last_carry_size:
             continue
-        carried = grown
+        last_carry_size = carry_size
         model.detect_from(memory, {"frame_index": now})
 
 

@@ -71,7 +71,12 @@ def key_page(extensions: Iterable[Callable[[CfgNode], None]] = EXTENSIONS) -> st
         parts.append("\n| key | default | meaning | read by |\n|---|---|---|---|\n")
         for key in (key for key in defaults if key.rpartition(".")[0] == node):
             meaning = _sentence(comments[key].text) + _condition(key)
-            cells = (f"`{key}`", f"`{_shown(defaults[key])}`", meaning, ", ".join(f"`{one}`" for one in readers[key]))
+            cells = (
+                f"`{key}`",
+                f"`{_shown(defaults[key])}`",
+                meaning,
+                ", ".join(f"`{reader}`" for reader in readers[key]),
+            )
             parts.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |\n")
     return "".join(parts)
 
@@ -79,11 +84,12 @@ def key_page(extensions: Iterable[Callable[[CfgNode], None]] = EXTENSIONS) -> st
 def added_keys(extensions: Iterable[Callable[[CfgNode], None]] = EXTENSIONS) -> dict[str, Any]:
     """{key: default} of all keys that the functions add to Detectron2's, in the order in which they do."""
     cfg = get_cfg()
-    known = {key for key, _ in leaves(cfg)}
+    detectron2_keys = {key for key, _ in leaves(cfg)}
     added: dict[str, Any] = {}
     for add_keys in extensions:
         add_keys(cfg)
-        added |= {key: value for key, value in leaves(cfg) if key not in known and key not in added}
+        seen = detectron2_keys | added.keys()
+        added |= {key: value for key, value in leaves(cfg) if key not in seen}
     return added
 
 

@@ -24,16 +24,16 @@ def find_readers(wanted: Iterable[str]) -> dict[str, list[str]]:
 
     A method counts as its class, a function within a function as the outer one.
     """
-    found: dict[str, set[str]] = defaultdict(set)
+    readers: dict[str, set[str]] = defaultdict(set)
     for read, reader in itertools.chain.from_iterable(_readings_of_file(path) for path in source_files()):
         names = read.split(".")  # perhaps with a method behind the key, as in cfg.VIDEO.TEST_SCHEDULE.NAME.split
         for length in range(1, len(names) + 1):
-            found[".".join(names[:length])].add(reader)
+            readers[".".join(names[:length])].add(reader)
     for kind in _subclasses(BuiltOfKeys):
         if kind.__module__.split(".")[0] == "vod2":
             for key in (kind.reads or {}).values():
-                found[f"{kind.node}.{key}"].add(kind.__name__)
-    return {key: sorted(found[key]) for key in wanted}
+                readers[f"{kind.node}.{key}"].add(kind.__name__)
+    return {key: sorted(readers[key]) for key in wanted}
 
 
 def source_files() -> list[Path]:
@@ -88,8 +88,8 @@ class _Visitor(ast.NodeVisitor):
 
     def _name(self, target: ast.expr, value: ast.expr) -> None:
         if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
-            for one, its_value in zip(target.elts, value.elts, strict=False):
-                self._name(one, its_value)
+            for element, element_value in zip(target.elts, value.elts, strict=False):
+                self._name(element, element_value)
         elif isinstance(target, ast.Name):
             path = self._path(value)
             self.names.pop(target.id, None)

@@ -49,8 +49,8 @@ def _fold(conv: Conv2d) -> None:
     norm: Any = conv.norm
     weight = conv.weight
     scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
-    before = 0.0 if conv.bias is None else conv.bias.double()
-    bias = norm.bias.double() + (before - norm.running_mean.double()) * scale
+    conv_bias = 0.0 if conv.bias is None else conv.bias.double()
+    bias = norm.bias.double() + (conv_bias - norm.running_mean.double()) * scale
     folded = weight.double() * scale[:, None, None, None]
     conv.weight = nn.Parameter(folded.to(weight.dtype), requires_grad=False)
     conv.bias = nn.Parameter(bias.to(weight.dtype), requires_grad=False)

@@ -61,7 +61,7 @@ class CostMeter:
         progress: Callable[[str], None] = lambda line: None,
     ) -> None:
         self._size, self._timed, self._overrides, self._progress = size, timed, list(overrides), progress
-        self._known: dict[str, RowCost] = {}
+        self._costs: dict[str, RowCost] = {}
 
     def measure(self, row: ConfigRow) -> RowCost:
         """The cost of a row. Of one with a linker no time is taken: linking is done once for a whole video.
@@ -71,12 +71,12 @@ class CostMeter:
         """
         cfg = load_config(str(row), [*self._overrides, "MODEL.WEIGHTS", ""])
         key = f"{cfg.MODEL}\n{cfg.VIDEO.TEST_SCHEDULE}\n{cfg.INPUT}\n{cfg.TEST.DETECTIONS_PER_IMAGE}"
-        if key not in self._known:
+        if key not in self._costs:
             self._progress(str(row))
-            self._known[key] = self._measured(cfg)
-        return self._known[key]
+            self._costs[key] = self._measure(cfg)
+        return self._costs[key]
 
-    def _measured(self, cfg: CfgNode) -> RowCost:
+    def _measure(self, cfg: CfgNode) -> RowCost:
         size = self._size or (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
         model, schedule = build_model(cfg), build_support_schedule(cfg)
         total = analyze(model, schedule, size)[-1]

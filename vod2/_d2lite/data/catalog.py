@@ -34,8 +34,8 @@ class _DatasetCatalog(_Catalog):
     def get(self, name):  # type: ignore[override]  # as Detectron2's catalogs
         """Calls the registered function and returns the dataset. Raises KeyError, naming the known datasets."""
         if name not in self:
-            known = ", ".join(sorted(self)) or "none"
-            raise KeyError(f"Dataset '{name}' is not registered! Available datasets are: {known}")
+            available = ", ".join(sorted(self)) or "none"
+            raise KeyError(f"Dataset '{name}' is not registered! Available datasets are: {available}")
         return self[name]()
 
 

@@ -49,8 +49,8 @@ class DatasetMapper:
         dataset_dict["image"] = torch.as_tensor(np.ascontiguousarray(image.transpose(2, 0, 1)))
         annotations = dataset_dict.pop("annotations", None)
         if self.is_train and annotations is not None:
-            kept = [ann for ann in annotations if ann.get("iscrowd", 0) == 0]
-            kept = [utils.transform_instance_annotations(ann, transforms, image.shape[:2]) for ann in kept]
-            instances = utils.annotations_to_instances(kept, image.shape[:2])
+            annos = [ann for ann in annotations if ann.get("iscrowd", 0) == 0]
+            annos = [utils.transform_instance_annotations(ann, transforms, image.shape[:2]) for ann in annos]
+            instances = utils.annotations_to_instances(annos, image.shape[:2])
             dataset_dict["instances"] = utils.filter_empty_instances(instances)
         return dataset_dict

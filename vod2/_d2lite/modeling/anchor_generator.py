@@ -72,11 +72,11 @@ class DefaultAnchorGenerator(nn.Module):
         return [Boxes(self._level(feature, stride, cell)) for feature, stride, cell in levels]
 
     def _level(self, feature: Tensor, stride: int, cell: Tensor) -> Tensor:
-        kind: dict[str, Any] = {"dtype": torch.promote_types(feature.dtype, torch.float32), "device": feature.device}
-        rows, columns = ((torch.arange(side, **kind) + self.offset) * stride for side in feature.shape[-2:])
-        y, x = torch.meshgrid(rows, columns, indexing="ij")
+        options: dict[str, Any] = {"dtype": torch.promote_types(feature.dtype, torch.float32), "device": feature.device}
+        shifts_y, shifts_x = ((torch.arange(side, **options) + self.offset) * stride for side in feature.shape[-2:])
+        y, x = torch.meshgrid(shifts_y, shifts_x, indexing="ij")
         shifts = torch.stack((x, y, x, y), dim=-1).view(-1, 1, 4)  # (H * W, 1, 4)
-        return (shifts + cell.to(**kind)).reshape(-1, 4)
+        return (shifts + cell.to(**options)).reshape(-1, 4)
 
 
 def _per_level(values, num_levels: int, name: str) -> list:

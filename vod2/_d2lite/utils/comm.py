@@ -72,9 +72,9 @@ def gather(data, dst: int = 0, group=None) -> list:
     if get_world_size() == 1:
         return [data]
     group = group or _gloo_group()
-    here = dist.get_rank() == dst
-    gathered: list = [None] * dist.get_world_size(group) if here else []
-    dist.gather_object(data, gathered if here else None, dst=dst, group=group)
+    is_dst = dist.get_rank() == dst
+    gathered: list = [None] * dist.get_world_size(group) if is_dst else []
+    dist.gather_object(data, gathered if is_dst else None, dst=dst, group=group)
     return gathered
 
 

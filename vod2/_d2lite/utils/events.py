@@ -143,10 +143,10 @@ class TensorboardXWriter(EventWriter):
         storage = get_event_storage()
         if self._writer is not None:
             latest = storage.latest_with_smoothing_hint(self._window_size)
-            new = {name: (value, i) for name, (value, i) in latest.items() if i > self._last_write}
-            for name, (value, iteration) in new.items():
+            unwritten = {name: (value, i) for name, (value, i) in latest.items() if i > self._last_write}
+            for name, (value, iteration) in unwritten.items():
                 self._writer.add_scalar(name, value, iteration)
-            self._last_write = max((i for _, i in new.values()), default=self._last_write)
+            self._last_write = max((i for _, i in unwritten.values()), default=self._last_write)
             for name, image, iteration in storage.images():
                 self._writer.add_image(name, image, iteration)
         storage.clear_images()
@@ -168,13 +168,13 @@ class CommonMetricPrinter(EventWriter):
     def _eta(self, storage: EventStorage) -> list[str]:
         if self._max_iter is None:
             return []
-        left = self._max_iter - storage.iter - 1
+        remaining_iters = self._max_iter - storage.iter - 1
         previous, self._last_write = self._last_write, (storage.iter, time.perf_counter())
         if "time" in storage.histories():
-            seconds = storage.history("time").median(1000) * left
+            seconds = storage.history("time").median(1000) * remaining_iters
             storage.put_scalar("eta_seconds", seconds, smoothing_hint=False)
         elif previous is not None and previous[0] != storage.iter:  # nobody times the iterations
-            seconds = (self._last_write[1] - previous[1]) / (storage.iter - previous[0]) * left
+            seconds = (self._last_write[1] - previous[1]) / (storage.iter - previous[0]) * remaining_iters
         else:
             return []
         return [f"eta: {datetime.timedelta(seconds=int(seconds))}"]

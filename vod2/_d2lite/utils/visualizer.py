@@ -109,9 +109,9 @@ class Visualizer:
         boxes = boxes.tensor.detach().cpu().numpy() if isinstance(boxes, Boxes) else np.asarray(boxes).reshape(-1, 4)
         if assigned_colors is None:
             assigned_colors = [_distinct_color(i) for i in range(len(boxes))]
-        for name, given in (("labels", labels), ("assigned_colors", assigned_colors)):
-            if given is not None and len(given) != len(boxes):
-                raise ValueError(f"expected as many {name} as boxes, got {len(given)} for {len(boxes)} boxes")
+        for name, values in (("labels", labels), ("assigned_colors", assigned_colors)):
+            if values is not None and len(values) != len(boxes):
+                raise ValueError(f"expected as many {name} as boxes, got {len(values)} for {len(boxes)} boxes")
         areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
         for i in np.argsort(-areas, kind="stable"):
             self.draw_box(boxes[i], alpha=alpha, edge_color=assigned_colors[i])
@@ -167,8 +167,10 @@ class Visualizer:
     def _class_colors(self, classes):
         if classes is None or self._instance_mode != ColorMode.SEGMENTATION:
             return None
-        known = self.metadata.get("thing_colors")
-        return [tuple(np.divide(known[c], 255)) if known else _distinct_color(c) for c in classes]
+        thing_colors = self.metadata.get("thing_colors")
+        if not thing_colors:
+            return [_distinct_color(c) for c in classes]
+        return [tuple(np.divide(thing_colors[c], 255)) for c in classes]
 
 
 def _distinct_color(index):

@@ -24,16 +24,16 @@ def _rules(state: State) -> tuple[Rule, ...]:
     return tuple(rules)
 
 
-def _block_rules(number: int, here: str) -> list[Rule]:
+def _block_rules(number: int, ours: str) -> list[Rule]:
     layers = {"expand": ("_expand_conv", "_bn0"), "depthwise": ("_depthwise_conv", "_bn1")}
     layers["project"] = ("_project_conv", "_bn2")
-    there = rf"_blocks\.{number}\."
+    theirs = rf"_blocks\.{number}\."
     return [
         rule
         for name, (conv, norm) in layers.items()
         for rule in (
-            Rule(rf"{there}{conv}\.weight", f"{here}.{name}.weight"),
-            norm_rule(there + norm, f"{here}.{name}.norm"),
+            Rule(rf"{theirs}{conv}\.weight", f"{ours}.{name}.weight"),
+            norm_rule(theirs + norm, f"{ours}.{name}.norm"),
         )
     ]
 

@@ -72,13 +72,15 @@ class FPN(Backbone):
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """(B, 3, H, W) -> {"p2": (B, C, H/4, W/4), ...} from high to low resolution."""
         features = self.bottom_up(x)
-        outputs, merged = {}, None
+        outputs = {}
+        prev_features = None
         for name, level in reversed(list(zip(self.in_features, self.levels, strict=True))):
             lateral = getattr(self, f"fpn_lateral{level}")(features[name])
-            if merged is not None:
-                lateral = (lateral + F.interpolate(merged, scale_factor=2.0, mode="nearest")) * self._fuse_scale
-            merged = lateral
-            outputs[f"p{level}"] = getattr(self, f"fpn_output{level}")(merged)
+            if prev_features is not None:
+                top_down = F.interpolate(prev_features, scale_factor=2.0, mode="nearest")
+                lateral = (lateral + top_down) * self._fuse_scale
+            prev_features = lateral
+            outputs[f"p{level}"] = getattr(self, f"fpn_output{level}")(prev_features)
         if self.top_block is not None:
             source = self.top_block.in_feature
             top = self.top_block(features[source] if source in features else outputs[source])

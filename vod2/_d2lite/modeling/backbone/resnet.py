@@ -141,13 +141,17 @@ class DeformBottleneckBlock(BottleneckBlock):
         self, in_channels: int, out_channels: int, *, bottleneck_channels: int, deform_num_groups: int = 1, **kwargs
     ):
         super().__init__(in_channels, out_channels, bottleneck_channels=bottleneck_channels, **kwargs)
-        plain: Any = self.conv2
-        where: dict[str, Any] = {"stride": plain.stride[0], "padding": plain.padding[0], "dilation": plain.dilation[0]}
-        self.conv2_offset = Conv2d(bottleneck_channels, 18 * deform_num_groups, 3, **where)
+        conv2: Any = self.conv2
+        sampling: dict[str, Any] = {
+            "stride": conv2.stride[0],
+            "padding": conv2.padding[0],
+            "dilation": conv2.dilation[0],
+        }
+        self.conv2_offset = Conv2d(bottleneck_channels, 18 * deform_num_groups, 3, **sampling)
         nn.init.zeros_(self.conv2_offset.weight)
         assert self.conv2_offset.bias is not None
         nn.init.zeros_(self.conv2_offset.bias)
-        self.conv2 = DeformConv(bottleneck_channels, **where, groups=plain.groups, norm=plain.norm)
+        self.conv2 = DeformConv(bottleneck_channels, **sampling, groups=conv2.groups, norm=conv2.norm)
 
     def forward(self, x: Tensor) -> Tensor:
         out = F.relu_(self.conv1(x))
@@ -221,14 +225,14 @@ class ResNet(Backbone):
         """
         blocks = []
         for index in range(num_blocks):
-            own = {}
+            block_kwargs = {}
             for name, value in kwargs.items():
                 if name.endswith("_per_block"):
                     if len(value) != num_blocks:
                         raise ValueError(f"{name} has {len(value)} values, the stage has {num_blocks} blocks")
                     name, value = name.removesuffix("_per_block"), value[index]
-                own[name] = value
-            blocks.append(block_class(in_channels=in_channels, out_channels=out_channels, **own))
+                block_kwargs[name] = value
+            blocks.append(block_class(in_channels=in_channels, out_channels=out_channels, **block_kwargs))
             in_channels = out_channels
         return blocks
 

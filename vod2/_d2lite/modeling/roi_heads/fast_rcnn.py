@@ -198,7 +198,7 @@ class FastRCNNOutputLayers(nn.Module):
         boxes, probs = self.predict_boxes(predictions, proposals), self.predict_probs(predictions, proposals)
         images = zip(boxes, probs, [p.image_size for p in proposals], strict=True)
         results = [self._select(*image) for image in images]
-        return [instances for instances, _ in results], [kept for _, kept in results]
+        return [instances for instances, _ in results], [kept_indices for _, kept_indices in results]
 
     def _select(self, boxes: Tensor, scores: Tensor, image_size: tuple[int, int]) -> tuple[Instances, Tensor]:
         """Threshold on scores (N, K + 1), suppression within each class, the best of all classes."""
