@@ -29,6 +29,7 @@ class _Not:
         return f"not {self.nothing}"
 
 
+# Both test that a value is not empty; they differ in how `when_read` words the condition
 NAMED, NONZERO = _Not("''"), _Not("0")
 
 Conditions = Mapping[str, Any]
@@ -67,12 +68,14 @@ def read_when(conditions: Conditions, *keys: str) -> None:
         >>> read_when({"MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME": "MyAggregator"}, "MODEL.MINE")
     """
     for key in keys:
+        # A module that is reloaded says the same again
         if conditions not in _READ_WHEN[key]:
             _READ_WHEN[key].append(conditions)
 
 
 def conditions_of(key: str) -> list[Conditions]:
     """What `read_when` was told of a key or node, without what holds for the nodes above it: the alternatives."""
+    # `get`, for a look-up by [] would make an entry of every key that is asked for
     return list(_READ_WHEN.get(key, ()))
 
 
@@ -124,7 +127,9 @@ def _matches(value: Any, wanted: Any) -> bool:
     if isinstance(wanted, _Not):
         return bool(value)
     accepted = wanted if isinstance(wanted, tuple) else (wanted,)
-    return any(part in accepted for part in (value.split("+") if isinstance(value, str) else [value]))
+    # "A+B" is made of A and of B, and reads the keys of both
+    parts = value.split("+") if isinstance(value, str) else [value]
+    return any(part in accepted for part in parts)
 
 
 class Unread(NamedTuple):
@@ -148,6 +153,7 @@ def unread_keys(cfg: CfgNode) -> list[Unread]:
     defaults = dict(leaves(default_config()))
     unread = []
     for key, value in leaves(cfg):
+        # Keys without a default were added by a script, which knows what it reads
         if key in defaults and value != defaults[key] and not is_read(cfg, key):
             names = key.split(".")
             nodes = (".".join(names[:depth]) for depth in range(1, len(names) + 1))
@@ -229,9 +235,11 @@ def build_of_keys(
     classes, node = dict(registry), value_of(cfg, where)
     kinds: list[type[BuiltOfKeys]] = [lookup(classes.items(), name, f"{where}.NAME") for name in names]
     declared = [kind.reads for kind in kinds if kind.reads is not None]
+    # A component that declares nothing may read any key of the node
     if len(declared) == len(kinds):
         read = {*others}.union(*(reads.values() for reads in declared))
         _refuse_unread(classes, node, where, " + ".join(names), read)
+    # Turns a ValueError of a constructor into a UserError that names the node
     with settings(where):
         return [kind.from_config(_part_of(node, kind)) for kind in kinds]
 

@@ -49,11 +49,13 @@ def measure(
     plan.output.mkdir(parents=True, exist_ok=True)
     seconds: dict[str, float] = {}
     for key, job in plan.jobs.items():
+        # All seeds of a row take the same time
         if key in plan.wanted and key.kind == TRAIN and key.row not in seconds:
             seconds[key.row] = _seconds(job, executor, train_net, plan.output)
             progress(f"{key.row}: {seconds[key.row]:.3f} s an iteration")
     path = plan.output / _FILE
     earlier = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    # Keeps what was measured for other devices and rows
     write_json(path, earlier | {device: earlier.get(device, {}) | seconds})
     return seconds
 
@@ -67,6 +69,7 @@ def _seconds(job: Job, executor: Executor, train_net: str, output: Path) -> floa
         if outcome.returncode or not metrics.is_file():
             raise UserError(f"{job.key.row} cannot be trained: {last_line(log)}")
         lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    # The first iterations are slower; the last line has the median of all
     return next(line["time"] for line in reversed(lines) if "time" in line)
 
 
@@ -120,6 +123,7 @@ def _side_by_side(jobs: list[Job], slots: int) -> str:
     needs = {job.key: job.needs for job in jobs}
 
     def chain(key: JobKey | None) -> float:
+        # A job that is done takes no time and waits for nothing
         return 0.0 if key not in needs else seconds.get(key, 0.0) + chain(needs[key])
 
     longest = max(chain(key) for key in seconds)

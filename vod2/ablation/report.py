@@ -79,11 +79,13 @@ class _Table:
 
     def __init__(self, plan: Plan, metrics: Metrics, dataset: str, metric: str) -> None:
         self._suite = plan.suite
+        # In the order of the suite, which is that of the table
         evaluations = [job.key for job in plan.jobs.values() if job.key.kind != TRAIN]
         self._pairs = list(dict.fromkeys((key.row, key.kind) for key in evaluations))
         self._values: dict[tuple[str, str], dict[int, float]] = {pair: {} for pair in self._pairs}
         for key in evaluations:
             value = metrics.get(key, {}).get(dataset, {}).get(metric)
+            # A metric without ground truth is null in the record
             if value is not None:
                 self._values[key.row, key.kind][key.seed] = value
 
@@ -97,6 +99,7 @@ class _Table:
         line = [row, context, str(len(values)), f"{mean(values.values()):.2f}{spread}"]
         baseline = self._suite.compared_to(row) if context == "own" else row
         baseline_values = {} if baseline is None else self._values.get((baseline, "own"), {})
+        # Paired by seed, so that what two runs share cancels
         differences = [value - baseline_values[seed] for seed, value in values.items() if seed in baseline_values]
         if baseline is None or not differences:
             return [*line, "", "", ""]

@@ -108,10 +108,12 @@ class _Reader:
         self._path = path
 
     def suite(self, content: Any) -> Suite:
+        # The suite's name is that of its file
         self._keys(content, "the file", Suite, excluded={"name"}, required={"rows", "sizes"})
         self._type(content, "sizes", dict, "a mapping {name: size}", "the file")
         self._type(content, "rows", list, "a list of rows", "the file")
         sizes = {str(name): self._size(size or {}, f"size {name}") for name, size in content["sizes"].items()}
+        # Filled in the order of the file: a base has to be above the rows that start from it
         rows: dict[str, Row] = {}
         for number, entry in enumerate(content["rows"], 1):
             row = self._row(entry, f"row {number}", sizes, rows)
@@ -162,6 +164,7 @@ class _Reader:
     def _config(self, entry: dict, where: str) -> Path:
         """FILE or FILE:ROW, relative to the suite."""
         name = str(entry["config"])
+        # Made absolute: jobs may run in another folder
         config = (self._path.parent / name).resolve()
         if not Path(split_row(config)[0]).is_file():
             self._fail(where, f"configuration {name!r} does not exist beside the suite")
@@ -169,6 +172,7 @@ class _Reader:
             setting = find_test_setting(config)
         except UserError as error:
             self._fail(where, str(error))
+        # Its configuration names the final weights of another training, and training would continue from those
         if setting and entry.get("base") is None and "MODEL.WEIGHTS" not in (entry.get("overrides") or {}):
             what = f"{config_name(config)} is {config_name(setting.base)} with other settings in inference"
             self._fail(where, f"{what}: to train it anew, it needs a base to start from")
@@ -215,6 +219,7 @@ class _Reader:
         return tuple(value)
 
     def _count(self, value: Any, where: str) -> None:
+        # True is an int to isinstance
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             self._fail(where, f"got {value!r}, expected a whole number of at least 1")
 

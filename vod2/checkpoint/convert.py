@@ -78,12 +78,15 @@ def convert(state: Mapping[str, Tensor], source: str, target: Target | None = No
     conventions, target = SOURCES[source], target or Target()
     state = bare_names(state)
     try:
+        # Before the rules, which see one tensor at a time: some of our weights combine two of theirs
         complete = conventions.prepare(state)
         places, unused = _places(conventions, complete, target)
+        # Of the original state: an error has to give the name in the file
         _require_numbers({name: state[name] for name in state if name not in unused}, conventions.computed)
         converted = {}
         for ours, (name, rule) in places.items():
             converted[ours] = _transformed(rule, name, complete[name], target)
+        # Last, because it pairs variances with weights under our names
         rescaled = normalisation.rescaled_weights(converted, conventions.norm_eps(state), target.norm_eps)
     except (ValueError, RuntimeError) as error:
         raise UserError(f"these weights are not of {source}: {error}") from error
@@ -137,6 +140,7 @@ def _places(
     for name, tensor in state.items():
         if re.fullmatch(conventions.computed, name):
             continue
+        # The first match counts: rules for single layers precede those for groups
         rule = next((rule for rule in rules if re.fullmatch(rule.pattern, name)), None)
         if rule is None:
             unused[name] = tuple(tensor.shape)
@@ -175,6 +179,7 @@ def _our_name(rule: Rule, name: str, target: Target) -> str:
     match = re.fullmatch(rule.pattern, name)
     assert match is not None  # or the rule would not have been chosen
     ours = match.expand(rule.name)
+    # Rules name a bare ResNet; in a model with more on top it is `backbone.bottom_up`
     if target.bottom_up:
         ours = re.sub(r"^backbone\.(?=stem\.|res\d)", "backbone.bottom_up.", ours)
     return ours

@@ -62,6 +62,7 @@ def key_page(extensions: Iterable[Callable[[CfgNode], None]] = EXTENSIONS) -> st
             raise UserError(f"{key} has no meaning: write a comment beside it in {place}")
         if not readers[key]:
             raise UserError(f"{key} ({comments[key].place}) is read by nothing: remove it, or read it as cfg.{key}")
+    # A dict keeps the order in which keys were added, the order of the page
     nodes = dict.fromkeys(key.rpartition(".")[0] for key in defaults)
     parts = [HEAD]
     for node in nodes:
@@ -88,6 +89,7 @@ def added_keys(extensions: Iterable[Callable[[CfgNode], None]] = EXTENSIONS) -> 
     added: dict[str, Any] = {}
     for add_keys in extensions:
         add_keys(cfg)
+        # Keys of earlier functions, too, because all of them are in `cfg` by now
         seen = detectron2_keys | added.keys()
         added |= {key: value for key, value in leaves(cfg) if key not in seen}
     return added
@@ -107,12 +109,14 @@ def comments_of(add_keys: Callable[[CfgNode], None]) -> Iterator[tuple[str, Comm
     for statement in function.body:
         if not isinstance(statement, ast.Assign):
             continue
+        # `train = cfg.VIDEO.TRAIN_SCHEDULE = CfgNode()` has two targets: a name, and the node that it stands for
         paths = [path for target in statement.targets if (path := _path_of(target, nodes))]
         for target in statement.targets:
             if isinstance(target, ast.Name) and paths:
                 nodes[target.id] = paths[0]
         above: list[str] = []
         line = statement.lineno - 1
+        # A comment at the end of a line belongs to the key of that line
         while line in comments and comments[line].alone:
             above.insert(0, comments[line].text)
             line -= 1

@@ -30,6 +30,7 @@ def find_readers(wanted: Iterable[str]) -> dict[str, list[str]]:
         for length in range(1, len(names) + 1):
             readers[".".join(names[:length])].add(reader)
     for kind in _subclasses(BuiltOfKeys):
+        # Includes vod2.projects.*; subclasses in tests and user code do not belong on the page
         if kind.__module__.split(".")[0] == "vod2":
             for key in (kind.reads or {}).values():
                 readers[f"{kind.node}.{key}"].add(kind.__name__)
@@ -44,6 +45,7 @@ def source_files() -> list[Path]:
     definitions = {Path(inspect.getfile(add_keys)).resolve() for add_keys in EXTENSIONS}
     roots = {Path(keys.__file__).resolve().parent, *(path.parent for path in definitions)}
     files = {path for root in roots for path in root.rglob("*.py") if "_d2lite" not in path.parts}
+    # Defining a key is not reading it, even where the definition mentions its node
     return sorted(files - definitions)
 
 
@@ -81,6 +83,7 @@ class _Visitor(ast.NodeVisitor):
         self.read += inner.read
 
     def visit_Assign(self, assignment: ast.Assign) -> None:
+        # The right side first, with the names as they were before the assignment
         self.visit(assignment.value)
         for target in assignment.targets:
             self._name(target, assignment.value)
@@ -92,6 +95,7 @@ class _Visitor(ast.NodeVisitor):
                 self._name(element, element_value)
         elif isinstance(target, ast.Name):
             path = self._path(value)
+            # A name that is reassigned no longer stands for the node
             self.names.pop(target.id, None)
             if path is not None:
                 self.names[target.id] = path
@@ -106,6 +110,7 @@ class _Visitor(ast.NodeVisitor):
         path = self._path(node)
         if not path:
             self.generic_visit(node)
+        # Assigning to a key is not reading it
         elif isinstance(node.ctx, ast.Load):
             self.read.append(path)
 

@@ -64,6 +64,7 @@ class RelationWatch:
         self._images: dict[int, np.ndarray] = {}
         self._seen: tuple[ProposalSet, Tensor] | None = None
         self._support_indices: list[int] = []
+        # A hook, so that the model itself need not return relations
         self._hook = keeping[-1].register_forward_hook(self._watch)
 
     @property
@@ -78,6 +79,7 @@ class RelationWatch:
             if image is None and index < self.frame:
                 self._num_lost += 1
                 self._first = index + 1
+                # After a gap the stream starts over and does not look at earlier frames
                 self._images.clear()
                 wanted = self._wanted()
             elif image is not None and index in wanted:
@@ -100,7 +102,7 @@ class RelationWatch:
             index = self._first + self._support_indices[frame]
             height, width = support.image_sizes[frame]
             image = self._images[index]
-            # The stream's images are as they came, the boxes in pixels of what they were resized to
+            # Images are kept as they came, while boxes are in pixels of the resized images
             scale = torch.tensor([image.shape[1] / width, image.shape[0] / height] * 2)
             box = support.boxes[number].cpu() * scale
             support_boxes.append(SupportBox(index, image, box.tolist(), weight))

@@ -69,7 +69,9 @@ class CostMeter:
         Raises:
             UserError: as `load_config`.
         """
+        # Without weights, which may not exist; the cost does not depend on them
         cfg = load_config(str(row), [*self._overrides, "MODEL.WEIGHTS", ""])
+        # What the cost depends on: rows that differ only in training share a measurement
         key = f"{cfg.MODEL}\n{cfg.VIDEO.TEST_SCHEDULE}\n{cfg.INPUT}\n{cfg.TEST.DETECTIONS_PER_IMAGE}"
         if key not in self._costs:
             self._progress(str(row))
@@ -91,6 +93,7 @@ def cost_table(rows: Sequence[ConfigRow], costs: Sequence[RowCost]) -> str:
     """
     our_times = [None if cost.seconds is None else 1000 * cost.seconds for cost in costs]  # milliseconds
     their_times = [_milliseconds(row) for row in rows]
+    # The first row with both times: two machines compare by ratios only
     first = None
     for number, (ours, theirs) in enumerate(zip(our_times, their_times, strict=True)):
         if ours is not None and theirs is not None:

@@ -84,6 +84,7 @@ class ConfigRow:
         """
         if self.kind == SAME:
             return {}
+        # The row's overrides come last: they may name other weights or another folder
         values = {"OUTPUT_DIR": self.output} | ({"MODEL.WEIGHTS": weights} if self.kind == TEST else {})
         nested: dict[str, Any] = {}
         for key, value in (values | dict(self.overrides)).items():
@@ -147,6 +148,7 @@ def resolve_rows(config_file: str | os.PathLike) -> tuple[str, list[ConfigRow]]:
         if str(row) in seen:
             raise UserError(f"{config_file}: its bases lead back to itself: one of them must be a configuration file")
         seen.add(str(row))
+        # Bases first: settings are merged in this order, and the named row wins
         rows.insert(0, row)
         config_file = row.base
     path = os.fspath(config_file)
@@ -277,6 +279,7 @@ class _Reader:
         self._mapping(paper, f"{where}: paper", set(COLUMNS))
         for key, value in overrides.items():
             parent = next((other for other in overrides if str(key).startswith(f"{other}.")), None)
+            # With a node beside one of its keys, the result would depend on their order
             if isinstance(value, dict) or parent:
                 node = parent or key
                 self._fail(where, f"overrides have {node!r}, a node: expected whole keys, such as SOLVER.BASE_LR")

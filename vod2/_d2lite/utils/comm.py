@@ -51,6 +51,7 @@ def synchronize() -> None:
         dist.barrier()
 
 
+# Cached, because creating a group is a collective operation
 @functools.lru_cache
 def _gloo_group():
     """A group of all processes that carries CPU objects, which NCCL does not."""
@@ -80,6 +81,7 @@ def gather(data, dst: int = 0, group=None) -> list:
 
 def shared_random_seed() -> int:
     """A seed in [0, 2**31) drawn from numpy's global state and equal in every process. Every process must call it."""
+    # Every process draws, which keeps their generators in step; the number of rank 0 counts
     return all_gather(int(np.random.randint(2**31)))[0]
 
 
@@ -89,6 +91,7 @@ def reduce_dict(input_dict: dict[str, torch.Tensor], average: bool = True) -> di
     if world == 1:
         return input_dict
     with torch.no_grad():
+        # Reduced by position, and processes may fill their dicts in different orders
         names = sorted(input_dict)
         values = torch.stack([input_dict[name] for name in names])
         dist.reduce(values, dst=0)

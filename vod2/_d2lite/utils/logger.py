@@ -12,6 +12,7 @@ from termcolor import colored
 from vod2._d2lite.utils.file_io import PathManager
 
 _PACKAGE = __name__.rsplit(".", 2)[0]  # the package whose modules play the part of the logger "detectron2"
+# One open file per name: the loggers "detectron2" and "vod2" share it
 _streams: dict[str, object] = {}
 
 
@@ -39,6 +40,7 @@ def _log_file(output: str, rank: int):
         name += f".rank{rank}"
     if name not in _streams:
         PathManager.mkdirs(os.path.dirname(name) or ".")
+        # Line-buffered: the log of a killed process is complete
         _streams[name] = PathManager.open(name, "a", buffering=1)
     return _streams[name]
 
@@ -73,7 +75,9 @@ def setup_logger(
     """
     if abbrev_name is None:
         abbrev_name = "d2" if name == "detectron2" else name
-    for root in (name, _PACKAGE) if name == "detectron2" else (name,):
+    # The modules of this package log under its name
+    roots = (name, _PACKAGE) if name == "detectron2" else (name,)
+    for root in roots:
         logger = logging.getLogger(root)
         logger.setLevel(logging.DEBUG)
         logger.propagate = enable_propagation

@@ -74,7 +74,9 @@ class Visualizer:
         classes = predictions.pred_classes.tolist() if predictions.has("pred_classes") else None
         labels = None if classes is None else self._names(classes)
         if scores is not None:
-            labels = [f"{name} {s:.0%}".strip() for name, s in zip(labels or [""] * len(scores), scores, strict=True)]
+            names = [""] * len(scores) if labels is None else labels
+            labels = [f"{name} {score:.0%}".strip() for name, score in zip(names, scores, strict=True)]
+        # Before the boxes, which stay colored
         if self._instance_mode == ColorMode.IMAGE_BW:
             gray = cv2.cvtColor(self.img, cv2.COLOR_RGB2GRAY)
             self.output = VisImage(np.repeat(gray[:, :, None], 3, axis=2), self.output.scale)
@@ -113,6 +115,7 @@ class Visualizer:
             if values is not None and len(values) != len(boxes):
                 raise ValueError(f"expected as many {name} as boxes, got {len(values)} for {len(boxes)} boxes")
         areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+        # Large ones first: they would cover the labels of small ones inside them
         for i in np.argsort(-areas, kind="stable"):
             self.draw_box(boxes[i], alpha=alpha, edge_color=assigned_colors[i])
             if labels is not None:
@@ -150,8 +153,10 @@ class Visualizer:
         x, y = float(position[0]) * self.output.scale - shift, float(position[1]) * self.output.scale
         canvas = self.output.img
         x = int(min(max(x, 0), max(canvas.shape[1] - width, 0)))
+        # `below`: letters such as g extend below the baseline
         y = int(min(max(y, 0), max(canvas.shape[0] - height - below, 0)))
         patch = canvas[y : y + height + below, x : x + width]
+        # Darkens the canvas, of which `patch` is a view
         np.floor_divide(patch, 4, out=patch)
         cv2.putText(canvas, text, (x, y + height), _FONT, scale, _rgb(color), 1, cv2.LINE_AA)
         return self.output

@@ -32,6 +32,7 @@ _CAFFE2 = (
 
 _RULES = (
     *_CAFFE2,
+    # Before the last rule, which would keep "bottom_up.": `Target.bottom_up` decides about that
     Rule(r"(?:backbone\.)?(?:bottom_up\.)?((?:stem|res[2-5])\..*)", r"backbone.\1"),
     Rule(r"roi_heads\.(res5\..*)", r"backbone.\1"),  # C4 detectors
     Rule(r"((?:backbone|proposal_generator|roi_heads|pixel_aggregator)\..*)", r"\1"),

@@ -19,8 +19,8 @@ def _rules(state: State) -> tuple[Rule, ...]:
         *_block_rules(0, "backbone.stem.block"),
     ]
     for number in range(1, _BLOCKS):
-        stage, first = max((item for item in _FIRST_BLOCKS.items() if item[1] <= number), key=lambda item: item[1])
-        rules += _block_rules(number, f"backbone.{stage}.{number - first}")
+        stage = [name for name, first in _FIRST_BLOCKS.items() if first <= number][-1]
+        rules += _block_rules(number, f"backbone.{stage}.{number - _FIRST_BLOCKS[stage]}")
     return tuple(rules)
 
 
@@ -40,6 +40,7 @@ def _block_rules(number: int, ours: str) -> list[Rule]:
 
 def _default_config(state: State) -> str:
     widths = [len(state[name]) for name in ("_conv_stem.weight", "_blocks.15._project_conv.weight") if name in state]
+    # Larger variants have more or wider blocks
     if widths != [32, 320] or f"_blocks.{_BLOCKS}._project_conv.weight" in state:
         raise ValueError("it is no EfficientNet-Lite0")
     return "drones/FasterRCNN_EfficientNet.yaml"

@@ -74,6 +74,7 @@ def _bare(state: State) -> dict[str, Tensor]:
 def _rules(state: State) -> tuple[Rule, ...]:
     rules = []
     for theirs, ours in _layers(state).items():
+        # Weights under Caffe's names are already for BGR
         rgb = ours == "contract.0" and theirs != "flow_conv1"
         weight = Rule(rf"{re.escape(theirs)}\.weight", f"{ours}.weight", _REVERSE_PAIRS if rgb else None)
         rules += [weight, Rule(rf"{re.escape(theirs)}\.bias", f"{ours}.bias")]
@@ -90,11 +91,13 @@ def _prepare(state: State) -> State:
         norm = f"{theirs.removesuffix('.0')}.1."
         if f"{norm}running_var" in state:
             parts = ("weight", "bias", "running_mean", "running_var")
+            # Popped, because no rule knows them
             gain, shift, mean, variance = (state.pop(f"{norm}{part}").double() for part in parts)
             gain = gain / (variance + _BN_EPS).sqrt()
             state[f"{theirs}.weight"] = (weight.double() * gain.view(-1, 1, 1, 1)).to(weight.dtype)
             state[f"{theirs}.bias"] = (shift - mean * gain).to(weight.dtype)
         elif f"{theirs}.bias" not in state:
+            # In transposed convolutions the output channels come second
             outputs = weight.shape[1 if "deconv" in theirs or "upsample" in theirs else 0]
             state[f"{theirs}.bias"] = torch.zeros(outputs, dtype=weight.dtype)
     return state

@@ -22,6 +22,7 @@ _BODY, _RPN, _HEAD = r"detector\.backbone\.", r"detector\.rpn_head\.", r"detecto
 _RPN_HEAD = "proposal_generator.rpn_head."
 _RELATION = {"fc_embed": "query", "ref_fc_embed": "key", "ref_fc": "value", "fc": "output"}
 
+# The standard deviations by which that code multiplies predicted deltas
 _DELTAS = rescaled_deltas((0.2, 0.2, 0.2, 0.2))
 
 _RULES = (

@@ -124,6 +124,7 @@ def _background_last(tensor: Tensor, target: Target) -> Tensor:
 
 
 def _without_background(tensor: Tensor, target: Target) -> Tensor:
+    # A view would be saved with the dropped rows
     return tensor[4:].clone()
 
 
@@ -136,6 +137,7 @@ def rescaled_deltas(stds: tuple[float, ...]) -> Transform:
 
     def apply(tensor: Tensor, target: Target) -> Tensor:
         factors = torch.tensor(stds, dtype=torch.float64) * torch.tensor(target.box_weights, dtype=torch.float64)
+        # No scaling needed: the tensor stays bit for bit
         if factors.allclose(torch.ones_like(factors)):
             return tensor
         rows = tensor.double().unflatten(0, (-1, 4)) * factors.view(1, 4, *[1] * (tensor.dim() - 1))  # (K, 4, ...)
@@ -166,6 +168,7 @@ def imagenet_colours(target: Target) -> dict[str, object]:
 
 def norm_rule(pattern: str, name: str) -> Rule:
     """Of a batch normalisation; `pattern` and `name` are those of the module."""
+    # `name` may refer to groups of `pattern`; the one added here comes after them
     last_group = re.compile(pattern).groups + 1
     return Rule(rf"{pattern}\.(weight|bias|running_mean|running_var)", rf"{name}.\{last_group}")
 

@@ -89,6 +89,7 @@ SOURCE = Source(
     rules=_rules,
     default_config=_default_config,
     settings=_settings,
+    # fc is the classifier of ImageNet, which a detector does not have
     computed=r".*num_batches_tracked|fc\.(weight|bias)",
     norm_eps=_norm_eps,
     partial=True,

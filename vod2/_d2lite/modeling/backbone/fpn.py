@@ -46,10 +46,12 @@ class FPN(Backbone):
             raise ValueError(
                 f"FPN: the strides of {list(in_features)} are {strides}, expected each twice the one before"
             )
+        # Neighbouring levels are added after upsampling by exactly 2
         self.levels = [int(math.log2(stride)) for stride in strides]
         for name, level in zip(in_features, self.levels, strict=True):
             lateral = _conv(shapes[name].channels, out_channels, 1, norm)
             output = _conv(out_channels, out_channels, 3, norm)
+            # Only once both exist: this way the same seed draws the same weights as in Detectron2
             weight_init.c2_xavier_fill(lateral)
             weight_init.c2_xavier_fill(output)
             self.add_module(f"fpn_lateral{level}", lateral)
@@ -63,6 +65,7 @@ class FPN(Backbone):
         self._out_features = [f"p{level}" for level in all_levels]
         self._out_feature_strides = {f"p{level}": 2**level for level in all_levels}
         self._out_feature_channels = dict.fromkeys(self._out_features, out_channels)
+        # Otherwise rounding could leave a level that is not exactly twice the size of the next
         self._size_divisibility = strides[-1]
 
     @property
@@ -82,6 +85,7 @@ class FPN(Backbone):
             prev_features = lateral
             outputs[f"p{level}"] = getattr(self, f"fpn_output{level}")(prev_features)
         if self.top_block is not None:
+            # An output of the backbone ("res5") or of the pyramid ("p5")
             source = self.top_block.in_feature
             top = self.top_block(features[source] if source in features else outputs[source])
             outputs.update(zip(self._out_features[len(self.levels) :], top, strict=True))
