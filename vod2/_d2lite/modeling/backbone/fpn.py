@@ -42,11 +42,11 @@ class FPN(Backbone):
             raise ValueError(f"fuse_type {fuse_type!r}: expected 'sum' or 'avg'")
         shapes = bottom_up.output_shape()
         strides = [shapes[name].stride for name in in_features]
+        # Neighbouring levels are added after upsampling by exactly 2
         if not strides or strides != [strides[0] * 2**i for i in range(len(strides))]:
             raise ValueError(
                 f"FPN: the strides of {list(in_features)} are {strides}, expected each twice the one before"
             )
-        # Neighbouring levels are added after upsampling by exactly 2
         self.levels = [int(math.log2(stride)) for stride in strides]
         for name, level in zip(in_features, self.levels, strict=True):
             lateral = _conv(shapes[name].channels, out_channels, 1, norm)
