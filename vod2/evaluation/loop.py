@@ -78,7 +78,7 @@ class StreamingModel(nn.Module):
             self.model.remember([other], [self.memory])
         seen = self.memory.without(t)
         found = self.model.step({**clip, "support": []}, seen)
-        if seen.held().carry:
+        if seen.cached_context().carry:
             self.model.detect_from(self.memory, clip)  # for what the other video's own frame t carries on
         else:
             self.memory.context(t)  # forgets what no later frame looks at
