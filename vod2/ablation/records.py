@@ -67,13 +67,15 @@ class Records:
         training that is run again, so that all of a row are of the same weights.
         """
         wanted = [job for key, job in self._plan.jobs.items() if key in self._plan.wanted]
-        left: dict[JobKey, Job] = {}
+        remaining: dict[JobKey, Job] = {}
+        # Backwards, because a training precedes the jobs that need it
         for job in reversed(wanted):
-            is_needed = any(other.needs == job.key for other in left.values())
+            is_needed = any(other.needs == job.key for other in remaining.values())
             if not self.is_done(job) or (is_needed and not existing_weights(job.folder / WEIGHTS).is_file()):
-                left[job.key] = job
-        again = {job.key for job in wanted if job.needs in left and job.needs[:2] == job.key[:2]}
-        return {job.key: job for job in wanted if job.key in left or job.key in again}
+                remaining[job.key] = job
+        # Same row and seed only: a row that starts from these weights has been trained with the old ones
+        repeated = {job.key for job in wanted if job.needs in remaining and job.needs[:2] == job.key[:2]}
+        return {job.key: job for job in wanted if job.key in remaining or job.key in repeated}
 
     def check(self) -> None:
         """What has been trained already must have been trained with the settings of the plan.
@@ -85,6 +87,7 @@ class Records:
         """
         for job in self._plan.jobs.values():
             before = self.read(job).get("settings", {})
+            # The record went through JSON, where tuples are lists and keys are strings
             now = json.loads(json.dumps(job.settings))
             differing = [key for key in sorted(before.keys() & now.keys()) if before[key] != now[key]]
             if differing:
@@ -133,6 +136,7 @@ class Records:
                 },
             )
             record = self.read(job)
+            # Settings would repeat the same keys for every seed
             record.pop("settings", None)
             if record:
                 row["seeds"].setdefault(str(seed), {})[kind] = record
@@ -140,9 +144,8 @@ class Records:
 
     def report(self) -> str:
         """The tables of `render_report`, of everything that is done."""
-        return render_report(
-            self._plan, {key: found for key, job in self._plan.jobs.items() if (found := self._metrics(job))}
-        )
+        metrics = {key: self._metrics(job) for key, job in self._plan.jobs.items()}
+        return render_report(self._plan, {key: values for key, values in metrics.items() if values})
 
     def write_results(self) -> None:
         """Write results.json and results.md."""
@@ -170,12 +173,13 @@ class Records:
 def _metrics(job: Job, dataset: str) -> dict[str, dict[str, float | None]]:
     path = Path(inference_folder(str(job.folder), dataset, job.key.kind)) / "results.json"
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        results = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{job.key}: it ended well, but {path} cannot be read ({error})") from error
-    if found.pop("context", None) != job.key.kind:
+    # An evaluation by hand may have overwritten it
+    if results.pop("context", None) != job.key.kind:
         raise UserError(f"{path} is that of another context: delete {job.folder} to do the row again")
-    return found
+    return results
 
 
 @contextlib.contextmanager
@@ -190,6 +194,7 @@ def locked(output: Path) -> Iterator[int]:
     """
     output.mkdir(parents=True, exist_ok=True)
     path = output / LOCK
+    # "a+" creates the file but keeps its content, which names the holder
     with open(path, "a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -202,6 +207,7 @@ def locked(output: Path) -> Iterator[int]:
             ) from error
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        # At once, so that the message to others can name this process
         file.flush()
         yield file.fileno()
 
@@ -212,6 +218,7 @@ def provenance() -> dict[str, Any]:
     versions: dict[str, str | None] = {"vod2": __version__, "python": platform.python_version(), "backend": BACKEND}
     versions["cuda"] = torch.version.cuda
     for name in names:
+        # Not all are installed everywhere, and OpenCV comes under several names
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
     return {"commit": _commit(), "versions": versions, "host": socket.gethostname()}

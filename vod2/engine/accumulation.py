@@ -32,6 +32,7 @@ def micro_batches(batch: Sequence, count: int) -> list[Sequence]:
     """
     if not batch or len(batch) % count:
         raise UserError(f"a batch of {len(batch)} clips cannot be cut into SOLVER.ACCUMULATE = {count} equal parts")
+    # In turn, so that one device sees the micro-batches that `count` processes would see
     return [batch[first::count] for first in range(count)]
 
 
@@ -75,6 +76,7 @@ class AccumulatingTrainer(SimpleTrainer):
             # After the batch: to start a loader draws from the global generators, too, and it starts anew in a resumed
             # training.
             seed_iteration(self.seed, self.iter)
+        # Once for all parts: their gradients add up until the update
         self.optimizer.zero_grad()
         with undo_statistics(self.model) as undo:
             losses, reason = self._accumulate(batch)
@@ -94,8 +96,10 @@ class AccumulatingTrainer(SimpleTrainer):
         """Gradients of all micro-batches: the mean losses, and why the update cannot be made ("" if it can)."""
         means: dict[str, Tensor] = {}
         for number, part in enumerate(micro_batches(batch, self.count), start=1):
-            with self._alone() if number < self.count else contextlib.nullcontext():
+            # Gradients are averaged over processes once, with the last part
+            with self._no_sync() if number < self.count else contextlib.nullcontext():
                 try:
+                    # Divided before the backward pass, so that the sum of the gradients is that of the mean loss
                     losses = {name: loss / self.count for name, loss in self._losses(part).items()}
                     reason = not_finite_losses(losses)
                 except FloatingPointError as error:  # the RPN's, of boxes that are not finite
@@ -105,6 +109,7 @@ class AccumulatingTrainer(SimpleTrainer):
                     return means, reason
                 self._backward(total(list(losses.values())))
             for name, loss in losses.items():
+                # Detached, or the graphs of all parts would stay in memory
                 means[name] = means.get(name, 0) + loss.detach()
         return means, self._reason_of_gradients()
 
@@ -112,7 +117,7 @@ class AccumulatingTrainer(SimpleTrainer):
         """ "" where all are finite. They are the same in all processes."""
         return "" if gradients_are_finite(self.model.parameters()) else "gradients are not finite"
 
-    def _alone(self) -> contextlib.AbstractContextManager:
+    def _no_sync(self) -> contextlib.AbstractContextManager:
         """Gradients stay in this process."""
         return self.model.no_sync() if isinstance(self.model, DistributedDataParallel) else contextlib.nullcontext()
 
@@ -142,6 +147,7 @@ class AccumulatingAMPTrainer(AccumulatingTrainer, AMPTrainer):
 
     def _update(self) -> None:
         self.grad_scaler.step(self.optimizer)
+        # Once per update: the scale must not change between parts whose gradients are added
         self.grad_scaler.update()
 
 
@@ -186,6 +192,7 @@ def scaled_to_devices(cfg: CfgNode) -> CfgNode:
     scaled = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size() * solver.ACCUMULATE).clone()
     frozen = scaled.is_frozen()
     scaled.defrost()
+    # Detectron2's trainer would scale once more, by the number of processes
     scaled.SOLVER.REFERENCE_WORLD_SIZE = 0
     if frozen:
         scaled.freeze()
