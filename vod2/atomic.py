@@ -9,14 +9,18 @@ from pathlib import Path
 from typing import Any
 
 
-def temporary_path(path: str | os.PathLike) -> Path:
+def temporary_path(path: str | os.PathLike, folder: str | os.PathLike | None = None) -> Path:
     """Create an empty file beside `path` (folders included), with the same suffix, and return where it is.
 
     Being in the same folder, it can be renamed to `path` in one step. It has the permissions of any new file.
+
+    Args:
+        path: what it stands for.
+        folder: where to create it instead: one that exists, on the same file system.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=folder or path.parent)
     os.close(handle)
     _open_to_all(name)  # mkstemp makes files that only their owner may read
     return Path(name)
@@ -30,8 +34,12 @@ def _open_to_all(path: str | os.PathLike) -> None:
 
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike) -> Iterator[Path]:
+def replacing(path: str | os.PathLike, folder: str | os.PathLike | None = None) -> Iterator[Path]:
     """Yield a temporary path to write to; it replaces `path` if the block succeeds and is deleted if it raises.
+
+    Args:
+        path: the file.
+        folder: of the temporary file, see `temporary_path`.
 
     Example:
         >>> import tempfile
@@ -41,7 +49,7 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         >>> target.read_text()
         'whole'
     """
-    temporary = temporary_path(path)
+    temporary = temporary_path(path, folder)
     try:
         yield temporary
         _open_to_all(temporary)  # some libraries put a file of their own in its place
