@@ -3,8 +3,8 @@
 
     python tools/plan_archive.py --videos 10000000 --workers 1000 --frames-per-second 60 --price 2
 
-Lengths of videos are drawn from a log-normal distribution, and given to the workers as tools/detect_archive.py does: the
-largest first, or, for comparison, as they come. Measure --frames-per-second with a few hundred of your own videos first.
+Lengths of videos are drawn from a log-normal distribution, and given to the workers as tools/detect_archive.py does:
+the largest first, or, for comparison, as they come. Measure --frames-per-second with a few hundred of your own videos.
 """
 
 import argparse
@@ -139,7 +139,7 @@ def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
         ("per-video", float, 0.5, "seconds of a task beside its frames"),
         ("start", float, 60.0, "seconds until a worker has loaded its model"),
         ("deaths", float, 0.02, "of a worker in an hour, such as those of spot instances"),
-        ("bytes-per-frame", float, 600.0, "of results: about 150 and 90 a detection, as JSON lines"),
+        ("bytes-per-frame", float, 600.0, "of results: about 150 and 120 a detection, as JSON lines"),
         ("price", float, 2.0, "of a worker for an hour"),
     ):
         parser.add_argument(f"--{name}", type=kind, default=default, metavar="N", help=f"{text} (default {default})")

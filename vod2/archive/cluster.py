@@ -62,7 +62,8 @@ class RayWorkers:
         self.count = count or available
         share = {"num_gpus": 1, "num_cpus": 0} if device == "cuda" else {"num_cpus": 1}
         kind = self._ray.remote(**share, max_restarts=0, max_task_retries=0)(_Actor)
-        self._new = lambda: _Worker(kind.remote(make_runner, device))
+        place = "cuda:0" if device == "cuda" else device  # the only GPU that an actor sees
+        self._new = lambda: _Worker(kind.remote(make_runner, place))
         self._readiness = Readiness("see Ray's log of the actors")
         self._free: list[_Worker] = []
         self._calls: dict[Any, _Worker] = {}  # {reference of a call that runs: its actor}
