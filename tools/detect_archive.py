@@ -196,7 +196,8 @@ def make_workers(args: argparse.Namespace, settings: Settings, lock: int) -> Wor
     if args.ray:
         return RayWorkers(functools.partial(ArchiveDetector, settings), args.device, args.workers)
     devices = devices_of(args)
-    settings = settings._replace(threads=max(core_count() // len(devices), 1))
+    share = max(core_count() // len(devices), 1)
+    settings = settings._replace(threads=min(share, torch.get_num_threads()))  # the latter as OMP_NUM_THREADS says
     return LocalWorkers(functools.partial(ArchiveDetector, settings), devices, inherited=[lock])
 
 

@@ -41,6 +41,7 @@ def archive(tmp_path, monkeypatch, capsys):
             code = stop.code
         return code, capsys.readouterr().err
 
+    call.tool = tool
     yield call
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -131,6 +132,34 @@ def test_a_mistake_is_told_before_any_worker_begins(archive, tmp_path, words, ke
     code, said = archive(*words, keys=keys)
     assert code == 2 and message in said and "Traceback" not in said
     assert not (tmp_path / "out" / "results").exists()
+
+
+def test_the_first_signal_asks_and_the_second_interrupts(archive):
+    asked = []
+    archive.tool._stop_on_signals(lambda: asked.append(True))
+    signal.raise_signal(signal.SIGTERM)
+    assert asked == [True]
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_a_run_that_is_interrupted_leaves_nothing_running(archive, tmp_path):
+    write_archive(tmp_path / "in", 2, 0)
+    closed = []
+
+    class Interrupted(FakeWorkers):
+        def wait(self, seconds):
+            raise KeyboardInterrupt
+
+        def close(self):
+            closed.append(True)
+
+    archive.tool.LocalWorkers = lambda make, devices, inherited: Interrupted(None, 1)
+    code, said = archive("--input", "in")
+    assert code == 130 and "interrupted" in said and closed == [True]
+    rows = rows_of(tmp_path / "out" / "manifest.sqlite").values()
+    assert [row["status"] for row in rows] == ["pending"] * 2 and sum(row["attempts"] for row in rows) == 1
+    assert not (tmp_path / "out" / "temporary").exists()
 
 
 def test_a_model_that_carries_state_is_cut_with_a_warning(archive, tmp_path):

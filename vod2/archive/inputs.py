@@ -71,7 +71,7 @@ def video_id(path: str) -> str:
 
     Example:
         >>> video_id("/videos/a.mp4")
-        '6ad7bbec7ae0cfc5b8c0'
+        '9ec49090b225b812cdef'
     """
     return hashlib.sha256(os.fsencode(path)).hexdigest()[:20]
 
