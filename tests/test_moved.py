@@ -11,7 +11,9 @@ import pytest
 import vod2
 import vod2.data.datasets
 import vod2.visualization
-from vod2.moved import OLD_NAMES, moved
+from vod2.layers import RelationModules
+from vod2.moved import OLD_NAMES, moved, renamed_method
+from vod2.temporal import FrameMemory, SlidingWindow
 
 MODULES = sorted(name for name, place in OLD_NAMES.items() if ":" not in place)
 NAMES = sorted(OLD_NAMES.keys() - set(MODULES))
@@ -36,6 +38,28 @@ def test_a_moved_name_is_that_of_the_new_place_and_names_it(old):
     with pytest.warns(DeprecationWarning, match=rf"^{old} is now {place}\.{new_name}; "):
         value = getattr(importlib.import_module(package), name)
     assert value is getattr(importlib.import_module(place), new_name)
+
+
+def test_a_renamed_method_calls_the_new_one_and_warns_where_it_is_called():
+    class Box:
+        def area(self, side, *, scale=1):
+            return scale * side**2
+
+        surface = renamed_method("Box", "surface", "area")
+
+    with pytest.warns(DeprecationWarning, match=r"^Box\.surface is now Box\.area; ") as seen:
+        assert Box().surface(3, scale=2) == 18
+    assert seen[0].filename == __file__
+
+
+def test_methods_that_were_renamed():
+    modules, memory = RelationModules(dim=8, num_heads=2), FrameMemory(SlidingWindow(1))
+    with pytest.warns(DeprecationWarning, match=r"RelationModules\.with_geometry"):
+        assert modules.located(position=False).geometry.position is False
+    with pytest.warns(DeprecationWarning, match=r"RelationModules\.without_geometry"):
+        assert modules.anywhere().geometry is None
+    with pytest.warns(DeprecationWarning, match=r"FrameMemory\.cached_context"):
+        assert len(memory.held()) == 0
 
 
 FORMS = """

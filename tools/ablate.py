@@ -67,18 +67,23 @@ def make_executor(args: argparse.Namespace, lock: int | None) -> Executor:
 def run(plan: Plan, executor: Executor, compare: bool) -> None:
     """Do what is left of the plan, and compare what is done; exit code 1 if something has failed."""
     records = Records(plan)
+    # At once, so that results from before an interruption can be read while the first new job runs.
     records.write_results()
-    failed = execute(plan, records, executor, TRAIN_NET, progress=_say, changed=records.write_results)
+    failed = execute(plan, records, executor, TRAIN_NET, progress=_print_line, changed=records.write_results)
     print("\n" + records.report(), flush=True)
     print(f"{plan.output / 'results.md'}  {plan.output / 'results.json'}")
     if failed:
         print(f"{len(failed)} jobs have failed or were left out: their reasons stand above", file=sys.stderr)
-    broken = [one.folder for one in comparisons(plan, records) if not compared(one)] if compare else []
+    broken = (
+        [comparison.folder for comparison in comparisons(plan, records) if not run_comparison(comparison)]
+        if compare
+        else []
+    )
     if failed or broken:
         sys.exit(1)
 
 
-def compared(comparison: Comparison) -> bool:
+def run_comparison(comparison: Comparison) -> bool:
     """Run tools/compare.py, which prints what is wrong; whether it ended well."""
     print(f"\n== {comparison.folder}", flush=True)
     return not subprocess.call([sys.executable, COMPARE, *comparison.words, "--output", str(comparison.folder)])
@@ -92,20 +97,21 @@ def main() -> None:
     args.device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     output = args.output or Path("output", "suites", f"{suite.name}_{args.size}")
 
-    def planned() -> Plan:
+    def current_plan() -> Plan:
         times = measured_seconds(output, args.device)
         plan = make_plan(suite, args.size, args.seeds, output, args.device, args.rows, times)
         Records(plan).check()
         return plan
 
-    plan = planned()  # a mistake is told before anything is written
+    plan = current_plan()  # a mistake is told before anything is written
     writes = args.estimate or not args.dry_run
+    # Two runs in one folder would replace each other's results; a dry run writes nothing and may look any time.
     with locked(plan.output) if writes else contextlib.nullcontext() as lock:
         executor = make_executor(args, lock)
         try:
             if args.estimate:
-                measure(plan, executor, TRAIN_NET, args.device, _say)
-            plan = planned()  # with what was measured, and what another process has done until now
+                measure(plan, executor, TRAIN_NET, args.device, _print_line)
+            plan = current_plan()  # with what was measured, and what another process has done until now
             print(render_plan(plan, Records(plan), executor.slots), flush=True)
             if not args.dry_run:
                 run(plan, executor, args.compare)
@@ -113,7 +119,7 @@ def main() -> None:
             executor.close()
 
 
-def _say(line: str) -> None:
+def _print_line(line: str) -> None:
     print(line, flush=True)
 
 

@@ -25,7 +25,7 @@ from vod2.engine.rows import load_rows
 from vod2.temporal import build_support_schedule
 
 
-def one_detector(args: argparse.Namespace) -> None:
+def print_detector(args: argparse.Namespace) -> None:
     cfg = load_config(args.config_file, args.opts)
     size = tuple(args.size or (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST))
     model, schedule = build_model(cfg), build_support_schedule(cfg)
@@ -44,17 +44,19 @@ def tables(args: argparse.Namespace) -> None:
     file, *names = args.table
     rows = load_rows(file)
     titles = tables_of(rows, names)
+    # None leaves it to the configuration of each row.
     size = tuple(args.size) if args.size else None
+    # Where there is no GPU, a configuration falls back to the CPU with a warning.
     device = load_config("", args.opts).MODEL.DEVICE
     opts = [*args.opts, "MODEL.DEVICE", device]  # so that a missing GPU is told once
     meter = CostMeter(size, not args.no_time, opts, progress=lambda line: print(f"... {line}", flush=True))
     pixels = " x ".join(map(str, size)) if size else "INPUT.MIN_SIZE_TEST x MAX_SIZE_TEST"
     time = "" if args.no_time else f"; ms a frame on {machine(device)}"
     for title in titles:
-        found = rows.of(title)
-        costs = [meter.measure(row) for row in found]
+        table_rows = rows.of(title)
+        costs = [meter.measure(row) for row in table_rows]
         print(f"\n{title}: {rows.tables[title]}\n{pixels} pixels, 2 operations per multiply-add{time}\n")
-        print(cost_table(found, costs), flush=True)
+        print(cost_table(table_rows, costs), flush=True)
 
 
 def machine(device: str) -> str:
@@ -64,9 +66,9 @@ def machine(device: str) -> str:
 
 def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--config-file", metavar="FILE[:ROW]", help="the configuration of the model")
-    what.add_argument("--table", nargs="+", metavar=("FILE", "TABLE"), help="a file of rows, and which of its tables")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--config-file", metavar="FILE[:ROW]", help="the configuration of the model")
+    source.add_argument("--table", nargs="+", metavar=("FILE", "TABLE"), help="a file of rows, and which of its tables")
     parser.add_argument(
         "--size", nargs=2, type=int, metavar=("H", "W"), help="resized image (default INPUT.MIN/MAX_SIZE_TEST)"
     )
@@ -76,7 +78,7 @@ def main(words: list[str] | None = None) -> None:
     if args.table:
         tables(args)
     else:
-        one_detector(args)
+        print_detector(args)
 
 
 if __name__ == "__main__":

@@ -87,6 +87,7 @@ def geometry_bias(device: torch.device) -> list[Comparison]:
     return [
         Comparison(
             step.__name__.replace("_", " + "),
+            # Bound here: when it is called, the loop has gone on to the last step.
             lambda step=step: step(relation_geometry_bias_reference),
             lambda step=step: step(relation_geometry_bias),
         )
@@ -96,6 +97,7 @@ def geometry_bias(device: torch.device) -> list[Comparison]:
 
 def assert_same(plain: torch.Tensor, ours: torch.Tensor) -> None:
     """To 1e-5, relative to the largest number."""
+    # A relative tolerance of each number would ask too much of those near 0.
     torch.testing.assert_close(ours, plain, rtol=0, atol=1e-5 * plain.abs().max().item())
 
 
@@ -109,11 +111,12 @@ def steps(
             return function(*inputs)
 
     def forward_backward(function):
+        # New leaves each time, whose graph belongs to this call alone.
         leaves = [tensor.detach().requires_grad_() for tensor in few]
         return torch.autograd.grad(function(*leaves).square().mean(), leaves)
 
-    for found, wanted in zip(forward_backward(ours), forward_backward(plain), strict=True):
-        assert_same(wanted, found)
+    for ours_gradient, plain_gradient in zip(forward_backward(ours), forward_backward(plain), strict=True):
+        assert_same(plain_gradient, ours_gradient)
     return [
         Comparison(f"{name}, {step}", lambda run=run: run(plain), lambda run=run: run(ours))
         for step, run in (("forward", forward), (f"forward + backward, {of}", forward_backward))
@@ -147,6 +150,7 @@ def pixel_attention(device: torch.device) -> list[Comparison]:
         attention = PixelAttention(2048, 256, normaliser).to(device)
         torch.nn.init.normal_(attention.source_content.weight, std=0.02)
 
+        # The default argument binds the attention of this turn: the functions run after the loop.
         def plain(frames, attention=attention):
             query = normalize(attention.target_relation(frames[:1])[0].flatten(1), dim=0)  # (d, L)
             key = normalize(attention.source_relation(frames).transpose(0, 1).flatten(1), dim=0)  # (d, S)
@@ -167,10 +171,12 @@ def learned_sampling(device: torch.device) -> list[Comparison]:
     """LSTS at 38 x 63 cells, 1024 channels, embeddings of 256: whole offsets, each once, against grid_sample."""
     generator = torch.Generator().manual_seed(0)
     value, key, query = (torch.randn(1, size, 38, 63, generator=generator).to(device) for size in (1024, 256, 256))
+    # Divided by the root of 256, so that the similarities are of the size of one.
     maps, grad = (value, key / 16, query), torch.randn(value.shape, generator=generator).to(device)
     ops = importlib.import_module("vod2.ops.st_sampling")  # the function has the same name
 
     def without_kernels(*inputs):
+        # Without kernels the op runs its Python version.
         kernels, ops.COMPILED = ops.COMPILED, ()
         try:
             return st_sampling(*inputs)
@@ -194,6 +200,7 @@ def learned_sampling(device: torch.device) -> list[Comparison]:
                 rows.append(
                     Comparison(
                         f"{count} locations, {step.__name__.replace('_', ' + ')}, {name}",
+                        # The reference is timed once for both rows.
                         partial(step, st_sampling_reference, locations) if name == "op" else None,
                         partial(step, ours, locations),
                     )
@@ -224,6 +231,7 @@ def roi_pooling(device: torch.device) -> list[Comparison]:
         grad = torch.randn(*pooled[roi_align].shape, generator=generator).to(device)
 
         def backward(function, features=features, pooled=pooled, grad=grad):
+            # Only the backward pass is timed: the graph of one forward pass serves all runs.
             return torch.autograd.grad(pooled[function], features, grad, retain_graph=True)[0]
 
         for step in (forward, backward):
@@ -242,6 +250,7 @@ def moving_objects(num_frames: int) -> list[dict]:
     for frame in range(num_frames):
         video, index = divmod(frame, VIDEO_LENGTH)
         tracks = range(1 + video % 5 // 2)
+        # Every 50 frames they begin anew, so that none leaves the image.
         shift = (0.0, 1.5, 4.0)[video % 3] * (index % 50)
         notes = [
             {
@@ -270,6 +279,7 @@ def random_instances(record: dict, generator: torch.Generator) -> Instances:
 
 def fill_evaluator(records: list[dict]) -> VIDEvaluator:
     name = f"benchmark_{len(records)}"
+    # A second run of the benchmark brings records of its own under the same name.
     if name in DatasetCatalog.list():
         DatasetCatalog.remove(name)
     DatasetCatalog.register(name, lambda: records)
@@ -295,21 +305,22 @@ def mean_ap_in_loops(records: list[dict], instances: list[Instances], counts: np
     start = 0  # row in `counts` of the frame's first object
     for record, detections in zip(records, instances, strict=True):
         notes = record["annotations"]
-        of_frame = counts[start : start + len(notes)]
+        frame_counts = counts[start : start + len(notes)]
         start += len(notes)
         boxes = detections.pred_boxes.tensor.numpy()
         scores, labels = detections.scores.numpy(), detections.pred_classes.numpy()
         for label in np.union1d(labels, [note["category_id"] for note in notes]).tolist():
             objects = [row for row, note in enumerate(notes) if note["category_id"] == label]
-            positives[label] += sum(bool(of_frame[row]) for row in objects)
-            taken = set()
+            positives[label] += sum(bool(frame_counts[row]) for row in objects)
+            matched = set()
             # The surest detection first: each takes the free object that it overlaps most.
             for detection in sorted(np.flatnonzero(labels == label).tolist(), key=lambda row: -scores[row]):
-                free = [row for row in objects if row not in taken]
+                free = [row for row in objects if row not in matched]
                 ious = [iou_of_two(boxes[detection].tolist(), notes[row]["bbox"]) for row in free]
                 match = free[int(np.argmax(ious))] if free and max(ious) >= 0.5 else None
-                taken.add(match)
-                if match is None or of_frame[match]:
+                matched.add(match)
+                # A detection of an ignored object is neither true nor false.
+                if match is None or frame_counts[match]:
                     ranked[label].append((float(scores[detection]), match is not None))
     aps = [ap_in_loops(rows, total) for rows, total in zip(ranked, positives, strict=True) if total]
     return 100 * sum(aps) / len(aps) if aps else float("nan")
@@ -324,11 +335,12 @@ def iou_of_two(first: list[float], second: list[float]) -> float:
 
 
 def ap_in_loops(ranked: list[tuple[float, bool]], positives: int) -> float:
-    found, precision = 0, []
+    num_true, precision = 0, []
     for rank, (_, is_true) in enumerate(sorted(ranked, key=lambda row: -row[0]), 1):
-        found += is_true
-        precision.append((found / rank, is_true))
+        num_true += is_true
+        precision.append((num_true / rank, is_true))
     best = total = 0.0
+    # From the end, so that `best` is the best precision at this recall or a higher one.
     for value, is_true in reversed(precision):
         best = max(best, value)
         total += best * is_true
@@ -356,12 +368,13 @@ def stream_of_ten(
     damp_frozen_normalisation(model.backbone)
     model = prepare(model)
     memory, frames = FrameMemory(build_support_schedule(cfg)), itertools.count()
+    # Long enough for any number of repeats.
     memory.start("video", 1 << 20)
     image = torch.randint(0, 256, (3, 600, 1000), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
     def step(t: int) -> object:
-        fresh = [{"image": image, "frame_index": index} for index in memory.missing(t)]
-        return model.step({"frame_index": t, "support": fresh}, memory)
+        new_frames = [{"image": image, "frame_index": index} for index in memory.missing(t)]
+        return model.step({"frame_index": t, "support": new_frames}, memory)
 
     for _ in range(10):  # what a stream carries is there
         step(next(frames))
@@ -371,6 +384,7 @@ def stream_of_ten(
 @benchmark
 def evaluation(device: torch.device) -> list[Comparison]:
     """AP of 30 classes, all objects and three speeds, 300 detections a frame: arrays against loops."""
+    # The loops would take minutes for 5,000 frames.
     few, many = moving_objects(500), moving_objects(5000)
     generator = torch.Generator().manual_seed(0)
     instances = [random_instances(record, generator) for record in few]
@@ -395,6 +409,7 @@ def long_stream(device: torch.device) -> list[Comparison]:
     """Resident memory of one stream of 20,000 frames, printed while it runs; minutes, and no row in the table."""
     config = Path(__file__).parents[1] / "configs" / "quick" / "RDN.yaml"
     sizes = ["INPUT.MIN_SIZE_TEST", str(STREAM_SIZE[0]), "INPUT.MAX_SIZE_TEST", str(STREAM_SIZE[1])]
+    # Beside a small window, anything that grows with the video shows soon.
     window = ["VIDEO.TEST_SCHEDULE.RADIUS", "3"]
     cfg = load_config(str(config), [*sizes, *window, "MODEL.WEIGHTS", "", "MODEL.DEVICE", str(device)])
     stream = VideoPredictor(cfg).open()
@@ -415,6 +430,7 @@ def median_seconds(run: Callable[[], object], device: torch.device, repeats: int
         start = time.perf_counter()
         run()
         if device.type == "cuda":
+            # Kernels run on after the call returns.
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds)

@@ -45,6 +45,7 @@ def main(arguments: list[str] | None = None) -> None:
     class_names = args.class_names and [name.strip() for name in args.class_names.split(",")]
     source = open_source(args.source, args.format, split=args.split, class_names=class_names, list_file=args.list_file)
     if args.fix_list:
+        # Before the walk, which takes hours for a large data set.
         source.require_list()
     result = check_dataset(source, args.max_images_per_video, args.workers)
     if not result.frames and not result.findings:

@@ -53,14 +53,16 @@ def parse_methods(words: Sequence[str], names: Sequence[str] | None) -> dict[str
         if names:
             name = names[position]
         elif not name:
+            # Runs of one method are named after the first.
             name = name_of_results(folders[0])
         if name in methods:
             raise UserError(f"two methods are called {name!r}: name them, NAME=FOLDER or --names")
         methods[name] = folders
     counts = Counter(folder.resolve() for folder in itertools.chain.from_iterable(methods.values()))
-    twice = [str(folder) for folder, count in counts.items() if count > 1]
-    if twice:
-        raise UserError(f"{min(twice)} is given twice: a run counts once")
+    repeated = [str(folder) for folder, count in counts.items() if count > 1]
+    if repeated:
+        raise UserError(f"{min(repeated)} is given twice: a run counts once")
+    # After the names and folders, whose mistakes may be the reason.
     if len(methods) < 2:
         raise UserError("one method has nothing to be compared with: give two or more")
     return methods
@@ -69,6 +71,7 @@ def parse_methods(words: Sequence[str], names: Sequence[str] | None) -> dict[str
 def _split_word(word: str) -> tuple[str, list[Path]]:
     """The name, "" where there is none, and the folders with results."""
     name = ""
+    # A folder may have "=" or "," in its name: what exists is taken as it stands.
     if "=" in word and not Path(word).exists():
         name, word = word.split("=", 1)
     folders = [word] if Path(word).exists() else word.split(",")
@@ -113,6 +116,7 @@ def tables(result: Comparison, data: EvaluatedDataset, confidence: float) -> str
             headers = [title, baseline, method, "difference", f"{100 * confidence:g}% interval", "", "videos"]
             lines = [_line(difference_of[metric]) for metric in metrics if metric in difference_of]
             if lines:
+                # Names and intervals stay text.
                 parts.append(tabulate(lines, headers, tablefmt="github", floatfmt=".2f", disable_numparse=[0, 4]))
     return "\n\n".join(parts)
 
@@ -149,27 +153,29 @@ def chart(result: Comparison, data: EvaluatedDataset) -> Figure:
         "tracks (lower is better)": list(TRACK_METRICS),
         "AP50 by class": classes,
     }
-    known = {difference.metric for difference in result.differences}
-    panels = {title: [metric for metric in metrics if metric in known] for title, metrics in panels.items()}
+    available = {difference.metric for difference in result.differences}
+    panels = {title: [metric for metric in metrics if metric in available] for title, metrics in panels.items()}
     panels = {title: metrics for title, metrics in panels.items() if metrics}
     baseline, *others = result.values
     heights = [len(metrics) * max(1.0, 0.5 * len(others)) + 1 for metrics in panels.values()]
+    # A Figure of its own instead of pyplot: no display is needed, and nothing is kept in the process.
     figure = Figure(figsize=(8, 0.3 * sum(heights) + 0.9 * len(panels)), layout="constrained")
     colors = colormaps["tab10"].colors
     grid = figure.subplots(len(panels), height_ratios=heights, squeeze=False)[:, 0]
     for axes, (title, metrics) in zip(grid, panels.items(), strict=True):
         for number, method in enumerate(others):
             difference_of = differences_of(result, method)
-            drawn = [difference_of[metric] for metric in metrics]
+            differences = [difference_of[metric] for metric in metrics]
             # Methods share the height of a metric, .6 in all, with its line in the middle.
             places = np.arange(len(metrics)) + (number - (len(others) - 1) / 2) * 0.6 / len(others)
-            low, high = [difference.low for difference in drawn], [difference.high for difference in drawn]
+            low, high = [difference.low for difference in differences], [difference.high for difference in differences]
             color = colors[number % len(colors)]
             axes.hlines(places, low, high, color=color, linewidth=2)  # none where too few videos make it NaN
-            middle = [difference.difference for difference in drawn]
+            middle = [difference.difference for difference in differences]
             axes.plot(middle, places, "o", color=color, markersize=4, label=method)
         axes.axvline(0, color="black", linewidth=0.8)
         axes.set_yticks(range(len(metrics)), [metric.removeprefix("AP50-") for metric in metrics])
+        # The limits are turned round, which puts the first metric on top.
         axes.set(title=f"{title}: difference to {baseline}", ylim=(len(metrics) - 0.4, -0.6))
         axes.grid(axis="x", alpha=0.3)
     grid[0].legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
@@ -180,6 +186,7 @@ def as_json(result: Comparison, data: EvaluatedDataset, methods: dict[str, list[
     """All numbers of a comparison, None for those that are not there."""
 
     def plain(value):
+        # JSON has neither NaN nor infinity.
         return None if isinstance(value, float) and not np.isfinite(value) else value
 
     of_methods = {}
@@ -235,6 +242,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> None:
     args = _parser().parse_args(arguments)
+    # With fewer, less than three resamples lie beyond either end of a 95% interval.
     if args.resamples < 100:
         raise UserError(f"--resamples is {args.resamples}: expected at least 100, for the ends of an interval")
     if not 0.5 <= args.confidence <= 0.999:
@@ -245,14 +253,15 @@ def main(arguments: list[str] | None = None) -> None:
     baseline = args.baseline or next(iter(methods))
     if baseline not in methods:
         raise UserError(f"--baseline is {baseline!r}: expected one of {', '.join(methods)}")
+    # First, because `compare_methods` compares with the first.
     methods = {baseline: methods[baseline]} | methods
-    given = registered_dataset(args)
+    dataset = registered_dataset(args)
     runs: dict[str, list[Run]] = {}
     for name, folders in methods.items():
-        runs[name] = [read_run(folder, given) for folder in folders]
+        runs[name] = [read_run(folder, dataset) for folder in folders]
     refuse_differences(list(itertools.chain.from_iterable(runs.values())))
     data = runs[baseline][0].data
-    tallies = {name: [tally_run(run) for run in of_method] for name, of_method in runs.items()}
+    tallies = {name: [tally_run(run) for run in method_runs] for name, method_runs in runs.items()}
     generator = np.random.default_rng(args.seed)
     result = compare_methods(tallies, data.class_names, generator, args.resamples, args.confidence)
     markdown = tables(result, data, args.confidence) + "\n\n" + notes(data, methods, args.resamples, args.confidence)

@@ -34,6 +34,7 @@ CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 def build_without_memory(cfg: CfgNode, source: str) -> nn.Module:
     """What is to be filled, with the shapes of its parameters, but without their numbers."""
     cfg = cfg.clone()
+    # On "meta" a tensor has a shape but no memory: the weights come from the file.
     cfg.MODEL.DEVICE = "meta"
     with torch.device("meta"):
         return (SOURCES[source].network or build_model)(cfg)
@@ -42,10 +43,11 @@ def build_without_memory(cfg: CfgNode, source: str) -> nn.Module:
 def config_file(args: argparse.Namespace, names: dict) -> str:
     if args.config_file:
         return args.config_file
-    known = CONFIGS / default_config(names, args.source)
-    if not known.is_file():
-        raise UserError(f"these weights are of {known.name}, which does not exist: give the model with --config-file")
-    return os.path.relpath(known)
+    default = CONFIGS / default_config(names, args.source)
+    if not default.is_file():
+        raise UserError(f"these weights are of {default.name}, which does not exist: give the model with --config-file")
+    # As somebody would type it: the path is part of the command that is printed at the end.
+    return os.path.relpath(default)
 
 
 def require_output(args: argparse.Namespace) -> None:
@@ -69,20 +71,20 @@ def require_fit(report: LoadReport, partial: bool) -> None:
         UserError: if tensors are of another shape, missing or unused; if `partial`, only those of a ResNet count.
     """
 
-    def counted(names) -> list[str]:
+    def relevant(names) -> list[str]:
         return [name for name in names if not partial or of_resnet(name)]
 
     start = f"{report.path}: "
     remedy = "give the configuration that the weights are of with --config-file"
-    if names := counted(report.other_shape):
-        found, wanted = report.other_shape[names[0]]
-        problem = f"{names[0]!r} would have the shape {found}, expected {wanted}"
+    if names := relevant(report.other_shape):
+        shape, wanted = report.other_shape[names[0]]
+        problem = f"{names[0]!r} would have the shape {shape}, expected {wanted}"
         raise UserError(start + f"{problem}: {remedy} (classes, widths){'' if partial else ' or --partial'}")
-    if names := counted(report.new):
+    if names := relevant(report.new):
         problem = f"{len(names)} of {len(report.wanted)} tensors are missing, for example {names[0]!r}"
         less = "" if partial else ", or --partial to begin a training with what there is"
         raise UserError(start + f"{problem}: {remedy}{less}")
-    if names := counted(report.unused):
+    if names := relevant(report.unused):
         problem = f"the model has no place for {len(names)} of its tensors, for example {names[0]!r}"
         raise UserError(start + f"{problem}: {remedy}{'' if partial else ', or --partial to go without them'}")
 
@@ -90,9 +92,9 @@ def require_fit(report: LoadReport, partial: bool) -> None:
 def without_broken_layers(report: LoadReport) -> LoadReport:
     """A layer goes with its weight: its bias is of no use beside another weight than it was trained with."""
     broken = report.new | report.other_shape
-    left = {name: shape for name, shape in report.loaded.items() if f"{name.rpartition('.')[0]}.weight" not in broken}
-    dropped = {name: shape for name, shape in report.loaded.items() if name not in left}
-    return replace(report, loaded=left, new=report.new | dropped)
+    kept = {name: shape for name, shape in report.loaded.items() if f"{name.rpartition('.')[0]}.weight" not in broken}
+    dropped = {name: shape for name, shape in report.loaded.items() if name not in kept}
+    return replace(report, loaded=kept, new=report.new | dropped)
 
 
 def metadata(args: argparse.Namespace, config: str) -> dict[str, str]:
@@ -123,28 +125,30 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> None:
     args = _parser().parse_args(arguments)
     require_output(args)
+    # All that can be refused cheaply has been, before the file is read.
     state = read_public(args.input, trust_pickle=args.trust_pickle)
     config = config_file(args, state)
     cfg = load_config(config, args.opts)
     model = build_without_memory(cfg, args.source)
-    done = convert(state, args.source, Target.of(cfg, model))
-    report = compare(model, done.state, args.input)
-    report = replace(report, unused=done.unused | report.unused)
-    require_fit(report, done.partial or args.partial)
+    conversion = convert(state, args.source, Target.of(cfg, model))
+    report = compare(model, conversion.state, args.input)
+    report = replace(report, unused=conversion.unused | report.unused)
+    require_fit(report, conversion.partial or args.partial)
     report = without_broken_layers(report)
-    write_weights(args.output, {name: done.state[name] for name in report.loaded}, metadata(args, config))
-    print(done.table())
-    whole = not report.new and not report.other_shape
-    if report.unused or not whole:
+    write_weights(args.output, {name: conversion.state[name] for name in report.loaded}, metadata(args, config))
+    print(conversion.table())
+    is_complete = not report.new and not report.other_shape
+    if report.unused or not is_complete:
         print(f"\nNot all of it fits; what is new or of another shape stays as the model begins:\n{report.table()}\n")
-    settings = differing(cfg, done.settings)
+    settings = differing(cfg, conversion.settings)
     if settings:
         print("These weights also need, other than the configuration has it:", shlex.join(settings))
     loaded = f"{len(report.loaded)} of {len(report.wanted)} tensors, {report.percent}% of the numbers"
     print(f"Wrote {args.output}: {loaded}")
     conventions = SOURCES[args.source]
-    evaluated = whole and conventions.network is None
-    options = shlex.join([*(["--eval-only"] * evaluated), conventions.key, args.output, *args.opts, *settings])
+    # A detector that has all of its weights can be evaluated; a flow network alone, or a part, is a start for training.
+    first = ["--eval-only"] if is_complete and conventions.network is None else []
+    options = shlex.join([*first, conventions.key, args.output, *args.opts, *settings])
     print(f"python tools/train_net.py --config-file {shlex.quote(config)} {options}")
 
 

@@ -89,10 +89,11 @@ def find_sources(root: Path) -> list[Source]:
     sources += [Source(path.relative_to(root).as_posix(), path) for path in _folders_of_images(root)]
     if not sources:
         raise UserError(f"{root}: holds no video: expected files such as .mp4, or folders of images")
+    # Sorted, two sources of one name stand next to each other.
     sources.sort()
-    for one, other in zip(sources, sources[1:], strict=False):
-        if one.name == other.name:
-            raise UserError(f"{one.path} and {other.path} have one name without their suffix: rename one")
+    for first, second in zip(sources, sources[1:], strict=False):
+        if first.name == second.name:
+            raise UserError(f"{first.path} and {second.path} have one name without their suffix: rename one")
     return sources
 
 
@@ -113,11 +114,13 @@ def damage_video(source: Source, output: Path, config: DamageConfig) -> bool:
     """
     record = output / f"{source.name}.damage.json"
     target = output / (source.name if source.path.is_dir() else source.name + _suffix(source.path))
+    # The record is written last, so where it is, the copy is complete.
     if record.exists():
         _require_same(record, config)
         return False
     if target.exists():
         raise UserError(f"{target} is there without {record.name}: delete it, or give another folder for the copies")
+    # Counted first, because the length decides where the bursts are.
     reader = VideoReader(source.path)
     length = reader.frame_count()
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -136,11 +139,12 @@ def _suffix(path: Path) -> str:
 
 def _require_same(record: Path, config: DamageConfig) -> None:
     try:
-        found = json.loads(record.read_text(encoding="utf-8"))["config"]
+        recorded = json.loads(record.read_text(encoding="utf-8"))["config"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{record}: broken ({error}): delete it to have its video written again") from error
-    if found != json.loads(json.dumps(asdict(config))):
-        raise UserError(f"{record}: its video was damaged with {found}: give another folder, or delete both")
+    # By way of JSON, which makes lists of the tuples.
+    if recorded != json.loads(json.dumps(asdict(config))):
+        raise UserError(f"{record}: its video was damaged with {recorded}: give another folder, or delete both")
 
 
 def _damaged_frames(source: Source, reader: VideoReader, config: DamageConfig, length: int) -> Iterator[np.ndarray]:
@@ -167,6 +171,7 @@ def _write_images(source: Source, target: Path, reader: VideoReader, config: Dam
         is_jpeg = suffix.lower() in (".jpg", ".jpeg")  # OpenCV warns of parameters that a format does not have
         _, encoded = cv2.imencode(suffix, image, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY] if is_jpeg else [])
         (partial / name).write_bytes(encoded.tobytes())
+    # A folder under its final name is complete.
     os.replace(partial, target)
 
 
@@ -181,8 +186,8 @@ def main(arguments: list[str] | None = None) -> None:
         raise UserError(
             f"{output} lies in {args.input}: give a folder outside, where copies are not taken for originals"
         )
-    written = sum(damage_video(source, output, config) for source in tqdm(sources, unit="video", disable=None))
-    print(f"{output}: {written} videos written, {len(sources) - written} were there already")
+    num_written = sum(damage_video(source, output, config) for source in tqdm(sources, unit="video", disable=None))
+    print(f"{output}: {num_written} videos written, {len(sources) - num_written} were there already")
 
 
 if __name__ == "__main__":

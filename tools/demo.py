@@ -154,6 +154,7 @@ def detectors_of(args: argparse.Namespace) -> list[Detector]:
     """The detector, and those to compare it with."""
     detectors = [Detector(load_config(args.config_file, args.opts), config_name(args.config_file))]
     if args.show_relations:
+        # Only where it is asked for: the weights of all relations take memory.
         detectors[0].cfg.MODEL.VIDEO.KEEP_RELATIONS = True
     for config, weights in args.compare:
         detectors.append(Detector(load_config(config, ["MODEL.WEIGHTS", weights]), config_name(config)))
@@ -198,6 +199,7 @@ def jobs_of(args: argparse.Namespace, detectors: Sequence[Detector]) -> list[Job
 
 
 def _camera(source: str) -> Camera:
+    # OpenCV takes the number of a camera as an int, and an address as text.
     return Camera(int(source) if source.isdigit() else source)
 
 
@@ -206,28 +208,30 @@ def run(
 ) -> None:
     """Detect in one video and write its files."""
     trails = [Trails(args.trail) for _ in detectors]
+    # The relations are those of the detector, not of what it is compared with.
     watch = RelationWatch(predictors[0], args.show_relations[0]) if args.show_relations else None
     interrupted = False
-    following = 0  # number of the frame that comes next, unless there is a gap
+    expected_index = 0  # number of the frame that comes next, unless there is a gap
     with ExitStack() as stack:
         if isinstance(job.source, Camera):
             stack.enter_context(job.source)
+        # On the stack, each is finished whatever happens to the others.
         for file in filter(None, (*job.files, job.writer, job.report)):
             stack.enter_context(file)
         try:
-            for frames in detected(job, args, detectors, predictors, watch):
+            for frames in detect_frames(job, args, detectors, predictors, watch):
                 index, image = frames[0].index, frames[0].image  # the same for all detectors
-                everything = [frame.output["instances"].to("cpu") for frame in frames]
-                kept = [at_least(instances, args.confidence_threshold) for instances in everything]
+                instances_of_all = [frame.output["instances"].to("cpu") for frame in frames]
+                kept = [filter_by_score(instances, args.confidence_threshold) for instances in instances_of_all]
                 for file in job.files:
                     file.write(index, kept[0])
                 if watch and watch.is_done and index == watch.frame:
                     show_relations(watch, image, kept[0], args, detectors[0].class_names)
                 if job.writer:
-                    job.writer.write(drawn(image, kept, detectors, trails))
+                    job.writer.write(draw_frame(image, kept, detectors, trails))
                 if job.report:
-                    job.report.write(image, *everything, after_gap=index > following)
-                following = index + 1
+                    job.report.write(image, *instances_of_all, after_gap=index > expected_index)
+                expected_index = index + 1
             if job.report:
                 job.report.note = complaint(job.source)
         except KeyboardInterrupt:
@@ -238,6 +242,7 @@ def run(
         raise KeyboardInterrupt
     if watch and not watch.is_done:
         print(f"--show-relations: there is no frame {watch.frame}, or it looks at no others", file=sys.stderr)
+    # Not an error: what could be read has been written.
     if complaint(job.source):
         print(complaint(job.source), file=sys.stderr)
 
@@ -252,7 +257,7 @@ def complaint(source: VideoReader | Camera) -> str:
     return f"{status.state}: {status.reason}"
 
 
-def detected(
+def detect_frames(
     job: Job,
     args: argparse.Namespace,
     detectors: Sequence[Detector],
@@ -270,22 +275,23 @@ def detected(
         stream = predictor.stream(copy)
         if args.link is not None:
             # Only what is kept is linked: other boxes would lead tracks astray, and cost time.
-            stream = link_stream(sure(stream, args.confidence_threshold), detector.linker(args.link))
+            stream = link_stream(filter_frames(stream, args.confidence_threshold), detector.linker(args.link))
         streams.append(stream)
+    # Strict: a stream that ends early is an error, not a shorter video.
     return tqdm(zip(*streams, strict=True), total=job.source.frame_count_hint, unit="frame")
 
 
-def sure(frames: Iterable[DetectedFrame], threshold: float) -> Iterator[DetectedFrame]:
+def filter_frames(frames: Iterable[DetectedFrame], threshold: float) -> Iterator[DetectedFrame]:
     """The frames with the detections whose score is at least `threshold`."""
     for frame in frames:
-        yield frame._replace(output={"instances": at_least(frame.output["instances"], threshold)})
+        yield frame._replace(output={"instances": filter_by_score(frame.output["instances"], threshold)})
 
 
-def at_least(instances: Instances, threshold: float) -> Instances:
+def filter_by_score(instances: Instances, threshold: float) -> Instances:
     return instances[instances.scores >= threshold]
 
 
-def drawn(
+def draw_frame(
     image: np.ndarray, results: Sequence[Instances], detectors: Sequence[Detector], trails: Sequence[Trails]
 ) -> np.ndarray:
     """The picture of a frame: that of the detector, with those of the others from left to right before it."""
@@ -296,6 +302,7 @@ def drawn(
     if len(pictures) == 1:
         return pictures[0]
     titles = [detector.title for detector in detectors]
+    # The detector stands on the right, whatever it is compared with.
     return side_by_side([*pictures[1:], pictures[0]], [*titles[1:], titles[0]])
 
 
@@ -323,6 +330,7 @@ def main() -> None:
     detectors = detectors_of(args)
     jobs = jobs_of(args, detectors)
     predictors = [VideoPredictor(detectors[0].cfg, lookahead=args.lookahead)]
+    # --lookahead is for the detector: another one may have no window to choose it from.
     predictors += [VideoPredictor(detector.cfg) for detector in detectors[1:]]
     for job in jobs:
         run(job, args, detectors, predictors)

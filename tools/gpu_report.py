@@ -25,6 +25,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+# As a script it finds gpu_steps by itself; imported by a test it does not.
 sys.path.insert(0, str(ROOT / "tools"))
 
 from gpu_steps import report as reports  # noqa: E402
@@ -67,11 +68,13 @@ def install_wheels(folder: Path, site: Path) -> list[str]:
 
     Exits with a sentence if pip refuses one.
     """
+    # The name of a wheel begins with that of its package.
     missing = [wheel for wheel in sorted(folder.glob("*.whl")) if not _is_installed(wheel.name.split("-")[0])]
     if missing:
+        # --no-index and --no-deps: nothing but these wheels, on a machine without a network.
         words = "install --quiet --no-index --no-deps --no-compile --no-cache-dir --upgrade --target".split()
-        done = subprocess.run([sys.executable, "-m", "pip", *words, str(site), *map(str, missing)])
-        if done.returncode:
+        process = subprocess.run([sys.executable, "-m", "pip", *words, str(site), *map(str, missing)])
+        if process.returncode:
             sys.exit(f"error: pip could not install the wheels of {folder}, see above: are they for this Python?")
     return [wheel.name for wheel in missing]
 
@@ -99,6 +102,7 @@ def missing_packages(site: Path) -> list[str]:
         "termcolor",
         "tabulate",
     )
+    # The steps import from `site`, this process does not.
     return [name for name in names if importlib.util.find_spec(name) is None and not list(site.glob(f"{name}*"))]
 
 
@@ -107,6 +111,7 @@ def fingerprint(root: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted([root / "setup.py", *(root / "vod2").rglob("*"), *(root / "projects").rglob("*")]):
         if path.is_file() and path.suffix in (".py", ".cpp", ".h", ".cu"):
+            # With its path: a file that was renamed is another package.
             digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 
@@ -115,27 +120,29 @@ def describe(device: str, environment: dict[str, str]) -> dict:
     """The card and the versions, asked in another process: the driver itself must not hold the GPU."""
     command = [sys.executable, "-m", "gpu_steps.machine", device]
     try:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+        process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     except subprocess.TimeoutExpired:
         sys.exit(f"error: {device} did not answer within two minutes")
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or ["it said nothing"]
+    if process.returncode:
+        lines = process.stderr.strip().splitlines() or ["it said nothing"]
         sys.exit(f"error: {device} cannot be used: {lines[-1]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    return json.loads(process.stdout.splitlines()[-1])
 
 
-def commit_of(root: Path, given: str | None) -> str:
+def commit_of(root: Path, commit: str | None) -> str:
     """Such as a1a7d0d, or a1a7d0d+changes."""
-    if given:
-        return given
+    if commit:
+        return commit
 
     def git(*words: str) -> str:
-        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True)
-        return done.stdout.strip() if done.returncode == 0 else ""
+        process = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True)
+        return process.stdout.strip() if process.returncode == 0 else ""
 
     try:
         name = git("rev-parse", "--short", "HEAD")
-        return f"{name}+changes" if name and git("status", "--porcelain") else name or "unknown"
+        if name and git("status", "--porcelain"):
+            return f"{name}+changes"
+        return name or "unknown"
     except FileNotFoundError:  # no git
         return "unknown"
 
@@ -177,6 +184,7 @@ class Driver:
                 f"error: {', '.join(missing)} cannot be imported: install them, or see --wheels and tools/gpu_wheels.sh"
             )
         machine = describe(self.args.device, self.environment)
+        # After all that may end the run, so that a failed start leaves the last report in its place.
         reports.set_aside(self.out)
         self.report = {
             "schema": reports.SCHEMA,
@@ -194,9 +202,10 @@ class Driver:
 
     def run(self) -> bool:
         """All steps; returns whether none of them is bad."""
-        chosen = [step for step in self.plan if not self.args.only or step.name in self.args.only]
-        self._library_of_an_earlier_run(will_build=any(step.name == "build" for step in chosen))
-        for step in chosen:
+        steps = [step for step in self.plan if not self.args.only or step.name in self.args.only]
+        self._library_of_an_earlier_run(will_build=any(step.name == "build" for step in steps))
+        # Each result is saved before the next step begins.
+        for step in steps:
             limit = limit_of(step, 60 * self.args.minutes, 60 * self.args.minutes - self._elapsed())
             outcome = Outcome("no time", 0.0, "", []) if limit == 0 else self._run(step, limit)
             self._add(step, outcome)
@@ -228,6 +237,7 @@ class Driver:
             folder=str(self.work / step.name),
             library=str(self.library),
             rows=str(rows),
+            # The wall clock, because another process compares with it.
             deadline=time.time() + GRACE * limit,
             rates=self._rates(),
         )
@@ -241,8 +251,8 @@ class Driver:
         return {row["name"]: row["rate"] for row in measured if "rate" in row}
 
     def _add(self, step: PlannedStep, outcome: Outcome) -> None:
-        named = {key: self.report[key] for key in ("card", "date", "commit")}
-        self.report["rows"] += [{"step": step.name, **row, **named} for row in outcome.rows]
+        origin = {key: self.report[key] for key in ("card", "date", "commit")}
+        self.report["rows"] += [{"step": step.name, **row, **origin} for row in outcome.rows]
         self.report["steps"].append(
             {"name": step.name, "status": outcome.status, "seconds": outcome.seconds, "message": outcome.message}
         )
@@ -267,9 +277,9 @@ def main(arguments: Sequence[str] | None = None, plan: Sequence[PlannedStep] = S
         return 0
     driver = Driver(args, plan, begin)
     driver.prepare()
-    good = driver.run()
+    passed = driver.run()
     print(driver.out / "report.md")
-    return 0 if good else 1
+    return 0 if passed else 1
 
 
 if __name__ == "__main__":

@@ -77,6 +77,7 @@ def by_frame(
         UserError: if the results have frames that the dataset has not, or the relations are of other detections.
     """
     in_dataset = {str(record["image_id"]) for record in records}
+    # As text: ids in the dataset may be numbers, those of a file need not be.
     row_of_image = {}  # {image_id: its row in the results}
     for row, image_id in enumerate(results["image_ids"].tolist()):
         if str(image_id) not in in_dataset:
@@ -101,17 +102,18 @@ def by_frame(
     return frames
 
 
-def _attach(found: Instances, relation: tuple[np.ndarray, np.ndarray] | None, source: Path) -> None:
-    if relation is None or len(relation[0]) != len(found):
+def _attach(detections: Instances, relation: tuple[np.ndarray, np.ndarray] | None, source: Path) -> None:
+    if relation is None or len(relation[0]) != len(detections):
         raise UserError(f"{source} and the {RELATIONS_FILE} beside it are not of one evaluation: evaluate again")
-    found.proposal_index = torch.from_numpy(relation[0].astype(np.int64))
-    found.next_relation = torch.from_numpy(relation[1].astype(np.float32))
+    detections.proposal_index = torch.from_numpy(relation[0].astype(np.int64))
+    detections.next_relation = torch.from_numpy(relation[1].astype(np.float32))
 
 
 def link_videos(linker: BoxLinker, records: Sequence[dict], frames: Sequence[Instances]) -> list[Instances]:
     """Link each video by itself; the records are in the order of a stream."""
     linked = []
     for _, video in groupby(zip(records, frames, strict=True), key=lambda pair: pair[0]["video_id"]):
+        # groupby needs the records of a video next to each other, which the order of a stream gives.
         linked += linker.link([frame for _, frame in video])
     return linked
 
@@ -123,8 +125,8 @@ def evaluate(cfg: CfgNode, dataset: str, records: Sequence[dict], frames: Sequen
     else:
         evaluator = VIDEvaluator.from_config(cfg, dataset, output, distributed=False)
     evaluator.reset()
-    for record, found in zip(records, frames, strict=True):
-        evaluator.process([record], [{"instances": found}])
+    for record, instances in zip(records, frames, strict=True):
+        evaluator.process([record], [{"instances": instances}])
     (metrics,) = evaluator.evaluate().values()
     return metrics
 
@@ -134,6 +136,7 @@ def add_tracks(path: Path, records: Sequence[dict], frames: Sequence[Instances])
     with np.load(path) as file:
         arrays = dict(file)
     rows = {image_id: row for row, image_id in enumerate(arrays["image_ids"].tolist())}
+    # The evaluator writes in the order of the dataset, the linked frames are in that of a stream.
     order = sorted(range(len(records)), key=lambda k: rows[records[k]["image_id"]])
     arrays["track_ids"] = torch.cat([frames[k].track_ids for k in order]).numpy()
     with atomic.replacing(path) as temporary:
@@ -159,6 +162,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = _parser().parse_args(arguments)
     if len(args.opts) % 2:
         raise UserError(f"{args.opts[-1]!r} has no value: expected KEY VALUE pairs such as LINK_IOU 0.6")
+    # Every second word is a value.
     settings = [word if k % 2 else f"MODEL.VIDEO.LINKER.{word}" for k, word in enumerate(args.opts)]
     cfg = load_config(args.config_file, [*settings, "MODEL.VIDEO.LINKER.NAME", args.linker])
     linker = build_box_linker(cfg)
@@ -167,6 +171,7 @@ def main(arguments: list[str] | None = None) -> None:
     records = in_stream_order(as_video_dicts(DatasetCatalog.get(args.dataset)))
     relations = read_relations(args.results.parent / RELATIONS_FILE) if isinstance(linker, BLR) else None
     frames = by_frame(results, records, args.results, relations)
+    # The results' own AP, evaluated by the same code and settings as what is linked.
     before = evaluate(cfg, args.dataset, records, frames, None)
     linked = link_videos(linker, records, frames)
     after = evaluate(cfg, args.dataset, records, linked, args.output)

@@ -41,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar=("VIDEO_ID", "PATH"),
         help="also write one video as an mp4, such as val/ILSVRC2015_val_00000000 clip.mp4; may be repeated",
     )
+    # SUPPRESS: an option that was not given is no attribute, so that the defaults are SyntheticConfig's.
     quick = parser.add_argument_group("quick set only", argument_default=argparse.SUPPRESS)
     quick.add_argument("--seed", type=int, help="another seed gives other videos (0)")
     quick.add_argument("--train-videos", type=int, help="needed")
@@ -72,20 +73,20 @@ def _quick_set(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Syn
 
 
 def _benchmark(parser: argparse.ArgumentParser, args: argparse.Namespace) -> VodSynth:
-    given = [f"--{name.replace('_', '-')}" for name in QUICK_ONLY if hasattr(args, name)]
-    if given:
-        parser.error(f"{', '.join(given)}: the benchmark is fixed, expected only --size {'|'.join(SIZES)}")
+    quick_options = [f"--{name.replace('_', '-')}" for name in QUICK_ONLY if hasattr(args, name)]
+    if quick_options:
+        parser.error(f"{', '.join(quick_options)}: the benchmark is fixed, expected only --size {'|'.join(SIZES)}")
     if args.size not in SIZES:
         parser.error(f"--size {args.size!r}: expected one of {', '.join(SIZES)}")
     return SIZES[args.size]
 
 
 def _describe(source: VodSynth, workers: int) -> str:
-    needed = estimate(source)
+    cost = estimate(source)
     return (
         f"{source.train_videos:,} training videos of {source.train_frames:,} frames, {source.val_videos:,} validation "
         f"videos of {source.val_frames:,}, {source.stills:,} stills, {source.height} x {source.width} pixels: "
-        f"{needed.frames:,} images, about {needed.bytes / 1e9:.1f} GB and {needed.seconds / workers / 3600:.1f} hours "
+        f"{cost.frames:,} images, about {cost.bytes / 1e9:.1f} GB and {cost.seconds / workers / 3600:.1f} hours "
         f"with {workers} workers"
     )
 
@@ -100,6 +101,7 @@ def main(arguments: list[str] | None = None) -> None:
     else:
         source, write = _benchmark(parser, args), write_vod_synth
         if args.dry_run:
+            # The full size has over 1.3 million images: time and space want to be planned.
             print(_describe(source, args.workers))
             return
     write(source, args.output, args.workers)

@@ -64,9 +64,9 @@ class ClassSample:
 
     Example:
         >>> sample = ClassSample(2, np.random.default_rng(0))
-        >>> one = Proposal(np.zeros(3), np.zeros(3), 4, "v", "v/0", np.zeros(4))
+        >>> proposal = Proposal(np.zeros(3), np.zeros(3), 4, "v", "v/0", np.zeros(4))
         >>> for _ in range(5):
-        ...     sample.add(one)
+        ...     sample.add(proposal)
         >>> len(sample.drawn())
         2
     """
@@ -79,6 +79,7 @@ class ClassSample:
     def add(self, proposal: Proposal) -> None:
         """One more proposal: it stays if the number that it draws is among the highest of its class."""
         kept = self._kept.setdefault(proposal.label, [])
+        # The count decides between equal numbers, as proposals cannot be compared.
         heapq.heappush(kept, (self._generator.random(), self._count, proposal))
         self._count += 1
         if len(kept) > self._per_class:
@@ -94,19 +95,20 @@ class ClassSample:
 
 
 @contextlib.contextmanager
-def watched_proposals(model: VideoRCNN) -> Iterator[list[tuple[ProposalSet, Tensor]]]:
+def watch_proposals(model: VideoRCNN) -> Iterator[list[tuple[ProposalSet, Tensor]]]:
     """A list that holds, after each step, the key frame's proposals and their aggregated features (N, D)."""
-    heads, seen = model.roi_heads, []
+    heads, latest = model.roi_heads, []
     aggregate = heads.aggregate
 
     def watch(clips):
         aggregated = aggregate(clips)
-        seen[:] = [(clips[0].key.proposals, aggregated[0].value)]
+        latest[:] = [(clips[0].key.proposals, aggregated[0].value)]
         return aggregated
 
+    # An attribute of the instance hides the method of its class.
     heads.aggregate = watch
     try:
-        yield seen
+        yield latest
     finally:
         del heads.aggregate  # the method of the class is there again
 
@@ -130,6 +132,7 @@ def frames_of_videos(dataset: str, videos: int, generator: np.random.Generator) 
     """
     cli.require_dataset(dataset)
     dicts = as_video_dicts(DatasetCatalog.get(dataset))
+    # Sorted, so that what the seed draws does not depend on the order of a set.
     names = sorted({record["video_id"] for record in dicts})
     if len(names) > videos:
         names = generator.choice(names, videos, replace=False).tolist()
@@ -146,11 +149,11 @@ def only_classes(dicts: Sequence[dict], chosen: Sequence[str], names: Sequence[s
     if unknown := [name for name in chosen if name not in names]:
         raise UserError(f"--classes {' '.join(unknown)}: expected some of {', '.join(names)}")
     labels = {names.index(name) for name in chosen}
-    of_classes = []
+    kept = []
     for record in dicts:
         annotations = [note for note in record.get("annotations", ()) if note["category_id"] in labels]
-        of_classes.append(record | {"annotations": annotations})
-    return of_classes
+        kept.append(record | {"annotations": annotations})
+    return kept
 
 
 def collect(
@@ -169,36 +172,40 @@ def collect(
     index = VideoIndex(dicts)
     mapper = build_test_mapper(cfg, dicts, index)
     stream, sample = StreamingModel(model, build_support_schedule(cfg)), ClassSample(per_class, generator)
-    with watched_proposals(model) as seen, torch.no_grad():
+    with watch_proposals(model) as latest, torch.no_grad():
         for record in tqdm(dicts, unit="frame"):
             stream([mapper(dict(record))])
-            ((proposals, after),) = seen
-            for proposal in _of_frame(record, proposals, after):
+            ((proposals, after),) = latest
+            for proposal in _proposals_of_frame(record, proposals, after):
                 sample.add(proposal)
-    drawn = sample.drawn()
-    if len(drawn) < 3:
-        raise UserError(f"{len(drawn)} proposals show an annotated object: expected at least 3, to draw them")
-    return drawn
+    sampled = sample.drawn()
+    if len(sampled) < 3:
+        raise UserError(f"{len(sampled)} proposals show an annotated object: expected at least 3, to draw them")
+    return sampled
 
 
-def _of_frame(record: dict, proposals: ProposalSet, after: Tensor) -> Iterator[Proposal]:
+def _proposals_of_frame(record: dict, proposals: ProposalSet, after: Tensor) -> Iterator[Proposal]:
     ((height, width),) = proposals.image_sizes
+    # Proposals are in pixels of the resized image, annotations in those of the file.
     scale = torch.tensor([record["width"] / width, record["height"] / height] * 2, dtype=torch.float64)
     boxes = proposals.boxes.cpu().double() * scale
     rows, labels = shown_objects(boxes, record)
     before, after = (part[rows.to(part.device)].float().cpu().numpy() for part in (proposals.features, after))
-    where = record["video_id"], str(record["image_id"])
+    origin = record["video_id"], str(record["image_id"])
     for place, label in enumerate(labels.tolist()):
-        yield Proposal(before[place], after[place], label, *where, boxes[rows[place]].numpy())
+        yield Proposal(before[place], after[place], label, *origin, boxes[rows[place]].numpy())
 
 
 def project(features: np.ndarray, projection: str, seed: int) -> np.ndarray:
     """Features (S, D) -> places (S, 2), by "tsne" or "pca"."""
     if projection == "pca":
         return principal_components(features, 2)
+    # An optional package, which principal components do without.
     from sklearn.manifold import TSNE
 
+    # scikit-learn refuses a perplexity that is not below the number of points.
     perplexity = min(PERPLEXITY, (len(features) - 1) / 3)
+    # t-SNE compares all pairs: fewer dimensions cost little of the distances and save most of the time.
     reduced = principal_components(features, MAX_COMPONENTS)
     return TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(reduced)
 
@@ -207,23 +214,24 @@ def principal_components(features: np.ndarray, count: int) -> np.ndarray:
     """The first components of features (S, D): (S, min(count, S, D)) float64, each of which has its largest loading
     positive."""
     centred = features.astype(np.float64) - features.mean(axis=0, dtype=np.float64)
-    left, size, loadings = np.linalg.svd(centred, full_matrices=False)
+    vectors, size, loadings = np.linalg.svd(centred, full_matrices=False)
+    # An SVD leaves the sign of a component open; this choice makes the picture the same everywhere.
     signs = np.sign(loadings[np.arange(len(loadings)), np.abs(loadings).argmax(axis=1)])
-    return (left * size * signs)[:, :count]
+    return (vectors * size * signs)[:, :count]
 
 
-def choose_projection(asked: str | None) -> str:
+def choose_projection(projection: str | None) -> str:
     """What is asked for, by default t-SNE where it can be had.
 
     Raises:
         UserError: t-SNE is asked for and scikit-learn is not installed.
     """
     has_tsne = importlib.util.find_spec("sklearn") is not None
-    if asked == "tsne" and not has_tsne:
+    if projection == "tsne" and not has_tsne:
         raise UserError('--projection tsne needs scikit-learn: pip install "vod2[embedding]"')
-    if asked is None and not has_tsne:
+    if projection is None and not has_tsne:
         print('scikit-learn is not installed (pip install "vod2[embedding]"): principal components instead of t-SNE')
-    return asked or ("tsne" if has_tsne else "pca")
+    return projection or ("tsne" if has_tsne else "pca")
 
 
 def same_class_share(features: np.ndarray, labels: np.ndarray, videos: Sequence[str]) -> float:
@@ -233,12 +241,13 @@ def same_class_share(features: np.ndarray, labels: np.ndarray, videos: Sequence[
     """
     points, names = torch.from_numpy(features).double(), np.array(videos)
     distance = torch.cdist(points, points).numpy()
-    elsewhere = names[:, None] != names
-    distance[~elsewhere] = np.inf
-    known = (elsewhere & (labels[:, None] == labels)).any(axis=1)
-    if not known.any():
+    other_video = names[:, None] != names
+    # Frames of one video show an object almost alike, which says nothing about classes.
+    distance[~other_video] = np.inf
+    has_partner = (other_video & (labels[:, None] == labels)).any(axis=1)
+    if not has_partner.any():
         return float("nan")
-    return float((labels[distance.argmin(axis=1)] == labels)[known].mean())
+    return float((labels[distance.argmin(axis=1)] == labels)[has_partner].mean())
 
 
 def embedding_figure(
@@ -277,13 +286,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def write(output: Path, figure: Figure, drawn: Sequence[Proposal], **others: object) -> None:
+def write(output: Path, figure: Figure, proposals: Sequence[Proposal], **others: object) -> None:
     """The picture, and beside it an npz of the proposals, an array for each field of `Proposal`, and of `others`."""
     numbers = output.with_suffix(".npz")
     with replacing(numbers) as path:
         columns = {}
         for name in Proposal._fields:
-            columns[name] = np.array([getattr(proposal, name) for proposal in drawn])
+            columns[name] = np.array([getattr(proposal, name) for proposal in proposals])
         np.savez_compressed(path, **columns, **others)
     with replacing(output) as path:
         figure.savefig(path, dpi=100, format="png")
@@ -306,11 +315,11 @@ def main() -> None:
     names = list(getattr(MetadataCatalog.get(dataset), "thing_classes", []))
     if args.classes:
         dicts = only_classes(dicts, args.classes, names)
-    drawn = collect(cfg, VideoPredictor(cfg).model, dicts, args.per_class, generator)
-    labels = np.array([proposal.label for proposal in drawn])
-    videos = [proposal.video for proposal in drawn]
-    before = np.array([proposal.before for proposal in drawn])
-    after = np.array([proposal.after for proposal in drawn])
+    proposals = collect(cfg, VideoPredictor(cfg).model, dicts, args.per_class, generator)
+    labels = np.array([proposal.label for proposal in proposals])
+    videos = [proposal.video for proposal in proposals]
+    before = np.array([proposal.before for proposal in proposals])
+    after = np.array([proposal.after for proposal in proposals])
     shares, places = [], []
     for title, features in (("before", before), ("after", after)):
         share = same_class_share(features, labels, videos)
@@ -319,7 +328,7 @@ def main() -> None:
         places.append(project(features, projection, args.seed))
     figure = embedding_figure(places, shares, labels, names, projection)
     numbers = {"places": np.stack(places), "same_class": np.array(shares), "class_names": np.array(names)}
-    write(args.output, figure, drawn, **numbers, projection=projection, seed=args.seed)
+    write(args.output, figure, proposals, **numbers, projection=projection, seed=args.seed)
 
 
 if __name__ == "__main__":

@@ -34,18 +34,21 @@ WIDTH = 560  # pixels of a panel
 def draw_judged(image: np.ndarray, judged: Judged, frame: int, run: Run) -> np.ndarray:
     """The detections and the missed objects of a frame: `image` (H, W, 3) uint8 BGR -> (h, WIDTH, 3)."""
     scale = WIDTH / image.shape[1]
+    # Resized before drawing, so that lines and letters are of one size in all panels.
     canvas = cv2.resize(image, (WIDTH, max(1, round(image.shape[0] * scale))), interpolation=cv2.INTER_AREA)
-    names, truth, found = run.data.class_names, run.data.truth, judged.detections
+    names, truth, detections = run.data.class_names, run.data.truth, judged.detections
     for row in np.flatnonzero((truth.image == frame) & ~judged.found & ~truth.ignore):
         label = int(truth.labels[row])
         text = f"{class_name(label, names)} missed"
         draw_box(canvas, scale * truth.boxes[row], text, class_color(label), dashed=True)
-    rows = np.flatnonzero(found.image == frame)
-    for row in rows[np.argsort(found.scores[rows], kind="stable")]:  # the surest lies on top
-        label = int(found.labels[row])
-        text = f"{class_name(label, names)} {f'{found.scores[row]:.2f}'.lstrip('0')}"
-        text += " false" if judged.matches[row] < 0 else ""
-        draw_box(canvas, scale * found.boxes[row], text, class_color(label))
+    rows = np.flatnonzero(detections.image == frame)
+    for row in rows[np.argsort(detections.scores[rows], kind="stable")]:  # the surest lies on top
+        label = int(detections.labels[row])
+        score = f"{detections.scores[row]:.2f}".lstrip("0")
+        text = f"{class_name(label, names)} {score}"
+        if judged.matches[row] < 0:
+            text += " false"
+        draw_box(canvas, scale * detections.boxes[row], text, class_color(label))
     return canvas
 
 
@@ -63,6 +66,7 @@ def read_images(dataset: str, run: Run, frames: Sequence[int]) -> list[np.ndarra
     records = {str(record["image_id"]): record for record in as_video_dicts(DatasetCatalog.get(dataset))}
     images = []
     for frame in frames:
+        # As text, which an evaluation may have made of ids that are numbers in the dataset.
         name = str(run.data.image_ids[frame])
         if name not in records:
             raise UserError(f"dataset {dataset!r} has no frame {name!r}, which was evaluated: is it another version?")
@@ -113,6 +117,7 @@ def main() -> None:
         parser.error(f"--output {args.output}: expected a name that ends in .png")
     folders = [find_results(folder) for folder in (args.first, args.second)]
     runs = [read_run(folder) for folder in folders]
+    # Losses can only be told where both were held against the same objects.
     refuse_differences(runs)
     names = args.names or [name_of_results(folder) for folder in folders]
     judged = [judge(run, args.score) for run in runs]

@@ -50,6 +50,7 @@ class PatchWatch(RelationWatch):
     def _watch(self, module: nn.Module, inputs: tuple[ProposalSet, TemporalContext], output: Aggregated) -> None:
         before = self.is_done
         super()._watch(module, inputs, output)
+        # The call that completes the watch is the one of this frame; later ones are of other frames.
         if self.is_done and not before:
             query, context = inputs
             self.boxes, (self.image_size,) = query.boxes.cpu(), query.image_sizes
@@ -69,6 +70,7 @@ class Tile(NamedTuple):
 def patch_edges(grid: int, side: int) -> np.ndarray:
     """(grid + 1,) where the patches of a RoI of `side` cells begin and end, in [0, 1] of the RoI, without padding."""
     cells = -(-side // grid)
+    # A RoI that cannot be divided evenly is padded on both sides, as `cut_patches` does.
     before = (cells * grid - side) // 2
     return np.clip((np.arange(grid + 1) * cells - before) / side, 0, 1)
 
@@ -81,6 +83,7 @@ def draw_patches(tile: Tile, edges: np.ndarray, side: int = SIDE) -> np.ndarray:
     canvas = cv2.warpAffine(tile.image, move, (side, side)).astype(np.float64)
     grid, places = len(edges) - 1, np.rint(edges * side).astype(int)
     numbers = tile.values.reshape(grid, grid)
+    # All may be 0 where a support resembles nothing.
     strength = numbers / max(numbers.max(), 1e-12)
     for row in range(grid):
         for column in range(grid):
@@ -100,21 +103,28 @@ def draw_patches(tile: Tile, edges: np.ndarray, side: int = SIDE) -> np.ndarray:
 
 
 def rows_of(
-    watch: PatchWatch, image: np.ndarray, found: Instances, names: Sequence[str], supports: int
+    watch: PatchWatch, image: np.ndarray, detections: Instances, names: Sequence[str], supports: int
 ) -> list[list[Tile]]:
     """For each detection its RoI, then those of the `supports` supports that it took most from."""
     height, width = watch.image_size
     scale = torch.tensor([image.shape[1] / width, image.shape[0] / height] * 2)
     rows = []
-    for row in range(len(found)):
-        proposal = int(found.proposal_index[row])
+    for row in range(len(detections)):
+        proposal = int(detections.proposal_index[row])
         importance, weights = watch.importance[proposal], watch.weights[proposal]  # (p,), (p, M)
-        title = f"{class_name(int(found.pred_classes[row]), names)} {found.scores[row]:.2f}"
+        title = f"{class_name(int(detections.pred_classes[row]), names)} {detections.scores[row]:.2f}"
         tiles = [Tile(image, (watch.boxes[proposal] * scale).tolist(), importance.numpy(), title)]
         # In the order of `supports`: by what the detection took of each in all.
         best = (importance @ weights).topk(min(supports, weights.shape[1])).indices
-        for one, column in zip(watch.supports(proposal, supports), best.tolist(), strict=True):
-            tiles.append(Tile(one.image, one.box, weights[:, column].numpy(), f"frame {one.index}: {one.weight:.1%}"))
+        for support, column in zip(watch.supports(proposal, supports), best.tolist(), strict=True):
+            tiles.append(
+                Tile(
+                    support.image,
+                    support.box,
+                    weights[:, column].numpy(),
+                    f"frame {support.index}: {support.weight:.1%}",
+                )
+            )
         rows.append(tiles)
     return rows
 
@@ -147,9 +157,9 @@ def detect(predictor: VideoPredictor, source: VideoReader, frame: int) -> tuple[
     """
     watch = PatchWatch(predictor, frame)
     try:
-        for found in predictor.stream(watch.frames(source.with_gaps())):
-            if found.index == frame and watch.is_done:
-                return watch, found.image, found.output["instances"].to("cpu")
+        for detected_frame in predictor.stream(watch.frames(source.with_gaps())):
+            if detected_frame.index == frame and watch.is_done:
+                return watch, detected_frame.image, detected_frame.output["instances"].to("cpu")
     finally:
         watch.close()
     raise UserError(f"--frame {frame}: the video has no such frame, or it could not be read")
@@ -168,17 +178,18 @@ def main() -> None:
     for name in ("frame", "detections", "supports"):
         if getattr(args, name) < (0 if name == "frame" else 1):
             parser.error(f"--{name} {getattr(args, name)}: expected at least {0 if name == 'frame' else 1}")
+    # Last, as the watch needs the relations whatever --opts says.
     cfg = load_config(args.config_file, [*args.opts, "MODEL.VIDEO.KEEP_RELATIONS", "True"])
     require_patches(cfg)
     require_weights(cfg.MODEL.WEIGHTS)
-    watch, image, found = detect(VideoPredictor(cfg), VideoReader(args.video_input), args.frame)
-    best = found.scores.argsort(descending=True)[: args.detections]
+    watch, image, detections = detect(VideoPredictor(cfg), VideoReader(args.video_input), args.frame)
+    best = detections.scores.argsort(descending=True)[: args.detections]
     if len(best) == 0:
         raise UserError(f"nothing was detected in frame {args.frame}: choose another one")
     metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0]) if cfg.DATASETS.TEST else None
     names = list(getattr(metadata, "thing_classes", []))
     edges = patch_edges(int(watch.importance.shape[1] ** 0.5), cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION)
-    picture = picture_of(rows_of(watch, image, found[best], names, args.supports), edges)
+    picture = picture_of(rows_of(watch, image, detections[best], names, args.supports), edges)
     with replacing(args.output) as path:
         cv2.imwrite(str(path), picture)
     print(args.output)

@@ -43,20 +43,22 @@ def precision_recall_figure(table: CurveTable) -> Figure:
     average = 100 * table.average_precision()
     figure = Figure(figsize=(15, 6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    of_groups = []
+    group_curves = []
     for group, curves, ap in zip(table.groups, table.curves, average, strict=True):
-        of_groups.append((group, mean_envelope(curves, _RECALL), mean_average_precision(ap)))
-    draw_curves(left, "Mean over classes", of_groups)
-    of_classes = []  # the first group is all objects
+        group_curves.append((group, mean_envelope(curves, _RECALL), mean_average_precision(ap)))
+    draw_curves(left, "Mean over classes", group_curves)
+    class_curves = []  # the first group is all objects
     for name, curve, ap in zip(table.classes, table.curves[0], average[0], strict=True):
-        of_classes.append((name, mean_envelope([curve], _RECALL), ap))
-    draw_curves(right, "All objects, by class", of_classes)
+        class_curves.append((name, mean_envelope([curve], _RECALL), ap))
+    draw_curves(right, "All objects, by class", class_curves)
     return figure
 
 
 def draw_curves(axes: Axes, title: str, named: Sequence[tuple[str, np.ndarray, float]]) -> None:
     """Curves (name, precision at _RECALL, AP in percent), best first; those without ground truth are left out."""
+    # The best first, so that the legend reads from the top down.
     named = sorted((row for row in named if not np.isnan(row[2])), key=lambda row: -row[2])
+    # The ends of the map are too dark to be told apart.
     colors = colormaps["turbo"](np.linspace(0.05, 0.95, max(len(named), 1)))
     for (name, precision, ap), color in zip(named, colors, strict=False):
         axes.plot(_RECALL, precision, color=color, linewidth=1.3, label=f"{name} {ap:.1f}")
@@ -70,13 +72,15 @@ def draw_curves(axes: Axes, title: str, named: Sequence[tuple[str, np.ndarray, f
 def average_precision_figure(table: CurveTable) -> Figure:
     """Bars of AP50: of each class, of groups by motion and of groups of frames, where there are such groups."""
     average = 100 * table.average_precision()
-    of_group = {name: mean_average_precision(row) for name, row in zip(table.groups, average, strict=True)}
-    others = [name for name in table.groups if name != "all" and name not in SPEEDS]
-    of_classes = zip(table.classes, average[0], strict=True)
-    panels = [("by class", sorted(of_classes, key=lambda bar: np.nan_to_num(bar[1])))]
-    for title, names in (("by motion", SPEEDS), ("by deterioration and other groups", others)):
-        bars = [(name, of_group[name]) for name in ("all", *names) if name in of_group]
+    ap_of_group = {name: mean_average_precision(row) for name, row in zip(table.groups, average, strict=True)}
+    other_groups = [name for name in table.groups if name != "all" and name not in SPEEDS]
+    ap_of_class = zip(table.classes, average[0], strict=True)
+    # NaN has no order: a class without objects counts as 0 and ends at the bottom.
+    panels = [("by class", sorted(ap_of_class, key=lambda bar: np.nan_to_num(bar[1])))]
+    for title, names in (("by motion", SPEEDS), ("by deterioration and other groups", other_groups)):
+        bars = [(name, ap_of_group[name]) for name in ("all", *names) if name in ap_of_group]
         if len(bars) > 2:  # "clean" alone means that nothing is known to be deteriorated
+            # Bars are drawn from the bottom up.
             panels.append((title, bars[::-1]))
     heights = [len(bars) + 1 for _, bars in panels]
     figure = Figure(figsize=(8, 0.28 * sum(heights) + 0.8 * len(panels)), layout="constrained")
@@ -121,14 +125,15 @@ def class_differences(first: Path, second: Path) -> list[ClassDifference]:
     Raises:
         UserError: the two are no evaluations of the same dataset.
     """
+    # Intervals need the detections themselves, which folders of older evaluations lack.
     if all((folder / name).is_file() for folder in (first, second) for name in (DETECTIONS_FILE, TRUTH_FILE)):
-        rows = _compared(first, second)
+        rows = _differences_with_intervals(first, second)
     else:
-        rows = _of_curves(load_curves(first / CURVES_FILE), load_curves(second / CURVES_FILE))
+        rows = _differences_of_curves(load_curves(first / CURVES_FILE), load_curves(second / CURVES_FILE))
     return sorted((row for row in rows if not np.isnan(row.difference)), key=lambda row: -row.difference)
 
 
-def _compared(first: Path, second: Path) -> list[ClassDifference]:
+def _differences_with_intervals(first: Path, second: Path) -> list[ClassDifference]:
     """With the intervals of tools/compare.py: its number of resamples, and its seed."""
     runs = [read_run(first), read_run(second)]
     refuse_differences(runs)
@@ -138,23 +143,23 @@ def _compared(first: Path, second: Path) -> list[ClassDifference]:
     difference_of = {difference.metric: difference for difference in result.differences}
     rows = []
     for name in names:
-        found = difference_of.get(f"AP50-{name}")
-        if found is not None:  # a class without objects has none
-            rows.append(ClassDifference(name, found.baseline, found.value, found.low, found.high))
+        difference = difference_of.get(f"AP50-{name}")
+        if difference is not None:  # a class without objects has none
+            rows.append(ClassDifference(name, difference.baseline, difference.value, difference.low, difference.high))
     return rows
 
 
-def _of_curves(first: CurveTable, second: CurveTable) -> list[ClassDifference]:
+def _differences_of_curves(first: CurveTable, second: CurveTable) -> list[ClassDifference]:
     """Without intervals."""
     first_objects = [curve.positives for curve in first.curves[0]]
     second_objects = [curve.positives for curve in second.curves[0]]
-    for what, in_first, in_second in (
+    for subject, in_first, in_second in (
         ("classes", first.classes, second.classes),
         ("numbers of objects", first_objects, second_objects),
     ):
         if in_first != in_second:
             raise UserError(
-                f"the two folders cannot be compared, their {what} are {in_first} and {in_second}: evaluate both on "
+                f"the two folders cannot be compared, their {subject} are {in_first} and {in_second}: evaluate both on "
                 "one dataset"
             )
     in_first, in_second = 100 * first.average_precision()[0], 100 * second.average_precision()[0]
@@ -185,10 +190,10 @@ def differences_figure(rows: Sequence[ClassDifference], count: int, names: Seque
         # Intervals, and a stroke at each of their ends.
         low = np.array([row.low for row in changed])
         high = np.array([row.high for row in changed])
-        known = ~np.isnan(low)
-        axes.hlines(places[known], low[known], high[known], color="black", linewidth=1)
-        ends = np.concatenate([low[known], high[known]])
-        axes.plot(ends, np.tile(places[known], 2), "|", color="black", markersize=6)
+        has_interval = ~np.isnan(low)
+        axes.hlines(places[has_interval], low[has_interval], high[has_interval], color="black", linewidth=1)
+        ends = np.concatenate([low[has_interval], high[has_interval]])
+        axes.plot(ends, np.tile(places[has_interval], 2), "|", color="black", markersize=6)
         labels = [f"{row.name}  {row.first:.1f} \u2192 {row.second:.1f}" for row in changed]
         axes.set_yticks(places, labels)
         axes.set(title=f"{title}: AP50 of {names[1]} less that of {names[0]}", ylim=(len(changed) - 0.4, -0.6))
@@ -214,9 +219,9 @@ def save(figure: Figure, path: Path) -> None:
     print(f"Wrote {path}")
 
 
-def _folder_of(given: Path) -> Path:
+def _folder_of(folder: Path) -> Path:
     """The folder of results that `given` is, or holds."""
-    return given if (given / CURVES_FILE).is_file() else find_results(given)
+    return folder if (folder / CURVES_FILE).is_file() else find_results(folder)
 
 
 def _parser() -> argparse.ArgumentParser:

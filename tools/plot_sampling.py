@@ -39,12 +39,12 @@ MOTION = "motion"
 
 def learned_locations(path: str) -> dict[str, np.ndarray]:
     """{name of the aligner: (N, 2) dx, dy in cells} in a checkpoint."""
-    found = _locations(read_tensors(path))
-    if not found:
+    locations = _locations(read_tensors(path))
+    if not locations:
         raise UserError(
             f"{path} has no sampling locations: expected a checkpoint of LSTS with MODEL.ALIGNER.NAME LearnedSampling"
         )
-    return found
+    return locations
 
 
 def initial_locations(cfg: CfgNode) -> dict[str, np.ndarray]:
@@ -52,17 +52,18 @@ def initial_locations(cfg: CfgNode) -> dict[str, np.ndarray]:
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.DEVICE = "cpu"
+    # A negative SEED asks for another seed each time; the picture needs one of them.
     seed_all_rng(max(cfg.SEED, 0))
     return _locations(build_model(cfg).state_dict())
 
 
 def _locations(state: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
     """Each set once: two aligners may look at the same."""
-    found: dict[str, np.ndarray] = {}
+    locations: dict[str, np.ndarray] = {}
     for name, value in state.items():
-        if name.endswith(".locations") and not any(np.array_equal(value, other) for other in found.values()):
-            found[name] = value.double().numpy()
-    return found
+        if name.endswith(".locations") and not any(np.array_equal(value, other) for other in locations.values()):
+            locations[name] = value.double().numpy()
+    return locations
 
 
 def drawn_distances(cfg: CfgNode, rng: np.random.Generator) -> list[list[int]]:
@@ -95,17 +96,19 @@ def object_motion(frames: Sequence[dict], steps: Sequence[int], cfg: CfgNode, rn
                 continue
             x1, y1, x2, y2 = BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS)
             track = centres.setdefault((frame["video_id"], annotation["track_id"]), {})
+            # In cells of the resized frame, the unit of the sampling locations.
             track[frame["frame_index"]] = np.array([x1 + x2, y1 + y2]) / 2 * scale / STRIDE
-    moved = []
+    motions = []
     for track in centres.values():
         for t in track:
-            moved += [track[t] - track[t + step] for step in steps if t + step in track]
-    if not moved:
+            motions += [track[t] - track[t + step] for step in steps if t + step in track]
+    if not motions:
         raise UserError(
             f"DATASETS.TRAIN {cfg.DATASETS.TRAIN[0]!r} has no object in two frames that lie {steps[0]} to {steps[-1]} "
             "apart: expected tracks (track_id)"
         )
-    return rng.permutation(np.array(moved))[:MAX_PAIRS]
+    # A random part, as the first ones would be of a few videos.
+    return rng.permutation(np.array(motions))[:MAX_PAIRS]
 
 
 def sampled_frames(dataset: str, rng: np.random.Generator) -> list[dict]:
@@ -120,12 +123,13 @@ def sampled_frames(dataset: str, rng: np.random.Generator) -> list[dict]:
         chosen = set(videos)
         return [frame for frame in listed if frame["video_id"] in chosen]
     with tempfile.TemporaryDirectory() as folder:
-        whole = Path(folder, "plot_sampling.txt")
+        # The dataset's own list has 15 frames of a training video; the motion is that of neighbouring ones.
+        frame_list = Path(folder, "plot_sampling.txt")
         lines = []
         for video in videos:
             lines += [f"{video} 1 {t} {lengths[video]}\n" for t in range(lengths[video])]
-        whole.write_text("".join(lines))
-        return load_imagenet_vid(source["path"], source["split"], source["class_names"], whole, name=dataset)
+        frame_list.write_text("".join(lines))
+        return load_imagenet_vid(source["path"], source["split"], source["class_names"], frame_list, name=dataset)
 
 
 def _resize_factor(height: int, width: int, cfg: CfgNode) -> float:
@@ -136,6 +140,7 @@ def sampling_figure(samples: dict[str, np.ndarray]) -> Figure:
     """Histograms of each (n, 2), horizontally and vertically, and the places themselves; the motion behind the rest."""
     figure = Figure(figsize=(15, 4.5), layout="constrained")
     panels = figure.subplots(1, 3)
+    # A few very fast objects would squeeze everything else; locations are few and all shown.
     reach = max(np.percentile(np.abs(value), 99 if name.startswith(MOTION) else 100) for name, value in samples.items())
     bins = np.linspace(-reach, reach, 22)  # few, for 40 locations
     for axis, (panel, title) in enumerate(zip(panels, ("horizontal", "vertical"), strict=False)):
@@ -148,6 +153,7 @@ def sampling_figure(samples: dict[str, np.ndarray]) -> Figure:
     for name, value in samples.items():
         is_motion = name.startswith(MOTION)
         size, alpha = (4, 0.2) if is_motion else (18, 0.9)
+        # Of the motion 2,000 points are as many as can be told apart.
         panels[2].scatter(*value[:2000].T, s=size, alpha=alpha, label=name)
     panels[2].set(title="locations", xlabel="dx", ylabel="dy", xlim=(-reach, reach), ylim=(reach, -reach))
     return figure
@@ -178,8 +184,8 @@ def main() -> None:
         if steps:
             name = f"{MOTION}, {steps[0]} to {steps[-1]} frames"
             samples[name] = object_motion(frames, steps, cfg, rng)
-    for label, found in (("initial", initial_locations(cfg)), ("learned", learned_locations(args.weights))):
-        samples |= {label if len(found) == 1 else f"{label} {name}": value for name, value in found.items()}
+    for label, locations in (("initial", initial_locations(cfg)), ("learned", learned_locations(args.weights))):
+        samples |= {label if len(locations) == 1 else f"{label} {name}": value for name, value in locations.items()}
     print(spreads(samples))
     with replacing(args.output) as path:
         sampling_figure(samples).savefig(path, dpi=70, format="png")

@@ -23,6 +23,7 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="all keys and values of a row")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="configuration keys")
     args = parser.parse_args()
+    # Either of the two, and not both.
     if args.keys == bool(args.config):
         parser.error("expected FILE[:ROW], or --keys alone")
     if args.keys:

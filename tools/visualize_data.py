@@ -64,6 +64,7 @@ def annotated_frames(cfg: CfgNode, num: int) -> Iterator[tuple[str, np.ndarray]]
     for position in range(min(num, len(records))):
         record = records[position * len(records) // min(num, len(records))]
         image = read_frames(record, [record["frame_index"]], format="RGB")[record["frame_index"]]
+        # The mapper's own function draws what it would train on, crowds left out.
         unchanged = transforms.TransformList([transforms.NoOpTransform()])
         instances = to_instances(record.get("annotations", []), unchanged, image.shape[:2])
         yield str(record["image_id"]), draw(image, instances, class_names, str(record["frame_index"]))
@@ -72,6 +73,7 @@ def annotated_frames(cfg: CfgNode, num: int) -> Iterator[tuple[str, np.ndarray]]
 def clips(cfg: CfgNode, num: int) -> Iterator[tuple[str, np.ndarray]]:
     """(image id, picture) of the first `num` training clips."""
     cfg = cfg.clone()
+    # One clip at a time, without processes that would read ahead.
     cfg.merge_from_list(["SOLVER.IMS_PER_BATCH", 1, "DATALOADER.NUM_WORKERS", 0])
     loader = build_video_train_loader(cfg)
     class_names = class_names_of(cfg)
@@ -80,11 +82,11 @@ def clips(cfg: CfgNode, num: int) -> Iterator[tuple[str, np.ndarray]]:
         for frame in (clip, *clip["support"]):
             if frame.get("role") is Role.KEY:  # the key frame itself, which is there
                 continue
-            role = (
-                f"{frame['role'].value} {frame['frame_index'] - clip['frame_index']:+d}" if "role" in frame else "key"
-            )
+            title = "key"
+            if "role" in frame:
+                title = f"{frame['role'].value} {frame['frame_index'] - clip['frame_index']:+d}"
             pixels = detection_utils.convert_image_to_rgb(frame["image"].permute(1, 2, 0), cfg.INPUT.FORMAT)
-            tiles.append(draw(pixels, frame.get("instances"), class_names, role))
+            tiles.append(draw(pixels, frame.get("instances"), class_names, title))
         gap = np.full((len(tiles[0]), _GAP, 3), 255, np.uint8)
         row = [part for tile in tiles for part in (gap, tile)][1:]
         yield str(clip["image_id"]), np.concatenate(row, axis=1)

@@ -29,6 +29,7 @@ from vod2.modeling import (
     VideoROIHeads,
     VideoRPN,
 )
+from vod2.moved import moved as _moved
 from vod2.projects import import_all as _import_projects
 from vod2.structures import Frame, ProposalSet, Role, Support, TemporalContext
 from vod2.temporal import (
@@ -37,12 +38,14 @@ from vod2.temporal import (
     Keyframes,
     RandomNear,
     RandomVideo,
+    ScheduleUnion,
     SlidingWindow,
-    Union,
 )
 from vod2.version import __version__
 
 _import_projects()
+
+__getattr__ = _moved(__name__, {"Union": "vod2.temporal:ScheduleUnion"})
 
 __all__ = [
     "BLR",
@@ -62,6 +65,7 @@ __all__ = [
     "RandomNear",
     "RandomVideo",
     "Role",
+    "ScheduleUnion",
     "SeqNMS",
     "SlidingWindow",
     "StreamingModel",
@@ -69,7 +73,6 @@ __all__ = [
     "TemporalContext",
     "TubeletLinking",
     "UAVDTEvaluator",
-    "Union",
     "UserError",
     "VIDEvaluator",
     "VideoDatasetMapper",

@@ -14,14 +14,17 @@ import importlib.util
 import os
 from typing import TYPE_CHECKING
 
+# Decided once, at import: classes and registries of the two backends must not mix in one process
 _choice = os.environ.get("VOD2_D2", "auto")
 if _choice not in ("auto", "detectron2", "lite"):
     raise ImportError(f"VOD2_D2={_choice!r}: expected 'auto', 'detectron2' or 'lite'")
 if _choice == "auto":
+    # Not by importing it: a broken installation has to be an error, not a silent switch to the stand-in
     _choice = "detectron2" if importlib.util.find_spec("detectron2") else "lite"
 
 BACKEND = _choice
 
+# Two full lists rather than a loop over names, because type checkers and editors do not run code
 if BACKEND == "detectron2" and not TYPE_CHECKING:
     try:
         import detectron2

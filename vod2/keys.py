@@ -29,6 +29,7 @@ class _Not:
         return f"not {self.nothing}"
 
 
+# Both test that a value is not empty; they differ in how `when_read` words the condition
 NAMED, NONZERO = _Not("''"), _Not("0")
 
 Conditions = Mapping[str, Any]
@@ -67,12 +68,14 @@ def read_when(conditions: Conditions, *keys: str) -> None:
         >>> read_when({"MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME": "MyAggregator"}, "MODEL.MINE")
     """
     for key in keys:
+        # A module that is reloaded says the same again
         if conditions not in _READ_WHEN[key]:
             _READ_WHEN[key].append(conditions)
 
 
 def conditions_of(key: str) -> list[Conditions]:
     """What `read_when` was told of a key or node, without what holds for the nodes above it: the alternatives."""
+    # `get`, for a look-up by [] would make an entry of every key that is asked for
     return list(_READ_WHEN.get(key, ()))
 
 
@@ -109,8 +112,9 @@ def is_read(cfg: CfgNode, key: str) -> bool:
     names = key.split(".")
     for depth in range(1, len(names) + 1):
         # NAME, on which the rest of its node depends, does not depend on itself.
-        alternatives = [one for one in conditions_of(".".join(names[:depth])) if key not in one]
-        if alternatives and not any(_holds(cfg, one) for one in alternatives):
+        node = ".".join(names[:depth])
+        alternatives = [conditions for conditions in conditions_of(node) if key not in conditions]
+        if alternatives and not any(_holds(cfg, conditions) for conditions in alternatives):
             return False
     return True
 
@@ -123,7 +127,9 @@ def _matches(value: Any, wanted: Any) -> bool:
     if isinstance(wanted, _Not):
         return bool(value)
     accepted = wanted if isinstance(wanted, tuple) else (wanted,)
-    return any(part in accepted for part in (value.split("+") if isinstance(value, str) else [value]))
+    # "A+B" is made of A and of B, and reads the keys of both
+    parts = value.split("+") if isinstance(value, str) else [value]
+    return any(part in accepted for part in parts)
 
 
 class Unread(NamedTuple):
@@ -145,13 +151,15 @@ class Unread(NamedTuple):
 def unread_keys(cfg: CfgNode) -> list[Unread]:
     """The keys that have another value than their default, though nothing reads them in this configuration."""
     defaults = dict(leaves(default_config()))
-    found = []
+    unread = []
     for key, value in leaves(cfg):
+        # Keys without a default were added by a script, which knows what it reads
         if key in defaults and value != defaults[key] and not is_read(cfg, key):
             names = key.split(".")
             nodes = (".".join(names[:depth]) for depth in range(1, len(names) + 1))
-            found.append(Unread(key, value, "; and ".join(when for one in nodes if (when := when_read(one)))))
-    return found
+            reasons = [when for node in nodes if (when := when_read(node))]
+            unread.append(Unread(key, value, "; and ".join(reasons)))
+    return unread
 
 
 def when_read(key: str) -> str:
@@ -227,9 +235,11 @@ def build_of_keys(
     classes, node = dict(registry), value_of(cfg, where)
     kinds: list[type[BuiltOfKeys]] = [lookup(classes.items(), name, f"{where}.NAME") for name in names]
     declared = [kind.reads for kind in kinds if kind.reads is not None]
+    # A component that declares nothing may read any key of the node
     if len(declared) == len(kinds):
         read = {*others}.union(*(reads.values() for reads in declared))
         _refuse_unread(classes, node, where, " + ".join(names), read)
+    # Turns a ValueError of a constructor into a UserError that names the node
     with settings(where):
         return [kind.from_config(_part_of(node, kind)) for kind in kinds]
 
@@ -243,15 +253,15 @@ def _refuse_unread(
     registry: Mapping[str, type[BuiltOfKeys]], node: CfgNode, where: str, chosen: str, read: set[str]
 ) -> None:
     defaults = value_of(default_config(), where)
-    foreign = [key for key in node if key in defaults and key not in read and node[key] != defaults[key]]
-    if not foreign:
+    unread = [key for key in node if key in defaults and key not in read and node[key] != defaults[key]]
+    if not unread:
         return
-    values = " and ".join(f"{where}.{key} is {node[key]!r}" for key in foreign)
+    values = " and ".join(f"{where}.{key} is {node[key]!r}" for key in unread)
     keys = ", ".join(key for key in node if key in read and key != "NAME") or "no other key"
-    resets = " ".join(f"{key} {defaults[key]!r}" for key in foreign)
-    readers = {key: [name for name, kind in registry.items() if key in (kind.reads or {}).values()] for key in foreign}
+    resets = " ".join(f"{key} {defaults[key]!r}" for key in unread)
+    readers = {key: [name for name, kind in registry.items() if key in (kind.reads or {}).values()] for key in unread}
     instead = "; ".join(f"{key} is read by {', '.join(names)}" for key, names in readers.items() if names)
     raise UserError(
-        f"{values}, but {where}.NAME {chosen!r} reads {keys}: leave {'it' if len(foreign) == 1 else 'them'} out or set "
+        f"{values}, but {where}.NAME {chosen!r} reads {keys}: leave {'it' if len(unread) == 1 else 'them'} out or set "
         f"the default ({resets}), or choose another NAME ({instead})"
     )

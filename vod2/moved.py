@@ -47,6 +47,32 @@ def moved(package: str, places: Mapping[str, str]) -> Callable[[str], Any]:
     return get
 
 
+def renamed_method(cls: str, old: str, new: str) -> Callable[..., Any]:
+    """The method `old` of a class, which has the name `new` now.
+
+    Args:
+        cls: name of the class, for the warning.
+
+    Example:
+        >>> class Circle:
+        ...     def area(self, radius):
+        ...         return 3 * radius**2
+        ...     surface = renamed_method("Circle", "surface", "area")
+        >>> with warnings.catch_warnings(record=True) as seen:
+        ...     warnings.simplefilter("always")
+        ...     Circle().surface(2)
+        12
+        >>> print(seen[0].message)
+        Circle.surface is now Circle.area; the old name goes with the next version
+    """
+
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        _warn(f"{cls}.{old}", f"{cls}.{new}")
+        return getattr(self, new)(*args, **kwargs)
+
+    return method
+
+
 class _MovedModule(ModuleType):
     """Stands in sys.modules for a module that is now `place`, which it imports when it is asked for a name."""
 
@@ -64,6 +90,6 @@ class _MovedModule(ModuleType):
 
 
 def _warn(old: str, new: str) -> None:
-    # Level 3: the code that uses the name, above this function and the __getattr__ that calls it.
+    # Level 3: the code that uses the name, above this function and the __getattr__ or method that calls it.
     message = f"{old} is now {new}; the old name goes with the next version"
     warnings.warn(message, DeprecationWarning, stacklevel=3)

@@ -81,6 +81,7 @@ class SPFAAggregator(ProposalAggregator):
         if support_topk < 0:
             raise ValueError(f"SPFA: expected SUPPORT_TOPK of at least 0, got {support_topk}")
         self.support_topk, self.keep_relations = support_topk, keep_relations
+        # A single patch is compared by its embedding: nobody needs the maps then, which take most of the memory.
         self.needs = ProposalNeeds(pooled_maps=patches > 1)
         self.transform = ModuleList(nn.Linear(dim, dim) for _ in range(LAYERS - 1))
         init_xavier(*self.transform)  # as the box head's layers begin
@@ -115,7 +116,8 @@ class SPFAAggregator(ProposalAggregator):
         if self.needs.pooled_maps and not (POOLED_MAPS in query.fields and POOLED_MAPS in support.fields):
             raise ValueError("SPFA compares what was pooled from the boxes: expected proposals with maps (M, C, P, P)")
         values = self._values(support.features)
-        if self.attention is not None:  # the weights are the same for both aggregations: needed once
+        # The weights are the same for both aggregations: computed once, for H_1 and H_2 side by side (M, 2 D).
+        if self.attention is not None:
             maps = query.fields[POOLED_MAPS], support.fields[POOLED_MAPS]
             of_patches = self.attention(*maps, torch.cat(values, dim=1)).chunk(LAYERS, dim=2)
         x, relations = query.features, None
@@ -162,6 +164,7 @@ class SPFAAggregator(ProposalAggregator):
 
     def _values(self, support: Tensor) -> list[Tensor]:
         """H_1 (M, D) -> [H_1, H_2], each (M, D) before activation."""
+        # Supports go through the fully connected layers without taking relations themselves, as in SELSA.
         values = [support]
         for layer in self.transform:
             values.append(layer(F.relu(values[-1])).to(support.dtype))
@@ -173,6 +176,7 @@ class SPFAAggregator(ProposalAggregator):
 
     def _alpha(self, k: int, maps: Tensor) -> Tensor:
         """alpha of aggregation k: (N, C, P, P) -> (N, p)."""
+        # "fixed": the mean over the patches, a row of the paper's ablation.
         if self.importance is None:
             grid = self._require_patches().grid
             return maps.new_full((len(maps), grid**2), grid**-2)

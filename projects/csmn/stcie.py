@@ -65,6 +65,7 @@ class StCIE(PixelAggregator):
         if supports not in SUPPORTS:
             raise ValueError(f"StCIE: SUPPORTS is {supports!r}, expected one of {', '.join(SUPPORTS)}")
         self.stage, self.stride, self.temporal = stage, stride, temporal
+        # With context on conv5 the RPN, which reads conv4, sees a plain map in any case.
         self.replaces_stage = rpn or stage != "res4"
         self.encodes_supports = supports != "plain"
         # A frame that takes context of its own cells only has the same in every sample.
@@ -98,6 +99,7 @@ class StCIE(PixelAggregator):
         """A support's map with the context of the frames that are there by then and of itself."""
         if not self.encodes_supports:
             return {}
+        # The frame itself is one of its sources, as the key frame is in its window.
         return self(frame, TemporalContext((*context.frames, frame), (*context.roles, Role.LOCAL))).value
 
     def forward_clip(
@@ -120,5 +122,6 @@ class StCIE(PixelAggregator):
 
     def _cells_of_image(self, frame: Frame) -> Tensor:
         """(1, C, H, W): the frame's map without the cells that lie in the padding of its batch."""
+        # Padding depends on what a frame was encoded with; as sources its cells would count in the mean.
         height, width = (math.ceil(side / self.stride) for side in frame.image_size)
         return frame.features[self.stage][..., :height, :width]

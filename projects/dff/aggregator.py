@@ -76,14 +76,17 @@ class DFFAggregator(PixelAggregator):
         Those are the frames of role KEYFRAME, and in inference every `interval`-th frame.
         """
         maps = [{IMAGE: half} for half in self.flownet.prepare(images).split(1)]
+        # The others cost a flow network on an image of half the size: that is what DFF saves.
         rows = [row for row, frame in enumerate(frames) if self._is_keyframe(frame)]
         if rows:
             value = forward_stages(backbone, images[rows], until=self.stage)[self.stage]
-            for row, one in zip(rows, value.split(1), strict=True):
-                maps[row][self.stage] = one
+            for row, map_of_frame in zip(rows, value.split(1), strict=True):
+                maps[row][self.stage] = map_of_frame
         return maps
 
     def _is_keyframe(self, frame: Support) -> bool:
+        # A stream knows frames by their numbers. In training these say nothing: the schedule names the keyframe,
+        # however far it is.
         return frame.role is Role.KEYFRAME or (not self.training and frame.index % self.interval == 0)
 
     def forward(self, key: Frame, context: TemporalContext) -> Aggregated[dict[str, Tensor]]:
@@ -97,7 +100,9 @@ class DFFAggregator(PixelAggregator):
             return Aggregated({self.stage: self._own(key)})
         keyframe = max(keyframes, key=lambda frame: frame.index)
         if keyframe.index == key.index and not self.warp_keyframes:
-            return Aggregated({self.stage: keyframe.features[self.stage].clone()})  # the memory keeps its own
+            # A copy: what comes after may work in place, and the memory keeps this map for the frames that follow.
+            return Aggregated({self.stage: keyframe.features[self.stage].clone()})
+        # From the frame to its keyframe: equation 1 samples the keyframe's map at p + flow(p).
         flow, scale = self.flownet(key.features[IMAGE], keyframe.features[IMAGE])
         warped = warp(keyframe.features[self.stage], flow, legacy=self.legacy_warp)
         return Aggregated({self.stage: warped * scale})

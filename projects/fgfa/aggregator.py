@@ -79,6 +79,7 @@ class FGFAAggregator(PixelAggregator):
 
     def encode(self, backbone: nn.Module, images: Tensor, frames: Sequence[Support]) -> list[dict[str, Tensor]]:
         """All that depends on a frame alone: the map `stage`, its embedding (1, E, H, W), the half-size image."""
+        # Without level 2 nobody makes proposals of supports: what follows the stage runs for the key frame alone.
         if self.whole_backbone:
             features = backbone(images)
         else:
@@ -91,12 +92,15 @@ class FGFAAggregator(PixelAggregator):
         """-> {stage: (1, C, H, W)}; with T = 0 the key's own map."""
         if not len(context):
             return Aggregated({self.stage: key.features[self.stage]})
+        # Equation 2 sums over the key frame, too. A window names it, a training clip need not.
         if all((frame.video_id, frame.index) != (key.video_id, key.index) for frame in context.frames):
             context = TemporalContext((key, *context.frames), (Role.KEY, *context.roles))
         images = context.features(IMAGE)
+        # From the key frame to each support, all in one call.
         flow = self.flownet(key.features[IMAGE].expand_as(images), images).flow  # (T, 2, H, W)
         maps = warp(context.features(self.stage), flow, legacy=self.legacy_warp)
         embeddings = warp(context.features(EMBEDDING), flow, legacy=self.legacy_warp)
+        # Compared after the warp, and weighed at every cell by itself: a support may help in one place only.
         weights = _cosine(embeddings, self._reference(key)).softmax(dim=0)
         return Aggregated({self.stage: (weights.to(maps.dtype) * maps).sum(dim=0, keepdim=True)})
 
@@ -110,6 +114,7 @@ class FGFAAggregator(PixelAggregator):
 
 def _cosine(a: Tensor, b: Tensor) -> Tensor:
     """(T, E, H, W) and (1, E, H, W) -> (T, 1, H, W), cell by cell; in half precision computed in float32."""
+    # The sum of E = 2048 squares leaves the range of float16.
     dtype = torch.promote_types(a.dtype, torch.float32)
     a, b = (x.to(dtype) / (x.to(dtype).norm(dim=1, keepdim=True) + _EPS) for x in (a, b))
     return (a * b).sum(dim=1, keepdim=True)

@@ -99,9 +99,10 @@ class HVRAggregator(ProposalAggregator):
             raise ValueError(
                 f"HVR-Net: expected NUM_INTRA of 2 or 3 and NUM_INTER of at least 0, got {num_intra}, {num_inter}"
             )
-        for key, value, known in (("TEST_INTER", test_inter, ("video", "none")), ("SKIP", skip, ("both", "initial"))):
-            if value not in known:
-                raise ValueError(f"HVR-Net: expected {key} to be one of {', '.join(known)}, got {value!r}")
+        choices = (("TEST_INTER", test_inter, ("video", "none")), ("SKIP", skip, ("both", "initial")))
+        for key, value, allowed in choices:
+            if value not in allowed:
+                raise ValueError(f"HVR-Net: expected {key} to be one of {', '.join(allowed)}, got {value!r}")
         self.skips_both = skip == "both"
         self.looks_within = test_inter == "video" and num_inter > 0
         self.support_topk, self.keep_relations = support_topk, keep_relations
@@ -153,6 +154,7 @@ class HVRAggregator(ProposalAggregator):
         x, supports, relations = intra.last, intra.supports, intra.relations
         layers = self._inter_layers()
         for number, (transform, relation) in enumerate(layers, start=1):
+            # "none" (section 4.2) leaves out the relation, not the layer before it: the predictor was trained on both.
             x = transform(x)
             if not self.looks_within:
                 x = F.relu(x)
@@ -183,6 +185,7 @@ class HVRAggregator(ProposalAggregator):
 
         # Between the videos of the batch.
         if self.inter is not None:
+            # After all clips have gone through the relations within: each is a support video of the others.
             values, relation_losses = self.inter(related, self._inter_layers())
             losses = [of_clip | relation_loss for of_clip, relation_loss in zip(losses, relation_losses, strict=True)]
         return [Aggregated(value, of_clip) for value, of_clip in zip(values, losses, strict=True)]
@@ -196,6 +199,7 @@ class HVRAggregator(ProposalAggregator):
         relations = supports = None
 
         # The first relation: of the key proposals x and of all supports, a.
+        # s stays as it is: the third relation looks at the initial supports.
         first = self.relation[0]
         x, s = query.features, support.features
         x, a = F.relu(x + attend(first, x, s)), F.relu(s + attend(first, s, s))

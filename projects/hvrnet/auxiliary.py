@@ -48,6 +48,7 @@ class AuxiliaryHead(nn.Linear):
 
         Both are means over all n RoIs, 0 without any; only the foreground has a regression.
         """
+        # By all RoIs, background included, as the losses of Detectron2's box predictor.
         count = max(len(rois), 1)
         scores = F.cross_entropy(self(middle), rois.gt_classes, reduction="sum")
         losses = {"loss_cls_intra": self.loss_weight * scores / count}

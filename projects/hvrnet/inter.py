@@ -25,15 +25,16 @@ from vod2.structures import Clip, Frame
 
 def attend(relation: RelationAttention, query: Tensor, key: Tensor, mask: Tensor | None = None) -> Tensor:
     """NL(query, key): (n, D), (m, D) -> (n, D). The relations of HVR-Net do not look at boxes."""
-    nowhere = query.new_zeros(1, 4)
-    return relation(query, key, nowhere.expand(len(query), 4), nowhere.expand(len(key), 4), mask)
+    # Any box does: a relation without geometry does not read it.
+    box = query.new_zeros(1, 4)
+    return relation(query, key, box.expand(len(query), 4), box.expand(len(key), 4), mask)
 
 
 @torch.no_grad()
 def attention_shares(relation: RelationAttention, query: Tensor, key: Tensor) -> Tensor:
     """(n, D), (m, D) -> (n, m): how much `attend` takes of each key, 1 in all."""
-    nowhere = query.new_zeros(1, 4)
-    return relation.weights(query, key, nowhere.expand(len(query), 4), nowhere.expand(len(key), 4)).mean(dim=0)
+    box = query.new_zeros(1, 4)
+    return relation.weights(query, key, box.expand(len(query), 4), box.expand(len(key), 4)).mean(dim=0)
 
 
 def within_video(
@@ -132,15 +133,15 @@ class InterVideo:
         relation_weight: float = 1.0,
         share: float = 1.0,
     ) -> None:
-        for key, value, known in (
+        for key, value, allowed in (
             ("VIDEO_SIMILARITY", video_similarity, ("mean", "max", "random")),
             ("VIDEO_NEGATIVE", video_negative, ("target", "both")),
             ("PROPOSALS", proposals, ("hard", "all")),
             ("MINING", mining, ("features", "kernel")),
             ("PROPOSAL_SIMILARITY", proposal_similarity, ("cosine", "dot", "euclidean")),
         ):
-            if value not in known:
-                raise ValueError(f"HVR-Net: expected {key} to be one of {', '.join(known)}, got {value!r}")
+            if value not in allowed:
+                raise ValueError(f"HVR-Net: expected {key} to be one of {', '.join(allowed)}, got {value!r}")
         if not 0 <= share <= 1:
             raise ValueError(f"HVR-Net: expected INTER_SHARE in [0, 1], got {share}")
         self.share = share
@@ -156,6 +157,7 @@ class InterVideo:
         self, clips: Sequence[RelatedClip], layers: Sequence[tuple[nn.Linear, RelationAttention]]
     ) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
         """B clips and (fully connected layer, relation) of every module -> B times beta (n, D) and losses."""
+        # Chosen once, before any relation between videos, and kept for all of them.
         partners = self.partners(clips)
         mined = []
         for clip, numbers in zip(clips, partners, strict=True):
@@ -185,6 +187,7 @@ class InterVideo:
 
     def takes(self, number: int) -> bool:
         """Whether video `number` of a batch takes from others: `share` of all do, evenly spread."""
+        # By the place in the batch, not by chance: as many in every batch of a size, and a step can be repeated.
         return math.ceil((number + 1) * self.share) > math.ceil(number * self.share)
 
     def partners(self, clips: Sequence[RelatedClip]) -> list[list[int]]:
@@ -222,6 +225,7 @@ class InterVideo:
         rows = math.ceil(value.shape[1] * frame.image_size[0] / canvas[0])
         columns = math.ceil(value.shape[2] * frame.image_size[1] / canvas[1])
         value = value[:, :rows, :columns]
+        # Similarities decide between videos that are nearly alike: half precision would tie some.
         return value.to(torch.promote_types(value.dtype, torch.float32)).mean(dim=(1, 2))
 
     def _mine(
@@ -244,21 +248,23 @@ class InterVideo:
         return Mined(query, keys, selected, first=0)
 
     def _related(
-        self, relation: RelationAttention, own: Tensor, others: Sequence[Tensor], mined: Mined | None
+        self, relation: RelationAttention, features: Tensor, others: Sequence[Tensor], mined: Mined | None
     ) -> Tensor:
         """Equation 4 and ReLU: (n, D), those of the other videos -> (n, D).
 
         The target's own proposals are among the keys, so that the relation has a gradient, if 0, even without others.
         """
-        keys = torch.cat([own, *others])
-        mask = torch.zeros(len(own), len(keys), dtype=torch.bool, device=own.device)
+        keys = torch.cat([features, *others])
+        # Closed everywhere: what is not opened below, such as a background proposal, takes nothing.
+        mask = torch.zeros(len(features), len(keys), dtype=torch.bool, device=features.device)
         if self.all_proposals:
             mask |= len(others) > 0
         elif others and mined is not None:
+            # Equation 4 has P+ and P-; a proposal may lack either (-1).
             for chosen in mined.selected:
                 rows = (chosen >= 0).nonzero()[:, 0]
                 mask[rows, mined.first + chosen[rows]] = True
-        return F.relu(own + attend(relation, own, keys, mask))
+        return F.relu(features + attend(relation, features, keys, mask))
 
     def _relation_loss(self, mined: Mined) -> Tensor:
         """Equation 6 with d as a similarity, the mean over the proposals that have both P+ and P-."""
@@ -267,6 +273,8 @@ class InterVideo:
         rows = ((positive >= 0) & (negative >= 0)).nonzero()[:, 0]
         query, keys = mined.query[rows].to(dtype), mined.keys.to(dtype)
         like, unlike = (self._compare(query, keys[chosen[rows]]) for chosen in (positive, negative))
+        # d is read as a similarity: the text asks for one to P+ that is larger by lambda. Without triplets the sum is 0
+        # and keeps its graph.
         return (unlike - like + self.margin).clamp(min=0).sum() / max(len(rows), 1)
 
     def _compare(self, first: Tensor, second: Tensor) -> Tensor:

@@ -52,6 +52,7 @@ def select_videos(
         like_both: V- is the one that is most similar to target and V+ together, by the sum of two softmaxes over the
             videos that it is chosen from (public code), instead of to the target alone.
     """
+    # Names, not places: the same video may stand in a batch twice.
     count = len(videos)
     shares_class = torch.zeros(count, count, dtype=torch.bool)
     is_other_video = torch.zeros(count, count, dtype=torch.bool)
@@ -85,6 +86,7 @@ def select_proposals(similarity: Tensor, labels: Tensor, other_labels: Tensor, n
         other_labels: (m,) in [0, K].
         num_classes: K.
     """
+    # Background is no class that two proposals could share: it may be a P-, but has no partners itself.
     foreground = ((labels >= 0) & (labels < num_classes))[:, None]
     same = labels[:, None] == other_labels
     return _select(similarity, same & foreground, ~same & foreground)
@@ -95,6 +97,7 @@ def _select(similarity: Tensor, positive: Tensor, negative: Tensor) -> Selected:
     if similarity.numel() == 0:
         none = torch.full((len(similarity),), -1, device=similarity.device)
         return Selected(none, none.clone())
+    # A row without candidates is all infinite, and its 0 of argmin means nothing: it becomes -1.
     least = similarity.masked_fill(~positive, torch.inf).argmin(dim=1)
     most = similarity.masked_fill(~negative, -torch.inf).argmax(dim=1)
     return Selected(

@@ -14,14 +14,17 @@ from vod2.errors import UserError
 from vod2.modeling import PIXEL_AGGREGATOR_REGISTRY, Aggregated, PixelAggregator
 from vod2.modeling.backbone import forward_stages
 from vod2.modeling.pixel import Aligner, build_aligner
+from vod2.moved import moved
 from vod2.projects.lsts.modules import Aggregation, Layers, convolutions
 from vod2.structures import Frame, Role, Support, TemporalContext
 
 LOW, IMAGE = "low", "image"
 CARRY = "lsts."  # before the names of what a stream carries from frame to frame
 
+__getattr__ = moved(__name__, {"Memory": f"{__name__}:KeyframeMemory"})
 
-class Memory(NamedTuple):
+
+class KeyframeMemory(NamedTuple):
     """What is known of all keyframes until now.
 
     Attributes:
@@ -76,6 +79,7 @@ class LSTSAggregator(PixelAggregator):
                 f"to '', it is {cfg.MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME!r}"
             )
         self.stage = node.STAGE
+        # In a ResNet all blocks of conv4 have the channels of its output, also the one where non-keyframes stop.
         low_channels, channels = shapes["res4"].channels, shapes[self.stage].channels
         self.interval = cfg.VIDEO.TEST_SCHEDULE.INTERVAL
         self.low_blocks = node.LOW_BLOCKS
@@ -103,8 +107,11 @@ class LSTSAggregator(PixelAggregator):
 
     def encode(self, backbone: nn.Module, images: Tensor, frames: Sequence[Support]) -> list[dict[str, Tensor]]:
         """Keyframes get the map of `stage`, the others "low"; all their image where the aligner wants it."""
+        # The first blocks once, for all frames: keyframes go on from there.
         low = forward_stages(backbone, images, until="res4", block=self.low_blocks)["res4"]
-        kept = [{IMAGE: images[row : row + 1]} if self.align.needs_images else {} for row in range(len(images))]
+        kept: list[dict[str, Tensor]] = [{} for _ in frames]
+        if self.align.needs_images:
+            kept = [{IMAGE: image} for image in images.split(1)]
         whole = [row for row, frame in enumerate(frames) if self._is_keyframe(frame)]
         if whole:
             maps = forward_stages(backbone, low[whole], after="res4", until=self.stage, block=self.low_blocks)
@@ -126,6 +133,7 @@ class LSTSAggregator(PixelAggregator):
             )
         else:
             task = self._between(key, memory)
+        # Tensors only, the number of the keyframe too: `FrameMemory` detaches what it carries.
         carry = {f"{CARRY}memory": memory.value, f"{CARRY}index": torch.tensor(memory.index)}
         if memory.image is not None:
             carry[f"{CARRY}image"] = memory.image
@@ -136,43 +144,53 @@ class LSTSAggregator(PixelAggregator):
             return not self.training and frame.index % self.interval == 0
         return True
 
-    def _memory(self, key: Frame, context: TemporalContext) -> Memory | None:
+    def _memory(self, key: Frame, context: TemporalContext) -> KeyframeMemory | None:
         """What the stream has carried, and the keyframes of the context that are not in it yet."""
         memory = None
-        if f"{CARRY}memory" in context.carry:
+        is_carried = f"{CARRY}memory" in context.carry
+        if is_carried:
             carry = context.carry
-            memory = Memory(carry[f"{CARRY}memory"], int(carry[f"{CARRY}index"]), carry.get(f"{CARRY}image"))
+            memory = KeyframeMemory(carry[f"{CARRY}memory"], int(carry[f"{CARRY}index"]), carry.get(f"{CARRY}image"))
+        # In the order of time, whatever that of the schedule; a frame in two roles is first what was there before.
         pairs = sorted(
             zip(context.frames, context.roles, strict=True),
             key=lambda pair: (pair[0].index, pair[1] is Role.KEYFRAME),
         )
-        key_is_one = self.stage in key.features
+        key_is_keyframe = self.stage in key.features
         for frame, _ in pairs:
-            known = memory is not None and f"{CARRY}memory" in context.carry and frame.index <= memory.index
-            later = frame.index > key.index or (key_is_one and frame.index == key.index)
+            if self.stage not in frame.features:
+                continue
+            # The window of every frame names the last keyframe: a stream has folded it in at the first of them.
+            is_in_memory = is_carried and memory is not None and frame.index <= memory.index
             if self.training:  # the schedule says what came before, which may be a later frame ("released")
-                later = frame is key
-            if self.stage in frame.features and not known and not later:
+                comes_later = frame is key
+            else:
+                comes_later = frame.index > key.index or (key_is_keyframe and frame.index == key.index)
+            if not is_in_memory and not comes_later:
                 _, memory = self._keyframe(frame, memory)
         return memory
 
-    def _keyframe(self, frame: Frame, memory: Memory | None) -> tuple[Tensor, Memory]:
+    def _keyframe(self, frame: Frame, memory: KeyframeMemory | None) -> tuple[Tensor, KeyframeMemory]:
         """F of a keyframe and the memory before it -> its task feature and the memory after it."""
-        own, image = frame.features[self.stage], frame.features.get(IMAGE)
+        feature, image = frame.features[self.stage], frame.features.get(IMAGE)
+        # The first keyframe is the memory; without an update each one is.
         if memory is None or self.update is None:
-            return own, Memory(own, frame.index, image)
-        value = self.update(own, self.align(memory.value, own, memory.image, image))
-        task = value if self.task_is_memory else self.update(own, value)
-        return task, Memory(value, frame.index, image)
+            return feature, KeyframeMemory(feature, frame.index, image)
+        value = self.update(feature, self.align(memory.value, feature, memory.image, image))
+        # Section 3.3 makes the task feature of the new memory and the keyframe's own; public code takes the memory.
+        task = value if self.task_is_memory else self.update(feature, value)
+        return task, KeyframeMemory(value, frame.index, image)
 
-    def _between(self, frame: Frame, memory: Memory) -> Tensor:
+    def _between(self, frame: Frame, memory: KeyframeMemory) -> Tensor:
         """The low-level feature of a frame between two keyframes and the memory -> its task feature."""
         low = frame.features[LOW]
         high = low if self.transform is None else self.transform(low)
+        # The memory is aligned to the transformed feature, as it is made of high-level ones.
         align: Aligner = self.align if self.dense_align is None else self.dense_align
         aligned = align(memory.value, high, memory.image, frame.features.get(IMAGE))
         if self.dense is None:
             return aligned
+        # "low": the transform only makes what the memory is compared with.
         return self.dense(aligned, high if self.dense_feature == "high" else low)
 
 

@@ -61,5 +61,6 @@ class Aggregation(nn.Module):
         if self.quality is None:
             return (first + second) / 2
         scores = torch.cat([self.quality(first), self.quality(second)])  # (2, 1, H, W)
+        # Over the two maps, cell by cell: the weights of equations 7 and 8 sum to 1.
         weights = scores.softmax(dim=0)
         return weights[:1] * first + weights[1:] * second

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from vod2.d2 import CfgNode, configurable
 from vod2.layers import ModuleList, RelationModules, init_xavier
 from vod2.modeling import PROPOSAL_AGGREGATOR_REGISTRY, Aggregated, ProposalAggregator, build_relations
-from vod2.projects.mega.memory import Memory, Rows
+from vod2.projects.mega.memory import LongRangeMemory, StoredProposals
 from vod2.structures import ProposalSet, Role, TemporalContext
 
 
@@ -46,8 +46,8 @@ class MEGAAggregator(ProposalAggregator):
     4. x += G_1(x, global), and so on for further global relations.
 
     The memory of stage s holds what were keys of that stage, of the frames that have left the local window since the
-    stream began: it is carried as `memory.Memory` describes. Where the context has MEMORY frames, as in training, it is
-    made of these instead, without gradient.
+    stream began: it is carried as `memory.LongRangeMemory` describes. Where the context has MEMORY frames, as in
+    training, it is made of these instead, without gradient.
 
     Example:
         >>> import torch
@@ -98,8 +98,8 @@ class MEGAAggregator(ProposalAggregator):
         self.support_topk, self.memory_size = support_topk, memory
         self.keep_relations = keep_relations
         self.distilled_topk = max(1, round(advanced_ratio * support_topk))
-        self.local_relations = ModuleList(relations.located() for _ in range(num_stages))
-        self.global_relations = ModuleList(relations.anywhere() for _ in range(num_global))
+        self.local_relations = ModuleList(relations.with_geometry() for _ in range(num_stages))
+        self.global_relations = ModuleList(relations.without_geometry() for _ in range(num_global))
         self.transform = ModuleList(nn.Linear(dim, dim) for _ in range(num_stages - 1))
         init_xavier(*self.transform)  # as the box head's layers begin
 
@@ -119,16 +119,18 @@ class MEGAAggregator(ProposalAggregator):
     def forward(self, query: ProposalSet, context: TemporalContext) -> Aggregated[Tensor]:
         """The key frame's proposals (N, D) and the context's -> (N, D); carries the memory."""
         local = context.select(Role.KEY, Role.LOCAL)
-        everywhere = self._supports(context.select(Role.GLOBAL), query)
-        x = self._from_global(0, query, everywhere)
-        y = self._from_global(0, self._supports(local, query), everywhere)
-        stored = Memory.of_carry(context.carry, len(self.local_relations), query)
-        stored = stored.settled([frame.index for frame in local.frames], self.memory_size)
-        remembered = self._of_memory_frames(context.select(Role.MEMORY), everywhere) or stored.rows
-        x, keys, shares = self._stages(x, y, remembered)
+        global_supports = self._supports(context.select(Role.GLOBAL), query)
+        x = self._from_global(0, query, global_supports)
+        y = self._from_global(0, self._supports(local, query), global_supports)
+        # The frame that was left pending at the step before enters the memory here, if it has left the window by now.
+        memory = LongRangeMemory.of_carry(context.carry, len(self.local_relations), query)
+        memory = memory.updated([frame.index for frame in local.frames], self.memory_size)
+        stored = self._of_memory_frames(context.select(Role.MEMORY), global_supports) or memory.stored
+        x, keys, shares = self._stages(x, y, stored)
+        # Only the key frame looks at the whole video once more (step 4).
         for k in range(1, len(self.global_relations)):
-            x = self._from_global(k, x, everywhere)
-        carry = stored.with_pending(local, keys).as_carry() if self.memory_size else {}
+            x = self._from_global(k, x, global_supports)
+        carry = memory.with_pending(local, keys).as_carry() if self.memory_size else {}
         relations = None if shares is None else self._as_relations(shares, y, context)
         return Aggregated(x.features, carry=carry, relations=relations)
 
@@ -137,9 +139,12 @@ class MEGAAggregator(ProposalAggregator):
         support = context.proposals(self.support_topk)
         if support is None:
             return shares[:, :0]
+        # `support.frame` counts only the frames that have proposals.
         framed = zip(context.frames, context.roles, strict=True)
         local = [role in (Role.KEY, Role.LOCAL) for frame, role in framed if frame.proposals is not None]
         columns = torch.tensor(local, device=shares.device)[support.frame].nonzero()[:, 0]  # of y, in its order
+        # With several stages the last one has seen distilled rows only. What it took of the memory, whose keys come
+        # after these, has no column: those frames are not in the context.
         if len(self.local_relations) > 1:
             columns = columns[y.rank() < self.distilled_topk]
         relations = shares.new_zeros(len(shares), len(support))
@@ -150,41 +155,48 @@ class MEGAAggregator(ProposalAggregator):
         supports = part.proposals(self.support_topk)
         return query[:0] if supports is None else supports
 
-    def _from_global(self, k: int, rows: ProposalSet, everywhere: ProposalSet) -> ProposalSet:
+    def _from_global(self, k: int, proposals: ProposalSet, global_supports: ProposalSet) -> ProposalSet:
         """Steps 1 and 4: += G_k. What the global frames have is never updated."""
         if not self.global_relations:
-            return rows
-        added = self.global_relations[k](rows.features, everywhere.features, rows.boxes, everywhere.boxes)
-        return replace(rows, features=rows.features + added)
+            return proposals
+        added = self.global_relations[k](
+            proposals.features, global_supports.features, proposals.boxes, global_supports.boxes
+        )
+        return replace(proposals, features=proposals.features + added)
 
-    def _of_memory_frames(self, part: TemporalContext, everywhere: ProposalSet) -> Sequence[Rows]:
+    def _of_memory_frames(self, part: TemporalContext, global_supports: ProposalSet) -> Sequence[StoredProposals]:
         """The memory of every stage, made of MEMORY frames that look at nothing but each other; () without any."""
         supports = part.proposals(self.support_topk)
         if supports is None or not self.memory_size:
             return ()
+        # As in a stream, whose memory is detached: no gradient reaches the MEMORY frames.
         with torch.no_grad():
-            nobody = supports[:0]
-            nothing = Memory.empty(len(self.local_relations), supports).rows
-            keys = self._stages(nobody, self._from_global(0, supports, everywhere), nothing).keys
-        return [Rows(key.features, key.boxes) for key in keys]
+            no_query = supports[:0]
+            no_memory = LongRangeMemory.empty(len(self.local_relations), supports).stored
+            keys = self._stages(no_query, self._from_global(0, supports, global_supports), no_memory).keys
+        return [StoredProposals(key.features, key.boxes) for key in keys]
 
-    def _stages(self, x: ProposalSet, y: ProposalSet, memory: Sequence[Rows]) -> Staged:
+    def _stages(self, x: ProposalSet, y: ProposalSet, memory: Sequence[StoredProposals]) -> Staged:
         """Steps 2 and 3, of x (N rows) and y (M)."""
         last = len(self.local_relations) - 1
         distilled = y[y.rank() < self.distilled_topk]  # (A)
+        # Key frame and distilled supports go through the same relation: one call for both.
         features = torch.cat([x.features, distilled.features])  # (N + A, D)
         boxes = torch.cat([x.boxes, distilled.boxes])
-        own, keys, shares = y, [], None
-        for s, (relation, rows) in enumerate(zip(self.local_relations, memory, strict=True)):
-            keys.append(own)
+        # Stage 0 looks at all rows of y, later ones at what the stage before has made of the distilled ones.
+        keys_of_stage, keys, shares = y, [], None
+        for s, (relation, stored) in enumerate(zip(self.local_relations, memory, strict=True)):
+            keys.append(keys_of_stage)
+            # Nothing looks at the supports after the last stage: it updates the key frame alone.
             if s == last:
                 features, boxes = features[: len(x)], x.boxes
-            key, key_boxes = torch.cat([own.features, rows.features]), torch.cat([own.boxes, rows.boxes])
+            key = torch.cat([keys_of_stage.features, stored.features])
+            key_boxes = torch.cat([keys_of_stage.boxes, stored.boxes])
             if self.keep_relations and s == last:
                 with torch.no_grad():
                     shares = relation.weights(features, key, boxes, key_boxes).mean(dim=0)
             features = features + relation(features, key, boxes, key_boxes)
             if s < last:
                 features = F.relu(self.transform[s](features))
-                own = replace(distilled, features=features[len(x) :])
+                keys_of_stage = replace(distilled, features=features[len(x) :])
         return Staged(replace(x, features=features), keys, shares)

@@ -1,6 +1,6 @@
 """The long range memory of MEGA as tensors that are carried from frame to frame.
 
-S: stages, R: rows of a stage, D: embedding.
+S: stages, R: proposals that are stored for a stage, D: embedding.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,80 +9,85 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from vod2.moved import moved
 from vod2.structures import ProposalSet, TemporalContext
 
 _PREFIX = "mega."
 _PENDING = f"{_PREFIX}pending"
 
+__getattr__ = moved(__name__, {"Memory": f"{__name__}:LongRangeMemory", "Rows": f"{__name__}:StoredProposals"})
 
-class Rows(NamedTuple):
-    """Proposals that are looked at: features (R, D) and boxes (R, 4) xyxy pixels."""
+
+class StoredProposals(NamedTuple):
+    """Proposals of frames that have left the window: features (R, D) and boxes (R, 4) xyxy pixels."""
 
     features: Tensor
     boxes: Tensor
 
 
-class Memory(NamedTuple):
-    """What a stream carries: for every stage the rows of frames that have left the local window, oldest first.
+class LongRangeMemory(NamedTuple):
+    """What a stream carries: for every stage the proposals of frames that have left the local window, oldest first.
 
     The last frame may be pending: it was the oldest of the local window at the step before, and belongs to the memory
     if it has left the window at this one.
 
     Attributes:
-        rows: S.
+        stored: S, what each stage looks at.
         age: S times (R,) int64, descending: 1 in the frame that came last into the memory, 0 in the pending one.
         pending: the number of the pending frame in the video, and how often it stood in the window; (-1, 0) for none.
     """
 
-    rows: tuple[Rows, ...]
+    stored: tuple[StoredProposals, ...]
     age: tuple[Tensor, ...]
     pending: tuple[int, int] = (-1, 0)
 
     @staticmethod
-    def empty(stages: int, like: ProposalSet) -> "Memory":
+    def empty(stages: int, like: ProposalSet) -> "LongRangeMemory":
         """Nothing, in the dtype and on the device of `like`."""
-        nothing = Rows(like.features[:0].detach(), like.boxes[:0])
-        return Memory((nothing,) * stages, (like.frame[:0],) * stages)
+        # All stages share one empty set: nothing writes to it.
+        empty = StoredProposals(like.features[:0].detach(), like.boxes[:0])
+        return LongRangeMemory((empty,) * stages, (like.frame[:0],) * stages)
 
     @staticmethod
-    def of_carry(carry: Mapping[str, Tensor], stages: int, like: ProposalSet) -> "Memory":
+    def of_carry(carry: Mapping[str, Tensor], stages: int, like: ProposalSet) -> "LongRangeMemory":
         """The memory that `as_carry` wrote, or an empty one where there is none."""
         if _PENDING not in carry:
-            return Memory.empty(stages, like)
+            return LongRangeMemory.empty(stages, like)
         index, copies = carry[_PENDING].tolist()
-        rows, ages = [], []
+        stored, ages = [], []
         for stage in range(stages):
-            rows.append(Rows(carry[f"{_PREFIX}features.{stage}"], carry[f"{_PREFIX}boxes.{stage}"]))
+            stored.append(StoredProposals(carry[f"{_PREFIX}features.{stage}"], carry[f"{_PREFIX}boxes.{stage}"]))
             ages.append(carry[f"{_PREFIX}age.{stage}"])
-        return Memory(tuple(rows), tuple(ages), (index, copies))
+        return LongRangeMemory(tuple(stored), tuple(ages), (index, copies))
 
     def as_carry(self) -> dict[str, Tensor]:
         """{name: tensor} of all of it, without gradient."""
         carry = {_PENDING: torch.tensor(self.pending)}
-        for stage, (rows, age) in enumerate(zip(self.rows, self.age, strict=True)):
-            carry[f"{_PREFIX}features.{stage}"] = rows.features.detach()
-            carry[f"{_PREFIX}boxes.{stage}"] = rows.boxes
+        for stage, (proposals, age) in enumerate(zip(self.stored, self.age, strict=True)):
+            carry[f"{_PREFIX}features.{stage}"] = proposals.features.detach()
+            carry[f"{_PREFIX}boxes.{stage}"] = proposals.boxes
             carry[f"{_PREFIX}age.{stage}"] = age
         return carry
 
-    def settled(self, window: Sequence[int], size: int) -> "Memory":
-        """The memory of the step whose local window are the frames `window`: at most `size` frames, none pending.
+    def updated(self, window: Sequence[int], size: int) -> "LongRangeMemory":
+        """The memory at the step whose local window are the frames `window`: at most `size` frames, none pending.
 
         The pending frame stays if it stands in the window less often than before (a window that repeats the edge frame
         loses it copy by copy), and is dropped if nothing of it has left yet.
         """
         index, copies = self.pending
+        # All ages go up by a frame when the pending one, of age 0, has come in; else it is dropped, as its age stays 0.
         left = int(window.count(index) < copies)
-        rows, ages = [], []
-        for of_stage, age in zip(self.rows, self.age, strict=True):
+        stored, ages = [], []
+        for of_stage, age in zip(self.stored, self.age, strict=True):
             age = age + left
             kept = (age > 0) & (age <= size)
-            rows.append(Rows(of_stage.features[kept], of_stage.boxes[kept]))
+            stored.append(StoredProposals(of_stage.features[kept], of_stage.boxes[kept]))
             ages.append(age[kept])
-        return Memory(tuple(rows), tuple(ages))
+        return LongRangeMemory(tuple(stored), tuple(ages))
 
-    def with_pending(self, local: TemporalContext, keys: Sequence[ProposalSet]) -> "Memory":
-        """Also the rows of the oldest frame of the local window, as pending.
+    def with_pending(self, local: TemporalContext, keys: Sequence[ProposalSet]) -> "LongRangeMemory":
+        """Also the proposals of the oldest frame of the local window, as pending.
 
         Args:
             local: the window; nothing is pending where it is empty.
@@ -91,13 +96,15 @@ class Memory(NamedTuple):
         indices = [frame.index for frame in local.frames if frame.proposals is not None]
         if not indices:
             return self
+        # Kept already now: at the next step, when it has left, nobody has what the stages made of it.
         oldest = min(indices)
         row = indices.index(oldest)  # of several copies, all alike, one
-        rows, ages = [], []
-        for of_stage, age, key in zip(self.rows, self.age, keys, strict=True):
+        stored, ages = [], []
+        for of_stage, age, key in zip(self.stored, self.age, keys, strict=True):
+            # Without gradient: the memory outlives the step, and its graph with it.
             new = key[key.frame == row].detach()
             features = torch.cat([of_stage.features, new.features])
             boxes = torch.cat([of_stage.boxes, new.boxes])
-            rows.append(Rows(features, boxes))
+            stored.append(StoredProposals(features, boxes))
             ages.append(torch.cat([age, age.new_zeros(len(new))]))  # age 0: pending
-        return Memory(tuple(rows), tuple(ages), (oldest, indices.count(oldest)))
+        return LongRangeMemory(tuple(stored), tuple(ages), (oldest, indices.count(oldest)))

@@ -81,10 +81,11 @@ class MSTAggregator(ProposalAggregator):
         if not 0 <= id_iou <= 1:
             raise ValueError(f"MST: expected ID_IOU in [0, 1], got {id_iou}")
 
-        dim, relation = relations.dim, functools.partial(relations.located, position=False, aspect=aspect)
+        dim, relation = relations.dim, functools.partial(relations.with_geometry, position=False, aspect=aspect)
         self.support_topk, self.topk, self.ratio = support_topk, topk, ratio
         self.keep_relations = keep_relations and num_proposal > 0
         self.instance_pool = instance_pool
+        # Ids are for training. With the whole pool, supports are embedded beyond SUPPORT_TOPK there, too.
         self.needs = ProposalNeeds(track_iou=id_iou, support_pool=instance_pool) if instance else ProposalNeeds()
         self.relations = ModuleList(relation() for _ in range(num_proposal))
         self.transform = ModuleList(nn.Linear(dim, dim) for _ in range(num_proposal - 1))  # h() of RDN's equation 4
@@ -112,12 +113,14 @@ class MSTAggregator(ProposalAggregator):
 
     def forward(self, query: ProposalSet, context: TemporalContext) -> Aggregated[Tensor]:
         """R^r (N, D) and the context's R^s -> R'' (N, D), or R' without instance level."""
+        # All of R^s: the proposal level looks at the best of it, the instance level at the rest, too (section III-C).
         support = context.proposals(like=query)
         features, relations = self._proposal_level(query, support.top(self.support_topk))
         if self.instance is None:
             return Aggregated(features, relations=relations)
         if self.instance_pool:
             support = support.top(self.instance_pool)
+        # Rows that are not chosen are copied, background among them.
         rows, mask = self._same_object(features, query, support)
         added = self.instance(features[rows], support.features, query.boxes[rows], support.boxes, mask)
         features = features.index_add(0, rows, added.to(features.dtype))  # equation 12
@@ -133,10 +136,12 @@ class MSTAggregator(ProposalAggregator):
         if _tells_objects(query) and _tells_objects(support):
             # All rows, so that the weights have a gradient, if 0, where no proposal shows an object.
             rows = torch.arange(len(query), device=query.boxes.device)
+            # BACKGROUND and UNKNOWN are negative: neither looks, nor equals an id that does.
             ids, support_ids = query.fields[TRACK_IDS], support.fields[TRACK_IDS]
             return rows, (ids >= 0)[:, None] & (ids[:, None] == support_ids[None])
         rows = query.scores.argsort(descending=True, stable=True)[: self.topk]
         assert self.instance is not None  # who has no instance level does not come here
+        # Which supports are looked at is a choice, through which no gradient could flow.
         with torch.no_grad():
             weights = self.instance.weights(features[rows], support.features, query.boxes[rows], support.boxes)
         similarity = weights.mean(dim=0)  # (K, M), over the heads

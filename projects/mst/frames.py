@@ -74,16 +74,18 @@ class MSTFrames(PixelAggregator):
 
     def forward(self, key: Frame, context: TemporalContext) -> Aggregated[dict[str, Tensor]]:
         """F''_t (1, C, H, W) of equation 6; with T = 0 the key's own map unchanged."""
-        own = key.features[self.stage]
+        key_map = key.features[self.stage]
         # The window of a frame names the frame itself, which needs no alignment; a still image has no other.
         others = [frame for frame in context.frames if frame.index != key.index] or list(context.frames)
         if self.attend is None or not others:
-            return Aggregated({self.stage: own.clone()})  # a result shares no memory with the frames
-        maps = torch.cat([own, self._aligned(others, key)])
-        return Aggregated({self.stage: own + self.attend(own, maps)})
+            return Aggregated({self.stage: key_map.clone()})  # a result shares no memory with the frames
+        # The frame's own cells are among those that its cells look at.
+        maps = torch.cat([key_map, self._aligned(others, key)])
+        return Aggregated({self.stage: key_map + self.attend(key_map, maps)})
 
     def support_features(self, frame: Frame, context: TemporalContext) -> dict[str, Tensor]:
         """F''_tau of a support; without frame level F'_tau, without alignment either the map itself."""
+        # Once, when the support enters a memory, and not again for every key frame of its window.
         if self.query == "all" and self.attend is not None:
             return self(frame, context).value
         target = self._target(frame, context)
@@ -96,6 +98,7 @@ class MSTFrames(PixelAggregator):
         maps = torch.cat([frame.features[self.stage] for frame in frames])
         if self.align is None:
             return maps
+        # The pairs share their target: one call of the aligner for all T.
         wanted = target.features[self.stage].expand_as(maps)
         if not self.align.needs_images:
             return self.align(maps, wanted)
@@ -107,4 +110,4 @@ class MSTFrames(PixelAggregator):
         """What a support is aligned to when it enters: the key frame, or else the frame nearest in time."""
         if key := context.select(Role.KEY).frames:
             return key[0]
-        return min(context.frames, key=lambda one: abs(one.index - frame.index), default=None)
+        return min(context.frames, key=lambda other: abs(other.index - frame.index), default=None)

@@ -62,7 +62,8 @@ class RDNAggregator(ProposalAggregator):
         if advanced_pool not in ("all", "frame"):
             raise ValueError(f"RDN: expected ADVANCED_POOL 'all' or 'frame', got {advanced_pool!r}")
 
-        dim, relation = relations.dim, relations.located
+        # Equation 4 has a layer between two modules: none of them before the first.
+        dim, relation = relations.dim, relations.with_geometry
         self.support_topk = support_topk
         self.keep_relations = keep_relations
         self.advanced_ratio, self.advanced_pool = advanced_ratio, advanced_pool
@@ -89,6 +90,7 @@ class RDNAggregator(ProposalAggregator):
         """R^r (N, D) and the context's R^s -> R^r2 (N, D), or R^r1 without advanced stage."""
         support = context.proposals(self.support_topk, like=query)
         features, relations = self._basic_stage(query, support)
+        # R^sa is taken of R^s as the box head embedded it: the basic stage updates the key frame alone.
         if self.refine is not None:
             features = self._advanced_stage(features, query.boxes, support)
         return Aggregated(features, relations=relations)
@@ -102,13 +104,16 @@ class RDNAggregator(ProposalAggregator):
         """Equations 5 to 7."""
         assert self.refine is not None and self.distill is not None  # who has no advanced stage does not come here
         pool = self._advanced_pool(support)
+        # Equation 6: the distilled supports look at all of R^s, themselves among them.
         refined = pool.features + self.refine(pool.features, support.features, pool.boxes, support.boxes)
         if self.refine_transform is not None:
             refined = F.relu(self.refine_transform(refined))
+        # Equation 7: the key frame's proposals look at the distilled supports alone.
         return features + self.distill(features, refined, boxes, pool.boxes)
 
     def _advanced_pool(self, support: ProposalSet) -> ProposalSet:
         """R^sa: the share of R^s, or of each of its frames, that has the highest objectness; at least one proposal."""
+        # Public code takes the share of K, the same number of every frame, also of one with fewer proposals.
         if self.advanced_pool == "frame":
             return support[support.rank() < self._share(self.support_topk)]
         best = support.scores.argsort(descending=True, stable=True)[: self._share(len(support))]

@@ -72,6 +72,7 @@ class SELSAAggregator(ProposalAggregator):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, dim: int) -> dict:
+        # The first relation adds to what fc_1 gives; a head that ends in a ReLU would have cut that already.
         require_linear_box_head(cfg, "SELSA")
         selsa = cfg.MODEL.SELSA
         return {
@@ -92,6 +93,7 @@ class SELSAAggregator(ProposalAggregator):
             if k > 0:
                 x, supports = self.transform[k - 1](x), self._next_supports(k, supports, support.boxes)
             pair = x, supports, query.boxes, support.boxes
+            # `relation` itself never has the weights of all pairs: they are computed once more where they are kept.
             if self.keep_relations and k == len(self.relation) - 1:
                 with torch.no_grad():
                     relations = relation.weights(*pair).mean(dim=0)
@@ -100,6 +102,7 @@ class SELSAAggregator(ProposalAggregator):
 
     def _next_supports(self, k: int, supports: Tensor, boxes: Tensor) -> Tensor:
         """H_k -> H_{k+1}, both (M, D) before activation."""
+        # By S_{k-1}, which the key frame's proposals have just gone through: supports get no relation of their own.
         if self.update_supports:
             supports = supports + self.relation[k - 1](supports, supports, boxes, boxes)
         return self.transform[k - 1](F.relu(supports))

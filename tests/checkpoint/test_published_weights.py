@@ -18,7 +18,7 @@ from vod2.d2 import Boxes, EventStorage, Instances, build_model
 from vod2.engine import load_config
 from vod2.modeling import VideoRCNN
 from vod2.structures import Role
-from vod2.temporal import FrameMemory, RollingGlobal, SupportSchedule, Union, build_support_schedule
+from vod2.temporal import FrameMemory, RollingGlobal, ScheduleUnion, SupportSchedule, build_support_schedule
 
 CONFIGS = {
     "base": "FasterRCNN_R101",
@@ -43,13 +43,13 @@ def build(method: str, dtype: torch.dtype) -> tuple[VideoRCNN, SupportSchedule]:
 
 def with_global_order(schedule: SupportSchedule, order: list[int]) -> SupportSchedule:
     """MEGA draws its global frames at random: here in the order that is given."""
-    if not isinstance(schedule, Union):
+    if not isinstance(schedule, ScheduleUnion):
         return schedule
     parts = [
         RollingGlobal(part.count, orders={"video": order}) if isinstance(part, RollingGlobal) else part
         for part in schedule.schedules
     ]
-    return Union(parts)
+    return ScheduleUnion(parts)
 
 
 def stream(model: VideoRCNN, schedule: SupportSchedule, frames: np.ndarray) -> Iterator[tuple[Instances, Tensor]]:

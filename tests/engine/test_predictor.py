@@ -155,7 +155,7 @@ def test_the_lookahead_may_be_given_to_the_predictor(lookahead):
         ("Keyframes", 1, "Keyframes cannot have a lookahead of 1 frames: it always has 0"),
         ("NoWindow", 1, "NoWindow cannot have a lookahead of 1"),
         ("GlobalSample", 1, "GlobalSample looks at the whole video: it cannot have a lookahead of 1"),
-        ("Keyframes+GlobalSample", 1, "Union cannot have a lookahead of 1"),
+        ("Keyframes+GlobalSample", 1, "ScheduleUnion cannot have a lookahead of 1"),
     ],
 )
 def test_a_lookahead_that_the_schedule_cannot_have_is_refused(name, lookahead, message):

@@ -13,7 +13,7 @@ from helpers.streams import foreign_clips, loader_clips, lone_clips
 from vod2 import StreamingModel, VideoTrainer
 from vod2.d2 import BoxMode, DatasetCatalog, MetadataCatalog, build_model
 from vod2.errors import UserError
-from vod2.temporal import GlobalSample, Keyframes, RollingGlobal, SlidingWindow, Union
+from vod2.temporal import GlobalSample, Keyframes, RollingGlobal, ScheduleUnion, SlidingWindow
 
 RDN = {"MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME": "RDNAggregator"}
 MEGA = {"MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME": "MEGAAggregator", "MODEL.MEGA.MEMORY": 2}
@@ -28,7 +28,7 @@ METHODS = {
     "sliding": (RDN, SlidingWindow(1)),
     "repeat": (FGFA, SlidingWindow(2, edge="repeat")),
     "global": (RDN, GlobalSample(3)),
-    "carried": (MEGA, Union([SlidingWindow(1, edge="repeat"), RollingGlobal(2)])),
+    "carried": (MEGA, ScheduleUnion([SlidingWindow(1, edge="repeat"), RollingGlobal(2)])),
     "entering": (MST, SlidingWindow(1)),
     "keyframes": (DFF, Keyframes(3)),
     "memory": (LSTS, Keyframes(3)),
@@ -120,7 +120,7 @@ def evaluate(folder, keys: dict, context: str):
 @pytest.mark.parametrize("name", METHODS)
 def test_a_foreign_context_of_another_size_and_length_works(dataset, tmp_path, name):
     keys, schedule = METHODS[name]
-    parts = schedule.schedules if isinstance(schedule, Union) else [schedule]
+    parts = schedule.schedules if isinstance(schedule, ScheduleUnion) else [schedule]
     keys = keys | {"VIDEO.TEST_SCHEDULE.NAME": "+".join(type(part).__name__ for part in parts)}
     read = {key for part in parts for key in part.reads.values()}
     keys |= {f"VIDEO.TEST_SCHEDULE.{key}": value for key, value in {"RADIUS": 1, "COUNT": 3}.items() if key in read}

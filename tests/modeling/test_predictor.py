@@ -156,5 +156,5 @@ def test_detections_as_good_as_the_last_are_kept_where_that_is_asked_for(keep_ti
     corners = torch.tensor([[0.0, 0.0], [20.0, 0.0], [0.0, 20.0], [40.0, 40.0]], dtype=torch.float64)
     boxes = torch.cat([corners, corners + 9], dim=1).repeat(1, 2)  # (N, 2 * 4)
     probs = torch.tensor([[0.8, 0.0, 0.2], [0.9, 0.0, 0.1], [0.0, 0.8, 0.2], [0.0, 0.5, 0.5]], dtype=torch.float64)
-    assert predictor._kept(boxes, probs, IMAGE_SIZE).scores.tolist() == expected
-    assert len(predictor._kept(boxes[:1], probs[:1], IMAGE_SIZE)) == 1
+    assert predictor._select_detections(boxes, probs, IMAGE_SIZE).scores.tolist() == expected
+    assert len(predictor._select_detections(boxes[:1], probs[:1], IMAGE_SIZE)) == 1

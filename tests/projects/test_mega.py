@@ -21,8 +21,8 @@ from vod2.temporal import (
     FrameMemory,
     LocalMemoryGlobal,
     RollingGlobal,
+    ScheduleUnion,
     SlidingWindow,
-    Union,
     build_support_schedule,
     build_training_schedule,
 )
@@ -72,9 +72,9 @@ def stream(mega: MEGAAggregator, video: list[Frame], schedule, name: str = "vide
         yield result
 
 
-def make_schedule(length: int, edge: str, radius: int = 2, count: int = 3) -> tuple[Union, list[int]]:
+def make_schedule(length: int, edge: str, radius: int = 2, count: int = 3) -> tuple[ScheduleUnion, list[int]]:
     order = np.random.default_rng(length).permutation(length).tolist()
-    return Union([SlidingWindow(radius, edge=edge), RollingGlobal(count, orders={"video": order})]), order
+    return ScheduleUnion([SlidingWindow(radius, edge=edge), RollingGlobal(count, orders={"video": order})]), order
 
 
 def assert_stream_equals_reference(mega, video, edge, radius: int = 2, count: int = 3) -> None:

@@ -423,7 +423,7 @@ class TestStreams:
         memory.start("video", 4)
         for t in range(3):
             model.step(step_clip(video, t, memory), memory)
-        for frame in memory.held().frames:
+        for frame in memory.cached_context().frames:
             (plain,) = model.encode([{"image": video[frame.index]}])
             torch.testing.assert_close(frame.features["res4"], plain.features["res4"], rtol=1e-12, atol=1e-12)
 
@@ -432,7 +432,7 @@ class TestStreams:
         memory.start("video", 4)
         for index in (2, 0, 1):
             memory.put(make_frame(index))
-        assert [frame.index for frame in memory.held().frames] == [0, 1, 2]
+        assert [frame.index for frame in memory.cached_context().frames] == [0, 1, 2]
 
     def test_a_support_enters_against_the_window_before_it(self):
         """With radius T these are 2T + 1 frames: the window of the last key frame."""
@@ -457,7 +457,7 @@ class TestStreams:
             assert len(found) > 0 and found.scores.isfinite().all() and found.pred_boxes.tensor.isfinite().all()
             memory.context(t)
             assert len(memory) <= 7
-            assert all(frame.features.keys() == {"res4"} for frame in memory.held().frames)
+            assert all(frame.features.keys() == {"res4"} for frame in memory.cached_context().frames)
 
     def test_it_begins_as_the_detector_that_it_is_put_into(self):
         """Alignment and frame level begin with 0: their first result is the key frame's own map."""

@@ -27,7 +27,7 @@ from vod2.d2 import CfgNode, EventStorage
 from vod2.engine import load_config
 from vod2.modeling.roi_heads import build_proposal_aggregator
 from vod2.structures import TRACK_IDS, ProposalSet, Role, TemporalContext
-from vod2.temporal import FrameMemory, LocalMemoryGlobal, RollingGlobal, SlidingWindow, Union
+from vod2.temporal import FrameMemory, LocalMemoryGlobal, RollingGlobal, ScheduleUnion, SlidingWindow
 
 HEADS, SMALL = 4, 16
 SEQUENCE = "MEGAAggregator+MSTAggregator"
@@ -51,7 +51,7 @@ SMALLER = {
     "MODEL.VIDEO.SUPPORT_TOPK": 3,
     "MODEL.RPN.POST_NMS_TOPK_TEST": 6,
 }
-SCHEDULE = Union([SlidingWindow(1, edge="repeat"), RollingGlobal(2)])
+SCHEDULE = ScheduleUnion([SlidingWindow(1, edge="repeat"), RollingGlobal(2)])
 
 
 def row(name: str, **keys) -> dict:

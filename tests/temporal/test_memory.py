@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vod2.structures import Frame, Role
-from vod2.temporal import FrameMemory, GlobalSample, Keyframes, NoWindow, SlidingWindow, Union
+from vod2.temporal import FrameMemory, GlobalSample, Keyframes, NoWindow, ScheduleUnion, SlidingWindow
 
 SIZE = (32, 48)
 
@@ -55,7 +55,7 @@ def test_a_repeated_edge_frame_stands_in_the_context_more_than_once_but_in_memor
 
 
 def test_roles_come_from_the_schedule():
-    memory = make_memory(Union([SlidingWindow(1), Keyframes(4)]))
+    memory = make_memory(ScheduleUnion([SlidingWindow(1), Keyframes(4)]))
     put_missing(memory, 6)
     assert memory.context(6).roles == (Role.LOCAL,) * 3 + (Role.KEYFRAME,)
 
@@ -116,7 +116,7 @@ def test_a_memory_without_a_frame_goes_its_own_way():
     put_missing(memory, 1)
     memory.carry({"state": torch.ones(1)})
     other = memory.without(1)
-    assert other.missing(1) == [1] and dict(other.held().carry) == {"state": torch.ones(1)}
+    assert other.missing(1) == [1] and dict(other.cached_context().carry) == {"state": torch.ones(1)}
     own = Frame(memory.video, 1, SIZE)
     other.put(own)
     other.carry({})

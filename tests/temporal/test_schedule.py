@@ -20,9 +20,9 @@ from vod2.temporal import (
     RandomNear,
     RandomVideo,
     RollingGlobal,
+    ScheduleUnion,
     SlidingWindow,
     SupportSchedule,
-    Union,
     WithKey,
     build_support_schedule,
     build_training_schedule,
@@ -180,7 +180,7 @@ class TestRollingGlobal:
 
     def test_it_has_the_lookahead_of_the_whole_video_or_none(self):
         assert RollingGlobal(2).lookahead is None and RollingGlobal(2).with_lookahead(0).lookahead == 0
-        assert Union([SlidingWindow(3), RollingGlobal(2)]).with_lookahead(2).lookahead == 2
+        assert ScheduleUnion([SlidingWindow(3), RollingGlobal(2)]).with_lookahead(2).lookahead == 2
         with pytest.raises(ValueError, match="whole video: it cannot have a lookahead of 1"):
             RollingGlobal(2).with_lookahead(1)
 
@@ -213,17 +213,17 @@ class TestKeyframes:
 
 class TestUnion:
     def test_the_windows_follow_each_other_with_their_roles(self):
-        window = Union([SlidingWindow(1), Keyframes(4)]).window(6, 10)
+        window = ScheduleUnion([SlidingWindow(1), Keyframes(4)]).window(6, 10)
         assert window == [(5, Role.LOCAL), (6, Role.LOCAL), (7, Role.LOCAL), (4, Role.KEYFRAME)]
 
     def test_its_lookahead_is_the_longest(self):
-        assert Union([SlidingWindow(2), SlidingWindow(5, 3)]).lookahead == 3
-        assert Union([SlidingWindow(2), GlobalSample(3)]).lookahead is None
-        assert Union([SlidingWindow(2, 0), Keyframes(3)]).lookahead == 0
+        assert ScheduleUnion([SlidingWindow(2), SlidingWindow(5, 3)]).lookahead == 3
+        assert ScheduleUnion([SlidingWindow(2), GlobalSample(3)]).lookahead is None
+        assert ScheduleUnion([SlidingWindow(2, 0), Keyframes(3)]).lookahead == 0
 
     def test_no_schedules_are_refused(self):
         with pytest.raises(ValueError, match="at least one"):
-            Union([])
+            ScheduleUnion([])
 
 
 class Before(SupportSchedule):
@@ -434,12 +434,12 @@ class TestWithLookahead:
             schedule.with_lookahead(1)
 
     def test_in_a_union_the_sliding_windows_have_it(self):
-        union = Union([SlidingWindow(3), Keyframes(4)])
+        union = ScheduleUnion([SlidingWindow(3), Keyframes(4)])
         assert indices(union.with_lookahead(1).window(5, 9)) == [2, 3, 4, 5, 6, 4]
         assert union.with_lookahead(0).lookahead == 0
-        with pytest.raises(ValueError, match="Union cannot have a lookahead of 1"):
-            Union([NoWindow(), Keyframes(4)]).with_lookahead(1)
-        both = Union([SlidingWindow(3), GlobalSample(2)])
+        with pytest.raises(ValueError, match="ScheduleUnion cannot have a lookahead of 1"):
+            ScheduleUnion([NoWindow(), Keyframes(4)]).with_lookahead(1)
+        both = ScheduleUnion([SlidingWindow(3), GlobalSample(2)])
         assert (both.with_lookahead(0).lookahead, both.with_lookahead(2).lookahead) == (0, 2)
 
     def test_a_sample_of_the_whole_video_has_none_or_the_whole(self):

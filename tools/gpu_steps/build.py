@@ -35,6 +35,7 @@ def _build(step: Step) -> dict:
     environment = os.environ | {"VOD2_BUILD_OPS": "1", "FORCE_CUDA": "0", "MAX_JOBS": str(os.cpu_count())}
     if step.device == "cuda":
         major, minor = torch.cuda.get_device_capability()
+        # For this card alone, which shortens the build; -v makes ptxas list the resources of each kernel.
         environment |= {
             "FORCE_CUDA": "1",
             "TORCH_CUDA_ARCH_LIST": f"{major}.{minor}",
@@ -48,6 +49,7 @@ def _build(step: Step) -> dict:
     seconds = time.perf_counter() - begin
     types = _device_types(step)
     values = {"device_types": types, "seconds of the build": seconds}
+    # setup.py only warns where the ops cannot be built.
     if code or step.device not in types:
         raise Failed(f"no ops for {step.device}: {_reason(_log(step))}", **values)
     return values
@@ -57,37 +59,40 @@ def _device_types(step: Step) -> list[str]:
     """What the built package says that it has kernels for; nothing if it found an extension that lies elsewhere."""
     program = "import vod2._C, vod2.ops; print(vod2._C.__file__, *vod2.ops.compiled_device_types(), sep='\\n')"
     # In PYTHONPATH the library comes first, and the folder in which it runs holds no package.
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=step.folder)
-    path, *types = done.stdout.split("\n")[:-1] or [""]
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=step.folder)
+    path, *types = process.stdout.split("\n")[:-1] or [""]
     return types if Path(path).is_relative_to(step.settings.library) else []
 
 
 def _reason(log: str) -> str:
     """The line that says why nothing was built."""
     lines = log.strip().splitlines() or ["the build said nothing"]
-    told = [line for line in lines if line.startswith("WARNING: the compiled ops") or "error:" in line.lower()]
-    return (told or lines)[-1].strip()
+    reasons = [line for line in lines if line.startswith("WARNING: the compiled ops") or "error:" in line.lower()]
+    return (reasons or lines)[-1].strip()
 
 
 def kernels(log: str) -> dict[str, dict]:
     """Registers, stack and spills (bytes) of each kernel, from what ptxas says in a build's log."""
-    found: dict[str, dict] = {}
+    resources_of_kernel: dict[str, dict] = {}
     kernel = function = ""
     for line in log.splitlines():
         if entry := _ENTRY.search(line):
             kernel = function = entry[1]
-            found[kernel] = {"architecture": entry[2]}
+            resources_of_kernel[kernel] = {"architecture": entry[2]}
         elif named := _FUNCTION.search(line):
             function = named[1]  # of the kernel, or of a function that it calls
         elif (spills := _SPILLS.search(line)) and function == kernel:
             names = ("stack bytes", "spill stores", "spill loads")
-            found[kernel] |= dict(zip(names, map(int, spills.groups()), strict=True))
+            resources_of_kernel[kernel] |= dict(zip(names, map(int, spills.groups()), strict=True))
         elif (registers := _REGISTERS.search(line)) and kernel:
-            found[kernel]["registers"] = int(registers[1])
-    return {_readable(name): resources for name, resources in found.items()}
+            resources_of_kernel[kernel]["registers"] = int(registers[1])
+    return {_kernel_name(name): resources for name, resources in resources_of_kernel.items()}
 
 
-def _readable(mangled: str) -> str:
+def _kernel_name(mangled: str) -> str:
     """Such as "sum_kernel<float>": of a mangled name, the kernel and the type that it is for."""
     match = _MANGLED.search(mangled)
-    return f"{match[1]}<{'float' if match[2] == 'f' else 'double'}>" if match else mangled
+    if match is None:
+        return mangled
+    dtype = {"f": "float", "d": "double"}[match[2]]
+    return f"{match[1]}<{dtype}>"

@@ -30,10 +30,10 @@ def run(step: Step) -> None:
     names = {path.stem for path in (step.root / "configs" / "quick").glob("*.yaml")} - NO_METHODS
     for dtype in TOLERANCE:
         for name in sorted(names)[:: 4 if step.small else 1]:
-            step.case(f"{name}, {dtype}", partial(_same, step, name, dtype), needs=2)
+            step.case(f"{name}, {dtype}", partial(_compare_detections, step, name, dtype), needs=2)
 
 
-def _same(step: Step, name: str, dtype: str) -> dict:
+def _compare_detections(step: Step, name: str, dtype: str) -> dict:
     # In float32 the geometry of nearly equal boxes would magnify rounding by its scale of 100, and large weights of the
     # aggregators by more than that. float64 has digits enough for both.
     precise = dtype == "float64"
@@ -45,14 +45,15 @@ def _same(step: Step, name: str, dtype: str) -> dict:
     model = build_model(cfg)
     draw_weights(model, aggregators=precise)
     model = model.to(getattr(torch, dtype)).eval()
+    # TF32 has ten bits of mantissa, which no tolerance here allows for.
     with precision("fp32", step.device):
-        wanted = _detections(model, cfg)
+        expected = _detections(model, cfg)
         # On a CPU the other way of computing is that without oneDNN, which rounds in another order.
         with torch.backends.mkldnn.flags(enabled=step.device != "cpu"):
-            found = _detections(copy.deepcopy(model).to(step.device), cfg)
-    differences = [difference(a, b, TOLERANCE[dtype]) for a, b in zip(found, wanted, strict=True)]
+            actual = _detections(copy.deepcopy(model).to(step.device), cfg)
+    differences = [difference(a, b, TOLERANCE[dtype]) for a, b in zip(actual, expected, strict=True)]
     values = {
-        "detections": sum(map(len, wanted)),
+        "detections": sum(map(len, expected)),
         "box difference": max(box for box, _, _ in differences),
         "score difference": max(score for _, score, _ in differences),
         "unmatched": sum(lost for _, _, lost in differences),
@@ -67,32 +68,34 @@ def _same(step: Step, name: str, dtype: str) -> dict:
 
 def _detections(model: nn.Module, cfg: CfgNode) -> list[Instances]:
     """What a stream detects, on the CPU."""
+    # The schedule is told the true length, so that windows at both ends of a video are tried as well.
     stream = EndlessStream(model, cfg, noise(FRAMES, SIZE), length=FRAMES)
     return [stream.step().to("cpu") for _ in range(FRAMES)]
 
 
-def difference(found: Instances, wanted: Instances, tolerance: float) -> tuple[float, float, int]:
+def difference(actual: Instances, expected: Instances, tolerance: float) -> tuple[float, float, int]:
     """Largest difference of boxes (relative to the image's longer side) and of scores, and how many have no partner.
 
     The order does not count: each detection is compared with that of the same proposal and class. One whose score is
     within `tolerance` of the lowest may be beyond the last that is kept on the other side.
     """
-    ours = {_identity(found, row): row for row in range(len(found))}
-    theirs = {_identity(wanted, row): row for row in range(len(wanted))}
-    common = [identity for identity in ours if identity in theirs]
-    lost = _lost(found, ours.keys() - theirs.keys(), ours, tolerance)
-    lost += _lost(wanted, theirs.keys() - ours.keys(), theirs, tolerance)
+    actual_rows = {_identity(actual, row): row for row in range(len(actual))}
+    expected_rows = {_identity(expected, row): row for row in range(len(expected))}
+    common = [identity for identity in actual_rows if identity in expected_rows]
+    lost = _lost(actual, actual_rows.keys() - expected_rows.keys(), actual_rows, tolerance)
+    lost += _lost(expected, expected_rows.keys() - actual_rows.keys(), expected_rows, tolerance)
     if not common:
         return 0.0, 0.0, lost
-    rows = [ours[identity] for identity in common]
-    partners = [theirs[identity] for identity in common]
-    boxes = (found.pred_boxes.tensor[rows] - wanted.pred_boxes.tensor[partners]).abs().max().item()
-    scores = (found.scores[rows] - wanted.scores[partners]).abs().max().item()
-    return boxes / max(wanted.image_size), scores, lost
+    rows = [actual_rows[identity] for identity in common]
+    partners = [expected_rows[identity] for identity in common]
+    boxes = (actual.pred_boxes.tensor[rows] - expected.pred_boxes.tensor[partners]).abs().max().item()
+    scores = (actual.scores[rows] - expected.scores[partners]).abs().max().item()
+    return boxes / max(expected.image_size), scores, lost
 
 
 def _lost(instances: Instances, identities: Iterable, rows: dict, tolerance: float) -> int:
     lowest = instances.scores.min().item() if len(instances) else 0.0
+    # Near the lowest score that is kept, rounding decides which detection is the last.
     return sum(instances.scores[rows[identity]].item() > lowest + tolerance for identity in identities)
 
 

@@ -24,20 +24,21 @@ def run(step: Step) -> None:
     datasets = Path(os.environ["DETECTRON2_DATASETS"])
     words = SMALL_DATASET if step.small else DATASET
     step.case("videos", partial(_tool, step, "make_synthetic.py", "--output", str(datasets / "synthetic"), *words))
+    # RDN begins from the single frame half-way, as in tools/run_demo.py, so that both train for as long.
     half = step.folder / "FasterRCNN" / f"model_{'0000001' if step.small else '0000799'}.pth"
-    step.case("FasterRCNN", partial(_learn, step, "FasterRCNN"), needs=20 if step.small else 60)
-    step.case("RDN", partial(_learn, step, "RDN", "MODEL.WEIGHTS", str(half)), needs=20 if step.small else 60)
+    step.case("FasterRCNN", partial(_train, step, "FasterRCNN"), needs=20 if step.small else 60)
+    step.case("RDN", partial(_train, step, "RDN", "MODEL.WEIGHTS", str(half)), needs=20 if step.small else 60)
 
 
 def _tool(step: Step, name: str, *words: str) -> None:
     """Run a tool of the project; what it prints goes to the log of this step."""
     environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "4")}
-    done = subprocess.run([sys.executable, str(step.root / "tools" / name), *words], env=environment)
-    if done.returncode:
-        raise Failed(f"{name} ended with exit code {done.returncode}, see the log")
+    process = subprocess.run([sys.executable, str(step.root / "tools" / name), *words], env=environment)
+    if process.returncode:
+        raise Failed(f"{name} ended with exit code {process.returncode}, see the log")
 
 
-def _learn(step: Step, name: str, *keys: str) -> dict:
+def _train(step: Step, name: str, *keys: str) -> dict:
     output = step.folder / name
     workers = str(min(8, os.cpu_count() or 1))
     keys = [*keys, "OUTPUT_DIR", str(output), "MODEL.DEVICE", step.device, "DATALOADER.NUM_WORKERS", workers]
@@ -48,6 +49,7 @@ def _learn(step: Step, name: str, *keys: str) -> dict:
     values = {"AP50": results["AP50"], "AP50 of the CPU": None if step.small else CPU_AP50[name]}
     if step.small:
         return values
+    # Not `<`, which NaN would pass.
     if not results["AP50"] >= CPU_AP50[name] - TOLERANCE:
         raise Failed("it learns less than on a CPU", **values)
     return values

@@ -29,6 +29,7 @@ def describe(device: str) -> dict[str, str]:
         f"torchvision {torchvision.__version__}",
     ]
     if device == "cuda":
+        # A first allocation: a card that is there but cannot be used fails here.
         torch.zeros(1, device="cuda")
         card = torch.cuda.get_device_name()
         versions += [f"CUDA {torch.version.cuda}", f"cuDNN {torch.backends.cudnn.version()}", f"driver {_driver()}"]
@@ -81,6 +82,7 @@ def _copy(step: Step) -> dict:
     source = torch.rand((1 << 22) if step.small else (1 << 29), device=step.device)
     target = torch.empty_like(source)
     times = measure(lambda: target.copy_(source), step.device, count=10, warmup=3)
+    # Each byte is read and written.
     return {"rate": 2 * source.numel() * source.element_size() / times.median / 1e9, "unit": "GB/s"}
 
 
@@ -93,6 +95,7 @@ def _product(step: Step, name: str) -> dict:
     a, b = (torch.randn(size, size, device=step.device).to(dtype) for _ in range(2))
     with precision("TF32" if name == "TF32" else "fp32", step.device):
         times = measure(lambda: a @ b, step.device, count=10, warmup=3)
+    # A multiplication and an addition for each of the size^3 terms.
     return {"rate": 2 * size**3 / times.median / 1e12, "unit": "TFLOP/s"}
 
 

@@ -57,6 +57,7 @@ class Op:
 
 def _boxes(count: int, rng: torch.Generator) -> Tensor:
     corner = torch.rand(count, 2, generator=rng, dtype=torch.float64) * 500
+    # At least 4 pixels a side, as the geometry is divided by it.
     return torch.cat([corner, corner + 4 + torch.rand(count, 2, generator=rng, dtype=torch.float64) * 200], dim=1)
 
 
@@ -76,15 +77,19 @@ def _sampling_inputs(shape: tuple[int, ...], rng: torch.Generator) -> list[Tenso
     B, C, E, H, W, N = shape
     maps = [torch.randn(B, channels, H, W, generator=rng, dtype=torch.float64) for channels in (C, E, E)]
     locations = 1.5 * torch.randn(N, 2, generator=rng, dtype=torch.float64)
+    # Beyond the map from every cell, so that nothing but padding is sampled.
     locations[-1] = torch.tensor([W + 0.25, -H - 0.5])
+    # As an attention scales its keys: the similarities stay of the size of one.
     maps[1] /= max(E, 1) ** 0.5
     return [*maps, locations]
 
 
 def _sampling_ops(inputs: list[Tensor]) -> Iterator[tuple[object, tuple]]:
     value, key, query = (tensor.detach().permute(0, 2, 3, 1).contiguous() for tensor in inputs[:3])
+    # The last offset leads out of the map from every cell.
     dx, dy = [0, 2, -3, 100], [0, -1, 4, 0]
     weights = torch.rand(*value.shape[:3], len(dx), dtype=value.dtype, device=value.device)
+    # opcheck tries how the gradient is registered only where an input asks for one.
     yield torch.ops.vod2.shift_correlation.default, (query.requires_grad_(), key.requires_grad_(), dx, dy)
     for transposed in (False, True):
         yield torch.ops.vod2.shift_sum.default, (weights.requires_grad_(), value.requires_grad_(), dx, dy, transposed)
@@ -184,7 +189,10 @@ def run(step: Step) -> None:
             if special == "large" and step.small:
                 continue
             for dtype in DTYPES:
-                step.case(f"{name}, {special}, {dtype}", partial(_agrees, op, shape, dtype, step.device))
+                step.case(
+                    f"{name}, {special}, {dtype}", partial(_compare_with_reference, op, shape, dtype, step.device)
+                )
+        # None of these depends on the size.
         odd = op.shapes["odd"]
         step.case(f"{name}, non-contiguous", partial(_non_contiguous, op, odd, step.device))
         step.case(f"{name}, second stream", partial(_second_stream, op, odd, step.device))
@@ -221,25 +229,27 @@ def _forward_and_gradients(op: Op, function: Callable[..., Tensor], inputs: list
     """The comparable result and the gradients for a random gradient, in float64 on the CPU."""
     inputs = [t.detach().clone().requires_grad_(row in op.trained) for row, t in enumerate(inputs)]
     out = function(*inputs)
+    # Drawn on the CPU, so that both ways get the same gradient.
     grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    found = torch.autograd.grad(out, [inputs[row] for row in op.trained], grad.to(out.dtype).to(out.device))
-    return [tensor.detach().cpu().double() for tensor in (op.comparable(out.double()), *found)]
+    gradients = torch.autograd.grad(out, [inputs[row] for row in op.trained], grad.to(out.dtype).to(out.device))
+    return [tensor.detach().cpu().double() for tensor in (op.comparable(out.double()), *gradients)]
 
 
-def relative_error(found: Tensor, wanted: Tensor) -> float:
+def relative_error(actual: Tensor, expected: Tensor) -> float:
     """||found - wanted|| / ||wanted||; of nothing 0."""
-    if found.shape != wanted.shape:
-        raise Failed(f"got the shape {list(found.shape)}, expected {list(wanted.shape)}")
-    scale = wanted.norm().item()
-    difference = (found - wanted).norm().item()
+    if actual.shape != expected.shape:
+        raise Failed(f"got the shape {list(actual.shape)}, expected {list(expected.shape)}")
+    scale = expected.norm().item()
+    difference = (actual - expected).norm().item()
     return difference / scale if scale > 0 else difference
 
 
-def _agrees(op: Op, shape: tuple[int, ...], dtype: str, device: str) -> dict:
+def _compare_with_reference(op: Op, shape: tuple[int, ...], dtype: str, device: str) -> dict:
     inputs = _inputs(op, shape, DTYPES[dtype])
-    wanted = _forward_and_gradients(op, op.reference, [tensor.double() for tensor in inputs])
-    found = _forward_and_gradients(op, op.function, [tensor.to(device) for tensor in inputs])
-    errors = [relative_error(a, b) for a, b in zip(found, wanted, strict=True)]
+    # The reference gets the rounded inputs: what is measured is the rounding of the op alone.
+    expected = _forward_and_gradients(op, op.reference, [tensor.double() for tensor in inputs])
+    actual = _forward_and_gradients(op, op.function, [tensor.to(device) for tensor in inputs])
+    errors = [relative_error(a, b) for a, b in zip(actual, expected, strict=True)]
     values = {"forward error": errors[0], "gradient error": max(errors[1:]), "tolerance": op.tolerance[dtype]}
     if not max(errors) <= op.tolerance[dtype]:  # NaN fails, too
         raise Failed("it differs from the reference", **values)
@@ -248,24 +258,26 @@ def _agrees(op: Op, shape: tuple[int, ...], dtype: str, device: str) -> dict:
 
 def _non_contiguous(op: Op, shape: tuple[int, ...], device: str) -> None:
     inputs = [tensor.to(device) for tensor in _inputs(op, shape)]
+    # Every second row of a doubled tensor: equal numbers, another stride.
     strided = [tensor.repeat_interleave(2, dim=0)[::2] for tensor in inputs]
-    _require_equal(*(_forward_and_gradients(op, op.function, one) for one in (strided, inputs)))
+    _require_equal(*(_forward_and_gradients(op, op.function, tensors) for tensors in (strided, inputs)))
 
 
 def _second_stream(op: Op, shape: tuple[int, ...], device: str) -> None:
     """On a stream whose earlier work is late: an op on another stream would read what is not there yet."""
     if device != "cuda":
         raise NotApplicable("a CPU has no streams")
-    wanted = _forward_and_gradients(op, op.function, [tensor.to(device) for tensor in _inputs(op, shape)])
+    expected = _forward_and_gradients(op, op.function, [tensor.to(device) for tensor in _inputs(op, shape)])
     sources = [tensor.to(device) for tensor in _inputs(op, shape)]
     torch.cuda.synchronize()
     with torch.cuda.stream(torch.cuda.Stream()):
         late = [torch.zeros_like(source) for source in sources]
+        # Long enough for an op on the default stream to be through before its inputs are there.
         torch.cuda._sleep(200_000_000)  # cycles, a tenth of a second
         for target, source in zip(late, sources, strict=True):
             target.copy_(source)
-        found = _forward_and_gradients(op, op.function, late)
-    _require_equal(found, wanted)
+        actual = _forward_and_gradients(op, op.function, late)
+    _require_equal(actual, expected)
 
 
 def _deterministic(op: Op, shape: tuple[int, ...], device: str) -> None:
@@ -273,30 +285,31 @@ def _deterministic(op: Op, shape: tuple[int, ...], device: str) -> None:
     _require_equal(*(_forward_and_gradients(op, op.function, inputs) for _ in range(2)))
 
 
-def _require_equal(found: list[Tensor], wanted: list[Tensor]) -> None:
-    for a, b in zip(found, wanted, strict=True):
+def _require_equal(actual: list[Tensor], expected: list[Tensor]) -> None:
+    for a, b in zip(actual, expected, strict=True):
         if not torch.equal(a, b):
             raise Failed(f"the results differ by up to {(a - b).abs().max().item():.3g}")
 
 
 def _non_finite(op: Op, shape: tuple[int, ...], device: str) -> dict:
     """Nothing is read or written out of bounds, and what does not depend on the bad coordinate is as without it."""
-    for wrong in (nan, inf, -inf, 1e30, -1e30):
+    for coordinate in (nan, inf, -inf, 1e30, -1e30):
         inputs = _inputs(op, shape, torch.float32)
         for row in op.coordinates:
             inputs[row] = inputs[row].clone()
-            inputs[row][0] = wrong
-        found = _forward_and_gradients(op, op.function, [tensor.to(device) for tensor in inputs])
-        wanted = _forward_and_gradients(op, op.function, inputs)
-        for a, b in zip(found, wanted, strict=True):
+            inputs[row][0] = coordinate
+        actual = _forward_and_gradients(op, op.function, [tensor.to(device) for tensor in inputs])
+        expected = _forward_and_gradients(op, op.function, inputs)
+        for a, b in zip(actual, expected, strict=True):
             if not torch.equal(a.isnan(), b.isnan()):
-                raise Failed(f"coordinate {wrong}: NaN elsewhere than on the CPU")
+                raise Failed(f"coordinate {coordinate}: NaN elsewhere than on the CPU")
     return {"tried": ["nan", "inf", "-inf", "1e30", "-1e30"]}
 
 
 def _gradcheck(op: Op, device: str) -> None:
     shape = op.shapes["odd"]
     inputs = _trained_inputs(op, shape, device)
+    # nondet_tol=0.0: two backward passes have to agree to the bit.
     torch.autograd.gradcheck(op.function, inputs, nondet_tol=0.0, fast_mode=True)
 
 
@@ -316,12 +329,12 @@ def _time(op: Op, shape: tuple[int, ...], device: str) -> dict:
         with torch.no_grad():
             return function(*inputs)
 
-    def both(function: Callable[..., Tensor]) -> None:
+    def forward_backward(function: Callable[..., Tensor]) -> None:
         out = function(*inputs)
         torch.autograd.grad(out, [inputs[row] for row in op.trained], torch.ones_like(out))
 
     values = {}
-    for name, call in (("forward", forward), ("forward + backward", both)):
+    for name, call in (("forward", forward), ("forward + backward", forward_backward)):
         for words, function in ((f"{name} ms", op.function), (f"{name}, reference ms", op.reference)):
             seconds = measure(partial(call, function), device, count=20, warmup=2, seconds=1.5).median
             values[words] = 1e3 * seconds

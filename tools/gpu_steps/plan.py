@@ -36,5 +36,6 @@ SHORTEST = 3.0
 
 def limit_of(step: PlannedStep, seconds: float, left: float) -> float:
     """Seconds that `step` may take, of `seconds` for the whole report and `left` of them; 0 if it is not worth it."""
+    # A share of the whole: as long as there is time, the limit does not depend on the steps before.
     limit = min(step.share * seconds, left)
     return limit if limit >= SHORTEST else 0.0

@@ -46,18 +46,21 @@ def run_step(step: PlannedStep, settings: Settings, limit: float, log: Path, env
     command = [sys.executable, "-m", "gpu_steps.run", step.module, str(settings_file)]
     died = ""
     while True:
-        seen = len(read_rows(settings.rows))
+        num_begun = len(read_rows(settings.rows))
         code = _run(command, begin + limit - time.monotonic(), log, environment, settings.folder)
         rows = read_rows(settings.rows)
         if code == 0:
             break
+        # No second process: the limit is that of the step.
         if code is None:
             died = f"killed after {limit:.0f} s"
             _close_open_cases(rows, settings.rows, "timed out", died)
             return Outcome("timed out", time.monotonic() - begin, died, read_rows(settings.rows))
         died = f"exit code {code}: {tail(log)}"
+        # The next process finds these cases done, and begins with the one after them.
         _close_open_cases(rows, settings.rows, "crashed", died)
-        if len(rows) == seen:  # it does not even get to a case
+        # Nothing new was begun, so another process would end the same way.
+        if len(rows) == num_begun:  # it does not even get to a case
             break
     rows = read_rows(settings.rows)
     return Outcome(_status(rows, died), time.monotonic() - begin, died, rows)
@@ -76,6 +79,7 @@ def _run(command: list[str], limit: float, log: Path, environment: dict[str, str
             stdin=subprocess.DEVNULL,
             cwd=folder,
             env=environment,
+            # A process group of its own, which can be killed with all that the step has started.
             start_new_session=True,
         )
         try:
@@ -98,13 +102,13 @@ def _close_open_cases(rows: list[dict], path: str, status: str, message: str) ->
 
 
 def _status(rows: list[dict], died: str) -> str:
-    found = {row["status"] for row in rows}
+    statuses = {row["status"] for row in rows}
     for status in ("crashed", "failed", "no time"):
-        if status in found:
+        if status in statuses:
             return status
     if died:
         return "crashed"
-    return "passed" if "passed" in found else "does not apply"
+    return "passed" if "passed" in statuses else "does not apply"
 
 
 def tail(log: Path, lines: int = 4) -> str:

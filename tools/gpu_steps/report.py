@@ -19,6 +19,7 @@ def write(path: Path, text: str) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
     with os.fdopen(handle, "w") as file:
         file.write(text)
+    # mkstemp makes files that only their owner can read.
     os.chmod(temporary, 0o644)
     os.replace(temporary, path)
 
@@ -52,8 +53,8 @@ def load(path: str | os.PathLike) -> dict:
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path}: expected the report.json of tools/gpu_report.py, got: {error}") from error
     if not isinstance(report, dict) or report.get("schema") != SCHEMA:
-        found = report.get("schema") if isinstance(report, dict) else None
-        raise ValueError(f"{path}: expected a report of schema {SCHEMA}, got {found!r}; make it again")
+        schema = report.get("schema") if isinstance(report, dict) else None
+        raise ValueError(f"{path}: expected a report of schema {SCHEMA}, got {schema!r}; make it again")
     return report
 
 
@@ -119,6 +120,7 @@ def _text(value: object) -> str:
     if value is None:
         return ""
     if isinstance(value, float):
+        # %g would write large numbers with an exponent.
         return f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
     if isinstance(value, list):
         return "; ".join(map(_text, value))
@@ -146,6 +148,7 @@ def publish(paths: list[str], page: Path) -> None:
                 "",
                 head,
                 "",
+                # The headings of a report go down a level, below that of the page.
                 *(markdown(report).replace("\n#", "\n##").replace("# ", "## ", 1) for report in reports),
             ]
         ),

@@ -28,16 +28,26 @@ def _watch(step: Step, tool: str) -> dict:
     # Without PyTorch's cache each tensor is an allocation of its own, and what lies beyond it is out of bounds.
     environment = os.environ | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     program = [sys.executable, "-m", "gpu_steps.sanitizer"]
-    ours = ["--kernel-name", "kernel_substring=vod2"]  # the others would take minutes
-    command = [sanitizer, "--tool", tool, "--error-exitcode", str(FAULT), "--launch-timeout", "60", *ours, *program]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    print(done.stdout, done.stderr)  # for the log
-    summary = [line for line in done.stdout.splitlines() if "SUMMARY" in line]
+    kernel_filter = ["--kernel-name", "kernel_substring=vod2"]  # the others would take minutes
+    command = [
+        sanitizer,
+        "--tool",
+        tool,
+        "--error-exitcode",
+        str(FAULT),
+        "--launch-timeout",
+        "60",
+        *kernel_filter,
+        *program,
+    ]
+    process = subprocess.run(command, env=environment, capture_output=True, text=True)
+    print(process.stdout, process.stderr)  # for the log
+    summary = [line for line in process.stdout.splitlines() if "SUMMARY" in line]
     values = {"summary": summary[-1].strip("= ") if summary else ""}
-    if done.returncode == FAULT:
+    if process.returncode == FAULT:
         raise Failed("it found a fault, see the log", **values)
-    if done.returncode or not summary:
-        raise Failed(f"the program ended with exit code {done.returncode}, see the log", **values)
+    if process.returncode or not summary:
+        raise Failed(f"the program ended with exit code {process.returncode}, see the log", **values)
     return values
 
 
@@ -55,10 +65,12 @@ def _ops_once() -> None:
                 for far in (False, True):
                     drawn = [t.to(dtype) for t in op.draw(shape, torch.Generator().manual_seed(0))]
                     for row in op.coordinates if far else ():
+                        # Far outside of every map, where an index that is not checked would leave the memory.
                         drawn[row] = drawn[row] * 1e12
                     inputs = [t.cuda().requires_grad_(row in op.trained) for row, t in enumerate(drawn)]
                     out = op.function(*inputs)
                     torch.autograd.grad(out.sum(), [inputs[row] for row in op.trained])
+    # Before the process ends, or the last kernels would not be watched.
     torch.cuda.synchronize()
 
 

@@ -41,6 +41,7 @@ LONGEST_FILL = 60  # frames until the window of every method is full (MEGA: 25 +
 
 
 def run(step: Step) -> None:
+    # The sizes of a stream do not change, so cuDNN may choose its algorithms by trying.
     torch.backends.cudnn.benchmark = True
     methods, sizes = SMALL if step.small else (METHODS, SIZES)
     models = Models(step)
@@ -54,7 +55,7 @@ def run(step: Step) -> None:
     for config in methods[:2]:
         step.case(f"{_title(config)}, kernels", partial(_kernels, step, models, config, size), needs=4)
     for config in methods[:2]:
-        for name, change in (("channels last", _channels_last), ("torch.compile of the backbone", _compiled)):
+        for name, change in (("channels last", _channels_last), ("torch.compile of the backbone", _compile_backbone)):
             case = f"{_title(config)}, {size[0]} x {size[1]}, bf16, {name}"
             step.case(case, partial(_stream, step, models, config, size, "bf16", change), needs=30)
 
@@ -106,8 +107,10 @@ def _stream(
         peak = PeakMemory(step.device, model)
         times = _time(step, EndlessStream(model, cfg, noise(4, size)))
     gflop = models.gflop(config, size)
-    single = models.single.setdefault((size, name, change), times.median) if config in (SINGLE, SMALL[0][0]) else None
-    single = single or models.single.get((size, name, change))
+    # The methods begin with the single frame, so its time is there when that of the others comes.
+    if config in (SINGLE, SMALL[0][0]):
+        models.single.setdefault((size, name, change), times.median)
+    single = models.single.get((size, name, change))
     return {
         "median ms": 1e3 * times.median,
         "p95 ms": 1e3 * times.p95,
@@ -123,6 +126,7 @@ def _stream(
 def _time(step: Step, stream: EndlessStream) -> Times:
     """Of a frame, once the window is full."""
     fill, count = (3, 3) if step.small else (LONGEST_FILL, 30)
+    # In the middle of a long video the window is as large as it gets.
     window = stream.memory.schedule.period + len(list(stream.memory.schedule.window(500, 1000, "video")))
     for _ in range(min(fill, window + 2)):
         stream.step()
@@ -156,6 +160,7 @@ def _kernels(step: Step, models: Models, config: str, size: tuple[int, int]) -> 
                 stream.step()
     attribute = "self_device_time_total" if on_gpu else "self_cpu_time_total"
     events = sorted(profiler.key_averages(), key=lambda event: -getattr(event, attribute))
+    # 1 where nothing was recorded, as the shares divide by it.
     total = sum(getattr(event, attribute) for event in events) or 1
     longest = [
         f"{event.key[:80]} {100 * getattr(event, attribute) / total:.1f}% ({event.count // count} a frame)"
@@ -168,10 +173,11 @@ def _channels_last(model: nn.Module) -> nn.Module:
     return model.to(memory_format=torch.channels_last)
 
 
-def _compiled(model: nn.Module) -> nn.Module:
+def _compile_backbone(model: nn.Module) -> nn.Module:
     """The backbone alone: what follows has shapes that depend on the data."""
     if not torch.cuda.is_available():
         raise NotApplicable("tried on a GPU only")
+    # The case before has left the model in channels last.
     model.to(memory_format=torch.contiguous_format)
     model.backbone.compile()
     return model

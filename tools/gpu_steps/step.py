@@ -73,9 +73,10 @@ class Step:
         self.device, self.small = settings.device, settings.size == "small"
         self.root, self.folder = Path(settings.root), Path(settings.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._known = {row["name"] for row in read_rows(settings.rows)}
+        # What earlier processes of the step have begun, whether it ended well or not.
+        self._names = {row["name"] for row in read_rows(settings.rows)}
 
-    def left(self) -> float:
+    def seconds_left(self) -> float:
         """Seconds in which cases may begin."""
         return self.settings.deadline - time.time()
 
@@ -87,12 +88,14 @@ class Step:
                 `NotApplicable` one that does not apply.
             needs: seconds that it takes; with less left it is not begun.
         """
-        if name in self._known:
+        if name in self._names:
             return
-        self._known.add(name)
-        if self.left() < needs or self.left() <= 0:
+        self._names.add(name)
+        # Written down all the same: the report shows what was left out.
+        if self.seconds_left() < needs or self.seconds_left() <= 0:
             self._write(name, status="no time")
             return
+        # Before the case runs: if the process dies in it, this row is all that tells.
         self._write(name, status=STARTED)
         begin = time.perf_counter()
         try:
@@ -111,12 +114,12 @@ class Step:
     @contextlib.contextmanager
     def seconds_for(self, share: float) -> Iterator[None]:
         """Cases within may begin in this share of the remaining time only, so that those after it get some."""
-        whole = self.settings
-        self.settings = Settings(**{**asdict(whole), "deadline": time.time() + share * max(self.left(), 0)})
+        settings = self.settings
+        self.settings = Settings(**{**asdict(settings), "deadline": time.time() + share * max(self.seconds_left(), 0)})
         try:
             yield
         finally:
-            self.settings = whole
+            self.settings = settings
 
     def _write(self, name: str, **values) -> None:
         append_row(self.settings.rows, {"name": name, **values})

@@ -13,8 +13,8 @@ from vod2.temporal import FrameMemory, build_support_schedule
 
 def configuration(root: Path, name: str, device: str, *overrides: object) -> CfgNode:
     """configs/`name` without weights on `device`, with `overrides` KEY VALUE ... on top."""
-    fixed = ["MODEL.WEIGHTS", "", "MODEL.DEVICE", device]
-    return load_config(str(root / "configs" / name), [*fixed, *overrides])
+    keys = ["MODEL.WEIGHTS", "", "MODEL.DEVICE", device]
+    return load_config(str(root / "configs" / name), [*keys, *overrides])
 
 
 def noise(count: int, size: tuple[int, int], seed: int = 0) -> list[Tensor]:
@@ -22,8 +22,8 @@ def noise(count: int, size: tuple[int, int], seed: int = 0) -> list[Tensor]:
     height, width = size
     rng = torch.Generator().manual_seed(seed)
     coarse = torch.randint(0, 256, (count, 3, -(-height // 8), -(-width // 8)), generator=rng)
-    whole = coarse.repeat_interleave(8, dim=2).repeat_interleave(8, dim=3)[:, :, :height, :width]
-    return list(whole.to(torch.uint8).contiguous())
+    full_size = coarse.repeat_interleave(8, dim=2).repeat_interleave(8, dim=3)[:, :, :height, :width]
+    return list(full_size.to(torch.uint8).contiguous())
 
 
 class EndlessStream:
@@ -43,5 +43,6 @@ class EndlessStream:
 
     def step(self) -> Instances:
         t = next(self.frames)
-        fresh = [{"image": self.images[i % len(self.images)], "frame_index": i} for i in self.memory.missing(t)]
-        return self.model.step({"frame_index": t, "support": fresh}, self.memory)["instances"]
+        # What the memory has of the window is not encoded again.
+        new_frames = [{"image": self.images[i % len(self.images)], "frame_index": i} for i in self.memory.missing(t)]
+        return self.model.step({"frame_index": t, "support": new_frames}, self.memory)["instances"]

@@ -20,16 +20,17 @@ def run(step: Step) -> None:
 
 def _pytest(step: Step, folder: str) -> dict:
     """pytest in several processes; a result counts as soon as it is there."""
-    found = step.folder / f"{folder.rpartition('/')[2]}.xml"
+    results = step.folder / f"{folder.rpartition('/')[2]}.xml"
     command = [sys.executable, "-m", "pytest", str(step.root / folder), "-c", str(step.root / "pyproject.toml")]
-    command += ["-q", "-p", "no:cacheprovider", f"--junitxml={found}"]
+    command += ["-q", "-p", "no:cacheprovider", f"--junitxml={results}"]
     command += [f"--device={step.device}", "-n", str(min(8, os.cpu_count() or 1)), "--tb=short"]
+    # The processes of pytest share the cores.
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     # Not in the checkout: it would be imported in the place of the package that was built.
     code = subprocess.run(command, cwd=step.folder, env=environment).returncode
-    if not found.exists():
+    if not results.exists():
         raise Failed(f"pytest ended with exit code {code} and no results, see the log")
-    values = counts(found)
+    values = counts(results)
     if code:
         raise Failed(f"{values['failed']} tests failed", **values)
     return values

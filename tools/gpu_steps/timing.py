@@ -29,6 +29,7 @@ def measure(call: Callable[[], object], device: str, count: int, warmup: int = 1
     for _ in range(warmup):
         call()
     times, begin = [], time.perf_counter()
+    # At least one call, however long it takes.
     while len(times) < count and (not times or time.perf_counter() - begin < seconds):
         synchronize(device)
         start = time.perf_counter()
@@ -50,6 +51,7 @@ class PeakMemory:
         self.device = device
         if device == "cuda":
             tensors = [] if model is None else [*model.parameters(), *model.buffers()]
+            # What other detectors hold is not this one's; its own weights are.
             self._before = torch.cuda.memory_allocated() - sum(t.numel() * t.element_size() for t in tensors)
             torch.cuda.reset_peak_memory_stats()
 

@@ -51,9 +51,11 @@ def _make_videos(step: Step) -> None:
 
 
 def _trainer(step: Step, config: str, amp: bool) -> VideoTrainer:
+    # The same initial weights whatever ran before, so that both precisions start alike.
     seed_all_rng(0)
     cfg = _configuration(step, config, amp)
     trainer = VideoTrainer(cfg)
+    # Random weights: without it activations grow from block to block until half precision overflows.
     damp_frozen_normalisation(trainer.model.backbone)
     return trainer
 
@@ -97,14 +99,15 @@ class _Watch(HookBase):
 def _train(step: Step, config: str, amp: bool) -> dict:
     trainer = _trainer(step, config, amp)
     watch = _Watch(step.device)
+    # Without checkpoints, evaluation and writers, whose time is not that of a step.
     trainer._hooks = [hook for hook in trainer._hooks if type(hook).__name__ in ("IterationTimer", "LRScheduler")]
     trainer.register_hooks([watch])
     peak = PeakMemory(step.device, trainer.model)
     trainer.train()
-    settled = len(watch.seconds) // 3  # the first ones choose algorithms
+    num_warmup = len(watch.seconds) // 3  # the first ones choose algorithms
     values = {
-        "s/step": statistics.median(watch.seconds[settled:]),
-        "of them waiting for data": statistics.median(watch.waiting[settled:]),
+        "s/step": statistics.median(watch.seconds[num_warmup:]),
+        "of them waiting for data": statistics.median(watch.waiting[num_warmup:]),
         "peak GiB": peak.gib(),
         "steps": len(watch.seconds),
         "first loss": watch.losses[0],
@@ -120,6 +123,7 @@ def _same_loss(step: Step, config: str) -> dict:
     losses = [_first_loss(step, config, amp) for amp in (True, False)]
     relative = abs(losses[0] - losses[1]) / losses[1]
     values = {"AMP loss": losses[0], "fp32 loss": losses[1], "difference": relative, "tolerance": AMP_TOLERANCE}
+    # Not `>`, which NaN would pass.
     if not relative <= AMP_TOLERANCE:
         raise Failed("mixed precision gives another loss", **values)
     return values

@@ -1,7 +1,6 @@
 """Configuration: `CfgNode`, the default keys and values (`get_cfg`), and `configurable`."""
 
 import ast
-import copy
 import functools
 import inspect
 import operator
@@ -16,6 +15,7 @@ from vod2._d2lite.utils.file_io import PathManager
 
 __all__ = ["CfgNode", "check_supported", "configurable", "get_cfg"]
 
+# Detectron2 renamed keys from version 1 to 2; a file of version 1 has to go through its converter first
 _VERSION = 2
 
 
@@ -146,6 +146,7 @@ class CfgNode(_FvcoreCfgNode):
             raise FileNotFoundError(f"{cfg_filename}: no such configuration file")
         try:
             loaded = self.load_yaml_with_base(cfg_filename, allow_unsafe=allow_unsafe)
+            # A file that names no version counts as current; Detectron2 guesses it from the keys
             if (version := loaded.get("VERSION", _VERSION)) != _VERSION:
                 raise ValueError(f"VERSION is {version!r}, only VERSION {_VERSION} is understood")
             self.merge_from_other_cfg(type(self)(loaded))
@@ -153,6 +154,7 @@ class CfgNode(_FvcoreCfgNode):
             raise ValueError(f"{cfg_filename}: not a readable YAML file: {error}") from error
         except KeyError as error:
             advice = "Correct its spelling, or add the key to the configuration before the file is merged"
+            # str() of a KeyError puts its message in quotes, args[0] does not
             raise KeyError(f"{cfg_filename}: {error.args[0]}. {advice}") from error
         except ValueError as error:
             raise ValueError(f"{cfg_filename}: {error}") from error
@@ -160,7 +162,7 @@ class CfgNode(_FvcoreCfgNode):
 
 def get_cfg() -> CfgNode:
     """A new configuration with every key at its default."""
-    return CfgNode(copy.deepcopy(_DEFAULTS))
+    return CfgNode(_DEFAULTS)  # which copies them, lists included
 
 
 def check_supported(cfg: CfgNode, supported: dict[str, Any]) -> None:
@@ -204,15 +206,18 @@ def configurable(init_func: Callable | None = None, *, from_config: Callable | N
 
 
 def _has_cfg(args: tuple, kwargs: dict[str, Any]) -> bool:
+    # yacs' class is the base of every CfgNode, also of one that a script has made with fvcore or yacs alone
     return isinstance(args[0] if args else kwargs.get("cfg"), _YacsCfgNode)
 
 
 def _explicit_arguments(from_config: Callable | None, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
     parameters = inspect.signature(from_config).parameters if callable(from_config) else {}
+    # Without @classmethod the first parameter would be "cls"
     if not callable(from_config) or next(iter(parameters), None) != "cfg":
         raise TypeError(f"@configurable needs a function or classmethod from_config(cfg, ...), got {from_config!r}")
+    # With *args or **kwargs, from_config accepts any argument: it gets all of them
     if any(parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD) for parameter in parameters.values()):
         return from_config(*args, **kwargs)
     overrides = {name: value for name, value in kwargs.items() if name not in parameters}
-    taken = {name: value for name, value in kwargs.items() if name in parameters}
-    return {**from_config(*args, **taken), **overrides}
+    from_config_kwargs = {name: value for name, value in kwargs.items() if name in parameters}
+    return {**from_config(*args, **from_config_kwargs), **overrides}

@@ -63,6 +63,7 @@ class DatasetEvaluators(DatasetEvaluator):
         results: OrderedDict[str, Any] = OrderedDict()
         for evaluator in self._evaluators:
             result = evaluator.evaluate()
+            # Evaluators gather on the main process; results of the others would cover their own share only
             if result is None or not comm.is_main_process():
                 continue
             twice = results.keys() & result.keys()
@@ -99,16 +100,19 @@ def inference_on_dataset(model, data_loader, evaluator):
     total = len(data_loader)
     _logger.info("Start inference on %d batches", total)
     evaluator.reset()
-    with inference_context(model) if isinstance(model, torch.nn.Module) else contextlib.nullcontext(), torch.no_grad():
+    in_eval_mode = inference_context(model) if isinstance(model, torch.nn.Module) else contextlib.nullcontext()
+    with in_eval_mode, torch.no_grad():
         start = time.perf_counter()
-        for done, inputs in enumerate(data_loader, 1):
+        for num_done, inputs in enumerate(data_loader, 1):
             evaluator.process(inputs, model(inputs))
             elapsed = time.perf_counter() - start
-            eta = datetime.timedelta(seconds=int(elapsed / done * (total - done)))
-            message = f"Inference done {done}/{total}. {elapsed / done:.4f} s/iter. ETA={eta}"
+            per_iter = elapsed / num_done
+            eta = datetime.timedelta(seconds=int(per_iter * (total - num_done)))
+            message = f"Inference done {num_done}/{total}. {per_iter:.4f} s/iter. ETA={eta}"
             log_every_n_seconds(logging.INFO, message, n=5)
     _logger.info("Inference time: %.1f s on %d devices", time.perf_counter() - start, comm.get_world_size())
     results = evaluator.evaluate()
+    # Processes other than the main one may have none, but callers index the result
     return {} if results is None else results
 
 
@@ -142,6 +146,7 @@ def verify_results(cfg, results):
     expected = cfg.TEST.EXPECTED_RESULTS
     for task, metric, value, tolerance in expected:
         actual = results[task].get(metric)
+        # Written so that NaN fails, too
         if actual is None or not abs(actual - value) <= tolerance:
             _logger.error("Result verification failed: %s/%s is %s, expected %s", task, metric, actual, expected)
             sys.exit(1)
@@ -200,6 +205,7 @@ class COCOEvaluator(DatasetEvaluator):
     def process(self, inputs, outputs):
         """Takes inputs with image_id and outputs with instances: pred_boxes (original pixels), scores, pred_classes."""
         for x, output in zip(inputs, outputs, strict=True):
+            # On the CPU, because predictions accumulate over the whole dataset
             instances = _to_coco_results(output["instances"].to("cpu"), x["image_id"])
             self._predictions.append({"image_id": x["image_id"], "instances": instances})
 
@@ -250,6 +256,7 @@ class COCOEvaluator(DatasetEvaluator):
         with contextlib.redirect_stdout(io.StringIO()):
             # loadRes adds keys to the dicts it is given
             coco_eval = COCOeval(self._coco_api, self._coco_api.loadRes(copy.deepcopy(detections)), "bbox")
+            # A single limit, which summarize() does not support: hence the means below
             coco_eval.params.maxDets = [self._max_dets]
             if img_ids is not None:
                 coco_eval.params.imgIds = img_ids
@@ -257,11 +264,13 @@ class COCOEvaluator(DatasetEvaluator):
             coco_eval.accumulate()
         # (IoU thresholds, recalls, classes, areas); areas are all, small, medium, large
         precision = coco_eval.eval["precision"][..., 0]
-        overall = precision[..., 0]
-        parts = (overall, overall[0], overall[5], *np.moveaxis(precision, -1, 0)[1:])  # thresholds 0.5 and 0.75
+        overall, small, medium, large = np.moveaxis(precision, -1, 0)
+        # The IoU thresholds are 0.5, 0.55 ... 0.95: index 0 is 0.5, index 5 is 0.75
+        parts = (overall, overall[0], overall[5], small, medium, large)
         results = dict(zip(_METRICS, map(_percent, parts), strict=True))
         _logger.info("Evaluation results for bbox:\n%s", _table(results.items()))
 
+        # Both are sorted by category id, the order in which `load_coco_json` numbers the classes
         names = self._metadata.get("thing_classes") or [self._coco_api.cats[i]["name"] for i in coco_eval.params.catIds]
         per_class = {f"AP-{name}": _percent(overall[:, :, k]) for k, name in enumerate(names)}
         if len(per_class) > 1:

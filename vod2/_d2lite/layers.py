@@ -47,6 +47,7 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
     Args:
         boxes (N, 4) xyxy, scores (N,), idxs (N,): group of each box.
     """
+    # Box areas overflow float16, and bfloat16 rounds neighbouring coordinates to the same number
     return torchvision.ops.batched_nms(at_least_float32(boxes), at_least_float32(scores), idxs, iou_threshold)
 
 
@@ -55,6 +56,7 @@ class Conv2d(nn.Conv2d):
 
     def __init__(self, *args, norm: nn.Module | None = None, activation: Callable | None = None, **kwargs):
         super().__init__(*args, **kwargs)
+        # Detectron2's checkpoints call its weights "<convolution>.norm.*"
         self.norm = norm
         self.activation = activation
 
@@ -71,6 +73,7 @@ class FrozenBatchNorm2d(nn.Module):
     bias) loads with mean 0 and variance 1 if it was saved without a version or with one below 2.
     """
 
+    # The number that Detectron2 writes into its checkpoints; `_load_from_state_dict` compares it
     _version = 3
 
     def __init__(self, num_features: int, eps: float = 1e-5):
@@ -84,6 +87,7 @@ class FrozenBatchNorm2d(nn.Module):
         self.register_buffer("weight", torch.ones(num_features))
         self.register_buffer("bias", torch.zeros(num_features))
         self.register_buffer("running_mean", torch.zeros(num_features))
+        # Variance + eps is 1, so that a fresh layer is the identity
         self.register_buffer("running_var", torch.ones(num_features) - eps)
         # Of no use here, but a converted BatchNorm2d keeps it, so that its checkpoints still match
         self.register_buffer("num_batches_tracked", None)
@@ -97,6 +101,7 @@ class FrozenBatchNorm2d(nn.Module):
         return x * scale.to(x.dtype).view(1, -1, 1, 1) + shift.to(x.dtype).view(1, -1, 1, 1)
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, *args):
+        # 1, not 1 - eps: this is how Detectron2 loads such files
         if (local_metadata.get("version") or 1) < 2:
             state_dict.setdefault(prefix + "running_mean", torch.zeros_like(self.running_mean))
             state_dict.setdefault(prefix + "running_var", torch.ones_like(self.running_var))
@@ -117,9 +122,11 @@ class FrozenBatchNorm2d(nn.Module):
 
 _NORMS = {
     "BN": nn.BatchNorm2d,
+    # Detectron2 has both names from the time when SyncBN was its own implementation
     "SyncBN": nn.SyncBatchNorm,
     "nnSyncBN": nn.SyncBatchNorm,
     "FrozenBN": FrozenBatchNorm2d,
+    # 32 groups, the default of the paper (Wu and He, ECCV 2018)
     "GN": lambda channels: nn.GroupNorm(32, channels),
     "LN": lambda channels: LayerNorm2d(channels, eps=1e-6),
 }

@@ -48,24 +48,22 @@ def get_default_optimizer_params(
     Raises:
         ValueError: a factor without ``base_lr``, or both ``overrides["bias"]`` and one of the arguments for biases.
     """
-    scales_bias = bias_lr_factor not in (None, 1.0)
-    if base_lr is None and (scales_bias or lr_factor_func is not None):
+    if base_lr is None and (bias_lr_factor not in (None, 1.0) or lr_factor_func is not None):
         raise ValueError("bias_lr_factor and lr_factor_func require base_lr")
-    bias: dict[str, Any] = {}
-    if base_lr is not None and bias_lr_factor is not None and scales_bias:
-        bias["lr"] = base_lr * bias_lr_factor
-    if weight_decay_bias is not None:
-        bias["weight_decay"] = weight_decay_bias
+    bias = _bias_overrides(base_lr, bias_lr_factor, weight_decay_bias)
     overrides = dict(overrides or {})
     if bias and "bias" in overrides:
         raise ValueError("Conflicting overrides for 'bias'")
     overrides.setdefault("bias", bias)
     defaults = {k: v for k, v in (("lr", base_lr), ("weight_decay", weight_decay)) if v is not None}
 
+    # Few large groups, because PyTorch updates each group at once. The order matters: checkpoints of an optimizer
+    # identify parameters by position.
     groups: dict[tuple, dict[str, Any]] = {}
     seen = set()
     for module_name, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
+            # Modules may share a parameter; the optimizer must get it once
             if not parameter.requires_grad or parameter in seen:
                 continue
             seen.add(parameter)
@@ -80,11 +78,24 @@ def get_default_optimizer_params(
     return list(groups.values())
 
 
+def _bias_overrides(
+    base_lr: float | None, bias_lr_factor: float | None, weight_decay_bias: float | None
+) -> dict[str, float]:
+    overrides = {}
+    # A factor of 1 is no override, and so no conflict with overrides["bias"]
+    if base_lr is not None and bias_lr_factor is not None and bias_lr_factor != 1.0:
+        overrides["lr"] = base_lr * bias_lr_factor
+    if weight_decay_bias is not None:
+        overrides["weight_decay"] = weight_decay_bias
+    return overrides
+
+
 def _with_gradient_clipping(clip, optimizer: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
     """A subclass of ``optimizer`` that first clips each parameter's gradient; ``clip`` is SOLVER.CLIP_GRADIENTS."""
     if clip.CLIP_TYPE not in ("value", "norm"):
         raise ValueError(f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE={clip.CLIP_TYPE!r}: expected 'value' or 'norm'")
 
+    # Inside step(), which GradScaler calls after unscaling the gradients
     def step(self, closure=None):
         for parameter in (p for group in self.param_groups for p in group["params"]):
             if clip.CLIP_TYPE == "value":
@@ -131,6 +142,7 @@ class LRMultiplier(torch.optim.lr_scheduler.LRScheduler):
         return {"base_lrs": self.base_lrs, "last_epoch": self.last_epoch}
 
     def get_lr(self) -> list[float | Tensor]:
+        # What PyTorch calls an epoch is an iteration here
         multiplier = self._multiplier(self.last_epoch / self._max_iter)
         return [base_lr * multiplier for base_lr in self.base_lrs]
 
@@ -143,6 +155,7 @@ def _main_schedule(solver) -> ParamScheduler:
             raise ValueError(f"SOLVER.BASE_LR_END={solver.BASE_LR_END}: expected a value in [0, {solver.BASE_LR}]")
         return CosineParamScheduler(1, solver.BASE_LR_END / solver.BASE_LR)
     if name == "WarmupMultiStepLR":
+        # MultiStepParamScheduler refuses later ones, which are common when MAX_ITER is shortened
         milestones = [step for step in solver.STEPS if step < max_iter]
         if len(milestones) != len(solver.STEPS):
             logging.getLogger(__name__).warning("SOLVER.STEPS from SOLVER.MAX_ITER on are ignored.")
@@ -164,6 +177,7 @@ def build_lr_scheduler(cfg, optimizer: torch.optim.Optimizer) -> LRMultiplier:
     """
     solver = cfg.SOLVER
     schedule = _main_schedule(solver)
+    # A training shorter than its warm-up consists of warm-up only
     length = min(solver.WARMUP_ITERS / solver.MAX_ITER, 1.0)
     start = solver.WARMUP_FACTOR * schedule(0.0)
     if solver.WARMUP_METHOD == "linear":

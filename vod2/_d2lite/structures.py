@@ -3,6 +3,7 @@
 Letters: N boxes, M other boxes, B images, C channels, H W height and width. Boxes are xyxy in pixels, no +1.
 """
 
+import math
 from collections.abc import Iterator
 from enum import IntEnum, unique
 from itertools import chain
@@ -21,6 +22,7 @@ __all__ = ["BoxMode", "Boxes", "ImageList", "Instances", "pairwise_iou"]
 class BoxMode(IntEnum):
     """How four numbers describe a box: corners or corner and size; pixels or fractions of the image."""
 
+    # Detectron2's numbers: saved dataset dicts contain them
     XYXY_ABS = 0
     XYWH_ABS = 1
     XYXY_REL = 2
@@ -39,6 +41,7 @@ class BoxMode(IntEnum):
         is_sequence = isinstance(box, list | tuple)
         if is_sequence and len(box) != 4:
             raise ValueError(f"a box has 4 numbers, got {box!r}")
+        # Python's floats are float64: float32 would change the digits of boxes read from JSON and written back
         source = np.asarray(box, dtype=np.float64) if is_sequence else box
         result: Any = source.clone() if isinstance(source, Tensor) else source.copy()
         result[..., 2:] += source[..., :2] * (1 if from_mode == BoxMode.XYWH_ABS else -1)
@@ -57,6 +60,7 @@ class Boxes:
             tensor = torch.as_tensor(np.asarray(tensor), dtype=torch.float32)
         elif tensor.dtype != torch.float64:
             tensor = tensor.to(torch.float32)
+        # No boxes in any shape: torch.tensor([]) has shape (0,)
         if tensor.numel() == 0:
             tensor = tensor.reshape(-1, 4)
         if tensor.dim() != 2 or tensor.shape[-1] != 4:
@@ -75,6 +79,7 @@ class Boxes:
 
     def clip(self, box_size: tuple[int, int]) -> None:
         """Limit x to [0, width] and y to [0, height], in place; `box_size` is (height, width)."""
+        # Clipping would turn infinite boxes into ordinary ones and hide that training has diverged
         if not torch.isfinite(self.tensor).all():
             raise ValueError("Boxes.clip: the boxes contain infinite values or NaN")
         self.tensor = clip_boxes_to_image(self.tensor, box_size)
@@ -126,6 +131,7 @@ class Boxes:
 
 def pairwise_iou(boxes1: Boxes, boxes2: Boxes) -> Tensor:
     """(N, M) intersection over union in [0, 1]; 0 where the intersection is empty, also for boxes without area."""
+    # 0 / 0 of two boxes without area
     return box_iou(boxes1.tensor, boxes2.tensor).nan_to_num(nan=0.0)
 
 
@@ -146,7 +152,8 @@ class ImageList:
         """Pad images (C, H_i, W_i) to one size; height and width become multiples of `size_divisibility` (0: any)."""
         image_sizes = [(image.shape[-2], image.shape[-1]) for image in tensors]
         multiple = max(size_divisibility, 1)
-        height, width = (-(-max(sides) // multiple) * multiple for sides in zip(*image_sizes, strict=True))
+        height, width = (math.ceil(max(sides) / multiple) * multiple for sides in zip(*image_sizes, strict=True))
+        # Padded at the right and at the bottom only, so that box coordinates stay valid
         padded = [F.pad(x, (0, width - x.shape[-1], 0, height - x.shape[-2]), value=pad_value) for x in tensors]
         return ImageList(torch.stack(padded), image_sizes)
 
@@ -187,6 +194,7 @@ class Instances:
         return self._image_size
 
     def __setattr__(self, name: str, value: Any) -> None:
+        # Names with an underscore are attributes of the object, all others are fields
         if name.startswith("_"):
             super().__setattr__(name, value)
         else:
@@ -220,22 +228,25 @@ class Instances:
 
     def to(self, *args: Any, **kwargs: Any) -> "Instances":
         """Calls ``to`` of every field that has it."""
-        moved = {k: v.to(*args, **kwargs) if hasattr(v, "to") else v for k, v in self._fields.items()}
-        return Instances(self._image_size, **moved)
+        fields = {k: v.to(*args, **kwargs) if hasattr(v, "to") else v for k, v in self._fields.items()}
+        return Instances(self._image_size, **fields)
 
     def __getitem__(self, item) -> "Instances":
         if isinstance(item, int):
             if not -len(self) <= item < len(self):
                 raise IndexError(f"index {item} is outside of {len(self)} instances")
+            # A slice keeps every field a sequence; the slice of -1 must end with None, not 0
             item = slice(item, item + 1 or None)
         return Instances(self._image_size, **{name: value[item] for name, value in self._fields.items()})
 
     def __len__(self) -> int:
         for value in self._fields.values():
             return len(value)
+        # Not 0: an image without instances has fields of length 0
         raise NotImplementedError("Instances without fields have no length")
 
     def __iter__(self):
+        # Without this method Python would fall back to __getitem__
         raise NotImplementedError("Instances cannot be iterated over: index them, or iterate over a field")
 
     @staticmethod

@@ -29,6 +29,7 @@ def comparisons(plan: Plan, records: Records) -> Iterator[Comparison]:
         first = plan.suite.reference or next(iter(plan.suite.rows))
         rows = {row: folders for (row, context), folders in runs.items() if context == "own"}
         if first in rows and len(rows) > 1:
+            # The baseline comes first: a dict keeps the position of a key that is set again
             yield _comparison(plan.output / "compare" / dataset / "rows", {first: rows[first]} | rows)
         for row in rows:
             contexts = {context: folders for (name, context), folders in runs.items() if name == row}

@@ -47,15 +47,17 @@ def measure(
         UserError: if a row cannot be trained; ends with what its process printed last.
     """
     plan.output.mkdir(parents=True, exist_ok=True)
-    found: dict[str, float] = {}
+    seconds: dict[str, float] = {}
     for key, job in plan.jobs.items():
-        if key in plan.wanted and key.kind == TRAIN and key.row not in found:
-            found[key.row] = _seconds(job, executor, train_net, plan.output)
-            progress(f"{key.row}: {found[key.row]:.3f} s an iteration")
+        # All seeds of a row take the same time
+        if key in plan.wanted and key.kind == TRAIN and key.row not in seconds:
+            seconds[key.row] = _seconds(job, executor, train_net, plan.output)
+            progress(f"{key.row}: {seconds[key.row]:.3f} s an iteration")
     path = plan.output / _FILE
-    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    write_json(path, before | {device: before.get(device, {}) | found})
-    return found
+    earlier = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    # Keeps what was measured for other devices and rows
+    write_json(path, earlier | {device: earlier.get(device, {}) | seconds})
+    return seconds
 
 
 def _seconds(job: Job, executor: Executor, train_net: str, output: Path) -> float:
@@ -67,6 +69,7 @@ def _seconds(job: Job, executor: Executor, train_net: str, output: Path) -> floa
         if outcome.returncode or not metrics.is_file():
             raise UserError(f"{job.key.row} cannot be trained: {last_line(log)}")
         lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    # The first iterations are slower; the last line has the median of all
     return next(line["time"] for line in reversed(lines) if "time" in line)
 
 
@@ -77,13 +80,13 @@ def render_plan(plan: Plan, records: Records, slots: int) -> str:
         plan, records: what is to be done, and what is done.
         slots: jobs at once.
     """
-    left = list(records.left().values())
+    to_do = list(records.left().values())
     lines = []
     for name, row in plan.suite.rows.items():
         wanted = [key for key in plan.wanted if key.row == name]
         if not wanted:
             continue
-        todo = [job for job in left if job.key.row == name]
+        row_to_do = [job for job in to_do if job.key.row == name]
         wanted_kinds = {key.kind for key in wanted}
         kinds = [kind for kind in (TRAIN, *row.contexts) if kind in wanted_kinds]  # in the order of the suite
         lines.append(
@@ -94,35 +97,37 @@ def render_plan(plan: Plan, records: Records, slots: int) -> str:
                 str(plan.iterations[name]),
                 " ".join(kinds),
                 str(len({key.seed for key in wanted})),
-                f"{len(todo)} of {len(wanted)}",
-                _cost(todo),
+                f"{len(row_to_do)} of {len(wanted)}",
+                _cost(row_to_do),
             ]
         )
     headers = ["row", "configuration", "starts from", "iterations", "jobs", "seeds", "to do", "expected"]
     table = tabulate(lines, headers, tablefmt="github", disable_numparse=True)
-    return f"{table}\n\n{len(left)} jobs to do, {slots} at once; expected: {_cost(left)}{_side_by_side(left, slots)}\n"
+    expected = f"{_cost(to_do)}{_side_by_side(to_do, slots)}"
+    return f"{table}\n\n{len(to_do)} jobs to do, {slots} at once; expected: {expected}\n"
 
 
 def _cost(jobs: list[Job]) -> str:
-    known = [job.seconds for job in jobs if job.seconds is not None]
-    unknown = len(jobs) - len(known)
-    if not known:
-        return "unknown" if unknown else "nothing"
-    return time_of(sum(known)) + (f" + {unknown} unknown" if unknown else "")
+    seconds = [job.seconds for job in jobs if job.seconds is not None]
+    num_unknown = len(jobs) - len(seconds)
+    if not seconds:
+        return "unknown" if num_unknown else "nothing"
+    return time_of(sum(seconds)) + (f" + {num_unknown} unknown" if num_unknown else "")
 
 
 def _side_by_side(jobs: list[Job], slots: int) -> str:
     """The time until all is done: the work shared by the slots, or the longest chain of jobs that wait for another."""
-    known = {job.key: job.seconds for job in jobs if job.seconds is not None}
-    if slots == 1 or not known:
+    seconds = {job.key: job.seconds for job in jobs if job.seconds is not None}
+    if slots == 1 or not seconds:
         return ""
     needs = {job.key: job.needs for job in jobs}
 
     def chain(key: JobKey | None) -> float:
-        return 0.0 if key not in needs else known.get(key, 0.0) + chain(needs[key])
+        # A job that is done takes no time and waits for nothing
+        return 0.0 if key not in needs else seconds.get(key, 0.0) + chain(needs[key])
 
-    longest = max(chain(key) for key in known)
-    return f" of one process, at least {time_of(max(sum(known.values()) / slots, longest))} side by side"
+    longest = max(chain(key) for key in seconds)
+    return f" of one process, at least {time_of(max(sum(seconds.values()) / slots, longest))} side by side"
 
 
 def time_of(seconds: float) -> str:

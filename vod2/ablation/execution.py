@@ -61,6 +61,7 @@ def run_command(
         begun: is told the process.
         inherited: descriptors that it keeps open.
     """
+    # Before the process starts: a commit made meanwhile is not the one that ran
     start, origin = time.monotonic(), provenance()
     os.makedirs(os.path.dirname(log), exist_ok=True)
     with open(log, "a", encoding="utf-8") as file:
@@ -68,6 +69,7 @@ def run_command(
             list(command),
             cwd=folder,
             env={**os.environ, **(environment or {})},
+            # A prompt would wait forever: nobody can answer it
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
@@ -96,6 +98,7 @@ class LocalExecutor:
         if jobs is not None and not 1 <= jobs <= len(places):
             raise UserError(f"--jobs is {jobs}, expected 1 to {len(places)}: one for each GPU")
         self.slots = len(places) if jobs is None else jobs
+        # Each process takes its GPU from the queue and returns it, so that no two share one
         self._places: queue.SimpleQueue[dict[str, str]] = queue.SimpleQueue()
         for place in places[: self.slots]:
             self._places.put(place)
@@ -111,6 +114,7 @@ class LocalExecutor:
     def close(self) -> None:
         """See `Executor`."""
         self._closing.set()
+        # A copy: threads add to the set
         for process in list(self._processes):
             process.terminate()
         self._threads.shutdown(wait=True, cancel_futures=True)
@@ -124,6 +128,7 @@ class LocalExecutor:
 
     def _begun(self, process: subprocess.Popen) -> None:
         self._processes.add(process)
+        # Started while `close` was terminating the others
         if self._closing.is_set():
             process.terminate()
 
@@ -146,6 +151,7 @@ class RayExecutor:
         self.slots = min(jobs or available, available)
         # A task that is lost with its machine is resumed on another one.
         options = {"max_retries": 3} | ({"num_gpus": 1} if device == "cuda" else {"num_cpus": 1})
+        # Ray sets CUDA_VISIBLE_DEVICES itself; a task of one core gets one thread
         self._environment = {} if device == "cuda" else _threads(1)
         self._run = self._ray.remote(**options)(run_command)
 
@@ -184,6 +190,7 @@ def execute(
     total, failed = len(waiting), {}
     running: dict[Future, Job] = {}
     while waiting or running:
+        # A copy, because jobs are deleted in the loop
         for key, job in list(waiting.items()):
             if job.needs in failed:
                 failed[key] = f"left out: {job.needs} has failed"
@@ -193,7 +200,9 @@ def execute(
                 records.start(job)
                 running[executor.submit([sys.executable, train_net, *job.words], str(job.log))] = job
                 del waiting[key]
-        for future in wait(running, return_when=FIRST_COMPLETED).done if running else ():
+        # Nothing runs where a failure has left out everything that was waiting
+        ended = wait(running, return_when=FIRST_COMPLETED).done if running else set()
+        for future in ended:
             job = running.pop(future)
             reason = _end(job, future, records)
             if reason:
@@ -237,6 +246,7 @@ def _gpus() -> list[dict[str, str]]:
     count = torch.cuda.device_count()
     if not count:
         raise UserError("--device is cuda, but no GPU was found: give --device cpu")
+    # A child counts the machine's GPUs, so it needs their names, not their numbers among the visible ones
     return [{"CUDA_VISIBLE_DEVICES": names[i] if names else str(i)} for i in range(count)]
 
 
@@ -246,6 +256,7 @@ def _cpus(jobs: int | None) -> list[dict[str, str]]:
     if jobs is not None and jobs < 1:
         raise UserError(f"--jobs is {jobs}, expected at least 1")
     count = jobs or cores
+    # More threads than cores would slow all of them down
     return [_threads(max(cores // count, 1))] * count
 
 

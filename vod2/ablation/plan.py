@@ -111,6 +111,7 @@ def make_plan(
     chosen = list(suite.rows) if rows is None else list(rows)
     if unknown := [name for name in chosen if name not in suite.rows]:
         raise UserError(f"suite {suite.name} has no row {unknown[0]!r}: expected some of {', '.join(suite.rows)}")
+    # Jobs may run in another folder, or on another machine of a cluster
     output = output.resolve()
     planner = _Planner(suite.sizes[size], size, output, device)
     trained = _with_bases(suite, chosen)
@@ -137,18 +138,19 @@ def make_plan(
 def _seeds_in(output: Path) -> set[int]:
     """The seeds that an output folder has something of."""
     names = (path.parent.name.removeprefix("seed") for path in output.glob(f"*/seed*/{TRAIN}.json"))
+    # The folder may hold others, such as seed0.old
     return {int(name) for name in names if name.isdecimal()}
 
 
 def _with_bases(suite: Suite, names: Iterable[str]) -> set[str]:
     """The rows, and those that they start from, and so on."""
-    found: set[str] = set()
+    rows: set[str] = set()
     for name in names:
         base: str | None = name
-        while base is not None and base not in found:
-            found.add(base)
+        while base is not None and base not in rows:
+            rows.add(base)
             base = suite.rows[base].base
-    return found
+    return rows
 
 
 class _Planner:
@@ -179,8 +181,10 @@ class _Planner:
         return Job(
             JobKey(row.name, seed, TRAIN),
             self._folder(row.name, seed),
+            # An interrupted job continues from its last checkpoint; without one it starts over
             self._words(row, seed, ["--resume"], opts),
             needs=None if row.base is None else JobKey(row.base, seed, TRAIN),
+            # The row whose weights it starts from, not their path, which differs from seed to seed
             settings=_settings(cfg) | {"MODEL.DEVICE": self._device, "weights": row.base or cfg.MODEL.WEIGHTS},
             seconds=None if seconds is None else seconds * cfg.SOLVER.MAX_ITER,
         )
@@ -190,6 +194,7 @@ class _Planner:
         opts = ["MODEL.WEIGHTS", str(folder / WEIGHTS)]
         seconds = None
         if self._size.frames and row.seconds_per_frame:
+            # The frames of a foreign context are encoded in addition to the key frames
             seconds = row.seconds_per_frame * self._size.frames * (2 if context == "foreign" else 1)
         return Job(
             JobKey(row.name, seed, context),
@@ -204,8 +209,9 @@ class _Planner:
         return self._output / row / f"seed{seed}"
 
     def _words(self, row: Row, seed: int, flags: Sequence[str], opts: Sequence[str]) -> tuple[str, ...]:
-        own = ["SEED", str(seed), "OUTPUT_DIR", str(self._folder(row.name, seed))]
-        return ("--config-file", str(row.config), *flags, *self._overrides(row), *own, *opts)
+        # After the overrides: a row cannot change where its results go
+        run_keys = ["SEED", str(seed), "OUTPUT_DIR", str(self._folder(row.name, seed))]
+        return ("--config-file", str(row.config), *flags, *self._overrides(row), *run_keys, *opts)
 
     def _overrides(self, row: Row) -> list[str]:
         """KEY VALUE ... of the size and of the row."""
@@ -213,6 +219,7 @@ class _Planner:
         iterations = row.iterations
         if isinstance(iterations, Mapping):
             iterations = iterations.get(self._name)
+        # The number of the row wins over that of the size
         if iterations := iterations or self._size.iterations:
             overrides["SOLVER.MAX_ITER"] = iterations
         for key, names in (("TRAIN", self._size.train), ("TEST", self._size.test)):
@@ -230,4 +237,4 @@ def _settings(cfg: CfgNode) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    return [_plain(one) for one in value] if isinstance(value, tuple | list) else value
+    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value

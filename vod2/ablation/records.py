@@ -66,13 +66,15 @@ class Records:
         training that is run again, so that all of a row are of the same weights.
         """
         wanted = [job for key, job in self._plan.jobs.items() if key in self._plan.wanted]
-        left: dict[JobKey, Job] = {}
+        remaining: dict[JobKey, Job] = {}
+        # Backwards, because a training precedes the jobs that need it
         for job in reversed(wanted):
-            is_needed = any(other.needs == job.key for other in left.values())
+            is_needed = any(other.needs == job.key for other in remaining.values())
             if not self.is_done(job) or (is_needed and not (job.folder / WEIGHTS).is_file()):
-                left[job.key] = job
-        again = {job.key for job in wanted if job.needs in left and job.needs[:2] == job.key[:2]}
-        return {job.key: job for job in wanted if job.key in left or job.key in again}
+                remaining[job.key] = job
+        # Same row and seed only: a row that starts from these weights has been trained with the old ones
+        repeated = {job.key for job in wanted if job.needs in remaining and job.needs[:2] == job.key[:2]}
+        return {job.key: job for job in wanted if job.key in remaining or job.key in repeated}
 
     def check(self) -> None:
         """What has been trained already must have been trained with the settings of the plan.
@@ -84,6 +86,7 @@ class Records:
         """
         for job in self._plan.jobs.values():
             before = self.read(job).get("settings", {})
+            # The record went through JSON, where tuples are lists and keys are strings
             now = json.loads(json.dumps(job.settings))
             differing = [key for key in sorted(before.keys() & now.keys()) if before[key] != now[key]]
             if differing:
@@ -99,6 +102,7 @@ class Records:
         A training whose latest checkpoint has been deleted is made to begin anew, where --resume would look for it.
         """
         latest = job.folder / "last_checkpoint"  # Detectron2's, which names a file
+        # Resuming would fail to load a checkpoint that is gone
         if job.key.kind == TRAIN and latest.is_file() and not (job.folder / latest.read_text().strip()).is_file():
             latest.unlink()
         attempts = self.read(job).get("attempts", 0) + 1
@@ -138,6 +142,7 @@ class Records:
                 },
             )
             record = self.read(job)
+            # Settings would repeat the same keys for every seed
             record.pop("settings", None)
             if record:
                 row["seeds"].setdefault(str(seed), {})[kind] = record
@@ -145,9 +150,8 @@ class Records:
 
     def report(self) -> str:
         """The tables of `render_report`, of everything that is done."""
-        return render_report(
-            self._plan, {key: found for key, job in self._plan.jobs.items() if (found := self._metrics(job))}
-        )
+        metrics = {key: self._metrics(job) for key, job in self._plan.jobs.items()}
+        return render_report(self._plan, {key: values for key, values in metrics.items() if values})
 
     def write_results(self) -> None:
         """Write results.json and results.md."""
@@ -175,12 +179,13 @@ class Records:
 def _metrics(job: Job, dataset: str) -> dict[str, dict[str, float | None]]:
     path = Path(inference_folder(str(job.folder), dataset, job.key.kind)) / "results.json"
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        results = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{job.key}: it ended well, but {path} cannot be read ({error})") from error
-    if found.pop("context", None) != job.key.kind:
+    # An evaluation by hand may have overwritten it
+    if results.pop("context", None) != job.key.kind:
         raise UserError(f"{path} is that of another context: delete {job.folder} to do the row again")
-    return found
+    return results
 
 
 def locked(output: Path) -> AbstractContextManager[int]:
@@ -198,6 +203,7 @@ def provenance() -> dict[str, Any]:
     versions: dict[str, str | None] = {"vod2": __version__, "python": platform.python_version(), "backend": BACKEND}
     versions["cuda"] = torch.version.cuda
     for name in names:
+        # Not all are installed everywhere, and OpenCV comes under several names
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
     return {"commit": _commit(), "versions": versions, "host": socket.gethostname()}

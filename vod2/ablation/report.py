@@ -79,11 +79,13 @@ class _Table:
 
     def __init__(self, plan: Plan, metrics: Metrics, dataset: str, metric: str) -> None:
         self._suite = plan.suite
+        # In the order of the suite, which is that of the table
         evaluations = [job.key for job in plan.jobs.values() if job.key.kind != TRAIN]
         self._pairs = list(dict.fromkeys((key.row, key.kind) for key in evaluations))
         self._values: dict[tuple[str, str], dict[int, float]] = {pair: {} for pair in self._pairs}
         for key in evaluations:
             value = metrics.get(key, {}).get(dataset, {}).get(metric)
+            # A metric without ground truth is null in the record
             if value is not None:
                 self._values[key.row, key.kind][key.seed] = value
 
@@ -95,11 +97,12 @@ class _Table:
         values = self._values[row, context]
         spread = f" ({stdev(values.values()):.2f})" if len(values) > 1 else ""
         line = [row, context, str(len(values)), f"{mean(values.values()):.2f}{spread}"]
-        other = self._suite.compared_to(row) if context == "own" else row
-        others = {} if other is None else self._values.get((other, "own"), {})
-        differences = [value - others[seed] for seed, value in values.items() if seed in others]
-        if other is None or not differences:
+        baseline = self._suite.compared_to(row) if context == "own" else row
+        baseline_values = {} if baseline is None else self._values.get((baseline, "own"), {})
+        # Paired by seed, so that what two runs share cancels
+        differences = [value - baseline_values[seed] for seed, value in values.items() if seed in baseline_values]
+        if baseline is None or not differences:
             return [*line, "", "", ""]
         interval = paired_interval(differences)
         ends = "" if interval is None else f"[{interval.low:+.2f}, {interval.high:+.2f}]"
-        return [*line, "own" if other == row else other, f"{mean(differences):+.2f}", ends]
+        return [*line, "own" if baseline == row else baseline, f"{mean(differences):+.2f}", ends]

@@ -108,10 +108,12 @@ class _Reader:
         self._path = path
 
     def suite(self, content: Any) -> Suite:
-        self._keys(content, "the file", Suite, without={"name"}, needed={"rows", "sizes"})
+        # The suite's name is that of its file
+        self._keys(content, "the file", Suite, excluded={"name"}, required={"rows", "sizes"})
         self._type(content, "sizes", dict, "a mapping {name: size}", "the file")
         self._type(content, "rows", list, "a list of rows", "the file")
         sizes = {str(name): self._size(size or {}, f"size {name}") for name, size in content["sizes"].items()}
+        # Filled in the order of the file: a base has to be above the rows that start from it
         rows: dict[str, Row] = {}
         for number, entry in enumerate(content["rows"], 1):
             row = self._row(entry, f"row {number}", sizes, rows)
@@ -136,7 +138,7 @@ class _Reader:
         return Size(**values)
 
     def _row(self, entry: Any, where: str, sizes: Mapping[str, Size], above: Mapping[str, Row]) -> Row:
-        self._keys(entry, where, Row, needed={"name", "config"})
+        self._keys(entry, where, Row, required={"name", "config"})
         name = str(entry["name"])
         where = f"row {name}"
         if not re.fullmatch(r"\w[\w.+-]*", name):
@@ -162,6 +164,7 @@ class _Reader:
     def _config(self, entry: dict, where: str) -> Path:
         """FILE or FILE:ROW, relative to the suite."""
         name = str(entry["config"])
+        # Made absolute: jobs may run in another folder
         config = (self._path.parent / name).resolve()
         if not Path(split_row(config)[0]).is_file():
             self._fail(where, f"configuration {name!r} does not exist beside the suite")
@@ -169,6 +172,7 @@ class _Reader:
             setting = find_test_setting(config)
         except UserError as error:
             self._fail(where, str(error))
+        # Its configuration names the final weights of another training, and training would continue from those
         if setting and entry.get("base") is None and "MODEL.WEIGHTS" not in (entry.get("overrides") or {}):
             what = f"{config_name(config)} is {config_name(setting.base)} with other settings in inference"
             self._fail(where, f"{what}: to train it anew, it needs a base to start from")
@@ -194,15 +198,15 @@ class _Reader:
         entry: Any,
         where: str,
         kind: type,
-        needed: AbstractSet[str] = frozenset(),
-        without: AbstractSet[str] = frozenset(),
+        required: AbstractSet[str] = frozenset(),
+        excluded: AbstractSet[str] = frozenset(),
     ) -> None:
         if not isinstance(entry, dict):
             self._fail(where, f"got {entry!r}, expected a mapping")
-        known = {one.name for one in fields(kind)} - without
-        if unknown := entry.keys() - known:
-            self._fail(where, f"unknown key {min(map(str, unknown))!r}: expected some of {', '.join(sorted(known))}")
-        if missing := needed - entry.keys():
+        allowed = {attribute.name for attribute in fields(kind)} - excluded
+        if unknown := entry.keys() - allowed:
+            self._fail(where, f"unknown key {min(map(str, unknown))!r}: expected some of {', '.join(sorted(allowed))}")
+        if missing := required - entry.keys():
             self._fail(where, f"it has no {min(missing)}")
 
     def _type(self, content: dict, key: str, kind: type, expected: str, where: str) -> None:
@@ -210,11 +214,12 @@ class _Reader:
             self._fail(where, f"{key} is {content[key]!r}, expected {expected}")
 
     def _strings(self, value: Any, where: str) -> tuple[str, ...]:
-        if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+        if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
             self._fail(where, f"got {value!r}, expected a list of names")
         return tuple(value)
 
     def _count(self, value: Any, where: str) -> None:
+        # True is an int to isinstance
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             self._fail(where, f"got {value!r}, expected a whole number of at least 1")
 

@@ -78,12 +78,15 @@ def convert(state: Mapping[str, Tensor], source: str, target: Target | None = No
     conventions, target = SOURCES[source], target or Target()
     state = bare_names(state)
     try:
+        # Before the rules, which see one tensor at a time: some of our weights combine two of theirs
         complete = conventions.prepare(state)
         places, unused = _places(conventions, complete, target)
+        # Of the original state: an error has to give the name in the file
         _require_numbers({name: state[name] for name in state if name not in unused}, conventions.computed)
         converted = {}
-        for here, (name, rule) in places.items():
-            converted[here] = _transformed(rule, name, complete[name], target)
+        for ours, (name, rule) in places.items():
+            converted[ours] = _transformed(rule, name, complete[name], target)
+        # Last, because it pairs variances with weights under our names
         rescaled = normalisation.rescaled_weights(converted, conventions.norm_eps(state), target.norm_eps)
     except (ValueError, RuntimeError) as error:
         raise UserError(f"these weights are not of {source}: {error}") from error
@@ -93,12 +96,12 @@ def convert(state: Mapping[str, Tensor], source: str, target: Target | None = No
             f"{next(iter(state), '')!r}; choose another source"
         )
     moves = []
-    for here, (name, rule) in places.items():
-        if here in rescaled:
+    for ours, (name, rule) in places.items():
+        if ours in rescaled:
             words = normalisation.WORDS
         else:
             words = "" if rule.transform is None else rule.transform.words
-        moves.append(Move(name, here, words))
+        moves.append(Move(name, ours, words))
     return Conversion(converted | rescaled, moves, unused, conventions.settings(state, target), conventions.partial)
 
 
@@ -137,14 +140,15 @@ def _places(
     for name, tensor in state.items():
         if re.fullmatch(conventions.computed, name):
             continue
+        # The first match counts: rules for single layers precede those for groups
         rule = next((rule for rule in rules if re.fullmatch(rule.pattern, name)), None)
         if rule is None:
             unused[name] = tuple(tensor.shape)
             continue
-        here = _name_here(rule, name, target)
-        if here in places:
-            raise ValueError(f"{name!r} is one of two tensors for {here!r}")
-        places[here] = name, rule
+        ours = _our_name(rule, name, target)
+        if ours in places:
+            raise ValueError(f"{name!r} is one of two tensors for {ours!r}")
+        places[ours] = name, rule
     return places, unused
 
 
@@ -171,13 +175,14 @@ def _transformed(rule: Rule, name: str, tensor: Tensor, target: Target) -> Tenso
         raise ValueError(f"{name!r} of the shape {tuple(tensor.shape)}: {error}") from error
 
 
-def _name_here(rule: Rule, name: str, target: Target) -> str:
+def _our_name(rule: Rule, name: str, target: Target) -> str:
     match = re.fullmatch(rule.pattern, name)
     assert match is not None  # or the rule would not have been chosen
-    here = match.expand(rule.name)
+    ours = match.expand(rule.name)
+    # Rules name a bare ResNet; in a model with more on top it is `backbone.bottom_up`
     if target.bottom_up:
-        here = re.sub(r"^backbone\.(?=stem\.|res\d)", "backbone.bottom_up.", here)
-    return here
+        ours = re.sub(r"^backbone\.(?=stem\.|res\d)", "backbone.bottom_up.", ours)
+    return ours
 
 
 def _group(name: str) -> str:

@@ -29,6 +29,7 @@ def micro_batches(batch: Sequence, count: int) -> list[Sequence]:
     """
     if not batch or len(batch) % count:
         raise UserError(f"a batch of {len(batch)} clips cannot be cut into SOLVER.ACCUMULATE = {count} equal parts")
+    # In turn, so that one device sees the micro-batches that `count` processes would see
     return [batch[first::count] for first in range(count)]
 
 
@@ -60,20 +61,24 @@ class AccumulatingTrainer(SimpleTrainer):
         start = time.perf_counter()
         parts = micro_batches(next(self._data_loader_iter), self.count)
         data_time = time.perf_counter() - start
+        # Once for all parts: their gradients add up until the update
         self.optimizer.zero_grad()
         means: dict[str, Tensor] = {}
         for number, part in enumerate(parts, start=1):
-            with self._alone() if number < self.count else contextlib.nullcontext():
+            # Gradients are averaged over processes once, with the last part
+            with self._no_sync() if number < self.count else contextlib.nullcontext():
+                # Before the backward pass, so that the sum of the gradients is that of the mean loss
                 losses = {name: loss / self.count for name, loss in self._losses(part).items()}
                 self._backward(total(list(losses.values())))
             for name, loss in losses.items():
+                # Detached, or the graphs of all parts would stay in memory
                 means[name] = means.get(name, 0) + loss.detach()
         self.after_backward()
         if (self.iter + 1) % self.gather_metric_period == 0:
             self.write_metrics(means, data_time, self.iter)
         self._update()
 
-    def _alone(self) -> contextlib.AbstractContextManager:
+    def _no_sync(self) -> contextlib.AbstractContextManager:
         """Gradients stay in this process."""
         return self.model.no_sync() if isinstance(self.model, DistributedDataParallel) else contextlib.nullcontext()
 
@@ -100,6 +105,7 @@ class AccumulatingAMPTrainer(AccumulatingTrainer, AMPTrainer):
 
     def _update(self) -> None:
         self.grad_scaler.step(self.optimizer)
+        # Once per update: the scale must not change between parts whose gradients are added
         self.grad_scaler.update()
 
 
@@ -135,6 +141,7 @@ def scaled_to_devices(cfg: CfgNode) -> CfgNode:
     scaled = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size() * solver.ACCUMULATE).clone()
     frozen = scaled.is_frozen()
     scaled.defrost()
+    # Detectron2's trainer would scale once more, by the number of processes
     scaled.SOLVER.REFERENCE_WORLD_SIZE = 0
     if frozen:
         scaled.freeze()

@@ -103,12 +103,14 @@ class RunningStream:
     """
 
     def __init__(self, model: VideoRCNN, schedule: SupportSchedule, size: tuple[int, int]) -> None:
+        # Sets the factor rather than multiplying by it, so that a second stream of the model finds the same weights
         damp_frozen_normalisation(model.backbone)
         self.period = schedule.period
         self._step = _Step(model.eval())
         # A multiple of the period, for each period to begin with a keyframe where there are any
         self._next = self.period * -(-500 // self.period)
         self._memory = FrameMemory(schedule)
+        # The end of the video is as far away as its beginning
         self._memory.start("video", length=2 * self._next)
         generator = torch.Generator().manual_seed(0)
         self._image = torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=generator)
@@ -143,7 +145,9 @@ def frame_seconds(model: VideoRCNN, schedule: SupportSchedule, size: tuple[int, 
         True
     """
     stream = RunningStream(model, schedule, size)
+    # Not timed: in the first period kernels are chosen and caches filled
     stream.advance()
+    # GPU kernels are still running when the call returns
     wait = functools.partial(torch.cuda.synchronize, model.device) if model.device.type == "cuda" else lambda: None
     seconds = []
     for _ in range(repeats):
@@ -162,8 +166,8 @@ def _stream_flops(model: VideoRCNN, schedule: SupportSchedule, size: tuple[int, 
     with counter:
         stream.advance()
     counts = {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
-    named = {name.removeprefix("_Step.model."): n for name, n in counts.items()} | {"": counter.get_total_flops()}
-    return {name: n / stream.period for name, n in named.items()}
+    by_part = {name.removeprefix("_Step.model."): n for name, n in counts.items()} | {"": counter.get_total_flops()}
+    return {name: n / stream.period for name, n in by_part.items()}
 
 
 def _fill(model: VideoRCNN, memory: FrameMemory, image: torch.Tensor, last: int) -> None:
@@ -172,15 +176,17 @@ def _fill(model: VideoRCNN, memory: FrameMemory, image: torch.Tensor, last: int)
     Only one image is encoded, all frames are copies of it. Frames before are detected until the carry stops growing.
     """
     model.remember([{"image": image, "frame_index": last}], [memory])
-    frame, period, carried = memory.frame(last), memory.schedule.period, -1
+    frame, period = memory.frame(last), memory.schedule.period
+    last_carry_size = -1
+    # Only frames that begin a period, because the carry changes with keyframes
     for now in [*range(max(last - _LONGEST_CARRY * period, 0), last, period), last]:
         for index in memory.missing(now):
             memory.put(frame.with_(index=index))
         context = memory.context(now)
-        grown = sum(value.numel() for value in context.carry.values())
-        if now < last and grown == carried:
+        carry_size = sum(value.numel() for value in context.carry.values())
+        if now < last and carry_size == last_carry_size:
             continue
-        carried = grown
+        last_carry_size = carry_size
         model.detect_from(memory, {"frame_index": now})
 
 

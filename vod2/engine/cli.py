@@ -24,10 +24,12 @@ def run(main: Callable[[], None]) -> None:
     except UserError as error:
         _stop(str(error))
     except ProcessRaisedException as error:
+        # torch.multiprocessing passes the traceback as text, so the type of the exception is only in there
         if "UserError: " not in str(error) and "VideoError: " not in str(error):
             raise
         _stop(str(error))
     except KeyboardInterrupt:
+        # 130 is 128 + SIGINT, as shells report Ctrl-C
         print("interrupted", file=sys.stderr)
         sys.exit(130)
 

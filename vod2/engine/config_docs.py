@@ -62,6 +62,7 @@ def key_page(extensions: Iterable[Callable[[CfgNode], None]] = EXTENSIONS) -> st
             raise UserError(f"{key} has no meaning: write a comment beside it in {place}")
         if not readers[key]:
             raise UserError(f"{key} ({comments[key].place}) is read by nothing: remove it, or read it as cfg.{key}")
+    # A dict keeps the order in which keys were added, the order of the page
     nodes = dict.fromkeys(key.rpartition(".")[0] for key in defaults)
     parts = [HEAD]
     for node in nodes:
@@ -71,7 +72,12 @@ def key_page(extensions: Iterable[Callable[[CfgNode], None]] = EXTENSIONS) -> st
         parts.append("\n| key | default | meaning | read by |\n|---|---|---|---|\n")
         for key in (key for key in defaults if key.rpartition(".")[0] == node):
             meaning = _sentence(comments[key].text) + _condition(key)
-            cells = (f"`{key}`", f"`{_shown(defaults[key])}`", meaning, ", ".join(f"`{one}`" for one in readers[key]))
+            cells = (
+                f"`{key}`",
+                f"`{_shown(defaults[key])}`",
+                meaning,
+                ", ".join(f"`{reader}`" for reader in readers[key]),
+            )
             parts.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |\n")
     return "".join(parts)
 
@@ -79,11 +85,13 @@ def key_page(extensions: Iterable[Callable[[CfgNode], None]] = EXTENSIONS) -> st
 def added_keys(extensions: Iterable[Callable[[CfgNode], None]] = EXTENSIONS) -> dict[str, Any]:
     """{key: default} of all keys that the functions add to Detectron2's, in the order in which they do."""
     cfg = get_cfg()
-    known = {key for key, _ in leaves(cfg)}
+    detectron2_keys = {key for key, _ in leaves(cfg)}
     added: dict[str, Any] = {}
     for add_keys in extensions:
         add_keys(cfg)
-        added |= {key: value for key, value in leaves(cfg) if key not in known and key not in added}
+        # Keys of earlier functions, too, because all of them are in `cfg` by now
+        seen = detectron2_keys | added.keys()
+        added |= {key: value for key, value in leaves(cfg) if key not in seen}
     return added
 
 
@@ -101,12 +109,14 @@ def comments_of(add_keys: Callable[[CfgNode], None]) -> Iterator[tuple[str, Comm
     for statement in function.body:
         if not isinstance(statement, ast.Assign):
             continue
+        # `train = cfg.VIDEO.TRAIN_SCHEDULE = CfgNode()` has two targets: a name, and the node that it stands for
         paths = [path for target in statement.targets if (path := _path_of(target, nodes))]
         for target in statement.targets:
             if isinstance(target, ast.Name) and paths:
                 nodes[target.id] = paths[0]
         above: list[str] = []
         line = statement.lineno - 1
+        # A comment at the end of a line belongs to the key of that line
         while line in comments and comments[line].alone:
             above.insert(0, comments[line].text)
             line -= 1

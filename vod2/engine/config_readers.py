@@ -24,16 +24,17 @@ def find_readers(wanted: Iterable[str]) -> dict[str, list[str]]:
 
     A method counts as its class, a function within a function as the outer one.
     """
-    found: dict[str, set[str]] = defaultdict(set)
+    readers: dict[str, set[str]] = defaultdict(set)
     for read, reader in itertools.chain.from_iterable(_readings_of_file(path) for path in source_files()):
         names = read.split(".")  # perhaps with a method behind the key, as in cfg.VIDEO.TEST_SCHEDULE.NAME.split
         for length in range(1, len(names) + 1):
-            found[".".join(names[:length])].add(reader)
+            readers[".".join(names[:length])].add(reader)
     for kind in _subclasses(BuiltOfKeys):
+        # Includes vod2.projects.*; subclasses in tests and user code do not belong on the page
         if kind.__module__.split(".")[0] == "vod2":
             for key in (kind.reads or {}).values():
-                found[f"{kind.node}.{key}"].add(kind.__name__)
-    return {key: sorted(found[key]) for key in wanted}
+                readers[f"{kind.node}.{key}"].add(kind.__name__)
+    return {key: sorted(readers[key]) for key in wanted}
 
 
 def source_files() -> list[Path]:
@@ -44,6 +45,7 @@ def source_files() -> list[Path]:
     definitions = {Path(inspect.getfile(add_keys)).resolve() for add_keys in EXTENSIONS}
     roots = {Path(keys.__file__).resolve().parent, *(path.parent for path in definitions)}
     files = {path for root in roots for path in root.rglob("*.py") if "_d2lite" not in path.parts}
+    # Defining a key is not reading it, even where the definition mentions its node
     return sorted(files - definitions)
 
 
@@ -81,6 +83,7 @@ class _Visitor(ast.NodeVisitor):
         self.read += inner.read
 
     def visit_Assign(self, assignment: ast.Assign) -> None:
+        # The right side first, with the names as they were before the assignment
         self.visit(assignment.value)
         for target in assignment.targets:
             self._name(target, assignment.value)
@@ -88,10 +91,11 @@ class _Visitor(ast.NodeVisitor):
 
     def _name(self, target: ast.expr, value: ast.expr) -> None:
         if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
-            for one, its_value in zip(target.elts, value.elts, strict=False):
-                self._name(one, its_value)
+            for element, element_value in zip(target.elts, value.elts, strict=False):
+                self._name(element, element_value)
         elif isinstance(target, ast.Name):
             path = self._path(value)
+            # A name that is reassigned no longer stands for the node
             self.names.pop(target.id, None)
             if path is not None:
                 self.names[target.id] = path
@@ -106,6 +110,7 @@ class _Visitor(ast.NodeVisitor):
         path = self._path(node)
         if not path:
             self.generic_visit(node)
+        # Assigning to a key is not reading it
         elif isinstance(node.ctx, ast.Load):
             self.read.append(path)
 

@@ -32,6 +32,7 @@ def inference_copy(model: nn.Module) -> nn.Module:
     for module in copied.modules():
         if isinstance(module, Conv2d) and _is_fixed(module.norm):
             _fold(module)
+    # On a GPU the fastest order depends on precision and hardware, so it stays
     on_cpu = all(parameter.device.type == "cpu" for parameter in copied.parameters())
     # PyTorch does not declare this form of `to`, which its documentation has.
     return copied.to(memory_format=torch.channels_last) if on_cpu else copied  # type: ignore[call-overload]
@@ -40,6 +41,7 @@ def inference_copy(model: nn.Module) -> nn.Module:
 def _is_fixed(norm: nn.Module | None) -> bool:
     """Whether in evaluation it is one multiply-add for each channel."""
     if isinstance(norm, nn.BatchNorm2d):
+        # Without running statistics it normalises by each batch; `_fold` needs its weight and bias, too
         return norm.affine and norm.running_mean is not None
     return isinstance(norm, FrozenBatchNorm2d)
 
@@ -48,9 +50,10 @@ def _fold(conv: Conv2d) -> None:
     """(w x + b - mean) s + bias, with s = weight / sqrt(var + eps), is a convolution with s w. Computed in float64."""
     norm: Any = conv.norm
     weight = conv.weight
+    # In float64, so that only the result is rounded
     scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
-    before = 0.0 if conv.bias is None else conv.bias.double()
-    bias = norm.bias.double() + (before - norm.running_mean.double()) * scale
+    conv_bias = 0.0 if conv.bias is None else conv.bias.double()
+    bias = norm.bias.double() + (conv_bias - norm.running_mean.double()) * scale
     folded = weight.double() * scale[:, None, None, None]
     conv.weight = nn.Parameter(folded.to(weight.dtype), requires_grad=False)
     conv.bias = nn.Parameter(bias.to(weight.dtype), requires_grad=False)

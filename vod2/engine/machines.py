@@ -35,6 +35,7 @@ def locked_file(path: Path, children: str, patience: float = 0.0) -> Iterator[in
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     give_up = time.monotonic() + patience
+    # "a+" creates the file but keeps its content, which names the holder
     with open(path, "a+", encoding="utf-8") as file:
         while True:
             try:
@@ -52,12 +53,13 @@ def locked_file(path: Path, children: str, patience: float = 0.0) -> Iterator[in
                 ) from error
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        # At once, so that the message to others can name this process
         file.flush()
         yield file.fileno()
 
 
 def core_count() -> int:
-    """The CPU cores that this process may use, at least 1."""
+    """The CPU cores that this process may use, which in a container are fewer than the machine's; at least 1."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -74,6 +76,7 @@ def connect_to_ray(device: str) -> tuple[Any, int]:
         import ray
     except ImportError as error:
         raise UserError("--ray needs Ray, which is not installed: pip install 'vod2[ray]'") from error
+    # The caller may have joined a cluster already
     ray.init(ignore_reinit_error=True)
     kind = "GPU" if device == "cuda" else "CPU"
     available = int(ray.cluster_resources().get(kind, 0))

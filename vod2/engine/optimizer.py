@@ -31,6 +31,7 @@ def build_video_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimiz
     if clips_here:
         cfg = cfg.clone()
         cfg.defrost()
+        # Otherwise Detectron2 would clip as well, or refuse the type that it does not know
         cfg.SOLVER.CLIP_GRADIENTS.ENABLED = False
     optimizer = _build(cfg, model)
     if clips_here:
@@ -71,42 +72,49 @@ def _clip_before_steps(optimizer: torch.optim.Optimizer, clip: CfgNode) -> None:
     if kind not in ("value", "norm", "full_model"):
         raise UserError(f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE is {kind!r}: expected 'value', 'norm' or 'full_model'")
 
+    # Reads the groups at each step, because `_set_apart` moves parameters later
     def before_step(stepping: torch.optim.Optimizer, *_: Any) -> None:
         parameters = [parameter for group in stepping.param_groups for parameter in group["params"]]
         if kind == "value":
             nn.utils.clip_grad_value_(parameters, limit)
             return
-        for together in [parameters] if kind == "full_model" else ([one] for one in parameters):
-            nn.utils.clip_grad_norm_(together, limit, norm_type)
+        groups = [parameters] if kind == "full_model" else [[parameter] for parameter in parameters]
+        for group in groups:
+            nn.utils.clip_grad_norm_(group, limit, norm_type)
 
     optimizer.register_step_pre_hook(before_step)
 
 
 def _exceptions(model: nn.Module) -> dict[nn.Parameter, _Exception]:
     """What the modules say about parameters that learn, each parameter once."""
-    found = {}
+    exceptions = {}
     for path, module in model.named_modules():
         multipliers = getattr(module, "lr_multipliers", {})
         undecayed = getattr(module, "no_weight_decay", ())
         parameters = dict(module.named_parameters(recurse=False))
+        # A parameter may be named in both
         for name in dict.fromkeys([*multipliers, *undecayed]):
             if name not in parameters:
                 raise ValueError(
                     f"{path or type(module).__name__}: lr_multipliers and no_weight_decay name {name!r}, expected "
                     f"one of its parameters {sorted(parameters)}"
                 )
+            # Frozen parameters are in no group of the optimizer
             if parameters[name].requires_grad:
-                found[parameters[name]] = _Exception(multipliers.get(name, 1.0), name not in undecayed)
-    return found
+                exceptions[parameters[name]] = _Exception(multipliers.get(name, 1.0), name not in undecayed)
+    return exceptions
 
 
 def _set_apart(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, lr_multiplier: float, decays: bool) -> None:
     """Moves a parameter to a group of its own; the optimizer must not have made a step."""
     for group in optimizer.param_groups:
-        others = [other for other in group["params"] if other is not parameter]
-        if len(others) == len(group["params"]):
+        remaining = [other for other in group["params"] if other is not parameter]
+        if len(remaining) == len(group["params"]):
             continue
-        group["params"] = others
-        own = {**group, "params": [parameter], "lr": group["lr"] * lr_multiplier}
-        optimizer.add_param_group(own if decays else {**own, "weight_decay": 0.0})
+        group["params"] = remaining
+        # A copy of its old group, which may be that of biases or normalisation layers
+        new_group = {**group, "params": [parameter], "lr": group["lr"] * lr_multiplier}
+        if not decays:
+            new_group["weight_decay"] = 0.0
+        optimizer.add_param_group(new_group)
         return

@@ -25,6 +25,7 @@ def draw_weights(model: nn.Module, seed: int = 0, aggregators: bool = True) -> N
         aggregators: False leaves those as they were initialised, with small weights: drawn ones magnify the rounding of
             what they are given by a factor of a thousand.
     """
+    # On the CPU, whose random numbers do not depend on the device of the model
     rng = torch.Generator().manual_seed(seed)
 
     def normal(like: Tensor, std: float) -> Tensor:
@@ -34,6 +35,7 @@ def draw_weights(model: nn.Module, seed: int = 0, aggregators: bool = True) -> N
         if not aggregators and "aggregator" in name.split("."):
             continue
         if isinstance(module, nn.Linear | nn.Conv2d):
+            # sqrt(2) keeps the variance through a ReLU (He et al.); small deltas keep boxes near their anchors
             gain = 0.1 if name.endswith(("anchor_deltas", "bbox_pred")) else math.sqrt(2)
             module.weight.copy_(normal(module.weight, gain / math.sqrt(module.weight[0].numel())))
             if module.bias is not None:

@@ -43,7 +43,7 @@ class RelationWatch:
         >>> predictor = VideoPredictor(cfg)
         >>> watch = RelationWatch(predictor, frame=1)
         >>> images = [np.full((64, 96, 3), 50 * i, np.uint8) for i in range(3)]
-        >>> found = list(predictor.stream(watch.frames(images)))[1]
+        >>> detected = list(predictor.stream(watch.frames(images)))[1]
         >>> len(watch.supports(proposal=0, count=4))
         4
     """
@@ -60,10 +60,11 @@ class RelationWatch:
         self.frame, self._video, self._schedule = frame, video, predictor.schedule
         self._lookahead = predictor.lookahead
         self._first = 0  # the number of the frame that the memory calls 0
-        self._lost = self._calls = 0
+        self._num_lost = self._num_calls = 0
         self._images: dict[int, np.ndarray] = {}
         self._seen: tuple[ProposalSet, Tensor] | None = None
-        self._indices: list[int] = []
+        self._support_indices: list[int] = []
+        # A hook, so that the model itself need not return relations
         self._hook = keeping[-1].register_forward_hook(self._watch)
 
     @property
@@ -76,7 +77,9 @@ class RelationWatch:
         wanted = self._wanted()
         for index, image in enumerate(source):
             if image is None and index < self.frame:
-                self._lost, self._first = self._lost + 1, index + 1
+                self._num_lost += 1
+                self._first = index + 1
+                # After a gap the stream starts over and does not look at earlier frames
                 self._images.clear()
                 wanted = self._wanted()
             elif image is not None and index in wanted:
@@ -92,15 +95,18 @@ class RelationWatch:
         if self._seen is None:
             raise ValueError(f"frame {self.frame} has not been detected yet")
         support, relations = self._seen
-        weights, rows = relations[proposal].topk(min(count, relations.shape[1]))
-        found = []
-        for weight, row in zip(weights.tolist(), rows.tolist(), strict=True):
-            place = int(support.frame[row])
-            index, (height, width) = self._first + self._indices[place], support.image_sizes[place]
+        weights, proposals = relations[proposal].topk(min(count, relations.shape[1]))
+        support_boxes = []
+        for weight, number in zip(weights.tolist(), proposals.tolist(), strict=True):
+            frame = int(support.frame[number])
+            index = self._first + self._support_indices[frame]
+            height, width = support.image_sizes[frame]
             image = self._images[index]
+            # Images are kept as they came, while boxes are in pixels of the resized images
             scale = torch.tensor([image.shape[1] / width, image.shape[0] / height] * 2)
-            found.append(SupportBox(index, image, (support.boxes[row].cpu() * scale).tolist(), weight))
-        return found
+            box = support.boxes[number].cpu() * scale
+            support_boxes.append(SupportBox(index, image, box.tolist(), weight))
+        return support_boxes
 
     def close(self) -> None:
         """Watch no longer."""
@@ -114,18 +120,18 @@ class RelationWatch:
 
     def _watch(self, module: Any, inputs: tuple[ProposalSet, TemporalContext], output: Aggregated) -> None:
         """The aggregator is called once for each frame that was not lost, in their order."""
-        if self._calls == self.frame - self._lost and output.relations is not None:
+        if self._num_calls == self.frame - self._num_lost and output.relations is not None:
             context = inputs[1]
             # The support proposals that the weights belong to: the same call as the aggregator's own.
             support = context.proposals(module.support_topk)
             if support is not None:
                 self._seen = support, output.relations.detach().cpu()
-                self._indices = [one.index for one in context.frames if one.proposals is not None]
-        self._calls += 1
+                self._support_indices = [frame.index for frame in context.frames if frame.proposals is not None]
+        self._num_calls += 1
 
 
 def detection_at(instances: Instances, x: float, y: float) -> int | None:
     """The row of the surest detection whose box holds the point (pixels), None where there is none."""
     x1, y1, x2, y2 = instances.pred_boxes.tensor.unbind(dim=1)
-    rows = ((x1 <= x) & (x <= x2) & (y1 <= y) & (y <= y2)).nonzero()[:, 0]
-    return None if len(rows) == 0 else int(rows[instances.scores[rows].argmax()])
+    inside = ((x1 <= x) & (x <= x2) & (y1 <= y) & (y <= y2)).nonzero()[:, 0]
+    return None if len(inside) == 0 else int(inside[instances.scores[inside].argmax()])

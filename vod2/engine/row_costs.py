@@ -61,7 +61,7 @@ class CostMeter:
         progress: Callable[[str], None] = lambda line: None,
     ) -> None:
         self._size, self._timed, self._overrides, self._progress = size, timed, list(overrides), progress
-        self._known: dict[str, RowCost] = {}
+        self._costs: dict[str, RowCost] = {}
 
     def measure(self, row: ConfigRow) -> RowCost:
         """The cost of a row. Of one with a linker no time is taken: linking is done once for a whole video.
@@ -69,14 +69,16 @@ class CostMeter:
         Raises:
             UserError: as `load_config`.
         """
+        # Without weights, which may not exist; the cost does not depend on them
         cfg = load_config(str(row), [*self._overrides, "MODEL.WEIGHTS", ""])
+        # What the cost depends on: rows that differ only in training share a measurement
         key = f"{cfg.MODEL}\n{cfg.VIDEO.TEST_SCHEDULE}\n{cfg.INPUT}\n{cfg.TEST.DETECTIONS_PER_IMAGE}"
-        if key not in self._known:
+        if key not in self._costs:
             self._progress(str(row))
-            self._known[key] = self._measured(cfg)
-        return self._known[key]
+            self._costs[key] = self._measure(cfg)
+        return self._costs[key]
 
-    def _measured(self, cfg: CfgNode) -> RowCost:
+    def _measure(self, cfg: CfgNode) -> RowCost:
         size = self._size or (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
         model, schedule = build_model(cfg), build_support_schedule(cfg)
         total = analyze(model, schedule, size)[-1]
@@ -91,6 +93,7 @@ def cost_table(rows: Sequence[ConfigRow], costs: Sequence[RowCost]) -> str:
     """
     our_times = [None if cost.seconds is None else 1000 * cost.seconds for cost in costs]  # milliseconds
     their_times = [_milliseconds(row) for row in rows]
+    # The first row with both times: two machines compare by ratios only
     first = None
     for number, (ours, theirs) in enumerate(zip(our_times, their_times, strict=True)):
         if ours is not None and theirs is not None:

@@ -40,6 +40,7 @@ def how_it_runs(row: ConfigRow) -> str:
 
 def columns_of(rows: Iterable[ConfigRow]) -> list[str]:
     """The keys of `COLUMNS` that any of the rows has a number for."""
+    # In the order of `COLUMNS`, whatever the order in the file
     printed = {key for row in rows for key in row.paper}
     return [key for key in COLUMNS if key in printed]
 

@@ -84,6 +84,7 @@ class ConfigRow:
         """
         if self.kind == SAME:
             return {}
+        # The row's overrides come last: they may name other weights or another folder
         values = {"OUTPUT_DIR": self.output} | ({"MODEL.WEIGHTS": weights} if self.kind == TEST else {})
         nested: dict[str, Any] = {}
         for key, value in (values | dict(self.overrides)).items():
@@ -147,6 +148,7 @@ def resolve_rows(config_file: str | os.PathLike) -> tuple[str, list[ConfigRow]]:
         if str(row) in seen:
             raise UserError(f"{config_file}: its bases lead back to itself: one of them must be a configuration file")
         seen.add(str(row))
+        # Bases first: settings are merged in this order, and the named row wins
         rows.insert(0, row)
         config_file = row.base
     path = os.fspath(config_file)
@@ -238,7 +240,7 @@ class _Reader:
         self._path = path
 
     def file(self, content: Any) -> RowFile:
-        self._mapping(content, "the file", {"prefix", "tables"}, needed={"prefix", "tables"})
+        self._mapping(content, "the file", {"prefix", "tables"}, required={"prefix", "tables"})
         prefix = self._text(content["prefix"], "prefix")
         self._mapping(content["tables"], "tables")
         entries: list[tuple[str, str, dict]] = []
@@ -258,13 +260,13 @@ class _Reader:
     def _entries(self, title: Any, table: Any) -> Iterator[tuple[str, str, dict]]:
         """(title, name, entry) of each row of a table, the entry with what the table says of all."""
         where = self._text(title, "the title of a table")
-        self._mapping(table, where, {"what", "kind", "base", "rows"}, needed={"what", "rows"})
+        self._mapping(table, where, {"what", "kind", "base", "rows"}, required={"what", "rows"})
         self._text(table["what"], f"{where}: what")
         self._mapping(table["rows"], f"{where}: rows")
         shared = {key: table[key] for key in ("kind", "base") if key in table}
         for name, entry in table["rows"].items():
             self._text(name, f"{where}: the name of a row")
-            self._mapping(entry, f"row {name}", {"what", "kind", "base", "overrides", "paper"}, needed={"what"})
+            self._mapping(entry, f"row {name}", {"what", "kind", "base", "overrides", "paper"}, required={"what"})
             yield title, name, shared | entry
 
     def _row(self, title: str, name: str, entry: dict, prefix: str, names: list[str]) -> ConfigRow:
@@ -276,9 +278,10 @@ class _Reader:
         self._mapping(overrides, f"{where}: overrides")
         self._mapping(paper, f"{where}: paper", set(COLUMNS))
         for key, value in overrides.items():
-            above = next((other for other in overrides if str(key).startswith(f"{other}.")), None)
-            if isinstance(value, dict) or above:
-                node = above or key
+            parent = next((other for other in overrides if str(key).startswith(f"{other}.")), None)
+            # With a node beside one of its keys, the result would depend on their order
+            if isinstance(value, dict) or parent:
+                node = parent or key
                 self._fail(where, f"overrides have {node!r}, a node: expected whole keys, such as SOLVER.BASE_LR")
         if kind == SAME and overrides:
             self._fail(where, f"it is the same as its base, but has overrides: expected kind {TRAIN} or {TEST}")
@@ -303,13 +306,13 @@ class _Reader:
         return path if row is None else f"{path}:{row}"
 
     def _mapping(
-        self, value: Any, where: str, known: set[str] | None = None, needed: AbstractSet[str] = frozenset()
+        self, value: Any, where: str, allowed: set[str] | None = None, required: AbstractSet[str] = frozenset()
     ) -> None:
         if not isinstance(value, dict):
             self._fail(where, f"got {value!r}, expected a mapping")
-        if known is not None and (unknown := [key for key in value if key not in known]):
-            self._fail(where, f"unknown key {unknown[0]!r}: expected some of {', '.join(sorted(known))}")
-        if missing := needed - value.keys():
+        if allowed is not None and (unknown := [key for key in value if key not in allowed]):
+            self._fail(where, f"unknown key {unknown[0]!r}: expected some of {', '.join(sorted(allowed))}")
+        if missing := required - value.keys():
             self._fail(where, f"it has no {min(missing)}")
 
     def _text(self, value: Any, where: str) -> str:

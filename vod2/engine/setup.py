@@ -55,6 +55,7 @@ def _merge_configuration(cfg: CfgNode, config_file: str) -> None:
     weights = f"{cfg.OUTPUT_DIR}/model_final.pth"
     for row in rows:
         _merge(cfg.merge_from_other_cfg, type(cfg)(row.settings(weights)), str(row))
+        # Test settings that follow are evaluated with the weights of this training
         if row.kind == TRAIN:
             weights = f"{cfg.OUTPUT_DIR}/model_final.pth"
 

@@ -28,6 +28,7 @@ class Detections:
 
     def __post_init__(self) -> None:
         _check_lengths(self)
+        # NaN would rank anywhere and match nothing, and the metrics would be wrong without a word.
         if not (np.isfinite(self.scores).all() and np.isfinite(self.boxes).all()):
             raise ValueError("Detections: boxes and scores must be finite, got NaN or infinity; has training diverged?")
 
@@ -68,8 +69,8 @@ def take_rows(arrays: _Arrays, rows: np.ndarray) -> _Arrays:
         rows: bool (n,) or integer (k,), an index of the arrays.
 
     Example:
-        >>> found = Detections(np.arange(2), np.zeros((2, 4)), np.array([0.9, 0.8]), np.array([5, 6]))
-        >>> take_rows(found, found.scores > 0.85).labels
+        >>> detections = Detections(np.arange(2), np.zeros((2, 4)), np.array([0.9, 0.8]), np.array([5, 6]))
+        >>> take_rows(detections, detections.scores > 0.85).labels
         array([5])
     """
     return type(arrays)(**{name: values[rows] for name, values in vars(arrays).items()})

@@ -49,20 +49,21 @@ def tally_class(ranked: RankedClass, video: np.ndarray, num_videos: int, annotat
         num_videos: V.
         annotated: (G, 2, V): objects of all classes that count, and all.
     """
-    truth_video, found_video = video[ranked.truth_image], video[ranked.image]
-    wrong, hits = np.flatnonzero(ranked.matches < 0), np.flatnonzero(ranked.matches >= 0)
+    truth_video, detection_video = video[ranked.truth_image], video[ranked.image]
+    unmatched, hits = np.flatnonzero(ranked.matches < 0), np.flatnonzero(ranked.matches >= 0)
     tallies = []
     for row, ignored in enumerate(ranked.ignore):
         true = hits[~ignored[ranked.matches[hits]]]
-        step = np.searchsorted(true, wrong)
+        step = np.searchsorted(true, unmatched)
         before_last = step < len(true)
-        false = wrong[before_last]
-        cell, entry = np.unique(step[before_last] * num_videos + found_video[false], return_inverse=True)
+        false = unmatched[before_last]
+        # False ones of one video before the same true detection add up to one entry, of which there are far fewer.
+        cell, entry = np.unique(step[before_last] * num_videos + detection_video[false], return_inverse=True)
         fixed, shared = _false_weights(ranked, row)
         tallies.append(
             Tally(
                 positives=np.bincount(truth_video[~ignored], minlength=num_videos),
-                true_video=found_video[true],
+                true_video=detection_video[true],
                 false_step=cell // num_videos,
                 false_video=cell % num_videos,
                 false_weight=np.bincount(entry, fixed[false], minlength=len(cell)),
@@ -101,12 +102,13 @@ def weighted_average_precision(tally: Tally, weights: np.ndarray) -> np.ndarray:
         array([0.25, 1.  , 0.  ])
     """
     positives = weights @ tally.positives
-    found = np.zeros(len(weights))
+    area = np.zeros(len(weights))
+    # Some resamples at a time, as an array (B, t) of all of them may not fit in memory.
     at_once = max(1, _CELLS_AT_ONCE // max(len(tally.true_video), 1))
     for start in range(0, len(weights), at_once) if len(tally.true_video) else ():
-        rows = slice(start, start + at_once)
-        found[rows] = _weighted_area(tally, weights[rows])
-    return np.divide(found, positives, out=np.full(len(weights), np.nan), where=positives > 0)
+        chunk = slice(start, start + at_once)
+        area[chunk] = _weighted_area(tally, weights[chunk])
+    return np.divide(area, positives, out=np.full(len(weights), np.nan), where=positives > 0)
 
 
 def _weighted_area(tally: Tally, weights: np.ndarray) -> np.ndarray:
@@ -116,9 +118,11 @@ def _weighted_area(tally: Tally, weights: np.ndarray) -> np.ndarray:
     false = _false_so_far(tally, tally.false_weight, weights)
     if tally.shared_weight is not None:
         annotated = weights @ tally.annotated
+        # Without any ground truth a share says nothing; AP is NaN there anyway.
         share = np.divide(weights @ tally.counted, annotated, out=np.ones(len(weights)), where=annotated > 0)
         false += share[:, None] * _false_so_far(tally, tally.shared_weight, weights)
     total = true_so_far + false
+    # A resample may lack the videos of all detections so far.
     precision = np.divide(true_so_far, total, out=np.zeros_like(total), where=total > 0)
     # A true detection of a video that does not come adds nothing, and is no better than the one before it.
     envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
@@ -134,6 +138,7 @@ def _false_so_far(tally: Tally, amount: np.ndarray, weights: np.ndarray) -> np.n
         stop = min(start + at_once, num_true)
         part = slice(*np.searchsorted(tally.false_step, [start, stop]))
         cell = (tally.false_step[part] - start) * num_videos + tally.false_video[part]
+        # A product with the weights adds up the false ones of each resample: no loop over videos.
         table = np.bincount(cell, amount[part], minlength=(stop - start) * num_videos).reshape(-1, num_videos)
         added[:, start:stop] = weights @ table.T
     return np.cumsum(added, axis=1, out=added)
@@ -177,8 +182,8 @@ def percentile_interval(values: np.ndarray, confidence: float = 0.95) -> tuple[f
         >>> percentile_interval(np.arange(101.0), 0.5)
         (25.0, 75.0)
     """
-    known = values[~np.isnan(values)]
-    if 2 * len(known) < len(values) or not len(known):
+    numbers = values[~np.isnan(values)]
+    if 2 * len(numbers) < len(values) or not len(numbers):
         return float("nan"), float("nan")
-    low, high = np.quantile(known, [(1 - confidence) / 2, (1 + confidence) / 2])
+    low, high = np.quantile(numbers, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)

@@ -43,9 +43,9 @@ class DetectionCollector:
         >>> import torch
         >>> from vod2.d2 import Boxes, Instances
         >>> collector = DetectionCollector("one_frame", ["a"], num_classes=1, distributed=False)
-        >>> found = Instances((60, 60), pred_boxes=Boxes(torch.tensor([[0.0, 0.0, 50.0, 50.0]])))
-        >>> found.scores, found.pred_classes = torch.tensor([0.5]), torch.tensor([0])
-        >>> collector.add([{"image_id": "a"}], [{"instances": found}])
+        >>> instances = Instances((60, 60), pred_boxes=Boxes(torch.tensor([[0.0, 0.0, 50.0, 50.0]])))
+        >>> instances.scores, instances.pred_classes = torch.tensor([0.5]), torch.tensor([0])
+        >>> collector.add([{"image_id": "a"}], [{"instances": instances}])
         >>> collector.gather().scores
         array([0.5], dtype=float32)
     """
@@ -71,7 +71,7 @@ class DetectionCollector:
 
     def reset(self) -> None:
         """Forget all detections."""
-        self._seen: list[_Frames] = []
+        self._frames: list[_Frames] = []
         self.evaluated = np.zeros(len(self._frame_of), dtype=bool)
 
     def add(self, inputs: Sequence[dict], outputs: Sequence[dict]) -> None:
@@ -95,7 +95,7 @@ class DetectionCollector:
                     f"the model predicts label {highest}, but dataset {self._dataset_name!r} has "
                     f"{self._num_classes} classes: set MODEL.ROI_HEADS.NUM_CLASSES to that number"
                 )
-            self._seen.append(detections)
+            self._frames.append(detections)
 
     def gather(self) -> Detections | None:
         """The detections of all processes in the order of the dataset, whichever process had them; `image` is the
@@ -104,21 +104,22 @@ class DetectionCollector:
         Of a frame that came more than once the first result counts; a warning counts those, and the frames that did
         not come.
         """
-        seen = _concatenate(self._seen)
-        self._seen = [seen]  # so that the small arrays of the frames are freed before those of all processes come
+        collected = _concatenate(self._frames)
+        # The small arrays of the frames are freed before those of all processes come.
+        self._frames = [collected]
         if self._distributed:
             comm.synchronize()
-            gathered = comm.gather(seen, dst=0)
+            gathered = comm.gather(collected, dst=0)
             if not comm.is_main_process():
                 return None
-            seen = _concatenate(gathered)
-        return self._in_order(seen)
+            collected = _concatenate(gathered)
+        return self._in_order(collected)
 
-    def _in_order(self, seen: _Frames) -> Detections:
-        """The detections of each frame that was seen, of one that came more than once the first; sets `evaluated`."""
-        # `first` says in which place of `seen` a frame first came.
-        frames, first = np.unique(seen.frame, return_index=True)
-        if repeated := len(seen.frame) - len(first):
+    def _in_order(self, collected: _Frames) -> Detections:
+        """The detections of each frame that was collected, the first of one that came twice; sets `evaluated`."""
+        # `first` says in which place of `collected` a frame first came.
+        frames, first = np.unique(collected.frame, return_index=True)
+        if repeated := len(collected.frame) - len(first):
             logger.warning("%d frames were evaluated more than once; only their first result counts", repeated)
         if missing := len(self._frame_of) - len(first):
             logger.warning(
@@ -128,19 +129,21 @@ class DetectionCollector:
                 self._dataset_name,
             )
         self.evaluated[frames] = True
-        count = seen.count[first]
+        count = collected.count[first]
         image = np.repeat(frames, count)
-        if np.array_equal(first, np.arange(len(seen.frame))):  # one process, in order: nothing to copy
-            return Detections(image, seen.boxes, seen.scores, seen.labels)
+        if np.array_equal(first, np.arange(len(collected.frame))):  # one process, in order: nothing to copy
+            return Detections(image, collected.boxes, collected.scores, collected.labels)
         # Detections of a frame follow one another before and after. So they all move by the same number of rows, from
-        # where the frame begins in `seen` to where it begins in the result.
-        begins_in_seen = (np.cumsum(seen.count, dtype=np.int64) - seen.count)[first]
+        # where the frame begins in `collected` to where it begins in the result.
+        # int64: the counts are int32, their sums may be larger.
+        begins_in_collected = (np.cumsum(collected.count, dtype=np.int64) - collected.count)[first]
         begins_in_result = np.cumsum(count, dtype=np.int64) - count
-        order = np.arange(len(image)) + np.repeat(begins_in_seen - begins_in_result, count)
-        return Detections(image, seen.boxes[order], seen.scores[order], seen.labels[order])
+        order = np.arange(len(image)) + np.repeat(begins_in_collected - begins_in_result, count)
+        return Detections(image, collected.boxes[order], collected.scores[order], collected.labels[order])
 
 
 def _as_arrays(frame: int, instances: Instances) -> _Frames:
+    # float32, because numpy has no bfloat16 and float16 rounds pixels above 2,048.
     boxes = instances.pred_boxes.tensor.detach().cpu().float().numpy()
     scores = instances.scores.detach().cpu().float().numpy()
     labels = instances.pred_classes.cpu().numpy().astype(np.int32)
@@ -151,8 +154,8 @@ def _concatenate(parts: Sequence[_Frames]) -> _Frames:
     if len(parts) == 1:
         return parts[0]  # a copy would hold all detections twice
     # An empty part first: without frames there would be nothing to concatenate.
-    nothing = np.empty(0, np.int32)
-    parts = [_Frames(nothing, nothing, np.empty((0, 4), np.float32), np.empty(0, np.float32), nothing), *parts]
+    empty = np.empty(0, np.int32)
+    parts = [_Frames(empty, empty, np.empty((0, 4), np.float32), np.empty(0, np.float32), empty), *parts]
     return _Frames(
         frame=np.concatenate([part.frame for part in parts]),
         count=np.concatenate([part.count for part in parts]),

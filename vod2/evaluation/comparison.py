@@ -130,6 +130,7 @@ def _difference(
     elif low <= 0 <= high:
         verdict = NONE_SHOWN
     else:
+        # Where lower is better, a difference above 0 is for the worse.
         verdict = BETTER if (low > 0) != (metric in LOWER_IS_BETTER) else WORSE
     return Difference(method, metric, value, baseline, value - baseline, low, high, videos, verdict)
 
@@ -148,16 +149,17 @@ def resampled_metrics(run: RunTally, class_names: Sequence[str], weights: np.nda
     for group, tallies in run.groups.items():
         of_classes[group] = 100 * np.stack([weighted_average_precision(tally, weights) for tally in tallies])
 
-    metrics = {"AP50": _mean_of_known(of_classes["all"])}
+    metrics = {"AP50": _nan_mean(of_classes["all"])}
     metrics["AP50-any-class"] = 100 * weighted_average_precision(run.any_class, weights)
     for name in TRACK_METRICS:
         metrics[name] = weighted_mean(run.track_sums[name], run.track_count, weights)
     for group, values in of_classes.items():
         if group != "all":
-            metrics[f"AP50-{group}"] = _mean_of_known(values)
+            metrics[f"AP50-{group}"] = _nan_mean(values)
     for name, values in zip(class_names, of_classes["all"], strict=True):
         metrics[f"AP50-{name}"] = values
     videos = count_videos(run, class_names)
+    # A metric without any object is NaN on every resample, and there is nothing to compare.
     return {name: values for name, values in metrics.items() if videos[name]}
 
 
@@ -179,9 +181,9 @@ def count_videos(run: RunTally, class_names: Sequence[str]) -> dict[str, int]:
     return {name: len(np.unique(np.concatenate(numbers))) for name, numbers in videos.items()}  # each video once
 
 
-def _mean_of_known(rows: np.ndarray) -> np.ndarray:
+def _nan_mean(per_class: np.ndarray) -> np.ndarray:
     """The mean (B,) over the classes of rows (K, B) that are not NaN there; NaN where all are."""
-    known = ~np.isnan(rows)
-    count = known.sum(axis=0)
-    total = np.where(known, rows, 0.0).sum(axis=0)
-    return np.divide(total, count, out=np.full(rows.shape[1], np.nan), where=count > 0)
+    is_number = ~np.isnan(per_class)
+    count = is_number.sum(axis=0)
+    total = np.where(is_number, per_class, 0.0).sum(axis=0)
+    return np.divide(total, count, out=np.full(per_class.shape[1], np.nan), where=count > 0)

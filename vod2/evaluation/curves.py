@@ -76,7 +76,8 @@ def save_curves(path: str | os.PathLike, table: CurveTable) -> None:
     all curves one after the other `scores` and `precision` (T,) float32, as a compressed npz."""
     shape = len(table.groups), len(table.classes)
     flat = [curve for row in table.curves for curve in row]
-    nothing = np.empty(0, np.float32)
+    # Without any detection there would be nothing to concatenate.
+    empty = np.empty(0, np.float32)
     with atomic.replacing(path) as temporary:
         np.savez_compressed(
             temporary,
@@ -84,8 +85,8 @@ def save_curves(path: str | os.PathLike, table: CurveTable) -> None:
             classes=np.array(table.classes),
             positives=np.array([curve.positives for curve in flat], dtype=np.int64).reshape(shape),
             count=np.array([len(curve.scores) for curve in flat], dtype=np.int64).reshape(shape),
-            scores=np.concatenate([nothing, *(curve.scores for curve in flat)]).astype(np.float32),
-            precision=np.concatenate([nothing, *(curve.precision for curve in flat)]).astype(np.float32),
+            scores=np.concatenate([empty, *(curve.scores for curve in flat)]).astype(np.float32),
+            precision=np.concatenate([empty, *(curve.precision for curve in flat)]).astype(np.float32),
         )
 
 
@@ -111,6 +112,7 @@ def load_curves(path: str | os.PathLike) -> CurveTable:
     flat = [Curve(*parts) for parts in zip(scores, precision, positives.ravel().tolist(), strict=True)]
     curves = []  # of each group, those of its classes
     for row in range(len(groups)):
+        # The file has the curves one after the other, group by group.
         curves.append(flat[row * len(classes) : (row + 1) * len(classes)])
     return CurveTable(groups, classes, curves)
 
@@ -124,14 +126,16 @@ def mean_envelope(curves: Sequence[Curve], recall: np.ndarray) -> np.ndarray:
         >>> mean_envelope([curve], np.array([0.0, 0.5, 0.75]))
         array([1. , 1. , 0.5])
     """
-    known = [curve for curve in curves if curve.positives]
-    if not known:
+    with_truth = [curve for curve in curves if curve.positives]
+    if not with_truth:
         return np.full(len(recall), np.nan)
-    rows = []
-    for curve in known:
+    envelopes = []
+    for curve in with_truth:
+        # The 0 is for recalls that the class does not reach.
         envelope = np.append(curve.envelope, 0.0)
-        rows.append(envelope[np.searchsorted(curve.recall, recall - 1e-9)])
-    return np.mean(rows, axis=0)
+        # k / positives and the same recall on another grid may differ in the last digit.
+        envelopes.append(envelope[np.searchsorted(curve.recall, recall - 1e-9)])
+    return np.mean(envelopes, axis=0)
 
 
 def mean_average_precision(per_class: np.ndarray) -> float:
@@ -141,5 +145,5 @@ def mean_average_precision(per_class: np.ndarray) -> float:
         >>> mean_average_precision(np.array([0.5, np.nan, 1.0]))
         0.75
     """
-    known = per_class[~np.isnan(per_class)]
-    return float(known.mean()) if len(known) else float("nan")
+    numbers = per_class[~np.isnan(per_class)]
+    return float(numbers.mean()) if len(numbers) else float("nan")

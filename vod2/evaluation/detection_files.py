@@ -104,9 +104,12 @@ class JsonLinesFile(DetectionFile):
         return self
 
     def _add(self, index: int, detections: list[dict]) -> None:
+        # NaN is no JSON: an error here is better than a line that other readers refuse.
         self._file.write(json.dumps(as_record(index, detections, self.video.class_names), allow_nan=False) + "\n")
+        # Whoever follows the file sees a frame as soon as it is detected.
         self._file.flush()
 
+    # Also after an error: each line was complete when it was written.
     def __exit__(self, *error: Any) -> None:
         self._file.close()
 
@@ -126,10 +129,10 @@ class MotFile(DetectionFile):
         self._lines: list[str] = []
 
     def _add(self, index: int, detections: list[dict]) -> None:
-        for one in detections:
-            box = ",".join(f"{value:.2f}" for value in as_xywh(one["box"]))
-            track, label = one.get("track", -1), one["label"] + 1
-            self._lines.append(f"{index + 1},{track},{box},{one['score']:.6f},{label},-1,-1\n")
+        for detection in detections:
+            box = ",".join(f"{value:.2f}" for value in as_xywh(detection["box"]))
+            track, label = detection.get("track", -1), detection["label"] + 1
+            self._lines.append(f"{index + 1},{track},{box},{detection['score']:.6f},{label},-1,-1\n")
 
     def _save(self) -> None:
         with replacing(self.path) as temporary:
@@ -144,10 +147,13 @@ class CocoFile(DetectionFile):
         self._results: list[dict] = []
 
     def _add(self, index: int, detections: list[dict]) -> None:
-        for one in detections:
-            category = self.video.category_ids.get(one["label"], one["label"])
-            result = {"image_id": index, "category_id": category, "bbox": as_xywh(one["box"]), "score": one["score"]}
-            self._results.append(result | ({"track_id": one["track"]} if "track" in one else {}))
+        for detection in detections:
+            category = self.video.category_ids.get(detection["label"], detection["label"])
+            result = {"image_id": index, "category_id": category, "bbox": as_xywh(detection["box"])}
+            result["score"] = detection["score"]
+            if "track" in detection:
+                result["track_id"] = detection["track"]
+            self._results.append(result)
 
     def _save(self) -> None:
         write_json(self.path, self._results)
@@ -179,6 +185,7 @@ def as_record(index: int, detections: list[dict], class_names: Sequence[str]) ->
     records = []
     for detection in detections:
         name = class_name(detection["label"], class_names)
+        # The union keeps the order of its left side.
         records.append({"box": detection["box"], "class": name} | detection)  # box and class come first
     return {"index": index, "detections": records}
 

@@ -73,22 +73,23 @@ def split_errors(
     Example:
         >>> box = np.array([[0.0, 0, 100, 100]])
         >>> truth = GroundTruth(np.array([0]), box, np.array([0]), np.array([False]))
-        >>> found = Detections(np.array([0]), box, np.array([0.9]), np.array([1]))  # the right box, the wrong class
-        >>> split_errors(found, truth, num_classes=2).gain["classification"]
+        >>> detections = Detections(np.array([0]), box, np.array([0.9]), np.array([1]))  # right box, wrong class
+        >>> split_errors(detections, truth, num_classes=2).gain["classification"]
         1.0
     """
     matches = match_detections(detections, truth, protocol)
     errors = classify_errors(detections, truth, matches, protocol)
     count = np.bincount(errors.kind[errors.kind >= 0], minlength=len(ERROR_TYPES))
+    # No detection has this kind: it counts objects.
     count[MISSED] = np.count_nonzero(errors.missed)
     right = {}  # of each kind, the detections that its oracle makes right; it drops the others
     for kind in (CLASSIFICATION, LOCALISATION):
         rows = np.flatnonzero(errors.kind == kind)
-        right[kind] = _surest_of_free(rows, detections.scores, errors.target, matches)
+        right[kind] = _surest_of_each_target(rows, detections.scores, errors.target, matches)
     table = np.full((1 + len(ERROR_TYPES), num_classes), np.nan)
     for label, rows in enumerate(rows_by_class(detections.labels, num_classes)):
         rows = rows[ranking(detections.scores[rows])]
-        table[:, label] = _fixed(rows, label, detections, truth, matches, errors, right)
+        table[:, label] = _oracle_precisions(rows, label, detections, truth, matches, errors, right)
     before, *after = [mean_average_precision(row) for row in table]  # of the oracles, in the order of ERROR_TYPES
     gain = [fixed - before for fixed in after]
     return ErrorSplit(
@@ -118,26 +119,26 @@ def classify_errors(
     """
     counted = np.flatnonzero(~truth.ignore)
     objects = take_rows(truth, counted)
-    wrong = np.flatnonzero(matches < 0)
+    unmatched = np.flatnonzero(matches < 0)
     kind = np.full(len(detections), -1, dtype=np.int8)
     target = np.full(len(detections), -1, dtype=np.int64)
-    for start in range(0, len(wrong), _DETECTIONS_AT_ONCE):
-        rows = wrong[start : start + _DETECTIONS_AT_ONCE]
+    for start in range(0, len(unmatched), _DETECTIONS_AT_ONCE):
+        rows = unmatched[start : start + _DETECTIONS_AT_ONCE]
         kind[rows], nearest = _classify(take_rows(detections, rows), objects, protocol)
         target[rows] = np.where(nearest >= 0, counted[nearest], -1) if len(counted) else -1
-    found = np.zeros(len(truth), dtype=bool)
-    found[matches[matches >= 0]] = True
-    found[target[target >= 0]] = True
-    return Errors(kind, target, ~found & ~truth.ignore)
+    explained = np.zeros(len(truth), dtype=bool)
+    explained[matches[matches >= 0]] = True
+    explained[target[target >= 0]] = True
+    return Errors(kind, target, ~explained & ~truth.ignore)
 
 
-def _classify(wrong: Detections, objects: GroundTruth, protocol: MatchingProtocol) -> tuple[np.ndarray, np.ndarray]:
+def _classify(unmatched: Detections, objects: GroundTruth, protocol: MatchingProtocol) -> tuple[np.ndarray, np.ndarray]:
     """Kind (n,) and target (n,), a row of `objects` or -1, of detections without a match."""
-    pairs, threshold = ImagePairs(wrong, objects), iou_thresholds(objects.boxes, protocol)
-    kind, target = np.full(len(wrong), BACKGROUND, dtype=np.int8), np.full(len(wrong), -1, dtype=np.int64)
+    pairs, threshold = ImagePairs(unmatched, objects), iou_thresholds(objects.boxes, protocol)
+    kind, target = np.full(len(unmatched), BACKGROUND, dtype=np.int8), np.full(len(unmatched), -1, dtype=np.int64)
     for detection, row in pairs.of(np.flatnonzero(pairs.count)):
-        iou = paired_iou(wrong.boxes[detection], objects.boxes[row], protocol.pixel_offset)
-        is_same = wrong.labels[detection] == objects.labels[row]
+        iou = paired_iou(unmatched.boxes[detection], objects.boxes[row], protocol.pixel_offset)
+        is_same = unmatched.labels[detection] == objects.labels[row]
         starts = np.flatnonzero(np.diff(detection, prepend=-1))
         kind[detection[starts]], nearest = _kinds_of_piece(iou, is_same, threshold[row], starts)
         target[detection[starts]] = np.where(nearest >= 0, row[nearest], -1)
@@ -149,17 +150,19 @@ def _kinds_of_piece(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Kind (u,) and the pair (u,) with the target, -1 for none, from pairs (e,) of which detections begin at starts."""
     reaches = (iou >= threshold) & (iou > 0)
-    same_iou, same = _nearest(np.where(is_same, iou, -1.0), starts)
-    other_iou, other = _nearest(np.where(is_same, -1.0, iou), starts)
+    # -1 is below every IoU, so the pairs of the other kind are never the nearest.
+    same_iou, same_pair = _nearest(np.where(is_same, iou, -1.0), starts)
+    other_iou, other_pair = _nearest(np.where(is_same, -1.0, iou), starts)
     reaches_own_class = np.logical_or.reduceat(reaches & is_same, starts)
+    # The order is that of `classify_errors`: np.select takes the first condition that holds.
     conditions = {
         LOCALISATION: (same_iou >= _BACKGROUND_IOU) & ~reaches_own_class,
-        CLASSIFICATION: (other_iou >= 0) & reaches[other],
+        CLASSIFICATION: (other_iou >= 0) & reaches[other_pair],
         DUPLICATE: reaches_own_class,
         BACKGROUND: np.maximum(same_iou, other_iou) < _BACKGROUND_IOU,
     }
     kind = np.select(list(conditions.values()), list(conditions), default=BOTH)
-    target = np.select([kind == LOCALISATION, kind == CLASSIFICATION], [same, other], default=-1)
+    target = np.select([kind == LOCALISATION, kind == CLASSIFICATION], [same_pair, other_pair], default=-1)
     return kind, target
 
 
@@ -170,7 +173,7 @@ def _nearest(values: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.nda
     return best, np.minimum.reduceat(np.where(is_best, np.arange(len(values)), len(values)), starts)
 
 
-def _fixed(
+def _oracle_precisions(
     rows: np.ndarray,
     label: int,
     detections: Detections,
@@ -185,6 +188,7 @@ def _fixed(
         rows: the detections of the class by descending score.
         right: of the kinds that an oracle turns into true detections, those that it does not drop, of all classes.
     """
+    # All classes share the rows of the truth, so the objects of the others are ignored.
     ignored = truth.ignore | (truth.labels != label)
     if ignored.all():
         return [np.nan] * (1 + len(ERROR_TYPES))
@@ -192,25 +196,27 @@ def _fixed(
     def average_precision(kept: np.ndarray, matches: np.ndarray, ignored: np.ndarray = ignored) -> float:
         return ranked_curve(detections.scores[kept], matches, ignored).average_precision
 
-    kind, own = errors.kind[rows], matches[rows]
-    result = [average_precision(rows, own)]
+    kind, class_matches = errors.kind[rows], matches[rows]
+    result = [average_precision(rows, class_matches)]
     for error in range(len(ERROR_TYPES)):
         kept = kind != error
         if error == MISSED:
-            left = ignored | errors.missed
-            result.append(1.0 if left.all() else average_precision(rows, own, left))
+            ignored_after = ignored | errors.missed
+            result.append(1.0 if ignored_after.all() else average_precision(rows, class_matches, ignored_after))
         elif error in right:
+            # The oracle of classification brings detections of other classes to this one.
             joined = right[error][truth.labels[errors.target[right[error]]] == label]  # also from other classes
-            everything = np.concatenate([rows[kept], joined])
-            order = np.lexsort((everything, -detections.scores[everything]))
-            targets = np.concatenate([own[kept], errors.target[joined]])
-            result.append(average_precision(everything[order], targets[order]))
+            candidates = np.concatenate([rows[kept], joined])
+            # Of equal scores the earlier detection first, as `ranking` has it.
+            order = np.lexsort((candidates, -detections.scores[candidates]))
+            targets = np.concatenate([class_matches[kept], errors.target[joined]])
+            result.append(average_precision(candidates[order], targets[order]))
         else:
-            result.append(average_precision(rows[kept], own[kept]))
+            result.append(average_precision(rows[kept], class_matches[kept]))
     return result
 
 
-def _surest_of_free(rows: np.ndarray, scores: np.ndarray, target: np.ndarray, matches: np.ndarray) -> np.ndarray:
+def _surest_of_each_target(rows: np.ndarray, scores: np.ndarray, target: np.ndarray, matches: np.ndarray) -> np.ndarray:
     """Of the detections `rows`, the surest of each target that no detection has found; of equals, the first."""
     rows = rows[~np.isin(target[rows], matches[matches >= 0])]
     rows = rows[np.argsort(-scores[rows], kind="stable")]

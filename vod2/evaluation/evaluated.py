@@ -93,13 +93,16 @@ def load_evaluated_dataset(
     class_names = list(metadata.thing_classes)
     dataset = DatasetCatalog.get(name) if dataset is None else dataset
     truth, tracks = ground_truth_arrays(dataset), index_tracks(dataset)
+    # Found here, rather than as an index out of range at the end of an evaluation.
     if (highest := truth.labels.max(initial=-1)) >= len(class_names):
         raise ValueError(f"Dataset {name!r}: category_id {highest}, but {len(class_names)} classes")
+    # What is said for this evaluation comes before what the dataset says.
     file = frame_kinds or metadata.get("frame_kinds")
     kinds = read_frame_kinds(file, dataset) if file else None
     groups = build_groups(dataset, truth, tracks, get_protocol(protocol), groups_by, kinds, class_names)
-    if twice := set(class_names) & {*groups, "any-class"}:
-        raise ValueError(f"Dataset {name!r}: {twice} names both a class and a group of objects, rename one")
+    # Both would give their name to the same metric, AP50-<name>.
+    if ambiguous := set(class_names) & {*groups, "any-class"}:
+        raise ValueError(f"Dataset {name!r}: {ambiguous} names both a class and a group of objects, rename one")
     return EvaluatedDataset(
         name,
         class_names,
@@ -136,8 +139,9 @@ def _number_videos(dataset: Sequence[dict]) -> np.ndarray:
     numbers: dict[tuple, int] = {}
     video = []
     for record in dataset:
-        of_video = record.get("video_id")
-        key = ("image", record["image_id"]) if of_video is None else ("video", of_video)
+        video_id = record.get("video_id")
+        # An image may have the id that a video has.
+        key = ("image", record["image_id"]) if video_id is None else ("video", video_id)
         video.append(numbers.setdefault(key, len(numbers)))
     return np.array(video, dtype=np.int64)
 
@@ -162,6 +166,7 @@ def save_evaluated_dataset(path: str | os.PathLike, data: EvaluatedDataset) -> N
     with atomic.replacing(path) as temporary:
         np.savez_compressed(
             temporary,
+            # As one text: an npz of names as objects could only be read with pickle.
             header=np.array(json.dumps(header)),
             image_ids=np.array(data.image_ids),
             video=data.video,
@@ -192,6 +197,7 @@ def read_evaluated_dataset(path: str | os.PathLike) -> EvaluatedDataset:
         header = json.loads(str(arrays["header"]))
         groups = {}
         for row, name in enumerate(header.pop("groups")):
+            # The reverse of what `save_evaluated_dataset` does for groups of objects.
             frames = arrays["group_frames"][row] if arrays["group_by_frame"][row] else None
             groups[name] = Group(arrays["group_objects"][row], frames)
         return EvaluatedDataset(

@@ -28,11 +28,11 @@ class Judged(NamedTuple):
 
 def judge(run: Run, score: float = 0.5) -> Judged:
     """Match the detections of at least `score` by the evaluation's own protocol."""
-    sure = take_rows(run.detections, run.detections.scores >= score)
-    matches = match_detections(sure, run.data.truth, get_protocol(run.data.protocol))
-    found = np.zeros(len(run.data.truth), dtype=bool)
-    found[matches[matches >= 0]] = True
-    return Judged(sure, matches, found)
+    confident = take_rows(run.detections, run.detections.scores >= score)
+    matches = match_detections(confident, run.data.truth, get_protocol(run.data.protocol))
+    is_found = np.zeros(len(run.data.truth), dtype=bool)
+    is_found[matches[matches >= 0]] = True
+    return Judged(confident, matches, is_found)
 
 
 def lost_objects(first: Judged, second: Judged, truth: GroundTruth, num_frames: int) -> np.ndarray:
@@ -42,11 +42,12 @@ def lost_objects(first: Judged, second: Judged, truth: GroundTruth, num_frames: 
         >>> truth = GroundTruth(np.array([0, 0, 2]), np.zeros((3, 4)), np.zeros(3, int), np.zeros(3, bool))
         >>> nothing = Detections(np.empty(0, int), np.empty((0, 4)), np.empty(0), np.empty(0, int))
         >>> found = [[True, True, False], [False, False, True]]
-        >>> one, other = (Judged(nothing, np.empty(0, int), np.array(its)) for its in found)
-        >>> lost_objects(one, other, truth, num_frames=3)
+        >>> first, second = (Judged(nothing, np.empty(0, int), np.array(is_found)) for is_found in found)
+        >>> lost_objects(first, second, truth, num_frames=3)
         array([ 2,  0, -1])
     """
     kept = ~truth.ignore
+    # Signed, as booleans cannot be subtracted.
     change = first.found[kept].astype(np.int64) - second.found[kept]
     return np.bincount(truth.image[kept], change, minlength=num_frames).astype(np.int64)
 
@@ -70,11 +71,12 @@ def worst_frames(first: Judged, second: Judged, run: Run, count: int, per_video:
     lost = lost_objects(first, second, run.data.truth, num_frames)
     false = false_detections(second, num_frames) - false_detections(first, num_frames)
     chosen: list[int] = []
-    taken = np.zeros(run.data.num_videos, dtype=np.int64)
+    count_of_video = np.zeros(run.data.num_videos, dtype=np.int64)
     for frame in np.lexsort((-false, -lost)):  # stable: earlier frames first
+        # Sorted by loss: nothing after this frame has lost any, either.
         if lost[frame] <= 0 or len(chosen) == count:
             break
-        if taken[run.data.video[frame]] < per_video:
-            taken[run.data.video[frame]] += 1
+        if count_of_video[run.data.video[frame]] < per_video:
+            count_of_video[run.data.video[frame]] += 1
             chosen.append(int(frame))
     return np.array(chosen, dtype=np.int64)

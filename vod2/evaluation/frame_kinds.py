@@ -40,21 +40,22 @@ def read_frame_kinds(path: str | os.PathLike, dataset: Sequence[dict]) -> dict[H
         UserError: the file cannot be read, holds something else, or names a video or frame that does not exist.
     """
     videos, images = _index(dataset)
-    found: dict[Hashable, list[str]] = {}
+    kinds_of_image: dict[Hashable, list[str]] = {}
     for key, value in _read_object(path).items():
         where = f"{path}: {key!r}"
+        # Where a video and an image have one name, what stands behind the key tells which is meant.
         if key in videos and not (key in images and _are_kinds(value)):
-            for image_id, kinds in _of_video(value, videos[key], where):
-                found.setdefault(image_id, []).extend(kinds)
+            for image_id, kinds in _kinds_of_video(value, videos[key], where):
+                kinds_of_image.setdefault(image_id, []).extend(kinds)
         elif key in images:
-            found.setdefault(images[key], []).extend(_checked_kinds(value, where))
+            kinds_of_image.setdefault(images[key], []).extend(_check_kinds(value, where))
         else:
             raise UserError(
                 f"{where} is neither a video_id nor an image_id of the dataset, whose first video is "
                 f"{next(iter(videos), None)!r} and first image {next(iter(images), None)!r}: correct the key; if the "
                 "file is of another dataset, name it in that one's metadata (frame_kinds), not in TEST.FRAME_KINDS"
             )
-    return {image_id: tuple(dict.fromkeys(kinds)) for image_id, kinds in found.items()}
+    return {image_id: tuple(dict.fromkeys(kinds)) for image_id, kinds in kinds_of_image.items()}
 
 
 def _read_object(path: str | os.PathLike) -> dict:
@@ -74,6 +75,7 @@ def _index(dataset: Sequence[dict]) -> tuple[dict[str, _Video], dict[str, Hashab
     videos: dict[str, _Video] = {}
     images = {}
     for record in dataset:
+        # Keys of JSON are text, ids may be numbers.
         images[str(record["image_id"])] = record["image_id"]
         if record.get("video_id") is None:
             continue
@@ -84,20 +86,22 @@ def _index(dataset: Sequence[dict]) -> tuple[dict[str, _Video], dict[str, Hashab
     return videos, images
 
 
-def _of_video(value: object, video: _Video, where: str) -> list[tuple[Hashable, list[str]]]:
+def _kinds_of_video(value: object, video: _Video, where: str) -> list[tuple[Hashable, list[str]]]:
     if not isinstance(value, dict):
         raise UserError(f'{where} is {value!r:.80}, expected frames such as {{"12-20": ["defocus"]}}: fix the file')
     result = []
     for frames, kinds in value.items():
         match = _RANGE.fullmatch(frames)
+        # What is neither number nor range becomes an empty range, which is refused below.
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
         if first > last:
             raise UserError(f'{where}: frame {frames!r}: expected a number from 0 or a range such as "12-20"')
         if last >= video.length:
             raise UserError(f"{where}: frame {frames!r}: the video has {video.length} frames, counted from 0")
-        kinds = _checked_kinds(kinds, f"{where}: frame {frames!r}")
-        named = [number for number in range(first, last + 1) if number in video.frames]
-        result += [(video.frames[number], kinds) for number in named]
+        kinds = _check_kinds(kinds, f"{where}: frame {frames!r}")
+        # A dataset may evaluate some frames of a video only; the file is about the video.
+        numbers = [number for number in range(first, last + 1) if number in video.frames]
+        result += [(video.frames[number], kinds) for number in numbers]
     return result
 
 
@@ -107,7 +111,7 @@ def _are_kinds(value: object) -> bool:
     return isinstance(value, list)
 
 
-def _checked_kinds(value: object, where: str) -> list[str]:
+def _check_kinds(value: object, where: str) -> list[str]:
     kinds = [kind for kind in value if isinstance(kind, str) and kind] if isinstance(value, list | dict) else []
     if not isinstance(value, list | dict) or len(kinds) != len(value):
         raise UserError(f'{where} is {value!r:.80}, expected a list of names such as ["motion_blur"]: fix the file')

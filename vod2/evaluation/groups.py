@@ -68,19 +68,20 @@ def build_groups(
         raise ValueError(f"Groups by {by!r} are unknown: expected one of {', '.join(map(repr, GROUPINGS))}")
     groups = _speeds(truth, tracks, protocol)
     kinds_of_frames, kinds_of_objects = _kinds(dataset, frame_kinds or {})
+    # Sorted, so that the report has the same order whatever comes first in the dataset.
     kinds = sorted(set().union(*kinds_of_frames))
-    if taken := _RESERVED.intersection(kinds):
-        raise UserError(f"deterioration {min(taken)!r} has the name of another group of the evaluation: rename it")
+    if reserved := _RESERVED.intersection(kinds):
+        raise UserError(f"deterioration {min(reserved)!r} has the name of another group of the evaluation: rename it")
     recorded = [DETERIORATED, *kinds] if kinds else []
     kinds_of_members = kinds_of_frames if by == "frames" else kinds_of_objects
     for name in (CLEAN, *recorded):
-        members = np.array([_belongs(name, present) for present in kinds_of_members], dtype=bool)
-        groups[name] = _of_frames(members, truth) if by == "frames" else Group(members & ~truth.ignore)
-    groups.update(_named_by_records(dataset, truth, by, taken=_RESERVED.union(kinds, class_names)))
+        members = np.array([_is_member(name, present) for present in kinds_of_members], dtype=bool)
+        groups[name] = _group_of_frames(members, truth) if by == "frames" else Group(members & ~truth.ignore)
+    groups.update(_groups_of_records(dataset, truth, by, reserved=_RESERVED.union(kinds, class_names)))
     return groups
 
 
-def _belongs(group: str, kinds: set[str]) -> bool:
+def _is_member(group: str, kinds: set[str]) -> bool:
     """Whether a frame or an object with these kinds of deterioration is one of the group."""
     if group == CLEAN:
         return not kinds
@@ -105,15 +106,16 @@ def group_curves(
         empty_frames: frames without objects that `entries_of_empty_frames` counts.
     """
     names, ignore = ignored_by_objects(truth, groups)
+    # The share decides what a false detection counts in a frame without objects ("fgfa", "mega").
     counted = np.count_nonzero(~ignore, axis=1) + empty_frames * entries_of_empty_frames(names)
     share = counted / max(len(truth) + empty_frames, 1)
     matched_at_once = precision_recall(detections, truth, num_classes, protocol, ignore, share)
     curves = dict(zip(names, matched_at_once, strict=True))
     for name, group in groups.items():
         if group.frames is not None:
-            of_group = take_rows(detections, group.frames[detections.image])
-            truth_of_group = take_rows(truth, group.frames[truth.image])
-            (curves[name],) = precision_recall(of_group, truth_of_group, num_classes, protocol)
+            group_detections = take_rows(detections, group.frames[detections.image])
+            group_truth = take_rows(truth, group.frames[truth.image])
+            (curves[name],) = precision_recall(group_detections, group_truth, num_classes, protocol)
     return [curves[name] for name in ("all", *groups)]
 
 
@@ -137,11 +139,12 @@ def entries_of_empty_frames(names: Sequence[str]) -> np.ndarray:
     return np.array([name in ("all", SPEEDS[-1]) for name in names], dtype=np.int64)
 
 
-def _of_frames(frames: np.ndarray, truth: GroundTruth) -> Group:
+def _group_of_frames(frames: np.ndarray, truth: GroundTruth) -> Group:
     return Group(frames[truth.image] & ~truth.ignore, frames)
 
 
 def _speeds(truth: GroundTruth, tracks: TrackIndex, protocol: MatchingProtocol) -> dict[str, Group]:
+    # -1 is no track: crowds move in no way that could be compared.
     motion = motion_iou(np.where(truth.ignore, -1, tracks.track), tracks.frame, truth.boxes)
     if np.isnan(motion).all():
         return {}
@@ -154,23 +157,24 @@ def _kinds(dataset: Sequence[dict], frame_kinds: FrameKinds) -> tuple[list[set[s
 
     What the whole frame has, each of its objects has, too. What a crowd has is not the frame's: it never counts.
     """
-    of_frame, of_object = [], []
+    frames, objects = [], []
     for record in dataset:
-        whole = {*(record.get("deterioration") or ()), *frame_kinds.get(record["image_id"], ())}
-        frame = set(whole)
+        record_kinds = {*(record.get("deterioration") or ()), *frame_kinds.get(record["image_id"], ())}
+        kinds_of_frame = set(record_kinds)
         for note in record.get("annotations", ()):
-            kinds = whole.union(note.get("deterioration") or ())
-            of_object.append(kinds)
+            kinds = record_kinds.union(note.get("deterioration") or ())
+            objects.append(kinds)
             if not note.get("iscrowd", 0):
-                frame |= kinds
-        of_frame.append(frame)
-    return of_frame, of_object
+                kinds_of_frame |= kinds
+        frames.append(kinds_of_frame)
+    return frames, objects
 
 
-def _named_by_records(dataset: Sequence[dict], truth: GroundTruth, by: str, taken: set[str]) -> dict[str, Group]:
+def _groups_of_records(dataset: Sequence[dict], truth: GroundTruth, by: str, reserved: set[str]) -> dict[str, Group]:
     members: dict[str, np.ndarray] = {}
     for row, record in enumerate(dataset):
         names = record.get("groups") or ()
+        # A text is a sequence, too: of its letters.
         if isinstance(names, str) or not all(isinstance(name, str) and name for name in names):
             raise ValueError(
                 f"Frame {record['image_id']!r}: groups is {names!r}, expected a sequence of names such as ('close',)"
@@ -179,6 +183,7 @@ def _named_by_records(dataset: Sequence[dict], truth: GroundTruth, by: str, take
             members.setdefault(name, np.zeros(len(dataset), dtype=bool))[row] = True
     groups = {}
     for name in sorted(members):
-        group = _of_frames(members[name], truth)
-        groups[f"frames-{name}" if name in taken else name] = group if by == "frames" else Group(group.objects)
+        group = _group_of_frames(members[name], truth)
+        # By objects, the others of the dataset are ignored instead of leaving their frames out.
+        groups[f"frames-{name}" if name in reserved else name] = group if by == "frames" else Group(group.objects)
     return groups

@@ -43,10 +43,11 @@ class LinkingEvaluator(DatasetEvaluator):
             inputs: dicts with `video_id`, and `previous_index` None at the first frame of a video (where they have it).
             outputs: dicts with `instances`.
         """
-        for given, output in zip(inputs, outputs, strict=True):
-            if self._inputs and (self._alone or _begins_video(given, self._inputs[-1])):
+        for frame, output in zip(inputs, outputs, strict=True):
+            if self._inputs and (self._alone or _begins_video(frame, self._inputs[-1])):
                 self._pass_on()
-            self._inputs.append({key: value for key, value in given.items() if key not in ("image", "support")})
+            # Without the pixels, which of a whole video would not fit in memory.
+            self._inputs.append({key: value for key, value in frame.items() if key not in ("image", "support")})
             self._frames.append(output["instances"].to(torch.device("cpu")))
 
     def evaluate(self) -> dict | None:
@@ -56,10 +57,11 @@ class LinkingEvaluator(DatasetEvaluator):
 
     def _pass_on(self) -> None:
         linked = self._linker.link(self._frames)
-        for given, instances in zip(self._inputs, linked, strict=True):
-            self._evaluator.process([given], [{"instances": instances}])
+        for frame, instances in zip(self._inputs, linked, strict=True):
+            self._evaluator.process([frame], [{"instances": instances}])
         self._inputs, self._frames = [], []
 
 
-def _begins_video(given: dict, before: dict) -> bool:
-    return given["video_id"] != before["video_id"] or given.get("previous_index", before["frame_index"]) is None
+def _begins_video(frame: dict, before: dict) -> bool:
+    # Other loaders give no previous_index; then the id alone tells one video from the next.
+    return frame["video_id"] != before["video_id"] or frame.get("previous_index", before["frame_index"]) is None

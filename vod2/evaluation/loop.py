@@ -68,18 +68,20 @@ class StreamingModel(nn.Module):
         return self.model.step(clip, self.memory) if self.context == "own" else self._step_among_others(clip)
 
     def _step_alone(self, clip: dict) -> dict:
+        # A video of one frame: neither frames nor what is carried remain from the frame before.
         self.memory.start(f"{clip['video_id']}:{clip['frame_index']}", 1)
         return self.model.step({**clip, "frame_index": 0, "support": []}, self.memory)
 
     def _step_among_others(self, clip: dict) -> dict:
         """The memory is that of the other video's stream, under the name and with the numbers of the key frame's."""
         t = clip["frame_index"]
-        for other in clip["support"]:
-            self.model.remember([other], [self.memory])
-        seen = self.memory.without(t)
-        found = self.model.step({**clip, "support": []}, seen)
-        if seen.held().carry:
+        for support in clip["support"]:
+            self.model.remember([support], [self.memory])
+        # Place t belongs to the key frame, whatever the other video has there.
+        others = self.memory.without(t)
+        output = self.model.step({**clip, "support": []}, others)
+        if others.cached_context().carry:
             self.model.detect_from(self.memory, clip)  # for what the other video's own frame t carries on
         else:
             self.memory.context(t)  # forgets what no later frame looks at
-        return found
+        return output

@@ -87,10 +87,10 @@ def match_detections(
         (n,) int64: the row of the matched ground truth, -1 where there is none.
     """
     matches = np.full(len(detections), -1, dtype=np.int64)
-    for found, truth, rows, truth_rows in _by_class(detections, ground_truth):
-        of_class = _match_class(found, truth, protocol)
-        hit = of_class >= 0
-        matches[rows[hit]] = truth_rows[of_class[hit]]
+    for class_detections, class_truth, rows, truth_rows in _by_class(detections, ground_truth):
+        class_matches = _match_class(class_detections, class_truth, protocol)
+        hit = class_matches >= 0
+        matches[rows[hit]] = truth_rows[class_matches[hit]]
     return matches
 
 
@@ -119,7 +119,7 @@ def precision_recall(
         _curves_of_class(ranked.scores, ranked.matches, ranked.ignore, ranked.share, ranked.weights)
         for ranked in classes
     ]
-    return [list(of_group) for of_group in zip(*curves, strict=True)]
+    return [list(group_curves) for group_curves in zip(*curves, strict=True)]
 
 
 class FalseWeights(NamedTuple):
@@ -162,19 +162,19 @@ def rank_detections(
     """Match and rank one class after the other, K in all; the arguments are those of `precision_recall`."""
     ignore = np.atleast_2d(ground_truth.ignore if ignore is None else np.asarray(ignore, dtype=bool))
     if not protocol.weighs_false or not len(ground_truth):
+        # Without weighing, each false detection counts in full.
         share = np.ones(len(ignore))
     elif share is None:
         share = 1 - ignore.mean(axis=1)
-    for found, truth, _, truth_rows in _by_class(detections, ground_truth, num_classes):
-        of_class, order = ignore[:, truth_rows], ranking(found.scores)
-        matches = _match_class(found, truth, protocol)
+    for class_detections, truth, _, truth_rows in _by_class(detections, ground_truth, num_classes):
+        class_ignore, order = ignore[:, truth_rows], ranking(class_detections.scores)
+        matches = _match_class(class_detections, truth, protocol)
         weights = None
         if protocol.weighs_false:
-            near = (ground_truth, ignore) if protocol.near_any_class else (truth, of_class)
-            weights = _weights_near_truth(found, matches, order, *near, protocol.pixel_offset)
-        yield RankedClass(
-            found.scores[order], found.image[order], matches[order], truth.image, of_class, share, weights
-        )
+            near = (ground_truth, ignore) if protocol.near_any_class else (truth, class_ignore)
+            weights = _weights_near_truth(class_detections, matches, order, *near, protocol.pixel_offset)
+        ranked = take_rows(class_detections, order)
+        yield RankedClass(ranked.scores, ranked.image, matches[order], truth.image, class_ignore, share, weights)
 
 
 def average_precision(
@@ -199,8 +199,8 @@ def average_precision(
     result = np.full((len(groups), num_classes), np.nan)
     for label, rows in enumerate(rows_by_class(detections.labels, num_classes)):
         order = rows[ranking(detections.scores[rows])]
-        of_class = groups | (ground_truth.labels != label)
-        curves = _curves_of_class(detections.scores[order], matches[order], of_class, np.ones(len(groups)), None)
+        class_ignore = groups | (ground_truth.labels != label)
+        curves = _curves_of_class(detections.scores[order], matches[order], class_ignore, np.ones(len(groups)), None)
         result[:, label] = [curve.average_precision for curve in curves]
     return result.reshape(*ignore.shape[:-1], num_classes)
 
@@ -209,6 +209,7 @@ def _by_class(
     detections: Detections, ground_truth: GroundTruth, num_classes: int | None = None
 ) -> Iterator[tuple[Detections, GroundTruth, np.ndarray, np.ndarray]]:
     """Detections and ground truth of one class after the other, and the rows that they come from."""
+    # Without a number, as many classes as either side has labels.
     if num_classes is None:
         num_classes = int(max(detections.labels.max(initial=-1), ground_truth.labels.max(initial=-1))) + 1
     if num_classes == 1:  # nothing to sort or copy
@@ -222,12 +223,14 @@ def _by_class(
 def rows_by_class(labels: np.ndarray, num_classes: int) -> list[np.ndarray]:
     """The rows of each class, in their order."""
     narrow = labels.astype(np.int16) if num_classes < 2**15 else labels  # numpy sorts 16 bits much faster
+    # A label beyond the classes sorts behind them all, into a last part that is cut off.
     counts = np.bincount(labels, minlength=num_classes)[:num_classes]
     return np.split(np.argsort(narrow, kind="stable"), np.cumsum(counts))[:num_classes]
 
 
 def ranking(scores: np.ndarray) -> np.ndarray:
     """The rows (n,) by descending score; equal scores in the order given."""
+    # Negated rather than reversed, which would also reverse the order of equal scores.
     return np.argsort(-scores, kind="stable")
 
 
@@ -245,6 +248,7 @@ def _curves_of_class(
     """
     hits = np.flatnonzero(matches >= 0)
     truth = matches[hits]
+    # Precision is only needed at the hits, so misses are counted there and never listed.
     misses = hits - np.arange(len(hits))  # unmatched detections before each hit
     if weights is None:
         false = np.broadcast_to(misses, (len(ignore), len(hits)))
@@ -262,7 +266,7 @@ def _curves_of_class(
 
 
 def _weights_near_truth(
-    found: Detections,
+    detections: Detections,
     matches: np.ndarray,
     order: np.ndarray,
     truth: GroundTruth,
@@ -282,11 +286,11 @@ def _weights_near_truth(
         truth: m objects that they are compared with: those of their class, or all.
         ignore: (G, m).
     """
-    pairs = ImagePairs(found, truth)
+    pairs = ImagePairs(detections, truth)
     rank = np.flatnonzero(((pairs.count > 0) & (matches < 0))[order])
     parts = [np.empty((len(ignore), 0))]
     for detection, row in pairs.of(order[rank]):
-        iou = paired_iou(found.boxes[detection], truth.boxes[row], pixel_offset)
+        iou = paired_iou(detections.boxes[detection], truth.boxes[row], pixel_offset)
         starts = np.flatnonzero(np.diff(detection, prepend=-1))
         parts.append(np.stack([_weights_of_group(iou, ignored[row], starts) for ignored in ignore]))
     return FalseWeights(rank, np.concatenate(parts, axis=1))
@@ -294,24 +298,26 @@ def _weights_near_truth(
 
 def _weights_of_group(iou: np.ndarray, ignored: np.ndarray, starts: np.ndarray) -> np.ndarray:
     """(u,) weights from the pairs (e,) of u detections, which begin at starts (u,)."""
+    # -1 where the image has no object of the kind: less than any IoU.
     best_counted = np.maximum.reduceat(np.where(ignored, -1.0, iou), starts)
     best_ignored = np.maximum.reduceat(np.where(ignored, iou, -1.0), starts)
     share = np.add.reduceat(ignored.astype(np.float64), starts) / np.diff(starts, append=len(iou))
+    # Equality is no accident of rounding: a detection that touches nothing has an IoU of 0 with both kinds.
     return np.where(best_counted == best_ignored, share, best_counted > best_ignored)
 
 
-def _match_class(found: Detections, truth: GroundTruth, protocol: MatchingProtocol) -> np.ndarray:
+def _match_class(detections: Detections, truth: GroundTruth, protocol: MatchingProtocol) -> np.ndarray:
     """`match_detections` of one class."""
-    matches = np.full(len(found), -1, dtype=np.int64)
-    detection, row = _eligible_pairs(found, truth, protocol)
-    taken = np.zeros(len(truth), dtype=bool)
+    matches = np.full(len(detections), -1, dtype=np.int64)
+    detection, row = _eligible_pairs(detections, truth, protocol)
+    is_taken = np.zeros(len(truth), dtype=bool)
     # Pairs are sorted by image, then score, then IoU: the first pair of an image is what greedy matching does next, and
     # what remains after it is a smaller problem of the same kind. Rounds: the most ground truths in one image.
     while len(detection):
-        first = np.flatnonzero(np.diff(found.image[detection], prepend=-1))
+        first = np.flatnonzero(np.diff(detections.image[detection], prepend=-1))
         matches[detection[first]] = row[first]
-        taken[row[first]] = True
-        free = (matches[detection] < 0) & ~taken[row]
+        is_taken[row[first]] = True
+        free = (matches[detection] < 0) & ~is_taken[row]
         detection, row = detection[free], row[free]
     return matches
 
@@ -323,14 +329,14 @@ class ImagePairs:
         count: (n,) ground truths in the image of each detection.
     """
 
-    def __init__(self, found: Detections, truth: GroundTruth) -> None:
+    def __init__(self, detections: Detections, truth: GroundTruth) -> None:
         self._order = np.argsort(truth.image, kind="stable")
         images, first, count = np.unique(truth.image[self._order], return_index=True, return_counts=True)
         # One more entry, which no image equals, for the detections beyond the last one.
         images, first, count = (np.append(array, extra) for array, extra in ((images, -1), (first, 0), (count, 0)))
-        position = np.searchsorted(images[:-1], found.image)
+        position = np.searchsorted(images[:-1], detections.image)
         # 32 bits: these are the largest arrays of an evaluation.
-        self.count = np.where(images[position] == found.image, count[position], 0).astype(np.int32)
+        self.count = np.where(images[position] == detections.image, count[position], 0).astype(np.int32)
         self._first = first.astype(np.int32)[position]
 
     def of(self, detections: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -343,24 +349,27 @@ class ImagePairs:
             yield detection, self._order[self._first[detection] + nth]
 
 
-def _eligible_pairs(found: Detections, truth: GroundTruth, protocol: MatchingProtocol) -> tuple[np.ndarray, np.ndarray]:
+def _eligible_pairs(
+    detections: Detections, truth: GroundTruth, protocol: MatchingProtocol
+) -> tuple[np.ndarray, np.ndarray]:
     """All pairs of one image where the detection reaches the ground truth's threshold, in one class.
 
     Returns:
         detection row (e,), ground truth row (e,), both int64, sorted by image, then by descending score, then by
         descending IoU.
     """
-    pairs = ImagePairs(found, truth)
+    pairs = ImagePairs(detections, truth)
     candidates = np.flatnonzero(pairs.count)
     threshold = iou_thresholds(truth.boxes, protocol)
     parts = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))]
     for detection, row in pairs.of(candidates):
-        iou = paired_iou(found.boxes[detection], truth.boxes[row], protocol.pixel_offset)
-        reached = (iou >= threshold[row]) & (iou > 0)
-        parts.append((detection[reached], row[reached], iou[reached]))
+        iou = paired_iou(detections.boxes[detection], truth.boxes[row], protocol.pixel_offset)
+        # An object without area may have the threshold 0, which a box that does not touch it would reach.
+        reaches = (iou >= threshold[row]) & (iou > 0)
+        parts.append((detection[reaches], row[reaches], iou[reaches]))
     detection, row, iou = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     # Of equal scores the earlier detection comes first, with all of its pairs.
-    order = np.lexsort((-iou, detection, -found.scores[detection], found.image[detection]))
+    order = np.lexsort((-iou, detection, -detections.scores[detection], detections.image[detection]))
     return detection[order], row[order]
 
 
@@ -370,6 +379,7 @@ def _chunks(count: np.ndarray) -> Iterator[tuple[int, int]]:
     start = 0
     while start < len(count):
         before = total[start] - count[start]
+        # At least one detection, however many pairs it has.
         stop = max(start + 1, int(np.searchsorted(total, before + _PAIRS_AT_ONCE, side="right")))
         yield start, stop
         start = stop
@@ -377,6 +387,7 @@ def _chunks(count: np.ndarray) -> Iterator[tuple[int, int]]:
 
 def _sizes(boxes: np.ndarray, offset: float) -> tuple[np.ndarray, np.ndarray]:
     """Widths and heights (n,) in float64, never negative."""
+    # In double precision, as ILSVRC's kit (MATLAB) computes: a detection at the threshold falls on the same side.
     size = np.maximum(boxes[:, 2:].astype(np.float64) - boxes[:, :2] + offset, 0)
     return size[:, 0], size[:, 1]
 
@@ -393,5 +404,6 @@ def paired_iou(first: np.ndarray, second: np.ndarray, offset: float = 0.0) -> np
     """
     common = np.concatenate([np.maximum(first[:, :2], second[:, :2]), np.minimum(first[:, 2:], second[:, 2:])], axis=1)
     intersection, first_area, second_area = (np.multiply(*_sizes(boxes, offset)) for boxes in (common, first, second))
+    # Two boxes without area have no union to divide by.
     union = first_area + second_area - intersection
     return np.divide(intersection, union, out=np.zeros_like(union), where=union > 0)

@@ -33,6 +33,7 @@ def motion_iou(track: np.ndarray, frame: np.ndarray, boxes: np.ndarray) -> np.nd
         array([0.5, 0.5, nan])
     """
     result = np.full(len(track), np.nan)
+    # By track and then by frame: boxes of one track lie next to each other, in time.
     order = np.lexsort((frame, track))
     order = order[track[order] >= 0]
     track, frame, boxes = track[order], frame[order], boxes[order]

@@ -37,7 +37,7 @@ class RelationWriter(DatasetEvaluator):
 
     def reset(self) -> None:
         """Forget all relations."""
-        self._seen: Relations = {}
+        self._relations: Relations = {}
 
     def process(self, inputs: Sequence[dict], outputs: Sequence[dict]) -> None:
         """inputs with `image_id`, outputs with `instances` that have the fields of MODEL.VIDEO.KEEP_RELATIONS.
@@ -45,29 +45,31 @@ class RelationWriter(DatasetEvaluator):
         Raises:
             UserError: if they have not.
         """
-        for given, output in zip(inputs, outputs, strict=True):
-            found = output["instances"]
-            if not found.has("next_relation"):
+        for frame, output in zip(inputs, outputs, strict=True):
+            instances = output["instances"]
+            if not instances.has("next_relation"):
                 raise UserError("MODEL.VIDEO.KEEP_RELATIONS is True, but the model's aggregator keeps no relations")
-            self._seen[str(given["image_id"])] = (
-                found.proposal_index.cpu().numpy().astype(np.int32),
-                found.next_relation.detach().cpu().float().numpy().astype(np.float16),
+            self._relations[str(frame["image_id"])] = (
+                instances.proposal_index.cpu().numpy().astype(np.int32),
+                # By way of float32, as numpy has no bfloat16; float16, as there are K of them for a detection.
+                instances.next_relation.detach().cpu().float().numpy().astype(np.float16),
             )
 
     def evaluate(self) -> None:
         """Write the file, in the first process."""
-        parts = comm.gather(self._seen, dst=0) if self._distributed else [self._seen]
+        parts = comm.gather(self._relations, dst=0) if self._distributed else [self._relations]
         if self._distributed and not comm.is_main_process():
             return
-        seen = {image_id: arrays for part in parts for image_id, arrays in part.items()}
-        if not seen:
+        gathered = {image_id: arrays for part in parts for image_id, arrays in part.items()}
+        # Without frames there is nothing to concatenate, and nothing to link.
+        if not gathered:
             return
-        proposals, relations = zip(*seen.values(), strict=True)
+        proposals, relations = zip(*gathered.values(), strict=True)
         with atomic.replacing(self._folder / RELATIONS_FILE) as path:
             np.savez_compressed(
                 path,
-                image_ids=np.array(list(seen)),
-                count=np.array([len(one) for one in proposals]),
+                image_ids=np.array(list(gathered)),
+                count=np.array([len(indices) for indices in proposals]),
                 proposal_index=np.concatenate(proposals),
                 next_relation=np.concatenate(relations),
             )

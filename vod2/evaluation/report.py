@@ -39,23 +39,26 @@ def evaluation_report(results: Mapping[str, float], data: EvaluatedDataset, dete
 
 def _groups(results: Mapping[str, float], data: EvaluatedDataset, detections: Detections) -> str:
     truth = data.truth
-    everything = len(data.image_ids), int((~truth.ignore).sum()), len(detections)
-    rows: list[Sequence] = [("all", results["AP50"], *everything)]
+    totals = len(data.image_ids), int((~truth.ignore).sum()), len(detections)
+    rows: list[Sequence] = [("all", results["AP50"], *totals)]
     for name, group in data.groups.items():
         row = [name, results[f"AP50-{name}"], None, int(group.objects.sum()), None]
+        # A group of objects is evaluated on all frames with all detections: it has no numbers of its own.
         if group.frames is not None:
             row[2], row[4] = int(group.frames.sum()), int(group.frames[detections.image].sum())
         rows.append(row)
-    rows.append(("any class", results["AP50-any-class"], *everything))
+    rows.append(("any class", results["AP50-any-class"], *totals))
     return _table(["", "AP50", "frames", "objects", "detections"], rows)
 
 
 def _classes(results: Mapping[str, float], data: EvaluatedDataset, detections: Detections) -> str:
     names, truth = data.class_names, data.truth
     objects = np.bincount(truth.labels[~truth.ignore], minlength=len(names)).tolist()
-    found = np.bincount(detections.labels, minlength=len(names)).tolist()
-    rows = [(name, results[f"AP50-{name}"], *counts) for name, *counts in zip(names, objects, found, strict=True)]
-    rows = [row for row in rows if any(row[2:])]  # a set may have few of its classes
+    predicted = np.bincount(detections.labels, minlength=len(names)).tolist()
+    rows = []
+    for name, num_objects, num_detections in zip(names, objects, predicted, strict=True):
+        if num_objects or num_detections:  # a set may have few of its classes
+            rows.append((name, results[f"AP50-{name}"], num_objects, num_detections))
     return _table(["class", "AP50", "objects", "detections"], rows)
 
 
@@ -68,4 +71,5 @@ def _table(headers: list[str], rows: list) -> str:
     """As text; "" without rows."""
     if not rows:
         return ""
+    # The first column stays text, also where a name reads like a number.
     return tabulate(rows, headers=headers, tablefmt="plain", floatfmt=".2f", disable_numparse=[0])

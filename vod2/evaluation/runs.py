@@ -77,6 +77,7 @@ def name_of_results(folder: Path) -> str:
         >>> name_of_results(Path("output/RDN/inference/synthetic_val")), name_of_results(Path("output/mine"))
         ('RDN', 'mine')
     """
+    # "." has no name of its own.
     folder = folder.resolve()
     return folder.parents[1].name if folder.parent.name == "inference" else folder.name
 
@@ -100,18 +101,23 @@ def read_run(folder: Path, data: EvaluatedDataset | None = None) -> Run:
         image_ids = arrays["image_ids"].tolist()
     except Exception as error:  # numpy and zipfile raise a dozen kinds for a damaged file
         raise UserError(f"{path} holds no detections ({error}): evaluate again") from error
-    given, data = data, data or read_evaluated_dataset(folder / TRUTH_FILE)
-    if [str(one) for one in image_ids] != [str(one) for one in data.image_ids]:
-        source = folder / TRUTH_FILE if given is None else f"the dataset {data.name!r}"
+    is_registered = data is not None
+    if data is None:
+        data = read_evaluated_dataset(folder / TRUTH_FILE)
+    # As text, which an array makes of numbers that stand beside texts.
+    if [str(image_id) for image_id in image_ids] != [str(image_id) for image_id in data.image_ids]:
+        source = f"the dataset {data.name!r}" if is_registered else folder / TRUTH_FILE
         raise UserError(f"{path} and {source} differ in their frames: they are not of one evaluation")
-    if "evaluated" not in arrays and given is None:
+    if "evaluated" not in arrays and not is_registered:
         raise UserError(
             f"{path} does not say which frames were evaluated, it is by an older version: evaluate again, or name the "
             "registered dataset (--dataset), of which all frames are then taken to be evaluated"
         )
     evaluated = arrays.get("evaluated", np.ones(len(image_ids), dtype=bool))
+    # UAVDT's evaluation drops what lies in ignored regions before it matches.
     if "ignored" in arrays:
         detections = take_rows(detections, ~arrays["ignored"])
+    # A dataset that was named may have fewer classes than the one that was evaluated.
     if detections.labels.max(initial=-1) >= len(data.class_names):
         raise UserError(f"{path} holds labels beyond the {len(data.class_names)} classes of the dataset {data.name!r}")
     return Run(folder, data, detections, evaluated)
@@ -132,9 +138,9 @@ def refuse_differences(runs: Sequence[Run]) -> None:
             )
 
 
-def _difference(one: Run, other: Run) -> str | None:
-    a, b = one.data, other.data
-    for what, left, right in (
+def _difference(first: Run, second: Run) -> str | None:
+    a, b = first.data, second.data
+    for setting, left, right in (
         ("the dataset", a.name, b.name),
         ("the classes", a.class_names, b.class_names),
         ("the number of frames", len(a.image_ids), len(b.image_ids)),
@@ -144,17 +150,17 @@ def _difference(one: Run, other: Run) -> str | None:
         ("the groups", list(a.groups), list(b.groups)),
     ):
         if left != right:
-            return f"{what} ({left!r}, {right!r})"
+            return f"{setting} ({left!r}, {right!r})"
+    # From here on each comparison relies on those before it: rows stand for the same frames.
     if a.image_ids != b.image_ids:
-        at = next(row for row, pair in enumerate(zip(a.image_ids, b.image_ids, strict=True)) if pair[0] != pair[1])
+        ids = zip(a.image_ids, b.image_ids, strict=True)
+        at = next(row for row, (left, right) in enumerate(ids) if left != right)
         return f"their frames (frame {at} of the dataset is {a.image_ids[at]!r}, {b.image_ids[at]!r})"
-    if not np.array_equal(one.evaluated, other.evaluated):
-        at = int(np.flatnonzero(one.evaluated != other.evaluated)[0])
-        done = "first" if one.evaluated[at] else "second"
-        return (
-            f"the frames that were evaluated ({one.evaluated.sum()}, {other.evaluated.sum()}; {a.image_ids[at]!r} only "
-            f"in the {done})"
-        )
+    if not np.array_equal(first.evaluated, second.evaluated):
+        at = int(np.flatnonzero(first.evaluated != second.evaluated)[0])
+        which = "first" if first.evaluated[at] else "second"
+        counts = f"{first.evaluated.sum()}, {second.evaluated.sum()}"
+        return f"the frames that were evaluated ({counts}; {a.image_ids[at]!r} only in the {which})"
     pairs = [(vars(a.truth)[name], vars(b.truth)[name]) for name in vars(a.truth)]
     pairs += [(a.video, b.video), *zip(a.tracks, b.tracks, strict=True)]
     if not all(np.array_equal(left, right) for left, right in pairs):
@@ -182,8 +188,10 @@ def tally_run(run: Run) -> RunTally:
     for name, group in data.groups.items():
         if group.frames is not None:
             rows = group.frames[truth.image]
-            found = take_rows(detections, group.frames[detections.image])
-            (groups[name],) = _tally(data, found, take_rows(truth, rows), truth.ignore[None, rows])
+            group_detections = take_rows(detections, group.frames[detections.image])
+            # Without the entries of empty frames: the table of motions has them for groups of objects only.
+            (groups[name],) = _tally(data, group_detections, take_rows(truth, rows), truth.ignore[None, rows])
+    # One choice of what to ignore and one class: a single tally.
     pooled = _tally(data, pool_classes(detections), pool_classes(truth), truth.ignore[None])
     followed = follow_tracks(detections, truth, data.tracks)
     track_video = _video_of_tracks(data)[followed.number]
@@ -192,36 +200,38 @@ def tally_run(run: Run) -> RunTally:
         for name, values in stability_measures(followed.stability).items()
     }
     count = np.bincount(track_video, minlength=data.num_videos)
+    # In the order of the report, with "all" first.
     return RunTally({name: groups[name] for name in ("all", *data.groups)}, pooled[0][0], sums, count)
 
 
 def _tally(
     data: EvaluatedDataset,
-    found: Detections,
+    detections: Detections,
     truth: GroundTruth,
     ignore: np.ndarray,
     entries: np.ndarray | None = None,
 ) -> list[list[Tally]]:
     """G lists of K tallies, for ignore (G, m) of this ground truth and the entries (G, V) of frames without objects."""
     video = data.video[truth.image]
-    every = np.bincount(video, minlength=data.num_videos)
-    annotated = np.empty((len(ignore), 2, data.num_videos), dtype=every.dtype)  # objects that count, and all
+    # By video, because a resample weighs each video by itself.
+    all_objects = np.bincount(video, minlength=data.num_videos)
+    annotated = np.empty((len(ignore), 2, data.num_videos), dtype=all_objects.dtype)  # objects that count, and all
     for row, ignored in enumerate(ignore):
         annotated[row, 0] = np.bincount(video[~ignored], minlength=data.num_videos)
-    annotated[:, 1] = every
+    annotated[:, 1] = all_objects
     if entries is not None:
         annotated[:, 0] += entries
         annotated[:, 1] += entries[0]  # "all" has all of them
     protocol = get_protocol(data.protocol)
-    of_classes = []  # of each, G tallies; arrays of one class at a time
-    for ranked in rank_detections(found, truth, len(data.class_names), protocol, ignore):
-        of_classes.append(tally_class(ranked, data.video, data.num_videos, annotated))
-    return [list(of_group) for of_group in zip(*of_classes, strict=True)]
+    tallies_of_classes = []  # of each, G tallies; arrays of one class at a time
+    for ranked in rank_detections(detections, truth, len(data.class_names), protocol, ignore):
+        tallies_of_classes.append(tally_class(ranked, data.video, data.num_videos, annotated))
+    return [list(group_tallies) for group_tallies in zip(*tallies_of_classes, strict=True)]
 
 
 def _video_of_tracks(data: EvaluatedDataset) -> np.ndarray:
     """The video of each number of a track."""
-    known = data.tracks.track >= 0
+    has_track = data.tracks.track >= 0
     video = np.zeros(int(data.tracks.track.max(initial=-1)) + 1, dtype=np.int64)
-    video[data.tracks.track[known]] = data.video[data.truth.image[known]]
+    video[data.tracks.track[has_track]] = data.video[data.truth.image[has_track]]
     return video

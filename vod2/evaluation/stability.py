@@ -49,9 +49,9 @@ def index_tracks(dataset: Sequence[dict]) -> TrackIndex:
     for record in dataset:
         video = record.get("video_id")
         for note in record.get("annotations", ()):
-            known = video is not None and "track_id" in note
-            track.append(numbers.setdefault((video, note["track_id"]), len(numbers)) if known else -1)
-            frame.append(record["frame_index"] if known else 0)
+            has_track = video is not None and "track_id" in note
+            track.append(numbers.setdefault((video, note["track_id"]), len(numbers)) if has_track else -1)
+            frame.append(record["frame_index"] if has_track else 0)
     return TrackIndex(np.array(track, dtype=np.int64), np.array(frame, dtype=np.int64))
 
 
@@ -73,6 +73,7 @@ def track_stability(found: np.ndarray, tracks: TrackIndex) -> TrackStability:
     order = np.lexsort((tracks.frame, tracks.track))
     order = order[tracks.track[order] >= 0]
     found, track = found[order], tracks.track[order]
+    # Numbers of tracks are not negative, so -1 before them begins the first one.
     starts = np.flatnonzero(np.diff(track, prepend=-1))
     length = np.diff(starts, append=len(track))
     if not len(starts):
@@ -80,6 +81,7 @@ def track_stability(found: np.ndarray, tracks: TrackIndex) -> TrackStability:
     position = np.arange(len(track))
     is_first = np.zeros(len(track), dtype=bool)
     is_first[starts] = True
+    # The first frame of a track would be compared with the last one of the track before it.
     flips = ~is_first & (found != np.roll(found, 1))
     start = np.repeat(starts, length)
     last_found = np.maximum.accumulate(np.where(found, position, -1))  # at or before; of an earlier track if < start
@@ -88,6 +90,7 @@ def track_stability(found: np.ndarray, tracks: TrackIndex) -> TrackStability:
         length=length,
         found=np.add.reduceat(found, starts, dtype=np.int64),
         flips=np.add.reduceat(flips, starts, dtype=np.int64),
+        # A track that is never found has waited for its whole length.
         delay=np.minimum.reduceat(np.where(found, position - start, np.repeat(length, length)), starts),
         gap=np.maximum.reduceat(lost_for, starts),
     )
@@ -124,12 +127,15 @@ def follow_tracks(
         tracks: of the m ground truths.
     """
     matches = match_detections(take_rows(detections, detections.scores >= score_threshold), ground_truth, protocol)
-    found = np.zeros(len(ground_truth), dtype=bool)
-    found[matches[matches >= 0]] = True
+    is_found = np.zeros(len(ground_truth), dtype=bool)
+    is_found[matches[matches >= 0]] = True
     track = np.where(ground_truth.ignore, -1, tracks.track)
-    per_track = track_stability(found, tracks._replace(track=track))
-    long = per_track.length > 1
-    return FollowedTracks(np.unique(track[track >= 0])[long], TrackStability(*(values[long] for values in per_track)))
+    per_track = track_stability(is_found, tracks._replace(track=track))
+    # A track of one frame can neither flicker nor be lost.
+    has_several_frames = per_track.length > 1
+    numbers = np.unique(track[track >= 0])  # ascending, as the tracks in `per_track` are
+    kept = TrackStability(*(values[has_several_frames] for values in per_track))
+    return FollowedTracks(numbers[has_several_frames], kept)
 
 
 def stability_measures(tracks: TrackStability) -> dict[str, np.ndarray]:

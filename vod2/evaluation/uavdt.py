@@ -14,6 +14,7 @@ import numpy as np
 from vod2.d2 import DatasetCatalog, DatasetEvaluator, MetadataCatalog
 from vod2.evaluation.arrays import Detections, pool_classes, take_rows
 from vod2.evaluation.collect import DetectionCollector, write_evaluation
+from vod2.evaluation.curves import mean_average_precision
 from vod2.evaluation.evaluated import load_evaluated_dataset
 from vod2.evaluation.matching import MatchingProtocol, average_precision, match_detections
 from vod2.evaluation.report import LINKED_NOTE
@@ -39,10 +40,10 @@ class UAVDTEvaluator(DatasetEvaluator):
         >>> _ = DatasetCatalog.register("one_frame_of_cars", lambda: [frame])
         >>> _ = MetadataCatalog.get("one_frame_of_cars").set(thing_classes=["car", "truck", "bus"])
         >>> evaluator = UAVDTEvaluator("one_frame_of_cars", distributed=False)
-        >>> found = Instances((100, 200))
-        >>> found.pred_boxes = Boxes(torch.tensor([[120.0, 10.0, 180.0, 90.0], [0.0, 0.0, 50.0, 50.0]]))
-        >>> found.scores, found.pred_classes = torch.tensor([0.9, 0.8]), torch.tensor([0, 1])
-        >>> evaluator.process([{"image_id": "a"}], [{"instances": found}])
+        >>> instances = Instances((100, 200))
+        >>> instances.pred_boxes = Boxes(torch.tensor([[120.0, 10.0, 180.0, 90.0], [0.0, 0.0, 50.0, 50.0]]))
+        >>> instances.scores, instances.pred_classes = torch.tensor([0.9, 0.8]), torch.tensor([0, 1])
+        >>> evaluator.process([{"image_id": "a"}], [{"instances": instances}])
         >>> results = evaluator.evaluate()["uavdt"]
         >>> results["AP70-pooled"], results["AP70-car"]
         (100.0, 0.0)
@@ -71,6 +72,7 @@ class UAVDTEvaluator(DatasetEvaluator):
         self._ground_truth, self._tracks = self._data.truth, self._data.tracks
         self._collector = DetectionCollector(dataset_name, self._data.image_ids, len(self._class_names), distributed)
         self._regions = [np.array(r.get("ignore_regions") or (), np.float64).reshape(-1, 4) for r in dataset]
+        # "AP70-pooled" would be the name of two metrics.
         if "pooled" in self._class_names:
             raise ValueError(f"Dataset {dataset_name!r}: a class is called 'pooled', like all of them: rename it")
 
@@ -96,10 +98,10 @@ class UAVDTEvaluator(DatasetEvaluator):
         ignored = is_ignored(collected, self._regions)
         detections = take_rows(collected, ~ignored)
         pooled, single = self._average_precisions(detections)
+        # The benchmark's own figure comes first.
         results = OrderedDict((f"AP{name}-pooled", ap) for name, ap in pooled.items())
         for name, per_class in single.items():
-            known = per_class[~np.isnan(per_class)]
-            results[f"AP{name}"] = float(known.mean()) if len(known) else float("nan")
+            results[f"AP{name}"] = mean_average_precision(per_class)
         for name, per_class in single.items():
             results.update((f"AP{name}-{c}", float(ap)) for c, ap in zip(self._class_names, per_class, strict=True))
         results.update(stability(detections, self._ground_truth, self._tracks))
@@ -112,6 +114,7 @@ class UAVDTEvaluator(DatasetEvaluator):
         logger.info("Evaluation of %s:\n%s", self._dataset_name, "\n".join(lines))
         if self._output_dir is not None:
             evaluated = self._collector.evaluated
+            # All detections, and which of them were dropped: tools/compare.py then drops the same.
             write_evaluation(self._output_dir, "uavdt", results, self._data, collected, evaluated, ignored)
         return OrderedDict(uavdt=results)
 
@@ -147,8 +150,8 @@ def is_ignored(detections: Detections, regions: Sequence[np.ndarray]) -> np.ndar
 
     Example:
         >>> boxes = np.array([[0.0, 0, 10, 10], [6, 0, 16, 10]])
-        >>> found = Detections(np.zeros(2, int), boxes, np.ones(2), np.zeros(2, int))
-        >>> is_ignored(found, [np.array([[0.0, 0, 10, 10], [0, 0, 9, 9]])])
+        >>> detections = Detections(np.zeros(2, int), boxes, np.ones(2), np.zeros(2, int))
+        >>> is_ignored(detections, [np.array([[0.0, 0, 10, 10], [0, 0, 9, 9]])])
         array([ True, False])
     """
     ignored = np.zeros(len(detections), dtype=bool)
@@ -165,6 +168,7 @@ def is_ignored(detections: Detections, regions: Sequence[np.ndarray]) -> np.ndar
         size = np.maximum(box[:, 2:] - box[:, :2], 0)
         area = size[:, 0] * size[:, 1]
         common = np.minimum(box[:, None, 2:], cells[:, 2:]) - np.maximum(box[:, None, :2], cells[:, :2])
+        # The cells do not overlap, so no part of a box counts twice.
         covered = np.maximum(common, 0).prod(axis=2).sum(axis=1)
         ignored[rows] = (area > 0) & (covered >= area / 2)
     return ignored

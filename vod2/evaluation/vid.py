@@ -42,9 +42,9 @@ class VIDEvaluator(DatasetEvaluator):
         >>> _ = MetadataCatalog.get("one_frame").set(thing_classes=["cat"])
         >>> evaluator = VIDEvaluator("one_frame", distributed=False)
         >>> evaluator.reset()
-        >>> found = Instances((60, 60), pred_boxes=Boxes(torch.tensor([[0.0, 0.0, 50.0, 50.0]])))
-        >>> found.scores, found.pred_classes = torch.tensor([0.9]), torch.tensor([0])
-        >>> evaluator.process([{"image_id": "a"}], [{"instances": found}])
+        >>> instances = Instances((60, 60), pred_boxes=Boxes(torch.tensor([[0.0, 0.0, 50.0, 50.0]])))
+        >>> instances.scores, instances.pred_classes = torch.tensor([0.9]), torch.tensor([0])
+        >>> evaluator.process([{"image_id": "a"}], [{"instances": instances}])
         >>> evaluator.evaluate()["vid"]["AP50"]
         100.0
     """
@@ -109,6 +109,7 @@ class VIDEvaluator(DatasetEvaluator):
                 distributed,
                 protocol=test.VID_PROTOCOL,
                 groups=test.VID_GROUPS,
+                # The key is "" for no file.
                 frame_kinds=test.FRAME_KINDS or None,
             )
 
@@ -139,6 +140,7 @@ class VIDEvaluator(DatasetEvaluator):
             "dAP50-<error>"... and "errors-<error>"..., the AP50 that each kind of error costs and how many there are.
             Empty in all processes but the first.
         """
+        # Only the main process has the detections of all; it evaluates, the others return nothing.
         detections = self._collector.gather()
         if detections is None:
             return OrderedDict()
@@ -148,6 +150,7 @@ class VIDEvaluator(DatasetEvaluator):
         results = self._average_precisions(table, detections)
         steadiness = stability(detections, data.truth, data.tracks)
         results.update(steadiness)
+        # Only where tracks have been evaluated do the results depend on the linking.
         if data.linked_identities and steadiness:
             results["linked-identities"] = 1.0
         errors = split_errors(detections, data.truth, num_classes, self._protocol)
@@ -164,6 +167,7 @@ class VIDEvaluator(DatasetEvaluator):
 
     def _average_precisions(self, table: CurveTable, detections: Detections) -> OrderedDict[str, float]:
         per_class = 100 * table.average_precision()
+        # One class: a detection counts for finding an object, whatever it takes it for.
         pooled = precision_recall(pool_classes(detections), pool_classes(self._data.truth), 1, self._protocol)
         results = OrderedDict(AP50=mean_average_precision(per_class[0]))
         for group, of_classes in zip(table.groups[1:], per_class[1:], strict=True):  # the first is all objects

@@ -8,10 +8,11 @@ from vod2.layers.ignore_regions import covered
 from vod2.layers.initialisation import init_he, init_normal, init_xavier, zero_bias
 from vod2.layers.map_attention import MapAttention
 from vod2.layers.module_list import ModuleList
-from vod2.layers.nonlocal_block import PixelAttention
 from vod2.layers.patch_attention import PatchAttention, PatchImportance
+from vod2.layers.pixel_attention import PixelAttention
 from vod2.layers.relation import RelationAttention, RelationModules, stacked_relations
 from vod2.layers.st_sampling import LearnedSampling, MatchTrans, NonLocalAlign
+from vod2.moved import moved
 
 __all__ = [
     "DeformAlign",
@@ -41,3 +42,5 @@ __all__ = [
     "warp",
     "zero_bias",
 ]
+
+__getattr__ = moved(__name__, {"nonlocal_block": f"{__name__}.pixel_attention"})

@@ -22,10 +22,11 @@ class PreciseBoxTransform(Box2BoxTransform):
         dtype = torch.promote_types(torch.promote_types(deltas.dtype, boxes.dtype), torch.float32)
         x1, y1, x2, y2 = boxes.to(dtype)[:, None].unbind(2)  # (N, 1) each
         width, height = x2 - x1, y2 - y1
-        dx, dy, dw, dh = (
-            delta / weight
-            for delta, weight in zip(deltas.to(dtype).unflatten(1, (-1, 4)).unbind(2), self.weights, strict=True)
-        )  # (N, k) each
+        deltas = deltas.to(dtype).unflatten(1, (-1, 4))  # (N, k*4) -> (N, k, 4)
+        dx, dy, dw, dh = (  # (N, k) each
+            delta / weight for delta, weight in zip(deltas.unbind(2), self.weights, strict=True)
+        )
+        # As in Detectron2, the exponent is clamped: a wild delta must not make an infinite box.
         cx, cy = x1 + 0.5 * width + dx * width, y1 + 0.5 * height + dy * height
         half_width = 0.5 * width * dw.clamp(max=self.scale_clamp).exp()
         half_height = 0.5 * height * dh.clamp(max=self.scale_clamp).exp()
@@ -61,6 +62,7 @@ def clip_boxes(boxes: Tensor, size: tuple[int, int], inclusive_boxes: bool = Fal
     if not inclusive_boxes:
         return clip_boxes_to_image(boxes, size)
     height, width = size
+    # With x2 and y2 a pixel further, [0, width - 1] of the older convention is [1, width] for them.
     first, last = boxes[..., :2], boxes[..., 2:]
     limit = boxes.new_tensor([width, height])
     return torch.cat([first.clamp(min=0).minimum(limit - 1), last.clamp(min=1).minimum(limit)], dim=-1)
@@ -79,6 +81,7 @@ def poolable(boxes: Tensor, size: tuple[int, int]) -> Tensor:
         [[-5.0, 0.0, 200.0, 120.0]]
     """
     height, width = size
+    # Clamping alone would keep NaN. Infinities become the largest numbers, and are then clamped, too.
     x, y = boxes.nan_to_num(nan=0.0).unflatten(1, (2, 2)).unbind(dim=2)  # (N, 2) each
     first, last = torch.stack([x.clamp(-width, 2 * width), y.clamp(-height, 2 * height)], dim=2).unbind(dim=1)
     return torch.cat([first, last.maximum(first)], dim=1)

@@ -32,6 +32,7 @@ class ModulatedDeformConv(nn.Module):
         self.weight = nn.Parameter(torch.empty(channels, channels, 3, 3))
         self.bias = nn.Parameter(torch.zeros(channels))
         nn.init.kaiming_normal_(self.weight, nonlinearity="relu")
+        # Random offsets would scatter the taps before anything has been learned.
         nn.init.zeros_(self.sampling.weight)
         zero_bias(self.sampling)
 
@@ -39,6 +40,7 @@ class ModulatedDeformConv(nn.Module):
         """x (B, channels, H, W'), guide (B, guide_channels, H, W') -> (B, channels, H, W')."""
         sampling = self.sampling(guide)
         offsets = sampling[:, : 2 * _TAPS]
+        # The layer begins with 0, whose sigmoid is 1/2: twice that leaves the taps as they are.
         mask = 2 * sampling[:, 2 * _TAPS :].sigmoid() if self.modulated else None
         # deform_conv2d reads outside of the map where an offset is NaN; all taps that leave the map are alike.
         unknown, outside = offsets.isnan().any(dim=1, keepdim=True), max(x.shape[2:]) + 2
@@ -91,6 +93,7 @@ class DeformAlign(nn.Module):
     def forward(self, source: Tensor, target: Tensor) -> Tensor:
         """source, target (B, C, H, W') -> (B, C, H, W') in the dtype of `source`; B may be 0."""
         with torch.autocast(source.device.type, enabled=False):
+            # One layer for both maps: what the guide compares must be the same features.
             reduced, wanted = (self.reduce(x.to(self.reduce.weight.dtype)).relu() for x in (source, target))
             guide = torch.cat([wanted, reduced], dim=1)  # (B, 2W, H, W')
             for layer in self.fuse:

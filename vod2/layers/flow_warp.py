@@ -96,11 +96,13 @@ class FlowNetS(nn.Module):
         self.pixel_scale: Tensor
         if width <= 0:
             raise ValueError(f"FlowNetS: expected a positive width, got {width}")
+        # FlowNet's own inputs are in [0, 1]. Not saved: it follows from the configuration, and public weights lack it.
         pixel_scale = torch.tensor(pixel_std, dtype=torch.float64).view(-1, 1, 1) / 255
         self.register_buffer("pixel_scale", pixel_scale, persistent=False)
         contract = [max(1, round(width * channels)) for channels, _, _ in _CONTRACT]
         expand = [max(1, round(width * channels)) for channels in _EXPAND]
         skips = contract[7:0:-2]  # of the expanding half's steps
+        # Each step joins a skip, its own result, and the upsampled flow (2) of the step before.
         joined = [contract[-1], *(skip + up + 2 for skip, up in zip(skips, expand, strict=True))]
         self.contract = ModuleList(
             nn.Conv2d(before, after, kernel, stride, padding=kernel // 2)
@@ -118,6 +120,7 @@ class FlowNetS(nn.Module):
 
     def _initialise(self) -> None:
         init_he(*self.contract, slope=_SLOPE)
+        # A flow of 0 at first: of near frames that is nearly right, a random one would scramble the maps.
         for parameter in self.flow.parameters():
             nn.init.zeros_(parameter)
         if self.scale is not None:
@@ -129,7 +132,7 @@ class FlowNetS(nn.Module):
 
     def forward(self, current: Tensor, reference: Tensor) -> FlowOutput:
         """Two times B images from `prepare` -> where in `reference` is what `current` shows."""
-        x, skips = torch.cat([current, reference], dim=1), []
+        x, skips = torch.cat([current, reference], dim=1), []  # (B, 6, H, W)
         for number, layer in enumerate(self.contract):
             x = F.leaky_relu(layer(x), _SLOPE)
             if number % 2:
@@ -139,7 +142,9 @@ class FlowNetS(nn.Module):
             skip = skips.pop()
             height, width = skip.shape[-2:]
             larger = torch.cat([F.leaky_relu(expand(x), _SLOPE), upsample(predict(x))], dim=1)
+            # On the way down an odd side is rounded up, so what comes up may be a cell too large.
             x = torch.cat([skip, larger[..., :height, :width]], dim=1)
+        # From stride 4 of images of half the size, which is 8, to that of the maps, 16.
         x = F.avg_pool2d(x, 2, ceil_mode=True)
         return FlowOutput(_FLOW_UNIT * self.flow(x), None if self.scale is None else 1 + self.scale(x))
 
@@ -183,7 +188,12 @@ def warp(features: Tensor, flow: Tensor, *, legacy: bool = False) -> Tensor:
     unknown = position.isnan().any(dim=1, keepdim=True)  # (B, 1, H, W)
     position = position.masked_fill(unknown, 0)
     size = position.new_tensor([W, H]).view(2, 1, 1)
-    grid = 2 * position / (size - 1).clamp(min=1) - 1 if legacy else (2 * position + 1) / size - 1
+    # grid_sample (align_corners False) has the edges of the outermost cells at -1 and 1. The public code has their
+    # centres there; on an axis of one cell it would divide by 0.
+    if legacy:
+        grid = 2 * position / (size - 1).clamp(min=1) - 1
+    else:
+        grid = (2 * position + 1) / size - 1
     grid = grid.permute(0, 2, 3, 1)  # (B, 2, H, W) -> (B, H, W, 2)
     sampled = F.grid_sample(features.to(dtype), grid, mode="bilinear", padding_mode="border", align_corners=False)
     return sampled.masked_fill(unknown, torch.nan).to(features.dtype)

@@ -81,11 +81,13 @@ class GeometryBias(nn.Module):
         sin(u) (a cos(v) + b sin(v)) + cos(u) (b cos(v) - a sin(v)): one product of (N, E) and (E, M) for each head.
         """
         weight, bias = self.projection.weight[:, : 4 * self.count], self.projection.bias
+        # Angles are logarithms times up to `scale`: half precision would be off by up to whole radians.
         dtype = torch.promote_types(torch.promote_types(query_boxes.dtype, weight.dtype), torch.float32)
         with torch.autocast(weight.device.type, enabled=False):
             u, v = (self._size_angles(boxes.detach().to(dtype)) for boxes in (query_boxes, key_boxes))  # (., 2, E/4)
             a, b = weight.to(dtype).unflatten(1, (2, 2, -1)).unbind(2)  # of width and height: (h, 2, E/4) each
             sin, cos = v.sin(), v.cos()
+            # (h, M, 2, E/4, 2): what multiplies sin(u) and cos(u) of the query.
             key = torch.stack([a[:, None] * cos + b[:, None] * sin, b[:, None] * cos - a[:, None] * sin], dim=4)
             query = torch.stack([u.sin(), u.cos()], dim=3)  # (N, 2, E/4, 2)
             logits = query.flatten(1) @ key.flatten(2).transpose(1, 2) + bias.to(dtype)[:, None, None]  # (h, N, M)
@@ -100,6 +102,7 @@ class GeometryBias(nn.Module):
     def _aspect_logits(self, query_boxes: Tensor, key_boxes: Tensor) -> Tensor:
         """(h, N, M); the absolute value does not separate, so N M E / 2 numbers are made."""
         query, key = (_sizes(boxes)[:, 0] / _sizes(boxes)[:, 1] for boxes in (query_boxes, key_boxes))
+        # As the distances in the op: plus a number before the logarithm, for boxes of the same shape.
         logarithms = ((query[:, None] - key).abs() + _MIN_DIFFERENCE).log()  # (N, M)
         angles = logarithms[..., None] * self._frequencies(query_boxes)  # (N, M, E/4)
         weight = self.projection.weight[:, 4 * self.count :].to(query_boxes.dtype)

@@ -25,4 +25,5 @@ def covered(boxes: Tensor, regions: Tensor, share: float) -> Tensor:
     corner, end = boxes[:, None, :2].maximum(regions[:, :2]), boxes[:, None, 2:].minimum(regions[:, 2:])
     inside = (end - corner).clamp(min=0).prod(dim=2)  # (N, G)
     area = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(dim=1)
+    # A product in place of a quotient: boxes without area compare 0 with 0.
     return (inside > share * area[:, None]).any(dim=1)

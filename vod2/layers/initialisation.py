@@ -17,6 +17,7 @@ def init_xavier(*layers: Layer) -> None:
         (True, [0.0, 0.0, 0.0, 0.0])
     """
     for layer in layers:
+        # fvcore's c2_xavier_fill, which Detectron2 uses: Caffe2's Xavier counts the inputs only.
         nn.init.kaiming_uniform_(layer.weight, a=1)
         zero_bias(layer)
 

@@ -45,6 +45,7 @@ class MapAttention(nn.Module):
         self.key = nn.Conv2d(channels, channels, 1)
         self.value = nn.Conv2d(channels, channels, 1)
         init_normal(self.query, self.key, std=0.32 / math.sqrt(channels))  # .01 at 1024, as in `RelationAttention`
+        # Query and key get a gradient as soon as the values are not 0 any more, after the first step.
         nn.init.zeros_(self.value.weight)
         zero_bias(self.value)
 
@@ -52,6 +53,7 @@ class MapAttention(nn.Module):
         """query (1, C, H, W), maps (T, C, H, W) -> (1, C, H, W); 0 where T is 0."""
         if len(maps) == 0:
             return torch.zeros_like(query)
+        # Before the projections: they are linear, so the means are the same for a part of the work.
         maps = F.avg_pool2d(maps, self.key_stride, ceil_mode=True, count_include_pad=False)
         q = self._heads(self.query(query))
         k = self._heads(self.key(maps))

@@ -42,6 +42,7 @@ def standardised(patches: Tensor) -> Tensor:
     x = patches.to(torch.promote_types(patches.dtype, torch.float32))
     centred = x - x.mean(dim=-1, keepdim=True)
     length = torch.linalg.vector_norm(centred, dim=-1, keepdim=True)  # sigma sqrt(d)
+    # What rounding leaves of a constant patch must not be blown up to length 1.
     rounding = 8 * torch.finfo(x.dtype).eps * torch.linalg.vector_norm(x.detach(), dim=-1, keepdim=True)
     varies = length > rounding
     # The outer `where` alone would not do: the gradient of a division by 0 is NaN also where it is not taken.
@@ -92,8 +93,9 @@ class PatchAttention(nn.Module):
         target = standardised(cut_patches(target_maps, self.grid))  # (N, p, d)
         n, patches, _ = target.shape
         if n == 0 or len(support_maps) == 0:
-            nothing = target.sum() + support_maps.sum() + values.sum()  # so that there is a gradient, which is 0
-            return (values.new_zeros(n, patches, values.shape[1]) + 0 * nothing).to(values.dtype)
+            # 0 times what there is of the inputs: they have a gradient, which is 0.
+            inputs = target.sum() + support_maps.sum() + values.sum()
+            return (values.new_zeros(n, patches, values.shape[1]) + 0 * inputs).to(values.dtype)
         target = target.flatten(0, 1)  # (N*p, d)
         count = max(1, self.tile // (len(target) * patches))  # supports of a tile
         if count >= len(support_maps):  # a single tile may stay for the backward
@@ -109,6 +111,7 @@ class PatchAttention(nn.Module):
         """
         target = standardised(cut_patches(target_maps, self.grid))  # (N, p, d)
         similarity = self._similarity(target.flatten(0, 1), support_maps)
+        # Before the division: at a small temperature the quotient itself may be infinite.
         highest = similarity.amax(dim=1, keepdim=True) if len(support_maps) else 0
         logits = (similarity - highest) / self._divisor(target.shape[2])
         return logits.softmax(dim=1).unflatten(0, target.shape[:2])
@@ -141,6 +144,7 @@ class PatchAttention(nn.Module):
         Both are relative to the highest of their similarities, the third tensor (N*p, 1).
         """
         similarity = self._similarity(target, maps)
+        # A constant: numerators and denominators are scaled alike, so their quotient has no gradient by it.
         highest = similarity.detach().amax(dim=1, keepdim=True)
         weights = ((similarity - highest) / self._divisor(target.shape[1])).exp()  # (N*p, m), at most 1
         summed = (weights @ values.to(weights.dtype)).to(weights.dtype)  # autocast multiplies in half precision

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from vod2.layers.geometry import GeometryBias
 from vod2.layers.initialisation import init_normal
+from vod2.moved import renamed_method
 
 _CLOSED = -1e4  # logit of a pair that the mask forbids; finite, so that a row without any key has a gradient of 0
 
@@ -79,12 +80,15 @@ class RelationAttention(nn.Module):
         v = key.to(q.dtype)[None] if project_late else self._heads(self.value(key))
         bias = self._bias(query_boxes, key_boxes, mask)
         bias = None if bias is None else bias.to(q.dtype)[None]
+        # (1, h, N, d): with a batch axis PyTorch may choose a kernel that never stores the (N, M) weights.
         out = F.scaled_dot_product_attention(q[None], k[None], v[None], bias, scale=self.scale)
         out = out[0].transpose(0, 1).flatten(1)  # (h, N, d) -> (N, D)
         if project_late:
             out = self.value(out)
         if self.output is not None:
             out = self.output(out)
+        # Without keys nothing is taken, but the bias of a projection would remain; a query whose pairs are all closed
+        # has taken from all keys. A product, so that the weights keep a gradient, which is 0.
         if mask is None:
             return out * (len(key) > 0)
         return out * mask.any(dim=1, keepdim=True)
@@ -103,6 +107,7 @@ class RelationAttention(nn.Module):
         bias = None if self.geometry is None else self.geometry(query_boxes, key_boxes)
         if mask is None:
             return bias
+        # Added to the logits, as the geometry is: one bias for both.
         closed = torch.where(mask, 0.0, _CLOSED)
         return closed[None].expand(self.num_heads, -1, -1) if bias is None else bias + closed
 
@@ -134,7 +139,7 @@ def stacked_relations(
         >>> import torch
         >>> from vod2.layers import RelationModules, stacked_relations
         >>> boxes = torch.tensor([[0.0, 0.0, 9.0, 9.0], [4.0, 4.0, 20.0, 24.0]])
-        >>> modules = [RelationModules(dim=8, num_heads=2).located() for _ in range(2)]
+        >>> modules = [RelationModules(dim=8, num_heads=2).with_geometry() for _ in range(2)]
         >>> features, weights = stacked_relations(
         ...     modules, [torch.nn.Linear(8, 8)], torch.rand(1, 8), torch.rand(2, 8), boxes[:1], boxes, keep=True
         ... )
@@ -146,8 +151,10 @@ def stacked_relations(
         if k > 0:
             features = F.relu(transforms[k - 1](features))
         if keep and k == len(relations) - 1:
+            # To be looked at and linked by: `forward` itself never has the weights of all pairs.
             with torch.no_grad():
                 weights = relation.weights(features, support, boxes, support_boxes).mean(dim=0)
+        # The supports are the same for all modules: RDN updates them in its advanced stage only.
         features = features + relation(features, support, boxes, support_boxes)
     return features, weights
 
@@ -165,7 +172,8 @@ class RelationModules:
     Example:
         >>> from vod2.layers import RelationModules
         >>> make = RelationModules(dim=64, num_heads=4)
-        >>> make.located().geometry.position, make.located(position=False).geometry.position, make.anywhere().geometry
+        >>> sizes = make.with_geometry(position=False)
+        >>> make.with_geometry().geometry.position, sizes.geometry.position, make.without_geometry().geometry
         (True, False, None)
     """
 
@@ -176,7 +184,7 @@ class RelationModules:
     wavelength: float = 1000.0
     scaled: bool = True
 
-    def located(self, *, position: bool = True, aspect: bool = False) -> RelationAttention:
+    def with_geometry(self, *, position: bool = True, aspect: bool = False) -> RelationAttention:
         """One that sees the relative position and size of two boxes, without `position` only the relative size.
 
         With `aspect`, which goes without `position`, it sees the difference of their aspect ratios, too.
@@ -186,6 +194,9 @@ class RelationModules:
         )
         return RelationAttention(self.dim, self.num_heads, geometry, scaled=self.scaled)
 
-    def anywhere(self) -> RelationAttention:
+    def without_geometry(self) -> RelationAttention:
         """One that sees features alone."""
         return RelationAttention(self.dim, self.num_heads, scaled=self.scaled)
+
+    located = renamed_method("RelationModules", "located", "with_geometry")
+    anywhere = renamed_method("RelationModules", "anywhere", "without_geometry")

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from vod2.layers.initialisation import init_normal
 from vod2.ops import st_sampling
-from vod2.ops.st_sampling import NORMALISERS
+from vod2.ops.st_sampling import SAMPLING_NORMALISERS
 
 
 class LearnedSampling(nn.Module):
@@ -66,12 +66,13 @@ class LearnedSampling(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        if normaliser not in NORMALISERS:
-            raise ValueError(f"normaliser is {normaliser!r}: expected one of {', '.join(NORMALISERS)}")
+        if normaliser not in SAMPLING_NORMALISERS:
+            raise ValueError(f"normaliser is {normaliser!r}: expected one of {', '.join(SAMPLING_NORMALISERS)}")
         if lr_multiplier < 0:
             raise ValueError(f"lr_multiplier is {lr_multiplier}: expected a number of at least 0")
         self.normaliser = normaliser
         self.source_embedding, self.target_embedding = embeddings(channels, embedding, equal_start)
+        # Locations get a rate of their own and no weight decay, by what the optimizer reads of the layer.
         locations = initial_locations(num, init, init_std, generator)
         self.lr_multipliers: dict[str, float] = {}
         self.no_weight_decay: tuple[str, ...] = ()
@@ -84,6 +85,7 @@ class LearnedSampling(nn.Module):
 
     def forward(self, source: Tensor, target: Tensor) -> Tensor:
         """(B, C, H, W) twice -> (B, C, H, W), `source` where `target` has the same things."""
+        # The embeddings only decide about the weights: what is summed is the source, in its C channels.
         key, query = self.source_embedding(source), self.target_embedding(target)
         return st_sampling(source, key, query, self.locations, self.normaliser)
 
@@ -148,8 +150,9 @@ class NonLocalAlign(nn.Module):
         """(B, C, H, W) twice -> (B, C, H, W), `source` where `target` has the same things."""
         key, query = self.source_embedding(source), self.target_embedding(target)
         C, E = source.shape[1], key.shape[1]
-        heads = -(-C // E)
-        value = F.pad(source.flatten(2).to(key.dtype), (0, 0, 0, heads * E - C))
+        heads = -(-C // E)  # rounded up: the last one may have channels to spare, which are 0
+        value = F.pad(source.flatten(2).to(key.dtype), (0, 0, 0, heads * E - C))  # (B, heads * E, H * W)
+        # (B, E, H, W) -> (B, heads, H * W, E), the same for all heads: expanded, not copied.
         k, q = (x.flatten(2).transpose(1, 2)[:, None].expand(-1, heads, -1, -1) for x in (key, query))
         v = value.unflatten(1, (heads, E)).transpose(2, 3)  # (B, heads, H * W, E)
         out = F.scaled_dot_product_attention(q, k, v, scale=1.0)
@@ -166,6 +169,7 @@ def embeddings(channels: int, embedding: int, equal_start: bool = True) -> tuple
     source = nn.Conv2d(channels, embedding, kernel_size=1)
     std = 0.32 / math.sqrt(channels)  # .01 at the paper's 1024
     init_normal(source, std=std)
+    # A copy and not the same layer: after the first step the two are free to differ.
     target = copy.deepcopy(source)
     if not equal_start:
         nn.init.normal_(target.weight, std=std)
@@ -185,6 +189,7 @@ def initial_locations(num: int, init: str, std: float = 1.0, generator: torch.Ge
     side = math.isqrt(num)
     if side**2 != num or side % 2 == 0:
         raise ValueError(f"{num} uniform locations are no window around a cell: expected 9, 25, 49, 81, ...")
+    # x and y in the order of grid_sample; rows from above, as the cells of a map are counted.
     steps = torch.arange(side, dtype=torch.get_default_dtype()) - side // 2
     y, x = torch.meshgrid(steps, steps, indexing="ij")
     return torch.stack([x, y], dim=-1).flatten(0, 1)  # (side, side, 2) -> (N, 2)

@@ -13,9 +13,12 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
+from vod2.moved import moved
 from vod2.structures import TemporalContext
 
 Value = TypeVar("Value")
+
+__getattr__ = moved(__name__, {"merged": f"{__name__}:merge_disjoint"})
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class Aggregated(Generic[Value]):
 
 def mean_losses(results: Sequence[Aggregated]) -> dict[str, Tensor]:
     """{name: scalar}: the mean over the clips; a clip without that loss counts as 0."""
+    # Divided by all clips, not by those that have the loss: its weight must not depend on what a batch happens to hold.
     means = {}
     for name in sorted({name for result in results for name in result.losses}):
         means[name] = total([result.losses[name] for result in results if name in result.losses]) / len(results)
@@ -49,8 +53,8 @@ def total(losses: Sequence[Tensor]) -> Tensor:
     return functools.reduce(operator.add, losses)
 
 
-def merged(parts: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """One dictionary of all; what levels carry must have different names.
+def merge_disjoint(parts: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """All parts in one dictionary; what levels carry must have different names.
 
     Raises:
         ValueError: if two parts have the same name.
@@ -74,9 +78,11 @@ def next_relations(relations: Tensor, context: TemporalContext, t: int, topk: in
         (N, K): column k belongs to row k of the proposals of frame t + 1. It is 0 where that frame has fewer, or is not
         in the context; where the frame stands in the context more than once, its weights add up.
     """
+    # A table of K columns in any case: BLR reads the same shape of every frame.
     table = relations.new_zeros(len(relations), topk)
     if (support := context.proposals(topk)) is None:
         return table
+    # `support.frame` counts only the frames that have proposals.
     framed = [frame for frame in context.frames if frame.proposals is not None]
     following = torch.tensor([frame.index == t + 1 for frame in framed], device=relations.device)[support.frame]
     return table.index_add(1, support.rank()[following], relations[:, following])

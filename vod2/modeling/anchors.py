@@ -28,6 +28,7 @@ class PreciseAnchorGenerator(DefaultAnchorGenerator):
         ]
 
     def _anchors(self, cells: Tensor, stride: int, feature: Tensor) -> Tensor:
+        # Under autocast maps are in half precision, which cannot tell the pixels of an image apart.
         dtype = torch.promote_types(feature.dtype, torch.float32)
         rows, columns = (
             (torch.arange(size, dtype=dtype, device=feature.device) + self.offset) * stride
@@ -59,6 +60,7 @@ class RoundedAnchorGenerator(PreciseAnchorGenerator):
         anchors = []
         for size in sizes:
             for ratio in aspect_ratios:
+                # Rounded at the size of the stride, as the old code does, and not at that of the anchor.
                 width = round(math.sqrt(stride**2 / ratio))
                 height = round(width * ratio)
                 x, y = width * size / stride / 2, height * size / stride / 2

@@ -106,6 +106,7 @@ def stages_of(backbone: Any) -> list[Stage]:
     """The stages of a ResNet, or of a backbone that lists its own (`ordered_stages`), in their order."""
     if hasattr(backbone, "ordered_stages"):
         return backbone.ordered_stages()
+    # Each stage reads the one before. The last name is the source of none, so the lists differ in length.
     names = [_STEM, *backbone.stage_names]
     sources = [_IMAGES, *names]
     return [Stage(name, source, getattr(backbone, name)) for name, source in zip(names, sources, strict=False)]
@@ -113,7 +114,7 @@ def stages_of(backbone: Any) -> list[Stage]:
 
 def outputs_after(backbone: nn.Module, stage: str) -> list[str]:
     """The names of what a backbone makes after `stage`, in their order."""
-    names = [one.name for one in stages_of(backbone)]
+    names = [part.name for part in stages_of(backbone)]
     return names[_position(names, stage) + 1 :]
 
 
@@ -153,10 +154,13 @@ def forward_stages(
     first = 0 if after is None else _position(names, after) + 1
     end = len(names) if until is None else _position(names, until) + 1
     inputs, outputs = {after or _IMAGES: x}, {}
+    # The cut stage goes on from the sum, and its output takes the place of the input x under the same name.
     if after is not None and block is not None:
         outputs[after] = _run_after_block(stages[first - 1], x, block)
     for stage in stages[first:end]:
+        # Not always the map before it: "rpn" and "head" of `HeadMapBackbone` both read "head_map".
         source = (inputs | outputs)[stage.source]
+        # With `after`, `block` is of that stage, whose rest has run above.
         is_cut = after is None and stage.name == until
         outputs[stage.name] = stage.run(source) if block is None or not is_cut else _run_to_block(stage, source, block)
     return outputs
@@ -184,17 +188,18 @@ def _blocks_of(stage: Stage, block: int) -> list[nn.Module]:
 
 def _run_to_block(stage: Stage, x: Tensor, block: int) -> Tensor:
     *before, last = _blocks_of(stage, block)[:block]
-    for one in before:
-        x = one(x)
+    for module in before:
+        x = module(x)
     return _without_last_relu(last, x)
 
 
 def _run_after_block(stage: Stage, x: Tensor, block: int) -> Tensor:
     blocks = _blocks_of(stage, block)
+    # Not in place: x, the sum before the ReLU, belongs to the caller.
     if _ends_in_relu(blocks[block - 1]):
         x = x.relu()
-    for one in blocks[block:]:
-        x = one(x)
+    for module in blocks[block:]:
+        x = module(x)
     return x
 
 
@@ -202,6 +207,7 @@ def _without_last_relu(block: Any, x: Tensor) -> Tensor:
     """The output of a block before its last ReLU, if it has one: then it is a basic or bottleneck block."""
     if not _ends_in_relu(block):
         return block(x)
+    # Detectron2's own forward, step by step: it has no switch for the last ReLU.
     out = block.conv2(block.conv1(x).relu_())
     if hasattr(block, "conv3"):
         out = block.conv3(out.relu_())

@@ -23,6 +23,7 @@ def images_of(inputs: Sequence[dict]) -> list[dict]:
             "a clip has no image because the stream was sent that frame before: use VideoRCNN.step, or wrap the "
             "model in vod2.StreamingModel"
         )
+    # Key frames first: `make_clips` finds them at the front, whatever the number of supports.
     images = [_key_input(clip) for clip in inputs]
     for clip in inputs:
         for support in clip.get("support", ()):
@@ -53,6 +54,7 @@ def make_clips(inputs: Sequence[dict], frames: Sequence[Frame], training: bool, 
 
 
 def _make_clip(inputs: dict, key: Frame, supports: Iterator[Frame], training: bool, device: torch.device) -> Clip:
+    # `supports` goes through those of all clips, each of which takes as many as it has.
     roles = _roles_of(inputs)
     frames = tuple(key if role is Role.KEY else next(supports) for role in roles)
     if "ignore_regions" in inputs:

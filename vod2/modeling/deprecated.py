@@ -28,7 +28,7 @@ class DeprecatedAggregate:
         return self.forward_clips([Clip(*pair) for pair in zip(keys, contexts, strict=True)])
 
 
-class DeprecatedEnter:
+class DeprecatedPixelMethods:
     """Methods of `PixelAggregator` that have other names."""
 
     if TYPE_CHECKING:  # what it is mixed into has
@@ -50,10 +50,10 @@ class DeprecatedEnter:
         return [self(frame, context).value for frame in frames]
 
 
-def honour_old_names(aggregator: DeprecatedEnter) -> None:
+def honour_old_names(aggregator: DeprecatedPixelMethods) -> None:
     """Make a `PixelAggregator` that was written for version 0.1 one of this version."""
     name = type(aggregator).__name__
-    if type(aggregator).enter is not DeprecatedEnter.enter:
+    if type(aggregator).enter is not DeprecatedPixelMethods.enter:
         warn_renamed(f"{name}.enter", f"{name}.support_features")
         setattr(aggregator, "support_features", aggregator.enter)  # noqa: B010  (its class has a method of that name)
     if getattr(aggregator, "joint", False) or getattr(aggregator, "enters_anew", False):

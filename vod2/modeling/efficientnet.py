@@ -66,7 +66,7 @@ class InvertedResidual(CNNBlockBase):
         norm: as in Detectron2.
     """
 
-    ends_in_relu = False  # see vod2.modeling.backbone.begin
+    ends_in_relu = False  # see vod2.modeling.backbone.forward_stages
 
     def __init__(
         self,
@@ -114,6 +114,7 @@ def _convolution(
     groups: int = 1,
     activation: Callable[[Tensor], Tensor] | None = F.relu6,
 ) -> Conv2d:
+    # Detectron2's Conv2d, so that frozen normalisation and fusion treat it as they treat a ResNet's.
     conv = Conv2d(
         in_channels,
         out_channels,

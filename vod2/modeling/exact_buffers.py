@@ -17,6 +17,7 @@ class ExactBuffers(nn.Module):
         self._given = values
 
     def _apply(self, *args: Any, **kwargs: Any) -> "ExactBuffers":
+        # All casts of a module come through here: .double(), .to() and those of the modules around it.
         super()._apply(*args, **kwargs)
         for name, values in self._given.items():
             buffer = getattr(self, name)

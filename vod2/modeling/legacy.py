@@ -34,6 +34,7 @@ class LegacyConventions:
 
     def configure(self, backbone: nn.Module) -> None:
         """Give the backbone's frozen normalisation its epsilon."""
+        # Frozen statistics divide by sqrt(variance + eps): with another eps than in training all maps are scaled.
         for module in backbone.modules():
             if isinstance(module, FrozenBatchNorm2d):
                 module.eps = self.frozen_bn_eps
@@ -46,6 +47,7 @@ class LegacyConventions:
         if not self.inclusive_boxes:
             return clip
         converted = dict(clip)
+        # Supports may have objects, too, which proposals are matched to (`vod2.modeling.object_ids`).
         if "support" in clip:
             converted["support"] = [self.training_input(support) for support in clip["support"]]
         if "instances" in clip:

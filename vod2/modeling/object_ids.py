@@ -26,8 +26,9 @@ def object_ids(boxes: Tensor, targets: Instances | None, threshold: float) -> Te
     if targets is None or not targets.has("gt_track_ids"):
         return torch.full((len(boxes),), UNKNOWN, dtype=torch.int64, device=boxes.device)
     tracks = targets.gt_track_ids.to(boxes.device)
+    # Before the rows are picked: as it is, the -1 of an object without a track would read as BACKGROUND.
     tracks = tracks.where(tracks >= 0, UNKNOWN)
-    if len(targets) == 0:
+    if len(targets) == 0:  # there is no maximum over no objects
         return tracks.new_full((len(boxes),), BACKGROUND)
     overlap, best = box_iou(boxes, targets.gt_boxes.tensor.to(boxes)).max(dim=1)
     return tracks[best].where(overlap >= threshold, BACKGROUND)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vod2.d2 import Instances
 from vod2.modeling.object_ids import with_track_ids
-from vod2.modeling.pixel import PixelAggregator, enter_memory, keeps_boxes
+from vod2.modeling.pixel import PixelAggregator, enhance_supports, keeps_boxes
 from vod2.modeling.roi_heads import VideoROIHeads
 from vod2.modeling.video_rpn import VideoRPN
 from vod2.structures import Clip, Frame, PreciseBoxes, ProposalSet, TemporalContext
@@ -42,7 +42,7 @@ def propose_clips(
     for clip in clips if with_supports else ():
         for support in clip.supports:
             if not support.is_embedded:
-                waiting.setdefault(id(support), _Waiting(_looked_at(support, heads.support_topk)))
+                waiting.setdefault(id(support), _Waiting(_with_top_boxes(support, heads.support_topk)))
     if not waiting:
         return list(clips), {}
 
@@ -79,9 +79,9 @@ def propose_frames(
         ignored: the ignore regions (G, 4) of each frame, or None: what lies there is not sampled as background.
     """
     losses: dict[str, Tensor] = {}
-    known = [frame.proposals for frame in frames if frame.proposals is not None]
-    if len(known) == len(frames):
-        proposals = [_as_instances(one) for one in known]
+    boxes_of_frames = [frame.proposals for frame in frames if frame.proposals is not None]
+    if len(boxes_of_frames) == len(frames):  # those of `propose_boxes`, from which nothing has been pooled
+        proposals = [_as_instances(boxes) for boxes in boxes_of_frames]
     else:
         maps = stacked_maps(frames, rpn.in_features)
         proposals, losses = rpn.propose([frame.image_size for frame in frames], maps, targets, ignored)
@@ -111,14 +111,16 @@ def prepare_supports(
         aggregator: level 1, or None.
         contexts: what the memory of each frame's stream holds by now.
     """
+    # Nothing reads the maps again, and they are most of what a frame holds.
     if aggregator is None:
         return [frame.with_(features={}) for frame in propose_frames(rpn, heads, frames)[0]]
     if heads.aggregator is None:  # level 1 looks at maps only
         return list(frames)
     if aggregator.per_key_frame:
+        # Features are made anew for each key frame; boxes too, unless the RPN reads what no context changes.
         return propose_boxes(rpn, frames) if keeps_boxes(backbone, aggregator, rpn.in_features) else list(frames)
-    entered = enter_memory(backbone, aggregator, frames, contexts)
-    proposed, _ = propose_frames(rpn, heads, entered)
+    enhanced = enhance_supports(backbone, aggregator, frames, contexts)
+    proposed, _ = propose_frames(rpn, heads, enhanced)
     # The memory keeps the maps as the backbone made them, with the proposals of what level 1 made of them.
     return [frame.with_(proposals=support.proposals) for frame, support in zip(frames, proposed, strict=True)]
 
@@ -140,7 +142,7 @@ def stacked_maps(frames: Sequence[Frame], levels: Iterable[str]) -> dict[str, Te
     return stacked
 
 
-def _looked_at(support: Frame, count: int) -> Frame:
+def _with_top_boxes(support: Frame, count: int) -> Frame:
     """The support with no more boxes than level 2 looks at, where it has boxes already."""
     if support.proposals is None:
         return support

@@ -33,16 +33,17 @@ def with_zero_gradients(losses: Mapping[str, Tensor], parameters: Iterable[nn.Pa
     if not losses or not torch.is_grad_enabled():
         return losses
     reached = parameters_of(losses.values())
-    unused = [one for one in parameters if one.requires_grad and one not in reached]
+    unused = [parameter for parameter in parameters if parameter.requires_grad and parameter not in reached]
     first = next(iter(losses))
-    for one in unused:
+    for parameter in unused:
         # The sum of no elements: its value is 0 and its gradient is 0 everywhere, also of a weight that is not finite.
-        losses[first] = losses[first] + torch.atleast_1d(one)[:0].sum().to(losses[first])
+        losses[first] = losses[first] + torch.atleast_1d(parameter)[:0].sum().to(losses[first])
     return losses
 
 
 def parameters_of(values: Iterable[Tensor]) -> set[Tensor]:
     """The leaves that the values depend on, as their graphs of gradients tell."""
+    # A loop, not a recursion: the graph of a deep backbone goes beyond Python's limit.
     waiting = [value.grad_fn for value in values if value.grad_fn is not None]
     seen, leaves = set(waiting), set()
     while waiting:

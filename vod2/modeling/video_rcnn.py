@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vod2.d2 import META_ARCH_REGISTRY, CfgNode, GeneralizedRCNN, Instances, configurable, detector_postprocess
 from vod2.errors import UserError
-from vod2.modeling.aggregation import Aggregated, mean_losses, merged
+from vod2.modeling.aggregation import Aggregated, mean_losses, merge_disjoint
 from vod2.modeling.backbone import split_maps
 from vod2.modeling.clips import images_of, make_clips
 from vod2.modeling.deprecated_steps import DeprecatedSteps
@@ -59,6 +59,7 @@ class VideoRCNN(DeprecatedSteps, ExactBuffers, GeneralizedRCNN):
     ) -> None:
         """Level 1, or None; the conventions of the code that trained the weights; what `GeneralizedRCNN` takes."""
         super().__init__(**kwargs)
+        # GeneralizedRCNN makes float32 buffers of these: .double() alone would keep their rounding.
         self.keep_exact(pixel_mean=kwargs["pixel_mean"], pixel_std=kwargs["pixel_std"])
         if not isinstance(self.proposal_generator, VideoRPN):
             raise UserError("VideoRCNN needs MODEL.PROPOSAL_GENERATOR.NAME 'VideoRPN'")
@@ -96,7 +97,8 @@ class VideoRCNN(DeprecatedSteps, ExactBuffers, GeneralizedRCNN):
             raise ValueError("VideoRCNN makes its own boxes: detected_instances is not supported")
         instances = self._detect(self.read_clips(batched_inputs)).instances
         if not do_postprocess:
-            return [self._rescale(found, {}) for found in instances]
+            # Without height and width a clip has the size of its resized image: nothing is scaled.
+            return [self._rescale(detections, {}) for detections in instances]
         return [{"instances": self._rescale(*pair)} for pair in zip(instances, batched_inputs, strict=True)]
 
     @torch.no_grad()
@@ -111,8 +113,10 @@ class VideoRCNN(DeprecatedSteps, ExactBuffers, GeneralizedRCNN):
             RuntimeError: if the model is in training mode.
             ValueError: if a frame of the window was neither in the memory nor in `clip`.
         """
-        fresh = ([clip] if "image" in clip else []) + list(clip.get("support", ()))
-        for image in fresh:  # one by one: the first window of a video may be large
+        new_frames = list(clip.get("support", ()))
+        if "image" in clip:
+            new_frames.insert(0, clip)
+        for image in new_frames:  # one by one: the first window of a video may be large
             self.remember([image], [memory])
         return self.detect_from(memory, clip)
 
@@ -127,10 +131,11 @@ class VideoRCNN(DeprecatedSteps, ExactBuffers, GeneralizedRCNN):
             RuntimeError: if the model is in training mode.
         """
         require_eval(self)
+        # The memory refuses frames of another video, and the dicts of a live stream need not name theirs.
         named = [{**image, "video_id": memory.video} for image, memory in zip(inputs, memories, strict=True)]
         frames = self.encode(named)
         parts = self.backbone, self.pixel_aggregator, self.proposal_generator, self.roi_heads
-        supports = prepare_supports(*parts, frames, [memory.held() for memory in memories])
+        supports = prepare_supports(*parts, frames, [memory.cached_context() for memory in memories])
         for support, memory in zip(supports, memories, strict=True):
             memory.put(support)
 
@@ -143,7 +148,8 @@ class VideoRCNN(DeprecatedSteps, ExactBuffers, GeneralizedRCNN):
         require_eval(self)
         context = memory.context(clip["frame_index"])  # first: it names the frames that are missing
         output = self._detect([Clip(memory.frame(clip["frame_index"]), context, inputs=clip)])
-        memory.carry(merged(one.carry for one in output.aggregated))
+        # A stream has one carry for both levels.
+        memory.carry(merge_disjoint(result.carry for result in output.aggregated))
         return {"instances": self._rescale(output.instances[0], clip)}
 
     def _detect(self, clips: Sequence[Clip]) -> HeadOutput:
@@ -156,7 +162,10 @@ class VideoRCNN(DeprecatedSteps, ExactBuffers, GeneralizedRCNN):
 
     def read_clips(self, batched_inputs: Sequence[dict]) -> list[Clip]:
         """The dicts of B clips -> clips whose frames are encoded, all at once."""
-        inputs = [self.conventions.training_input(clip) for clip in batched_inputs] if self.training else batched_inputs
+        # Boxes come in with training clips only; those that come out are converted in `_rescale`.
+        inputs = list(batched_inputs)
+        if self.training:
+            inputs = [self.conventions.training_input(clip) for clip in inputs]
         return make_clips(inputs, self.encode(images_of(inputs)), self.training, self.device)
 
     def encode(self, inputs: Sequence[dict]) -> list[Frame]:
@@ -170,6 +179,7 @@ class VideoRCNN(DeprecatedSteps, ExactBuffers, GeneralizedRCNN):
         else:
             supports = [Support(image.get("frame_index", 0), image.get("role")) for image in inputs]
             maps = self.pixel_aggregator.encode(self.backbone, images.tensor, supports)
+        # `image_sizes` are those before padding: boxes are clipped to them.
         frames = []
         for image, size, features in zip(inputs, images.image_sizes, maps, strict=True):
             video = str(image.get("video_id", ""))  # a still image needs none
@@ -195,6 +205,7 @@ class VideoRCNN(DeprecatedSteps, ExactBuffers, GeneralizedRCNN):
         """Scale to the original size: the clip's height and width, or the resized image's where it has none."""
         height, width = instances.image_size
         scaled = detector_postprocess(instances, clip.get("height", height), clip.get("width", width))
+        # After scaling: inside the detector the box was made longer by a pixel of the resized image.
         pixel = scaled.image_size[1] / width, scaled.image_size[0] / height
         scaled.pred_boxes = self.conventions.detected(scaled.pred_boxes, pixel)
         return scaled

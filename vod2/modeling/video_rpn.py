@@ -86,9 +86,11 @@ class VideoRPN(RPN):
             delta.unflatten(1, (-1, 4)).permute(0, 3, 4, 1, 2).flatten(1, 3)  # (B, A*4, H, W) -> (B, H*W*A, 4)
             for delta in deltas
         ]
+        # Supports go through the head with the key frames, but only frames with targets enter the losses.
         losses = {}
         trained = {row: target for row, target in enumerate(targets or []) if target is not None}
         if rows := list(trained):
+            # Two arguments where there are no regions, as Detectron2 calls it: a subclass may know no third.
             regions = () if ignored is None else ([ignored[row] for row in rows],)
             labels, boxes = self.label_and_sample_anchors(anchors, list(trained.values()), *regions)
             losses = self.losses(anchors, [x[rows] for x in logits], labels, [x[rows] for x in deltas], boxes)
@@ -113,6 +115,7 @@ class VideoRPN(RPN):
         """
         labels, boxes = [], []
         regions_of = [None] * len(gt_instances) if ignored is None else ignored
+        # Frame by frame, as Detectron2 samples: the order of its random draws stays the same.
         for target, regions in zip(gt_instances, regions_of, strict=True):
             if regions is None or len(regions) == 0 or self.ignore_overlap == 0:
                 (label,), (box,) = super().label_and_sample_anchors(anchors, [target])
@@ -126,9 +129,11 @@ class VideoRPN(RPN):
         self, anchors: PreciseBoxes, target: Instances, regions: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Labels (R,) and matched boxes (R, 4) of one frame."""
+        # Detectron2's steps, with the regions between matching and sampling: other background is drawn instead.
         matches, labels = self.anchor_matcher(pairwise_iou(target.gt_boxes, anchors))
         if self.anchor_boundary_thresh >= 0:
             labels[~anchors.inside_box(target.image_size, self.anchor_boundary_thresh)] = -1
+        # Only background: an anchor that matches an object is trained as that, in a region or not.
         labels[(labels == 0) & covered(anchors.tensor, regions, self.ignore_overlap)] = -1
         objects, background = subsample_labels(labels, self.batch_size_per_image, self.positive_fraction, 0)
         sampled = torch.full_like(labels, -1)
@@ -150,6 +155,7 @@ class VideoRPN(RPN):
         for level, (anchor, logit, delta) in enumerate(
             zip(anchors, pred_objectness_logits, pred_anchor_deltas, strict=True)
         ):
+            # Only the best of a level are decoded: most of its anchors never become proposals.
             best, index = logit.topk(min(limit, logit.shape[1]), dim=1)  # (B, k)
             chosen = delta.gather(1, index[..., None].expand(-1, -1, 4))  # (B, k, 4)
             decoded = self.box2box_transform.apply_deltas(chosen.flatten(0, 1), anchor.tensor[index.flatten()])
@@ -162,6 +168,7 @@ class VideoRPN(RPN):
 
     def _select(self, boxes: Tensor, scores: Tensor, levels: Tensor, size: tuple[int, int]) -> Instances:
         finite = torch.isfinite(boxes).all(dim=1) & torch.isfinite(scores)
+        # As in Detectron2: at test such boxes are dropped, in training the losses would take them into the weights.
         if self.training and not finite.all():
             raise FloatingPointError("the RPN predicted boxes or scores that are not finite: training has diverged")
         boxes = self.conventions.clip(boxes, size)
@@ -175,6 +182,7 @@ class VideoRPN(RPN):
 
         What suppresses a box has a higher score: if enough of the best boxes remain, nobody needs to look at the rest.
         """
+        # NMS compares pairs of boxes: a part of them is much cheaper, and nearly always enough.
         order = scores.argsort(descending=True, stable=True)
         for rows in (order[: 4 * limit], order):
             kept = rows[batched_nms(boxes[rows], scores[rows], levels[rows], self.nms_thresh)]

@@ -85,6 +85,7 @@ def relation_geometry_bias_reference(
 ) -> Tensor:
     """`relation_geometry_bias` in plain PyTorch, with the whole embedding (N, M, dim) in memory."""
     _check_inputs(query_boxes, key_boxes, weight, bias, wavelength, eps, floor)
+    # The widest of all, so that float64 boxes are not rounded to the dtype of the weight before the logarithms.
     dtype = torch.float32
     for tensor in (query_boxes, key_boxes, weight, bias):
         dtype = torch.promote_types(dtype, tensor.dtype)
@@ -92,6 +93,7 @@ def relation_geometry_bias_reference(
     with torch.autocast(weight.device.type, enabled=False):
         pairs = pairwise_geometry(query, key, eps, offset)
         embedding = sinusoidal_embedding(pairs, weight.shape[1] // 8, scale, wavelength)
+        # The floor is the ReLU with a logarithm that stays finite: a pair below it counts for next to nothing.
         logits = F.linear(embedding, weight.to(dtype), bias.to(dtype))  # (N, M, h)
         return logits.permute(2, 0, 1).clamp(min=floor).log().to(weight.dtype)  # (h, N, M)
 
@@ -106,6 +108,7 @@ def relation_geometry_bias_chunked(
     _check_inputs(query_boxes, key_boxes, weight, bias)
     numbers_per_query = max(1, key_boxes.shape[0] * weight.shape[1])
     rows = max(1, CHUNK_NUMBERS // numbers_per_query)
+    # A single chunk fits into memory, so its backward may keep the embedding.
     if query_boxes.shape[0] <= rows:
         return relation_geometry_bias_reference(query_boxes, key_boxes, weight, bias, *constants)
     arguments = (key_boxes, weight, bias, *constants)
@@ -121,6 +124,7 @@ def pairwise_geometry(query_boxes: Tensor, key_boxes: Tensor, eps: float = 1e-3,
     query_centers, query_sizes = _centers_and_sizes(query_boxes, offset)
     key_centers, key_sizes = _centers_and_sizes(key_boxes, offset)
     distances = (query_centers[:, None] - key_centers[None]).abs()
+    # By the size of the query, so that the relation is the same at every scale; eps for boxes on the same centre.
     position = (distances / query_sizes[:, None] + eps).log()
     size = (query_sizes[:, None] / key_sizes[None]).log()
     return torch.cat([position, size], dim=-1)
@@ -130,6 +134,7 @@ def sinusoidal_embedding(
     values: Tensor, num_frequencies: int, scale: float = 100.0, wavelength: float = 1000.0
 ) -> Tensor:
     """Embeds each of the last axis' C numbers as F sines, then F cosines: (..., C) -> (..., 2 F C)."""
+    # In float64, so that frequencies are rounded once: angles of hundreds of radians magnify their errors.
     exponents = torch.arange(num_frequencies, dtype=torch.float64, device=values.device) / num_frequencies
     frequencies = (scale / wavelength**exponents).to(values.dtype)
     angles = values[..., None] * frequencies  # (..., C, F)
@@ -187,6 +192,7 @@ def _save_for_backward(ctx, inputs, output):
 
 def _backward(ctx, grad):
     grad_weight, grad_bias = torch.ops.vod2.relation_geometry_bias_backward(grad, *ctx.saved_tensors, *ctx.constants)
+    # The boxes are constants, see above.
     return None, None, grad_weight, grad_bias, *[None] * len(ctx.constants)
 
 

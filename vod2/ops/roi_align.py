@@ -127,6 +127,7 @@ def _fake_backward(grad, rois, map_size: Sequence[int], channels_last, spatial_s
 
 def _save_for_backward(ctx, inputs, output):
     features, rois, _, _, *ctx.options = inputs
+    # The pooling is linear in the map: its gradient needs the size of the map, not what is in it.
     ctx.save_for_backward(rois)
     ctx.map_size, ctx.channels_last = features.shape, _channels_lie_last(features)
 

@@ -27,12 +27,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vod2.moved import moved
 from vod2.ops.library import compiled_device_types
 
 # Empty also where the extension was built before it had these kernels.
 COMPILED = compiled_device_types() if hasattr(torch.ops.vod2, "shift_sum") else ()
 
-NORMALISERS = ("softmax", "linear")
+SAMPLING_NORMALISERS = ("softmax", "linear")
+__getattr__ = moved(__name__, {"NORMALISERS": f"{__name__}:SAMPLING_NORMALISERS"})
 
 SUM_FLOOR = 1e-3
 """Smallest magnitude of the denominator of "linear", as a share of the sum of the magnitudes."""
@@ -94,7 +96,9 @@ def normalise(scores: Tensor, normaliser: str) -> Tensor:
         return scores.softmax(dim=-1)
     total, magnitude = (x.sum(dim=-1, keepdim=True) for x in (scores, scores.abs()))
     smallest = SUM_FLOOR * magnitude
+    # + 0.0 makes a 0 of the -0.0 that a sum may be: copysign would take its sign.
     denominator = torch.where(total.abs() < smallest, torch.copysign(smallest, total + 0.0), total)
+    # All scores 0: 0 / 1 instead of 0 / 0, whose gradient would be NaN.
     return scores / torch.where(magnitude == 0, 1.0, denominator)
 
 
@@ -106,23 +110,28 @@ def bilinear_matrix(locations: Tensor, size: Sequence[int]) -> tuple[list[tuple[
     """
     height, width = size
     differentiable = locations.requires_grad and torch.is_grad_enabled()
+    # A constant: the derivative by a location is that within its grid square.
     corner = locations.detach().floor()
     x, y = (locations - corner).unbind(dim=1)
     weights = torch.stack([(1 - x) * (1 - y), x * (1 - y), (1 - x) * y, x * y], dim=1).flatten()  # (N * 4)
     limit = corner.new_tensor([width, height])
+    # Beyond -limit - 1 .. limit all corners are outside: offsets stay small enough for indices.
     whole = torch.maximum(torch.minimum(corner.nan_to_num(), limit), -limit - 1).long()
-    known: dict[tuple[int, int], int] = {}
+    columns: dict[tuple[int, int], int] = {}  # {offset: its column}; locations that lie together share corners
     entries, places = [], []
     needed = [True] * len(weights) if differentiable else (weights != 0).tolist()  # NaN is needed
     for row, (left, top) in enumerate(whole.tolist()):
-        for tap in range(4):
-            if needed[4 * row + tap]:
-                entries.append(4 * row + tap)
-                places.append((row, known.setdefault((left + tap % 2, top + tap // 2), len(known))))
-    flat = torch.tensor([row * len(known) + column for row, column in places], device=locations.device)
+        for tap in range(4):  # the corners in the order of `weights`: right is odd, below is 2 or 3
+            if not needed[4 * row + tap]:
+                continue
+            offset = (left + tap % 2, top + tap // 2)
+            entries.append(4 * row + tap)
+            places.append((row, columns.setdefault(offset, len(columns))))
+    # The matrix is filled by an op that passes gradients on to the weights, and by them to the locations.
+    flat = torch.tensor([row * len(columns) + column for row, column in places], device=locations.device)
     chosen = weights[torch.tensor(entries, device=locations.device)]
-    matrix = locations.new_zeros(len(locations) * len(known)).index_copy(0, flat, chosen)
-    return list(known), matrix.unflatten(0, (len(locations), len(known)))
+    matrix = locations.new_zeros(len(locations) * len(columns)).index_copy(0, flat, chosen)
+    return list(columns), matrix.unflatten(0, (len(locations), len(columns)))
 
 
 def shift_correlation(query: Tensor, key: Tensor, offsets: Sequence[tuple[int, int]]) -> Tensor:
@@ -150,6 +159,7 @@ class ShiftCorrelation(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, query, key, offsets):
+        # Saved as they came, so that a second derivative finds the tensors of the graph.
         ctx.save_for_backward(query, key)
         ctx.offsets = offsets
         query, key = query.contiguous(), key.contiguous()  # gradients come with their channels first
@@ -176,6 +186,7 @@ class ShiftSum(torch.autograd.Function):
         value = value.contiguous()
         out = torch.zeros_like(value)
         for u, (here, there) in enumerate(_overlaps(value, offsets)):
+            # The adjoint sends to p + u what the sum reads there.
             target, source = (there, here) if transposed else (here, there)
             out[target].addcmul_(weights[here][..., u : u + 1], value[source])
         return out
@@ -196,6 +207,7 @@ def _overlaps(maps: Tensor, offsets: Sequence[tuple[int, int]]):
     """For each offset the cells p (B, H, W, ...) for which p + u is inside, and those p + u, as two indices."""
     height, width = maps.shape[1:3]
     for dx, dy in offsets:
+        # An offset beyond the map leaves an empty rectangle, not one that counts from the other end.
         left, top = min(max(0, -dx), width), min(max(0, -dy), height)
         right, bottom = max(min(width, width - dx), left), max(min(height, height - dy), top)
         here = (slice(None), slice(top, bottom), slice(left, right))
@@ -256,8 +268,8 @@ def _check_inputs(value: Tensor, key: Tensor, query: Tensor, locations: Tensor, 
             raise ValueError(f"{name} must be floating point, got {tensor.dtype}")
         if tensor.device != value.device:
             raise ValueError(f"{name} is on {tensor.device}, but value is on {value.device}: move them to one device")
-    if normaliser not in NORMALISERS:
-        raise ValueError(f"normaliser must be one of {', '.join(NORMALISERS)}, got {normaliser!r}")
+    if normaliser not in SAMPLING_NORMALISERS:
+        raise ValueError(f"normaliser must be one of {', '.join(SAMPLING_NORMALISERS)}, got {normaliser!r}")
 
 
 def _fake_correlation(query, key, dx, dy):

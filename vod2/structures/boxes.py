@@ -23,6 +23,7 @@ class PreciseBoxes(Boxes):
 
     def __init__(self, tensor: Tensor) -> None:
         super().__init__(tensor)
+        # `Boxes` has made a float32 copy: go back to what was given.
         if torch.is_tensor(tensor) and tensor.is_floating_point():
             self.tensor = tensor.reshape(-1, 4)
 

@@ -38,6 +38,7 @@ class Clip:
     inputs: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        # A copy, and read-only: the steps share the clips that they make of each other.
         object.__setattr__(self, "inputs", MappingProxyType(dict(self.inputs)))
 
     @property
@@ -49,7 +50,8 @@ class Clip:
     @property
     def support_inputs(self) -> tuple[Mapping[str, Any], ...]:
         """The dicts that `supports` were made of."""
-        return tuple(one for one in self.inputs.get("support", ()) if one.get("role") is not Role.KEY)
+        inputs = self.inputs.get("support", ())
+        return tuple(support for support in inputs if support.get("role") is not Role.KEY)
 
     @property
     def ignore_regions(self) -> Tensor | None:
@@ -62,6 +64,8 @@ class Clip:
         The key frame's part of the context (role KEY) has its proposals in the order of their scores, which sampled
         RoIs do not have.
         """
+        # Two frames of the same boxes: the key has its RoIs as sampled, row by row with their targets; as a support it
+        # must have them by score, since `ProposalSet.top` takes the first.
         in_context = key if key.proposals is None else key.with_(proposals=key.proposals.descending())
         placed = []
         for number, (frame, role) in enumerate(zip(self.context.frames, self.context.roles, strict=True)):

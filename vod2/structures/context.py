@@ -42,6 +42,7 @@ class TemporalContext:
     def __post_init__(self) -> None:
         if len(self.frames) != len(self.roles):
             raise ValueError(f"context: expected as many roles as frames ({len(self.frames)}), got {len(self.roles)}")
+        # A frozen dataclass is set this way only. Tuples and a read-only carry: a memory hands out what it keeps.
         object.__setattr__(self, "frames", tuple(self.frames))
         object.__setattr__(self, "roles", tuple(self.roles))
         object.__setattr__(self, "carry", MappingProxyType(dict(self.carry)))
@@ -85,6 +86,7 @@ class TemporalContext:
             like: where there are no support frames, an empty set with its device and dimensions is returned; without
                 it, None.
         """
+        # Their `frame` counts the frames that have proposals, which need not be all of the context.
         sets: Sequence[ProposalSet] = [frame.proposals for frame in self.frames if frame.proposals is not None]
         if not sets:
             return None if like is None else like[:0]

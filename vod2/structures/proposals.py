@@ -62,6 +62,7 @@ class ProposalSet:
         if self.features.dim() < 2:
             raise ValueError(f"features: expected the shape (M, D) or (M, P*P, D), got {tuple(self.features.shape)}")
         object.__setattr__(self, "fields", MappingProxyType(dict(self.fields)))
+        # Every tensor is checked here, once: all that follows indexes them with the same rows.
         rows = {"features": self.features, "scores": self.scores, "frame": self.frame, **self.fields}
         for name, value in rows.items():
             if len(value) != count:
@@ -110,6 +111,7 @@ class ProposalSet:
             sizes += proposals.image_sizes
 
         fields = {}
+        # A field that one set lacks has no rows for its proposals: in the joined set there would be a hole.
         for name in sets[0].fields:
             values = [proposals.fields[name] for proposals in sets if name in proposals.fields]
             if len(values) == len(sets):
@@ -125,6 +127,7 @@ class ProposalSet:
 
     def top(self, count: int) -> "ProposalSet":
         """The first `count` proposals of every frame, that is those of the highest objectness."""
+        # Scores descend within a frame, so the place among its proposals is the rank.
         return self[self.rank() < count]
 
     def descending(self) -> "ProposalSet":
@@ -134,6 +137,7 @@ class ProposalSet:
     def rank(self) -> Tensor:
         """(M,) int64: the place of each proposal among those of its frame, from 0."""
         counts = torch.bincount(self.frame, minlength=len(self.image_sizes))
+        # `frame` ascends: the rows of a frame follow one another, from the sum of the counts before it.
         first = counts.cumsum(0) - counts
         return torch.arange(len(self), device=self.frame.device) - first[self.frame]
 
@@ -150,6 +154,7 @@ class ProposalSet:
 
     def _converted(self, convert: Callable[[Tensor], Tensor]) -> "ProposalSet":
         """`convert` applied to every tensor that has a row for each proposal."""
+        # The sizes stay also of frames that have no row left, so that `frame` keeps its numbers.
         return ProposalSet(
             convert(self.boxes),
             convert(self.features),

@@ -1,5 +1,6 @@
 """Time, without weights: which frames to look at, and what is remembered of them."""
 
+from vod2.moved import moved
 from vod2.temporal.memory import FrameMemory
 from vod2.temporal.schedule import (
     SUPPORT_SCHEDULE_REGISTRY,
@@ -7,9 +8,9 @@ from vod2.temporal.schedule import (
     Keyframes,
     NoWindow,
     RollingGlobal,
+    ScheduleUnion,
     SlidingWindow,
     SupportSchedule,
-    Union,
     build_support_schedule,
 )
 from vod2.temporal.training import (
@@ -41,11 +42,13 @@ __all__ = [
     "RandomNear",
     "RandomVideo",
     "RollingGlobal",
+    "ScheduleUnion",
     "SlidingWindow",
     "SupportSchedule",
     "TrainingSchedule",
-    "Union",
     "WithKey",
     "build_support_schedule",
     "build_training_schedule",
 ]
+
+__getattr__ = moved(__name__, {"Union": f"{__name__}:ScheduleUnion"})

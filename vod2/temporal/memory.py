@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from vod2.moved import renamed_method
 from vod2.structures import Frame, Role, TemporalContext
 from vod2.temporal.schedule import SupportSchedule
 
@@ -71,18 +72,22 @@ class FrameMemory:
         Raises:
             ValueError: if a frame of window(t), or t itself, has not been put.
         """
+        # Before anything is dropped: a caller may put them and ask again.
         if lacking := self.missing(t):
             raise ValueError(f"video {self.video!r}, frame {t}: frames {lacking} of its window were never put")
+        # What leaves the window is not kept for a later one: `SupportSchedule.new` names it again if that needs it.
         window = self.schedule.window(t, self.length, self.video)
         kept = {support.index for support in window} | {t}
         self._frames = {index: frame for index, frame in self._frames.items() if index in kept}
         frames = tuple(self._frames[support.index] for support in window)
         return TemporalContext(frames, tuple(support.role for support in window), self._carry)
 
-    def held(self) -> TemporalContext:
+    def cached_context(self) -> TemporalContext:
         """All frames that are in it at this moment, ascending, as LOCAL ones."""
         frames = tuple(self._frames[index] for index in sorted(self._frames))
         return TemporalContext(frames, (Role.LOCAL,) * len(frames), self._carry)
+
+    held = renamed_method("FrameMemory", "held", "cached_context")
 
     def frame(self, index: int) -> Frame:
         """The remembered frame `index`."""
@@ -93,9 +98,11 @@ class FrameMemory:
         other = FrameMemory(self.schedule)
         other.start(self.video, self.length)
         other._frames = {number: frame for number, frame in self._frames.items() if number != index}
+        # A copy, as the frames are: both memories go on by themselves.
         other._carry = dict(self._carry)
         return other
 
     def carry(self, values: Mapping[str, Tensor]) -> None:
         """Replace what the aggregators carry from frame to frame; values are detached."""
+        # Otherwise the graph of the whole stream hangs on the last frame, where a caller runs with gradients.
         self._carry = {name: value.detach() for name, value in values.items()}

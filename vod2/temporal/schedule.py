@@ -23,7 +23,7 @@ VIDEO.TEST_SCHEDULE that it is built of, see `vod2.keys.BuiltOfKeys`.
 
 
 def build_support_schedule(cfg: CfgNode) -> "SupportSchedule":
-    """The schedule that VIDEO.TEST_SCHEDULE describes; several names joined by "+" make a `Union`.
+    """The schedule that VIDEO.TEST_SCHEDULE describes; several names joined by "+" make a `ScheduleUnion`.
 
     Raises:
         UserError: for an unknown name, a value that its schedule refuses, or a key that is not at its default and that
@@ -31,7 +31,7 @@ def build_support_schedule(cfg: CfgNode) -> "SupportSchedule":
     """
     names = cfg.VIDEO.TEST_SCHEDULE.NAME.split("+")
     parts = build_of_keys(SUPPORT_SCHEDULE_REGISTRY, cfg, SupportSchedule.node, names)
-    return parts[0] if len(parts) == 1 else Union(parts)
+    return parts[0] if len(parts) == 1 else ScheduleUnion(parts)
 
 
 def check_frame(t: int, length: int | None) -> None:
@@ -77,6 +77,7 @@ class SupportSchedule(BuiltOfKeys, ABC):
         Raises:
             ValueError: if it cannot have that; says what it can.
         """
+        # The base class has one lookahead; schedules that can have others override this.
         if frames == self.lookahead:
             return self
         name = type(self).__name__
@@ -90,6 +91,7 @@ class SupportSchedule(BuiltOfKeys, ABC):
         `previous` is the frame that was detected before t in this video (None at the beginning).
         """
         wanted = {support.index for support in self.window(t, length, video)} | {t}
+        # The memory has exactly the window of the frame before and that frame, see `FrameMemory.context`.
         if previous is not None:
             wanted -= {support.index for support in self.window(previous, length, video)} | {previous}
         return sorted(wanted)
@@ -137,6 +139,7 @@ class SlidingWindow(SupportSchedule):
     @classmethod
     def from_config(cls, node: CfgNode) -> "SlidingWindow":
         arguments = cls.arguments(node)
+        # The key is a number, which cannot be None: a negative one stands for the radius.
         if arguments["lookahead"] < 0:
             arguments["lookahead"] = None
         return cls(**arguments)
@@ -148,8 +151,10 @@ class SlidingWindow(SupportSchedule):
         return SlidingWindow(self.radius, frames, self.edge)
 
     def _window(self, t: int, length: int | None, video: str) -> list[Support]:
+        # Without a length the lookahead is 0 (`window` refuses others), and t is the last frame that there is.
         last = t + self.lookahead if length is None else length - 1
         indices: np.ndarray = np.arange(t - self.radius, t + self.lookahead + 1)
+        # Public code of RDN repeats the edge frame, Algorithm 1 of RDN ends the window there.
         if self.edge == "repeat":
             indices = indices.clip(0, last)
         else:
@@ -297,6 +302,7 @@ class RollingGlobal(SupportSchedule):
         return RollingGlobal(self.count, 0, self.orders)
 
     def _window(self, t: int, length: int | None, video: str) -> list[Support]:
+        # No rolling in a live stream: the frames that would come in have not arrived yet.
         if self.lookahead == 0:
             return [Support(index, Role.GLOBAL) for index in sorted(_sample_of_video(video, t + 1, self.count))]
         order = self.orders[video] if video in self.orders else _order_of_video(video, length)
@@ -316,6 +322,7 @@ class RollingGlobal(SupportSchedule):
 @functools.lru_cache(maxsize=16)
 def _order_of_video(video: str, length: int) -> np.ndarray:
     """(length,): all frames, that of the highest priority first. Read-only."""
+    # Read-only, as the cache gives the same array to all who ask.
     order = _ascending(video, np.arange(length, dtype=np.uint64))[::-1]
     order.flags.writeable = False
     return order
@@ -336,16 +343,18 @@ class Keyframes(SupportSchedule):
         return [Support(t - t % self.interval, Role.KEYFRAME)]
 
 
-class Union(SupportSchedule):
+class ScheduleUnion(SupportSchedule):
     """The windows of several schedules, one after the other (MEGA: local and global)."""
 
     def __init__(self, schedules: Sequence[SupportSchedule]) -> None:
         if not schedules:
-            raise ValueError("Union: expected at least one schedule")
+            raise ValueError("ScheduleUnion: expected at least one schedule")
         self.schedules = tuple(schedules)
         reaches = [schedule.lookahead for schedule in schedules]
-        known = [reach for reach in reaches if reach is not None]
-        self.lookahead = max(known) if len(known) == len(reaches) else None
+        bounded = [reach for reach in reaches if reach is not None]
+        # One part that looks at the whole video decides for all.
+        self.lookahead = max(bounded) if len(bounded) == len(reaches) else None
+        # What a frame costs repeats when it does so in all parts.
         self.period = math.lcm(*(schedule.period for schedule in schedules))
 
     def with_lookahead(self, frames: int) -> "SupportSchedule":
@@ -354,7 +363,7 @@ class Union(SupportSchedule):
         for part in self.schedules:
             parts.append(part.with_lookahead(frames if isinstance(part, SlidingWindow) else 0))
         # Without a sliding window the union is causal: then the base class refuses any lookahead but 0.
-        return SupportSchedule.with_lookahead(Union(parts), frames)
+        return SupportSchedule.with_lookahead(ScheduleUnion(parts), frames)
 
     def _window(self, t: int, length: int | None, video: str) -> list[Support]:
         return [support for schedule in self.schedules for support in schedule.window(t, length, video)]

@@ -76,6 +76,7 @@ class RandomNear(TrainingSchedule):
 
     def sample(self, t: int, length: int, rng: np.random.Generator) -> list[Support]:
         check_frame(t, length)
+        # t is among them: RDN draws from [t - T, t + T].
         near = np.arange(max(t - self.radius, 0), min(t + self.radius, length - 1) + 1)
         return _draw(near, self.count, rng, Role.LOCAL)
 
@@ -98,6 +99,7 @@ class RandomVideo(TrainingSchedule):
 
     def sample(self, t: int, length: int, rng: np.random.Generator) -> list[Support]:
         check_frame(t, length)
+        # A still image has no other frame: it repeats itself also without the key frame.
         frames = np.arange(length)
         if not self.include_key and length > 1:
             frames = np.delete(frames, t)
@@ -140,6 +142,7 @@ class RandomBothSides(TrainingSchedule):
         if len(before) and len(after):
             half = self.count // 2
             return [*_draw(before, half, rng, Role.GLOBAL), *_draw(after, half, rng, Role.GLOBAL)]
+        # First or last frame: all supports come from the side that there is.
         others = np.concatenate([before, after]) if length > 1 else np.array([t])
         return _draw(others, self.count, rng, Role.GLOBAL)
 
@@ -190,13 +193,13 @@ class LocalMemoryGlobal(TrainingSchedule):
         check_frame(t, length)
         first = t - self.radius  # of the local window
         near = np.arange(max(first, 0), min(t + self.radius, length - 1) + 1)
+        # As many frames as a window has, before it. At the start of a video there is none: then frame 0.
         past = np.arange(max(first - 2 * self.radius - 1, 0), max(first, 1))
-        return [
-            *([Support(t, Role.LOCAL)] if self.include_key else []),
-            *_draw(near, self.local, rng, Role.LOCAL),
-            *_draw(past, self.memory, rng, Role.MEMORY),
-            *_draw(np.arange(length), self.whole, rng, Role.GLOBAL),
-        ]
+        supports = [Support(t, Role.LOCAL)] if self.include_key else []
+        supports += _draw(near, self.local, rng, Role.LOCAL)
+        supports += _draw(past, self.memory, rng, Role.MEMORY)
+        supports += _draw(np.arange(length), self.whole, rng, Role.GLOBAL)
+        return supports
 
 
 @TRAINING_SCHEDULE_REGISTRY.register()
@@ -268,6 +271,7 @@ class KeyframeTriplet(TrainingSchedule):
     def sample(self, t: int, length: int, rng: np.random.Generator) -> list[Support]:
         check_frame(t, length)
         new, old = self._draw_pair(t, rng)
+        # Only "released" draws a new after t, which may lie beyond the end.
         new = min(max(new, 0), length - 1)
         # A stream has no keyframe before its first one, which public code has wherever its clipping ends.
         is_first = old < 0 if self.form == "stream" else max(old, 0) == new
@@ -282,9 +286,11 @@ class KeyframeTriplet(TrainingSchedule):
             return int(rng.integers(first, last, endpoint=True))
 
         if self.form == "stream":
+            # Clipped before old is drawn: a stream's first keyframe is frame 0, and it has no memory.
             new = max(t - draw(0, interval - 1), 0)
             return new, new - interval + draw(-half, half)
         if self.form == "online":
+            # An interval of 1 has no half: one frame is left to draw.
             return t - draw(1, interval), t - draw(interval + 1, interval + max(half, 1))
         return t + draw(-half, half - 1), t - draw(half + 1, interval)
 
@@ -307,5 +313,6 @@ class WithKey(TrainingSchedule):
 
 
 def _draw(frames: np.ndarray, count: int, rng: np.random.Generator, role: Role) -> list[Support]:
+    # Distinct frames where there are enough of them; a short video repeats some instead of giving fewer.
     drawn = rng.choice(frames, size=count, replace=len(frames) < count)
     return [Support(int(index), role) for index in drawn]

@@ -23,10 +23,10 @@ def side_by_side(images: Sequence[np.ndarray], titles: Sequence[str]) -> np.ndar
         >>> side_by_side([image, image], ["single", "video"]).shape[1::-1] == side_by_side_size((64, 48), 2)
         True
     """
-    return np.concatenate([_titled(image, title) for image, title in zip(images, titles, strict=True)], axis=1)
+    return np.concatenate([_add_title(image, title) for image, title in zip(images, titles, strict=True)], axis=1)
 
 
-def _titled(image: np.ndarray, title: str) -> np.ndarray:
+def _add_title(image: np.ndarray, title: str) -> np.ndarray:
     height, width = image.shape[:2]
     bar = np.full((_bar_height(height), width, 3), _GROUND, np.uint8)
     scale = 0.5 * len(bar) / 22  # letters of half the bar's height; those of scale 1 have 22 pixels

@@ -54,8 +54,10 @@ def draw_instances(
     tracks = instances.track_ids.tolist() if instances.has("track_ids") else [-1] * len(instances)
     for i in np.argsort(scores, kind="stable"):  # the surest comes last and lies on top
         if scores[i] >= threshold:
-            text = f"{class_name(labels[i], class_names)} {f'{scores[i]:.2f}'.lstrip('0')}"
-            text += f" #{tracks[i]}" if tracks[i] >= 0 else ""
+            score = f"{scores[i]:.2f}".lstrip("0")
+            text = f"{class_name(labels[i], class_names)} {score}"
+            if tracks[i] >= 0:
+                text += f" #{tracks[i]}"
             draw_box(canvas, boxes[i], text, class_color(labels[i]))
     return canvas
 
@@ -79,6 +81,7 @@ def draw_box(canvas: np.ndarray, box: np.ndarray, text: str, color: tuple[int, i
     left = max(0, min(x1 - line // 2, width - tag_width))
     top = y1 - tag_height if y1 >= tag_height else y1  # above the box, or inside it at the top of the image
     cv2.rectangle(canvas, (left, top), (left + tag_width, top + tag_height), color, cv2.FILLED)
+    # The luma of BGR (ITU-R BT.601): letters are black on bright colours.
     bright = 0.114 * color[0] + 0.587 * color[1] + 0.299 * color[2] > 140
     origin = (left + pad, top + text_height + pad // 2)
     cv2.putText(canvas, text, origin, _FONT, scale, (0, 0, 0) if bright else (255, 255, 255), weight, cv2.LINE_AA)

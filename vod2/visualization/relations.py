@@ -36,9 +36,9 @@ def draw_relations(
         320
     """
     width = _COLUMNS * side
-    key = cv2.resize(_marked(image, box), (width, max(1, round(image.shape[0] * width / image.shape[1]))))
+    key = cv2.resize(_mark_box(image, box), (width, max(1, round(image.shape[0] * width / image.shape[1]))))
     rows = [side_by_side([key], [title])]
-    tiles = [(tile(shown, place, side), name) for shown, place, name in supports]
+    tiles = [(tile(frame, frame_box, side), name) for frame, frame_box, name in supports]
     for start in range(0, len(tiles), _COLUMNS):
         row = tiles[start : start + _COLUMNS]
         row += [(np.zeros((side, side, 3), np.uint8), "")] * (_COLUMNS - len(row))
@@ -49,6 +49,7 @@ def draw_relations(
 def tile(image: np.ndarray, box: Sequence[float], side: int) -> np.ndarray:
     """The surroundings of a box, with the box marked: (side, side, 3); what lies outside of the image is black."""
     x1, y1, x2, y2 = box
+    # The surroundings of a box of a few pixels would show nothing else: at least 8 pixels.
     reach = max(_CONTEXT * max(x2 - x1, y2 - y1), 8.0)
     scale = side / reach
     shift = np.array(
@@ -56,10 +57,10 @@ def tile(image: np.ndarray, box: Sequence[float], side: int) -> np.ndarray:
     )
     cut = cv2.warpAffine(image, shift, (side, side), flags=cv2.INTER_LINEAR)
     corners = np.array([[x1, y1, 1], [x2, y2, 1]], np.float64) @ shift.T
-    return _marked(cut, corners.ravel().tolist())
+    return _mark_box(cut, corners.ravel().tolist())
 
 
-def _marked(image: np.ndarray, box: Sequence[float]) -> np.ndarray:
+def _mark_box(image: np.ndarray, box: Sequence[float]) -> np.ndarray:
     canvas = np.ascontiguousarray(image).copy()
     x1, y1, x2, y2 = (round(value) for value in box)
     cv2.rectangle(canvas, (x1, y1), (x2, y2), _MARK, max(1, round(min(canvas.shape[:2]) / 150)))

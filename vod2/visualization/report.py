@@ -39,11 +39,11 @@ class ReportWriter:
     Example:
         >>> import tempfile, torch
         >>> from vod2.d2 import Boxes
-        >>> found = Instances((32, 32), pred_boxes=Boxes(torch.tensor([[4.0, 4.0, 20.0, 20.0]])))
-        >>> found.scores, found.pred_classes = torch.tensor([0.9]), torch.tensor([0])
+        >>> instances = Instances((32, 32), pred_boxes=Boxes(torch.tensor([[4.0, 4.0, 20.0, 20.0]])))
+        >>> instances.scores, instances.pred_classes = torch.tensor([0.9]), torch.tensor([0])
         >>> page = Path(tempfile.mkdtemp()) / "report.html"
         >>> with ReportWriter(page, fps=25, class_names=["fox"]) as report:
-        ...     report.write(np.zeros((32, 32, 3), np.uint8), found)
+        ...     report.write(np.zeros((32, 32, 3), np.uint8), instances)
         >>> "fox" in page.read_text(encoding="utf-8")
         True
     """
@@ -71,7 +71,7 @@ class ReportWriter:
             raise ValueError(f"fps={fps}: expected a positive number of frames per second")
         self.path, self.fps, self.note = Path(path), fps, ""
         self._class_names, self._threshold, self._title = class_names, threshold, title
-        self._found: dict[int, Instances] = {}
+        self._detections: dict[int, Instances] = {}
         self._baseline: dict[int, Instances] = {}
         self._compared = False
         self._gaps: list[int] = []
@@ -95,9 +95,9 @@ class ReportWriter:
                 they are known. Those below a score of `LEAST_SCORE` are left out.
             after_gap: the video lacks some frames before this one, which is marked.
         """
-        for kept, instances in ((self._found, detections), (self._baseline, baseline)):
+        for frames, instances in ((self._detections, detections), (self._baseline, baseline)):
             if instances is not None:
-                kept[self._video.count] = instances[instances.scores >= LEAST_SCORE]
+                frames[self._video.count] = instances[instances.scores >= LEAST_SCORE]
         self._compared |= baseline is not None
         if after_gap:
             self._gaps.append(self._video.count)
@@ -107,12 +107,13 @@ class ReportWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         interrupted = kind is not None and issubclass(kind, KeyboardInterrupt)
+        # After Ctrl-C the page shows what there is; after an error it would look complete without being so.
         if kind is None or (interrupted and self._video.count):
             self._write_page()
 
     def _write_page(self) -> None:
         video = self._video.finish()
-        data = _page_data(video, build_tracks(self._found, self._baseline), self._class_names)
+        data = _page_data(video, build_tracks(self._detections, self._baseline), self._class_names)
         data |= {"fps": float(self.fps), "threshold": self._threshold, "gaps": self._gaps, "compared": self._compared}
         parts = {
             "title": html.escape(self._title),
@@ -163,11 +164,13 @@ def write_report(
     with ReportWriter(path, fps, class_names, threshold, title or "Detections") as report:
         count = 0
         for count, frame in enumerate(images, 1):
-            other = None if baseline is None else baseline.get(count - 1)
+            frame_baseline = None if baseline is None else baseline.get(count - 1)
+            # The reader notes gaps as it comes to them, so only the latest can be right before this frame.
             after_gap = reader is not None and any(gap.frame == count - 1 for gap in reader.gaps[-1:])
-            report.write(frame, detections.get(count - 1), other, after_gap)
+            report.write(frame, detections.get(count - 1), frame_baseline, after_gap)
         for name, frames in (("detections", detections), ("baseline", baseline or {})):
             outside = [frame for frame in frames if not 0 <= frame < count]
+            # That a video has no frame at all is what leaving the block reports.
             if count and outside:
                 raise ValueError(f"{name} of frame {outside[0]}: the video has frames 0 to {count - 1}")
         if reader is not None and reader.status is not None:
@@ -184,8 +187,8 @@ def _page_data(video: EmbeddedVideo, tracks: Sequence[Track], class_names: Seque
             {
                 "label": track.label,
                 "name": track.name,
-                "found": _plain(track.found),
-                "baseline": _plain(track.baseline),
+                "found": _curve_data(track.found),
+                "baseline": _curve_data(track.baseline),
             }
         )
     return {
@@ -199,10 +202,11 @@ def _page_data(video: EmbeddedVideo, tracks: Sequence[Track], class_names: Seque
     }
 
 
-def _plain(curve: Curve) -> dict:
+def _curve_data(curve: Curve) -> dict:
     """Three digits of a score and a tenth of a pixel are more than a screen shows."""
     boxes = []
     for box in curve.boxes:
+        # Rounded: the numbers of all boxes make up most of the page beside the video.
         boxes.append([round(side, 1) for side in box])
     scores = [round(score, 3) for score in curve.scores]
     return {"frames": curve.frames, "boxes": boxes, "scores": scores}

@@ -62,17 +62,17 @@ def build_tracks(detections: Mapping[int, Instances], baseline: Mapping[int, Ins
     for frame in sorted(detections):
         in_frame = _detections(detections[frame])
         # What has no track id is chained to one by its overlap.
-        free = [detection for detection in in_frame if detection.identity < 0]
-        placed = list(zip(chains.take(frame, free), free, strict=True))
+        without_id = [detection for detection in in_frame if detection.identity < 0]
+        assigned = list(zip(chains.take(frame, without_id), without_id, strict=True))
         for detection in in_frame:
             if detection.identity >= 0:
                 track = named.setdefault(detection.identity, Track(detection.label, str(detection.identity)))
-                placed.append((track, detection))
-        for track, detection in placed:
+                assigned.append((track, detection))
+        for track, detection in assigned:
             track.found.append(frame, detection.box, detection.score)
             owners.setdefault(frame, []).append((track, len(track.found.frames) - 1))
-    tracks = _numbered(chains.tracks, taken=named) + list(named.values())
-    tracks += _numbered(_add_baseline(owners, baseline or {}), taken=named, start=len(chains.tracks))
+    tracks = _number_tracks(chains.tracks, named=named) + list(named.values())
+    tracks += _number_tracks(_add_baseline(owners, baseline or {}), named=named, start=len(chains.tracks))
     return sorted(tracks, key=lambda track: -sum(track.found.scores) - sum(track.baseline.scores))
 
 
@@ -94,8 +94,9 @@ def _detections(instances: Instances) -> list[_Detection]:
     return sorted(detections, key=lambda detection: -detection.score)
 
 
-def _numbered(tracks: list[Track], taken: Mapping[int, Track], start: int = 0) -> list[Track]:
-    offset = max(taken, default=0) + start
+def _number_tracks(tracks: list[Track], named: Mapping[int, Track], start: int = 0) -> list[Track]:
+    # Above all track ids, so that no two objects get one name.
+    offset = max(named, default=0) + start
     for number, track in enumerate(tracks, 1):
         track.name = str(offset + number)
     return tracks
@@ -106,17 +107,17 @@ def _add_baseline(owners: dict, baseline: Mapping[int, Instances]) -> list[Track
     chains = _Chains()
     for frame in sorted(baseline):
         in_frame = _detections(baseline[frame])
-        here = owners.get(frame, [])
-        boxes_here = [(track.found.boxes[place], track.label) for track, place in here]
-        partners = _match(boxes_here, [(detection.box, detection.label) for detection in in_frame], _SAME_IOU)
-        free = []
+        candidates = owners.get(frame, [])
+        candidate_boxes = [(track.found.boxes[place], track.label) for track, place in candidates]
+        partners = _match(candidate_boxes, [(detection.box, detection.label) for detection in in_frame], _SAME_IOU)
+        without_partner = []
         for detection, partner in zip(in_frame, partners, strict=True):
             if partner is None:
-                free.append(detection)
+                without_partner.append(detection)
             else:
-                track, _ = here[partner]
+                track, _ = candidates[partner]
                 track.baseline.append(frame, detection.box, detection.score)
-        for track, detection in zip(chains.take(frame, free), free, strict=True):
+        for track, detection in zip(chains.take(frame, without_partner), without_partner, strict=True):
             track.baseline.append(frame, detection.box, detection.score)
     return chains.tracks
 
@@ -130,6 +131,7 @@ class _Chains:
 
     def take(self, frame: int, detections: Sequence[_Detection]) -> list[Track]:
         """The track of each detection, an open one or a new one."""
+        # + 1: consecutive frames differ by 1, with none missing between them.
         self._latest = [entry for entry in self._latest if frame - entry[0] <= _PATIENCE + 1]
         latest_boxes = [(box, track.label) for _, box, track in self._latest]
         partners = _match(latest_boxes, [(detection.box, detection.label) for detection in detections], _CHAIN_IOU)
@@ -168,5 +170,6 @@ def _match(old: list[tuple[list[float], int]], new: list[tuple[list[float], int]
 
 
 def _iou(first: list[list[float]], second: list[list[float]]) -> np.ndarray:
-    boxes, others = torch.tensor(first, dtype=torch.float64), torch.tensor(second, dtype=torch.float64)
-    return box_iou(boxes, others).numpy()
+    # float64 as in the evaluation: the same pairs whatever precision the detector has.
+    first_boxes, second_boxes = torch.tensor(first, dtype=torch.float64), torch.tensor(second, dtype=torch.float64)
+    return box_iou(first_boxes, second_boxes).numpy()

@@ -44,9 +44,9 @@ class Trails:
             (H, W, 3) uint8 BGR, a new array.
         """
         canvas = np.ascontiguousarray(image).copy()
-        seen = self._extend(instances) if instances.has("track_ids") else []
+        current = self._extend(instances) if instances.has("track_ids") else []
         line = max(1, round(min(canvas.shape[:2]) / 300))
-        for track in seen:
+        for track in current:
             points = np.array([point[1:] for point in self._tracks[track]], dtype=np.int32)
             cv2.polylines(canvas, [points], isClosed=False, color=self._colors[track], thickness=line)
         self._forget()
@@ -59,10 +59,12 @@ class Trails:
             if track >= 0:
                 self._tracks.setdefault(track, deque()).append((self._frame, x, y))
                 self._colors[track] = class_color(label)
+        # By number, so that of two trails the same one always lies on top.
         return sorted({track for track in tracks if track >= 0})
 
     def _forget(self) -> None:
         self._frame += 1
+        # A list, because tracks are deleted on the way.
         for track, points in list(self._tracks.items()):
             while points and points[0][0] <= self._frame - self.length:
                 points.popleft()

@@ -7,7 +7,7 @@ import pytest
 from helpers.loaders import forget, loader_config
 from vod2.d2 import DatasetCatalog
 from vod2.data import build_video_test_loader
-from vod2.data.clips.contexts import fitted, foreign_videos, there_and_back
+from vod2.data.clips.contexts import fit_to_size, foreign_videos, there_and_back
 from vod2.errors import UserError
 
 NAME = "context_test"
@@ -123,7 +123,7 @@ def test_fitted_images_are_the_middle_of_the_image(size, channels):
     """The image is black at its left and right ends and as bright in the middle: what is cut off is symmetric."""
     ramp = np.minimum(np.arange(60), np.arange(60)[::-1]) * 8
     image = np.broadcast_to(ramp[None, :, None], (32, 60, channels)).astype(np.uint8)
-    out = fitted(image, size)
+    out = fit_to_size(image, size)
     assert out.shape == (*size, channels) and out.dtype == np.uint8
     np.testing.assert_allclose(out.astype(int), out[:, ::-1].astype(int), atol=40)
     assert abs(int(out[:, size[1] // 2].mean()) - 8 * 29) < 70
@@ -131,4 +131,4 @@ def test_fitted_images_are_the_middle_of_the_image(size, channels):
 
 def test_an_image_of_the_right_size_is_not_touched():
     image = np.random.default_rng(0).integers(0, 256, (8, 12, 3), np.uint8)
-    assert fitted(image, (8, 12)) is image
+    assert fit_to_size(image, (8, 12)) is image

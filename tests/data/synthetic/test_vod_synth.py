@@ -29,7 +29,7 @@ from vod2.data.synthetic.vod_synth import (
     write_vod_synth,
 )
 from vod2.data.synthetic.vod_synth import deterioration as bad
-from vod2.data.synthetic.vod_synth.drawing import UNIT, Patch, Pose, average, covered, draw_mask, fill
+from vod2.data.synthetic.vod_synth.drawing import UNIT, Patch, Pose, average, covered_pixels, draw_mask, fill
 from vod2.data.synthetic.vod_synth.look import draw_look, draw_object_look
 from vod2.data.synthetic.vod_synth.paths import Path as WorldPath
 from vod2.data.synthetic.vod_synth.picture import contact_sheet
@@ -130,7 +130,7 @@ def _painted(category, kinds, blotches=True):
     pose, patch = Pose(middle, middle, 30 * UNIT, 0.0, bad.squeeze(kinds.get("rare_pose", 0))), Patch(0, 0, 81)
     mask, still = draw_mask(look.shape, pose, patch), np.zeros(1, np.int64)
     thing = scene.Thing(category, look, WorldPath(still, still, still, still), [kinds], range(1))
-    return scene._paint(scene._Seen(thing, pose, patch, mask, covered(mask), (30, 40), kinds))
+    return scene._paint(scene._View(thing, pose, patch, mask, covered_pixels(mask), (30, 40), kinds))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -270,11 +270,11 @@ def test_the_hidden_share_counts_the_pixels_of_what_is_in_front():
     front[:, 20:] = 1  # something covers the right half of the frame
     pixels = np.zeros((20, 20), bool)
     pixels[5:15, 5:15] = True  # 100 pixels, columns 15 to 24 of the frame: five columns are hidden
-    item = scene._Seen(None, None, Patch(10, 10, 20), None, pixels, (0, 0), {})
-    assert scene._hidden(item, 0, front) == (0.5, 0.5)
+    item = scene._View(None, None, Patch(10, 10, 20), None, pixels, (0, 0), {})
+    assert scene._hidden_and_visible(item, 0, front) == (0.5, 0.5)
     # Columns -5 to 4: half is outside of the frame, nothing is hidden of what is inside.
-    outside = scene._Seen(None, None, Patch(-10, 10, 20), None, pixels, (0, 0), {})
-    assert scene._hidden(outside, 0, front) == (0.0, 0.5)
+    outside = scene._View(None, None, Patch(-10, 10, 20), None, pixels, (0, 0), {})
+    assert scene._hidden_and_visible(outside, 0, front) == (0.0, 0.5)
 
 
 def test_distractors_are_drawn_and_not_annotated(monkeypatch):

@@ -46,6 +46,7 @@ def get_detection_dataset_dicts(names, filter_empty=True, check_consistency=True
     has_instances = "annotations" in dicts[0]
     if filter_empty and has_instances:
         total = len(dicts)
+        # Crowds are not trained on: an image with nothing else has no target
         dicts = [d for d in dicts if any(ann.get("iscrowd", 0) == 0 for ann in d["annotations"])]
         _logger.info("Removed %d images with no usable annotations. %d images left.", total - len(dicts), len(dicts))
     if not dicts:
@@ -64,6 +65,7 @@ def _log_class_histogram(dicts, class_names):
         for ann in d["annotations"]:
             if ann.get("iscrowd", 0):
                 continue
+            # Unchecked, it would be taken for background, or fail on a GPU without naming the image or the class
             if not 0 <= ann["category_id"] < len(class_names):
                 raise ValueError(
                     f"{d.get('file_name')}: category_id {ann['category_id']} is outside of the "
@@ -137,6 +139,7 @@ def build_detection_train_loader(
     batch_size = total_batch_size // world_size
     dataset, sampler = _mapped(dataset, mapper, sampler, TrainingSampler)
     if not isinstance(dataset, torchdata.IterableDataset):
+        # Each worker reads whole batches, so that without grouping they do not depend on the number of workers
         dataset = ToIterableDataset(dataset, sampler, shard_chunk_size=batch_size)
     elif sampler is not None:
         raise ValueError(f"an iterable dataset takes no sampler, got {sampler}")
@@ -153,6 +156,7 @@ def build_detection_train_loader(
 def _test_loader_from_config(cfg, dataset_name, mapper=None):
     check_supported(cfg, {"MODEL.LOAD_PROPOSALS": False})
     return {
+        # Detections in an image without annotations are false positives and have to count
         "dataset": get_detection_dataset_dicts(dataset_name, filter_empty=False),
         "mapper": DatasetMapper(cfg, False) if mapper is None else mapper,
         "num_workers": cfg.DATALOADER.NUM_WORKERS,
@@ -193,4 +197,5 @@ def _as_list(batch):
 
 def _seed_worker(worker_id):
     """Seeds Python, NumPy and torch in a worker process from the loader's seed, each worker differently."""
+    # Detectron2's formula: with one seed its workers draw the same augmentations
     seed_all_rng(torch.initial_seed() % 2**31 + worker_id)

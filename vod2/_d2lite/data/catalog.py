@@ -5,8 +5,6 @@ from collections import UserDict
 
 
 class _Catalog(UserDict):
-    __hash__ = object.__hash__
-
     def list(self):
         """All names."""
         return list(self)
@@ -34,8 +32,8 @@ class _DatasetCatalog(_Catalog):
     def get(self, name):  # type: ignore[override]  # as Detectron2's catalogs
         """Calls the registered function and returns the dataset. Raises KeyError, naming the known datasets."""
         if name not in self:
-            known = ", ".join(sorted(self)) or "none"
-            raise KeyError(f"Dataset '{name}' is not registered! Available datasets are: {known}")
+            available = ", ".join(sorted(self)) or "none"
+            raise KeyError(f"Dataset '{name}' is not registered! Available datasets are: {available}")
         return self[name]()
 
 
@@ -50,6 +48,7 @@ class Metadata(types.SimpleNamespace):
         ['cat']
     """
 
+    # A default, for the messages of a Metadata() that belongs to no dataset
     name: str = "N/A"
 
     def __getattr__(self, key):
@@ -59,6 +58,7 @@ class Metadata(types.SimpleNamespace):
         )
 
     def __setattr__(self, key, value):
+        # Overwriting would silently give a dataset the classes of another
         old = self.__dict__.get(key, value)
         if key in self.__dict__ and old != value:
             raise AssertionError(
@@ -89,6 +89,7 @@ class _MetadataCatalog(_Catalog):
         """The metadata of `name`; created empty, with only its name, on the first call."""
         if not name:
             raise AssertionError(f"expected the name of a dataset, got {name!r}")
+        # Scripts may set metadata before or after they register the dataset
         return self.setdefault(name, Metadata(name=name))
 
 

@@ -1,7 +1,6 @@
 """Wrappers of datasets."""
 
 import copy
-import itertools
 import pickle
 import random
 
@@ -66,6 +65,7 @@ class MapDataset(torchdata.Dataset):
         self._rng = random.Random(42)
         self._candidates = set(range(len(dataset)))
 
+    # pickle, used for spawned workers, would call __new__ without arguments
     def __getnewargs__(self):
         return self._dataset, self._map_func
 
@@ -73,12 +73,15 @@ class MapDataset(torchdata.Dataset):
         return len(self._dataset)
 
     def __getitem__(self, idx):
+        # Some samplers yield tensors, which a set of integers never contains
         idx = int(idx)
         for _ in range(_MAX_REJECTED):
             data = self._map_func(self._dataset[idx])
             if data is not None:
+                # A random mapper may accept an item that it has rejected before
                 self._candidates.add(idx)
                 return data
+            # Not tried again, so that a mapper that rejects everything ends in an error
             self._candidates.discard(idx)
             if not self._candidates:
                 break
@@ -120,8 +123,11 @@ class ToIterableDataset(torchdata.IterableDataset):
         worker = torchdata.get_worker_info()
         indices = iter(self.sampler)
         if worker is not None:
-            turn = itertools.count()
-            indices = (i for i in indices if next(turn) // self.shard_chunk_size % worker.num_workers == worker.id)
+            indices = (
+                index
+                for place, index in enumerate(indices)
+                if place // self.shard_chunk_size % worker.num_workers == worker.id
+            )
         for idx in indices:
             yield self.dataset[idx]
 
@@ -139,5 +145,6 @@ class AspectRatioGroupedDataset(torchdata.IterableDataset):
             group = groups[item["width"] > item["height"]]
             group.append(item)
             if len(group) == self.batch_size:
+                # A copy, because the list is reused
                 yield group[:]
                 group.clear()

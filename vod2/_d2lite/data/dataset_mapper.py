@@ -37,20 +37,24 @@ class DatasetMapper:
     def from_config(cls, cfg, is_train=True):
         augmentations = utils.build_augmentation(cfg, is_train)
         if cfg.INPUT.CROP.ENABLED and is_train:
+            # Before the resize: absolute crop sizes are pixels of the original image
             augmentations.insert(0, T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
         return {"is_train": is_train, "augmentations": augmentations, "image_format": cfg.INPUT.FORMAT}
 
     def __call__(self, dataset_dict):
+        # Annotations are changed in place below, and an unserialized dataset hands out its own dicts
         dataset_dict = copy.deepcopy(dataset_dict)
         aug_input = T.AugInput(utils.read_image(dataset_dict["file_name"], format=self.image_format))
         utils.check_image_size(dataset_dict, aug_input.image)
         transforms = self.augmentations(aug_input)
         image = aug_input.image
+        # A BGR image is a view with negative strides, which torch does not support
         dataset_dict["image"] = torch.as_tensor(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        # In inference, too: the model must not see them
         annotations = dataset_dict.pop("annotations", None)
         if self.is_train and annotations is not None:
-            kept = [ann for ann in annotations if ann.get("iscrowd", 0) == 0]
-            kept = [utils.transform_instance_annotations(ann, transforms, image.shape[:2]) for ann in kept]
-            instances = utils.annotations_to_instances(kept, image.shape[:2])
+            annos = [ann for ann in annotations if ann.get("iscrowd", 0) == 0]
+            annos = [utils.transform_instance_annotations(ann, transforms, image.shape[:2]) for ann in annos]
+            instances = utils.annotations_to_instances(annos, image.shape[:2])
             dataset_dict["instances"] = utils.filter_empty_instances(instances)
         return dataset_dict

@@ -34,11 +34,13 @@ def load_coco_json(json_file, image_root, dataset_name=None, extra_annotation_ke
     Raises:
         ValueError: an annotation belongs to no category of the file, has no box of four numbers, or is marked "ignore".
     """
+    # pycocotools prints its progress
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO(PathManager.get_local_path(os.fspath(json_file)))
     categories = coco.loadCats(sorted(coco.getCatIds()))
     id_map = {c["id"]: c["id"] for c in categories}
     if dataset_name is not None:
+        # By id, so that class numbers do not depend on the order in the file
         id_map = {c["id"]: i for i, c in enumerate(categories)}
         MetadataCatalog.get(dataset_name).set(
             thing_classes=[c["name"] for c in categories], thing_dataset_id_to_contiguous_id=id_map
@@ -60,6 +62,7 @@ def _load_annotation(annotation, keys, id_map, json_file):
     result = {key: annotation[key] for key in keys if key in annotation}
     if len(result.get("bbox", ())) != 4:
         raise ValueError(f"{where}: expected a bbox [x, y, width, height], got {result.get('bbox')}")
+    # COCOeval overwrites "ignore" with "iscrowd", so the annotation would count as an ordinary object
     if annotation.get("ignore", 0):
         raise ValueError(f"{where}: 'ignore' is not supported; remove the annotation, or mark it 'iscrowd'")
     if result["category_id"] not in id_map:
@@ -76,6 +79,7 @@ def register_coco_instances(name, metadata, json_file, image_root):
         json_file: path of the annotations.
         image_root: folder of the images.
     """
+    # Loaded on first use: scripts register datasets that this machine may not have
     DatasetCatalog.register(name, lambda: load_coco_json(json_file, image_root, name))
     MetadataCatalog.get(name).set(json_file=json_file, image_root=image_root, evaluator_type="coco", **metadata)
 
@@ -105,7 +109,9 @@ def _to_coco_dict(dataset_name):
                 {
                     "id": len(annotations) + 1,  # pycocotools takes the id 0 for "not matched"
                     "image_id": image_id,
+                    # To a thousandth of a pixel, as Detectron2 writes it
                     "bbox": [round(float(x), 3) for x in bbox],
+                    # COCOeval decides by this, not by the box, what is small, medium and large
                     "area": float(bbox[2] * bbox[3]),
                     "iscrowd": int(annotation.get("iscrowd", 0)),
                     "category_id": to_dataset_id.get(category, category),

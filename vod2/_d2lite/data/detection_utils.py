@@ -31,10 +31,12 @@ def read_image(file_name, format=None):
         try:
             upright = ImageOps.exif_transpose(Image.open(f))
             image = np.asarray(upright if format is None else upright.convert("RGB" if format == "BGR" else format))
+        # PIL raises a SyntaxError for a broken PNG
         except (OSError, SyntaxError, ValueError) as error:
             raise OSError(f"cannot read the image {file_name} as {format or 'it is'}: {error}") from error
     if format == "BGR":
         return image[:, :, ::-1]
+    # PIL gives gray images without a channel axis
     return image[:, :, None] if format == "L" else image
 
 
@@ -75,10 +77,12 @@ def transform_instance_annotations(annotation, transforms, image_size):
     if isinstance(transforms, (tuple, list)):
         transforms = T.TransformList(transforms)
     box = BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS)
+    # A box outside the crop becomes empty here; `filter_empty_instances` then drops it
     box = transforms.apply_box(np.array([box]))[0].clip(min=0)
     height, width = image_size
     annotation["bbox"] = np.minimum(box, [width, height, width, height])
     annotation["bbox_mode"] = BoxMode.XYXY_ABS
+    # They would no longer fit the transformed image
     for key in ("segmentation", "keypoints"):
         annotation.pop(key, None)
     return annotation

@@ -15,6 +15,7 @@ class _InfiniteSampler(Sampler):
 
     def __init__(self, shuffle, seed):
         self._shuffle = shuffle
+        # The same in all processes: each takes its share of one common order
         self._seed = int(comm.shared_random_seed() if seed is None else seed)
         self._rank = comm.get_rank()
         self._world_size = comm.get_world_size()
@@ -27,6 +28,7 @@ class _InfiniteSampler(Sampler):
         yield from itertools.islice(self._all_indices(), self._rank, None, self._world_size)
 
     def _all_indices(self):
+        # Its own generator, so that other random draws in this process do not change the order
         generator = torch.Generator().manual_seed(self._seed)
         while True:
             indices = self._epoch(generator)
@@ -96,6 +98,7 @@ class InferenceSampler(Sampler):
     """Each of `size` items exactly once over all processes: contiguous shards, the first ones longer by one."""
 
     def __init__(self, size):
+        # Contiguous, so that results gathered by rank are in the order of the dataset
         share, rest = divmod(size, comm.get_world_size())
         rank = comm.get_rank()
         begin = rank * share + min(rank, rest)

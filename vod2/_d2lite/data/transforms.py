@@ -22,6 +22,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 _TORCH_MODES: dict[Image.Resampling, dict[str, Any]] = {
+    # F.interpolate refuses align_corners for this one
     Image.Resampling.NEAREST: {"mode": "nearest"},
     Image.Resampling.BILINEAR: {"mode": "bilinear", "align_corners": False},
     Image.Resampling.BICUBIC: {"mode": "bicubic", "align_corners": False},
@@ -51,8 +52,10 @@ class ResizeTransform(Transform):
             raise ValueError(f"expected an image of ({self.h}, {self.w}) or ({self.h}, {self.w}, C), got {img.shape}")
         interp = Image.Resampling(self.interp if interp is None else interp)
         shape = self.new_h, self.new_w, *img.shape[2:]
+        # A flipped or BGR image has negative strides, which torch does not support
         img = np.ascontiguousarray(img)
         if img.dtype == np.uint8:
+            # PIL does not take (h, w, 1)
             pil = Image.fromarray(img[:, :, 0] if img.shape[2:] == (1,) else img)
             return np.asarray(pil.resize((self.new_w, self.new_h), interp)).reshape(shape)
         pixels = torch.from_numpy(img).view(self.h, self.w, -1).permute(2, 0, 1)[None]  # (1, C, h, w)
@@ -78,7 +81,7 @@ class Augmentation:
     """A (usually random) policy that gives a `Transform`.
 
     A subclass defines `get_transform` with positional arguments named like attributes of the input it needs (`image`,
-    `boxes`, `sem_seg`, or others that the caller's own input class has). A single argument, of any name, is the image.
+    `boxes`, or others that the caller's own input class has). A single argument, of any name, is the image.
     """
 
     def get_transform(self, *args):
@@ -130,25 +133,17 @@ class AugInput:
     Args:
         image: (H, W) or (H, W, C) array, uint8 in [0, 255] or floating point.
         boxes: (N, 4) array, XYXY_ABS.
-        sem_seg: (H, W) array of labels.
     """
 
-    def __init__(self, image, *, boxes=None, sem_seg=None):
+    def __init__(self, image, *, boxes=None):
         self.image = image
         self.boxes = boxes
-        self.sem_seg = sem_seg
 
     def transform(self, tfm):
         """Applies a transform to all attributes, in place."""
         self.image = tfm.apply_image(self.image)
         if self.boxes is not None:
             self.boxes = tfm.apply_box(self.boxes)
-        if self.sem_seg is not None:
-            self.sem_seg = tfm.apply_segmentation(self.sem_seg)
-
-    def apply_augmentations(self, augmentations):
-        """Applies a list of augmentations in place and returns the `TransformList` of what was drawn."""
-        return AugmentationList(augmentations)(self)
 
 
 class RandomApply(Augmentation):
@@ -219,6 +214,7 @@ class ResizeShortestEdge(Augmentation):
         height, width = image.shape[:2]
         if self.sample_style == "range":
             least, greatest = self.short_edge_length
+            # randint excludes its upper end
             size = np.random.randint(least, greatest + 1)
         else:
             size = np.random.choice(self.short_edge_length)
@@ -258,6 +254,7 @@ class RandomCrop(Augmentation):
     def get_transform(self, image):
         height, width = image.shape[:2]
         crop_height, crop_width = self.get_crop_size((height, width))
+        # Top before left, as Detectron2 draws them: the same seed gives the same crop
         top = np.random.randint(height - crop_height + 1)
         left = np.random.randint(width - crop_width + 1)
         return CropTransform(left, top, crop_width, crop_height)
@@ -271,6 +268,7 @@ class RandomCrop(Augmentation):
         if self.crop_type == "absolute_range":
             crop_height = np.random.randint(min(height, first), min(height, second) + 1)
             return crop_height, np.random.randint(min(width, first), min(width, second) + 1)
+        # float32 as in Detectron2: float64 would round a few sizes differently
         fraction: np.ndarray = np.asarray(self.crop_size, dtype=np.float32)
         if self.crop_type == "relative_range":
             fraction = fraction + np.random.rand(2) * (1 - fraction)
@@ -311,4 +309,5 @@ class RandomSaturation(_RandomBlend):
     """Blends an RGB image with its grey: an intensity below 1 makes it greyer, above 1 more colourful."""
 
     def _dull(self, image):
+        # Luma weights of R, G and B (BT.601); like Detectron2, it takes every image for RGB
         return image.dot([0.299, 0.587, 0.114])[:, :, None]

@@ -64,6 +64,7 @@ class DefaultAnchorGenerator(nn.Module):
         size = torch.tensor(sizes, dtype=torch.float64)[:, None]
         ratio = torch.tensor(aspect_ratios, dtype=torch.float64)
         width, height = size / ratio.sqrt() / 2, size * ratio.sqrt() / 2  # halves; (sizes, ratios)
+        # Checkpoints depend on this order: the output channels of the RPN follow it
         return torch.stack((-width, -height, width, height), dim=-1).view(-1, 4)
 
     def forward(self, features: list[Tensor]) -> list[Boxes]:
@@ -72,11 +73,12 @@ class DefaultAnchorGenerator(nn.Module):
         return [Boxes(self._level(feature, stride, cell)) for feature, stride, cell in levels]
 
     def _level(self, feature: Tensor, stride: int, cell: Tensor) -> Tensor:
-        kind: dict[str, Any] = {"dtype": torch.promote_types(feature.dtype, torch.float32), "device": feature.device}
-        rows, columns = ((torch.arange(side, **kind) + self.offset) * stride for side in feature.shape[-2:])
-        y, x = torch.meshgrid(rows, columns, indexing="ij")
+        # Half precision cannot represent all pixel coordinates
+        options: dict[str, Any] = {"dtype": torch.promote_types(feature.dtype, torch.float32), "device": feature.device}
+        shifts_y, shifts_x = ((torch.arange(side, **options) + self.offset) * stride for side in feature.shape[-2:])
+        y, x = torch.meshgrid(shifts_y, shifts_x, indexing="ij")
         shifts = torch.stack((x, y, x, y), dim=-1).view(-1, 1, 4)  # (H * W, 1, 4)
-        return (shifts + cell.to(**kind)).reshape(-1, 4)
+        return (shifts + cell.to(**options)).reshape(-1, 4)
 
 
 def _per_level(values, num_levels: int, name: str) -> list:

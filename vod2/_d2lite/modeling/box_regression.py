@@ -42,6 +42,7 @@ class Box2BoxTransform:
         center, size = _center_and_size(boxes.to(deltas.dtype)[:, None])  # (N, 1, 2)
         per_box = deltas.reshape(deltas.shape[0], deltas.shape[1] // 4, 4) / deltas.new_tensor(self.weights)
         new_center = per_box[..., :2] * size + center
+        # Early in training, exp() of a prediction may be infinite
         half = torch.exp(per_box[..., 2:].clamp(max=self.scale_clamp)) * size / 2
         return torch.cat((new_center - half, new_center + half), dim=-1).reshape(deltas.shape)
 

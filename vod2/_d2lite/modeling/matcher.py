@@ -34,6 +34,7 @@ class Matcher:
             matches (N,) int64, the best ground truth of each prediction, and labels (N,) int8. Without ground truth
             the matches are 0 and the labels those of the lowest interval.
         """
+        # max() needs at least one ground truth
         if match_quality_matrix.numel() == 0:
             matches = match_quality_matrix.new_zeros(match_quality_matrix.shape[1], dtype=torch.int64)
             return matches, torch.full_like(matches, self.labels[0], dtype=torch.int8)
@@ -42,6 +43,8 @@ class Matcher:
         for threshold, label in zip(self.thresholds, self.labels[1:], strict=True):
             labels[quality >= threshold] = label
         if self.allow_low_quality_matches:
+            # As in Detectron2: where nothing overlaps a ground truth, its best is 0, and all with 0 become
+            # foreground
             best_of_each = match_quality_matrix.max(dim=1, keepdim=True).values  # (M, 1)
             labels[(match_quality_matrix == best_of_each).any(dim=0)] = 1
         return matches, labels

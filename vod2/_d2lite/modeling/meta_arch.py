@@ -38,6 +38,7 @@ def detector_postprocess(results: Instances, output_height: int, output_width: i
     name = "pred_boxes" if results.has("pred_boxes") else "proposal_boxes"
     if not results.has(name):
         raise ValueError("detector_postprocess needs the field pred_boxes or proposal_boxes")
+    # `scale` changes the boxes in place, and `results` has to stay as it is
     boxes = results.get(name).clone()
     boxes.scale(output_width / width, output_height / height)
     boxes.clip((output_height, output_width))
@@ -72,6 +73,7 @@ class GeneralizedRCNN(nn.Module):
         self.backbone = backbone
         self.proposal_generator = proposal_generator
         self.roi_heads = roi_heads
+        # Not in checkpoints, as in Detectron2: they come from the configuration
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
 
@@ -121,6 +123,7 @@ class GeneralizedRCNN(nn.Module):
         """Detect; without `do_postprocess` the `Instances` are returned in pixels of the input image."""
         if self.training:
             raise RuntimeError("GeneralizedRCNN.inference: call eval() first")
+        # Detectron2's argument, with which it predicts masks and keypoints of given boxes
         if detected_instances is not None:
             raise NotImplementedError("detected_instances: there is nothing to predict but boxes")
         results, _, image_sizes = self._run(batched_inputs, None)
@@ -141,6 +144,7 @@ class GeneralizedRCNN(nn.Module):
         else:
             proposals, proposal_losses = self.proposal_generator(images, features, gt_instances)
         instances, losses = self.roi_heads(images, features, proposals, gt_instances)
+        # In Detectron2's order, in which the trainer adds them up
         return instances, {**losses, **proposal_losses}, images.image_sizes
 
     def preprocess_image(self, batched_inputs: list[dict]) -> ImageList:

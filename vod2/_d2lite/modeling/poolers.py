@@ -61,5 +61,6 @@ class ROIPooler(nn.Module):
 
     def _assign_levels(self, box_lists: list[Boxes]) -> Tensor:
         sides = cat([boxes.area() for boxes in box_lists]).sqrt()
+        # Detectron2's 1e-8 keeps the logarithm finite for empty boxes
         levels = torch.floor(self.canonical_level + torch.log2(sides / self.canonical_box_size + 1e-8))
         return levels.clamp(self.min_level, self.max_level).to(torch.int64) - self.min_level

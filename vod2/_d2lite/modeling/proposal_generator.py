@@ -56,6 +56,7 @@ class StandardRPNHead(nn.Module):
             dim = channels if dim == -1 else dim
             convs.add_module(f"conv{index}", Conv2d(channels, dim, 3, padding=1, activation=nn.ReLU()))
             channels = dim
+        # Checkpoints have "conv.weight" for one convolution, "conv.conv0.weight" and so on for several
         self.conv = convs[0] if len(convs) == 1 else convs
         self.objectness_logits = nn.Conv2d(channels, num_anchors, kernel_size=1)
         self.anchor_deltas = nn.Conv2d(channels, num_anchors * box_dim, kernel_size=1)
@@ -68,6 +69,7 @@ class StandardRPNHead(nn.Module):
     @classmethod
     def from_config(cls, cfg, input_shape: list[ShapeSpec]):
         channels = {shape.channels for shape in input_shape}
+        # Built only to read its numbers; it has no weights
         anchor_generator: Any = build_anchor_generator(cfg, input_shape)
         num_anchors = set(anchor_generator.num_anchors)
         if len(channels) != 1 or len(num_anchors) != 1:
@@ -127,6 +129,7 @@ class RPN(nn.Module):
         self.box2box_transform = box2box_transform
         self.batch_size_per_image = batch_size_per_image
         self.positive_fraction = positive_fraction
+        # Keys are values of `self.training`
         self.pre_nms_topk = {True: pre_nms_topk[0], False: pre_nms_topk[1]}
         self.post_nms_topk = {True: post_nms_topk[0], False: post_nms_topk[1]}
         self.nms_thresh = nms_thresh
@@ -194,6 +197,7 @@ class RPN(nn.Module):
         gt_labels, matched_gt_boxes = [], []
         for targets in gt_instances:
             matches, labels = self.anchor_matcher(pairwise_iou(targets.gt_boxes, all_anchors))
+            # After matching: an anchor outside is ignored even if it is the best match of a ground truth
             if self.anchor_boundary_thresh >= 0:
                 labels[~all_anchors.inside_box(targets.image_size, self.anchor_boundary_thresh)] = -1
             positive, negative = subsample_labels(labels, self.batch_size_per_image, self.positive_fraction, 0)
@@ -202,6 +206,7 @@ class RPN(nn.Module):
             sampled[negative] = 0
             gt_labels.append(sampled)
             boxes = targets.gt_boxes.tensor
+            # Without ground truth no anchor is positive, and there is nothing to index
             matched_gt_boxes.append(boxes[matches] if len(targets) > 0 else torch.zeros_like(all_anchors.tensor))
         return gt_labels, matched_gt_boxes
 
@@ -239,6 +244,7 @@ class RPN(nn.Module):
         logits = at_least_float32(cat(pred_objectness_logits, dim=1)[sampled])
         loss_cls = F.binary_cross_entropy_with_logits(logits, labels[sampled].to(logits.dtype), reduction="sum")
         losses = {"loss_rpn_cls": loss_cls, "loss_rpn_loc": loss_loc}
+        # As in Detectron2, not the number actually sampled: an image with few anchors counts less
         normalizer = self.batch_size_per_image * num_images
         return {name: value / normalizer * self.loss_weight.get(name, 1.0) for name, value in losses.items()}
 
@@ -262,6 +268,7 @@ class RPN(nn.Module):
         predictions = zip(anchors, pred_objectness_logits, pred_anchor_deltas, strict=True)
         for level, (anchor, logits, deltas) in enumerate(predictions):
             count = min(logits.shape[1], self.pre_nms_topk[self.training])
+            # Only the best are decoded: on a feature pyramid there are some 250,000 anchors
             best, index = at_least_float32(logits).topk(count, dim=1)  # (B, count)
             chosen = deltas.gather(1, index[..., None].expand(-1, -1, 4)).flatten(0, 1)  # (B * count, 4)
             boxes = self.box2box_transform.apply_deltas(chosen, anchor.tensor[index.flatten()])
@@ -273,6 +280,7 @@ class RPN(nn.Module):
 
     def _select(self, boxes: Tensor, logits: Tensor, levels: Tensor, image_size: tuple[int, int]) -> Instances:
         finite = torch.isfinite(boxes).all(dim=1) & torch.isfinite(logits)
+        # In inference, in half precision for example, only the broken boxes are dropped
         if self.training and not finite.all():
             raise FloatingPointError("the predicted proposals contain infinite values or NaN: training has diverged")
         proposals = Instances(image_size, proposal_boxes=Boxes(boxes[finite]), objectness_logits=logits[finite])
@@ -280,4 +288,5 @@ class RPN(nn.Module):
         large = proposals.proposal_boxes.nonempty(threshold=self.min_box_size)
         proposals, levels = proposals[large], levels[finite][large]
         keep = batched_nms(proposals.proposal_boxes.tensor, proposals.objectness_logits, levels, self.nms_thresh)
+        # `keep` is sorted by logit across all levels
         return proposals[keep[: self.post_nms_topk[self.training]]]

@@ -17,6 +17,7 @@ def subsample_labels(
     Returns:
         Indices of the positive and of the negative samples. The draw uses torch's global generator.
     """
+    # Positives are drawn first, as in Detectron2: the same seed gives the same samples
     positive = nonzero_tuple((labels != -1) & (labels != bg_label))[0]
     negative = nonzero_tuple(labels == bg_label)[0]
     num_positive = min(positive.numel(), int(num_samples * positive_fraction))

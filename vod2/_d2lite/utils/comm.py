@@ -51,6 +51,7 @@ def synchronize() -> None:
         dist.barrier()
 
 
+# Cached, because creating a group is a collective operation
 @functools.lru_cache
 def _gloo_group():
     """A group of all processes that carries CPU objects, which NCCL does not."""
@@ -72,14 +73,15 @@ def gather(data, dst: int = 0, group=None) -> list:
     if get_world_size() == 1:
         return [data]
     group = group or _gloo_group()
-    here = dist.get_rank() == dst
-    gathered: list = [None] * dist.get_world_size(group) if here else []
-    dist.gather_object(data, gathered if here else None, dst=dst, group=group)
+    is_dst = dist.get_rank() == dst
+    gathered: list = [None] * dist.get_world_size(group) if is_dst else []
+    dist.gather_object(data, gathered if is_dst else None, dst=dst, group=group)
     return gathered
 
 
 def shared_random_seed() -> int:
     """A seed in [0, 2**31) drawn from numpy's global state and equal in every process. Every process must call it."""
+    # Every process draws, which keeps their generators in step; the number of rank 0 counts
     return all_gather(int(np.random.randint(2**31)))[0]
 
 
@@ -89,6 +91,7 @@ def reduce_dict(input_dict: dict[str, torch.Tensor], average: bool = True) -> di
     if world == 1:
         return input_dict
     with torch.no_grad():
+        # Reduced by position, and processes may fill their dicts in different orders
         names = sorted(input_dict)
         values = torch.stack([input_dict[name] for name in names])
         dist.reduce(values, dst=0)

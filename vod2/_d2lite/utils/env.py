@@ -14,6 +14,8 @@ def seed_all_rng(seed: int | None = None) -> None:
         seed = int.from_bytes(os.urandom(4), "little") % 2**31
         logging.getLogger(__name__).info(f"Using a generated random seed {seed}")
     random.seed(seed)
+    # NumPy takes 32 bits
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
+    # For child processes: the hash seed of this one is already fixed
     os.environ["PYTHONHASHSEED"] = str(seed)

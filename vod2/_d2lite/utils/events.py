@@ -35,6 +35,7 @@ class EventStorage:
         """Record a number under ``name``; writers show its median over a window where ``smoothing_hint`` is set."""
         cur_iter = self.iter if cur_iter is None else cur_iter
         value = float(value)
+        # As in Detectron2: a writer shows either the median of a name or its value
         if self._smoothing_hints.setdefault(name, smoothing_hint) != smoothing_hint:
             raise ValueError(f"scalar {name!r} was put with smoothing_hint={not smoothing_hint} before")
         self._history[name].update(value, cur_iter)
@@ -70,12 +71,12 @@ class EventStorage:
 
     def latest_with_smoothing_hint(self, window_size: int = 20) -> dict[str, tuple[float, int]]:
         """As `latest`, but the median of the last ``window_size`` iterations for what has the smoothing hint."""
-        return {
-            name: (self._history[name].median(self.count_samples(name, window_size)), iteration)
-            if self._smoothing_hints[name]
-            else (value, iteration)
-            for name, (value, iteration) in self._latest.items()
-        }
+        result = {}
+        for name, (value, iteration) in self._latest.items():
+            if self._smoothing_hints[name]:
+                value = self._history[name].median(self.count_samples(name, window_size))
+            result[name] = (value, iteration)
+        return result
 
     def count_samples(self, name: str, window_size: int = 20) -> int:
         """How many values of ``name`` the last ``window_size`` iterations hold; at least 1."""
@@ -90,7 +91,8 @@ class EventStorage:
         return self
 
     def __exit__(self, *exception) -> None:
-        assert _storages.pop() is self, "EventStorage contexts must be left in the reverse order of entering them"
+        innermost = _storages.pop()
+        assert innermost is self, "EventStorage contexts must be left in the reverse order of entering them"
 
 
 class EventWriter:
@@ -114,11 +116,13 @@ class JSONWriter(EventWriter):
     def write(self) -> None:
         lines: dict[int, dict] = defaultdict(dict)
         for name, (value, iteration) in get_event_storage().latest_with_smoothing_hint(self._window_size).items():
+            # Otherwise a value that was put once would be written again and again
             if iteration > self._last_write:
                 lines[iteration][name] = float(value)
         for iteration in sorted(lines):
             self._file.write(json.dumps({**lines[iteration], "iteration": iteration}, sort_keys=True) + "\n")
             self._last_write = iteration
+        # So that a running training can be followed
         self._file.flush()
 
     def close(self) -> None:
@@ -143,10 +147,10 @@ class TensorboardXWriter(EventWriter):
         storage = get_event_storage()
         if self._writer is not None:
             latest = storage.latest_with_smoothing_hint(self._window_size)
-            new = {name: (value, i) for name, (value, i) in latest.items() if i > self._last_write}
-            for name, (value, iteration) in new.items():
+            unwritten = {name: (value, i) for name, (value, i) in latest.items() if i > self._last_write}
+            for name, (value, iteration) in unwritten.items():
                 self._writer.add_scalar(name, value, iteration)
-            self._last_write = max((i for _, i in new.values()), default=self._last_write)
+            self._last_write = max((i for _, i in unwritten.values()), default=self._last_write)
             for name, image, iteration in storage.images():
                 self._writer.add_image(name, image, iteration)
         storage.clear_images()
@@ -168,13 +172,13 @@ class CommonMetricPrinter(EventWriter):
     def _eta(self, storage: EventStorage) -> list[str]:
         if self._max_iter is None:
             return []
-        left = self._max_iter - storage.iter - 1
+        remaining_iters = self._max_iter - storage.iter - 1
         previous, self._last_write = self._last_write, (storage.iter, time.perf_counter())
         if "time" in storage.histories():
-            seconds = storage.history("time").median(1000) * left
+            seconds = storage.history("time").median(1000) * remaining_iters
             storage.put_scalar("eta_seconds", seconds, smoothing_hint=False)
         elif previous is not None and previous[0] != storage.iter:  # nobody times the iterations
-            seconds = (self._last_write[1] - previous[1]) / (storage.iter - previous[0]) * left
+            seconds = (self._last_write[1] - previous[1]) / (storage.iter - previous[0]) * remaining_iters
         else:
             return []
         return [f"eta: {datetime.timedelta(seconds=int(seconds))}"]
@@ -186,6 +190,7 @@ class CommonMetricPrinter(EventWriter):
         histories = storage.histories()
         window = {name: storage.count_samples(name, self._window_size) for name in histories}
         fields = [*self._eta(storage), f"iter: {storage.iter}"]
+        # Detectron2's convention for names of what is shown
         for kind in ("loss", "[metric]"):
             names = [name for name in window if kind in name]
             fields += [f"{name}: {histories[name].median(window[name]):.4g}" for name in names]

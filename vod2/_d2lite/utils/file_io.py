@@ -16,6 +16,7 @@ class _DownloadHandler(HTTPURLHandler):
     def _get_local_path(self, path: str, **kwargs) -> str:
         try:
             return super()._get_local_path(path, **kwargs)
+        # urllib, sockets and iopath's locks raise unrelated types
         except Exception as error:
             message = f"{path}: the download failed ({error}). Download it by other means, then {_REMEDY}."
             raise OSError(message) from error

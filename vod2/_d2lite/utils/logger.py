@@ -11,7 +11,8 @@ from termcolor import colored
 
 from vod2._d2lite.utils.file_io import PathManager
 
-_OWN_ROOT = __name__.rsplit(".", 2)[0]  # the package whose modules play the part of the logger "detectron2"
+_PACKAGE = __name__.rsplit(".", 2)[0]  # the package whose modules play the part of the logger "detectron2"
+# One open file per name: the loggers "detectron2" and "vod2" share it
 _streams: dict[str, object] = {}
 
 
@@ -39,6 +40,7 @@ def _log_file(output: str, rank: int):
         name += f".rank{rank}"
     if name not in _streams:
         PathManager.mkdirs(os.path.dirname(name) or ".")
+        # Line-buffered: the log of a killed process is complete
         _streams[name] = PathManager.open(name, "a", buffering=1)
     return _streams[name]
 
@@ -73,7 +75,9 @@ def setup_logger(
     """
     if abbrev_name is None:
         abbrev_name = "d2" if name == "detectron2" else name
-    for root in (name, _OWN_ROOT) if name == "detectron2" else (name,):
+    # The modules of this package log under its name
+    roots = (name, _PACKAGE) if name == "detectron2" else (name,)
+    for root in roots:
         logger = logging.getLogger(root)
         logger.setLevel(logging.DEBUG)
         logger.propagate = enable_propagation
@@ -108,10 +112,10 @@ def log_first_n(lvl: int, msg: str, n: int = 1, *, name: str | None = None, key:
         key: "caller", "message" or both: calls that agree in it are counted together.
     """
     module, place = _caller()
-    parts = (key,) if isinstance(key, str) else tuple(key)
-    counted = tuple(place if part == "caller" else msg for part in parts)
-    _count[counted] += 1
-    if _count[counted] <= n:
+    key_parts = (key,) if isinstance(key, str) else tuple(key)
+    count_key = tuple(place if part == "caller" else msg for part in key_parts)
+    _count[count_key] += 1
+    if _count[count_key] <= n:
         logging.getLogger(name or module).log(lvl, msg)
 
 

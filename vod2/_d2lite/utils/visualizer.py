@@ -74,7 +74,9 @@ class Visualizer:
         classes = predictions.pred_classes.tolist() if predictions.has("pred_classes") else None
         labels = None if classes is None else self._names(classes)
         if scores is not None:
-            labels = [f"{name} {s:.0%}".strip() for name, s in zip(labels or [""] * len(scores), scores, strict=True)]
+            names = [""] * len(scores) if labels is None else labels
+            labels = [f"{name} {score:.0%}".strip() for name, score in zip(names, scores, strict=True)]
+        # Before the boxes, which stay colored
         if self._instance_mode == ColorMode.IMAGE_BW:
             gray = cv2.cvtColor(self.img, cv2.COLOR_RGB2GRAY)
             self.output = VisImage(np.repeat(gray[:, :, None], 3, axis=2), self.output.scale)
@@ -109,10 +111,11 @@ class Visualizer:
         boxes = boxes.tensor.detach().cpu().numpy() if isinstance(boxes, Boxes) else np.asarray(boxes).reshape(-1, 4)
         if assigned_colors is None:
             assigned_colors = [_distinct_color(i) for i in range(len(boxes))]
-        for name, given in (("labels", labels), ("assigned_colors", assigned_colors)):
-            if given is not None and len(given) != len(boxes):
-                raise ValueError(f"expected as many {name} as boxes, got {len(given)} for {len(boxes)} boxes")
+        for name, values in (("labels", labels), ("assigned_colors", assigned_colors)):
+            if values is not None and len(values) != len(boxes):
+                raise ValueError(f"expected as many {name} as boxes, got {len(values)} for {len(boxes)} boxes")
         areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+        # Large ones first: they would cover the labels of small ones inside them
         for i in np.argsort(-areas, kind="stable"):
             self.draw_box(boxes[i], alpha=alpha, edge_color=assigned_colors[i])
             if labels is not None:
@@ -150,8 +153,10 @@ class Visualizer:
         x, y = float(position[0]) * self.output.scale - shift, float(position[1]) * self.output.scale
         canvas = self.output.img
         x = int(min(max(x, 0), max(canvas.shape[1] - width, 0)))
+        # `below`: letters such as g extend below the baseline
         y = int(min(max(y, 0), max(canvas.shape[0] - height - below, 0)))
         patch = canvas[y : y + height + below, x : x + width]
+        # Darkens the canvas, of which `patch` is a view
         np.floor_divide(patch, 4, out=patch)
         cv2.putText(canvas, text, (x, y + height), _FONT, scale, _rgb(color), 1, cv2.LINE_AA)
         return self.output
@@ -167,8 +172,10 @@ class Visualizer:
     def _class_colors(self, classes):
         if classes is None or self._instance_mode != ColorMode.SEGMENTATION:
             return None
-        known = self.metadata.get("thing_colors")
-        return [tuple(np.divide(known[c], 255)) if known else _distinct_color(c) for c in classes]
+        thing_colors = self.metadata.get("thing_colors")
+        if not thing_colors:
+            return [_distinct_color(c) for c in classes]
+        return [tuple(np.divide(thing_colors[c], 255)) for c in classes]
 
 
 def _distinct_color(index):

@@ -15,17 +15,24 @@ _CAFFE2_NORM = {"s": "weight", "b": "bias", "rm": "running_mean", "riv": "runnin
 
 _CAFFE2 = (
     Rule(r"(?:res_)?conv1_w", "backbone.stem.conv1.weight"),
-    *(Rule(r"(?:res_)?conv1_bn_" + there, f"backbone.stem.conv1.norm.{here}") for there, here in _CAFFE2_NORM.items()),
-    *(Rule(rf"res(\d)_(\d+)_{there}_w", rf"backbone.res\1.\2.{here}.weight") for there, here in _CAFFE2_CONVS.items()),
     *(
-        Rule(rf"res(\d)_(\d+)_{conv_there}_bn_{there}", rf"backbone.res\1.\2.{conv_here}.norm.{here}")
-        for conv_there, conv_here in _CAFFE2_CONVS.items()
-        for there, here in _CAFFE2_NORM.items()
+        Rule(r"(?:res_)?conv1_bn_" + theirs, f"backbone.stem.conv1.norm.{ours}")
+        for theirs, ours in _CAFFE2_NORM.items()
+    ),
+    *(
+        Rule(rf"res(\d)_(\d+)_{theirs}_w", rf"backbone.res\1.\2.{ours}.weight")
+        for theirs, ours in _CAFFE2_CONVS.items()
+    ),
+    *(
+        Rule(rf"res(\d)_(\d+)_{conv_theirs}_bn_{theirs}", rf"backbone.res\1.\2.{conv_ours}.norm.{ours}")
+        for conv_theirs, conv_ours in _CAFFE2_CONVS.items()
+        for theirs, ours in _CAFFE2_NORM.items()
     ),
 )
 
 _RULES = (
     *_CAFFE2,
+    # Before the last rule, which would keep "bottom_up.": `Target.bottom_up` decides about that
     Rule(r"(?:backbone\.)?(?:bottom_up\.)?((?:stem|res[2-5])\..*)", r"backbone.\1"),
     Rule(r"roi_heads\.(res5\..*)", r"backbone.\1"),  # C4 detectors
     Rule(r"((?:backbone|proposal_generator|roi_heads|pixel_aggregator)\..*)", r"\1"),

@@ -19,27 +19,28 @@ def _rules(state: State) -> tuple[Rule, ...]:
         *_block_rules(0, "backbone.stem.block"),
     ]
     for number in range(1, _BLOCKS):
-        stage, first = max((item for item in _FIRST_BLOCKS.items() if item[1] <= number), key=lambda item: item[1])
-        rules += _block_rules(number, f"backbone.{stage}.{number - first}")
+        stage = [name for name, first in _FIRST_BLOCKS.items() if first <= number][-1]
+        rules += _block_rules(number, f"backbone.{stage}.{number - _FIRST_BLOCKS[stage]}")
     return tuple(rules)
 
 
-def _block_rules(number: int, here: str) -> list[Rule]:
+def _block_rules(number: int, ours: str) -> list[Rule]:
     layers = {"expand": ("_expand_conv", "_bn0"), "depthwise": ("_depthwise_conv", "_bn1")}
     layers["project"] = ("_project_conv", "_bn2")
-    there = rf"_blocks\.{number}\."
+    theirs = rf"_blocks\.{number}\."
     return [
         rule
         for name, (conv, norm) in layers.items()
         for rule in (
-            Rule(rf"{there}{conv}\.weight", f"{here}.{name}.weight"),
-            norm_rule(there + norm, f"{here}.{name}.norm"),
+            Rule(rf"{theirs}{conv}\.weight", f"{ours}.{name}.weight"),
+            norm_rule(theirs + norm, f"{ours}.{name}.norm"),
         )
     ]
 
 
 def _default_config(state: State) -> str:
     widths = [len(state[name]) for name in ("_conv_stem.weight", "_blocks.15._project_conv.weight") if name in state]
+    # Larger variants have more or wider blocks
     if widths != [32, 320] or f"_blocks.{_BLOCKS}._project_conv.weight" in state:
         raise ValueError("it is no EfficientNet-Lite0")
     return "drones/FasterRCNN_EfficientNet.yaml"

@@ -57,7 +57,7 @@ def _mmtracking_layers() -> dict[str, str]:
 _LAYERS = {  # the first layer of each code -> its layers
     "conv1.0": _pytorch_layers(),
     "conv1.0.conv": _mmtracking_layers(),
-    "flow_conv1": {there: here for there, here in PUBLIC_NAMES.items() if here != "scale"},
+    "flow_conv1": {theirs: ours for theirs, ours in PUBLIC_NAMES.items() if ours != "scale"},
 }
 
 
@@ -73,30 +73,33 @@ def _bare(state: State) -> dict[str, Tensor]:
 
 def _rules(state: State) -> tuple[Rule, ...]:
     rules = []
-    for there, here in _layers(state).items():
-        rgb = here == "contract.0" and there != "flow_conv1"
-        weight = Rule(rf"{re.escape(there)}\.weight", f"{here}.weight", _REVERSE_PAIRS if rgb else None)
-        rules += [weight, Rule(rf"{re.escape(there)}\.bias", f"{here}.bias")]
+    for theirs, ours in _layers(state).items():
+        # Weights under Caffe's names are already for BGR
+        rgb = ours == "contract.0" and theirs != "flow_conv1"
+        weight = Rule(rf"{re.escape(theirs)}\.weight", f"{ours}.weight", _REVERSE_PAIRS if rgb else None)
+        rules += [weight, Rule(rf"{re.escape(theirs)}\.bias", f"{ours}.bias")]
     return tuple(rules)
 
 
 def _prepare(state: State) -> State:
     """Bare names, normalisation folded into the convolutions, and a bias for every layer."""
     state = _bare(state)
-    for there in _layers(state):
-        weight = state.get(f"{there}.weight")
+    for theirs in _layers(state):
+        weight = state.get(f"{theirs}.weight")
         if weight is None:
             continue
-        norm = f"{there.removesuffix('.0')}.1."
+        norm = f"{theirs.removesuffix('.0')}.1."
         if f"{norm}running_var" in state:
             parts = ("weight", "bias", "running_mean", "running_var")
+            # Popped, because no rule knows them
             gain, shift, mean, variance = (state.pop(f"{norm}{part}").double() for part in parts)
             gain = gain / (variance + _BN_EPS).sqrt()
-            state[f"{there}.weight"] = (weight.double() * gain.view(-1, 1, 1, 1)).to(weight.dtype)
-            state[f"{there}.bias"] = (shift - mean * gain).to(weight.dtype)
-        elif f"{there}.bias" not in state:
-            outputs = weight.shape[1 if "deconv" in there or "upsample" in there else 0]
-            state[f"{there}.bias"] = torch.zeros(outputs, dtype=weight.dtype)
+            state[f"{theirs}.weight"] = (weight.double() * gain.view(-1, 1, 1, 1)).to(weight.dtype)
+            state[f"{theirs}.bias"] = (shift - mean * gain).to(weight.dtype)
+        elif f"{theirs}.bias" not in state:
+            # In transposed convolutions the output channels come second
+            outputs = weight.shape[1 if "deconv" in theirs or "upsample" in theirs else 0]
+            state[f"{theirs}.bias"] = torch.zeros(outputs, dtype=weight.dtype)
     return state
 
 

@@ -21,7 +21,7 @@ from vod2.checkpoint.sources.rules import (
 from vod2.layers.flow_warp import PUBLIC_NAMES
 
 _HEAD = r"roi_heads\.box\.feature_extractor\."
-_HERE = "roi_heads.aggregator."
+_AGGREGATOR = "roi_heads.aggregator."
 _FLOOR = 1e-6  # is added to a geometry weight after its ReLU there; here it is the least that a weight can be
 
 
@@ -36,19 +36,19 @@ _RAISED = Transform(f"+ {_FLOOR:g}, the floor of the geometry", _raised)
 
 def _relation_rules(kind: str, number: int, name: str, geometry: bool = True) -> tuple[Rule, ...]:
     """Relation module `number` of a `kind` ("", "l_", "g_"); `name` is the `RelationAttention`."""
-    there, here = rf"{_HEAD}{kind}W%s\.{number}\.", f"{_HERE}{name}."
+    theirs, ours = rf"{_HEAD}{kind}W%s\.{number}\.", f"{_AGGREGATOR}{name}."
     rules = [
-        Rule(there % "qs" + "weight", f"{here}query.weight"),
-        Rule(there % "qs" + "bias", f"{here}query.bias", _FOLDED if kind else None),
-        Rule(there % "ks" + "(weight|bias)", rf"{here}key.\1"),
+        Rule(theirs % "qs" + "weight", f"{ours}query.weight"),
+        Rule(theirs % "qs" + "bias", f"{ours}query.bias", _FOLDED if kind else None),
+        Rule(theirs % "ks" + "(weight|bias)", rf"{ours}key.\1"),
         # A grouped 1x1 convolution, one group for each head, on that head's sum of whole features.
-        Rule(there % "vs" + "weight", f"{here}value.weight", FLAT),
-        Rule(there % "vs" + "bias", f"{here}value.bias"),
+        Rule(theirs % "vs" + "weight", f"{ours}value.weight", FLAT),
+        Rule(theirs % "vs" + "bias", f"{ours}value.bias"),
     ]
     if geometry:
         rules += [
-            Rule(there % "gs" + "weight", f"{here}geometry.projection.weight", FLAT),
-            Rule(there % "gs" + "bias", f"{here}geometry.projection.bias", _RAISED),
+            Rule(theirs % "gs" + "weight", f"{ours}geometry.projection.weight", FLAT),
+            Rule(theirs % "gs" + "bias", f"{ours}geometry.projection.bias", _RAISED),
         ]
     return tuple(rules)
 
@@ -75,8 +75,8 @@ _RULES = (
     *_relation_rules("", 1, "basic.1"),
     *_relation_rules("", 2, "refine"),
     *_relation_rules("", 3, "distill"),
-    Rule(rf"{_HEAD}fcs\.1\.(weight|bias)", rf"{_HERE}transform.0.\1"),
-    Rule(rf"{_HEAD}fcs\.2\.(weight|bias)", rf"{_HERE}refine_transform.\1"),
+    Rule(rf"{_HEAD}fcs\.1\.(weight|bias)", rf"{_AGGREGATOR}transform.0.\1"),
+    Rule(rf"{_HEAD}fcs\.2\.(weight|bias)", rf"{_AGGREGATOR}refine_transform.\1"),
     # MEGA
     *(rule for number in (0, 1, 2) for rule in _relation_rules("l_", number, f"local_relations.{number}")),
     *(
@@ -84,12 +84,12 @@ _RULES = (
         for number in (0, 1)
         for rule in _relation_rules("g_", number, f"global_relations.{number}", geometry=False)
     ),
-    Rule(rf"{_HEAD}l_fcs\.1\.(weight|bias)", rf"{_HERE}transform.0.\1"),
-    Rule(rf"{_HEAD}l_fcs\.2\.(weight|bias)", rf"{_HERE}transform.1.\1"),
+    Rule(rf"{_HEAD}l_fcs\.1\.(weight|bias)", rf"{_AGGREGATOR}transform.0.\1"),
+    Rule(rf"{_HEAD}l_fcs\.2\.(weight|bias)", rf"{_AGGREGATOR}transform.1.\1"),
     # DFF and FGFA
     *(
-        Rule(rf"flownet\.{there}\.(weight|bias)", rf"pixel_aggregator.flownet.{here}.\1")
-        for there, here in PUBLIC_NAMES.items()
+        Rule(rf"flownet\.{theirs}\.(weight|bias)", rf"pixel_aggregator.flownet.{ours}.\1")
+        for theirs, ours in PUBLIC_NAMES.items()
     ),
     *(
         Rule(rf"embednet\.embed_conv{number + 1}\.(weight|bias)", rf"pixel_aggregator.embedding.{2 * number}.\1")

@@ -19,22 +19,23 @@ from vod2.checkpoint.sources.rules import (
 )
 
 _BODY, _RPN, _HEAD = r"detector\.backbone\.", r"detector\.rpn_head\.", r"detector\.roi_head\.bbox_head\."
-_HERE = "proposal_generator.rpn_head."
+_RPN_HEAD = "proposal_generator.rpn_head."
 _RELATION = {"fc_embed": "query", "ref_fc_embed": "key", "ref_fc": "value", "fc": "output"}
 
+# The standard deviations by which that code multiplies predicted deltas
 _DELTAS = rescaled_deltas((0.2, 0.2, 0.2, 0.2))
 
 _RULES = (
     *resnet_rules(_BODY, _BODY, REVERSE_COLOURS),
     Rule(r"detector\.neck\.convs\.0\.conv\.(weight|bias)", r"backbone.last_conv.\1"),
-    Rule(rf"{_RPN}rpn_conv\.(weight|bias)", rf"{_HERE}conv.\1"),
-    Rule(rf"{_RPN}rpn_cls\.(weight|bias)", rf"{_HERE}objectness_logits.\1", SIZE_MAJOR),
-    Rule(rf"{_RPN}rpn_reg\.(weight|bias)", rf"{_HERE}anchor_deltas.\1", SIZE_MAJOR_DELTAS),
+    Rule(rf"{_RPN}rpn_conv\.(weight|bias)", rf"{_RPN_HEAD}conv.\1"),
+    Rule(rf"{_RPN}rpn_cls\.(weight|bias)", rf"{_RPN_HEAD}objectness_logits.\1", SIZE_MAJOR),
+    Rule(rf"{_RPN}rpn_reg\.(weight|bias)", rf"{_RPN_HEAD}anchor_deltas.\1", SIZE_MAJOR_DELTAS),
     Rule(rf"{_HEAD}shared_fcs\.0\.(weight|bias)", r"roi_heads.box_head.fc1.\1"),
     Rule(rf"{_HEAD}shared_fcs\.1\.(weight|bias)", r"roi_heads.aggregator.transform.0.\1"),
     *(
-        Rule(rf"{_HEAD}aggregator\.(\d)\.{there}\.(weight|bias)", rf"roi_heads.aggregator.relation.\1.{here}.\2")
-        for there, here in _RELATION.items()
+        Rule(rf"{_HEAD}aggregator\.(\d)\.{theirs}\.(weight|bias)", rf"roi_heads.aggregator.relation.\1.{ours}.\2")
+        for theirs, ours in _RELATION.items()
     ),
     Rule(rf"{_HEAD}fc_cls\.(weight|bias)", r"roi_heads.box_predictor.cls_score.\1"),
     Rule(rf"{_HEAD}fc_reg\.(weight|bias)", r"roi_heads.box_predictor.bbox_pred.\1", _DELTAS),

@@ -124,6 +124,7 @@ def _background_last(tensor: Tensor, target: Target) -> Tensor:
 
 
 def _without_background(tensor: Tensor, target: Target) -> Tensor:
+    # A view would be saved with the dropped rows
     return tensor[4:].clone()
 
 
@@ -136,12 +137,13 @@ def rescaled_deltas(stds: tuple[float, ...]) -> Transform:
 
     def apply(tensor: Tensor, target: Target) -> Tensor:
         factors = torch.tensor(stds, dtype=torch.float64) * torch.tensor(target.box_weights, dtype=torch.float64)
+        # No scaling needed: the tensor stays bit for bit
         if factors.allclose(torch.ones_like(factors)):
             return tensor
         rows = tensor.double().unflatten(0, (-1, 4)) * factors.view(1, 4, *[1] * (tensor.dim() - 1))  # (K, 4, ...)
         return rows.flatten(0, 1).to(tensor.dtype)
 
-    return Transform(f"x stds {' '.join(f'{one:g}' for one in stds)} x BBOX_REG_WEIGHTS", apply)
+    return Transform(f"x stds {' '.join(f'{std:g}' for std in stds)} x BBOX_REG_WEIGHTS", apply)
 
 
 SIZE_MAJOR = Transform("anchors: ratio-major to size-major", _size_major)
@@ -166,8 +168,9 @@ def imagenet_colours(target: Target) -> dict[str, object]:
 
 def norm_rule(pattern: str, name: str) -> Rule:
     """Of a batch normalisation; `pattern` and `name` are those of the module."""
-    own = re.compile(pattern).groups + 1
-    return Rule(rf"{pattern}\.(weight|bias|running_mean|running_var)", rf"{name}.\{own}")
+    # `name` may refer to groups of `pattern`; the one added here comes after them
+    last_group = re.compile(pattern).groups + 1
+    return Rule(rf"{pattern}\.(weight|bias|running_mean|running_var)", rf"{name}.\{last_group}")
 
 
 def resnet_rules(stem: str, stages: str, stem_transform: Transform | None = None) -> tuple[Rule, ...]:
@@ -182,12 +185,12 @@ def resnet_rules(stem: str, stages: str, stem_transform: Transform | None = None
         norm_rule(rf"{stem}bn1", "backbone.stem.conv1.norm"),
     ]
     for number in (1, 2, 3, 4):
-        block, here = rf"{stages}layer{number}\.(\d+)\.", rf"backbone.res{number + 1}.\1."
+        block, ours = rf"{stages}layer{number}\.(\d+)\.", rf"backbone.res{number + 1}.\1."
         rules += [
-            Rule(rf"{block}conv(\d)\.weight", rf"{here}conv\2.weight"),
-            Rule(rf"{block}downsample\.0\.weight", f"{here}shortcut.weight"),
-            norm_rule(rf"{block}bn(\d)", rf"{here}conv\2.norm"),
-            norm_rule(rf"{block}downsample\.1", f"{here}shortcut.norm"),
+            Rule(rf"{block}conv(\d)\.weight", rf"{ours}conv\2.weight"),
+            Rule(rf"{block}downsample\.0\.weight", f"{ours}shortcut.weight"),
+            norm_rule(rf"{block}bn(\d)", rf"{ours}conv\2.norm"),
+            norm_rule(rf"{block}downsample\.1", f"{ours}shortcut.norm"),
         ]
     return tuple(rules)
 

@@ -25,10 +25,12 @@ _DETECTOR = (
     *(
         rule
         for number, level in enumerate(_LEVELS)
-        for there, here in (("inner", "lateral"), ("layer", "output"))
+        for theirs, ours in (("inner", "lateral"), ("layer", "output"))
         for rule in (
-            Rule(rf"backbone\.fpn\.{there}_blocks\.{number}(?:\.0)?\.(weight|bias)", rf"backbone.fpn_{here}{level}.\1"),
-            Rule(rf"backbone\.fpn\.{there}_blocks\.{number}\.1\.(\w+)", rf"backbone.fpn_{here}{level}.norm.\1"),
+            Rule(
+                rf"backbone\.fpn\.{theirs}_blocks\.{number}(?:\.0)?\.(weight|bias)", rf"backbone.fpn_{ours}{level}.\1"
+            ),
+            Rule(rf"backbone\.fpn\.{theirs}_blocks\.{number}\.1\.(\w+)", rf"backbone.fpn_{ours}{level}.norm.\1"),
         )
     ),
     Rule(r"rpn\.head\.conv(?:\.0\.0)?\.(weight|bias)", rf"{_RPN}conv.\1"),
@@ -87,6 +89,7 @@ SOURCE = Source(
     rules=_rules,
     default_config=_default_config,
     settings=_settings,
+    # fc is the classifier of ImageNet, which a detector does not have
     computed=r".*num_batches_tracked|fc\.(weight|bias)",
     norm_eps=_norm_eps,
     partial=True,

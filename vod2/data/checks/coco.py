@@ -54,6 +54,7 @@ class CocoVideo(CheckFormat):
         return Path(path).is_file() and Path(path).name.endswith((".json", ".json.gz"))
 
     def videos(self) -> Iterator[CheckedVideo]:
+        # Every walk collects its own list.
         self._ids = []
         findings: list[Finding] = []
         parsed = parse_coco_video(
@@ -65,6 +66,7 @@ class CocoVideo(CheckFormat):
             group_keys=self._group_keys,
         )
         self.classes = list(parsed.categories.values())
+        # What only the whole file shows: the parser looks at one entry at a time.
         findings += _repeated_names(parsed, self._path)
         repeated = _repeated_annotations(parsed)
         findings += [finding_of(fault) for fault in repeated.values()]
@@ -89,7 +91,7 @@ class CocoVideo(CheckFormat):
             if image is None:
                 assert frame.file_name is not None  # only frames of video files have none
                 image = os.path.join(self._root, frame.file_name)
-            objects = [_checked(thing) for thing in frame.objects if thing.annotation not in repeated]
+            objects = [_checked_object(thing) for thing in frame.objects if thing.annotation not in repeated]
             entry = f"{parsed.name}/{index:06d}"
             video.frames.append(CheckedFrame(index, image, self._path, objects, frame.size, entry))
         return video
@@ -102,8 +104,10 @@ class CocoVideo(CheckFormat):
         return self._listed is None or frame.entry in self._listed
 
 
-def _checked(thing: ParsedObject) -> CheckedObject:
+def _checked_object(thing: ParsedObject) -> CheckedObject:
+    # A category that the file does not have gets a name that no class has, so that the walk reports it.
     name = f"category_id {thing.category!r:.40}" if thing.name is None else thing.name
+    # A crowd is no single object: it may share the track of one.
     return CheckedObject(name, thing.box, None if thing.iscrowd else thing.track)
 
 
@@ -111,10 +115,13 @@ def _repeated_annotations(parsed: ParsedFile) -> dict[int, Fault]:
     """{position in the list: what is wrong} of annotations whose id another one has before them."""
     first: dict[Hashable, int] = {}
     faults: dict[int, Fault] = {}
+    # In the order of the file: the fault is that of the later annotation, whatever frames the two are in.
     things = (thing for video in parsed.videos for frame in video.frames.values() for thing in frame.objects)
     for thing in sorted(things, key=lambda thing: thing.annotation):
+        # The loader needs no ids of annotations of images, so one that is missing is no fault.
         if not isinstance(thing.id, int | float | str):
             continue
+        # An annotation of YouTube-VIS has an object in each of its frames, all with its id.
         before = first.setdefault(thing.id, thing.annotation)
         if before != thing.annotation:
             place = thing.place._replace(entry=f"annotations[{thing.annotation}]")

@@ -119,6 +119,7 @@ def finding_of(fault: Fault, frame: CheckedFrame | None = None) -> Finding:
         fault: of the parser.
         frame: the frame that it concerns; None for none, or the one that the fault names.
     """
+    # What a parser refuses stops the loader, so every fault is an error.
     file, line = str(fault.place.file), fault.place.line
     value = f"{fault.place.entry}: {fault.value}" if fault.place.entry else fault.value
     if frame is not None:
@@ -126,6 +127,7 @@ def finding_of(fault: Fault, frame: CheckedFrame | None = None) -> Finding:
         return Finding(ERROR, fault.kind, file, value, fault.expected, line, frame.index, entries)
     if fault.frame is None:
         return Finding(ERROR, fault.kind, file, value, fault.expected, line)
+    # Only the parser of JSON files names frames, and these are the entries of its list (see `CocoVideo`).
     name, index = fault.frame
     return Finding(ERROR, fault.kind, file, value, fault.expected, line, index, (f"{name}/{index:06d}",))
 
@@ -133,6 +135,7 @@ def finding_of(fault: Fault, frame: CheckedFrame | None = None) -> Finding:
 def keep_listed_frames(video: CheckedVideo, ids: frozenset[Hashable] | None) -> CheckedVideo:
     """Take the frames out of a video whose entries are not among `ids`."""
     if ids is not None:
+        # Findings of no frame stay: they are of the video or of its annotations.
         left_out = {frame.index for frame in video.frames if frame.entry not in ids}
         video.frames = [frame for frame in video.frames if frame.index not in left_out]
         video.findings = [finding for finding in video.findings if finding.frame not in left_out]
@@ -195,6 +198,7 @@ class CheckResult:
     @property
     def bad_entries(self) -> set[Hashable]:
         """The entries that have an error."""
+        # A warning is no reason to leave a frame out.
         return {entry for finding in self.findings if finding.severity == ERROR for entry in finding.entries}
 
     def count(self, severity: str) -> int:
@@ -207,6 +211,7 @@ def write_ids(path: str | os.PathLike, ids: list[Hashable], bad: Collection[Hash
     Raises:
         UserError: none is left.
     """
+    # A walk may pass an entry twice where a list names it twice.
     good = list(dict.fromkeys(entry for entry in ids if entry not in bad))
     if not good:
         raise UserError(f"{path} is not written: no entry of {source} is without an error")

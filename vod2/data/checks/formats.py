@@ -30,14 +30,17 @@ def open_source(source: str, format: str | None = None, **options: Any) -> Check
     Raises:
         UserError: there is no such dataset, nor folder; the format is unknown, or no layout fits.
     """
+    # None is an option that the command line was not given, so the default of the layout holds.
     options = {key: value for key, value in options.items() if value is not None}
     if format is not None and format not in FORMATS:
         raise UserError(f"the format {format!r} is unknown, expected one of {', '.join(FORMATS)}")
+    # A registered name comes before a folder of that name; with a format, the folder is meant.
     if format is None and source in DatasetCatalog.list():
-        return _registered(source, options)
+        return _open_registered(source, options)
     if not os.path.exists(source):
         names = ", ".join(sorted(DatasetCatalog.list()))
         raise UserError(f"{source!r} is neither a folder or file nor a registered dataset, which are {names}")
+    # Where a folder looks like several layouts, the first in FORMATS is taken.
     formats = [FORMATS[format]] if format is not None else [f for f in FORMATS.values() if f.recognizes(source)]
     if not formats:
         raise UserError(f"{source}: this is in no known layout: give it with --format {'|'.join(FORMATS)}")
@@ -51,14 +54,14 @@ def _construct(layout: type[CheckFormat], path: str, options: dict) -> CheckForm
     return layout(path, **options)  # type: ignore[call-arg]  # every layout has a constructor of its own
 
 
-def _registered(name: str, options: dict) -> CheckFormat:
+def _open_registered(name: str, options: dict) -> CheckFormat:
     # Loaders stop at the first broken file, so what they were registered with is checked in their stead.
-    known = dict(getattr(MetadataCatalog.get(name), "check_source", {"format": ""}))
-    layout = FORMATS.get(known.pop("format"))
+    source = dict(getattr(MetadataCatalog.get(name), "check_source", {"format": ""}))
+    layout = FORMATS.get(source.pop("format"))
     if layout is None:
         return RegisteredDataset(name)
-    path = known.pop("path")
-    return _construct(layout, path, known | options)
+    path = source.pop("path")
+    return _construct(layout, path, source | options)
 
 
 class RegisteredDataset(CheckFormat):
@@ -100,9 +103,10 @@ class RegisteredDataset(CheckFormat):
         frames = [self._frame(record) for record in records]
         video = CheckedVideo(name, frames, file=records[0].get("video_file"))
         listed = {frame.index for frame in frames}
+        # Frames that are not listed may be supports, so their images have to be there, too.
         if video.file is None and "frame_template" in records[0]:
-            others = (index for index in range(records[0]["video_length"]) if index not in listed)
-            paths = ((index, frame_path(records[0], index)) for index in others)
+            unlisted = (index for index in range(records[0]["video_length"]) if index not in listed)
+            paths = ((index, frame_path(records[0], index)) for index in unlisted)
             frames += [CheckedFrame(index, path) for index, path in paths if path is not None]
             frames.sort(key=lambda frame: frame.index)
         return video
@@ -113,6 +117,7 @@ class RegisteredDataset(CheckFormat):
             box = BoxMode.convert(list(annotation["bbox"]), annotation["bbox_mode"], BoxMode.XYXY_ABS)
             category = annotation["category_id"]
             names = self.classes or []
+            # A number without a name stays a number, which is in no list of names: the walk reports it.
             name = names[category] if 0 <= category < len(names) else category
             objects.append(CheckedObject(name, tuple(box), annotation.get("track_id")))
         return CheckedFrame(

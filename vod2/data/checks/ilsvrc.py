@@ -78,19 +78,21 @@ class ImageNetVid(CheckFormat):
     def videos(self) -> Iterator[CheckedVideo]:
         self._entries = []
         for split in self._splits:
-            found = None if self._every_frame else self._list_file or find_list(self._root, split)
-            if found is None:
+            list_file = None if self._every_frame else self._list_file or find_list(self._root, split)
+            if list_file is None:
                 yield from self._of_folders(split)
             else:
-                yield from self._of_list(Path(found), split)
+                yield from self._of_list(Path(list_file), split)
 
     def _of_folders(self, split: str) -> Iterator[CheckedVideo]:
         for folder, subfolders, files in os.walk(self._data / split, followlinks=True):
+            # os.walk goes on in the order of this list; links are followed because data sets are often made of them.
             subfolders.sort()
             if any(file.endswith(".JPEG") for file in files):
                 yield self._video(Path(folder).relative_to(self._data).as_posix(), split)
 
     def _of_list(self, path: Path, split: str) -> Iterator[CheckedVideo]:
+        # A video without a name carries what is wrong with the list itself.
         report = CheckedVideo("")
         entries = parse_frame_list(path, split, lambda fault: report.findings.append(finding_of(fault)))
         first: dict[tuple[str, int | None], int] = {}
@@ -131,20 +133,24 @@ class ImageNetVid(CheckFormat):
         folder = self._data / name
         video = CheckedVideo(name)
         if not folder.is_dir():
+            # The finding is of the first line that names the video.
             line = min(listed.values()) if listed else None
             video.findings.append(
                 Finding(ERROR, "missing_video", str(folder), f"{list_path} lists it", "a folder of frames", line)
             )
             return video
-        present = self._present(folder, video, length)
+        present = self._count_frames(folder, video, length)
         if listed is None:
+            # What the loader takes: of a training video 15 frames, but all that a list of videos names.
             chosen = set(chosen_frames(present, self._every_frame or list_path is not None or split != "train"))
         else:
             chosen = set(listed)
+        # The other frames may be supports: they need images, but no annotations.
         for index in sorted(chosen.union(range(present))):
             image = str(folder / f"{index:06d}.JPEG")
             entry = None
             if index in chosen:
+                # With the length of the folder, which is what a repaired list has to say.
                 entry = FrameRef(name, index, present)
                 self._entries.append(entry)
             frame = CheckedFrame(index, image, entry=entry)
@@ -158,18 +164,20 @@ class ImageNetVid(CheckFormat):
             video.findings.append(finding_of(fault))
         return video
 
-    def _present(self, folder: Path, video: CheckedVideo, length: int | None) -> int:
+    def _count_frames(self, folder: Path, video: CheckedVideo, length: int | None) -> int:
         """Frames of a folder up to its last one; what its file names and the list say otherwise are findings."""
         names = sorted(name for name in os.listdir(folder) if name.endswith(".JPEG"))
         numbers = [int(name[:6]) for name in names if len(name) == 11 and name[:6].isdecimal()]
-        odd = [name for name in names if not (len(name) == 11 and name[:6].isdecimal())]
+        misnamed = [name for name in names if not (len(name) == 11 and name[:6].isdecimal())]
         present = max(numbers, default=-1) + 1
-        if odd:
+        if misnamed:
+            # Without a length in the list the loader counts the files and stops at such a name; else it never looks.
             severity = ERROR if length is None else WARNING
-            video.findings.append(
-                Finding(severity, "video_length", str(folder / odd[0]), f"{len(odd)} such names", "000000.JPEG ...")
-            )
+            value = f"{len(misnamed)} such names"
+            finding = Finding(severity, "video_length", str(folder / misnamed[0]), value, "000000.JPEG ...")
+            video.findings.append(finding)
         if length is not None and length != present:
+            # Listed frames that are not there stop a training; frames beyond the list are never read.
             severity = ERROR if length > present else WARNING
             video.findings.append(
                 Finding(severity, "video_length", str(folder), f"{present} frames", f"{length} frames as listed")
@@ -206,11 +214,11 @@ def _annotate(
         video.findings.append(finding_of(fault, frame))
         return
     frame.size = (height, width)
-    known = category_ids(classes)
+    ids = category_ids(classes)
     frame.objects = [
-        CheckedObject(classes[known[thing.name]] if thing.name in known else thing.name, thing.box, thing.track)
+        CheckedObject(classes[ids[thing.name]] if thing.name in ids else thing.name, thing.box, thing.track)
         for thing in objects
-        if thing.name in known or not only_known
+        if thing.name in ids or not only_known
     ]
 
 
@@ -242,9 +250,11 @@ class ImageNetDet(CheckFormat):
             self._entries = derive_images(self._root, self.classes)
         else:
             self._entries = yield from self._of_list(Path(self._list))
+        # A path that is listed twice is one image to check.
         for path in dict.fromkeys(self._entries):
             frame = CheckedFrame(0, str(self._root / "Data" / "DET" / f"{path}.JPEG"), entry=path)
             video = CheckedVideo(f"DET/{path}", [frame])
+            # DET annotates 200 classes, of which the loader, too, leaves out those that are not asked for.
             _annotate(frame, self._root / "Annotations" / "DET" / f"{path}.xml", video, self.classes, only_known=True)
             yield video
 

@@ -38,7 +38,7 @@ class LabelFormat(CheckFormat):
         """A JSON list of image ids."""
         return write_ids(path, self._ids, bad, str(self._root))
 
-    def _done(self, video: CheckedVideo) -> CheckedVideo:
+    def _finish(self, video: CheckedVideo) -> CheckedVideo:
         video = keep_listed_frames(video, self._listed)
         self._ids += [frame.entry for frame in video.frames]
         return video
@@ -89,6 +89,7 @@ class Uavdt(LabelFormat):
     def videos(self) -> Iterator[CheckedVideo]:
         self._ids = []
         truth = self._root / "UAV-benchmark-MOTD_v1.0" / "GT"
+        # Both places of `load_uavdt`.
         truth = truth if truth.is_dir() else self._root / "GT"
         for name in self._sequences:
             folder = self._images / name
@@ -100,11 +101,13 @@ class Uavdt(LabelFormat):
                 continue
             length = last_number(folder, r"img([0-9]{6})\.jpg")
             for index in range(length):
+                # The names of the images, the frames of the annotations and the classes all count from 1.
                 number = f"img{index + 1:06d}"
                 video.frames.append(
                     CheckedFrame(index, str(folder / f"{number}.jpg"), str(file), entry=f"{name}/{number}")
                 )
             for row in self._rows(file, video, length=length):
+                # Out-of-view and occlusion have been checked by the parser.
                 frame, track, left, top, width, height, _, _, label = row
                 thing = CheckedObject(
                     nth(UAVDT_CLASSES, int(label) - 1) or f"class {label:.0f}",
@@ -114,8 +117,9 @@ class Uavdt(LabelFormat):
                 video.frames[int(frame) - 1].objects.append(thing)
             regions = truth / f"{name}_gt_ignore.txt"
             if regions.is_file():
+                # Read for its faults alone: regions are no objects.
                 self._rows(regions, video, attributes=False)
-            yield self._done(video)
+            yield self._finish(video)
 
     @staticmethod
     def _rows(file: Path, video: CheckedVideo, **options: Any) -> list[tuple[float, ...]]:
@@ -202,10 +206,11 @@ class Mot(LabelFormat):
                 entry = f"{folder.name}/{index:06d}"
                 video.frames.append(CheckedFrame(index, image, str(truth), [], (info.height, info.width), entry))
             self._read_objects(truth, video)
-            yield self._done(video)
+            yield self._finish(video)
 
     @staticmethod
     def _count_images(folder: Path, info: SequenceInfo, video: CheckedVideo) -> int:
+        # The highest number rather than the number of files: the walk then reports what is missing in between.
         present = last_number(folder, "([0-9]{6})" + re.escape(info.suffix))
         if present != info.length:
             expected = f"{info.length} as seqLength in seqinfo.ini says"
@@ -214,9 +219,11 @@ class Mot(LabelFormat):
 
     def _read_objects(self, truth: Path, video: CheckedVideo) -> None:
         things = parse_ground_truth(truth, len(video.frames), lambda fault: video.findings.append(finding_of(fault)))
+        # Without its line, with which no two would be the same.
         for _, thing in without_repeats(((thing.line, thing[1:]) for thing in things), truth, video):
             frame, track, box, label, _ = thing
             name = self._classes.get(label)
+            # An unknown number is no class that was left out on purpose.
             if self._kept is None or name is None or name in self._kept:
                 video.frames[frame].objects.append(CheckedObject(name or f"class {label}", box, track))
 

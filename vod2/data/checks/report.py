@@ -74,6 +74,7 @@ def write_report(path: str | os.PathLike, result: CheckResult, source: str, form
 
 def _to_json(finding: Finding) -> dict:
     fields = asdict(finding)
+    # They serve `write_list`; a reader has file, line and frame.
     del fields["entries"]
     return fields
 
@@ -117,6 +118,7 @@ def _tile(example: Example, may_leave: bool) -> Image.Image:
     if example.is_video_file:
         name += f" {example.frame.index}"
     draw.text((2, _TILE[1] + 2), kinds or "no finding", fill=_BROKEN if kinds else _GOOD, font=font)
+    # As in `table`: a file name need not be text.
     draw.text((2, _TILE[1] + 17), name.encode("utf-8", "replace").decode(), fill=_TEXT, font=font)
     return tile
 
@@ -128,6 +130,7 @@ def _pixels(example: Example) -> np.ndarray | None:
             index = example.frame.index
             return np.ascontiguousarray(VideoReader(example.frame.image).read([index])[index][..., ::-1])
         return detection_utils.read_image(example.frame.image, format="RGB")
+    # Frames that cannot be read are among the examples; they get a crossed-out tile.
     except (UserError, OSError, ValueError, SyntaxError):
         return None
 
@@ -135,6 +138,7 @@ def _pixels(example: Example) -> np.ndarray | None:
 def _draw_boxes(
     draw: ImageDraw.ImageDraw, example: Example, scale: float, size: tuple[int, int], may_leave: bool
 ) -> None:
+    # The walk gives such a finding the repr of the class as its value.
     unknown = {finding.value for finding in example.findings if finding.kind == "unknown_class"}
 
     def is_broken(thing: CheckedObject) -> bool:
@@ -144,5 +148,6 @@ def _draw_boxes(
     edge = [size[1] * scale - 1, size[0] * scale - 1] * 2
     for thing in sorted(example.frame.objects, key=is_broken):  # the broken ones on top
         x1, y1, x2, y2 = np.clip(np.nan_to_num(np.array(thing.box, float)) * scale, 0, edge)
+        # Pillow refuses a rectangle whose corners are in the wrong order, as those of an inverted box.
         corners = (min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2))
         draw.rectangle(corners, outline=_BROKEN if is_broken(thing) else _GOOD, width=2)

@@ -58,6 +58,7 @@ def check_dataset(
     kept: Counter[str] = Counter()
     reservoir: list[Example] = []
     rng = np.random.default_rng(0)  # which frames without findings are shown
+    # Threads are enough, as decoding releases Python's lock.
     with ThreadPoolExecutor(max(1, workers)) as pool:
         for video in tqdm(
             source.videos(), desc="videos", unit="video", disable=None if progress is None else not progress
@@ -65,6 +66,7 @@ def check_dataset(
             images = _Images(video, max_images_per_video, pool)
             findings = [*video.findings, *images.findings, *_check_annotations(video, source, images.sizes)]
             result.findings += findings
+            # A format yields a video without frames to carry the findings of a list.
             result.videos += bool(video.frames)
             result.frames += len(video.frames)
             result.images_read += images.count
@@ -89,20 +91,19 @@ class _Images:
         self._compare(video)
 
     def _read(self, video: CheckedVideo, limit: int, pool: ThreadPoolExecutor) -> None:
-        chosen = set(_spread(len(video.frames), limit))
+        decoded = set(_evenly_spaced(len(video.frames), limit))
         for position, frame in enumerate(video.frames):
-            if position not in chosen and not os.path.isfile(frame.image):
+            if position not in decoded and not os.path.isfile(frame.image):
                 self.findings.append(_missing_frame(frame))
-        frames = [video.frames[position] for position in sorted(chosen)]
-        for frame, answer in zip(frames, pool.map(_image_size, [frame.image for frame in frames]), strict=True):
-            if answer is None:
+        frames = [video.frames[position] for position in sorted(decoded)]
+        for frame, size_or_reason in zip(frames, pool.map(_image_size, [frame.image for frame in frames]), strict=True):
+            if size_or_reason is None:
                 self.findings.append(_missing_frame(frame))
-            elif isinstance(answer, str):
-                self.findings.append(
-                    frame.finding(ERROR, "unreadable_image", frame.image, answer, "an image that can be decoded whole")
-                )
+            elif isinstance(size_or_reason, str):
+                expected = "an image that can be decoded whole"
+                self.findings.append(frame.finding(ERROR, "unreadable_image", frame.image, size_or_reason, expected))
             else:
-                self.sizes[frame.index] = answer
+                self.sizes[frame.index] = size_or_reason
 
     def _decode(self, video: CheckedVideo, file: str, limit: int) -> None:
         """A video file is decoded from its start: frame `index` of the dataset is its frame `index`."""
@@ -110,6 +111,7 @@ class _Images:
             entries = tuple(frame.entry for frame in video.frames if frame.entry is not None)
             self.findings.append(Finding(ERROR, "missing_video", file, "no such file", "a video", entries=entries))
             return
+        # A video file has to be decoded up to the last frame of interest, so a limit takes the first frames of it.
         needed = len(video.frames) if not limit else min(limit, len(video.frames))
         frames = {frame.index: frame for frame in video.frames}
         count = 0
@@ -121,7 +123,9 @@ class _Images:
                 if limit and count >= needed:
                     return
         except VideoError as error:
+            # A finding names its file anyway.
             text = str(error).replace(repr(file), "it")
+            # A decoder seldom recovers from damage, so the frames after it count as lost.
             entries = tuple(frame.entry for frame in video.frames if frame.index >= count and frame.entry is not None)
             self.findings.append(
                 Finding(ERROR, "unreadable_video", file, text, "a video that decodes to its end", None, count, entries)
@@ -134,7 +138,9 @@ class _Images:
                 )
 
     def _compare(self, video: CheckedVideo) -> None:
-        usual = Counter(self.sizes.values()).most_common(1)
+        if not self.sizes:
+            return
+        usual_size, _ = Counter(self.sizes.values()).most_common(1)[0]
         for frame in video.frames:
             size = self.sizes.get(frame.index)
             if size is None:
@@ -145,10 +151,11 @@ class _Images:
                         ERROR, "size_mismatch", frame.image, _pixels(size), f"{_pixels(frame.size)} as annotated"
                     )
                 )
-            if size != usual[0][0]:
+            # A stream refuses a frame of another size than its first one.
+            if size != usual_size:
                 self.findings.append(
                     frame.finding(
-                        ERROR, "mixed_sizes", frame.image, _pixels(size), f"{_pixels(usual[0][0])} as most of its video"
+                        ERROR, "mixed_sizes", frame.image, _pixels(size), f"{_pixels(usual_size)} as most of its video"
                     )
                 )
 
@@ -169,7 +176,7 @@ def _image_size(path: str) -> tuple[int, int] | str | None:
         return "an empty file" if os.path.isfile(path) and os.path.getsize(path) == 0 else text or repr(error)
 
 
-def _spread(count: int, limit: int) -> Iterable[int]:
+def _evenly_spaced(count: int, limit: int) -> Iterable[int]:
     if not limit or count <= limit:
         return range(count)
     return ((2 * i + 1) * count // (2 * limit) for i in range(limit))
@@ -179,6 +186,7 @@ def _check_annotations(
     video: CheckedVideo, source: CheckFormat, sizes: dict[int, tuple[int, int]]
 ) -> Iterator[Finding]:
     for frame in video.frames:
+        # Boxes were drawn in an image of the annotated size; whether that is right is checked apart (`_compare`).
         size = frame.size or sizes.get(frame.index)
         tracks: set[Hashable] = set()
         for thing in frame.objects:
@@ -195,31 +203,32 @@ def _check_annotations(
                 )
             tracks.add(thing.track)
     yield from _check_tracks(video, source.classes)
+    # Where annotations could not be read, it is no wonder that there are no objects.
     if video.frames and not video.findings and not any(frame.objects for frame in video.frames):
         file = os.path.dirname(video.frames[0].annotation) or video.name
         yield Finding(WARNING, "empty_video", file, f"{video.name} has no object in {len(video.frames)} frames", "some")
 
 
-def _check_tracks(video: CheckedVideo, known: Collection[Hashable] | None) -> Iterator[Finding]:
+def _check_tracks(video: CheckedVideo, class_names: Collection[Hashable] | None) -> Iterator[Finding]:
     """Objects of unknown classes are found elsewhere."""
     things = [
         (frame, thing)
         for frame in video.frames
         for thing in frame.objects
-        if thing.track is not None and (known is None or thing.name in known)
+        if thing.track is not None and (class_names is None or thing.name in class_names)
     ]
     classes: dict[Hashable, Counter] = {}
     for _, thing in things:
         classes.setdefault(thing.track, Counter())[thing.name] += 1
     for frame, thing in things:
-        usual = classes[thing.track].most_common(1)[0][0]
-        if thing.name != usual:
+        usual_class = classes[thing.track].most_common(1)[0][0]
+        if thing.name != usual_class:
             yield frame.finding(
                 ERROR,
                 "track_class",
                 frame.annotation,
                 f"track {thing.track} is {thing.name!r}",
-                f"{usual!r} as in most of the track",
+                f"{usual_class!r} as in most of the track",
             )
 
 
@@ -234,6 +243,7 @@ def box_problem(
         may_leave: a box that leaves the image is a warning, however far.
     """
     x1, y1, x2, y2 = box
+    # First of all, because every comparison with NaN below would be false.
     if not all(map(math.isfinite, box)):
         return ERROR, "box_degenerate", "four numbers"
     if x2 < x1 or y2 < y1:
@@ -257,9 +267,10 @@ def _broken_examples(video: CheckedVideo, findings: Iterable[Finding], kept: Cou
         if finding.frame not in frames or finding.frame in shown or kept[finding.kind] >= _SHOWN_BROKEN:
             continue
         shown.add(finding.frame)
-        own = [other for other in findings if other.frame == finding.frame]
-        kept.update({other.kind for other in own})
-        yield Example(frames[finding.frame], own, video.file is not None)
+        frame_findings = [candidate for candidate in findings if candidate.frame == finding.frame]
+        # A set: two findings of a kind in one frame are one example of it.
+        kept.update({candidate.kind for candidate in frame_findings})
+        yield Example(frames[finding.frame], frame_findings, video.file is not None)
 
 
 def _sample(
@@ -270,8 +281,10 @@ def _sample(
     good = [frame for frame in video.frames if frame.objects and frame.index not in bad]
     if not good:
         return
+    # Reservoir sampling: the n-th video takes a place with probability _SHOWN_FRAMES / n.
     place = len(reservoir) if len(reservoir) < _SHOWN_FRAMES else int(rng.integers(number))
     if place < _SHOWN_FRAMES:
+        # While the reservoir is filled, the slice is empty and this appends.
         reservoir[place : place + 1] = [Example(good[len(good) // 2], [], video.file is not None)]
 
 

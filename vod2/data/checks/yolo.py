@@ -42,6 +42,7 @@ class YoloVideo(LabelFormat):
         if isinstance(class_names, str | os.PathLike):
             class_names = read_class_names(class_names)
         self.classes = None if class_names is None else list(class_names)
+        # The rule of `load_yolo_video`.
         separate = (self._root / "images").is_dir() or (self._root / "labels").is_dir()
         self._images, self._labels = (
             self._root / (part if separate else "") / (split or "") for part in ("images", "labels")
@@ -71,9 +72,10 @@ class YoloVideo(LabelFormat):
                 video.frames.append(frame)
                 if label.is_file():
                     self._read(frame, label, _size(file), video)
+            # The loader goes by images and would never see these labels.
             for label in sorted(label for label in labels.glob("*.txt") if label.stem not in stems):
                 video.findings.append(Finding(ERROR, "missing_frame", str(label), "labels without an image", "one"))
-            yield self._done(video)
+            yield self._finish(video)
 
     def _of_file(self, labels: Path, video_root: str | os.PathLike) -> CheckedVideo:
         file = video_file(video_root, labels.name, self._suffix)
@@ -92,14 +94,19 @@ class YoloVideo(LabelFormat):
         for index, label in files.items():
             video.frames[index].annotation = str(label)
             self._read(video.frames[index], label, size, video)
-        return self._done(video)
+        return self._finish(video)
 
     def _read(self, frame: CheckedFrame, label: Path, size: tuple[int, int] | None, video: CheckedVideo) -> None:
         things = parse_labels(label, lambda fault: video.findings.append(finding_of(fault, frame)))
         for _, thing in without_repeats(
-            ((thing.line, thing._replace(line=0)) for thing in things), label, video, frame
+            # Without its line, with which no two would be the same.
+            ((thing.line, thing._replace(line=0)) for thing in things),
+            label,
+            video,
+            frame,
         ):
             name = (self.classes and nth(self.classes, thing.category)) or f"class {thing.category}"
+            # Relative boxes have no pixels without a size; the walk reports the image.
             if size is not None:
                 frame.objects.append(CheckedObject(name, thing.in_pixels(*size), thing.track))
 

@@ -71,6 +71,7 @@ class PhotometricTransform(transforms.Transform):
 
     def apply_image(self, img: np.ndarray) -> np.ndarray:
         """(h, w, 3) in [0, 255], uint8 (then rounded) or floating point; colours are computed in float32."""
+        # SSD changes the contrast once, before the changes in HSV or after them.
         first, last = (1.0, self.contrast) if self.contrast_last else (self.contrast, 1.0)
         image = (img.astype(np.float32) + np.float32(self.brightness)).clip(0, 255)
         image = (image * np.float32(first)).clip(0, 255)
@@ -79,10 +80,12 @@ class PhotometricTransform(transforms.Transform):
         image = (image * np.float32(last)).clip(0, 255)
         if self.channels is not None:
             image = image[:, :, list(self.channels)]
+        # astype alone cuts fractions off, and so darkens.
         return (np.rint(image) if img.dtype == np.uint8 else image).astype(img.dtype)
 
     def _in_hsv(self, image: np.ndarray) -> np.ndarray:
         hsv = cv2.cvtColor(image, _TO_HSV[self.image_format])  # hue in [0, 360), saturation in [0, 1]
+        # The hue is an angle, so it goes round; the saturation ends at 1.
         hsv[:, :, 0] = (hsv[:, :, 0] + np.float32(self.hue)) % 360
         hsv[:, :, 1] = (hsv[:, :, 1] * np.float32(self.saturation)).clip(0, 1)
         return cv2.cvtColor(hsv, _FROM_HSV[self.image_format])
@@ -116,11 +119,11 @@ class ExpandTransform(transforms.Transform):
     def apply_image(self, img: np.ndarray) -> np.ndarray:
         """(h, w, C) to (height, width, C) of the same dtype; integers round the fill."""
         fill = np.asarray(self.fill)
-        return self._lay(img, np.rint(fill) if np.issubdtype(img.dtype, np.integer) else fill)
+        return self._paste(img, np.rint(fill) if np.issubdtype(img.dtype, np.integer) else fill)
 
     def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
         """(h, w) labels to (height, width), ignored outside."""
-        return self._lay(segmentation, np.asarray(_IGNORED_LABEL))
+        return self._paste(segmentation, np.asarray(_IGNORED_LABEL))
 
     def apply_coords(self, coords: np.ndarray) -> np.ndarray:
         """(n, 2) floating point array of (x, y), changed in place."""
@@ -132,7 +135,7 @@ class ExpandTransform(transforms.Transform):
         """The crop of the image from the canvas."""
         return transforms.CropTransform(self.left, self.top, self.orig_w, self.orig_h, self.width, self.height)
 
-    def _lay(self, image: np.ndarray, fill: np.ndarray) -> np.ndarray:
+    def _paste(self, image: np.ndarray, fill: np.ndarray) -> np.ndarray:
         canvas = np.empty((self.height, self.width, *image.shape[2:]), image.dtype)
         canvas[...] = fill
         canvas[self.top : self.top + self.orig_h, self.left : self.left + self.orig_w] = image
@@ -154,6 +157,7 @@ def kept_by_centre(drawn: transforms.TransformList, boxes: np.ndarray) -> np.nda
     for transform in drawn.transforms:
         if isinstance(transform, CentreCropTransform):
             kept &= transform.keeps(boxes)
+        # Each crop looks at the boxes as they are when it comes, after the transforms before it.
         boxes = transform.apply_box(boxes)
     return kept
 
@@ -216,6 +220,7 @@ class RandomExpand(transforms.Augmentation):
         h, w = image.shape[:2]
         ratio = np.random.uniform(self.ratio[0], self.ratio[1])
         height, width = int(h * ratio), int(w * ratio)
+        # + 1, as a canvas no larger than the image still has one place for it.
         left, top = np.random.randint(width - w + 1), np.random.randint(height - h + 1)
         return ExpandTransform(left, top, width, height, w, h, self.fill)
 
@@ -240,6 +245,7 @@ class MinIoUCrop(transforms.Augmentation):
     def get_transform(self, image: np.ndarray, boxes: np.ndarray | None) -> transforms.Transform:
         """`boxes`: (n, 4) of the frame that decides; None for none."""
         boxes = np.zeros((0, 4)) if boxes is None else boxes
+        # A box without area overlaps nothing, and would rule out every crop.
         boxes = boxes[(boxes[:, 2:] > boxes[:, :2]).all(axis=1)]
         thresholds = [None, *self.min_ious, 0.0]
         while True:  # ends with the first None, at the latest
@@ -247,7 +253,7 @@ class MinIoUCrop(transforms.Augmentation):
             if threshold is None:
                 return transforms.NoOpTransform()
             windows = self._draw_windows(*image.shape[:2])
-            windows = windows[_accepted(windows, boxes, threshold)]
+            windows = windows[_acceptable_windows(windows, boxes, threshold)]
             if len(windows):
                 x0, y0, x1, y1 = windows[0].tolist()
                 return CentreCropTransform(x0, y0, x1 - x0, y1 - y0, image.shape[1], image.shape[0])
@@ -259,14 +265,15 @@ class MinIoUCrop(transforms.Augmentation):
         return np.concatenate([corner, corner + size], axis=1).astype(np.int64)
 
 
-def _accepted(windows: np.ndarray, boxes: np.ndarray, min_iou: float) -> np.ndarray:
+def _acceptable_windows(windows: np.ndarray, boxes: np.ndarray, min_iou: float) -> np.ndarray:
     """(m,) bool for (m, 4) windows: whether each may be the crop, given (n, 4) boxes that are not empty."""
     width, height = (windows[:, 2:] - windows[:, :2]).T
-    accepted = (width > 0) & (height > 0) & (height <= 2 * width) & (width <= 2 * height)
+    # Whole pixels may leave nothing of a thin window in a small image.
+    has_shape = (width > 0) & (height > 0) & (height <= 2 * width) & (width <= 2 * height)
     if len(boxes) == 0:
-        return accepted
+        return has_shape
     ious = pairwise_iou(*(Boxes(torch.from_numpy(b.astype(np.float64))) for b in (windows, boxes))).numpy()
-    return accepted & (ious.min(axis=1) >= min_iou) & _centres_inside(windows, boxes).any(axis=1)
+    return has_shape & (ious.min(axis=1) >= min_iou) & _centres_inside(windows, boxes).any(axis=1)
 
 
 def _centres_inside(windows: np.ndarray, boxes: np.ndarray) -> np.ndarray:

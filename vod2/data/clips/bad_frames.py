@@ -84,7 +84,7 @@ class BadFrames:
             UserError: the frame is bad and the policy "error", the video has no readable frame, or the limit is passed.
         """
         for candidate in self._nearest_first(index, self._frames_of(clip), rng):
-            image = self._try(read, clip, candidate, wanted=candidate == index)
+            image = self._read_or_none(read, clip, candidate, wanted=candidate == index)
             if image is not None:
                 return candidate, image
         raise UserError(f"no frame of video {clip['video_id']!r} can be read: take it out of the list. {self._list()}")
@@ -103,16 +103,16 @@ class BadFrames:
         Raises:
             UserError: as in `read`, or nothing of the dataset can be read.
         """
-        image = self._try(read, clip, clip["frame_index"], wanted=True)
+        image = self._read_or_none(read, clip, clip["frame_index"], wanted=True)
         if image is not None:
             return clip, image
         for record in self._other_keys(clip, rng):
-            image = self._try(read, record, record["frame_index"])
+            image = self._read_or_none(read, record, record["frame_index"])
             if image is not None:
                 return record, image
         raise UserError(f"nothing of the dataset can be read in place of its bad frames. {self._list()}")
 
-    def _try(self, read: ReadFrame, clip: dict, index: int, wanted: bool = False) -> np.ndarray | None:
+    def _read_or_none(self, read: ReadFrame, clip: dict, index: int, wanted: bool = False) -> np.ndarray | None:
         """The image, or None if it is bad. Frames known to be bad are read again only if they are `wanted`."""
         frame = (clip["video_id"], index)
         if frame in self._frames and not wanted:
@@ -139,6 +139,7 @@ class BadFrames:
 
     def _frames_of(self, clip: dict) -> Iterable[int]:
         """Numbers of the frames of the clip's video that have a file of their own."""
+        # Without a template, a number that is not listed would be read as the image of the nearest listed frame.
         if not {"frame_template", "video_file"} & clip.keys() and self.index is not None:
             return self.index.frames(clip["video_id"]).tolist()
         return range(clip["video_length"])
@@ -147,11 +148,15 @@ class BadFrames:
         if self.index is None:
             return
         frames = self.index.frames(clip["video_id"]).tolist()
-        near = (self.index.record(clip["video_id"], i) for i in self._nearest_first(clip["frame_index"], frames, rng))
-        yield from (record for record in near if record is not None and _can_replace(record, clip))
+        for number in self._nearest_first(clip["frame_index"], frames, rng):
+            record = self.index.record(clip["video_id"], number)
+            if record is not None and _can_replace(record, clip):
+                yield record
         # The whole video is bad: go on with any other.
-        far = (self.index.items[int(position)] for position in rng.permutation(len(self.index.items)))
-        yield from (record for record in far if _can_replace(record, clip))
+        for position in rng.permutation(len(self.index.items)):
+            record = self.index.items[int(position)]
+            if _can_replace(record, clip):
+                yield record
 
     @staticmethod
     def _nearest_first(index: int, frames: Iterable[int], rng: np.random.Generator | None) -> Iterator[int]:
@@ -159,7 +164,8 @@ class BadFrames:
         others = np.array([frame for frame in frames if frame != index], dtype=np.int64)
         # One draw says on which side of the bad frame to look first, at every distance.
         later_first = rng is not None and bool(rng.integers(2))
-        yield from others[np.lexsort((-others if later_first else others, np.abs(others - index)))].tolist()
+        order = np.lexsort((-others if later_first else others, np.abs(others - index)))
+        yield from others[order].tolist()
 
     def _list(self) -> str:
         more = len(self) - _SHOWN

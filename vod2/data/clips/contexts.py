@@ -9,7 +9,10 @@ from vod2.d2 import CfgNode, transforms
 from vod2.data.clips.video_mapper import VideoDatasetMapper, to_tensor
 from vod2.data.datasets.video_index import VideoIndex
 from vod2.errors import UserError
+from vod2.moved import moved
 from vod2.temporal import NoWindow, SupportSchedule
+
+__getattr__ = moved(__name__, {"fitted": "vod2.data.clips.contexts:fit_to_size"})
 
 CONTEXTS = ("own", "none", "foreign")
 """TEST.CONTEXT: what stands around a frame in evaluation. The frames of its own video; nothing, so that every frame is
@@ -41,8 +44,8 @@ def build_test_mapper(cfg: CfgNode, dicts: Sequence[dict], index: VideoIndex) ->
     context = check_context(cfg.TEST.CONTEXT)
     if context == "foreign":
         return ForeignMapper(cfg, index, foreign_videos(record["video_id"] for record in dicts))
-    alone = {"schedule": NoWindow()} if context == "none" else {}
-    return VideoDatasetMapper(cfg, is_train=False, index=index, **alone)
+    options = {"schedule": NoWindow()} if context == "none" else {}
+    return VideoDatasetMapper(cfg, is_train=False, index=index, **options)
 
 
 def foreign_videos(video_ids: Iterable[str]) -> dict[str, str]:
@@ -79,13 +82,14 @@ def there_and_back(index: int, length: int) -> int:
         >>> [there_and_back(index, 3) for index in range(8)]
         [0, 1, 2, 1, 0, 1, 2, 1]
     """
+    # The period below would be 0.
     if length == 1:
         return 0
     place = index % (2 * length - 2)
     return min(place, 2 * length - 2 - place)
 
 
-def fitted(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def fit_to_size(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """The middle of an image, scaled as little as covers `size`; one of that size as it is.
 
     Args:
@@ -99,6 +103,7 @@ def fitted(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     if (height, width) == size:
         return image
     scale = max(size[0] / height, size[1] / width)
+    # Rounding must not leave a side short of the size that is cut out.
     scaled = max(round(scale * height), size[0]), max(round(scale * width), size[1])
     image = transforms.ResizeTransform(height, width, *scaled).apply_image(image)
     top, left = (scaled[0] - size[0]) // 2, (scaled[1] - size[1]) // 2
@@ -109,7 +114,7 @@ class ForeignMapper(VideoDatasetMapper):
     """In inference: the key frame from its own video, and another video's frames in the places of all others.
 
     The places are those of the window in the key frame's video. Place i holds frame `there_and_back(i)` of the other
-    video, resized as any test image and then `fitted` to the size of the key frame. To the dict come:
+    video, resized as any test image and then brought to the size of the key frame by `fit_to_size`. To the dict come:
         image: (3, H, W) uint8, always
         support: list of {image (3, H, W), frame_index, role None}, ascending: places that the stream has not been sent
             yet. Place t, that of the key frame, may be among them: later frames look at it.
@@ -137,12 +142,13 @@ class ForeignMapper(VideoDatasetMapper):
         schedule = cast(SupportSchedule, self.schedule)
         places = schedule.new(key, clip["video_length"], video, clip.get("previous_index"))
         assert self.index is not None  # the constructor was given one
+        # Any dict of a video leads to all of its frames; the first listed one is there for certain.
         other = self.index.record(self.partners[video], int(self.index.frames(self.partners[video])[0]))
         assert other is not None  # it is one of those that are listed
         numbers = {place: there_and_back(place, other["video_length"]) for place in places}
         read = self._reader(other, numbers.values())
         clip["support"] = []
         for place, number in numbers.items():
-            support = fitted(self._resized(read, other, number), image.shape[:2])
+            support = fit_to_size(self._resized(read, other, number), image.shape[:2])
             clip["support"].append({"image": to_tensor(support), "frame_index": place, "role": None})
         return clip

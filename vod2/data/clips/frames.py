@@ -50,10 +50,11 @@ def read_frames(
         {3: (4, 6, 3)}
     """
     read = _from_file if "video_file" in record else _from_image
+    # Ascending, so that a video file is decoded forwards and once.
     frames = {number: read(record, number, index, format) for number in sorted(set(indices))}
     if record.get("damage") is None:
         return frames
-    return {number: _damaged(image, record, number, format) for number, image in frames.items()}
+    return {number: _apply_damage(image, record, number, format) for number, image in frames.items()}
 
 
 class ClipReader:
@@ -72,10 +73,12 @@ class ClipReader:
         self._index, self._format = index, format
         self._frames: dict[int, np.ndarray | UserError] = {}
         if "video_file" in record:
+            # One at a time: a frame that cannot be decoded leaves the others alone, and the decoder goes on from there.
             for number in sorted(set(indices)):
                 try:
                     self._frames |= read_frames(record, [number], index, format)
                 except UserError as error:
+                    # Raised when the frame is asked for: only then is it known whether another may stand in for it.
                     self._frames[number] = error
 
     def __call__(self, record: dict, number: int) -> np.ndarray:
@@ -121,8 +124,9 @@ def _from_file(record: dict, number: int, index: VideoIndex | None, format: str)
     raise UserError(f"INPUT.FORMAT is {format!r}, expected 'BGR', 'RGB' or 'L' for frames of video files")
 
 
-def _damaged(image: np.ndarray, record: dict, number: int, format: str) -> np.ndarray:
+def _apply_damage(image: np.ndarray, record: dict, number: int, format: str) -> np.ndarray:
     """The image after the damage, which works on BGR or one channel: it is the same whatever the format."""
+    # Reversing the channels turns RGB into BGR and back; one channel stays as it is.
     order = slice(None, None, -1 if format == "RGB" else 1)
     image = np.ascontiguousarray(image[..., order])
     return damage_frame(image, record["damage"], record["video_id"], record["video_length"], number)[..., order]
@@ -150,13 +154,14 @@ def _reader(path: str | os.PathLike) -> VideoReader:
         changed = os.stat(path).st_mtime_ns
     except OSError as error:
         raise VideoError(f"there is no video {str(path)!r} ({error.strerror}): complete the dataset") from error
-    reader = _remembered(os.fspath(path), changed)
+    reader = _cached_reader(os.fspath(path), changed)
     if _latest is not None and _latest is not reader:
         _latest.close()
     _latest = reader
     return reader
 
 
+# The time of change is part of the key, so a file that was replaced is read anew.
 @functools.lru_cache(_REMEMBERED_FILES)
-def _remembered(path: str, changed: int) -> VideoReader:
+def _cached_reader(path: str, changed: int) -> VideoReader:
     return VideoReader(path)

@@ -23,6 +23,7 @@ class TruncatedResize(transforms.ResizeShortestEdge):
             side = np.random.randint(least, greatest + 1)
         else:
             side = np.random.choice(self.short_edge_length)
+        # Detectron2's way of saying that images keep their size.
         if side == 0:
             return transforms.NoOpTransform()
         return transforms.ResizeTransform(height, width, *self.size_of(height, width, int(side), self.max_size))
@@ -32,6 +33,7 @@ class TruncatedResize(transforms.ResizeShortestEdge):
         """(height, width) after resizing; where the longer side would exceed `longest`, the shorter one gives way."""
         least, greatest = min(height, width), max(height, width)
         if greatest / least * shorter > longest:
+            # As in maskrcnn-benchmark's `get_size`: the shorter side is rounded, only the longer one is cut.
             shorter = round(longest * least / greatest)
         longer = int(shorter * greatest / least)
         return (shorter, longer) if height <= width else (longer, shorter)
@@ -39,10 +41,13 @@ class TruncatedResize(transforms.ResizeShortestEdge):
 
 def build_augmentation(cfg: CfgNode, is_train: bool) -> list[transforms.Augmentation]:
     """Detectron2's `build_augmentation`, that is resizing and flipping, with INPUT.RESIZE_TRUNCATES."""
-    built = detection_utils.build_augmentation(cfg, is_train)
+    augmentations = detection_utils.build_augmentation(cfg, is_train)
     if not cfg.INPUT.RESIZE_TRUNCATES:
-        return built
-    return [_truncated(cfg, is_train) if isinstance(one, transforms.ResizeShortestEdge) else one for one in built]
+        return augmentations
+    for position, augmentation in enumerate(augmentations):
+        if isinstance(augmentation, transforms.ResizeShortestEdge):
+            augmentations[position] = _truncated_resize(cfg, is_train)
+    return augmentations
 
 
 def build_test_resize(cfg: CfgNode) -> transforms.Augmentation:
@@ -50,7 +55,7 @@ def build_test_resize(cfg: CfgNode) -> transforms.Augmentation:
     return build_augmentation(cfg, is_train=False)[0]
 
 
-def _truncated(cfg: CfgNode, is_train: bool) -> TruncatedResize:
+def _truncated_resize(cfg: CfgNode, is_train: bool) -> TruncatedResize:
     if not is_train:
         return TruncatedResize(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, "choice")
     return TruncatedResize(cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING)

@@ -82,6 +82,7 @@ class VideoDatasetMapper:
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict:
         augmentations = build_augmentation(cfg, is_train)
         if cfg.INPUT.CROP.ENABLED and is_train:
+            # Before resizing, as in Detectron2's mapper.
             augmentations.insert(0, transforms.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
         if is_train:
             augmentations = build_video_augmentation(cfg) + augmentations
@@ -95,6 +96,7 @@ class VideoDatasetMapper:
         }
 
     def __call__(self, dataset_dict: dict) -> dict:
+        # The dict belongs to the dataset, and what follows changes it.
         dataset_dict = copy.deepcopy(dataset_dict)
         return self._training_clip(dataset_dict) if self.is_train else self._new_frames(dataset_dict)
 
@@ -141,6 +143,7 @@ class VideoDatasetMapper:
 
         clip["image"] = images[key]
         regions = to_ignore_regions(clip, drawn, (images[key].shape[1], images[key].shape[2]))
+        # Those of the dict are in pixels of the file; a clip without regions has no key.
         clip.pop("ignore_regions", None)
         if len(regions):
             clip["ignore_regions"] = regions
@@ -166,6 +169,7 @@ class VideoDatasetMapper:
     def _resized(self, read: ClipReader, clip: dict, index: int) -> np.ndarray:
         """Frame `index` of the clip's video, or what stands in for it, as the model sees it: (H, W, C)."""
         _, image = self.bad_frames.read(read, clip, index)
+        # Resizing alone: nothing is drawn in inference.
         augmented = transforms.AugInput(image)
         self.augmentations(augmented)
         return augmented.image
@@ -221,9 +225,10 @@ def to_ignore_regions(record: dict, drawn: transforms.TransformList, size: tuple
     Returns:
         (G, 4) float32 xyxy, clipped to the image; regions without area are left out.
     """
+    # A crowd is many objects in one box: neither one object nor background.
     crowds = [annotation for annotation in record.get("annotations") or [] if annotation.get("iscrowd", 0)]
-    given = np.array(record.get("ignore_regions") or [], dtype=np.float64).reshape(-1, 4)
-    boxes = drawn.apply_box(np.concatenate([given, _boxes(crowds)])).reshape(-1, 4)
+    annotated = np.array(record.get("ignore_regions") or [], dtype=np.float64).reshape(-1, 4)
+    boxes = drawn.apply_box(np.concatenate([annotated, _boxes(crowds)])).reshape(-1, 4)
     height, width = size
     boxes = boxes.clip(0, [width, height, width, height])
     has_area = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)

@@ -15,6 +15,7 @@ import numpy as np
 from vod2.data.damage.kinds import DAMAGES, Moment
 from vod2.errors import UserError
 
+# Every frame that is read asks for the plan of its video.
 _REMEMBERED_VIDEOS = 4096
 
 
@@ -91,6 +92,7 @@ def plan_bursts(config: DamageConfig, video_id: str, video_length: int) -> tuple
     bursts, start = [], 0
     for number, length in enumerate(lengths):
         start += int(gaps[number])
+        # Each kind once, in a drawn order, before any of them comes again.
         if number % len(config.kinds) == 0:
             order = rng.permutation(len(config.kinds))
         kind = config.kinds[order[number % len(config.kinds)]]
@@ -112,6 +114,7 @@ def burst_at(config: DamageConfig, video_id: str, video_length: int, frame: int)
 
 def moment_of(config: DamageConfig, video_id: str, burst: Burst, frame: int) -> Moment:
     """What the kinds of damage want to know of a frame of a burst."""
+    # A generator for each frame: its noise does not depend on which frames were read before.
     rng = _generator(config.seed, video_id, frame)
     return Moment(burst.draws, (frame - burst.start) / burst.length, rng)
 
@@ -135,18 +138,18 @@ def damage_frame(image: np.ndarray, config: DamageConfig, video_id: str, video_l
 def _draw_lengths(config: DamageConfig, video_length: int, rng: np.random.Generator) -> list[int]:
     """Lengths of bursts that together are the share of the video, on average where whole bursts cannot be."""
     least, most = (min(length, video_length) for length in config.lengths)
-    left = config.share * video_length
+    remaining = config.share * video_length
     lengths: list[int] = []
     # Frames come whole: the rest of one is drawn.
-    left = math.floor(left) + int(rng.random() < left % 1)
-    while left >= max(least, 1):
-        length = int(rng.integers(least, min(most, left) + 1))
+    remaining = math.floor(remaining) + int(rng.random() < remaining % 1)
+    while remaining >= max(least, 1):
+        length = int(rng.integers(least, min(most, remaining) + 1))
         # What would be left over for less than a burst goes to this one, if it may be so long.
-        if 0 < left - length < least:
-            length = left if left <= most else left - least
+        if 0 < remaining - length < least:
+            length = remaining if remaining <= most else remaining - least
         lengths.append(length)
-        left -= length
-    if 0 < left and rng.random() < left / least:
+        remaining -= length
+    if 0 < remaining and rng.random() < remaining / least:
         lengths.append(min(least, video_length - sum(lengths)))
     return [length for length in lengths if length > 0]
 

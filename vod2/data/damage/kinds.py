@@ -37,7 +37,7 @@ def motion_blur(image: np.ndarray, strength: float, moment: Moment) -> np.ndarra
     """The camera moves during the exposure: everything is smeared along one direction, drawn for the burst."""
     angle = np.pi * moment.draws[0]
     direction = np.array([np.cos(angle), np.sin(angle)])
-    return _filtered(image, line_kernel(direction, _SMEAR * strength * max(image.shape[:2])))
+    return _filter(image, line_kernel(direction, _SMEAR * strength * max(image.shape[:2])))
 
 
 def defocus(image: np.ndarray, strength: float, moment: Moment) -> np.ndarray:
@@ -47,7 +47,7 @@ def defocus(image: np.ndarray, strength: float, moment: Moment) -> np.ndarray:
     y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
     # The edge of the disk runs through pixels, which count as far as they are inside.
     disk = np.clip(radius + 0.5 - np.hypot(x, y), 0, 1).astype(np.float32)
-    return _filtered(image, disk / disk.sum())
+    return _filter(image, disk / disk.sum())
 
 
 def low_contrast(image: np.ndarray, strength: float, moment: Moment) -> np.ndarray:
@@ -60,6 +60,7 @@ def low_contrast(image: np.ndarray, strength: float, moment: Moment) -> np.ndarr
 def low_light(image: np.ndarray, strength: float, moment: Moment) -> np.ndarray:
     """Down to 10% of the light, with shot noise, whose variance grows with the light, and the noise of reading out."""
     dark = image * (1 - 0.9 * strength)
+    # Independent noises add up in their variances.
     deviation = np.sqrt(0.5 * dark.mean(axis=2, keepdims=True) + (2 + 4 * strength) ** 2)
     return _as_pixels(dark + deviation * _noise(image, moment))
 
@@ -72,6 +73,7 @@ def compression(image: np.ndarray, strength: float, moment: Moment) -> np.ndarra
     quality = round(16 - 14 * strength)
     _, encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
     decoded = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED)
+    # imdecode drops the channel of a gray image.
     assert decoded is not None  # it has just been encoded
     return decoded.reshape(image.shape)
 
@@ -105,7 +107,8 @@ def covered_share(box: tuple[float, float, float, float], side: int, strength: f
     return float(bars(x[None, :], y[:, None], side, strength, moment).mean())
 
 
-def _filtered(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+def _filter(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    # filter2D drops a single channel.
     return cv2.filter2D(image, -1, kernel, borderType=cv2.BORDER_REPLICATE).reshape(image.shape)
 
 

@@ -24,43 +24,44 @@ def register_builtin_datasets(folder: str) -> None:
     `folder` holds ILSVRC2015, UAVDT, synthetic, vod_synth_1_<size> for each size, and drones_<sensor>.
     """
     imagenet, synthetic = os.path.join(folder, "ILSVRC2015"), os.path.join(folder, "synthetic")
-    taken = set(DatasetCatalog.list())
+    # A name may be taken by whoever registered data of their own under it; the catalog refuses a second one.
+    registered = set(DatasetCatalog.list())
     for name, split, every_frame in (
         ("imagenet_vid_train", "train", False),
         ("imagenet_vid_train_all", "train", True),
         ("imagenet_vid_val", "val", False),
     ):
-        if name not in taken:
+        if name not in registered:
             register_imagenet_vid(name, imagenet, split, every_frame=every_frame)
             # As its published table of motions has it (vod2/evaluation/groups.py).
             MetadataCatalog.get(name).set(counts_empty_frames=split == "val")
-    if "imagenet_det_train_30classes" not in taken:
+    if "imagenet_det_train_30classes" not in registered:
         register_imagenet_det("imagenet_det_train_30classes", imagenet)
     for split in ("train", "test"):
-        if f"uavdt_{split}" not in taken:
+        if f"uavdt_{split}" not in registered:
             register_uavdt(f"uavdt_{split}", os.path.join(folder, "UAVDT"), split)
     size = "--train-videos 200 --val-videos 40 --frames 60 --size 128x192 --classes 6"
     remedy = f"make it with python tools/make_synthetic.py --output {synthetic} {size}"
     for split in ("train", "val"):
-        if f"synthetic_{split}" not in taken:
+        if f"synthetic_{split}" not in registered:
             register_imagenet_vid(f"synthetic_{split}", synthetic, split, SYNTHETIC_CLASSES, remedy=remedy)
     for root in (f"vod_synth_1_{size}" for size in SIZES):
         for part in VOD_SYNTH_PARTS:
-            if f"{root}_{part}" not in taken:
+            if f"{root}_{part}" not in registered:
                 register_vod_synth(f"{root}_{part}", os.path.join(folder, root), part, root.rpartition("_")[2])
-    _register_drones(folder, taken)
+    _register_drones(folder, registered)
 
 
-def _register_drones(folder: str, taken: set[str]) -> None:
+def _register_drones(folder: str, registered: set[str]) -> None:
     for sensor in DRONE_SENSORS:
         for split in DRONE_SPLITS:
             name, damaged = f"drones_{sensor}_{split}", f"drones_{sensor}_damaged_{split}"
-            if name not in taken:
+            if name not in registered:
                 register_drones(name, drones_root(folder, sensor), split)
-            if damaged not in taken:
+            if damaged not in registered:
                 register_damaged(damaged, name)
         for held_out in (f"drones_{sensor}_val", f"drones_{sensor}_damaged_val"):
-            if f"{held_out}_every10" not in taken:
+            if f"{held_out}_every10" not in registered:
                 register_every_nth(f"{held_out}_every10", held_out, 10)
 
 

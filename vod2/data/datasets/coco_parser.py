@@ -127,6 +127,7 @@ class _Parser:
             return ParsedFile({}, [], False)
         self._categories = self._read_categories()
         videos = self._read_videos()
+        # An empty list says that there are no objects; a test set has none at all.
         annotated = self._data.get("annotations") is not None
         if self._data.get("images"):
             images = self._read_images(videos)
@@ -142,6 +143,7 @@ class _Parser:
         place, expected = Place(self._path), "an object with 'videos' and 'categories'"
         try:
             data = json.loads(read_text(self._path, "the JSON of a dataset"))
+        # json gives up on brackets nested too deeply with a RecursionError.
         except (ValueError, RecursionError) as error:
             reason = error if os.path.getsize(self._path) else "an empty file"
             raise Fault.at(place, f"broken JSON ({reason})", expected) from error
@@ -158,6 +160,7 @@ class _Parser:
             return
         for position, entry in enumerate(entries):
             place = Place(self._path, entry=f"{key}[{position}]")
+            # One broken entry is a fault of its own, and the others are read.
             if isinstance(entry, dict):
                 yield position, place, entry
             else:
@@ -196,8 +199,10 @@ class _Parser:
             key = entry.get("id")
             try:
                 key = _new_id(entry, images, place)
+                # From here on the id is known: annotations of this image are not reported for the fault of the image.
                 images[key] = None
                 video = _lookup(videos, entry, "video_id", place, "videos")
+                # Not joined by `or`: the number may be 0.
                 frame = entry["frame_id"] if "frame_id" in entry else entry.get("frame_index")
                 index = whole(frame, place, "frame_id", self._first) - self._first
                 self._add_frame(video, index, entry, entry.get("file_name"), place)
@@ -211,6 +216,7 @@ class _Parser:
                     length = whole(video.entry["length"], video.place, "length")
                 except Fault as fault:
                     self._report(fault)
+            # A length may count frames that the file does not list; it must not cut off any that it does.
             video.parsed.length = max(length, max(video.parsed.frames, default=-1) + 1)
         return images
 
@@ -222,6 +228,7 @@ class _Parser:
                     video.parsed.length = len(names)
                 elif self._in_files:
                     video.parsed.length = whole(video.entry.get("length"), video.place, "length", 0)
+                    # Frames of a video file have no names of their own.
                     names = [None] * video.parsed.length
                 else:
                     value, expected = f"file_names is {names!r:.80}", "a list, as the file has no 'images'"
@@ -251,6 +258,7 @@ class _Parser:
         # The frame stands, whatever is wrong with what follows.
         try:
             height, width = (
+                # YouTube-VIS gives one size for the whole video.
                 whole(image[side] if side in image else video.entry.get(side), place, side, 1)
                 for side in ("height", "width")
             )
@@ -270,13 +278,13 @@ class _Parser:
     def _annotate_images(self, images: dict[Hashable, tuple[ParsedVideo, int] | None]) -> None:
         for position, place, entry in self._entries("annotations"):
             try:
-                found = _lookup(images, entry, "image_id", place, "images")
+                frame = _lookup(images, entry, "image_id", place, "images")
             except Fault as fault:
                 self._report(fault)
                 continue
-            if found is None:  # the image has its own fault
+            if frame is None:  # the image has its own fault
                 continue
-            video, index = found
+            video, index = frame
             track = entry.get("instance_id", entry.get("track_id"))
             try:
                 track = None if track is None else whole(track, place, "instance_id")
@@ -288,16 +296,18 @@ class _Parser:
         for position, place, entry in self._entries("annotations"):
             try:
                 video = _lookup(videos, entry, "video_id", place, "videos").parsed
+                # An annotation of YouTube-VIS is one object in the whole video: its id is the track.
                 track = whole(entry.get("id"), place, "id")
                 boxes = entry.get("bboxes")
                 if not isinstance(boxes, list) or len(boxes) != video.length:
-                    found = f"{len(boxes)} boxes" if isinstance(boxes, list) else f"{boxes!r:.80}"
+                    content = f"{len(boxes)} boxes" if isinstance(boxes, list) else f"{boxes!r:.80}"
                     expected = f"one box or null for each of the {video.length} frames of video {video.name!r}"
-                    raise Fault.at(place, f"bboxes has {found}", expected)
+                    raise Fault.at(place, f"bboxes has {content}", expected)
             except Fault as fault:
                 self._report(fault)
                 continue
             for index, box in enumerate(boxes):
+                # null: the object is not in the frame. A frame that is not there has had its own fault reported.
                 if box is None or index not in video.frames:
                     continue
                 try:
@@ -317,7 +327,9 @@ class _Parser:
         name_of_box: str,
     ) -> None:
         category = entry.get("category_id")
+        # What JSON has as a list or an object cannot be looked up.
         name = self._categories.get(category) if isinstance(category, Hashable) else None
+        # An unknown category is no class that was left out on purpose: whoever uses the object reports it.
         if self._keep is not None and name is not None and name not in self._keep:
             return
         if not isinstance(box, list) or len(box) != 4:
@@ -339,15 +351,17 @@ class _Parser:
         )
 
     def _report_of_frame(self, fault: Fault, video: ParsedVideo, index: int) -> None:
+        # With the frame, a check can leave out that frame alone.
         fault.frame = (video.name, index)
         self._report(fault)
 
 
-def _new_id(entry: dict, taken: dict, place: Place) -> Hashable:
+def _new_id(entry: dict, entries: dict, place: Place) -> Hashable:
     key = entry.get("id")
+    # null, a list or an object tells no entry from another.
     if not isinstance(key, int | float | str):
         raise Fault.at(place, f"id is {key!r:.80}", "a number or a text")
-    if key in taken:
+    if key in entries:
         raise Fault.at(place, f"another entry has the id {key!r:.80}, too", "each id once", "duplicate_line")
     return key
 

@@ -18,7 +18,7 @@ import os
 from collections.abc import Hashable, Iterator, Sequence
 from typing import Any
 
-from vod2.data.datasets.coco_parser import ParsedFrame, ParsedVideo, parse_coco_video
+from vod2.data.datasets.coco_parser import ParsedFile, ParsedFrame, ParsedVideo, parse_coco_video
 from vod2.data.datasets.common import (
     BoxCheck,
     VideoDataset,
@@ -102,30 +102,21 @@ def load_coco_video(
     """
     parsed = parse_coco_video(
         json_file,
+        # Objects of other categories are not read, so that their faults stop nobody.
         keep=class_names,
         in_files=video_root is not None,
         first_frame=first_frame,
         group_keys=group_keys,
     )
     ids = _category_ids(parsed.categories, class_names, json_file)
-    root = os.path.dirname(os.path.abspath(json_file)) if image_root is None else os.fspath(image_root)
-    boxes = BoxCheck()
-    dicts = []
-    for video in parsed.videos:
-        for index in sorted(video.frames):
-            frame = video.frames[index]
-            if video_root is not None:
-                source = {"video_file": video_file(video_root, video.name, video_suffix)}
-            else:
-                assert frame.file_name is not None  # only frames of video files have none
-                source = {"file_name": os.path.join(root, frame.file_name)}
-            record = _record(video, index, source, groups=bool(group_keys))
-            if parsed.annotated:
-                record["annotations"] = list(_annotations(frame, ids, boxes))
-            dicts.append(record)
-    boxes.warn()
+    suffix = None if video_root is None else video_suffix
+    folder = image_root if video_root is None else video_root
+    if folder is None:
+        folder = os.path.dirname(os.path.abspath(json_file))
+    dicts = list(_dicts(parsed, ids, folder, suffix, groups=bool(group_keys)))
     if not dicts:
         raise UserError(f"{json_file}: expected frames, found none: check that it is the right file")
+    # `ids` is in the order of the category ids.
     return VideoDataset(keep_listed(dicts, list_file), list(ids))
 
 
@@ -145,6 +136,31 @@ def _category_ids(
             f"{', '.join(categories.values())}: fix class_names"
         )
     return ids
+
+
+def _dicts(
+    parsed: ParsedFile, ids: dict[str, int], root: str | os.PathLike, video_suffix: str | None, groups: bool
+) -> Iterator[dict]:
+    """The dicts of all frames, video after video.
+
+    Args:
+        root: folder of the images, or of the video files where there is a `video_suffix`.
+    """
+    boxes = BoxCheck()
+    for video in parsed.videos:
+        for index in sorted(video.frames):
+            frame = video.frames[index]
+            if video_suffix is not None:
+                source = {"video_file": video_file(root, video.name, video_suffix)}
+            else:
+                assert frame.file_name is not None  # only frames of video files have none
+                source = {"file_name": os.path.join(root, frame.file_name)}
+            record = _record(video, index, source, groups)
+            if parsed.annotated:
+                record["annotations"] = list(_annotations(frame, ids, boxes))
+            yield record
+    # At the end, as one warning for the whole file.
+    boxes.warn()
 
 
 def _record(video: ParsedVideo, index: int, source: dict, groups: bool) -> dict:

@@ -123,6 +123,7 @@ class BoxCheck:
         """
         x1, y1, x2, y2 = box
         right, bottom = float(width), float(height)
+        # max and min return their first argument where it is NaN: such a side stays NaN, and `has_area` is false.
         clipped = [
             min(max(x1, 0.0), right),
             min(max(y1, 0.0), bottom),
@@ -166,6 +167,7 @@ def read_image_ids(list_file: str | os.PathLike | None) -> frozenset[Hashable] |
         return None
     try:
         return frozenset(json.loads(read_text(list_file, "the list of images")))
+    # TypeError: JSON of which no set can be made, as of a number or of lists.
     except (ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{list_file}: expected a JSON list of image ids ({error}): give another one") from error
 
@@ -178,6 +180,7 @@ def keep_listed(dicts: list[dict], list_file: str | os.PathLike | None) -> list[
     """
     listed = read_image_ids(list_file)
     kept = dicts if listed is None else [record for record in dicts if record["image_id"] in listed]
+    # A dataset that was empty before has been reported by its reader.
     if dicts and not kept:
         raise UserError(f"{list_file}: no image of the dataset is in it: give the list of this dataset")
     return kept

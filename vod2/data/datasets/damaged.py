@@ -40,24 +40,25 @@ def register_damaged(name: str, source_name: str, config: DamageConfig | None = 
     """
     config = DamageConfig() if config is None else config
     register_derived(
-        name, source_name, lambda records: [_damaged(record, config) for record in records], damage=str(config)
+        name, source_name, lambda records: [_damage_record(record, config) for record in records], damage=str(config)
     )
 
 
-def _damaged(record: dict, config: DamageConfig) -> dict:
+def _damage_record(record: dict, config: DamageConfig) -> dict:
     frame = record["frame_index"]
     burst = burst_at(config, record["video_id"], record["video_length"], frame)
+    # Every frame gets it, as a clean key frame may have damaged frames around it.
     record = {**record, "damage": config}
     if burst is None:
         return record
     if burst.kind != "occlusion":
-        record["deterioration"] = _stronger(record.get("deterioration"), burst.kind, burst.strength)
+        record["deterioration"] = _with_strongest(record.get("deterioration"), burst.kind, burst.strength)
     if "annotations" in record:
-        record["annotations"] = [_noted(annotation, record, burst) for annotation in record["annotations"]]
+        record["annotations"] = [_damage_annotation(annotation, record, burst) for annotation in record["annotations"]]
     return record
 
 
-def _noted(annotation: dict, record: dict, burst: Burst) -> dict:
+def _damage_annotation(annotation: dict, record: dict, burst: Burst) -> dict:
     """A copy of an annotation that tells what happened to its object."""
     strength = burst.strength
     if burst.kind == "occlusion":
@@ -66,9 +67,10 @@ def _noted(annotation: dict, record: dict, burst: Burst) -> dict:
         strength = round(covered_share(box, max(record["height"], record["width"]), burst.strength, moment), 2)
         if strength < _LEAST_COVERED:
             return annotation
-    return {**annotation, "deterioration": _stronger(annotation.get("deterioration"), burst.kind, strength)}
+    return {**annotation, "deterioration": _with_strongest(annotation.get("deterioration"), burst.kind, strength)}
 
 
-def _stronger(kinds: dict[str, float] | None, kind: str, strength: float) -> dict[str, float]:
+def _with_strongest(kinds: dict[str, float] | None, kind: str, strength: float) -> dict[str, float]:
     kinds = dict(kinds or {})
+    # A video may have been recorded as damaged by the same kind before: the stronger one is what is seen.
     return kinds | {kind: max(strength, kinds.get(kind, 0.0))}

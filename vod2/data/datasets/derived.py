@@ -68,12 +68,13 @@ def register_every_nth(name: str, source_name: str, n: int) -> None:
         raise UserError(f"{name}: every {n}-th frame of {source_name}, expected a number of at least 1")
 
     def choose(records: list[dict]) -> list[dict]:
-        lost = next((record for record in records if n > 1 and not _tells_all_frames(record)), None)
-        if lost is not None:
+        incomplete = next((record for record in records if n > 1 and not _tells_all_frames(record)), None)
+        if incomplete is not None:
             raise UserError(
-                f"{name}: video {lost['video_id']!r} of {source_name} has neither video_file nor frame_template, "
+                f"{name}: video {incomplete['video_id']!r} of {source_name} has neither video_file nor frame_template, "
                 "without which the frames that are left out cannot be context: add one where the dataset is registered"
             )
+        # `video_length` stays that of the video: the frames between are still its context.
         return [record for record in records if record["frame_index"] % n == 0]
 
     register_derived(name, source_name, choose)

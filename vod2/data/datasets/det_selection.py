@@ -41,17 +41,19 @@ def derive_images(root: str | os.PathLike, class_names: Sequence[str] = VID_CLAS
     for folder in _folders(Path(root, "Data", "DET", "train")):
         paths = sorted(_path(root, image) for image in folder.glob("*.JPEG"))
         if folder.parent.name == _SYNSETS:
+            # What a folder is of says more than its images: few of them need to be parsed.
             category = categories.get(_synset_of(root, folder.name, paths, categories))
             if category is not None:
                 images[category] += paths
             continue
         for path in tqdm(paths, desc=folder.name, unit="file", disable=None):
+            # A set: an image with several objects of a class counts once for it.
             named = {categories[name] for name in _names(root, path) if name in categories}
             for category in named:
                 images[category].append(path)
     selected = []
-    for of_class in images.values():
-        selected += _taken(of_class)
+    for class_paths in images.values():
+        selected += _select(class_paths)
     return selected
 
 
@@ -61,13 +63,14 @@ def limit_images_per_class(dicts: Sequence[dict], limit: int) -> list[dict]:
     Classes are counted alone: an image of several goes only if each of them has enough without it. A class may so have
     more than `limit` images that came with others.
     """
-    seen: Counter[int] = Counter()
+    counts: Counter[int] = Counter()
     kept = []
     for position in sorted(range(len(dicts)), key=lambda i: (_checksum(str(dicts[i]["image_id"])), i)):
         classes = {annotation["category_id"] for annotation in dicts[position].get("annotations", ())}
-        if not classes or any(seen[category] < limit for category in classes):
+        if not classes or any(counts[category] < limit for category in classes):
             kept.append(position)
-        seen.update(classes)
+        # An image that is dropped counts, too, but only for classes that have enough already.
+        counts.update(classes)
     return [dicts[position] for position in sorted(kept)]
 
 
@@ -88,6 +91,7 @@ def _synset_of(root: str | os.PathLike, name: str, paths: Sequence[str], categor
     images: Counter[str] = Counter()
     for path in paths[:_NAMED_BY]:
         images.update(_names(root, path))
+    # The most frequent one; of two that are equally frequent the first by name, on every machine.
     return min(images, key=lambda synset: (-images[synset], synset), default=name)
 
 
@@ -99,11 +103,12 @@ def _names(root: str | os.PathLike, path: str) -> set[str]:
     try:
         return {thing.name for thing in parse_xml(file)[2]}
     except UserError as error:
+        # The loader stops at the file if its image is selected; it is no reason to select none.
         logger.warning("Not looked at for the selection of images: %s", error)
         return set()
 
 
-def _taken(paths: Collection[str]) -> list[str]:
+def _select(paths: Collection[str]) -> list[str]:
     """At most `_LINES_PER_CLASS` of them, in their order."""
     return sorted(sorted(paths, key=lambda path: (_checksum(path), path))[:_LINES_PER_CLASS])
 

@@ -37,6 +37,7 @@ def register_drones(name: str, root: str | os.PathLike, split: str) -> None:
         image_root=str(root),
         linked_identities=True,
         frame_annotations=LoadedAnnotations(load_drones, {"root": root, "split": split}),
+        # The check of this format calls the file `path`.
         check_source={"format": "coco_video", "path": source.pop("json_file"), **source},
     )
 

@@ -75,12 +75,13 @@ def prepare_drones(
         UserError: SciPy is not installed; a folder, a video or labels are missing, broken or do not fit each other.
     """
     data = Path(clone, "Data") if Path(clone, "Data").is_dir() else Path(clone)
-    found = {sensor: find_clips(data / f"Video_{DRONE_SENSORS[sensor]}") for sensor in sensors}
-    for sensor, parts in found.items():
-        found[sensor] = _complete(parts, skip_missing)
+    clips_of_sensor = {sensor: find_clips(data / f"Video_{DRONE_SENSORS[sensor]}") for sensor in sensors}
+    # Of all sensors before anything is written: a file that is missing shows at once.
+    for sensor, parts in clips_of_sensor.items():
+        clips_of_sensor[sensor] = _complete_clips(parts, skip_missing)
     distances = read_distances(data / _DESCRIPTION)
     written = []
-    for sensor, parts in found.items():
+    for sensor, parts in clips_of_sensor.items():
         root = Path(output, f"drones_{sensor}")
         _place_videos(data / f"Video_{DRONE_SENSORS[sensor]}", root / "videos", parts, copy_videos)
         for split, clips in parts.items():
@@ -101,6 +102,7 @@ def find_clips(folder: Path) -> dict[str, list[Clip]]:
     """
     pattern = re.compile(r"([A-Z]+_([A-Z]+)_(\d+))(?:_LABELS\.mat|\.mp4)")
     names: dict[str, tuple[str, int]] = {}  # {name of a clip: its category and number}
+    # A clip is known by either of its files, so that one that is missing can be reported.
     for path in folder.iterdir() if folder.is_dir() else ():
         match = pattern.fullmatch(path.name)
         if match:  # twice for a clip that has both files
@@ -120,6 +122,7 @@ def find_clips(folder: Path) -> dict[str, list[Clip]]:
             if category_of_clip == category.upper():
                 clips.append(Clip(name, category, number, folder / f"{name}.mp4", folder / f"{name}{_LABELS}"))
         clips.sort(key=lambda clip: clip.number)
+        # Half up; Python's round goes to the even number.
         boundary = int(_TRAIN_SHARE * len(clips) + 0.5)
         splits["train"] += clips[:boundary]
         splits["val"] += clips[boundary:]
@@ -164,17 +167,19 @@ def _sheet_rows(path: Path) -> list[dict[str, str]]:
             value = cell.find(f"{_SHEET}v")
             if value is not None:
                 content = value.text or ""
+                # The value of a cell of type s is the number of a shared text.
                 text = texts[int(content)] if cell.get("t") == "s" else content
                 place = cell.get("r")
                 if place is None:
                     raise ValueError("a cell without a place")
+                # Empty cells are left out of the file, so only its place, such as A5, tells the column of a cell.
                 cells[place.rstrip("0123456789")] = " ".join(text.split())
         if cells:
             rows.append(cells)
     return rows
 
 
-def _complete(splits: dict[str, list[Clip]], skip_missing: bool) -> dict[str, list[Clip]]:
+def _complete_clips(splits: dict[str, list[Clip]], skip_missing: bool) -> dict[str, list[Clip]]:
     """The clips that have both files."""
     missing = []
     for clip in itertools.chain.from_iterable(splits.values()):
@@ -186,13 +191,14 @@ def _complete(splits: dict[str, list[Clip]], skip_missing: bool) -> dict[str, li
         )
     for path in missing:
         logger.warning("%s is missing: its clip is left out", path)
-    complete = {}
+    complete_clips = {}
     for split, clips in splits.items():
-        complete[split] = [clip for clip in clips if clip.video not in missing and clip.labels not in missing]
-    return complete
+        complete_clips[split] = [clip for clip in clips if clip.video not in missing and clip.labels not in missing]
+    return complete_clips
 
 
 def _place_videos(source: Path, target: Path, splits: dict[str, list[Clip]], copy: bool) -> None:
+    # A link by default, as the videos are large and are only read.
     if not copy:
         if target.is_dir():
             return
@@ -237,12 +243,13 @@ def _add_clip(data: dict, clip: Clip, distance: str | None) -> None:
     width, height = reader.size
     video = {"id": len(data["videos"]) + 1, "name": clip.name, "length": len(frames)}
     data["videos"].append(video if distance is None else video | {"distance": distance})
-    # A box [x, y, x + width, y + height] in MATLAB's pixels begins at x - 1.
     corners = [np.hstack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]]) for boxes, _ in frames]
     tracks = link_tracks(corners, [labels for _, labels in frames])
     for index, ((boxes, labels), numbers) in enumerate(zip(frames, tracks, strict=True)):
+        # Ids count from 1: to pycocotools an annotation of the id 0 is no match.
         image = {"id": len(data["images"]) + 1, "video_id": video["id"], "frame_id": index}
         data["images"].append(image | {"width": width, "height": height})
+        # Hundredths of a pixel are finer than anybody draws, and keep the file small.
         for box, label, number in zip(boxes.round(2).tolist(), labels.tolist(), numbers.tolist(), strict=True):
             entry = {"id": len(data["annotations"]) + 1, "image_id": image["id"], "category_id": label + 1}
             data["annotations"].append(entry | {"instance_id": number, "bbox": box, "iscrowd": 0})
@@ -252,10 +259,11 @@ def _boxes_of_frames(clip: Clip) -> list[tuple[np.ndarray, np.ndarray]]:
     """For each frame the boxes (n, 4) [x, y, width, height] that count from 0, and their classes (n,)."""
     ids = {name.upper(): number for number, name in enumerate(DRONE_CLASSES)}
     frames = []
-    for found in read_video_labels(clip.labels).frames:
-        if unknown := sorted(set(found) - set(ids)):
+    for boxes_by_label in read_video_labels(clip.labels).frames:
+        if unknown := sorted(set(boxes_by_label) - set(ids)):
             raise UserError(f"{clip.labels}: the label {unknown[0]!r} is unknown, expected {', '.join(ids)}")
-        boxes = np.concatenate([np.zeros((0, 4)), *found.values()]) - (1, 1, 0, 0)
-        labels = np.concatenate([np.zeros(0, np.int64), *(np.full(len(b), ids[name]) for name, b in found.items())])
-        frames.append((boxes, labels))
+        # MATLAB's pixels count from 1. The empty arrays stand in where a frame has no label.
+        boxes = np.concatenate([np.zeros((0, 4)), *boxes_by_label.values()]) - (1, 1, 0, 0)
+        labels = [np.full(len(of_label), ids[name]) for name, of_label in boxes_by_label.items()]
+        frames.append((boxes, np.concatenate([np.zeros(0, np.int64), *labels])))
     return frames

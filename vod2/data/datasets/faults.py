@@ -88,8 +88,10 @@ def refuse(fault: Fault) -> None:
 def number(value: object, place: Place, name: str, kind: str = "broken_annotation") -> float:
     """`value` (a number or its text) as a finite float, or a `Fault` that says what `name` is."""
     try:
+        # To Python true is an int, but in JSON it is no number.
         if isinstance(value, int | float | str) and not isinstance(value, bool) and math.isfinite(float(value)):
             return float(value)
+    # OverflowError: an int of more digits than a float can have.
     except (ValueError, OverflowError):
         pass
     raise Fault.at(place, f"{name} is {value!r:.80}", "a number", kind)

@@ -49,6 +49,7 @@ class LoadedAnnotations(FrameAnnotations):
     """
 
     load: Callable
+    # A dict has no hash; readers with other arguments are still unequal.
     arguments: dict = field(hash=False)
     videos: str | None = None
 
@@ -56,6 +57,7 @@ class LoadedAnnotations(FrameAnnotations):
         return video_id if self.videos else None
 
     def read(self, part: Any) -> Iterable[dict]:
+        # A list of one video, where the loader can read one alone.
         loaded = self.load(**self.arguments, **({self.videos: [part]} if self.videos else {}))
         return loaded.dicts if hasattr(loaded, "dicts") else loaded
 
@@ -89,6 +91,7 @@ class AnnotationCache:
 
     def __call__(self, video_id: str, index: int) -> list[dict] | None:
         """Detectron2's `annotations` of a frame (a fresh copy), or None where nobody has annotated it."""
+        # As it is the part that is kept, the frames of a video or file that is read at once cost one reading.
         part = self.reader.part(video_id, index)
         if part in self._parts:
             self._parts.move_to_end(part)

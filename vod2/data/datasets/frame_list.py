@@ -42,28 +42,29 @@ def parse_frame_list(path: str | os.PathLike, split: str, report: Report = refus
         Fault: the list cannot be read.
     """
     lines = lines_of(path, "the list of frames", refuse)
+    # Files often end in blank lines; a blank line in between is a fault.
     while lines and not lines[-1].strip():
         lines.pop()
     fields_of_lines = {number: _fields_of_line(line, split) for number, line in enumerate(lines, start=1)}
     # A list has one form, that of most lines.
     counts = Counter(len(fields) for fields in fields_of_lines.values() if fields is not None)
-    usual = counts.most_common(1)[0][0] if counts else None
-    good = {}
+    field_count = counts.most_common(1)[0][0] if counts else None
+    parsed = {}
     for number, fields in fields_of_lines.items():
-        if fields is None or len(fields) != usual:
+        if fields is None or len(fields) != field_count:
             place = Place(path, number)
             report(Fault.at(place, f"{lines[number - 1]!r}", _FORMS, "bad_line", "fix the list"))
         else:
-            good[number] = fields
+            parsed[number] = fields
 
-    whole = usual == 4 and _lists_whole_videos([fields for fields in good.values() if len(fields) == 4])
+    lists_videos = field_count == 4 and _lists_whole_videos([fields for fields in parsed.values() if len(fields) == 4])
     entries = []
-    for number, (video, *numbers) in good.items():
+    for number, (video, *numbers) in parsed.items():
         if len(numbers) == 1:
             (index,), length = numbers, None
         else:
             _, index, length = numbers
-            if whole:  # the line stands for all frames of the video
+            if lists_videos:  # the line stands for all frames of the video
                 index = None
         entries.append(ListEntry(number, lines[number - 1], video, index, length))
     return entries
@@ -71,7 +72,9 @@ def parse_frame_list(path: str | os.PathLike, split: str, report: Report = refus
 
 def _fields_of_line(line: str, split: str) -> tuple[str, int, int, int] | tuple[str, int] | None:
     """(video, count, frame, length) or (video, frame) of one line of a list, None if it has no known form."""
+    # The longer form first, since its lines end in a number, too.
     for count in (3, 1):
+        # From the right, as the names of videos may have spaces.
         words = line.strip().rsplit(maxsplit=count)
         name, numbers = "".join(words[:-count]), words[-count:]
         if not name or not all(map(_is_number, numbers)):

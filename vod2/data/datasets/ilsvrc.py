@@ -162,10 +162,12 @@ def read_annotations(
     sizes, counts = [], []
     rows: list[tuple] = []
     boxes = BoxCheck()
+    # None leaves it to tqdm, which shows no bar where stderr is no terminal.
     for file in tqdm(files, desc="annotations", unit="file", disable=quiet or None):
         height, width, objects = parse_xml(file)
         before = len(rows)
         for position, thing in enumerate(objects):
+            # VID has its own classes only, so another name is a mistake; DET has many more.
             if thing.name not in categories:
                 if ignore_other_classes:
                     continue
@@ -178,6 +180,7 @@ def read_annotations(
         counts.append(len(rows) - before)
     if not quiet:
         boxes.warn()
+    # In float64 every track id up to 2^31 is exact; in float32 it would not be.
     columns = np.array(rows, np.float64).reshape(-1, 7)
     return AnnotationTable(
         np.array(sizes, np.int32).reshape(-1, 2),
@@ -204,8 +207,10 @@ def cached_annotations(
     """
     root = os.path.abspath(root)
     key = _cache_key(root, files, categories)
-    in_home = f"{label}-{hashlib.sha256(root.encode()).hexdigest()[:12]}.npz"
-    places = [Path(root, ".vod2_cache", f"{label}.npz"), Path.home() / ".cache" / "vod2" / in_home]
+    # All data sets share the folder at home: the hash of the root keeps them apart.
+    name_at_home = f"{label}-{hashlib.sha256(root.encode()).hexdigest()[:12]}.npz"
+    # Beside the data first, where all who use it find the cache; data is often mounted read-only.
+    places = [Path(root, ".vod2_cache", f"{label}.npz"), Path.home() / ".cache" / "vod2" / name_at_home]
     for place in places:
         table = _load_cache(place, key)
         if table is not None:
@@ -238,10 +243,12 @@ def _load_cache(path: Path, key: str) -> AnnotationTable | None:
     if not path.is_file():
         return None
     try:
+        # No pickles: a file that somebody else has put there must not run code.
         with np.load(path, allow_pickle=False) as arrays:
             if str(arrays["key"]) != key:
                 return None
             return AnnotationTable(**{field.name: arrays[field.name] for field in fields(AnnotationTable)})
+    # A cache that was cut off while it was written is no reason to stop: everything in it can be read again.
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         logger.warning("%s: the cache is broken (%s), it is built again", path, error)
         return None

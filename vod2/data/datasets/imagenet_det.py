@@ -9,8 +9,8 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from vod2.d2 import BoxMode, DatasetCatalog, MetadataCatalog
-from vod2.data.datasets.common import lines_of
+from vod2.d2 import DatasetCatalog, MetadataCatalog
+from vod2.data.datasets.common import annotation_dict, lines_of
 from vod2.data.datasets.det_selection import derive_images
 from vod2.data.datasets.faults import Fault, Place, Report, refuse
 from vod2.data.datasets.ilsvrc import (
@@ -62,15 +62,16 @@ def load_imagenet_det(
     """
     for part in ("Data", "Annotations"):
         require_folder(Path(root, part, "DET", "train"), name, remedy)
-    found = list_file or find_det_list(root)
-    paths = [path for _, path in parse_det_list(found)] if found else derive_images(root, class_names)
+    list_path = list_file or find_det_list(root)
+    paths = [path for _, path in parse_det_list(list_path)] if list_path else derive_images(root, class_names)
     if not paths:
-        raise UserError(f"{found or Path(root, 'Data', 'DET')}: expected images of {name}, found none: {remedy}")
+        raise UserError(f"{list_path or Path(root, 'Data', 'DET')}: expected images of {name}, found none: {remedy}")
+    # A path that is listed twice is parsed twice, so that rows of the table stay those of the list.
     files = [os.path.join(root, "Annotations", "DET", f"{path}.xml") for path in paths]
     categories = category_ids(class_names)
     table = cached_annotations(
         root,
-        f"det-{Path(found).stem if found else 'derived'}",
+        f"det-{Path(list_path).stem if list_path else 'derived'}",
         files,
         categories,
         lambda: read_annotations(files, categories, ignore_other_classes=True),
@@ -79,17 +80,8 @@ def load_imagenet_det(
     dicts, end = [], 0
     for path, (height, width), count in zip(paths, table.sizes.tolist(), table.counts.tolist(), strict=True):
         begin, end = end, end + count
-        annotations = [
-            {
-                "bbox": boxes[i],
-                "bbox_mode": BoxMode.XYXY_ABS,
-                "category_id": labels[i],
-                "iscrowd": 0,
-                "track_id": tracks[i],
-                "occluded": 0,
-            }
-            for i in range(begin, end)
-        ]
+        # DET does not annotate occlusion, which leaves it at 0.
+        annotations = [annotation_dict(boxes[i], labels[i], tracks[i]) for i in range(begin, end)]
         dicts.append(_to_dict(root, path, height, width, annotations))
     return dicts
 
@@ -100,6 +92,7 @@ def _to_dict(root: str | os.PathLike, path: str, height: int, width: int, annota
         "image_id": f"DET/{path}",
         "height": height,
         "width": width,
+        # The prefix keeps an image from having the id of a video.
         "video_id": f"DET/{path}",
         "frame_index": 0,
         "video_length": 1,

@@ -79,6 +79,7 @@ class XmlAnnotations(FrameAnnotations):
         return video_id, index
 
     def read(self, part: tuple[str, int]) -> Iterator[dict]:
+        # Only the annotations are used: the length may be anything, and {} keeps the deterioration from being read.
         ref = FrameRef(*part, length=part[1] + 1)
         file = _annotation_file(self.root, ref)
         if os.path.isfile(file):
@@ -120,16 +121,24 @@ def load_imagenet_vid(
     """
     require_folder(Path(root, "Data", "VID", split), name, remedy)
     require_folder(Path(root, "Annotations", "VID", split), name, remedy)
+    # A synthetic set brings its own names.
     if class_names is None:
         class_names = default_classes(root)
-    found = None if every_frame else list_file or find_list(root, split)
-    refs = read_frame_list(found, root, split) if found else derive_frames(root, split, every_frame)
+    list_path = None if every_frame else list_file or find_list(root, split)
+    refs = read_frame_list(list_path, root, split) if list_path else derive_frames(root, split, every_frame)
     if not refs:
-        raise UserError(f"{found or Path(root, 'Data', 'VID', split)}: expected frames of {name}, found none: {remedy}")
+        source = list_path or Path(root, "Data", "VID", split)
+        raise UserError(f"{source}: expected frames of {name}, found none: {remedy}")
     files = [_annotation_file(root, ref) for ref in refs]
     categories = category_ids(class_names)
-    label = f"vid-{split}-{'all' if every_frame else Path(found).stem if found else 'derived'}"
-    table = cached_annotations(root, label, files, categories, lambda: read_annotations(files, categories))
+    # Each choice of frames has a cache of its own, so that one does not replace another's.
+    if every_frame:
+        choice = "all"
+    else:
+        choice = Path(list_path).stem if list_path else "derived"
+    table = cached_annotations(
+        root, f"vid-{split}-{choice}", files, categories, lambda: read_annotations(files, categories)
+    )
     return list(_to_dicts(root, refs, table))
 
 
@@ -191,7 +200,9 @@ def derive_frames(root: str | os.PathLike, split: str, every_frame: bool = False
     data = os.path.join(root, "Data", "VID")
     refs = []
     for folder, subfolders, files in os.walk(os.path.join(data, split), followlinks=True):
+        # os.walk goes on in the order of this list; links are followed because data sets are often made of them.
         subfolders.sort()
+        # 0 for a folder that only holds others, which then adds nothing.
         length = _video_length(folder, files)
         video = Path(folder).relative_to(data).as_posix()
         refs += [FrameRef(video, index, length) for index in chosen_frames(length, every_frame or split != "train")]
@@ -202,12 +213,14 @@ def chosen_frames(length: int, every_frame: bool) -> Iterable[int]:
     """The frames of a video of `length` frames that the published lists name, or all of them."""
     if every_frame or length < _TRAIN_FRAMES:
         return range(length)
+    # floor((i + 0.5) L / 15) in integers, which do not round.
     return [(2 * i + 1) * length // (2 * _TRAIN_FRAMES) for i in range(_TRAIN_FRAMES)]
 
 
 def _video_length(folder: str, files: Iterable[str]) -> int:
     """Frames among the `files` of a video's folder: 0, 1, 2 ... without a gap, or else a UserError."""
     frames = {file for file in files if file.endswith(".JPEG")}
+    # As many files as there are, counted from 0: the first name that is not among them shows a gap.
     missing = next((name for name in map("{:06d}.JPEG".format, range(len(frames))) if name not in frames), None)
     if missing:
         raise UserError(
@@ -229,6 +242,7 @@ def _to_dicts(
     occluded, ends = table.occluded.tolist(), table.counts.cumsum().tolist()
     deterioration = dict(deterioration or {})
     for ref, (height, width), count, end in zip(refs, table.sizes.tolist(), table.counts.tolist(), ends, strict=True):
+        # Once for a video, whose frames need not follow each other in the list.
         if ref.video not in deterioration:
             deterioration[ref.video] = read_sidecar(root, ref.video)
         kinds = deterioration[ref.video].get(ref.index, {})

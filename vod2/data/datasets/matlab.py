@@ -46,6 +46,7 @@ def read_video_labels(path: str | os.PathLike) -> VideoLabels:
     """
     try:
         return _labels(_object_properties(path), path)
+    # These name the file and the remedy already.
     except UserError:
         raise
     except Exception as error:  # SciPy raises whatever it likes on damaged files
@@ -53,18 +54,19 @@ def read_video_labels(path: str | os.PathLike) -> VideoLabels:
 
 
 def _labels(cells: np.ndarray, path: str | os.PathLike) -> VideoLabels:
-    found = [cell for cell in cells if {"LabelData", "DataSource"} <= set(_fields(cell)) and cell.size == 1]
-    if len(found) != 1:
-        raise UserError(f"{path}: has {len(found)} sets of labels, {_REMEDY}")
-    properties = found[0].reshape(-1)[0]
-    rows, source = properties["LabelData"], _single(properties["DataSource"])
-    if "Time" not in _fields(rows):
-        raise UserError(f"{path}: its LabelData has the fields {_fields(rows)}, {_REMEDY}")
-    names = [name for name in rows.dtype.names if name != "Time"]
+    label_sets = [cell for cell in cells if {"LabelData", "DataSource"} <= set(_fields(cell)) and cell.size == 1]
+    if len(label_sets) != 1:
+        raise UserError(f"{path}: has {len(label_sets)} sets of labels, {_REMEDY}")
+    properties = label_sets[0].reshape(-1)[0]
+    elements, source = properties["LabelData"], _single(properties["DataSource"])
+    if "Time" not in _fields(elements):
+        raise UserError(f"{path}: its LabelData has the fields {_fields(elements)}, {_REMEDY}")
+    names = [name for name in elements.dtype.names if name != "Time"]
     frames = []
-    for index, row in enumerate(rows.reshape(-1)):
-        boxes = {name: _boxes(row[name], f"{path}: frame {index}, {name}") for name in names}
-        frames.append({name: one for name, one in boxes.items() if len(one)})
+    for index, element in enumerate(elements.reshape(-1)):
+        boxes = {name: _boxes(element[name], f"{path}: frame {index}, {name}") for name in names}
+        # A label that is not in a frame is an empty array there.
+        frames.append({name: boxes[name] for name in names if len(boxes[name])})
     return VideoLabels(str(_single(_single(source["Source"]))), frames)
 
 
@@ -83,6 +85,7 @@ def _object_properties(path: str | os.PathLike) -> np.ndarray:
     if workspace[_NAME] != _NO_NAME:
         raise ValueError("its objects begin in an unknown way")
     workspace[_NAME] = _A_NAME
+    # SciPy reads the workspace as a file of its own once it has the text and the offset that a file begins with.
     file = io.BytesIO(b" " * 116 + bytes(8) + workspace[:4] + workspace[_HEAD:])
     return loadmat(file)["w"]["MCOS"][0, 0][0]["arr"].reshape(-1)
 
@@ -92,13 +95,14 @@ def _fields(value: Any) -> tuple[str, ...]:
 
 
 def _single(value: np.ndarray) -> Any:
+    # MATLAB's empty text is an array without elements.
     return value.reshape(-1)[0] if value.size else ""
 
 
 def _boxes(value: np.ndarray, where: str) -> np.ndarray:
     """(n, 4) float64 of one label in one frame."""
     if "Position" in _fields(value):
-        parts = [_boxes(one, where) for one in value["Position"].reshape(-1)]
+        parts = [_boxes(part, where) for part in value["Position"].reshape(-1)]
         return np.concatenate(parts) if parts else np.zeros((0, 4))
     if not value.size:
         return np.zeros((0, 4))

@@ -114,6 +114,7 @@ def load_mot(
     Raises:
         UserError: a folder or file is missing, or not as above; names file, line and value.
     """
+    # The numbers in gt.txt may have gaps; category ids have none.
     ids = class_ids(list(classes.values()) if keep_classes is None else keep_classes, "the classes")
     unknown = set(ids) - set(classes.values())
     if unknown:
@@ -153,6 +154,7 @@ def read_seqinfo(path: str | os.PathLike) -> SequenceInfo:
         Fault: it is missing or broken, or a value is missing or no number.
     """
     place = Place(path)
+    # A percent sign in a value, such as the name of a folder, stands for itself.
     parser = configparser.ConfigParser(interpolation=None)
     try:
         parser.read_string(read_text(path, "the description of a sequence"))
@@ -170,8 +172,10 @@ def _frames(folder: Path, sequence: str, info: SequenceInfo, video: str | None) 
     images = os.path.join(folder, info.folder).replace("%", "%%")
     template = f"{images}/%06d{info.suffix.replace('%', '%%')}"
     frames = []
+    # seqinfo.ini is taken at its word: a frame that is missing shows when it is read, or in the check.
     for index in range(info.length):
         if video is None:
+            # The images count from 1.
             source = {"file_name": template % (index + 1), "frame_template": template, "frame_offset": 1}
         else:
             source = {"video_file": video}
@@ -229,8 +233,10 @@ def parse_ground_truth(path: str | os.PathLike, length: int, report: Report = re
 def _parse_object(fields: Sequence[str], place: Place, length: int) -> MotObject | None:
     """An object, None for one of confidence 0."""
     values = [number(text, place, column, "bad_line") for text, column in zip(fields, _COLUMNS, strict=True)]
+    # Such rows take no part in MOTChallenge's evaluation; what else they say need not make sense.
     if values[6] == 0:
         return None
+    # Whole numbers, also where they are written as 1.0.
     frame, track, label = (whole(values[i], place, _COLUMNS[i], kind="bad_line") for i in (0, 1, 7))
     if not 1 <= frame <= length:
         raise Fault.at(place, f"frame {frame}", f"1 to {length}", "video_length", "fix it, or seqLength in seqinfo.ini")
@@ -244,8 +250,9 @@ def _annotate(frames: list[dict], path: Path, classes: Mapping[int, str], ids: d
     for thing in parse_ground_truth(path, len(frames)):
         place = Place(path, thing.line)
         if thing.label not in classes:
-            known = f"one of {', '.join(map(str, classes))}"
-            raise Fault.at(place, f"class {thing.label} is unknown", known, "unknown_class")
+            expected = f"one of {', '.join(map(str, classes))}"
+            raise Fault.at(place, f"class {thing.label} is unknown", expected, "unknown_class")
+        # A class that the dataset has but `keep_classes` does not name.
         if classes[thing.label] not in ids:
             continue
         record = frames[thing.frame]

@@ -49,26 +49,30 @@ def link_tracks(
         raise UserError("linking boxes needs SciPy: pip install scipy (or vod2[matlab])") from error
     tracks: list[_Track] = []
     numbers, count = [], 0
-    for frame, (own_boxes, own_labels) in enumerate(zip(boxes, labels, strict=True)):
+    for frame, (frame_boxes, frame_labels) in enumerate(zip(boxes, labels, strict=True)):
+        # Consecutive frames are 1 apart, with no frame missed.
         tracks = [track for track in tracks if frame - track.frame <= max_gap + 1]
-        similarity = _similarity(tracks, own_boxes, own_labels)
-        found = np.full(len(own_boxes), -1, dtype=np.int64)
+        similarity = _similarity(tracks, frame_boxes, frame_labels)
+        track_numbers = np.full(len(frame_boxes), -1, dtype=np.int64)
         # Pairs that may not be linked must not outweigh those that may: they count as little as the limit.
         for row, column in zip(*linear_sum_assignment(similarity.clip(min=min_giou), maximize=True), strict=True):
             if similarity[row, column] >= min_giou:
-                found[column] = tracks[row].number
-        new = found < 0
-        found[new] = np.arange(count, count + new.sum())
+                track_numbers[column] = tracks[row].number
+        new = track_numbers < 0
+        track_numbers[new] = np.arange(count, count + new.sum())
         count += int(new.sum())
-        seen = [_Track(*one, frame) for one in zip(found.tolist(), own_boxes, own_labels.tolist(), strict=True)]
-        tracks = [track for track in tracks if track.number not in set(found.tolist())] + seen
-        numbers.append(found)
+        continued = set(track_numbers.tolist())
+        tracks = [track for track in tracks if track.number not in continued]
+        for number, box, label in zip(track_numbers.tolist(), frame_boxes, frame_labels.tolist(), strict=True):
+            tracks.append(_Track(number, box, label, frame))
+        numbers.append(track_numbers)
     return numbers
 
 
 def _similarity(tracks: Sequence[_Track], boxes: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """(tracks, n) generalised IoU, minus infinity between classes."""
     latest = np.array([track.box for track in tracks]).reshape(-1, 4)
+    # Without tracks `latest` is float64 whatever the boxes are, and torch wants one dtype.
     similarity = generalized_box_iou(torch.as_tensor(latest), torch.as_tensor(np.asarray(boxes, latest.dtype))).numpy()
-    same = np.array([track.label for track in tracks])[:, None] == np.asarray(labels)[None]
-    return np.where(same.reshape(similarity.shape), similarity, -np.inf)
+    same_class = np.array([track.label for track in tracks])[:, None] == np.asarray(labels)[None]
+    return np.where(same_class.reshape(similarity.shape), similarity, -np.inf)

@@ -87,6 +87,7 @@ def load_uavdt(
         sequences = UAVDT_SEQUENCES[split]
     images, truth = Path(root, _IMAGES), _ground_truth_folder(root, name)
     require_folder(images, name, _REMEDY)
+    # All of them at once: whoever completes the download needs the list.
     missing = [sequence for sequence in sequences if not (images / sequence).is_dir()]
     if missing:
         raise UserError(
@@ -99,6 +100,7 @@ def load_uavdt(
 
 def _ground_truth_folder(root: str | os.PathLike, name: str) -> Path:
     folders = [Path(root, folder) for folder in _GROUND_TRUTH]
+    # Where there is neither, the message names the place that the archive is unpacked to.
     chosen = next((folder for folder in folders if folder.is_dir()), folders[0])
     require_folder(chosen, name, _REMEDY)
     return chosen
@@ -130,6 +132,7 @@ def parse_uavdt_table(
     for line in lines[~good].tolist():
         report(_bad_line(path, line, texts[line], "a value out of range", expected))
     if length is not None:
+        # Apart from the other ranges, because here the video is at fault rather than the line.
         beyond = good & (table[:, _FRAME] > length)
         for line, frame in zip(lines[beyond].tolist(), table[beyond, _FRAME].tolist(), strict=True):
             value, expected = f"frame {frame:.0f}", f"1 to {length}"
@@ -161,6 +164,7 @@ def _numbers_of(path: str | os.PathLike, report: Report) -> tuple[np.ndarray, np
 def _is_valid(table: np.ndarray, ranges: dict[int, tuple[int, int]]) -> np.ndarray:
     """(n,) bool: all values of the row are possible. NaN fails every comparison."""
     whole = np.delete(table, _BOX, axis=1)
+    # The bound also rules out what float() makes of "inf", and keeps the numbers within int64.
     valid = (np.abs(table) <= _LARGEST).all(axis=1) & (whole == np.floor(whole)).all(axis=1) & (table[:, _FRAME] >= 1)
     for column, (low, high) in ranges.items():
         valid &= (table[:, column] >= low) & (table[:, column] <= high)
@@ -176,6 +180,7 @@ def _read_sequence(folder: Path, truth: Path) -> list[dict]:
     """The dicts of one video."""
     length = _video_length(folder)
     try:
+        # Only the first image is opened, for its size; reading any other checks it against that.
         with Image.open(folder / "img000001.jpg") as image:
             width, height = image.size
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -183,9 +188,10 @@ def _read_sequence(folder: Path, truth: Path) -> list[dict]:
     file = truth / f"{folder.name}_gt_whole.txt"
     objects = _read_objects(file, length)
     regions = _read_regions(truth / f"{folder.name}_gt_ignore.txt")
+    # By frame for `_split`; stable, so that the objects of a frame keep the order of the file.
     objects = objects[np.argsort(objects[:, _FRAME], kind="stable")]
-    boxes, has_area = _clipped(objects, width, height, file)
-    region_boxes, region_has_area = _clipped(regions, width, height, None)
+    boxes, has_area = _clip_boxes(objects, width, height, file)
+    region_boxes, region_has_area = _clip_boxes(regions, width, height, None)
     template = str(folder).replace("%", "%%") + "/img%06d.jpg"  # a percent sign in the folders' names is not a format
     by_frame = _split(list(_annotations(objects[has_area], boxes[has_area])), objects[has_area], length)
     ignored = _split(region_boxes[region_has_area].tolist(), regions[region_has_area], length)
@@ -209,6 +215,7 @@ def _read_sequence(folder: Path, truth: Path) -> list[dict]:
 
 def _read_objects(path: Path, length: int) -> np.ndarray:
     lines, table = parse_uavdt_table(path, length=length)
+    # The parser lets unknown classes pass, as the check reports them object by object.
     unknown = (table[:, _CLASS] < 1) | (table[:, _CLASS] > len(UAVDT_CLASSES))
     if unknown.any():
         place, value = Place(path, int(lines[unknown][0])), f"class {table[unknown, _CLASS][0]:.0f} is unknown"
@@ -221,6 +228,7 @@ def _video_length(folder: Path) -> int:
     frames = {
         entry.name for entry in os.scandir(folder) if entry.name.startswith("img") and entry.name.endswith(".jpg")
     }
+    # At least the first name, so that a folder without images is an error as well.
     names = (f"img{number:06d}.jpg" for number in range(1, max(len(frames), 1) + 1))
     missing = next((name for name in names if name not in frames), None)
     if missing:
@@ -239,7 +247,7 @@ def _read_regions(path: Path) -> np.ndarray:
     return table[np.argsort(table[:, _FRAME], kind="stable")]
 
 
-def _clipped(table: np.ndarray, width: int, height: int, file: Path | None) -> tuple[np.ndarray, np.ndarray]:
+def _clip_boxes(table: np.ndarray, width: int, height: int, file: Path | None) -> tuple[np.ndarray, np.ndarray]:
     """Boxes (n, 4) xyxy clipped to the image, and which of them (n,) have area left; a warning if a file is given."""
     written = np.concatenate([table[:, 2:4], table[:, 2:4] + table[:, 4:6]], axis=1)
     boxes = np.clip(written, 0, [width, height, width, height])
@@ -264,6 +272,7 @@ def _annotations(table: np.ndarray, boxes: np.ndarray) -> Iterator[dict]:
             "category_id": row[_CLASS] - 1,
             "iscrowd": 0,
             "track_id": row[_TRACK],
+            # UAVDT numbers its classes from 1; its occlusion 1 means none.
             "occluded": int(row[_OCCLUSION] > 1),
             "out_of_view": row[_OUT_OF_VIEW],
             "occlusion": row[_OCCLUSION],
@@ -272,5 +281,6 @@ def _annotations(table: np.ndarray, boxes: np.ndarray) -> Iterator[dict]:
 
 def _split(items: list, table: np.ndarray, length: int) -> list[list]:
     """`items`, one for each row of `table` (sorted by frame), as one list for each frame."""
+    # Frames count from 1 in the table: the rows of frame t + 1 lie between ends[t] and ends[t + 1].
     ends = np.searchsorted(table[:, _FRAME], np.arange(length + 1), side="right").tolist()
     return [items[start:end] for start, end in zip(ends, ends[1:], strict=False)]

@@ -21,6 +21,7 @@ def as_video_dicts(dicts: Iterable[dict]) -> list[dict]:
     completed = []
     lengths: dict[str, int] = {}
     for record in dicts:
+        # The dicts may be the catalog's own.
         record = dict(record)
         if "video_id" not in record:
             record |= {"video_id": record["file_name"], "frame_index": 0, "video_length": 1}
@@ -70,12 +71,13 @@ class VideoIndex:
     def __init__(self, dicts: Sequence[dict], readers: Mapping[str, FrameAnnotations] | None = None) -> None:
         self.items = DatasetFromList(list(dicts), copy=True)
         self._unlisted = {name: AnnotationCache(reader) for name, reader in (readers or {}).items()}
-        self._rows: dict[str, int] = {}
-        rows = np.array([self._rows.setdefault(d["video_id"], len(self._rows)) for d in dicts], dtype=np.int64)
+        self._video_numbers: dict[str, int] = {}
+        numbers = [self._video_numbers.setdefault(d["video_id"], len(self._video_numbers)) for d in dicts]
+        video = np.array(numbers, dtype=np.int64)
         frames = np.array([d["frame_index"] for d in dicts], dtype=np.int64)
-        self._positions = np.lexsort((frames, rows))  # by video, then by frame
+        self._positions = np.lexsort((frames, video))  # by video, then by frame
         self._frames = frames[self._positions]
-        self._starts = np.searchsorted(rows[self._positions], np.arange(len(self._rows) + 1))
+        self._starts = np.searchsorted(video[self._positions], np.arange(len(self._video_numbers) + 1))
 
     def record(self, video_id: str, index: int) -> dict | None:
         """The dict of frame `index`, or None if the dataset does not have it."""
@@ -92,6 +94,7 @@ class VideoIndex:
             UserError: the annotations are broken; names the file.
         """
         nearest = self._nearest(video_id, index)
+        # Without a template an unlisted frame has the pixels of the nearest listed one, and so its objects.
         if nearest["frame_index"] == index or not {"frame_template", "video_file"} & nearest.keys():
             return nearest.get("annotations")
         unlisted = self._unlisted.get(nearest.get("dataset_name", ""))
@@ -114,15 +117,16 @@ class VideoIndex:
             KeyError: the dataset does not have the video.
         """
         nearest = self._nearest(video_id, index)
+        # A dict without a template knows no other file than its own.
         return frame_path(nearest, index) or nearest["file_name"]
 
     def _range(self, video_id: str) -> slice:
-        if video_id not in self._rows:
-            raise KeyError(f"video {video_id!r} is not in the dataset, which has {len(self._rows)} videos")
-        row = self._rows[video_id]
-        return slice(self._starts[row], self._starts[row + 1])
+        if video_id not in self._video_numbers:
+            raise KeyError(f"video {video_id!r} is not in the dataset, which has {len(self._video_numbers)} videos")
+        number = self._video_numbers[video_id]
+        return slice(self._starts[number], self._starts[number + 1])
 
     def _nearest(self, video_id: str, index: int) -> dict:
-        rows = self._range(video_id)
-        nearest = rows.start + int(np.abs(self._frames[rows] - index).argmin())
+        span = self._range(video_id)
+        nearest = span.start + int(np.abs(self._frames[span] - index).argmin())
         return self.items[int(self._positions[nearest])]

@@ -43,6 +43,7 @@ def load_vod_synth(root: str | os.PathLike, part: str, size: str, name: str) -> 
         UserError: the folder is not there, is broken or not complete, or holds another version or size.
     """
     remedy = f"make it with python tools/make_synthetic.py --benchmark {BENCHMARK} --size {size} --output {root}"
+    # First of all, as the lists and classes of another version would be read without complaint.
     check_version(root, size, remedy)
     _require_lists(root, remedy)
     class_names = default_classes(root)

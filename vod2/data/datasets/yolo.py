@@ -51,12 +51,12 @@ def register_yolo_video(name: str, root: str | os.PathLike, class_names: ClassNa
         root, class_names, options: see `load_yolo_video`. If `class_names` is a path, the metadata gets
             `thing_classes` when the dataset is first used.
     """
-    known = None if isinstance(class_names, str | os.PathLike) else class_names
+    names = None if isinstance(class_names, str | os.PathLike) else class_names
     source = {"format": "yolo", "path": str(root), "class_names": class_names, **options}
     register_dataset(
         name,
         lambda: load_yolo_video(root, class_names, **options),
-        known,
+        names,
         image_root=str(root),
         frame_annotations=LoadedAnnotations(
             load_yolo_video, {"root": str(root), "class_names": class_names} | without_list(options)
@@ -94,7 +94,9 @@ def load_yolo_video(
         UserError: a folder is missing, or a file is not as above; names file, line and value.
     """
     names = read_class_names(class_names) if isinstance(class_names, str | os.PathLike) else list(class_names)
+    # Called for its check alone: the ids of YOLO's classes are their places in the list.
     class_ids(names, "the classes")
+    # A folder of either name tells the two layouts apart.
     separate = Path(root, "images").is_dir() or Path(root, "labels").is_dir()
     images, labels = (Path(root, part if separate else "", split) for part in ("images", "labels"))
     remedy = "see datasets/README.md for how to lay it out"
@@ -126,6 +128,7 @@ def read_class_names(path: str | os.PathLike) -> list[str]:
     except (yaml.YAMLError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path}: broken YAML ({' '.join(str(error).split())}): fix the file") from error
     names = data.get("names") if isinstance(data, dict) else None
+    # Newer files have {0: name, 1: name}.
     if isinstance(names, dict) and set(names) == set(range(len(names))):
         names = [names[category] for category in range(len(names))]
     if not isinstance(names, list) or not names:
@@ -139,6 +142,7 @@ def _folders(root: Path) -> list[str]:
 
 def _read_folder(images: Path, labels: Path, video: str, classes: int, boxes: BoxCheck) -> Iterator[dict]:
     files = images_in(images / video)
+    # The head of one image tells the size of all: opening each would take long.
     height, width = image_size(files[0]) if files else (0, 0)
     for index, file in enumerate(files):
         label = labels / video / f"{file.stem}.txt"
@@ -148,6 +152,7 @@ def _read_folder(images: Path, labels: Path, video: str, classes: int, boxes: Bo
 
 def _read_video(file: str, labels: Path, video: str, classes: int, boxes: BoxCheck, first_frame: int) -> Iterator[dict]:
     reader = VideoReader(file)
+    # Counted from the packets: the length that a container states is often wrong.
     length, (width, height) = reader.frame_count(), reader.size
     objects = {
         index: _read_labels(label, height, width, classes, boxes)
@@ -180,10 +185,11 @@ def image_size(file: str | os.PathLike) -> tuple[int, int]:
     try:
         with Image.open(file) as image:
             width, height = image.size
-            turned = image.getexif().get(_EXIF_ORIENTATION, 1) >= 5
+            # From 5 on, EXIF's orientations exchange width and height; the readers of pixels turn the image alike.
+            is_sideways = image.getexif().get(_EXIF_ORIENTATION, 1) >= 5
     except (OSError, ValueError, SyntaxError, TypeError) as error:
         raise UserError(f"{file}: the image cannot be read ({error}): get the file again") from error
-    return (width, height) if turned else (height, width)
+    return (width, height) if is_sideways else (height, width)
 
 
 def find_label_files(folder: Path, length: int, first_frame: int, report: Report = refuse) -> dict[int, Path]:
@@ -195,17 +201,18 @@ def find_label_files(folder: Path, length: int, first_frame: int, report: Report
         first_frame: what the names count from.
         report: takes the faults; files with one are left out.
     """
-    found: dict[int, Path] = {}
+    files: dict[int, Path] = {}
     for label in sorted(folder.glob("*.txt")):
         digits = re.findall(r"[0-9]+", label.stem)
         index = int(digits[-1]) - first_frame if digits else -1
-        if 0 <= index < length and index not in found:
-            found[index] = label
+        # Of two files of one frame, as 3.txt and 03.txt, the second is a fault.
+        if 0 <= index < length and index not in files:
+            files[index] = label
             continue
         expected = f"a name that ends in the number of a frame, {first_frame} to {length - 1 + first_frame}, each once"
         remedy = "rename it, or check the video and first_frame"
         report(Fault.at(Place(label), f"labels of a video of {length} frames", expected, "missing_frame", remedy))
-    return found
+    return files
 
 
 class YoloObject(NamedTuple):
@@ -247,6 +254,7 @@ def parse_labels(path: str | os.PathLike, report: Report = refuse) -> Iterator[Y
 
 def _parse_object(fields: Sequence[str], place: Place) -> YoloObject:
     category = whole(fields[0], place, "class", 0, kind="bad_line")
+    # Whatever is wrong with a number, the fault is of its line.
     x, y, w, h = sides = [number(text, place, side, "bad_line") for text, side in zip(fields[1:5], _SIDES, strict=True)]
     if not all(-_TOLERANCE <= side <= 1 + _TOLERANCE for side in sides):
         raise Fault.at(place, f"{' '.join(fields)!r:.80}", "a box relative to the image, in [0, 1]", "box_outside")
@@ -260,6 +268,7 @@ def _read_labels(path: Path, height: int, width: int, classes: int, boxes: BoxCh
     annotations = []
     for thing in parse_labels(path):
         place = Place(path, thing.line)
+        # Only here, as a check may know no names and then takes any class.
         if thing.category >= classes:
             expected = f"one of the {classes} classes 0 to {classes - 1}"
             raise Fault.at(place, f"class {thing.category}", expected, "unknown_class")

@@ -27,7 +27,7 @@ class Detail:
     cut: tuple[np.ndarray, ...] = ()
 
 
-def _mirrored(detail: Detail) -> Detail:
+def _mirror(detail: Detail) -> Detail:
     """The same detail on the other side, left and right exchanged."""
 
     def flip(polygons: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
@@ -37,34 +37,34 @@ def _mirrored(detail: Detail) -> Detail:
     return Detail(stripes=detail.stripes, dot=dot, add=flip(detail.add), cut=flip(detail.cut))
 
 
-def _sided(name: str, left: Detail) -> dict[str, Detail]:
-    return {f"{name}_left": left, f"{name}_right": _mirrored(left)}
+def _left_and_right(name: str, left: Detail) -> dict[str, Detail]:
+    return {f"{name}_left": left, f"{name}_right": _mirror(left)}
 
 
-def _striped(*directions: int) -> dict[str, Detail]:
+def _stripe_details(*directions: int) -> dict[str, Detail]:
     return {f"stripes_{direction}": Detail(stripes=direction) for direction in directions}
 
 
 # The groups in class order. The first three tell apart by the direction of stripes on three different silhouettes.
 _GROUPS: dict[str, dict[str, Detail]] = {
-    "disc": _striped(0, 90),
-    "square": _striped(0, 90),
-    "triangle": _striped(0, 90),
-    "bar": _sided("dot", Detail(dot=(0.25, 0.5, 0.15))),
-    "ring": _sided("gap", Detail(cut=(rectangle(0, 0.36, 0.4, 0.64),))),
-    "cup": _sided(
+    "disc": _stripe_details(0, 90),
+    "square": _stripe_details(0, 90),
+    "triangle": _stripe_details(0, 90),
+    "bar": _left_and_right("dot", Detail(dot=(0.25, 0.5, 0.15))),
+    "ring": _left_and_right("gap", Detail(cut=(rectangle(0, 0.36, 0.4, 0.64),))),
+    "cup": _left_and_right(
         "handle",
         Detail(add=(rectangle(0, 0.22, 0.13, 0.66), rectangle(0, 0.22, 0.3, 0.35), rectangle(0, 0.53, 0.32, 0.66))),
     ),
-    "cross": _striped(45, 135),
+    "cross": _stripe_details(45, 135),
     "pillar": {"dot_top": Detail(dot=(0.5, 0.25, 0.15)), "dot_bottom": Detail(dot=(0.5, 0.75, 0.15))},
-    "house": _sided("chimney", Detail(add=(rectangle(0.1, 0.04, 0.3, 0.45),))),
-    "heart": _striped(45, 135),
-    "tee": _sided("dot", Detail(dot=(0.19, 0.2, 0.13))),
-    "arrow": _sided("fin", Detail(add=(rectangle(0.08, 0.74, 0.4, 1),))),
+    "house": _left_and_right("chimney", Detail(add=(rectangle(0.1, 0.04, 0.3, 0.45),))),
+    "heart": _stripe_details(45, 135),
+    "tee": _left_and_right("dot", Detail(dot=(0.19, 0.2, 0.13))),
+    "arrow": _left_and_right("fin", Detail(add=(rectangle(0.08, 0.74, 0.4, 1),))),
     "hourglass": {"dot_top": Detail(dot=(0.5, 0.18, 0.13)), "dot_bottom": Detail(dot=(0.5, 0.82, 0.13))},
     "ell": {"dot_top": Detail(dot=(0.21, 0.2, 0.14)), "dot_right": Detail(dot=(0.8, 0.79, 0.14))},
-    "arch": _sided("toe", Detail(add=(rectangle(0.2, 0.74, 0.48, 0.98),))),
+    "arch": _left_and_right("toe", Detail(add=(rectangle(0.2, 0.74, 0.48, 0.98),))),
 }
 
 _CLASSES: tuple[tuple[str, Detail], ...] = tuple(
@@ -99,6 +99,7 @@ def draw_class(category: int, size: int, phase: float) -> tuple[np.ndarray, np.n
         _fill(silhouette, polygon, 1)
     for polygon in cut:
         _fill(silhouette, polygon, 0)
+    # After what the shape itself cuts out, so that a detail may lie in a hole.
     for polygon in detail.add:
         _fill(silhouette, polygon, 1)
     for polygon in detail.cut:
@@ -108,11 +109,13 @@ def draw_class(category: int, size: int, phase: float) -> tuple[np.ndarray, np.n
         marking = _stripes(size, detail.stripes, phase)
     elif detail.dot is not None:
         _fill(marking, circle(*detail.dot), 1)
+    # A stripe ends where the silhouette does.
     return silhouette.astype(np.float32), (marking * silhouette).astype(np.float32)
 
 
 def _fill(canvas: np.ndarray, polygon: np.ndarray | list, value: int) -> None:
     points = np.asarray(polygon, np.float64) * canvas.shape[0] - 0.5  # pixel centres lie at i + 0.5
+    # With shift=4, OpenCV takes coordinates in sixteenths of a pixel.
     cv2.fillPoly(canvas, [np.round(points * 16).astype(np.int32)], value, shift=4)
 
 

@@ -51,6 +51,7 @@ def motion_blur(layer: ObjectLayer, strength: float) -> np.ndarray:
     Returns:
         Patch (patch_size, patch_size, 4) float32, colours multiplied by alpha.
     """
+    # At AMBIGUOUS_FROM the sharp drawing is gone, and only what look-alikes share is left.
     fade = min(1.0, strength / AMBIGUOUS_FROM)
     image = cv2.addWeighted(layer.sprite.sharp, 1 - fade, layer.sprite.ambiguous, fade, 0)
     return cv2.filter2D(layer.warp(image), -1, line_kernel(layer.direction, _SMEAR * strength * layer.side))
@@ -67,6 +68,7 @@ def line_kernel(direction: np.ndarray, length: float) -> np.ndarray:
     kernel = np.zeros((size, size), np.float32)
     # Many points along the line, each shared between its four pixels, keep the kernel exact at subpixel lengths.
     points = size // 2 + np.linspace(-0.5, 0.5, 4 * size)[:, None] * length * direction
+    # A point on the last pixel is given to the one before, so that the neighbours below exist for every point.
     corner = np.minimum(points.astype(int), max(size - 2, 0))
     right, down = (points - corner).T
     x, y = corner.T

@@ -97,9 +97,9 @@ def find_video(source: SyntheticSet, name: str) -> tuple[str, int]:
         for index in range(source.video_count(split)):
             if video_id(split, index) == name:
                 return split, index
-    known = [f"{video_id(split, 0)} ..." for split in SPLITS if source.video_count(split)]
+    examples = [f"{video_id(split, 0)} ..." for split in SPLITS if source.video_count(split)]
     raise UserError(
-        f"No video {name!r} in this set: expected an id as in its lists ({', '.join(known) or 'it is empty'})."
+        f"No video {name!r} in this set: expected an id as in its lists ({', '.join(examples) or 'it is empty'})."
     )
 
 
@@ -129,6 +129,7 @@ def write_set(
     for split in SPLITS:
         jobs += [Job(split, index) for index in range(source.video_count(split))]
     jobs += [Job("det", number) for number in range(math.ceil(source.stills / _STILLS_PER_FOLDER))]
+    # Each job draws from its own seed, so a set that is continued is the one that would have been made in one go.
     missing = [job for job in jobs if not _is_there(job, output)]
     shutil.rmtree(output / _PARTIAL, ignore_errors=True)
     with tqdm(total=len(jobs), initial=len(jobs) - len(missing), desc="videos", unit="video") as bar:
@@ -138,6 +139,7 @@ def write_set(
                 bar.update()
         else:
             _make_in_processes(source, missing, output, workers, bar)
+    # Last, because a set without lists counts as incomplete (`vod2.data.datasets.vod_synth`).
     _write_lists(source, output / "ImageSets")
     shutil.rmtree(output / _PARTIAL, ignore_errors=True)
 
@@ -153,6 +155,7 @@ def _make_in_processes(source: SyntheticSet, jobs: Sequence[Job], output: Path, 
                 future.result()
                 bar.update()
         except BaseException:
+            # Otherwise leaving the pool would first make everything that is queued.
             pool.shutdown(cancel_futures=True)
             raise
 
@@ -191,13 +194,13 @@ def _claim(wanted: dict, output: Path, describe: Callable[[dict, dict], str]) ->
     """Make sure that `output` is empty or holds this very set, and record the set in it."""
     manifest = output / MANIFEST
     if output.is_dir() and any(output.iterdir()):
-        found = None
+        existing = None
         with contextlib.suppress(OSError, ValueError):
-            found = json.loads(manifest.read_text(encoding="utf-8"))
-        if found != wanted:
-            holds = "another synthetic set" if isinstance(found, dict) else "something else"
-            if isinstance(found, dict):
-                holds = f"{holds} ({describe(found, wanted)})"
+            existing = json.loads(manifest.read_text(encoding="utf-8"))
+        if existing != wanted:
+            holds = "another synthetic set" if isinstance(existing, dict) else "something else"
+            if isinstance(existing, dict):
+                holds = f"{holds} ({describe(existing, wanted)})"
             raise UserError(f"{output} already holds {holds}: give an empty folder, or delete this one.")
     elif output.exists() and not output.is_dir():
         raise UserError(f"{output} is a file: give a folder.")
@@ -218,6 +221,7 @@ def _is_there(job: Job, output: Path) -> bool:
 def _make(source: SyntheticSet, job: Job, output: Path) -> None:
     data, annotations = _places(job, output)
     partial = output / _PARTIAL / f"{job.split}_{job.index}"
+    # What an interrupted run has left, such as images whose annotations were not moved in.
     for leftover in (data, annotations, partial):
         shutil.rmtree(leftover, ignore_errors=True)
     new_data, new_annotations = partial / "data", partial / "annotations"
@@ -227,6 +231,7 @@ def _make(source: SyntheticSet, job: Job, output: Path) -> None:
         _make_stills(source, job.index, new_data, new_annotations)
     else:
         _make_video(source, job, new_data, new_annotations)
+    # Moved, not copied, so that a folder is there whole or not at all; the annotations last, see `_is_there`.
     for made, target in ((new_data, data), (new_annotations, annotations)):
         target.parent.mkdir(parents=True, exist_ok=True)
         os.replace(made, target)
@@ -270,6 +275,7 @@ def _write_xml(
         if is_video:
             _add(element, trackid=item.track_id)
         _add(element, name=item.name)
+        # The order of the elements is that of ImageNet VID's files.
         _add(ElementTree.SubElement(element, "bndbox"), xmax=x2, xmin=x1, ymax=y2, ymin=y1)
         if is_video:
             _add(element, occluded=int("occlusion" in item.deterioration), generated=0)
@@ -290,6 +296,7 @@ def listed_frames(length: int) -> list[int]:
 
 
 def _write_lists(source: SyntheticSet, folder: Path) -> None:
+    # The numbers of frames in the list of videos count from 1 over the whole list.
     train, val, first = [], [], 1
     for index in range(source.video_count("train")):
         length = source.video_length("train", index)

@@ -52,6 +52,7 @@ def swing(rng: np.random.Generator, frames: int, rate: float) -> np.ndarray:
     rate = min(rate, 2 * np.pi / _SHORTEST_PERIOD)
     start = rng.uniform(0, 2 * np.pi, 2)
     time = np.arange(frames) * rate
+    # Two frequencies, so that a path does not come back to itself after each period.
     return 0.75 * np.sin(time + start[0]) + 0.25 * np.sin(1.7 * time + start[1])
 
 
@@ -69,9 +70,12 @@ def draw_trajectory(
     `spread` in (0, 1] shrinks the area that the path covers; the speed stays. `speed_factor` multiplies the speed,
     but no path turns back within less than 8 frames.
     """
+    # Objects are sized by the short side, so that they fit into frames of any shape.
     short = min(height, width)
     low, high = (short * limit for limit in limits.sides)
+    # Log-uniform: slow objects are as likely as fast ones.
     speed = speed_factor * np.exp(rng.uniform(*np.log(limits.speeds)))
+    # Drawn so that the swing of the side stays within the limits.
     base = rng.uniform(low * np.exp(_SCALE_SWING), high * np.exp(-_SCALE_SWING))
     side = base * np.exp(_SCALE_SWING * swing(rng, frames, speed * rng.uniform(0.2, 0.8) / _SCALE_SWING))
     angle = MAX_ANGLE * rng.uniform(0.3, 1) * swing(rng, frames, speed * rng.uniform(0.5, 2))
@@ -81,12 +85,14 @@ def draw_trajectory(
         room = length / 2 - margin
         amplitude = room * rng.uniform(0.3, 0.9) * spread
         middle = length / 2 + rng.uniform(-1, 1) * (room - amplitude)
+        # `swing` moves in amplitudes per frame, the speed is in sides per frame.
         axes.append(middle + amplitude * swing(rng, frames, speed * base / amplitude))
     centre = np.stack(axes, axis=1)
     return Trajectory(centre, side, angle, _directions(centre))
 
 
 def _directions(centre: np.ndarray) -> np.ndarray:
+    # A single frame has no motion, and np.gradient needs two.
     if len(centre) == 1:
         return np.array([[1.0, 0.0]])
     velocity = np.gradient(centre, axis=0)
@@ -102,23 +108,23 @@ def draw_trajectories(
     Of a number of candidates per object, which roam less and less, the first that keeps apart is taken; where none
     does, there are fewer objects.
     """
-    placed: list[Trajectory] = []
+    paths: list[Trajectory] = []
     for _ in range(count):
         # All candidates are drawn, also where the first will do: what is drawn after them must not depend on that.
         candidates = []
         for spread in np.linspace(1, 0.1, _CANDIDATES):
             candidates.append(draw_trajectory(rng, frames, height, width, spread, speed_factor))
         for candidate in candidates:
-            if not any(_meet(candidate, other) for other in placed):
-                placed.append(candidate)
+            if not any(_overlap(candidate, other) for other in paths):
+                paths.append(candidate)
                 break
-    return placed
+    return paths
 
 
-def _meet(one: Trajectory, other: Trajectory) -> bool:
+def _overlap(first: Trajectory, second: Trajectory) -> bool:
     """Whether the boxes around two turned squares overlap in any frame."""
-    distance = np.abs(one.centre - other.centre).max(axis=1)
-    return bool((distance < _reach(one) + _reach(other)).any())
+    distance = np.abs(first.centre - second.centre).max(axis=1)
+    return bool((distance < _reach(first) + _reach(second)).any())
 
 
 def _reach(trajectory: Trajectory) -> np.ndarray:
@@ -139,10 +145,12 @@ def draw_ranges(
         return []
     inside = int(np.clip(round(frames * fraction), 1, frames - 1))
     outside = frames - inside
+    # Rounded up: fewer ranges could not hold them all, more would be shorter than the mean.
     fewest, most = -(-inside // longest), -(-inside // mean)
     count = min(int(rng.integers(fewest, most + 1)), outside + 1)
     lengths = [inside // count + (i < inside % count) for i in range(count)]
     gaps = rng.multinomial(outside - (count - 1), np.full(count + 1, 1 / (count + 1)))
+    # A clean frame between any two ranges.
     gaps[1:-1] += 1
     ranges, start = [], 0
     for gap, length in zip(gaps, lengths, strict=False):

@@ -84,9 +84,10 @@ class SyntheticConfig(Splits):
         }
         for name, (low, high) in limits.items():
             value = getattr(self, name)
+            # Not `value < low`, which NaN would pass.
             if not value >= low or (high is not None and value > high):
-                wanted = f"at least {low}" if high is None else f"from {low} to {high}"
-                raise ValueError(f"{name}={value}: expected {wanted}")
+                expected = f"at least {low}" if high is None else f"from {low} to {high}"
+                raise ValueError(f"{name}={value}: expected {expected}")
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,7 @@ def _render(
     config: SyntheticConfig, rng: np.random.Generator, index: int
 ) -> Iterator[tuple[np.ndarray, tuple[SyntheticObject, ...]]]:
     height, width = config.height, config.width
+    # Of twice the frame's size, with room for the camera to pan.
     canvas = draw_background(rng, 2 * height, 2 * width)
     cameras = draw_camera(rng, config.frames, height, width)
     tracks = _draw_tracks(config, rng, index)
@@ -153,25 +155,26 @@ def _render(
         image = cv2.warpAffine(canvas, camera, (width, height), flags=flags, borderMode=cv2.BORDER_REFLECT_101)
         objects = []
         for track_id, track in enumerate(tracks):
-            seen = _draw_object(image, track, track_id, time)
-            if seen is not None:
-                objects.append(seen)
+            item = _draw_object(image, track, track_id, time)
+            if item is not None:
+                objects.append(item)
         yield image, tuple(objects)
 
 
 def _draw_tracks(config: SyntheticConfig, rng: np.random.Generator, index: int) -> list[_Track]:
-    wanted = int(rng.integers(1, config.max_objects + 1))
-    trajectories = draw_trajectories(rng, wanted, config.frames, config.height, config.width, config.speed)
+    count = int(rng.integers(1, config.max_objects + 1))
+    trajectories = draw_trajectories(rng, count, config.frames, config.height, config.width, config.speed)
     hue = rng.random()
     tracks = []
     for number, trajectory in enumerate(trajectories):
         # The first object takes the classes in turn, so that small sets have every class.
-        drawn = int(rng.integers(config.classes))
-        category = index % config.classes if number == 0 else drawn
+        # Drawn for the first object, too: the draws after it are the same whatever its class.
+        random_category = int(rng.integers(config.classes))
+        category = index % config.classes if number == 0 else random_category
         # Hues spread around the circle, so that the objects of one video are told apart by colour.
-        own_hue = hue + (number + rng.uniform(-0.15, 0.15)) / len(trajectories)
+        object_hue = hue + (number + rng.uniform(-0.15, 0.15)) / len(trajectories)
         # A little larger than ever shown: warping then only reduces, by less than two.
-        sprite = draw_sprite(category, draw_appearance(rng, own_hue), int(np.ceil(1.3 * trajectory.side.max())))
+        sprite = draw_sprite(category, draw_appearance(rng, object_hue), int(np.ceil(1.3 * trajectory.side.max())))
         tracks.append(_Track(category, sprite, trajectory, _draw_deterioration(config, rng)))
     return tracks
 
@@ -192,9 +195,11 @@ def _draw_object(image: np.ndarray, track: _Track, track_id: int, time: int) -> 
     """Draw an object into `image`, in place; None where it is outside."""
     layer, origin = _layer(track, time)
     sharp = layer.warp(track.sprite.sharp)
+    # The box is that of the sharp object: a smear makes it no larger.
     box = _visible_box(sharp[:, :, 3], origin, image.shape[:2])
     deterioration = track.deterioration[time]
     patch = sharp
+    # At most one kind in a frame, so no patch is thrown away.
     for kind, strength in deterioration.items():
         patch = DETERIORATIONS[kind](layer, strength)
     _blend(image, patch, origin)

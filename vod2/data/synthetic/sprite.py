@@ -66,12 +66,15 @@ def draw_sprite(category: int, appearance: Appearance, size: int) -> Sprite:
 
 
 def _paint(category: int, appearance: Appearance, size: int, shift: float) -> np.ndarray:
+    # Drawn with hard edges at four times the size, and averaged below: smooth edges at any angle.
     large = size * _SUPERSAMPLING
     silhouette, marking = draw_class(category, large, appearance.phase + shift)
     grain = cv2.resize(appearance.grain, (large, large), interpolation=cv2.INTER_CUBIC)
     colour = np.where(marking[:, :, None] > 0, appearance.marking, appearance.body).astype(np.float32)
+    # The cubic interpolation of the grain may overshoot.
     colour = np.clip(colour * grain[:, :, None], 0, 255) * silhouette[:, :, None]
     painted = np.concatenate([colour, silhouette[:, :, None]], axis=2)
+    # Colours are multiplied by alpha before they are averaged: what is transparent does not mix in.
     return cv2.resize(painted, (size, size), interpolation=cv2.INTER_AREA)
 
 

@@ -27,7 +27,7 @@ class QuickSet:
         """Version, configuration and classes."""
         return {
             "generator_version": GENERATOR_VERSION,
-            "config": _described(self.config),
+            "config": _manifest_config(self.config),
             "class_names": list(SYNTHETIC_CLASSES[: self.config.classes]),
         }
 
@@ -74,14 +74,16 @@ def write_mp4(source: SyntheticConfig | SyntheticSet, name: str, path: str | os.
         assert isinstance(stream, av.VideoStream)
         stream.pix_fmt = "yuv420p"
         for number, (image, _) in enumerate(source.render(split, index)):
+            # yuv420p has one colour for two by two pixels: sides have to be even.
             padded = np.pad(image, ((0, image.shape[0] % 2), (0, image.shape[1] % 2), (0, 0)))
             if number == 0:
                 stream.height, stream.width = padded.shape[:2]
             container.mux(stream.encode(av.VideoFrame.from_ndarray(padded, format="bgr24")))
+        # What the encoder still holds back.
         container.mux(stream.encode())
 
 
-def _described(config: SyntheticConfig) -> dict:
+def _manifest_config(config: SyntheticConfig) -> dict:
     """The configuration as the manifest has it: without a `speed` of 1, as in sets from before there was one."""
     fields = asdict(config)
     if config.speed == 1:
@@ -89,9 +91,15 @@ def _described(config: SyntheticConfig) -> dict:
     return fields
 
 
-def _differences(found: dict, wanted: dict) -> str:
-    theirs, ours = (
-        {"generator_version": one.get("generator_version"), "speed": 1.0, **dict(one.get("config") or {})}
-        for one in (found, wanted)
+def _differences(stored: dict, wanted: dict) -> str:
+    """What two manifests differ in, in words."""
+    stored, wanted = _flat(stored), _flat(wanted)
+    return ", ".join(
+        f"{key} {stored.get(key)}, not {value}" for key, value in wanted.items() if stored.get(key) != value
     )
-    return ", ".join(f"{key} {theirs.get(key)}, not {value}" for key, value in ours.items() if theirs.get(key) != value)
+
+
+def _flat(manifest: dict) -> dict:
+    # A manifest leaves out a speed of 1 (`_manifest_config`), and may be of a version without a configuration.
+    version = manifest.get("generator_version")
+    return {"generator_version": version, "speed": 1.0, **dict(manifest.get("config") or {})}

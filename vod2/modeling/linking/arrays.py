@@ -21,6 +21,7 @@ def corners(boxes: np.ndarray) -> np.ndarray:
 
 def iou(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Intersection over union of `corners` (5, ...) that broadcast against each other, 0 where both are empty."""
+    # In place, in two buffers: before NMS the pairs of two frames are many.
     left, top, right, bottom, area = boxes
     other_left, other_top, other_right, other_bottom, other_area = others
     shared = np.minimum(right, other_right)
@@ -47,14 +48,14 @@ class FrameBoxes(NamedTuple):
         scores: (n,) float64.
         labels: (n,) integer.
         proposal: (n,) integer, the proposal of its frame that each came from; None where that is not known.
-        relation: (n, K), relation weights of that proposal to those of the next frame; None where they were not kept.
+        relations: (n, K), relation weights of that proposal to those of the next frame; None where they were not kept.
     """
 
     boxes: np.ndarray
     scores: np.ndarray
     labels: np.ndarray
     proposal: np.ndarray | None = None
-    relation: np.ndarray | None = None
+    relations: np.ndarray | None = None
 
     @staticmethod
     def of(instances: Instances) -> "FrameBoxes":
@@ -66,6 +67,7 @@ class FrameBoxes(NamedTuple):
         boxes = _numpy(instances.pred_boxes.tensor)
         return FrameBoxes(
             boxes.astype(np.promote_types(boxes.dtype, np.float32), copy=False),
+            # Paths are compared by sums over a whole video: in float32 rounding would decide between some.
             _numpy(instances.scores).astype(np.float64),
             _numpy(instances.pred_classes),
             optional("proposal_index"),
@@ -79,4 +81,7 @@ class FrameBoxes(NamedTuple):
 
 def _numpy(tensor: Tensor) -> np.ndarray:
     tensor = tensor.detach().cpu()
-    return (tensor.float() if tensor.is_floating_point() and tensor.element_size() < 4 else tensor).numpy()
+    # NumPy has no bfloat16; float16 goes the same way.
+    if tensor.is_floating_point() and tensor.element_size() < 4:
+        tensor = tensor.float()
+    return tensor.numpy()

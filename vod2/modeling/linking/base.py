@@ -113,8 +113,8 @@ def _first_rows(counts: Sequence[int] | np.ndarray) -> np.ndarray:
 def _joined(classes: Sequence[Tracks]) -> Tracks:
     """All classes in one, sorted by frame and descending score, tracks numbered in the order in which they appear."""
     if not classes:
-        nothing = np.empty(0, np.int64)
-        return Tracks(nothing, nothing, nothing, np.empty(0))
+        empty = np.empty(0, np.int64)
+        return Tracks(empty, empty, empty, np.empty(0))
     # The tracks of each class count from 0: each class goes on where the one before has ended.
     begin = _first_rows([tracks.track.max() + 1 for tracks in classes])
     track = np.concatenate([tracks.track + number for tracks, number in zip(classes, begin, strict=True)])

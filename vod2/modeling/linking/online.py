@@ -43,36 +43,37 @@ class OnlineLinker:
     def reset(self) -> None:
         """Forget the stream; the next frame begins another, whose tracks count from 0."""
         self._waiting: deque[Instances] = deque()
-        self._known: list[dict[int, int]] = []  # of the first waiting frames: {row before linking: track}
-        self._fresh = count()
+        self._linked_tracks: list[dict[int, int]] = []  # of the first waiting frames: {row before linking: track}
+        self._new_tracks = count()
 
     def push(self, frame: Instances) -> list[Instances]:
         """The next frame of the stream -> the frames that are finished, in order; often none."""
         self._waiting.append(frame)
         if len(self._waiting) < self.window:
             return []
-        return self._finish(self.window - self.window // 2)
+        return self._link_window(self.window - self.window // 2)
 
     def flush(self) -> list[Instances]:
         """The stream has ended: the frames that were still waiting. Then another stream may begin."""
-        finished = self._finish(len(self._waiting))
+        finished = self._link_window(len(self._waiting))
         self.reset()
         return finished
 
-    def _finish(self, number: int) -> list[Instances]:
+    def _link_window(self, number: int) -> list[Instances]:
         """Link what waits; the first `number` frames are finished."""
+        # Frames wait as they were pushed: a second linking must not raise scores that the first one has raised.
         linked = self.linker.link([_with_rows(frame) for frame in self._waiting])
         tracks_of_rows = []  # of each frame {row before linking: track of this window}
         for frame in linked:
             tracks_of_rows.append(dict(zip(frame.get(_ROW).tolist(), frame.track_ids.tolist(), strict=True)))
-        names = continue_tracks(self._known, tracks_of_rows, self._fresh)
+        names = continue_tracks(self._linked_tracks, tracks_of_rows, self._new_tracks)
         for frame in linked:
             named = [names[track] for track in frame.track_ids.tolist()]
             frame.track_ids = torch.tensor(named, dtype=torch.int64, device=frame.track_ids.device)
             frame.remove(_ROW)
-        self._known = []  # of the frames that are linked again, with the next window
+        self._linked_tracks = []  # of the frames that are linked again, with the next window
         for tracks in tracks_of_rows[number:]:
-            self._known.append({row: names[track] for row, track in tracks.items()})
+            self._linked_tracks.append({row: names[track] for row, track in tracks.items()})
         for _ in range(number):
             self._waiting.popleft()
         return linked[:number]
@@ -97,12 +98,14 @@ def continue_tracks(
         {0: 7, 1: 3, 2: 8}
     """
     common: Counter[tuple[int, int]] = Counter()  # (track of the later part, track of the stream): boxes in both
+    # The frames that both parts hold are the first of the later one.
     for before, tracks in zip(known, frames, strict=False):
         for row, track in tracks.items():
             if row in before:
                 common[track, before[row]] += 1
     names: dict[int, int] = {}
     taken: set[int] = set()
+    # Greedy, from the pair with most boxes in common; of equals the one that was met first.
     for (track, stream_track), _ in common.most_common():
         if track not in names and stream_track not in taken:
             names[track] = stream_track

@@ -51,6 +51,7 @@ class HeaviestPaths:
         self._weight = [box.astype(np.float64) for box in boxes]
         self._next = [np.full(len(box), _NONE) for box in boxes]
         self._top = np.array([-np.inf] * len(boxes))  # the best weight of each frame
+        # Backwards: what a box weighs takes in the path that goes on in the next frame.
         for t in reversed(range(len(boxes))):
             self._solve(t, np.arange(len(boxes[t])))
             self._top[t] = self._weight[t].max(initial=-np.inf)
@@ -74,15 +75,18 @@ class HeaviestPaths:
         for t in range(last, -1, -1):
             weight, successor = self._weight[t], self._next[t]
             stale = np.empty(0, np.int64) if changed is None else changed[successor].nonzero()[0]
+            # A box looks at the next frame only: if none here leads through a change, none before does.
             if t < first and not len(stale):
                 return
             changed = np.zeros(len(weight) + 1, dtype=bool)
             if len(stale):
                 before = weight[stale]
                 self._solve(t, stale)
+                # Another path of the same weight makes no difference to those that lead here.
                 changed[stale] = weight[stale] != before
             if t >= first:
                 gone = rows[t - first]
+                # Kept as a row that no path takes, so that rows and links keep their numbers.
                 weight[gone], successor[gone] = -np.inf, _NONE
                 changed[gone] = True
             self._top[t] = weight.max(initial=-np.inf)
@@ -95,6 +99,7 @@ class HeaviestPaths:
             through = np.where(links, after, -np.inf) if links.dtype == bool else links + after
             successor = through.argmax(axis=1)
             best = through[np.arange(len(rows)), successor]
+            # Without a link, or with links to removed boxes only, the path ends here.
             linked = best > -np.inf
             weight[linked] += best[linked]
             successor[~linked] = _NONE

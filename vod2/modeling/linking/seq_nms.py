@@ -53,23 +53,26 @@ class SeqNMS(ClassLinker):
         self.link_iou, self.suppress_iou, self.rescore = link_iou, suppress_iou, rescore
 
     def link_class(self, frames: Sequence[FrameBoxes]) -> Tracks:
-        boxes = [one.boxes for one in frames]
-        links = [pairwise_iou(one, after) >= self.link_iou for one, after in zip(boxes[:-1], boxes[1:], strict=True)]
-        overlaps = [pairwise_iou(one, one) >= self.suppress_iou for one in boxes]
+        boxes = [of_frame.boxes for of_frame in frames]
+        links = [pairwise_iou(now, after) >= self.link_iou for now, after in zip(boxes[:-1], boxes[1:], strict=True)]
+        overlaps = [pairwise_iou(of_frame, of_frame) >= self.suppress_iou for of_frame in boxes]
         for overlap in overlaps:
-            np.fill_diagonal(overlap, True)  # also of a box without an area
-        paths = HeaviestPaths([one.scores for one in frames], links)
-        found = []
-        while (path := paths.best()) is not None:
-            found.append(path)
+            # A box without an area has IoU 0 with itself. Every path must suppress its own boxes, or the loop would
+            # not end.
+            np.fill_diagonal(overlap, True)
+        heaviest = HeaviestPaths([of_frame.scores for of_frame in frames], links)
+        paths = []
+        while (path := heaviest.best()) is not None:
+            paths.append(path)
             suppressed = [overlaps[t][row].nonzero()[0] for t, row in enumerate(path.rows.tolist(), path.first)]
-            paths.remove(path.first, suppressed)
-        tracks = Tracks.of(found, frames)
+            heaviest.remove(path.first, suppressed)
+        tracks = Tracks.of(paths, frames)
         return tracks._replace(scores=self._rescored(tracks))
 
     def _rescored(self, tracks: Tracks) -> np.ndarray:
         if self.rescore == "mean":
             return tracks.top_mean(1.0)
+        # Boxes come path after path, so the last one has the highest number.
         highest = np.zeros(tracks.track[-1] + 1)
         np.maximum.at(highest, tracks.track, tracks.scores)
         return highest[tracks.track]

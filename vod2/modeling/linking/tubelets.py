@@ -39,13 +39,15 @@ class TubeletLinking(ClassLinker):
         self.top_share = top_share
 
     def link_class(self, frames: Sequence[FrameBoxes]) -> Tracks:
-        links = [self.linking_scores(one, after) for one, after in zip(frames[:-1], frames[1:], strict=True)]
-        paths = HeaviestPaths([np.zeros(len(one.scores)) for one in frames], links)
-        found = []
-        while (path := paths.best()) is not None:
-            found.append(path)
-            paths.remove(path.first, list(path.rows[:, None]))
-        tracks = Tracks.of(found, frames)
+        links = [self.linking_scores(now, after) for now, after in zip(frames[:-1], frames[1:], strict=True)]
+        # Boxes weigh nothing by themselves: S has the scores of both ends of a link.
+        heaviest = HeaviestPaths([np.zeros(len(of_frame.scores)) for of_frame in frames], links)
+        paths = []
+        while (path := heaviest.best()) is not None:
+            paths.append(path)
+            # The path alone: what overlaps it has been through NMS, and is an object of its own.
+            heaviest.remove(path.first, list(path.rows[:, None]))
+        tracks = Tracks.of(paths, frames)
         return tracks._replace(scores=tracks.scores + tracks.top_mean(self.top_share))
 
     def linking_scores(self, frame: FrameBoxes, after: FrameBoxes) -> np.ndarray:
@@ -70,12 +72,13 @@ class BLR(TubeletLinking):
         """
         if not len(frame.scores) or not len(after.scores):
             return np.zeros((len(frame.scores), len(after.scores)))
-        if frame.relation is None or after.proposal is None:
+        if frame.relations is None or after.proposal is None:
             raise UserError(
                 "BLR links by relations, and these detections have none: set MODEL.VIDEO.KEEP_RELATIONS True with an "
                 "aggregator that keeps them, or link with TubeletLinking"
             )
-        kept = after.proposal < frame.relation.shape[1]
-        relation = np.zeros((len(frame.scores), len(after.scores)))
-        relation[:, kept] = frame.relation[:, after.proposal[kept]]
-        return super().linking_scores(frame, after) * np.exp(relation)
+        # Relations are kept of the K best proposals of a frame; 0 to all others leaves S as it is.
+        kept = after.proposal < frame.relations.shape[1]
+        weights = np.zeros((len(frame.scores), len(after.scores)))
+        weights[:, kept] = frame.relations[:, after.proposal[kept]]
+        return super().linking_scores(frame, after) * np.exp(weights)

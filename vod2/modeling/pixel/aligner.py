@@ -1,9 +1,10 @@
-"""How one frame's feature map is brought to where another frame has the same things.
+"""How one frame's feature map is warped to where another frame has the same things.
 
 C: channels, H, W: size of the maps.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 from torch import Tensor, nn
 
@@ -12,7 +13,7 @@ from vod2.errors import lookup, settings
 
 ALIGNER_REGISTRY = Registry("ALIGNER")
 ALIGNER_REGISTRY.__doc__ = """
-Subclasses of `Aligner`, called with (cfg, C). Chosen by MODEL.ALIGNER.NAME.
+Subclasses of `Aligner`, called with (cfg, C). Chosen by MODEL.ALIGNER.NAME; see also `register_aligner`.
 """
 
 
@@ -29,7 +30,7 @@ class Aligner(nn.Module, ABC):
     def forward(
         self, source: Tensor, target: Tensor, source_image: Tensor | None = None, target_image: Tensor | None = None
     ) -> Tensor:
-        """Bring `source` to where `target` has the same things.
+        """Warp `source` to where `target` has the same things.
 
         Args:
             source, target: (B, C, H, W) maps of two frames.
@@ -43,6 +44,21 @@ class Aligner(nn.Module, ABC):
         """Look at the places where `other`, of the same class, looks, now and after training; where an aligner has no
         such places, nothing happens.
         """
+
+
+def register_aligner(name: str) -> Callable[[type[Aligner]], type[Aligner]]:
+    """Register a class under a name of its own, for an aligner whose layer has the method's name already.
+
+    Args:
+        name: value of MODEL.ALIGNER.NAME.
+    """
+
+    def register(kind: type[Aligner]) -> type[Aligner]:
+        # `register` of the registry itself knows no other name than the class's.
+        ALIGNER_REGISTRY._do_register(name, kind)
+        return kind
+
+    return register
 
 
 def build_aligner(cfg: CfgNode, channels: int) -> Aligner:

@@ -12,7 +12,7 @@ from vod2.d2 import CfgNode, Registry, ShapeSpec
 from vod2.errors import UserError, lookup, settings
 from vod2.modeling.aggregation import Aggregated
 from vod2.modeling.backbone import split_maps
-from vod2.modeling.deprecated import DeprecatedEnter, honour_old_names
+from vod2.modeling.deprecated import DeprecatedPixelMethods, honour_old_names
 from vod2.structures import Frame, Role, Support, TemporalContext
 
 PIXEL_AGGREGATOR_REGISTRY = Registry("PIXEL_AGGREGATOR")
@@ -22,7 +22,7 @@ Chosen by MODEL.VIDEO.PIXEL_AGGREGATOR.NAME.
 """
 
 
-class PixelAggregator(DeprecatedEnter, nn.Module, ABC):
+class PixelAggregator(DeprecatedPixelMethods, nn.Module, ABC):
     """Aggregates feature maps: a pure function, see `Aggregated`.
 
     Attributes:
@@ -77,7 +77,9 @@ class PixelAggregator(DeprecatedEnter, nn.Module, ABC):
 
     def _seen_by_support(self, number: int, key: Frame, context: TemporalContext) -> TemporalContext:
         """What frame `number` of a clip may look at: the rest of the clip, or what had entered a memory before it."""
+        # Role KEY is the key frame itself: where it is seen, it is put in below.
         others = [row for row, role in enumerate(context.roles) if row != number and role is not Role.KEY]
+        # A training clip has no order of arrival; and maps that depend on the key frame see it in a stream, too.
         if self.training or self.per_key_frame:
             rest = context.at(others)
             return TemporalContext((key, *rest.frames), (Role.KEY, *rest.roles), rest.carry)
@@ -99,9 +101,10 @@ def aggregated_stage(cfg: CfgNode, shapes: dict[str, ShapeSpec], stage: str, key
     Raises:
         UserError: if the backbone has no such output, or RPN or heads read one before it.
     """
-    known = [name for name in STAGES if name in shapes]
-    if stage not in known:
-        raise UserError(f"{key} is {stage!r}: the backbone {cfg.MODEL.BACKBONE.NAME} has {', '.join(known)}")
+    available = [name for name in STAGES if name in shapes]
+    if stage not in available:
+        raise UserError(f"{key} is {stage!r}: the backbone {cfg.MODEL.BACKBONE.NAME} has {', '.join(available)}")
+    # A map from before the stage would stay without context, and nothing would say so.
     read = (*cfg.MODEL.RPN.IN_FEATURES, *cfg.MODEL.ROI_HEADS.IN_FEATURES)
     before = [level for level in read if level in STAGES[: STAGES.index(stage)]]
     if before:

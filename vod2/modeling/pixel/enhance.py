@@ -45,7 +45,7 @@ def enhance_clips(
     return enhanced_clips, results
 
 
-def enter_memory(
+def enhance_supports(
     backbone: nn.Module, aggregator: PixelAggregator, frames: Sequence[Frame], contexts: Sequence[TemporalContext]
 ) -> list[Frame]:
     """Frames that enter the memory of a stream, with the maps that their proposals are made of as supports.
@@ -78,6 +78,7 @@ def replace_maps(
     replaced = list(frames)
     if not changed:
         return replaced
+    # The rest of the backbone runs once, for all maps that have changed.
     later = forward_stages(backbone, torch.cat([maps[row][stage] for row in changed]), after=stage)
     # Nothing may come after the stage: then no map says how many frames there are.
     later_maps = split_maps(later) if later else [{}] * len(changed)
@@ -97,6 +98,7 @@ def _waiting(clip: Clip, aggregator: PixelAggregator) -> list[int]:
     numbers = [i for i, role in enumerate(context.roles) if role is not Role.KEY and not context.frames[i].is_embedded]
     if not _once_per_frame(aggregator):
         return numbers
+    # Of several places of a frame the first one wins, which comes last here. The key frame is enhanced as such.
     first = {context.frames[i].index: i for i in reversed(numbers)}
     return sorted(i for index, i in first.items() if index != clip.key.index)
 

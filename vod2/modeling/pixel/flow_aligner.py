@@ -7,7 +7,10 @@ from torch import Tensor
 
 from vod2 import layers
 from vod2.d2 import CfgNode, configurable
-from vod2.modeling.pixel.aligner import ALIGNER_REGISTRY, Aligner
+from vod2.modeling.pixel.aligner import Aligner, register_aligner
+from vod2.moved import moved
+
+__getattr__ = moved(__name__, {"FlowNetS": f"{__name__}:FlowNetSAligner"})
 
 
 def build_flownet(cfg: CfgNode, scale_channels: int = 0) -> layers.FlowNetS:
@@ -15,8 +18,8 @@ def build_flownet(cfg: CfgNode, scale_channels: int = 0) -> layers.FlowNetS:
     return layers.FlowNetS(cfg.MODEL.FLOWNET.WIDTH, scale_channels, cfg.MODEL.PIXEL_STD)
 
 
-@ALIGNER_REGISTRY.register()
-class FlowNetS(Aligner):
+@register_aligner("FlowNetS")
+class FlowNetSAligner(Aligner):
     """The source's map moved along the optical flow between the two images; for maps of stride 16."""
 
     needs_images = True
@@ -46,5 +49,6 @@ class FlowNetS(Aligner):
         """
         if source_image is None or target_image is None:
             raise ValueError("FlowNetS aligns by images: expected source_image and target_image, got None")
+        # From the target to the source: `warp` asks for each cell of the target where the source has what is there.
         flow = self.flownet(self.flownet.prepare(target_image), self.flownet.prepare(source_image)).flow
         return layers.warp(source, flow, legacy=self.legacy_warp)

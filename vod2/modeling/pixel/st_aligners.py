@@ -4,11 +4,11 @@ from torch import Tensor, nn
 
 from vod2.d2 import CfgNode, configurable
 from vod2.layers import st_sampling as layers
-from vod2.modeling.pixel.aligner import ALIGNER_REGISTRY, Aligner
+from vod2.modeling.pixel.aligner import ALIGNER_REGISTRY, Aligner, register_aligner
 
 
-@ALIGNER_REGISTRY.register()
-class LearnedSampling(Aligner):
+@register_aligner("LearnedSampling")
+class LearnedSamplingAligner(Aligner):
     """`vod2.layers.LearnedSampling`, by the keys of MODEL.ALIGNER."""
 
     @configurable
@@ -42,14 +42,19 @@ class LearnedSampling(Aligner):
         return self.layer(source, target)
 
     def share_locations(self, other: Aligner) -> None:
+        # NonLocalAlign looks everywhere and has none.
         if hasattr(self.layer, "locations"):
-            assert isinstance(other, LearnedSampling)  # of the same class, as the contract says
+            assert isinstance(other, LearnedSamplingAligner)  # of the same class, as the contract says
+            # The very same parameter: it gets the gradients of both, and a checkpoint has it under both names.
             self.layer.locations = other.layer.locations
 
 
-@ALIGNER_REGISTRY.register()
-class MatchTrans(LearnedSampling):
-    """A window of 4 cells to each side; keys EMBEDDING_DIM, EQUAL_START and NORMALISER of MODEL.ALIGNER."""
+@register_aligner("MatchTrans")
+class MatchTransAligner(LearnedSamplingAligner):
+    """`vod2.layers.MatchTrans`, a window of 4 cells to each side.
+
+    Reads EMBEDDING_DIM, EQUAL_START and NORMALISER of MODEL.ALIGNER.
+    """
 
     @classmethod
     def from_config(cls, cfg: CfgNode, channels: int) -> dict:
@@ -62,7 +67,7 @@ class MatchTrans(LearnedSampling):
 
 
 @ALIGNER_REGISTRY.register()
-class NonLocal(LearnedSampling):
+class NonLocal(LearnedSamplingAligner):
     """`NonLocalAlign`: attention over all cells; keys EMBEDDING_DIM and EQUAL_START of MODEL.ALIGNER."""
 
     @classmethod

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vod2.d2 import CfgNode, Registry
 from vod2.errors import lookup, settings
 from vod2.layers import ModuleList, RelationModules
-from vod2.modeling.aggregation import Aggregated, merged
+from vod2.modeling.aggregation import Aggregated, merge_disjoint
 from vod2.modeling.deprecated import DeprecatedAggregate, warn_renamed
 from vod2.structures import Clip, ProposalSet, TemporalContext
 
@@ -45,6 +45,7 @@ class ProposalNeeds:
         Raises:
             ValueError: if they name different `track_iou`.
         """
+        # A proposal has one id, so one threshold must do for all.
         asked = sorted({part.track_iou for part in needs if part.track_iou is not None})
         if len(asked) > 1:
             raise ValueError(
@@ -119,6 +120,7 @@ class AggregatorSequence(ProposalAggregator):
         results = []
         for part in self.parts:
             result = part(query, context)
+            # The context stays: each part relates to supports as the box head embedded them.
             query = replace(query, features=result.value)
             results.append(result)
         return _joined(results)
@@ -140,14 +142,15 @@ def _with_features(clip: Clip, features: Tensor) -> Clip:
 
 def _joined(results: Sequence[Aggregated[Tensor]]) -> Aggregated[Tensor]:
     """The results of a sequence's parts for one clip as one."""
+    # A later part that keeps none does not hide those of an earlier one.
     relations = None
     for result in results:
         if result.relations is not None:
             relations = result.relations
     return Aggregated(
         value=results[-1].value,
-        losses=merged(result.losses for result in results),
-        carry=merged(result.carry for result in results),
+        losses=merge_disjoint(result.losses for result in results),
+        carry=merge_disjoint(result.carry for result in results),
         relations=relations,
     )
 
@@ -160,6 +163,7 @@ def needs_of(aggregator: ProposalAggregator | None) -> ProposalNeeds:
     """What an aggregator asks for, also one that says it in the attributes of version 0.1; nothing for None."""
     if aggregator is None:
         return ProposalNeeds()
+    # An aggregator of version 0.1 sets some of these on its class or on itself; ours have none of them.
     old = {new: getattr(aggregator, name) for name, new in _OLD_NEEDS.items() if hasattr(aggregator, name)}
     if not old:
         return aggregator.needs
@@ -195,5 +199,6 @@ def build_proposal_aggregator(cfg: CfgNode, dim: int) -> ProposalAggregator | No
             parts.append(kind(cfg, dim))
     if not parts:
         return None
+    # A single one is not wrapped: its parameters would be named parts.0.*.
     with settings(cfg.MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME):
         return parts[0] if len(parts) == 1 else AggregatorSequence(parts)

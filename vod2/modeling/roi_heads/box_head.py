@@ -23,6 +23,7 @@ class LinearBoxHead(FastRCNNConvFCHead):
 
     def forward(self, x: Tensor) -> Tensor:
         """RoIs (N, C, P, P) -> (N, D)."""
+        # The last layer is the ReLU after the last fully connected one.
         for layer in list(self)[:-1]:
             x = layer(x)
         return x
@@ -45,6 +46,7 @@ class AveragedBoxHead(FastRCNNConvFCHead):
                 f"AveragedBoxHead takes the mean of a RoI: MODEL.ROI_BOX_HEAD.NUM_CONV is "
                 f"{cfg.MODEL.ROI_BOX_HEAD.NUM_CONV}, set it to 0"
             )
+        # What the layers see is one cell, so that the first one is C -> D.
         return super().from_config(cfg, ShapeSpec(channels=input_shape.channels, height=1, width=1))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ class FastROIPooler(ROIPooler):
         self, output_size: int, scales: Sequence[float], sampling_ratio: int, pooler_type: str, **kwargs: Any
     ) -> None:
         super().__init__(output_size, scales, sampling_ratio, pooler_type, **kwargs)
+        # In the place of those that ROIPooler has built. Neither has parameters: checkpoints do not tell them apart.
         if pooler_type in ("ROIAlign", "ROIAlignV2"):
             aligned = pooler_type == "ROIAlignV2"
             self.level_poolers = nn.ModuleList(

@@ -61,12 +61,14 @@ class VideoBoxPredictor(FastRCNNOutputLayers):
         rows, regression = foreground_box_losses(
             deltas, proposals, self.box2box_transform, self.num_classes, self.smooth_l1_beta
         )
+        # Background has no regression: `rows` are those of the foreground.
         return loss.index_add(0, rows, regression.to(loss.dtype))
 
     def _hardest(
         self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
     ) -> tuple[tuple[Tensor, Tensor], list[Instances]]:
         """The RoIs of each frame with the highest loss, in their order."""
+        # Within each frame, so that a hard frame does not take the RoIs of an easy one.
         losses = self._losses_of_each(predictions, proposals).split([len(rois) for rois in proposals])
         rows_of_frames, hardest = [], []
         first = 0  # row of the frame's first RoI in the predictions of all frames
@@ -89,22 +91,26 @@ class VideoBoxPredictor(FastRCNNOutputLayers):
         boxes = self.predict_boxes(predictions, proposals)
         probs = self.predict_probs(predictions, proposals)
         results = [
-            self._kept(box, prob, proposal.image_size)
+            self._select_detections(box, prob, proposal.image_size)
             for box, prob, proposal in zip(boxes, probs, proposals, strict=True)
         ]
         return results, [result.proposal_index for result in results]
 
-    def _kept(self, boxes: Tensor, probs: Tensor, size: tuple[int, int]) -> Instances:
+    def _select_detections(self, boxes: Tensor, probs: Tensor, size: tuple[int, int]) -> Instances:
         """boxes (N, k*4), probs (N, K+1) -> score threshold, NMS within classes, best `test_topk_per_image`."""
         finite = torch.isfinite(boxes).all(dim=1) & torch.isfinite(probs).all(dim=1)
+        # A row that is not finite gets 0 or NaN, which no threshold lets pass.
         scores = probs[:, :-1] * finite[:, None]
         boxes = self.conventions.clip(boxes.unflatten(1, (-1, 4)), size)  # (N, k, 4)
         rows, classes = (scores > self.test_score_thresh).nonzero(as_tuple=True)
+        # Class-agnostic regression has one box for all classes.
         boxes = boxes[rows, classes if boxes.shape[1] > 1 else torch.zeros_like(classes)]
         scores = scores[rows, classes]
+        # NMS wants one dtype: under autocast scores are in half precision, boxes never.
         kept = batched_nms(boxes, scores.to(boxes.dtype), classes, self.test_nms_thresh)
         count = self.test_topk_per_image
         if self.conventions.keep_ties and 0 < count < len(kept):
+            # `kept` descends by score, so those that tie with the last one follow it.
             count = int((scores[kept] >= scores[kept[count - 1]]).sum())
         if count >= 0:
             kept = kept[:count]
@@ -137,7 +143,7 @@ def foreground_box_losses(
     boxes, matched = [], []
     for of_frame in rois:
         boxes.append(of_frame.proposal_boxes.tensor)
-        # A frame without objects has no gt_boxes, and no row that would need them.
+        # A frame without objects has no gt_boxes, and no row that would need them: its proposals fill the place.
         matched.append(of_frame.gt_boxes.tensor if of_frame.has("gt_boxes") else of_frame.proposal_boxes.tensor)
     wanted = transform.get_deltas(torch.cat(boxes)[rows], torch.cat(matched)[rows])
     deltas = deltas.unflatten(1, (-1, 4))[rows]  # (n, k, 4)

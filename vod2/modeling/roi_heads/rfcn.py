@@ -53,7 +53,10 @@ def position_sensitive_align(
         [[[[0.0, 1.0], [2.0, 3.0]]]]
     """
     dtype = torch.promote_types(maps.dtype, torch.float32)
-    rois = torch.cat([functional.pad(own.to(dtype), (1, 0), value=row) for row, own in enumerate(boxes)])  # (M, 5)
+    numbered = []
+    for number, boxes_of_map in enumerate(boxes):
+        numbered.append(functional.pad(boxes_of_map.to(dtype), (1, 0), value=number))  # (N, 5)
+    rois = torch.cat(numbered)  # (M, 5)
     # ps_roi_align divides by the number of samples, which is 0 where a box is empty and decides about it.
     rois[:, 3:] += _SMALLEST * (rois[:, 3:] == rois[:, 1:3])
     return ps_roi_align(maps.to(dtype), rois, resolution, scale, sampling_ratio)
@@ -95,6 +98,7 @@ class PositionSensitivePooler(nn.Module):
         """One map (B, C, H, W) and the boxes of B frames -> (M, D, P, P): scores, then deltas, of each bin."""
         (x,) = features
         tensors = [boxes_of_frame.tensor for boxes_of_frame in boxes]
+        # On a CPU sums over cells are many times as fast; training stays with torchvision's gradient.
         if x.device.type == "cpu" and not torch.is_grad_enabled():
             return self._forward_as_bags(x, tensors)
         maps = torch.cat([self.cls_score(x), self.bbox_pred(x)], dim=1)  # (B, D*P*P, H, W)
@@ -140,6 +144,7 @@ class PooledBoxPredictor(VideoBoxPredictor):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        # FastRCNNOutputLayers makes them; as unused parameters they would be in checkpoints and wait for gradients.
         del self.cls_score, self.bbox_pred  # the pooler's 1x1 convolutions stand in their place
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -163,6 +168,7 @@ class RFCNHeads(VideoROIHeads):
         _check(cfg)
         (level,) = cfg.MODEL.ROI_HEADS.IN_FEATURES
         num_classes, head = cfg.MODEL.ROI_HEADS.NUM_CLASSES, cfg.MODEL.ROI_BOX_HEAD
+        # Box head and predictor see what the pooler makes, scores and deltas, not the channels of the map.
         pooled = ShapeSpec(channels=num_classes + 1 + NUM_DELTAS, stride=input_shape[level].stride)
         ret = super().from_config(cfg, input_shape | {level: pooled})
         ret["box_pooler"] = PositionSensitivePooler(

@@ -90,6 +90,7 @@ class VideoROIHeads(StandardROIHeads):
                 for name in cfg.MODEL.ROI_HEADS.IN_FEATURES
             }
         ret = super().from_config(cfg, reduced)
+        # In the places of what StandardROIHeads has built: the same parameters, in any precision.
         ret["box_pooler"] = build_pooler(cfg, reduced)
         ret["reduce"] = _reduction(cfg, input_shape) if reduce > 0 else None
         shape = ret["box_head"].output_shape
@@ -134,7 +135,7 @@ class VideoROIHeads(StandardROIHeads):
         candidates = []
         for row, target in trained.items():
             regions = None if ignored is None else ignored[row]
-            candidates.append(self._outside(proposals[row], target, regions))
+            candidates.append(self._outside_regions(proposals[row], target, regions))
         sampled = self.label_and_sample_proposals(candidates, list(trained.values()))
         # All others are supports, whose best come first.
         kept = self._embedded_in_training()
@@ -145,15 +146,17 @@ class VideoROIHeads(StandardROIHeads):
 
     def _embedded_in_training(self) -> int | None:
         """How many proposals of a support; None for all."""
+        # The best come first: who asks for fewer than others finds them among more.
         asked = self.needs.support_pool
         if asked is None:
             return self.support_topk
         return max(self.support_topk, asked) if asked else None
 
-    def _outside(self, proposals: Instances, targets: Instances, regions: Tensor | None) -> Instances:
+    def _outside_regions(self, proposals: Instances, targets: Instances, regions: Tensor | None) -> Instances:
         """The proposals without those in ignore regions that show no object."""
         if regions is None or len(regions) == 0 or self.ignore_overlap == 0:
             return proposals
+        # What shows an object stays, also in a region. Before sampling, so that other background is drawn instead.
         boxes = proposals.proposal_boxes
         _, labels = self.proposal_matcher(pairwise_iou(targets.gt_boxes, boxes))
         return proposals[~((labels == 0) & covered(boxes.tensor, regions, self.ignore_overlap))]
@@ -168,6 +171,7 @@ class VideoROIHeads(StandardROIHeads):
             value = features[level]
             maps.append(value if self.reduce is None else self.reduce[level](value))
 
+        # RoIAlign makes indices of coordinates. A box with a NaN is pooled somewhere, and its features are NaN.
         boxes = [self.conventions.pooled(of_frame.proposal_boxes.tensor) for of_frame in proposals]
         bounded = []
         for tensor, of_frame in zip(boxes, proposals, strict=True):
@@ -215,6 +219,7 @@ class VideoROIHeads(StandardROIHeads):
         instances, _ = self.box_predictor.inference(predictions, proposals)
         for clip, result, detections in zip(clips, aggregated, instances, strict=True):
             if result.relations is not None:
+                # Rows of proposals become rows of detections: several classes may keep the same proposal.
                 table = next_relations(result.relations, clip.context, clip.key.index, self.support_topk)
                 detections.next_relation = table[detections.proposal_index]
         return instances, {}

@@ -40,6 +40,7 @@ class Backbone(nn.Module, metaclass=ABCMeta):
 
 def build_backbone(cfg, input_shape: ShapeSpec | None = None) -> Backbone:
     """The backbone ``cfg.MODEL.BACKBONE.NAME``; the input has the channels of the pixel mean unless given."""
+    # PIXEL_MEAN has one value per channel
     input_shape = input_shape or ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN))
     backbone = BACKBONE_REGISTRY.get(cfg.MODEL.BACKBONE.NAME)(cfg, input_shape)
     if not isinstance(backbone, Backbone):

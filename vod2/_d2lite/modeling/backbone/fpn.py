@@ -42,6 +42,7 @@ class FPN(Backbone):
             raise ValueError(f"fuse_type {fuse_type!r}: expected 'sum' or 'avg'")
         shapes = bottom_up.output_shape()
         strides = [shapes[name].stride for name in in_features]
+        # Neighbouring levels are added after upsampling by exactly 2
         if not strides or strides != [strides[0] * 2**i for i in range(len(strides))]:
             raise ValueError(
                 f"FPN: the strides of {list(in_features)} are {strides}, expected each twice the one before"
@@ -50,6 +51,7 @@ class FPN(Backbone):
         for name, level in zip(in_features, self.levels, strict=True):
             lateral = _conv(shapes[name].channels, out_channels, 1, norm)
             output = _conv(out_channels, out_channels, 3, norm)
+            # Only once both exist: this way the same seed draws the same weights as in Detectron2
             weight_init.c2_xavier_fill(lateral)
             weight_init.c2_xavier_fill(output)
             self.add_module(f"fpn_lateral{level}", lateral)
@@ -63,6 +65,7 @@ class FPN(Backbone):
         self._out_features = [f"p{level}" for level in all_levels]
         self._out_feature_strides = {f"p{level}": 2**level for level in all_levels}
         self._out_feature_channels = dict.fromkeys(self._out_features, out_channels)
+        # Otherwise rounding could leave a level that is not exactly twice the size of the next
         self._size_divisibility = strides[-1]
 
     @property
@@ -72,14 +75,17 @@ class FPN(Backbone):
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """(B, 3, H, W) -> {"p2": (B, C, H/4, W/4), ...} from high to low resolution."""
         features = self.bottom_up(x)
-        outputs, merged = {}, None
+        outputs = {}
+        prev_features = None
         for name, level in reversed(list(zip(self.in_features, self.levels, strict=True))):
             lateral = getattr(self, f"fpn_lateral{level}")(features[name])
-            if merged is not None:
-                lateral = (lateral + F.interpolate(merged, scale_factor=2.0, mode="nearest")) * self._fuse_scale
-            merged = lateral
-            outputs[f"p{level}"] = getattr(self, f"fpn_output{level}")(merged)
+            if prev_features is not None:
+                top_down = F.interpolate(prev_features, scale_factor=2.0, mode="nearest")
+                lateral = (lateral + top_down) * self._fuse_scale
+            prev_features = lateral
+            outputs[f"p{level}"] = getattr(self, f"fpn_output{level}")(prev_features)
         if self.top_block is not None:
+            # An output of the backbone ("res5") or of the pyramid ("p5")
             source = self.top_block.in_feature
             top = self.top_block(features[source] if source in features else outputs[source])
             outputs.update(zip(self._out_features[len(self.levels) :], top, strict=True))

@@ -16,6 +16,7 @@ from vod2._d2lite.config import check_supported
 from vod2._d2lite.layers import CNNBlockBase, Conv2d, ShapeSpec, get_norm
 from vod2._d2lite.modeling.backbone.backbone import BACKBONE_REGISTRY, Backbone
 
+# The name under which Detectron2 exports it for ResNets
 ResNetBlockBase = CNNBlockBase
 
 _BLOCKS_PER_STAGE = {
@@ -34,6 +35,7 @@ def _conv(in_channels: int, out_channels: int, kernel_size: int, norm, **kwargs)
 
 
 def _shortcut(in_channels: int, out_channels: int, stride: int, norm) -> Conv2d | None:
+    # Decided by channels alone, as in Detectron2: no stage changes the stride without changing the channels
     return _conv(in_channels, out_channels, 1, norm, stride=stride) if in_channels != out_channels else None
 
 
@@ -94,6 +96,7 @@ class BottleneckBlock(CNNBlockBase):
     ):
         super().__init__(in_channels, out_channels, stride)
         width = bottleneck_channels
+        # Caffe's ResNets have the stride in the 1x1 convolution, torchvision's in the 3x3
         stride_1x1, stride_3x3 = (stride, 1) if stride_in_1x1 else (1, stride)
         self.shortcut = _shortcut(in_channels, out_channels, stride, norm)
         self.conv1 = _conv(in_channels, width, 1, norm, stride=stride_1x1)
@@ -123,6 +126,7 @@ class DeformConv(nn.Module):
 
         Where an offset is NaN, so is the result: deform_conv2d would read outside of the map.
         """
+        # A diverging training should give NaN, not read outside of the map
         unknown = offset.isnan().any(dim=1, keepdim=True)
         offset = offset.masked_fill(unknown, 0).to(x.dtype)
         x = deform_conv2d(x, offset, self.weight.to(x.dtype), **self.options).masked_fill(unknown, torch.nan)
@@ -141,13 +145,18 @@ class DeformBottleneckBlock(BottleneckBlock):
         self, in_channels: int, out_channels: int, *, bottleneck_channels: int, deform_num_groups: int = 1, **kwargs
     ):
         super().__init__(in_channels, out_channels, bottleneck_channels=bottleneck_channels, **kwargs)
-        plain: Any = self.conv2
-        where: dict[str, Any] = {"stride": plain.stride[0], "padding": plain.padding[0], "dilation": plain.dilation[0]}
-        self.conv2_offset = Conv2d(bottleneck_channels, 18 * deform_num_groups, 3, **where)
+        conv2: Any = self.conv2
+        sampling: dict[str, Any] = {
+            "stride": conv2.stride[0],
+            "padding": conv2.padding[0],
+            "dilation": conv2.dilation[0],
+        }
+        self.conv2_offset = Conv2d(bottleneck_channels, 18 * deform_num_groups, 3, **sampling)
+        # Zero offsets: it starts as an ordinary convolution
         nn.init.zeros_(self.conv2_offset.weight)
         assert self.conv2_offset.bias is not None
         nn.init.zeros_(self.conv2_offset.bias)
-        self.conv2 = DeformConv(bottleneck_channels, **where, groups=plain.groups, norm=plain.norm)
+        self.conv2 = DeformConv(bottleneck_channels, **sampling, groups=conv2.groups, norm=conv2.norm)
 
     def forward(self, x: Tensor) -> Tensor:
         out = F.relu_(self.conv1(x))
@@ -178,15 +187,18 @@ class ResNet(Backbone):
         self._out_features = list(out_features or ["stem", *names][-1:])
         if unknown := set(self._out_features) - {"stem", *names}:
             raise ValueError(f"out_features {sorted(unknown)} do not exist, this ResNet has {['stem', *names]}")
+        # Parameters of later stages would never get a gradient
         needed = max((names.index(name) + 1 for name in self._out_features if name in names), default=0)
         self.stem = stem
         self.stage_names, self.stages = names[:needed], []
+        # Of every stage, also those that are no output: `output_shape` picks
         self._out_feature_strides = {"stem": stem.stride}
         self._out_feature_channels = {"stem": stem.out_channels}
         stride = stem.stride
         for name, blocks in zip(self.stage_names, stages, strict=False):
             stage = nn.Sequential(*blocks)
             self.add_module(name, stage)
+            # A plain list: `add_module` has registered the stage; a ModuleList would add it to checkpoints again
             self.stages.append(stage)
             for block in blocks:
                 stride *= block.stride
@@ -221,14 +233,14 @@ class ResNet(Backbone):
         """
         blocks = []
         for index in range(num_blocks):
-            own = {}
+            block_kwargs = {}
             for name, value in kwargs.items():
                 if name.endswith("_per_block"):
                     if len(value) != num_blocks:
                         raise ValueError(f"{name} has {len(value)} values, the stage has {num_blocks} blocks")
                     name, value = name.removesuffix("_per_block"), value[index]
-                own[name] = value
-            blocks.append(block_class(in_channels=in_channels, out_channels=out_channels, **own))
+                block_kwargs[name] = value
+            blocks.append(block_class(in_channels=in_channels, out_channels=out_channels, **block_kwargs))
             in_channels = out_channels
         return blocks
 
@@ -237,6 +249,7 @@ def _build_stage(cfg, number: int, in_channels: int) -> list[CNNBlockBase]:
     """The blocks of stage "res{number}" of ``cfg.MODEL.RESNETS``."""
     options = cfg.MODEL.RESNETS
     dilation = options.RES5_DILATION if number == 5 else 1
+    # The stem's pooling precedes res2, and a dilated res5 keeps the resolution of res4
     first_stride = 1 if number == 2 or dilation == 2 else 2
     num_blocks, growth = _BLOCKS_PER_STAGE[options.DEPTH][number - 2], 2 ** (number - 2)
     block_class: type[CNNBlockBase] = BasicBlock

@@ -75,6 +75,7 @@ def _log_accuracies(pred_logits: Tensor, gt_classes: Tensor) -> None:
     correct = predicted == gt_classes
     foreground = (gt_classes >= 0) & (gt_classes < num_classes)
     storage = get_event_storage()
+    # The mean of no proposals is NaN
     if len(correct) > 0:
         storage.put_scalar("fast_rcnn/cls_accuracy", correct.float().mean().item())
     if foreground.any():
@@ -116,6 +117,7 @@ class FastRCNNOutputLayers(nn.Module):
         self.num_classes = num_classes
         self.cls_score = nn.Linear(channels, num_classes + 1)
         self.bbox_pred = nn.Linear(channels, 4 * (1 if cls_agnostic_bbox_reg else num_classes))
+        # Fast R-CNN's choice: nearly equal scores and nearly unchanged boxes at the start
         nn.init.normal_(self.cls_score.weight, std=0.01)
         nn.init.normal_(self.bbox_pred.weight, std=0.001)
         nn.init.zeros_(self.cls_score.bias)
@@ -168,6 +170,7 @@ class FastRCNNOutputLayers(nn.Module):
             gt_boxes = torch.cat([(p.gt_boxes if p.has("gt_boxes") else p.proposal_boxes).tensor for p in proposals])
         _log_accuracies(logits, gt_classes)
         losses = {
+            # Not reduction="mean", which is NaN for no proposals
             "loss_cls": F.cross_entropy(logits, gt_classes, reduction="sum") / max(gt_classes.numel(), 1),
             "loss_box_reg": self.box_reg_loss(proposal_boxes, gt_boxes, deltas, gt_classes),
         }
@@ -198,11 +201,12 @@ class FastRCNNOutputLayers(nn.Module):
         boxes, probs = self.predict_boxes(predictions, proposals), self.predict_probs(predictions, proposals)
         images = zip(boxes, probs, [p.image_size for p in proposals], strict=True)
         results = [self._select(*image) for image in images]
-        return [instances for instances, _ in results], [kept for _, kept in results]
+        return [instances for instances, _ in results], [kept_indices for _, kept_indices in results]
 
     def _select(self, boxes: Tensor, scores: Tensor, image_size: tuple[int, int]) -> tuple[Instances, Tensor]:
         """Threshold on scores (N, K + 1), suppression within each class, the best of all classes."""
         finite = torch.isfinite(boxes).all(dim=1) & torch.isfinite(scores).all(dim=1)
+        # The last column is the background
         boxes, scores = boxes[finite].unflatten(1, (-1, 4)), scores[finite, :-1]  # (N, K or 1, 4), (N, K)
         proposal, category = nonzero_tuple(scores > self.test_score_thresh)
         chosen = Boxes(boxes[proposal, category if boxes.shape[1] > 1 else torch.zeros_like(category)])
@@ -211,6 +215,7 @@ class FastRCNNOutputLayers(nn.Module):
         keep = batched_nms(chosen.tensor, scores, category, self.test_nms_thresh)
         keep = keep if self.test_topk_per_image < 0 else keep[: self.test_topk_per_image]
         instances = Instances(image_size, pred_boxes=chosen[keep], scores=scores[keep], pred_classes=category[keep])
+        # `proposal` indexes the finite rows; the caller's index includes the others
         return instances, nonzero_tuple(finite)[0][proposal[keep]]
 
     def predict_boxes(self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]) -> list[Tensor]:

@@ -111,17 +111,21 @@ class ROIHeads(nn.Module):
             classes = torch.full_like(matches, self.num_classes)
             if len(image_targets) > 0:
                 classes = torch.where(labels == 1, image_targets.gt_classes[matches], classes)
+                # `subsample_labels` ignores -1
                 classes[labels == -1] = -1
             samples = subsample_labels(classes, self.batch_size_per_image, self.positive_fraction, self.num_classes)
             chosen = torch.cat(samples)
             sampled = image_proposals[chosen]
             sampled.gt_classes = classes[chosen]
-            for name, value in image_targets.get_fields().items() if len(image_targets) > 0 else ():
+            # Without ground truth the matches are all 0, and there is nothing to index
+            target_fields = image_targets.get_fields() if len(image_targets) > 0 else {}
+            for name, value in target_fields.items():
                 if name.startswith("gt_") and not sampled.has(name):
                     sampled.set(name, value[matches[chosen]])
             num_samples += len(sampled)
             num_background += len(samples[1])
             sampled_proposals.append(sampled)
+        # At least 1: a batch may be empty
         storage, num_images = get_event_storage(), max(len(proposals), 1)
         storage.put_scalar("roi_head/num_fg_samples", (num_samples - num_background) / num_images)
         storage.put_scalar("roi_head/num_bg_samples", num_background / num_images)
@@ -203,6 +207,7 @@ class Res5ROIHeads(ROIHeads):
         if len(in_features) != 1:
             raise ValueError(f"Res5ROIHeads pools one feature map, MODEL.ROI_HEADS.IN_FEATURES is {in_features}")
         options = cfg.MODEL.RESNETS
+        # In C4 detectors the backbone ends at res4, and checkpoints have "roi_heads.res5"
         out_channels = options.RES2_OUT_CHANNELS * 8
         blocks = ResNet.make_stage(
             BottleneckBlock,

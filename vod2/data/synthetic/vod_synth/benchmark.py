@@ -87,6 +87,7 @@ class VodSynth(Splits):
     def video_length(self, split: str, index: int) -> int:
         """Frames of a video."""
         frames, videos = getattr(self, f"{split}_frames"), self.video_count(split)
+        # The first videos take the frames that are left over.
         return frames // videos + (index < frames % videos)
 
     def render(self, split: str, index: int) -> Iterator[tuple[np.ndarray, tuple[BenchmarkObject, ...]]]:
@@ -96,7 +97,9 @@ class VodSynth(Splits):
             ValueError: unknown split, or no such video.
         """
         self.check_video(split, index)
+        # The sizes share their seeds, and a new revision is a new set throughout.
         rng = np.random.default_rng([REVISION, SPLITS.index(split), index])
+        # The classes take turns as the first object, so that every class occurs in a small set.
         frames, first = self.video_length(split, index), index % self.classes
         return render(rng, frames, self.height, self.width, first, self.classes)
 
@@ -107,8 +110,8 @@ class VodSynth(Splits):
 
 
 SIZES: dict[str, VodSynth] = {
-    one.size: one
-    for one in (
+    synth.size: synth
+    for synth in (
         VodSynth("tiny", 240, 14_400, 48, 3_072, stills=3_000, height=128, width=192, classes=12),
         VodSynth("small", 1_000, 60_000, 150, 9_000, stills=10_000, height=256, width=384),
         # As many videos, frames and stills as ImageNet VID and the DET list that goes with it.
@@ -145,6 +148,7 @@ class Estimate:
 def estimate(source: VodSynth, sample: int = 12) -> Estimate:
     """Render some frames of one video, write nothing, and multiply."""
     split = "train" if source.train_videos else "val"
+    # The time of this process, whatever else the machine does.
     begin, size, count = time.process_time(), 0, 0
     for image, _ in itertools.islice(source.render(split, 0), sample):
         size, count = size + len(encode_jpeg(image)), count + 1
@@ -160,22 +164,23 @@ def check_version(root: str | os.PathLike, size: str, remedy: str) -> None:
         UserError: it holds another set, size or revision; says which, and `remedy`.
     """
     manifest = Path(root, MANIFEST)
+    # The reader of the set reports a missing folder with the same remedy.
     if not Path(root).is_dir():
         return
     try:
-        found = json.loads(manifest.read_text(encoding="utf-8"))
-        if not isinstance(found, dict):
+        stored = json.loads(manifest.read_text(encoding="utf-8"))
+        if not isinstance(stored, dict):
             raise ValueError("no JSON object")
     except (OSError, ValueError) as error:
         raise UserError(f"{manifest}: expected the manifest of {BENCHMARK} ({error}): {remedy}") from error
-    if differences := _differences(found, {"benchmark": BENCHMARK, "revision": REVISION, "size": size}):
+    if differences := _differences(stored, {"benchmark": BENCHMARK, "revision": REVISION, "size": size}):
         raise UserError(
             f"{root} holds another set than this version of vod2 reads ({differences}), and results would not be "
             f"comparable: delete it and {remedy}"
         )
 
 
-def _differences(found: dict, wanted: dict) -> str:
+def _differences(stored: dict, wanted: dict) -> str:
     return ", ".join(
-        f"{key} {found.get(key)!r}, not {value!r}" for key, value in wanted.items() if found.get(key) != value
+        f"{key} {stored.get(key)!r}, not {value!r}" for key, value in wanted.items() if stored.get(key) != value
     )

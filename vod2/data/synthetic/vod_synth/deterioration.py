@@ -10,6 +10,9 @@ import cv2
 import numpy as np
 
 from vod2.data.synthetic.deterioration import AMBIGUOUS_FROM
+from vod2.moved import moved
+
+__getattr__ = moved(__name__, {"turned": "vod2.data.synthetic.vod_synth.deterioration:turn_away"})
 
 OBJECT_KINDS: tuple[str, ...] = ("motion_blur", "defocus", "rare_pose")
 """Kinds that befall one object, on purpose; "occlusion" follows from what stands before it."""
@@ -35,7 +38,7 @@ def squeeze(strength: int) -> float:
     return (100 - _MOST_SQUEEZED * strength // 100) / 100
 
 
-def turned(polygon: np.ndarray, strength: int) -> np.ndarray:
+def turn_away(polygon: np.ndarray, strength: int) -> np.ndarray:
     """A marking on the front of an object that turns away: it moves to the edge, narrows, and is gone at 90 degrees."""
     angle = math.radians(90 * strength / (100 * AMBIGUOUS_FROM))
     across = 0.42 * math.sin(angle) + (polygon[:, 0] - 0.5) * math.cos(angle)
@@ -54,16 +57,18 @@ def defocus_radius(side: int, strength: int) -> int:
 
 def motion_blur(layer: np.ndarray, length: int, velocity: tuple[int, int]) -> np.ndarray:
     """The mean of a patch (n, n, 4) int32 over `length` + 1 places along its motion, centred; its motion is (x, y)."""
+    # 0 at rest: the direction is then the one chosen below.
     size = math.hypot(*velocity) or 1.0
     direction = (velocity[0] / size, velocity[1] / size) if any(velocity) else (1.0, 0.0)
     total = np.zeros_like(layer)
     for step in range(length + 1):
         along = step - length / 2
-        total += _shifted(layer, round(along * direction[0]), round(along * direction[1]))
+        total += _shift(layer, round(along * direction[0]), round(along * direction[1]))
+    # With half of the divisor added, the whole-number division rounds.
     return (total + (length + 1) // 2) // (length + 1)
 
 
-def _shifted(layer: np.ndarray, right: int, down: int) -> np.ndarray:
+def _shift(layer: np.ndarray, right: int, down: int) -> np.ndarray:
     """Moved by whole pixels; what comes in at the edge is empty."""
     n = layer.shape[0]
     result = np.zeros_like(layer)

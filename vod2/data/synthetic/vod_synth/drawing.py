@@ -13,6 +13,16 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from vod2.moved import moved
+
+__getattr__ = moved(
+    __name__,
+    {
+        "covered": "vod2.data.synthetic.vod_synth.drawing:covered_pixels",
+        "premultiplied": "vod2.data.synthetic.vod_synth.drawing:premultiply",
+    },
+)
+
 UNIT = 16  # positions and lengths are whole multiples of 1/16 pixel
 OPAQUE = 256  # alpha of a pixel that is covered whole
 _SAMPLES = 4
@@ -87,8 +97,9 @@ def fill(canvas: np.ndarray, polygons: Sequence, pose: Pose, patch: Patch, value
 
 def average(canvas: np.ndarray) -> np.ndarray:
     """Sums over the S x S samples of each pixel: (S n, S n, ...) uint8 to (n, n, ...) uint16."""
-    rows = _sum([canvas[i::_SAMPLES].astype(np.uint16) for i in range(_SAMPLES)])
-    return _sum([rows[:, i::_SAMPLES] for i in range(_SAMPLES)])
+    # uint16, as sixteen samples of 255 overflow uint8.
+    row_sums = _sum([canvas[i::_SAMPLES].astype(np.uint16) for i in range(_SAMPLES)])
+    return _sum([row_sums[:, i::_SAMPLES] for i in range(_SAMPLES)])
 
 
 def _sum(parts: Sequence[np.ndarray]) -> np.ndarray:
@@ -104,23 +115,24 @@ def draw_mask(shape: tuple[Sequence, Sequence], pose: Pose, patch: Patch) -> np.
     return canvas
 
 
-def covered(mask: np.ndarray) -> np.ndarray:
+def covered_pixels(mask: np.ndarray) -> np.ndarray:
     """Pixels of which at least half is covered: (S n, S n) to (n, n) bool."""
     return average(mask) >= _SAMPLES**2 // 2
 
 
-def premultiplied(colours: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def premultiply(colours: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Colours (S n, S n, 3) inside of a silhouette (S n, S n) to a patch (n, n, 4) int32.
 
     Colours are 0-255 and multiplied by alpha, alpha is 0-256.
     """
     bgr = average(colours * mask[:, :, None]).astype(np.int32)
     alpha = average(mask).astype(np.int32) * (OPAQUE // _SAMPLES**2)
+    # The mean of sixteen samples, rounded; alpha keeps its sum, scaled to OPAQUE.
     return np.concatenate([(bgr + 8) >> 4, alpha[:, :, None]], axis=2)
 
 
 def blend(image: np.ndarray, layer: np.ndarray, patch: Patch) -> None:
-    """Lay (n, n, 4) of `premultiplied` over the part of `image` (H, W, 3) uint8 that it covers, in place."""
+    """Lay (n, n, 4) of `premultiply` over the part of `image` (H, W, 3) uint8 that it covers, in place."""
     window = patch.window(*image.shape[:2])
     if window is None:
         return

@@ -97,6 +97,7 @@ def draw_background(rng: np.random.Generator, height: int, width: int, hues: lis
         grid = rng.integers(0, 256, (cells, max(2, cells * width // height)), dtype=np.uint8)
         # The only interpolation of OpenCV that is the same to the bit everywhere.
         noise = cv2.resize(grid, (width, height), interpolation=cv2.INTER_LINEAR_EXACT).astype(np.int32)
+        # The noise spans 128 to either side: >> 7 scales it to the amplitude.
         canvas += ((noise - 128) * amplitude >> 7)[:, :, None]
     canvas = np.clip(canvas, 0, 255).astype(np.uint8)
     for _ in range(_CLUTTER):
@@ -119,6 +120,7 @@ def _draw_clutter(canvas: np.ndarray, rng: np.random.Generator, hue: int) -> Non
     if window is None:
         return
     outside, inside = window
+    # One sample a pixel will do: clutter needs no smooth edges.
     mask = draw_mask(look.shape, pose, patch)[::4, ::4]
     colours = patch.canvas(3)
     colours[:] = look.body

@@ -32,8 +32,8 @@ class Path:
 
     def meets(self, other: "Path") -> np.ndarray:
         """(F,) bool: the frames in which the two are closer than nine tenths of their mean side, along both axes."""
-        apart = np.maximum(np.abs(self.x - other.x), np.abs(self.y - other.y))
-        return 20 * apart < 9 * (self.side + other.side)
+        distance = np.maximum(np.abs(self.x - other.x), np.abs(self.y - other.y))
+        return 20 * distance < 9 * (self.side + other.side)
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ class Camera:
     def see(self, path: Path, time: int) -> Pose:
         """A thing's pose in frame `time`."""
         width, frame = int(self.width[time]), 2 * self.frame_width
+        # In the background's pixels, of which a margin lies before the origin of the paths.
         x = 2 * int(path.x[time]) + 2 * (self.frame_width // MARGIN) * UNIT - int(self.left[time]) * UNIT
         y = 2 * int(path.y[time]) + 2 * (self.frame_height // MARGIN) * UNIT - int(self.top[time]) * UNIT
         return Pose(
@@ -69,12 +70,13 @@ class Camera:
 def draw_path(rng: np.random.Generator, frames: int, height: int, width: int, sides: tuple[float, float]) -> Path:
     """A slow path (half of them), a medium or a fast one."""
     speeds = SPEEDS[rng.integers(len(SPEEDS))]
-    drawn = draw_trajectory(rng, frames, height, width, limits=PathLimits(sides, speeds))
-    x, y = _fixed(drawn.centre[:, 0]), _fixed(drawn.centre[:, 1])
-    return Path(x, y, _fixed(drawn.side), np.rint(64 * drawn.angle) / 64)
+    trajectory = draw_trajectory(rng, frames, height, width, limits=PathLimits(sides, speeds))
+    x, y = _in_units(trajectory.centre[:, 0]), _in_units(trajectory.centre[:, 1])
+    # Multiples of 1/64 are exact in binary, so that every machine turns by the same angle.
+    return Path(x, y, _in_units(trajectory.side), np.rint(64 * trajectory.angle) / 64)
 
 
-def _fixed(values: np.ndarray) -> np.ndarray:
+def _in_units(values: np.ndarray) -> np.ndarray:
     return np.rint(UNIT * values).astype(np.int64)
 
 
@@ -84,6 +86,7 @@ def draw_camera(rng: np.random.Generator, frames: int, height: int, width: int, 
         rate = _CAMERA_SPEEDS[rng.integers(len(_CAMERA_SPEEDS))]
     pan_x, pan_y, zoom = (swing(rng, frames, rate) for _ in range(3))
     crop_width = 2 * width + 2 * np.rint(width * _ZOOM / 100 * zoom).astype(np.int64)
+    # The shape of the frame, or the background would be stretched.
     crop_height = crop_width * height // width
     middle_x, middle_y = width + 2 * (width // MARGIN), height + 2 * (height // MARGIN)
     left = middle_x + np.rint(2 * _PAN * width * pan_x).astype(np.int64) - crop_width // 2
@@ -105,9 +108,9 @@ def draw_bursts(
 ) -> list[dict[str, int]]:
     """What befalls a thing, or all of a frame, in each frame: {kind: strength in percent}, one kind in a stretch
     [start, stop), nothing outside of them."""
-    found: list[dict[str, int]] = [{} for _ in range(frames)]
+    bursts: list[dict[str, int]] = [{} for _ in range(frames)]
     for start, stop in stretches:
         kind, strength = kinds[rng.integers(len(kinds))], int(rng.integers(strengths[0], strengths[1] + 1))
         for time in range(start, stop):
-            found[time][kind] = strength
-    return found
+            bursts[time][kind] = strength
+    return bursts

@@ -49,19 +49,21 @@ def _cell(kind: str, strength: int) -> np.ndarray:
     """The middle one of three frames: the objects move, so that there is something to blur along."""
     height, width = _CELL
     rng = np.random.default_rng(4)
+    # A camera at rest: what is smeared are the objects, by their own motion.
     camera, hues = draw_camera(rng, 3, height, width, rate=0.0), [20, 140, 260]
     background = draw_background(rng, *canvas_size(height, width), hues)
-    own = kind not in (*FRAME_KINDS, "occlusion")
+    per_object = kind not in (*FRAME_KINDS, "occlusion")
     things = []
     for number, category in enumerate(look_alike_group(0)):
         look = draw_object_look(rng, category, hues[number])
         path = _path((2 * number + 1) * width // 6, height // 2, _SIDE)
-        bursts = [{kind: strength} if own else {} for _ in range(3)]
+        bursts = [{kind: strength} if per_object else {} for _ in range(3)]
         things.append(Thing(category, look, path, bursts, range(3), number))
     if kind == "occlusion":
+        # In front of all objects, as things are drawn in their order.
         things += [_cover(rng, thing, strength) for thing in list(things)]
-    whole = {kind: strength} if kind in FRAME_KINDS else {}
-    frames = render_things(rng, background, camera, things, [whole] * 3)
+    frame_kinds = {kind: strength} if kind in FRAME_KINDS else {}
+    frames = render_things(rng, background, camera, things, [frame_kinds] * 3)
     return list(frames)[1][0]
 
 
@@ -73,8 +75,8 @@ def _path(x: int, y: int, side: int) -> Path:
 def _cover(rng: np.random.Generator, thing: Thing, percent: int) -> Thing:
     """A thing that has come in from below until it hides about `percent` of the object."""
     path = thing.path
-    moved = Path(path.x, path.y + path.side * (104 - percent) // 100, path.side * 5 // 4, path.angle)
-    return Thing(None, draw_blob_look(rng, 60), moved, [{}] * 3, range(3))
+    cover_path = Path(path.x, path.y + path.side * (104 - percent) // 100, path.side * 5 // 4, path.angle)
+    return Thing(None, draw_blob_look(rng, 60), cover_path, [{}] * 3, range(3))
 
 
 def main() -> None:

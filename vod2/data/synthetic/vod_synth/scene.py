@@ -17,10 +17,10 @@ from vod2.data.synthetic.vod_synth.drawing import (
     Patch,
     Pose,
     blend,
-    covered,
+    covered_pixels,
     draw_mask,
     fill,
-    premultiplied,
+    premultiply,
 )
 from vod2.data.synthetic.vod_synth.look import (
     Colour,
@@ -92,7 +92,7 @@ class Thing:
 
 
 @dataclass(frozen=True)
-class _Seen:
+class _View:
     """A thing in one frame, before it is drawn: `mask` is (S n, S n) on `patch`, `pixels` (n, n) bool."""
 
     thing: Thing
@@ -129,16 +129,22 @@ def render(
     hues = [int(rng.integers(360))]
     percent = 0 if clean else int(rng.integers(_HARD_PERCENT[0], _HARD_PERCENT[1] + 1))
     stretches = draw_ranges(rng, frames, percent / 100, **_STRETCH)
-    is_whole = [int(rng.integers(100)) < _WHOLE_PERCENT for _ in stretches]
-    of_frame = [stretch for stretch, yes in zip(stretches, is_whole, strict=True) if yes]
-    of_objects = [stretch for stretch, yes in zip(stretches, is_whole, strict=True) if not yes]
+    is_whole_frame = [int(rng.integers(100)) < _WHOLE_PERCENT for _ in stretches]
+    frame_stretches: list[tuple[int, int]] = []
+    object_stretches: list[tuple[int, int]] = []
+    for stretch, is_whole in zip(stretches, is_whole_frame, strict=True):
+        if is_whole:
+            frame_stretches.append(stretch)
+        else:
+            object_stretches.append(stretch)
     room = _Room(frames, height, width, stretches)
-    objects = _draw_objects(rng, room, (first_category, classes), hues, of_objects)
+    objects = _draw_objects(rng, room, (first_category, classes), hues, object_stretches)
     things = objects + _draw_distractors(rng, room, hues)
+    # A distractor may stand behind an object or before it.
     order = [int(i) for i in rng.permutation(len(things))]  # from back to front
     passing = _draw_passing(rng, frames, objects, hues, stretches)
     canvas = draw_background(rng, *canvas_size(height, width), hues)
-    whole = draw_bursts(rng, frames, of_frame, bad.FRAME_KINDS, _STRENGTHS)
+    whole = draw_bursts(rng, frames, frame_stretches, bad.FRAME_KINDS, _STRENGTHS)
     return render_things(rng, canvas, camera, [things[i] for i in order] + passing, whole)
 
 
@@ -162,8 +168,8 @@ def render_things(
         As of `render`.
     """
     for time, kinds in enumerate(whole):
-        seen = [_look_at(thing, camera, time, kinds) for thing in things if time in thing.present]
-        yield _compose(rng, _background(background, camera, time), seen, kinds)
+        views = [_look_at(thing, camera, time, kinds) for thing in things if time in thing.present]
+        yield _compose(rng, _background(background, camera, time), views, kinds)
 
 
 class _Room:
@@ -174,17 +180,17 @@ class _Room:
         self._easy = np.ones(frames, dtype=bool)
         for start, stop in stretches:
             self._easy[start:stop] = False
-        self._taken: list[Path] = []
+        self._paths: list[Path] = []
 
     def draw_path(self, rng: np.random.Generator) -> Path:
         """Of some paths the one that meets the earlier ones in the fewest frames outside the hard stretches."""
         candidates = [draw_path(rng, self.frames, *self._size, SIDES) for _ in range(_CANDIDATES)]
         path = min(candidates, key=self._meetings)  # of equal ones the first
-        self._taken.append(path)
+        self._paths.append(path)
         return path
 
     def _meetings(self, path: Path) -> int:
-        return sum(int((path.meets(other) & self._easy).sum()) for other in self._taken)
+        return sum(int((path.meets(other) & self._easy).sum()) for other in self._paths)
 
 
 def _draw_objects(
@@ -209,6 +215,7 @@ def _draw_objects(
             category = first
         elif number == 1 and with_companion:
             group = look_alike_group(first)
+            # Another class of the group, by what was drawn for the class, and within 20 degrees of the first hue.
             category, hue = group[(group.index(first) + 1 + category % (len(group) - 1)) % len(group)], hues[0]
         hue = (hue + int(rng.integers(-20, 21))) % 360
         hues.append(hue)
@@ -245,9 +252,11 @@ def _draw_passing(
         present = range(start, start + length)
         across, down = (int(value) for value in rng.integers(-50, 51, 2))  # percent of a side at both ends
         drift = np.zeros(frames, np.int64)
+        # From -64 to 64 while it is there: in the middle of that time it is at the place of the object.
         drift[present.start : present.stop] = np.linspace(-64, 64, len(present)).astype(np.int64)
         side = target.path.side * int(rng.integers(80, 111)) // 100
         path = Path(
+            # Percent times 64ths of a side.
             target.path.x + target.path.side * across * drift // 6400,
             target.path.y + target.path.side * down * drift // 6400,
             side,
@@ -265,7 +274,7 @@ def _background(canvas: np.ndarray, camera: Camera, time: int) -> np.ndarray:
     return cv2.resize(np.ascontiguousarray(part), size, interpolation=cv2.INTER_LINEAR_EXACT)
 
 
-def _look_at(thing: Thing, camera: Camera, time: int, whole: dict[str, int]) -> _Seen:
+def _look_at(thing: Thing, camera: Camera, time: int, whole: dict[str, int]) -> _View:
     pose = camera.see(thing.path, time)
     kinds = dict(thing.bursts[time])
     if "rare_pose" in kinds:
@@ -273,11 +282,13 @@ def _look_at(thing: Thing, camera: Camera, time: int, whole: dict[str, int]) -> 
     margin = 0
     if "motion_blur" in kinds:
         margin = bad.smear_length(pose.side, kinds["motion_blur"]) // 2 + 1
+    # An object has at most one kind of its own in a frame (`draw_bursts`).
     elif "defocus" in kinds:
+        # It is averaged twice, each time over this radius.
         margin = 2 * bad.defocus_radius(pose.side, kinds["defocus"])
     patch = Patch.around(pose, margin)
     mask = draw_mask(thing.look.shape, pose, patch)
-    return _Seen(thing, pose, patch, mask, covered(mask), _velocity(thing.path, camera, time), kinds | whole)
+    return _View(thing, pose, patch, mask, covered_pixels(mask), _velocity(thing.path, camera, time), kinds | whole)
 
 
 def _velocity(path: Path, camera: Camera, time: int) -> tuple[int, int]:
@@ -288,27 +299,29 @@ def _velocity(path: Path, camera: Camera, time: int) -> tuple[int, int]:
 
 
 def _compose(
-    rng: np.random.Generator, image: np.ndarray, seen: list[_Seen], whole: dict[str, int]
+    rng: np.random.Generator, image: np.ndarray, views: list[_View], whole: dict[str, int]
 ) -> tuple[np.ndarray, tuple[BenchmarkObject, ...]]:
     """Draw all things from back to front into `image`, in place, then what befalls the whole frame."""
-    front = _front(seen, *image.shape[:2])
-    found = []
-    for number, item in enumerate(seen):
-        hidden, visible = _hidden(item, number, front)
+    front = _front(views, *image.shape[:2])
+    objects = []
+    for number, item in enumerate(views):
+        hidden, visible = _hidden_and_visible(item, number, front)
         if item.thing.category is not None and hidden >= _NOTED_OCCLUSION:
+            # Before it is painted, because what hides an object also fades its emblem (`fading`).
             item.kinds["occlusion"] = max(1, int(100 * hidden))
         blend(image, _paint(item), item.patch)
         if item.thing.category is not None and visible >= LEAST_VISIBLE:
-            found.append(_describe(item, visible, image.shape[:2]))
+            objects.append(_describe(item, visible, image.shape[:2]))
     for kind, strength in whole.items():
         image = bad.low_light(image, strength, rng) if kind == "low_light" else bad.compression(image, strength)
-    return image, tuple(sorted(found, key=lambda thing: thing.track_id))
+    # By track: where an object stands in the order of depth should not show in the annotations.
+    return image, tuple(sorted(objects, key=lambda thing: thing.track_id))
 
 
-def _front(seen: list[_Seen], height: int, width: int) -> np.ndarray:
-    """Which of the things, by its place in `seen`, is in front at each pixel: (H, W), -1 for the background."""
+def _front(views: list[_View], height: int, width: int) -> np.ndarray:
+    """Which of the things, by its place in `views`, is in front at each pixel: (H, W), -1 for the background."""
     front = np.full((height, width), -1, np.int16)
-    for number, item in enumerate(seen):
+    for number, item in enumerate(views):
         window = item.patch.window(height, width)
         if window is not None:
             outside, inside = window
@@ -316,20 +329,20 @@ def _front(seen: list[_Seen], height: int, width: int) -> np.ndarray:
     return front
 
 
-def _hidden(item: _Seen, number: int, front: np.ndarray) -> tuple[float, float]:
+def _hidden_and_visible(item: _View, number: int, front: np.ndarray) -> tuple[float, float]:
     """Of the pixels inside the image the share that something covers; of all pixels the share that is seen."""
     window = item.patch.window(*front.shape)
     if window is None:
         return 0.0, 0.0
     outside, inside = window
     pixels = item.pixels[inside]
-    in_image, everywhere = int(pixels.sum()), int(item.pixels.sum())
-    uncovered = int((pixels & (front[outside] == number)).sum())
-    return (1 - uncovered / in_image if in_image else 0.0), uncovered / max(everywhere, 1)
+    num_in_image, num_pixels = int(pixels.sum()), int(item.pixels.sum())
+    num_visible = int((pixels & (front[outside] == number)).sum())
+    return (1 - num_visible / num_in_image if num_in_image else 0.0), num_visible / max(num_pixels, 1)
 
 
-def _paint(item: _Seen) -> np.ndarray:
-    """A thing as it looks in this frame: (n, n, 4) int32, see `premultiplied`."""
+def _paint(item: _View) -> np.ndarray:
+    """A thing as it looks in this frame: (n, n, 4) int32, see `premultiply`."""
     look, kinds = item.thing.look, item.kinds
     colours = item.patch.canvas(3)
     colours[:] = look.body
@@ -337,12 +350,12 @@ def _paint(item: _Seen) -> np.ndarray:
         fill(colours, [blotch], item.pose, item.patch, colour)
     fade = bad.fading(kinds)
     if look.emblem is not None and fade < 256:
-        light, dark = (_mixed(shade, look.body, fade) for shade in (look.light, look.dark))
+        light, dark = (_fade_into(shade, look.body, fade) for shade in (look.light, look.dark))
         parts = ((look.emblem.light, light), (look.emblem.dark, dark), (look.emblem.holes, look.body))
         for polygons, colour in parts:
-            turned = [bad.turned(polygon, kinds.get("rare_pose", 0)) for polygon in polygons]
-            fill(colours, turned, item.pose, item.patch, colour)
-    layer = premultiplied(colours, item.mask)
+            turned_polygons = [bad.turn_away(polygon, kinds.get("rare_pose", 0)) for polygon in polygons]
+            fill(colours, turned_polygons, item.pose, item.patch, colour)
+    layer = premultiply(colours, item.mask)
     if "motion_blur" in kinds:
         return bad.motion_blur(layer, bad.smear_length(item.pose.side, kinds["motion_blur"]), item.velocity)
     if "defocus" in kinds:
@@ -350,16 +363,17 @@ def _paint(item: _Seen) -> np.ndarray:
     return layer
 
 
-def _mixed(shade: Colour, body: Colour, fade: int) -> Colour:
+def _fade_into(shade: Colour, body: Colour, fade: int) -> Colour:
     """`shade` faded into `body` by `fade` of 256."""
     blue, green, red = ((a * (256 - fade) + b * fade) >> 8 for a, b in zip(shade, body, strict=True))
     return blue, green, red
 
 
-def _describe(item: _Seen, visible: float, size: tuple[int, int]) -> BenchmarkObject:
+def _describe(item: _View, visible: float, size: tuple[int, int]) -> BenchmarkObject:
     assert item.thing.category is not None  # only objects are annotated
     x, y, width, height = cv2.boundingRect(item.pixels.astype(np.uint8))
     left, top = item.patch.left + x, item.patch.top + y
     box = max(left, 0), max(top, 0), min(left + width, size[1]), min(top + height, size[0])
     kinds = {kind: strength / 100 for kind, strength in sorted(item.kinds.items())}
+    # Strengths are percent in here, and shares in the files.
     return BenchmarkObject(item.thing.track, item.thing.category, box, kinds, round(visible, 2))

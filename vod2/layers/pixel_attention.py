@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from vod2.layers.initialisation import zero_bias
 
-NORMALISERS = ("count", "softmax")
+ATTENTION_NORMALISERS = ("count", "softmax")
 
 _EPS = 1e-6  # least length of a relation feature; shorter ones count as less similar to all
 
@@ -48,8 +48,10 @@ class PixelAttention(nn.Module):
 
     def __init__(self, channels: int, relation_dim: int, normaliser: str = "count", tile: int = 1024) -> None:
         super().__init__()
-        if normaliser not in NORMALISERS:
-            raise ValueError(f"PixelAttention: NORMALISER is {normaliser!r}, expected one of {', '.join(NORMALISERS)}")
+        if normaliser not in ATTENTION_NORMALISERS:
+            raise ValueError(
+                f"PixelAttention: NORMALISER is {normaliser!r}, expected one of {', '.join(ATTENTION_NORMALISERS)}"
+            )
         if relation_dim < 1 or tile < 1:
             raise ValueError(
                 f"PixelAttention: expected RELATION_DIM and tile of at least 1, got {relation_dim}, {tile}"
@@ -59,6 +61,7 @@ class PixelAttention(nn.Module):
         self.source_content = nn.Conv2d(channels, channels, 1)  # g_s
         self.target_relation = nn.Conv2d(channels, relation_dim, 1)  # theta
         self.source_relation = nn.Conv2d(channels, relation_dim, 1)  # phi
+        # The identity: a detector that gets the module begins as it was.
         nn.init.dirac_(self.target_content.weight)
         nn.init.zeros_(self.source_content.weight)
         for layer in (self.target_relation, self.source_relation):
@@ -78,6 +81,7 @@ class PixelAttention(nn.Module):
         sources = [source for source in sources if source.numel() > 0]
         if not sources or not targets:
             return list(targets)
+        # Sums over all cells of all frames leave the range and precision of half floats.
         dtype = torch.promote_types(targets[0].dtype, torch.float32)
         with torch.autocast(targets[0].device.type, enabled=False):
             keys = [self._key(source, dtype) for source in sources]
@@ -98,8 +102,9 @@ class PixelAttention(nn.Module):
         cells = 0
         for key, source in zip(keys, sources, strict=True):
             summed = summed + _cells(source, key.dtype) @ key.T  # (C, d)
-            directions = directions + key.sum(dim=1)
+            directions = directions + key.sum(dim=1)  # g_s has a bias, which every cell adds with its weight
             cells += key.shape[1]
+        # g_s is linear: once, on the sum (C, d), instead of on every cell.
         return self._content(summed, directions) / cells
 
     def _by_softmax(self, query: Tensor, keys: Sequence[Tensor], sources: Sequence[Tensor]) -> Tensor:
@@ -109,9 +114,11 @@ class PixelAttention(nn.Module):
             summed: Any = 0  # a number until the first source has come
             total: Any = 0
             for key, source in zip(keys, sources, strict=True):
+                # (s, l) weights of each tile are too many to keep: the backward computes them again.
                 more = checkpoint(_weighted_sum, part, key, source, use_reentrant=False, preserve_rng_state=False)
                 summed, total = summed + more[0], total + more[1]
             columns.append(summed / total)
+        # The weights of a softmax sum to 1, and so does what the bias of g_s counts.
         mean = torch.cat(columns, dim=1)
         return self._content(mean, mean.new_ones(mean.shape[1]))
 
