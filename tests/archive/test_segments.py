@@ -7,7 +7,7 @@ import pytest
 
 from vod2.archive import Cutting, FrameRecord, Reach, Segment, join, reach_of
 from vod2.errors import UserError
-from vod2.temporal import GlobalSample, Keyframes, NoWindow, RollingGlobal, SlidingWindow, Union
+from vod2.temporal import GlobalSample, Keyframes, NoWindow, RollingGlobal, ScheduleUnion, SlidingWindow
 
 
 @pytest.mark.parametrize(
@@ -17,9 +17,9 @@ from vod2.temporal import GlobalSample, Keyframes, NoWindow, RollingGlobal, Slid
         (SlidingWindow(18), Reach(18, 18)),
         (SlidingWindow(5, 2, edge="repeat"), Reach(5, 2)),
         (Keyframes(10), Reach(9, 0)),
-        (Union([SlidingWindow(3, 0), Keyframes(6), SlidingWindow(1, 2)]), Reach(5, 2)),
+        (ScheduleUnion([SlidingWindow(3, 0), Keyframes(6), SlidingWindow(1, 2)]), Reach(5, 2)),
         (GlobalSample(5, lookahead=0), None),
-        (Union([SlidingWindow(3), RollingGlobal(5)]), None),
+        (ScheduleUnion([SlidingWindow(3), RollingGlobal(5)]), None),
     ],
 )
 def test_how_far_a_frame_looks_follows_from_the_schedule(schedule, reach):

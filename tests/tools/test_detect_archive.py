@@ -1,5 +1,6 @@
 """The command line of archives: options, exit codes, kills, and a second run."""
 
+import contextlib
 import json
 import os
 import random
@@ -207,16 +208,26 @@ class Run:
             time.sleep(0.02)
 
     def kill_a_worker(self) -> None:
-        """Kill a worker that runs a video; returns when there is one, or the process has ended."""
+        """Kill workers until one has died at a video; returns then, or when the process has ended."""
         while self.process.poll() is None:
-            for row in self.rows().values():
+            for name, row in self.rows().items():
                 if row["status"] == "running":
-                    try:
+                    with contextlib.suppress(ProcessLookupError):  # it has died before
                         os.kill(int(row["worker"].split(":")[1]), signal.SIGKILL)
+                    if self._has_failed(name, row["failures"]):
                         return
-                    except ProcessLookupError:  # it has died before
-                        pass
             time.sleep(0.01)
+
+    def _has_failed(self, name: str, before: int) -> bool:
+        """Whether the death is a failure of the video; a worker may have sent its answer just before it was killed."""
+        while self.process.poll() is None:
+            row = self.rows()[name]
+            if row["failures"] > before:
+                return True
+            if row["status"] in ("done", "failed"):
+                return False
+            time.sleep(0.02)
+        return False
 
     def end(self) -> int:
         try:

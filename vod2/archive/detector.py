@@ -249,7 +249,7 @@ def carries_state(predictor: VideoPredictor) -> bool:
     frame = np.full((64, 96, 3), 128, np.uint8)
     for _ in range(predictor.lookahead + 2):
         stream.step(frame)
-    return bool(stream.memory.held().carry)
+    return bool(stream.memory.cached_context().carry)
 
 
 def _sentence(text: str) -> str:

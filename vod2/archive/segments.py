@@ -17,7 +17,7 @@ from vod2.d2 import Boxes, pairwise_iou
 from vod2.errors import UserError
 from vod2.modeling import PixelAggregator, VideoRCNN
 from vod2.modeling.linking import continue_tracks
-from vod2.temporal import Keyframes, NoWindow, SlidingWindow, SupportSchedule, Union
+from vod2.temporal import Keyframes, NoWindow, ScheduleUnion, SlidingWindow, SupportSchedule
 
 # Boxes of one class with this IoU, detected in one frame of two segments, are the same one up to rounding.
 _SAME_BOX = 0.9
@@ -56,7 +56,7 @@ def _reach_of_window(schedule: SupportSchedule) -> Reach | None:
         return Reach(schedule.radius, schedule.lookahead)
     if isinstance(schedule, Keyframes):
         return Reach(schedule.interval - 1, 0)
-    if isinstance(schedule, Union):
+    if isinstance(schedule, ScheduleUnion):
         parts = [_reach_of_window(part) for part in schedule.schedules]
         known = [part for part in parts if part is not None]
         if len(known) < len(parts):
