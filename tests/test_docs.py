@@ -79,7 +79,7 @@ def test_the_program_of_extending_md_turns_a_detectron2_script_into_rdn(tmp_path
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert 0 <= float(done.stdout.splitlines()[-1]) <= 100
-    assert (tmp_path / "output_my_videos" / "model_final.pth").is_file()
+    assert (tmp_path / "output_my_videos" / "model_final.safetensors").is_file()
 
 
 @EACH

@@ -49,7 +49,7 @@ ALLOWED = {
     "projects": set(),
     "engine": CORE
     | {"temporal", "ops", "layers", "modeling", "data", "evaluation", "checkpoint", "visualization", "config", "keys"},
-    "ablation": {"d2", "data", "engine", "keys"},
+    "ablation": {"checkpoint", "d2", "data", "engine", "keys"},
     "archive": {"d2", "temporal", "modeling", "video", "evaluation", "visualization", "checkpoint", "engine"},
 }
 """What each part of vod2 may import besides itself and TOOLS."""

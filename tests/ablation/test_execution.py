@@ -135,11 +135,11 @@ def test_weights_that_are_gone_are_trained_again_only_if_something_needs_them(pl
     """And what was evaluated of the old ones is evaluated again; another row that is done stays as it is."""
     run(plan, tmp_path)
     for row in ("single", "RDN"):
-        (tmp_path / "out" / row / "seed0" / "model_final.pth").unlink()
+        (tmp_path / "out" / row / "seed0" / "model_final.safetensors").unlink()
     assert run(plan, tmp_path) == ({}, [])
     Records(plan).start(plan.jobs[JobKey("RDN", 0, "none")])
     assert run(plan, tmp_path) == ({}, ["single/train", "single/own", "RDN/train", "RDN/own", "RDN/none"])
-    (tmp_path / "out" / "single" / "seed0" / "model_final.pth").unlink()
+    (tmp_path / "out" / "single" / "seed0" / "model_final.safetensors").unlink()
     Records(plan).start(plan.jobs[JobKey("single", 0, "own")])
     assert run(plan, tmp_path) == ({}, ["single/train", "single/own"])
 
