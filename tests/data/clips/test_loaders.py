@@ -283,10 +283,9 @@ def test_each_process_has_whole_batches_of_triplets(make, monkeypatch):
     for rank in range(2):
         monkeypatch.setattr(comm, "get_rank", lambda rank=rank: rank)
         monkeypatch.setattr(comm, "get_world_size", lambda: 2)
-        asked = []
-        monkeypatch.setattr(build_module, "build_detection_train_loader", lambda **keys: asked.append(keys["sampler"]))
-        build_video_train_loader(cfg)
-        items = [item for _, item in itertools.islice(asked[0], 12)]
+        monkeypatch.setattr(build_module, "build_detection_train_loader", lambda **keys: keys["sampler"])
+        sampler = build_video_train_loader(cfg)._sampler
+        items = [item for _, item in itertools.islice(sampler, 12)]
         shares.append([[(item.triplet_class, item.triplet_place) for item in items[i : i + 6]] for i in (0, 6)])
     assert [shares[0][0], shares[1][0], shares[0][1], shares[1][1]] == expected
 
