@@ -269,7 +269,7 @@ def test_the_numbers_of_the_demo_are_those_of_the_model_zoo():
     readme = (ROOT / "README.md").read_text()
     zoo = (ROOT / "docs" / "model_zoo.md").read_text()
     told = {}
-    for name, row in (("FasterRCNN", "single frame"), ("RDN", "RDN, as many iterations")):
+    for name, row in (("FasterRCNN", "single frame"), ("RDN", "RDN, same number of iterations")):
         (numbers,) = re.findall(rf"^\| {row} \|(.*)\|$", readme, flags=re.MULTILINE)
         assert f"| configs/quick/{name}.yaml |{numbers}|" in zoo.splitlines()
         told[name] = float(numbers.split("|")[0])
