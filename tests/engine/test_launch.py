@@ -73,6 +73,12 @@ def test_torchrun_and_num_gpus_together_are_refused(tmp_path):
     assert "leave out --num-gpus" in err
 
 
+def test_every_process_evaluates_with_the_statistics_of_the_first(tmp_path):
+    code, _, err = finish(start("buffers", tmp_path, 2))
+    assert code == 0, err
+    assert [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)] == [[[1.0] * 3, 7]] * 2
+
+
 def test_two_processes_train_as_one_with_the_same_batch(tmp_path):
     losses = []
     for processes in (1, 2):

@@ -19,6 +19,7 @@ from helpers import accumulation
 from vod2.d2 import DatasetCatalog, DefaultTrainer, HookBase, MetadataCatalog, comm
 from vod2.engine import VideoTrainer, cli
 from vod2.engine.launch import launch_processes
+from vod2.engine.trainer import share_buffers
 from vod2.errors import UserError
 
 STEPS = 20
@@ -58,6 +59,16 @@ def count(folder: Path) -> None:
     """How many processes there are, and that they reach each other."""
     ranks = comm.all_gather(comm.get_rank())
     (folder / f"rank{comm.get_rank()}_{os.getpid()}.json").write_text(json.dumps(ranks))
+
+
+def buffers(folder: Path) -> None:
+    """Running statistics that differ by process, before an evaluation."""
+    layer = torch.nn.BatchNorm2d(3)
+    layer.running_mean.fill_(comm.get_rank() + 1)
+    layer.num_batches_tracked.fill_(comm.get_rank() + 7)
+    share_buffers(layer)
+    found = [layer.running_mean.tolist(), int(layer.num_batches_tracked)]
+    (folder / f"rank{comm.get_rank()}.json").write_text(json.dumps(found))
 
 
 def wrap_models_without_a_gpu() -> None:
@@ -110,7 +121,9 @@ def endless(folder: Path) -> None:
 def work(cfg: Path, args: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     assert comm.get_world_size() == 1 or dist.is_initialized()
-    {function.__name__: function for function in (mistake, bug, killed, count, training, endless)}[args.what](cfg)
+    {function.__name__: function for function in (mistake, bug, killed, count, buffers, training, endless)}[args.what](
+        cfg
+    )
 
 
 def main() -> None:

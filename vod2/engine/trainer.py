@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from vod2.atomic import remove_leftovers, write_json
@@ -256,6 +257,7 @@ class VideoTrainer(DefaultTrainer):
         """
         context = check_context(cfg.TEST.CONTEXT)
         check_datasets(cfg, cfg.DATASETS.TEST)
+        share_buffers(model)
         detector = _without_ddp(model)
         if isinstance(detector, VideoRCNN):
             model = StreamingModel(detector, build_support_schedule(cfg), context)
@@ -280,6 +282,17 @@ class VideoTrainer(DefaultTrainer):
 def _without_ddp(model: nn.Module) -> nn.Module:
     """The model inside of DistributedDataParallel."""
     return getattr(model, "module", model)
+
+
+def share_buffers(model: nn.Module) -> None:
+    """Give the model of every process the buffers of the first one's, whose weights they have already.
+
+    Running statistics of batch normalisation follow the batches of each process: without this, a process would evaluate
+    another detector than the one that is saved. All processes must call it.
+    """
+    if comm.get_world_size() > 1:
+        for buffer in model.buffers():
+            dist.broadcast(buffer, 0)
 
 
 def inference_folder(output_dir: str, dataset_name: str, context: str = "own") -> str:
