@@ -181,6 +181,13 @@ def test_a_training_that_is_complete_says_so(whole, caplog):
     assert "nothing is left to train" in caplog.text
 
 
+def test_a_final_checkpoint_whose_writing_was_interrupted_is_written_on_resuming(whole, tmp_path):
+    run(tmp_path)
+    (tmp_path / "output" / "model_final.state.safetensors").unlink()
+    run(tmp_path, resume=True)
+    assert_same_bits(final(tmp_path), final(whole))
+
+
 def test_a_checkpoint_as_detectron2_writes_it_is_resumed(tmp_path, caplog):
     trainer = run(tmp_path, fails_at=3)
     output = tmp_path / "output"

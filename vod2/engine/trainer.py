@@ -188,6 +188,8 @@ class VideoTrainer(DefaultTrainer):
         if "SEED" in changes and self.cfg.SEED >= 0:
             self._trainer.seed = seed
         self._resume_samples(draws_other_clips(changes))
+        if self.start_iter == self.max_iter and whole.weights.stem != "model_final":
+            self.save("model_final")  # the kill came between the last periodic checkpoint and this one
         if self.start_iter >= self.max_iter:
             _LOGGER.warning(
                 "%s has all of SOLVER.MAX_ITER = %d iterations: nothing is left to train; raise SOLVER.MAX_ITER to "
