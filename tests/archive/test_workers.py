@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.archives import FakeRunner
+from helpers.archives import FakeRunner, refuse
 from vod2.archive import LocalWorkers
 from vod2.archive.tasks import Broken, Done, Failed, VideoTask
 from vod2.archive.workers import Readiness
@@ -31,10 +31,6 @@ def do(workers, names):
             replies[ended.task.video] = ended.reply
             flying -= 1
     return replies
-
-
-def refuse(device):
-    raise UserError("weights 'w.pth' do not exist")
 
 
 def test_tasks_are_done_side_by_side_and_a_worker_that_dies_is_replaced():
@@ -74,7 +70,7 @@ def test_workers_that_go_on_dying_before_they_begin_are_given_up():
 COORDINATOR = """
 import sys
 from pathlib import Path
-from helpers.archives import FakeRunner
+from helpers.archives import FakeRunner, refuse
 from vod2.archive import LocalWorkers
 from vod2.archive.tasks import VideoTask
 from vod2.engine.machines import locked_file

@@ -14,6 +14,7 @@ from vod2.archive.tasks import Ended, Failed, MakeRunner, Task
 from vod2.errors import UserError
 
 # Workers that die one after the other before they are ready will go on dying.
+_LAST_WORDS = 5.0  # seconds
 _MOST_STILLBORN = 3
 
 
@@ -133,6 +134,8 @@ class LocalWorkers:
 
     def _replace(self, number: int) -> list[Ended]:
         worker = self._workers[number]
+        # One whose pipe has ended is on its way out, perhaps writing why: its own exit code tells more than a kill.
+        worker.process.join(_LAST_WORDS)
         worker.end()
         how = _how(worker.process.exitcode)
         if not worker.is_ready:
