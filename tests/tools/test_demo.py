@@ -266,6 +266,14 @@ def test_a_camera_is_watched_until_it_is_interrupted(demo, monkeypatch, argument
     assert FakePredictor.made[0].gaps == 1
 
 
+def test_a_camera_that_was_too_quick_is_told_with_the_number_of_frames(demo, monkeypatch):
+    monkeypatch.setattr(cv2, "VideoCapture", FakeCapture)
+    camera = demo.Camera(0)
+    assert demo.complaint(camera) == ""
+    camera.skipped = 5
+    assert demo.complaint(camera).startswith("camera 0: 5 frames came while the detector was busy")
+
+
 def test_a_damaged_video_is_detected_as_far_as_it_can_be_read(demo, monkeypatch, arguments, capsys, tmp_path):
     """An image in the middle of a folder is broken: a gap, a sentence, and no failure."""
     (tmp_path / "images").mkdir()

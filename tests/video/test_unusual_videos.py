@@ -112,6 +112,7 @@ def test_an_image_of_too_many_pixels_is_left_out_of_a_folder_unread(tmp_path, mo
     reader = VideoReader(tmp_path)
     assert len(list(reader)) == 2 and reader.status.state == "partial"
     assert "1.png" in reader.status.reason and "1.png" not in decoded
+    assert f"the limit of {MAX_PIXELS}" in reader.status.reason
     with pytest.raises(VideoError, match=r"1\.png"):
         reader.read([1])
 

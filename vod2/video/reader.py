@@ -13,7 +13,7 @@ import numpy as np
 from vod2.errors import VideoError
 from vod2.video.decoding import Gap, State, TolerantDecoder, VideoStatus
 from vod2.video.seeking import FrameCursor, frame_rate, open_video, read_table
-from vod2.video.sources import MAX_PIXELS, image_size, require_file, require_pixels
+from vod2.video.sources import MAX_PIXELS, require_file, require_image_pixels
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 # A folder of images does not say how fast it plays.
@@ -70,7 +70,7 @@ class VideoReader:
         self._length: int | None = None
         if self._images is None:
             if self.path.suffix.lower() in IMAGE_SUFFIXES:  # a video of one frame; FFmpeg does not tell its size
-                _require_image_pixels(self.path, max_pixels)
+                require_image_pixels(self.path, max_pixels)
             container, stream = open_video(self.path, max_pixels)
             with container:
                 self.fps = frame_rate(self.path, container, stream, max_pixels)
@@ -236,15 +236,8 @@ def images_in(folder: Path) -> list[Path]:
     return sorted(images, key=lambda path: [int(s) if s.isdigit() else s for s in re.split(r"([0-9]+)", path.name)])
 
 
-def _require_image_pixels(path: Path, max_pixels: int) -> None:
-    """Raises VideoError if the header of an image says that it has more."""
-    size = image_size(path)
-    if size is not None:  # what Pillow does not know, OpenCV may
-        require_pixels(path, *size, max_pixels)
-
-
 def _read_image(path: Path, max_pixels: int) -> np.ndarray:
-    _require_image_pixels(path, max_pixels)
+    require_image_pixels(path, max_pixels)
     try:
         image = cv2.imread(str(path), cv2.IMREAD_COLOR)
     except cv2.error as error:  # it has a limit of its own

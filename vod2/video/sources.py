@@ -49,18 +49,18 @@ def require_pixels(path: str | os.PathLike, width: int, height: int, max_pixels:
         )
 
 
-def image_size(path: str | os.PathLike) -> tuple[int, int] | None:
-    """(width, height) that the header of an image file says, without decoding it; None if Pillow cannot tell.
-
-    Raises:
-        VideoError: the header claims more than Pillow puts up with.
-    """
+def require_image_pixels(path: str | os.PathLike, max_pixels: int) -> None:
+    """Raises VideoError if the header of an image file says that it has more than `max_pixels`. Nothing is decoded."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is `max_pixels`
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is another one
             with Image.open(Path(path)) as image:
-                return image.size
+                width, height = image.size
     except Image.DecompressionBombError as error:
-        raise VideoError(f"{os.fspath(path)!r} cannot be read: {error}; make the image smaller") from error
+        raise VideoError(
+            f"{os.fspath(path)!r} has more pixels than the limit of {max_pixels} (vod2.video.MAX_PIXELS; {error}): "
+            "make it smaller"
+        ) from error
     except (OSError, ValueError, SyntaxError, TypeError, ArithmeticError):  # Pillow's, by the place of the damage
-        return None
+        return  # what Pillow does not know, OpenCV may, which has a limit of its own
+    require_pixels(path, width, height, max_pixels)
