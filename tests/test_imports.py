@@ -1,4 +1,4 @@
-"""Who may import whom: d2 <- structures <- {temporal, ops, layers} <- modeling <- engine <- ablation.
+"""Who may import whom: d2 <- structures <- {temporal, ops, layers} <- modeling <- engine <- {ablation, archive}.
 
 The projects stand outside.
 """
@@ -49,7 +49,8 @@ ALLOWED = {
     "projects": set(),
     "engine": CORE
     | {"temporal", "ops", "layers", "modeling", "data", "evaluation", "checkpoint", "visualization", "config", "keys"},
-    "ablation": {"d2", "data", "engine", "keys"},
+    "ablation": {"checkpoint", "d2", "data", "engine", "keys"},
+    "archive": {"d2", "temporal", "modeling", "video", "evaluation", "visualization", "checkpoint", "engine"},
 }
 """What each part of vod2 may import besides itself and TOOLS."""
 ROOMS_OF_DATA = {

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Proposals by class in the plane, before and after they take from other frames (figure 5 of HVR-Net).
 
-    python tools/plot_embedding.py --config-file configs/quick/HVRNet.yaml --weights output/quick/HVRNet/model_final.pth
+    python tools/plot_embedding.py --config-file configs/quick/HVRNet.yaml \\
+        --weights output/quick/HVRNet/model_final.safetensors
 
 A point is the feature of a proposal that shows an object (IoU of at least .5), in the colour of its class: on the left
 as the box head embeds it, on the right as the proposal aggregator leaves it. Of each class --per-class proposals are

@@ -2,7 +2,7 @@
 r"""What CSMN sees in the patches of its detections: their importance, and the similarity of supports to them.
 
     python tools/plot_patches.py --config-file configs/quick/CSMN.yaml --video-input in.mp4 --frame 20 \
-        --output patches.png --opts MODEL.WEIGHTS output/quick/CSMN/model_final.pth
+        --output patches.png --opts MODEL.WEIGHTS output/quick/CSMN/model_final.safetensors
 
 One row for each of the surest detections of the frame. First the RoI that it was made of, with the importance of each
 patch (alpha, 1 in all). Then the support RoIs that it took most from, each with the similarity of that RoI to each

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Where LSTS learned to look: its sampling locations beside the motion of the objects (figure 5 of its paper).
 
-    python tools/plot_sampling.py --config-file configs/quick/LSTS.yaml --weights output/quick/LSTS/model_final.pth
+    python tools/plot_sampling.py --config-file configs/quick/LSTS.yaml \\
+        --weights output/quick/LSTS/model_final.safetensors
 
 The motion leads from the centre of an annotated object of the training set to where it was some frames before, as a
 location leads from a cell to where its memory is sampled; in cells of conv4 (16 pixels of the resized frame). It is

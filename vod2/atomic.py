@@ -28,16 +28,20 @@ def _host() -> str:
 _TEMPORARY = re.compile(r"\.vod2-([0-9a-f]{8})-(\d+)-")
 
 
-def temporary_path(path: str | os.PathLike) -> Path:
+def temporary_path(path: str | os.PathLike, folder: str | os.PathLike | None = None) -> Path:
     """Create an empty file beside `path` (folders included), with the same suffix, and return where it is.
 
     Being in the same folder, it can be renamed to `path` in one step. It has the permissions of any new file. Its name
     says which process made it, for `remove_leftovers`.
+
+    Args:
+        path: what it stands for.
+        folder: where to create it instead: one that exists, on the same file system.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".vod2-{_host()}-{os.getpid()}-{path.stem}-"
-    handle, name = tempfile.mkstemp(prefix=prefix, suffix=path.suffix, dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=prefix, suffix=path.suffix, dir=folder or path.parent)
     os.close(handle)
     _open_to_all(name)  # mkstemp makes files that only their owner may read
     return Path(name)
@@ -66,10 +70,14 @@ def _flush_folder(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike) -> Iterator[Path]:
+def replacing(path: str | os.PathLike, folder: str | os.PathLike | None = None) -> Iterator[Path]:
     """Yield a temporary path to write to; it replaces `path` if the block succeeds and is deleted if it raises.
 
     The new file is on the disk before it has the name, so that neither a kill nor a power failure leaves a part of it.
+
+    Args:
+        path: the file.
+        folder: of the temporary file, see `temporary_path`.
 
     Example:
         >>> import tempfile
@@ -79,13 +87,13 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         >>> target.read_text()
         'whole'
     """
-    temporary = temporary_path(path)
+    temporary = temporary_path(path, folder)
     try:
         yield temporary
         _open_to_all(temporary)  # some libraries put a file of their own in its place
         _flush(temporary, os.O_RDWR)
         os.replace(temporary, path)
-        _flush_folder(temporary.parent)
+        _flush_folder(Path(path).parent)
     finally:
         temporary.unlink(missing_ok=True)
 

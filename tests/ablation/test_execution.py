@@ -135,26 +135,13 @@ def test_weights_that_are_gone_are_trained_again_only_if_something_needs_them(pl
     """And what was evaluated of the old ones is evaluated again; another row that is done stays as it is."""
     run(plan, tmp_path)
     for row in ("single", "RDN"):
-        (tmp_path / "out" / row / "seed0" / "model_final.pth").unlink()
+        (tmp_path / "out" / row / "seed0" / "model_final.safetensors").unlink()
     assert run(plan, tmp_path) == ({}, [])
     Records(plan).start(plan.jobs[JobKey("RDN", 0, "none")])
     assert run(plan, tmp_path) == ({}, ["single/train", "single/own", "RDN/train", "RDN/own", "RDN/none"])
-    (tmp_path / "out" / "single" / "seed0" / "model_final.pth").unlink()
+    (tmp_path / "out" / "single" / "seed0" / "model_final.safetensors").unlink()
     Records(plan).start(plan.jobs[JobKey("single", 0, "own")])
     assert run(plan, tmp_path) == ({}, ["single/train", "single/own"])
-
-
-def test_a_training_whose_latest_checkpoint_was_deleted_begins_anew(plan):
-    job = plan.jobs[JobKey("single", 0, "train")]
-    job.folder.mkdir(parents=True)
-    latest = job.folder / "last_checkpoint"
-    latest.write_text("model_0000004.pth")
-    (job.folder / "model_0000004.pth").write_text("")
-    Records(plan).start(job)
-    assert latest.is_file()
-    (job.folder / "model_0000004.pth").unlink()
-    Records(plan).start(job)
-    assert not latest.exists()
 
 
 def test_more_seeds_and_single_rows_add_to_the_table(plan, tmp_path):

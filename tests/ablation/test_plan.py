@@ -40,7 +40,7 @@ def test_a_training_starts_from_the_final_weights_of_its_base_and_evaluates_noth
     job = plan.jobs[JobKey("RDN", 7, "train")]
     assert job.words[:3] == ("--config-file", str(QUICK / "RDN.yaml"), "--resume")
     opts = opts_of(job)
-    assert opts["MODEL.WEIGHTS"] == str(tmp_path / "out" / "single" / "seed7" / "model_final.pth")
+    assert opts["MODEL.WEIGHTS"] == str(tmp_path / "out" / "single" / "seed7" / "model_final.safetensors")
     assert opts["OUTPUT_DIR"] == str(tmp_path / "out" / "RDN" / "seed7")
     assert (opts["SEED"], opts["SOLVER.MAX_ITER"], opts["DATASETS.TEST"]) == ("7", "10", "()")
     assert opts["MODEL.DEVICE"] == "cuda"
@@ -49,7 +49,7 @@ def test_a_training_starts_from_the_final_weights_of_its_base_and_evaluates_noth
 def test_an_evaluation_takes_the_rows_own_weights_and_its_context(suite, tmp_path):
     job = make_plan(suite, "tiny", [0], tmp_path / "out").jobs[JobKey("RDN", 0, "none")]
     assert job.words[2:5] == ("--eval-only", "--context", "none")
-    assert opts_of(job)["MODEL.WEIGHTS"] == str(tmp_path / "out" / "RDN" / "seed0" / "model_final.pth")
+    assert opts_of(job)["MODEL.WEIGHTS"] == str(tmp_path / "out" / "RDN" / "seed0" / "model_final.safetensors")
     assert job.datasets == ("synthetic_val",)
 
 

@@ -93,6 +93,12 @@ def test_a_missing_name_of_the_last_one_is_said(two):
     assert "missing" in found.faults[0]
 
 
+def test_where_all_were_deleted_there_is_none_and_it_is_said(tmp_path, caplog):
+    (tmp_path / "last_checkpoint").write_text("model_0000009.safetensors")
+    assert find_whole(tmp_path) is None
+    assert "model_0000009.safetensors" in caplog.text
+
+
 def test_the_name_of_an_earlier_one_is_followed(two):
     (two / "last_checkpoint").write_text("model_0000009.safetensors")
     assert find_whole(two).weights.name == "model_0000009.safetensors"

@@ -26,7 +26,7 @@ time.sleep(behaviour.get("sleep", 0))
 if name in behaviour.get("fail", []):
     sys.exit("error: out of luck")
 if context == "train":
-    (folder / "model_final.pth").write_text(name)
+    (folder / "model_final.safetensors").write_text(name)
     lines = [{"time": 0.5, "iteration": 4}, {"time": 0.25, "iteration": 9}]
     (folder / "metrics.json").write_text("".join(json.dumps(line) + "\\n" for line in lines))
 else:

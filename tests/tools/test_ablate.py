@@ -168,7 +168,7 @@ def finished(output: Path) -> dict[Path, int]:
     """The files of jobs that are done, with the times when they were written."""
     records = [path for path in output.glob("*/seed*/*.json") if path.stem in ("train", "own", "none", "foreign")]
     done = [path for path in records if json.loads(path.read_text())["state"] == "done"]
-    files = done + [path.with_name("model_final.pth") for path in done if path.stem == "train"]
+    files = done + [path.with_name("model_final.safetensors") for path in done if path.stem == "train"]
     return {path: path.stat().st_mtime_ns for path in files}
 
 

@@ -15,6 +15,7 @@ import torch
 
 from vod2.ablation.plan import Job, JobKey, Plan
 from vod2.ablation.records import Records, provenance
+from vod2.engine.machines import connect_to_ray, core_count
 from vod2.errors import UserError
 
 
@@ -146,23 +147,13 @@ class RayExecutor:
     """
 
     def __init__(self, device: str, jobs: int | None = None) -> None:
-        try:
-            import ray
-        except ImportError as error:
-            raise UserError("--ray needs Ray, which is not installed: pip install 'vod2[ray]'") from error
-        self._ray = ray
-        # The caller may have joined a cluster already
-        ray.init(ignore_reinit_error=True)
-        kind = "GPU" if device == "cuda" else "CPU"
-        available = int(ray.cluster_resources().get(kind, 0))
-        if available < 1:
-            raise UserError(f"the cluster of Ray has no {kind}: give another --device, or add machines to it")
+        self._ray, available = connect_to_ray(device)
         self.slots = min(jobs or available, available)
         # A task that is lost with its machine is resumed on another one.
         options = {"max_retries": 3} | ({"num_gpus": 1} if device == "cuda" else {"num_cpus": 1})
         # Ray sets CUDA_VISIBLE_DEVICES itself; a task of one core gets one thread
         self._environment = {} if device == "cuda" else _threads(1)
-        self._run = ray.remote(**options)(run_command)
+        self._run = self._ray.remote(**options)(run_command)
 
     def submit(self, command: Sequence[str], log: str) -> "Future[Outcome]":
         """See `Executor`."""
@@ -261,8 +252,7 @@ def _gpus() -> list[dict[str, str]]:
 
 def _cpus(jobs: int | None) -> list[dict[str, str]]:
     """The environment of `jobs` processes that share the cores."""
-    # The cores that this process may use, which in a container are fewer than the machine's
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = core_count()
     if jobs is not None and jobs < 1:
         raise UserError(f"--jobs is {jobs}, expected at least 1")
     count = jobs or cores

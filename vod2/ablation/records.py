@@ -1,14 +1,13 @@
 """What has been done of a plan: a file for each job, and results.json for all. Nothing is kept in memory alone."""
 
 import contextlib
-import fcntl
 import json
-import os
 import platform
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from vod2.atomic import replacing, write_json
 from vod2.checkpoint import existing_weights
 from vod2.d2 import BACKEND
 from vod2.engine import inference_folder
+from vod2.engine.machines import locked_file
 from vod2.errors import UserError
 from vod2.version import __version__
 
@@ -182,34 +182,13 @@ def _metrics(job: Job, dataset: str) -> dict[str, dict[str, float | None]]:
     return results
 
 
-@contextlib.contextmanager
-def locked(output: Path) -> Iterator[int]:
-    """Hold the lock of an output folder; yields its descriptor, which child processes may inherit.
-
-    The lock is the operating system's: it ends with the last process that has the descriptor, however that ends, so a
-    file that a killed process left behind locks nothing. Its content, host and process, is for the message.
+def locked(output: Path) -> AbstractContextManager[int]:
+    """Hold the lock of an output folder; yields its descriptor, which child processes may inherit (`locked_file`).
 
     Raises:
         UserError: another process has it.
     """
-    output.mkdir(parents=True, exist_ok=True)
-    path = output / LOCK
-    # "a+" creates the file but keeps its content, which names the holder
-    with open(path, "a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            raise UserError(
-                f"{output} is in use by {holder}, or by trainings that it has left running: wait for them, stop them, "
-                "or give another --output"
-            ) from error
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        # At once, so that the message to others can name this process
-        file.flush()
-        yield file.fileno()
+    return locked_file(output / LOCK, "trainings")
 
 
 def provenance() -> dict[str, Any]:

@@ -79,6 +79,9 @@ def named_frames(batch: Iterable[Mapping]) -> Iterator[str]:
         if number == _NAMED_FRAMES:
             yield "and more"
             return
+        if not isinstance(clip, Mapping):  # of another loader
+            yield repr(type(clip).__name__)
+            continue
         place = f"frame {clip.get('frame_index', 0)} of {clip.get('video_id', clip.get('image_id', 'an image'))}"
         if "dataset_name" in clip:
             place = f"{clip['dataset_name']}: {place}"

@@ -11,8 +11,9 @@ from vod2.config import add_video_config
 from vod2.d2 import BoxMode, DatasetCatalog, DatasetMapper, MetadataCatalog, comm, get_cfg
 from vod2.data import VideoInferenceSampler, as_video_dicts, build_video_test_loader, build_video_train_loader
 from vod2.data.clips import build as build_module
-from vod2.data.clips.build import GroupedByAspect, in_stream_order
+from vod2.data.clips.build import in_stream_order
 from vod2.data.clips.samplers import NumberedSampler
+from vod2.data.clips.train_loader import GroupedByAspect
 from vod2.errors import UserError
 
 
@@ -283,7 +284,8 @@ def test_each_process_has_whole_batches_of_triplets(make, monkeypatch):
         monkeypatch.setattr(comm, "get_rank", lambda rank=rank: rank)
         monkeypatch.setattr(comm, "get_world_size", lambda: 2)
         monkeypatch.setattr(build_module, "build_detection_train_loader", lambda **keys: keys["sampler"])
-        items = [item for _, item in itertools.islice(build_video_train_loader(cfg), 12)]
+        sampler = build_video_train_loader(cfg)._sampler
+        items = [item for _, item in itertools.islice(sampler, 12)]
         shares.append([[(item.triplet_class, item.triplet_place) for item in items[i : i + 6]] for i in (0, 6)])
     assert [shares[0][0], shares[1][0], shares[0][1], shares[1][1]] == expected
 

@@ -59,19 +59,7 @@ def build_video_train_loader(
         UserError: no datasets, a dataset is missing, nothing is left to train on, an unknown sampler, proportions that
             do not fit the datasets, or a batch size that does not fit the processes or the triplets.
     """
-    dicts = as_video_dicts(_load(cfg.DATASETS.TRAIN))
-    if cfg.DATASETS.MAX_IMAGES_PER_CLASS:
-        stills = [record for record in dicts if record["video_length"] == 1]
-        frames = [record for record in dicts if record["video_length"] > 1]
-        dicts = frames + limit_images_per_class(stills, cfg.DATASETS.MAX_IMAGES_PER_CLASS)
-    keys = list(range(len(dicts)))
-    if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
-        keys = [row for row in keys if _has_objects(dicts[row])]
-    if not keys:
-        raise UserError(
-            f"no frame of {', '.join(cfg.DATASETS.TRAIN)} has objects: check the annotations, or set "
-            "DATALOADER.FILTER_EMPTY_ANNOTATIONS to False"
-        )
+    dicts, keys = _training_frames(cfg)
     index = VideoIndex(dicts, _annotation_readers(cfg.DATASETS.TRAIN) if all_annotations else None)
     if mapper is None:
         mapper = VideoDatasetMapper(cfg, is_train=True, index=index)
@@ -80,13 +68,9 @@ def build_video_train_loader(
     if in_triplets:
         clips = TripletDataset(clips)
     in_groups = cfg.DATALOADER.ASPECT_RATIO_GROUPING and not in_triplets
+    if not in_triplets:  # whose batches have a size of their own, which their sampler compares
+        _require_equal_batches(cfg)
     processes, parts = comm.get_world_size(), cfg.SOLVER.ACCUMULATE
-    if parts < 1 or cfg.SOLVER.IMS_PER_BATCH < 1 or cfg.SOLVER.IMS_PER_BATCH % (processes * parts):
-        accumulated = f" times SOLVER.ACCUMULATE, which is {parts}" if parts != 1 else ""
-        raise UserError(
-            f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}, expected a multiple of the {processes} processes"
-            f"{accumulated}"
-        )
 
     def make(seed: int) -> tuple[Iterable[list[dict]], NumberedSampler]:
         sampler = NumberedSampler(_training_sampler(cfg, [dicts[key] for key in keys], seed))
@@ -105,6 +89,34 @@ def build_video_train_loader(
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
     groups = Groups(cfg.SOLVER.IMS_PER_BATCH // processes // parts, parts) if in_groups else None
     return TrainingLoader(make, seed, groups)
+
+
+def _training_frames(cfg: CfgNode) -> tuple[list[dict], list[int]]:
+    """All frames of DATASETS.TRAIN, which may be supports, and the positions of those that are key frames."""
+    dicts = as_video_dicts(_load(cfg.DATASETS.TRAIN))
+    if cfg.DATASETS.MAX_IMAGES_PER_CLASS:
+        stills = [record for record in dicts if record["video_length"] == 1]
+        frames = [record for record in dicts if record["video_length"] > 1]
+        dicts = frames + limit_images_per_class(stills, cfg.DATASETS.MAX_IMAGES_PER_CLASS)
+    keys = list(range(len(dicts)))
+    if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
+        keys = [row for row in keys if _has_objects(dicts[row])]
+    if not keys:
+        raise UserError(
+            f"no frame of {', '.join(cfg.DATASETS.TRAIN)} has objects: check the annotations, or set "
+            "DATALOADER.FILTER_EMPTY_ANNOTATIONS to False"
+        )
+    return dicts, keys
+
+
+def _require_equal_batches(cfg: CfgNode) -> None:
+    """Every process, and every part of its batch, needs as many clips as the others."""
+    batch, processes, parts = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size(), cfg.SOLVER.ACCUMULATE
+    if parts < 1 or batch < 1 or batch % (processes * parts):
+        accumulated = f" times SOLVER.ACCUMULATE, which is {parts}" if parts != 1 else ""
+        raise UserError(
+            f"SOLVER.IMS_PER_BATCH is {batch}, expected a multiple of the {processes} processes{accumulated}"
+        )
 
 
 def build_video_test_loader(

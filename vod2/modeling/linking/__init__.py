@@ -1,7 +1,7 @@
 """Level 3: detections of a whole video are linked and rescored."""
 
 from vod2.modeling.linking.base import BOX_LINKER_REGISTRY, BoxLinker, ClassLinker, build_box_linker
-from vod2.modeling.linking.online import OnlineLinker
+from vod2.modeling.linking.online import OnlineLinker, continue_tracks
 from vod2.modeling.linking.paths import HeaviestPaths, Path
 from vod2.modeling.linking.seq_nms import SeqNMS
 from vod2.modeling.linking.tubelets import BLR, TubeletLinking
@@ -17,4 +17,5 @@ __all__ = [
     "SeqNMS",
     "TubeletLinking",
     "build_box_linker",
+    "continue_tracks",
 ]

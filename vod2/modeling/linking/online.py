@@ -1,6 +1,7 @@
 """Linking while the video is still running."""
 
 from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
 
 import torch
@@ -65,7 +66,7 @@ class OnlineLinker:
         tracks_of_rows = []  # of each frame {row before linking: track of this window}
         for frame in linked:
             tracks_of_rows.append(dict(zip(frame.get(_ROW).tolist(), frame.track_ids.tolist(), strict=True)))
-        names = self._stream_tracks(tracks_of_rows)
+        names = continue_tracks(self._linked_tracks, tracks_of_rows, self._new_tracks)
         for frame in linked:
             named = [names[track] for track in frame.track_ids.tolist()]
             frame.track_ids = torch.tensor(named, dtype=torch.int64, device=frame.track_ids.device)
@@ -77,30 +78,43 @@ class OnlineLinker:
             self._waiting.popleft()
         return linked[:number]
 
-    def _stream_tracks(self, frames: list[dict[int, int]]) -> dict[int, int]:
-        """{track of this window: track of the stream} for frames {row before linking: track of this window}.
 
-        A track takes the name of the one of the window before that it has most boxes in common with, unless another has
-        more; what is left gets new names, in the order in which it appears.
-        """
-        common: Counter[tuple[int, int]] = Counter()  # (track of this window, track of the stream): boxes in both
-        # The frames that both windows hold are the first of this one.
-        for before, tracks in zip(self._linked_tracks, frames, strict=False):
-            for row, track in tracks.items():
-                if row in before:
-                    common[track, before[row]] += 1
-        names: dict[int, int] = {}
-        taken: set[int] = set()
-        # Greedy, from the pair with most boxes in common; of equals the one that was met first.
-        for (track, stream_track), _ in common.most_common():
-            if track not in names and stream_track not in taken:
-                names[track] = stream_track
-                taken.add(stream_track)
-        for tracks in frames:
-            for track in sorted(set(tracks.values())):
-                if track not in names:
-                    names[track] = next(self._new_tracks)
-        return names
+def continue_tracks(
+    known: Sequence[Mapping[int, int]], frames: Sequence[Mapping[int, int]], fresh: Iterator[int]
+) -> dict[int, int]:
+    """{track of a later part of a stream: track of the stream}.
+
+    A track takes the name of the one of the part before that it has most boxes in common with, unless another has more;
+    what is left gets new names, in the order in which it appears.
+
+    Args:
+        known: of the frames that both parts hold {row of a box: track of the stream}.
+        frames: of the frames of the later part, of which those come first, {row of a box: track of that part}.
+        fresh: gives the new names.
+
+    Example:
+        >>> from itertools import count
+        >>> continue_tracks([{0: 7, 1: 3}], [{0: 0, 1: 1}, {0: 2, 1: 1}], count(8))
+        {0: 7, 1: 3, 2: 8}
+    """
+    common: Counter[tuple[int, int]] = Counter()  # (track of the later part, track of the stream): boxes in both
+    # The frames that both parts hold are the first of the later one.
+    for before, tracks in zip(known, frames, strict=False):
+        for row, track in tracks.items():
+            if row in before:
+                common[track, before[row]] += 1
+    names: dict[int, int] = {}
+    taken: set[int] = set()
+    # Greedy, from the pair with most boxes in common; of equals the one that was met first.
+    for (track, stream_track), _ in common.most_common():
+        if track not in names and stream_track not in taken:
+            names[track] = stream_track
+            taken.add(stream_track)
+    for tracks in frames:
+        for track in sorted(set(tracks.values())):
+            if track not in names:
+                names[track] = next(fresh)
+    return names
 
 
 def _with_rows(frame: Instances) -> Instances:

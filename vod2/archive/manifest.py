@@ -1,0 +1,266 @@
+"""What is known of every video of an archive: one SQLite file, which only the coordinator writes.
+
+Others may read it at any time (write-ahead log).
+"""
+
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vod2.archive.inputs import Signature, video_id
+from vod2.archive.tasks import Done
+from vod2.errors import UserError
+
+PENDING, RUNNING, DONE, FAILED = "pending", "running", "done", "failed"
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS videos (
+    number INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    path TEXT NOT NULL,
+    size INTEGER NOT NULL,
+    mtime_ns INTEGER NOT NULL,
+    status TEXT NOT NULL DEFAULT 'pending' CHECK (status IN ('pending', 'running', 'done', 'failed')),
+    attempts INTEGER NOT NULL DEFAULT 0,
+    failures INTEGER NOT NULL DEFAULT 0,
+    error TEXT,
+    note TEXT,
+    frames INTEGER,
+    seconds REAL,
+    result TEXT,
+    sha256 TEXT,
+    worker TEXT,
+    ended REAL
+);
+CREATE INDEX IF NOT EXISTS videos_in_order ON videos (status, size DESC, number);
+CREATE TABLE IF NOT EXISTS settings (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+"""
+# What is forgotten of a video that is detected again.
+_AFRESH = (
+    "attempts = 0, failures = 0, error = NULL, note = NULL, frames = NULL, seconds = NULL, result = NULL, "
+    "sha256 = NULL, worker = NULL, ended = NULL"
+)
+
+
+class Video(NamedTuple):
+    """A video that is to be done; `number` is its row, `size` in bytes."""
+
+    number: int
+    id: str
+    path: str
+    size: int
+
+
+class Scan(NamedTuple):
+    """How many videos are new, have changed since they were done or failed, and are as they were."""
+
+    new: int = 0
+    changed: int = 0
+    same: int = 0
+
+
+class Counts(NamedTuple):
+    """Videos by their status."""
+
+    pending: int = 0
+    running: int = 0
+    done: int = 0
+    failed: int = 0
+
+    @property
+    def total(self) -> int:
+        return sum(self)
+
+
+class Manifest:
+    """The table `videos` (docs/scaling.md tells its columns) and the settings that the results were made with.
+
+    Every method is one transaction: after a kill the file is as after the last one that returned.
+
+    Args:
+        path: of the file, on a local disk: SQLite's log does not work on network file systems. Folders are made.
+
+    Raises:
+        UserError: the file is no manifest.
+
+    Example:
+        >>> manifest = Manifest(":memory:")
+        >>> manifest.add([("/videos/a.mp4", Signature(10, 1))])
+        Scan(new=1, changed=0, same=0)
+        >>> [video.path for video in manifest.pending(None, limit=5)]
+        ['/videos/a.mp4']
+    """
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        self.path = str(path)
+        if self.path != ":memory:":
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            # No implicit transactions: `with self._db` and BEGIN say where one begins and ends.
+            self._db = sqlite3.connect(self.path, isolation_level=None, timeout=60)
+            self._db.execute("PRAGMA journal_mode = WAL")
+            # A power cut may lose the last rows, which are then done again; a killed process loses nothing.
+            self._db.execute("PRAGMA synchronous = NORMAL")
+            self._db.executescript(_SCHEMA)
+        except sqlite3.DatabaseError as error:
+            raise UserError(f"{self.path} is no manifest ({error}): give another --manifest, or delete it") from error
+
+    def close(self) -> None:
+        """Let go of the file; its log is merged into it."""
+        self._db.close()
+
+    def keep_settings(self, settings: Mapping[str, Any]) -> None:
+        """What results depend on must be as in the first run; keys that only one of the two has do not count.
+
+        Args:
+            settings: {name: value that JSON can hold}.
+
+        Raises:
+            UserError: otherwise; names what differs.
+        """
+        rows = self._db.execute("SELECT key, value FROM settings")
+        before = {key: json.loads(value) for key, value in rows}
+        now = json.loads(json.dumps(dict(settings)))
+        differing = [key for key in sorted(before.keys() & now.keys()) if before[key] != now[key]]
+        if differing:
+            listed = ", ".join(f"{key} ({before[key]} before, now {now[key]})" for key in differing[:5])
+            raise UserError(f"{self.path} was made with other settings: {listed}; give another --output")
+        with self._transaction():
+            values = [(key, json.dumps(value)) for key, value in now.items()]
+            self._db.executemany("INSERT OR IGNORE INTO settings VALUES (?, ?)", values)
+
+    def add(self, found: Iterable[tuple[str, Signature]]) -> Scan:
+        """Videos that were found, each (absolute path, signature).
+
+        One whose signature is not that of its row is pending again; its result stays until the new one replaces it. A
+        name that is no text (bytes that are not UTF-8) is a failed video: it cannot be written into results.
+        """
+        new = changed = same = 0
+        with self._transaction():
+            for path, signature in found:
+                known = self._db.execute(
+                    "SELECT number, size, mtime_ns FROM videos WHERE id = ?", (video_id(path),)
+                ).fetchone()
+                if known is None:
+                    self._insert(path, signature)
+                    new += 1
+                elif known[1:] != tuple(signature):
+                    self._db.execute(
+                        f"UPDATE videos SET size = ?, mtime_ns = ?, status = 'pending', {_AFRESH} WHERE number = ?",
+                        (*signature, known[0]),
+                    )
+                    changed += 1
+                else:
+                    same += 1
+        return Scan(new, changed, same)
+
+    def _insert(self, path: str, signature: Signature) -> None:
+        status, error = PENDING, None
+        readable = path.encode("utf-8", "backslashreplace").decode()
+        if readable != path:
+            status, error = FAILED, f"the name {readable!r} is not UTF-8: rename the file"
+        self._db.execute(
+            "INSERT INTO videos (id, path, size, mtime_ns, status, error) VALUES (?, ?, ?, ?, ?, ?)",
+            (video_id(path), readable, *signature, status, error),
+        )
+
+    def recover(self) -> int:
+        """Videos that were running when the coordinator ended are pending; returns how many.
+
+        That it was killed is nobody's failure and does not count as one.
+        """
+        with self._transaction():
+            return self._db.execute("UPDATE videos SET status = 'pending' WHERE status = 'running'").rowcount
+
+    def retry_failed(self) -> int:
+        """All failed videos are pending, as if they had never been tried; returns how many."""
+        with self._transaction():
+            changed = self._db.execute(f"UPDATE videos SET status = 'pending', {_AFRESH} WHERE status = 'failed'")
+            return changed.rowcount
+
+    def pending(self, after: Video | None, limit: int) -> list[Video]:
+        """At most `limit` pending videos that come after one, the largest first: short ones fill the gaps at the end.
+
+        Args:
+            after: the last of those that were given before; None for the first.
+            limit: how many.
+        """
+        size, number = (1 << 62, 1 << 62) if after is None else (after.size, -after.number)
+        rows = self._db.execute(
+            "SELECT number, id, path, size FROM videos WHERE status = 'pending' AND (size, -number) < (?, ?) "
+            "ORDER BY size DESC, number LIMIT ?",
+            (size, number, limit),
+        )
+        return [Video(*row) for row in rows]
+
+    def start(self, video: str, worker: str) -> None:
+        """The video begins on a worker (host:process)."""
+        self._update(video, "status = 'running', attempts = attempts + 1, worker = ?", worker)
+
+    def finish(self, video: str, done: Done, result: str, seconds: float, worker: str) -> None:
+        """The video is done.
+
+        Args:
+            video: its id.
+            done: what the worker said.
+            result: the file, relative to the output folder.
+            seconds: of all its tasks.
+            worker: the last one.
+        """
+        self._update(
+            video,
+            "status = 'done', error = NULL, note = ?, frames = ?, seconds = ?, sha256 = ?, size = ?, mtime_ns = ?, "
+            "result = ?, worker = ?, ended = ?",
+            *(done.note or None, done.frames, round(seconds, 3), done.sha256, *done.signature),
+            *(result, worker, time.time()),
+        )
+
+    def again(self, video: str, error: str) -> int:
+        """An attempt has failed for a reason that may pass; returns how many have. The video stays as it is."""
+        self._update(video, "failures = failures + 1, error = ?", error)
+        (failures,) = self._db.execute("SELECT failures FROM videos WHERE id = ?", (video,)).fetchone()
+        return failures
+
+    def fail(self, video: str, error: str, worker: str) -> None:
+        """The video is given up."""
+        self._update(video, "status = 'failed', error = ?, worker = ?, ended = ?", error, worker, time.time())
+
+    def counts(self) -> Counts:
+        """Of all videos."""
+        return Counts(**dict(self._db.execute("SELECT status, COUNT(*) FROM videos GROUP BY status").fetchall()))
+
+    def rows(self, status: str) -> Iterator[dict[str, Any]]:
+        """The rows of one status, {column: value}."""
+        cursor = self._db.execute("SELECT * FROM videos WHERE status = ? ORDER BY number", (status,))
+        names = [column[0] for column in cursor.description]
+        for row in cursor:
+            yield dict(zip(names, row, strict=True))
+
+    def forget_results(self, videos: Iterable[str]) -> None:
+        """The results of these are gone or damaged: they are pending again."""
+        with self._transaction():
+            for video in videos:
+                self._db.execute(f"UPDATE videos SET status = 'pending', {_AFRESH} WHERE id = ?", (video,))
+
+    def _update(self, video: str, assignments: str, *values: Any) -> None:
+        self._db.execute(f"UPDATE videos SET {assignments} WHERE id = ?", (*values, video))
+
+    def _transaction(self) -> "_Transaction":
+        return _Transaction(self._db)
+
+
+class _Transaction:
+    """Ends in COMMIT, or in ROLLBACK where its block raises."""
+
+    def __init__(self, database: sqlite3.Connection) -> None:
+        self._database = database
+
+    def __enter__(self) -> None:
+        self._database.execute("BEGIN IMMEDIATE")
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._database.execute("COMMIT" if kind is None else "ROLLBACK")

@@ -1,0 +1,85 @@
+"""What programs that run many processes share: the lock of their folder, the cores, the cluster."""
+
+import contextlib
+import fcntl
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from vod2.errors import UserError
+
+
+@contextlib.contextmanager
+def locked_file(path: Path, children: str, patience: float = 0.0) -> Iterator[int]:
+    """Hold the lock `path` of the folder that it lies in; yields its descriptor, which child processes may inherit.
+
+    The lock is the operating system's: it ends with the last process that has the descriptor, however that ends, so a
+    file that a killed process left behind locks nothing. Its content, host and process, is for the message.
+
+    Args:
+        path: the file; folders are made.
+        children: what may be left running with the lock, such as "trainings"; for the message.
+        patience: seconds to wait for another process that has it.
+
+    Raises:
+        UserError: another process has it.
+
+    Example:
+        >>> import tempfile
+        >>> with locked_file(Path(tempfile.mkdtemp()) / "my.lock", "workers") as descriptor:
+        ...     descriptor > 0
+        True
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    give_up = time.monotonic() + patience
+    # "a+" creates the file but keeps its content, which names the holder
+    with open(path, "a+", encoding="utf-8") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if time.monotonic() < give_up:
+                    time.sleep(0.05)
+                    continue
+                file.seek(0)
+                holder = file.read().strip() or "another process"
+                raise UserError(
+                    f"{path.parent} is in use by {holder}, or by {children} that it has left running: wait for them, "
+                    "stop them, or give another --output"
+                ) from error
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        # At once, so that the message to others can name this process
+        file.flush()
+        yield file.fileno()
+
+
+def core_count() -> int:
+    """The CPU cores that this process may use, which in a container are fewer than the machine's; at least 1."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def connect_to_ray(device: str) -> tuple[Any, int]:
+    """Ray's module, connected to the cluster of RAY_ADDRESS or to one of this machine alone, and its GPUs or cores.
+
+    Args:
+        device: "cpu" or "cuda".
+
+    Raises:
+        UserError: Ray is not installed, or its cluster has no GPU.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise UserError("--ray needs Ray, which is not installed: pip install 'vod2[ray]'") from error
+    # The caller may have joined a cluster already
+    ray.init(ignore_reinit_error=True)
+    kind = "GPU" if device == "cuda" else "CPU"
+    available = int(ray.cluster_resources().get(kind, 0))
+    if available < 1:
+        raise UserError(f"the cluster of Ray has no {kind}: give another --device, or add machines to it")
+    return ray, available
