@@ -10,15 +10,20 @@ r"""Detect objects in videos or in the pictures of a camera: draws them, and wri
 
 Ctrl-C ends it with what was finished so far: the texts are complete, and the video lies beside its name as
 out.partial.mp4. That of a camera, which has no other end, has its proper name.
+
+Frames keep their times: the drawn video lasts as long as its input, and JSON and COCO results have `time`, seconds from
+the start. The page of --report plays at the mean rate, and MOT text has no column for times.
 """
 
 import argparse
 import itertools
+import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
@@ -178,9 +183,13 @@ def jobs_of(args: argparse.Namespace, detectors: Sequence[Detector]) -> list[Job
     for kind, pattern in patterns.items():
         if len(inputs) > 1 and "{name}" not in pattern:
             raise UserError(f"--{kind} {pattern} is one file for {len(inputs)} inputs: put {{name}} into it")
+    files_read = [args.config_file, *(path for config, weights in args.compare for path in (config, weights))]
+    files_read += [detector.cfg.MODEL.WEIGHTS for detector in detectors]
+    files_read += args.video_input or []
     jobs = []
     for path, name in zip(inputs, names, strict=True):
         paths = {kind: pattern.replace("{name}", name) for kind, pattern in patterns.items()}
+        refuse_inputs(paths, files_read)
         source = _camera(path) if args.webcam else VideoReader(path)
         facts = VideoFacts(path, source.fps, source.size, detectors[0].class_names, detectors[0].category_ids)
         files = [file_kind(paths[kind], facts) for kind, file_kind in FORMATS.items() if kind in paths]
@@ -198,6 +207,47 @@ def jobs_of(args: argparse.Namespace, detectors: Sequence[Detector]) -> list[Job
     return jobs
 
 
+def refuse_inputs(paths: Mapping[str, str], files_read: Sequence[str]) -> None:
+    """Raises UserError if a file to write, by its option, is one that is read, be it by way of a link."""
+    written = [(kind, Path(path)) for kind, path in paths.items()]
+    if "output" in paths:
+        output = Path(paths["output"])
+        # What an interruption leaves, and the picture of --show-relations.
+        written += [("output", output.with_suffix(f".partial{output.suffix}")), ("output", _relations_path(output))]
+    for kind, path in written:
+        for source in files_read:
+            if path.exists() and os.path.exists(source) and os.path.samefile(path, source):
+                raise UserError(f"--{kind} {paths[kind]} writes {path}, which is read ({source}): give another name")
+
+
+def _relations_path(output: Path) -> Path:
+    """The picture of --show-relations."""
+    return output.with_suffix(".relations.png")
+
+
+class FrameTimes:
+    """The times of the frames that are on their way through the detectors.
+
+    Args:
+        source: its `time` is that of the frame that it gave last, in seconds.
+    """
+
+    def __init__(self, source: VideoReader | Camera) -> None:
+        self._source = source
+        self._times: dict[int, Fraction | float] = {}
+
+    def watch(self, frames: Iterable[np.ndarray | None]) -> Iterator[np.ndarray | None]:
+        """The frames of the source as they are, None for those that are lost."""
+        for index, frame in enumerate(frames):
+            if frame is not None:
+                self._times[index] = self._source.time
+            yield frame
+
+    def take(self, index: int) -> Fraction | float:
+        """The time of a frame, once."""
+        return self._times.pop(index)
+
+
 def _camera(source: str) -> Camera:
     # OpenCV takes the number of a camera as an int, and an address as text.
     return Camera(int(source) if source.isdigit() else source)
@@ -210,6 +260,7 @@ def run(
     trails = [Trails(args.trail) for _ in detectors]
     # The relations are those of the detector, not of what it is compared with.
     watch = RelationWatch(predictors[0], args.show_relations[0]) if args.show_relations else None
+    times = FrameTimes(job.source)
     interrupted = False
     expected_index = 0  # number of the frame that comes next, unless there is a gap
     with ExitStack() as stack:
@@ -219,16 +270,17 @@ def run(
         for file in filter(None, (*job.files, job.writer, job.report)):
             stack.enter_context(file)
         try:
-            for frames in detect_frames(job, args, detectors, predictors, watch):
+            for frames in detect_frames(job, times, args, detectors, predictors, watch):
                 index, image = frames[0].index, frames[0].image  # the same for all detectors
+                time = times.take(index)
                 instances_of_all = [frame.output["instances"].to("cpu") for frame in frames]
                 kept = [filter_by_score(instances, args.confidence_threshold) for instances in instances_of_all]
                 for file in job.files:
-                    file.write(index, kept[0])
+                    file.write(index, kept[0], time)
                 if watch and watch.is_done and index == watch.frame:
                     show_relations(watch, image, kept[0], args, detectors[0].class_names)
                 if job.writer:
-                    job.writer.write(draw_frame(image, kept, detectors, trails))
+                    job.writer.write(draw_frame(image, kept, detectors, trails), time)
                 if job.report:
                     job.report.write(image, *instances_of_all, after_gap=index > expected_index)
                 expected_index = index + 1
@@ -239,6 +291,8 @@ def run(
                 raise
             interrupted = True  # a camera has no other end: what there is, is the whole
     if interrupted:
+        if complaint(job.source):
+            print(complaint(job.source), file=sys.stderr)
         raise KeyboardInterrupt
     if watch and not watch.is_done:
         print(f"--show-relations: there is no frame {watch.frame}, or it looks at no others", file=sys.stderr)
@@ -248,9 +302,11 @@ def run(
 
 
 def complaint(source: VideoReader | Camera) -> str:
-    """What was wrong with a video that was read to its end, "" if nothing."""
-    if isinstance(source, Camera):  # it has no end
-        return ""
+    """What was wrong with a video that was read to its end, or with a camera until now; "" if nothing."""
+    if isinstance(source, Camera):
+        if not source.skipped:
+            return ""
+        return f"camera {source.source}: {source.skipped} frames came while the detector was busy, and were left out"
     status = source.status
     if status is None or status.state == "ok":
         return ""
@@ -259,6 +315,7 @@ def complaint(source: VideoReader | Camera) -> str:
 
 def detect_frames(
     job: Job,
+    times: FrameTimes,
     args: argparse.Namespace,
     detectors: Sequence[Detector],
     predictors: Sequence[VideoPredictor],
@@ -267,7 +324,7 @@ def detect_frames(
     """The frames of a video, each as all predictors have finished it; one that looks ahead holds up the others."""
     frames = job.source if isinstance(job.source, Camera) else job.source.with_gaps()
     # A frame is decoded once, and kept until the last predictor has taken it.
-    copies = list(itertools.tee(frames, len(predictors)))
+    copies = list(itertools.tee(times.watch(frames), len(predictors)))
     if watch:
         copies[0] = watch.frames(copies[0])
     streams = []
@@ -321,7 +378,7 @@ def show_relations(
     name = class_name(int(detections.pred_classes[row]), class_names)
     title = f"frame {watch.frame}: {name} {detections.scores[row]:.2f}"
     picture = draw_relations(image, detections.pred_boxes.tensor[row].tolist(), supports, title)
-    with replacing(Path(args.output).with_suffix(".relations.png")) as temporary:
+    with replacing(_relations_path(Path(args.output))) as temporary:
         cv2.imwrite(str(temporary), picture)
 
 

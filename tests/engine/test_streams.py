@@ -144,13 +144,13 @@ def test_a_gap_finishes_what_waits_and_begins_anew(predictor):
         stream.gap(missing=-1)
 
 
-def test_another_size_is_refused_until_a_gap_and_changes_nothing(predictor):
+def test_another_size_is_refused_until_a_gap_and_changes_nothing_of_the_stream(predictor):
     frames, small = make_frames(3), make_frames(2, 5, (64, 64))
     stream, other = predictor.open("door"), predictor.open()
     stream.step(frames[0])
     with pytest.raises(UserError, match=r"'door', frame 1: .* from 96x64 to 64x64 pixels; call gap\(\)"):
         predictor.step_many([(other, frames[0]), (stream, small[0])])
-    assert (stream.index, other.index) == (1, 0)
+    assert (stream.index, other.index) == (1, 1)
     found = sum((stream.step(frame) for frame in frames[1:]), []) + stream.gap()
     assert_same(found, all_of(predictor, frames))
     rest = stream.step(small[0]) + stream.step(small[1]) + stream.flush()

@@ -70,3 +70,38 @@ def write_numbered_images(folder: str | Path, names: Sequence[str]) -> None:
     for index, name in enumerate(names):
         # cv2 cannot write names that are not ASCII everywhere.
         Path(folder, name).write_bytes(cv2.imencode(Path(name).suffix, numbered_frame(index))[1].tobytes())
+
+
+def write_packed_avi(path: str | Path, frames: Sequence[np.ndarray]) -> Path:
+    """MPEG-4 in AVI as DivX packs it: a B-frame lies in the packet of the frame before, and a later packet is empty."""
+    height, width = frames[0].shape[:2]
+    start, nothing_coded = b"\x00\x00\x01\xb6", b"\x00\x00\x01\xb6" + bytes([0b01010000, 0b01001111])
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.codec_context.gop_size, stream.codec_context.max_b_frames = 8, 1
+        stream.bit_rate = 800_000
+        packets = []
+        for index, frame in enumerate(frames):
+            picture = av.VideoFrame.from_ndarray(frame, format="bgr24")
+            picture.pts, picture.time_base = index, Fraction(1, 25)
+            packets += stream.encode(picture)
+        packets += stream.encode(None)
+        packed: list[tuple[bytes, bool]] = []
+        for packet in packets:
+            content = bytes(packet)
+            position = content.index(start)
+            if not packed:
+                content = content[:position] + b"\x00\x00\x01\xb2DivX503b1393p" + content[position:]
+            is_b_frame = bytes(packet)[position + 4] >> 6 == 2
+            if is_b_frame:
+                packed[-1] = (packed[-1][0] + content, packed[-1][1])
+                packed.append((nothing_coded, False))
+            else:
+                packed.append((content, packet.is_keyframe))
+        for index, (content, is_key) in enumerate(packed):
+            packet = av.Packet(content)
+            packet.stream, packet.pts, packet.dts, packet.time_base = stream, index, index, Fraction(1, 25)
+            packet.is_keyframe = is_key
+            container.mux(packet)
+    return Path(path)

@@ -124,6 +124,19 @@ def test_a_memory_without_a_frame_goes_its_own_way():
     assert set(memory.context(1).carry) == {"state"} and len(memory) == 3
 
 
+def test_a_copy_of_a_memory_goes_its_own_way():
+    memory = make_memory(SlidingWindow(1))
+    put_missing(memory, 1)
+    memory.carry({"state": torch.ones(1)})
+    other = memory.copy()
+    put_missing(other, 3)
+    assert len(other.context(3).frames) == 3 and 1 not in other
+    other.carry({})
+    other.extend()
+    assert memory.missing(1) == [] and set(memory.context(1).carry) == {"state"}
+    assert (memory.video, other.length) == (other.video, memory.length + 1)
+
+
 def test_a_context_stays_as_it_was_when_the_memory_moves_on():
     memory = make_memory(SlidingWindow(1))
     put_missing(memory, 1)

@@ -5,8 +5,10 @@ import itertools
 import json
 import re
 import sys
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ import torch
 
 from helpers import damage
 from helpers.models import tiny_cfg
-from helpers.videos import write_numbered_video
+from helpers.videos import moving_frames, write_numbered_video
 from vod2 import VideoPredictor
 from vod2.d2 import Boxes, Instances, build_model
 from vod2.engine.cli import run
@@ -115,6 +117,7 @@ def test_a_video_becomes_a_drawn_video_and_json(demo, monkeypatch, arguments, tm
     size = {"width": 64, "height": 48}
     assert result == {"video": arguments["--video-input"], "fps": 10.0, **size, "class_names": []}
     assert [frame["index"] for frame in frames] == [0, 1, 2]
+    assert [frame["time"] for frame in frames] == [0, 0.1, 0.2]
     assert frames[2]["detections"] == [{"box": [2, 0, 22, 20], "class": "class 1", "label": 1, "score": 0.75}]
 
 
@@ -137,8 +140,77 @@ def test_every_format_of_text_tells_the_same(demo, monkeypatch, arguments, tmp_p
         f"{i + 1},7,{i}.00,0.00,20.00,20.00,0.750000,2,-1,-1" for i in range(3)
     ]
     assert json.loads((tmp_path / "out.coco").read_text()) == [
-        {"image_id": i, "category_id": 1, "bbox": [i, 0, 20, 20], "score": 0.75, "track_id": 7} for i in range(3)
+        {"image_id": i, "category_id": 1, "bbox": [i, 0, 20, 20], "score": 0.75, "time": i / 10, "track_id": 7}
+        for i in range(3)
     ]
+
+
+def recorded_by_a_browser(path: Path) -> list[float]:
+    """A webm of 12 frames without a frame rate, with a pause; returns their times in seconds."""
+    milliseconds = [0, 36, 72, 102, 140, 171, 2500, 2533, 2569, 2600, 2637, 2670]
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libvpx", rate=1000)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for frame, time in zip(moving_frames(len(milliseconds)), milliseconds, strict=True):
+            picture = av.VideoFrame.from_ndarray(frame, format="bgr24")
+            picture.pts, picture.time_base = time, Fraction(1, 1000)
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
+    content = path.read_bytes()
+    element = b"\x23\xe3\x83"  # Matroska's DefaultDuration, which browsers leave out: now a Void of the same length
+    at = content.index(element)
+    size = content[at + 3] & 0x7F
+    path.write_bytes(content[:at] + bytes([0xEC, 0x80 | (size + 2)]) + content[at + 2 :])
+    return [time / 1000 for time in milliseconds]
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_a_drawn_video_lasts_as_long_as_its_input_and_every_format_has_times(
+    demo, monkeypatch, arguments, tmp_path, suffix
+):
+    times = recorded_by_a_browser(tmp_path / "talk.webm")
+    arguments |= {"--video-input": str(tmp_path / "talk.webm"), "--output": str(tmp_path / f"out{suffix}")}
+    words = [word for kind in ("json", "jsonl", "coco") for word in (f"--{kind}", str(tmp_path / f"out.{kind}"))]
+    call(demo, monkeypatch, arguments, *words)
+    with av.open(arguments["--output"]) as container:
+        assert [frame.time for frame in container.decode(video=0)] == pytest.approx(times, abs=0.001)
+        assert container.duration / 1e6 == pytest.approx(times[-1], abs=0.3)
+    result = json.loads((tmp_path / "out.json").read_text())
+    assert result["fps"] == pytest.approx(11 / 2.67, abs=0.01)
+    assert [frame["time"] for frame in result["frames"]] == pytest.approx(times)
+    assert [json.loads(line)["time"] for line in (tmp_path / "out.jsonl").read_text().splitlines()] == times
+    assert [one["time"] for one in json.loads((tmp_path / "out.coco").read_text())] == times
+
+
+@pytest.mark.parametrize("how", ["name", "relative", "symbolic", "hard", "json", "partial", "weights"])
+def test_no_output_is_written_over_an_input(demo, monkeypatch, arguments, capsys, tmp_path, how):
+    source = Path(arguments["--video-input"])
+    before = source.read_bytes()
+    link = tmp_path / "link.mp4"
+    words: list[str] = []
+    if how == "name":
+        arguments["--output"] = str(tmp_path / "{name}.mp4")
+    elif how == "relative":
+        monkeypatch.chdir(tmp_path)
+        arguments["--output"] = "./in.mp4"
+    elif how == "symbolic":
+        link.symlink_to(source)
+        arguments["--output"] = str(link)
+    elif how == "hard":
+        link.hardlink_to(source)
+        arguments["--output"] = str(link)
+    elif how == "json":
+        words = ["--json", str(source)]
+    elif how == "partial":  # what an interruption would leave
+        source.rename(tmp_path / "out.partial.mp4")
+        arguments["--video-input"] = str(tmp_path / "out.partial.mp4")
+    else:
+        words = ["--coco", arguments["--opts"]]
+    with pytest.raises(SystemExit) as stop:
+        call(demo, monkeypatch, arguments, *words)
+    assert stop.value.code == 2 and "which is read" in capsys.readouterr().err
+    assert Path(arguments["--video-input"]).read_bytes() == before
 
 
 def test_several_videos_and_folders_have_files_of_their_own(demo, monkeypatch, arguments, tmp_path):
@@ -192,6 +264,14 @@ def test_a_camera_is_watched_until_it_is_interrupted(demo, monkeypatch, argument
     assert len(list(VideoReader(arguments["--output"]))) == 3
     assert [json.loads(line)["index"] for line in (tmp_path / "out.jsonl").read_text().splitlines()] == [0, 1, 3]
     assert FakePredictor.made[0].gaps == 1
+
+
+def test_a_camera_that_was_too_quick_is_told_with_the_number_of_frames(demo, monkeypatch):
+    monkeypatch.setattr(cv2, "VideoCapture", FakeCapture)
+    camera = demo.Camera(0)
+    assert demo.complaint(camera) == ""
+    camera.skipped = 5
+    assert demo.complaint(camera).startswith("camera 0: 5 frames came while the detector was busy")
 
 
 def test_a_damaged_video_is_detected_as_far_as_it_can_be_read(demo, monkeypatch, arguments, capsys, tmp_path):

@@ -4,13 +4,14 @@ from vod2.engine.accumulation import AccumulatingTrainer, micro_batches, scaled_
 from vod2.engine.fuse import inference_copy
 from vod2.engine.predictor import VideoPredictor
 from vod2.engine.setup import load_config, setup
-from vod2.engine.streams import DetectedFrame, VideoStream
+from vod2.engine.streams import DetectedFrame, StreamErrors, VideoStream
 from vod2.engine.trainer import VideoTrainer, check_datasets, inference_folder
 from vod2.moved import moved
 
 __all__ = [
     "AccumulatingTrainer",
     "DetectedFrame",
+    "StreamErrors",
     "VideoPredictor",
     "VideoStream",
     "VideoTrainer",

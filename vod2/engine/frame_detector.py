@@ -27,6 +27,10 @@ class FrameDetector:
         self.resize = build_test_resize(cfg)
         self.rgb = cfg.INPUT.FORMAT == "RGB"
 
+    def close(self) -> None:
+        """Let go of the model; no stream may use the detector any more."""
+        del self.model
+
     def encode(self, frames: Sequence[tuple[FrameMemory, np.ndarray]]) -> None:
         """BGR uint8 images (H, W, 3), each the next frame of the video of a memory, which then holds what was encoded.
 

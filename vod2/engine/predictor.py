@@ -2,6 +2,7 @@
 
 import logging
 import os
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -25,7 +26,9 @@ class VideoPredictor:
     `stream` takes an iterable; `step`, `flush` and `reset` take one frame at a time; `open` makes a stream whose state
     the caller holds, of which any number may run at once, and `step_many` encodes a frame of each in one call of the
     backbone. Memory is bounded by the window of the schedule and latency by its lookahead, whatever the length of the
-    stream: see `VideoStream`.
+    stream: see `VideoStream`, which also says what an exception in the model leaves.
+
+    It is a context manager. `close` frees the model and what the streams remember.
 
     Args:
         cfg: configuration with MODEL.WEIGHTS, VIDEO.TEST_SCHEDULE and INPUT.MIN_SIZE_TEST, MAX_SIZE_TEST, FORMAT; or
@@ -70,8 +73,39 @@ class VideoPredictor:
         load_weights(model, config.MODEL.WEIGHTS)
         if fused:
             model = inference_copy(model)
-        self._detector = FrameDetector(config, model, schedule)
+        self._open_detector: FrameDetector | None = FrameDetector(config, model, schedule)
+        # Streams that nobody holds any more are free already.
+        self._streams: weakref.WeakSet[VideoStream] = weakref.WeakSet()
         self._default = self.open()
+
+    def __enter__(self) -> "VideoPredictor":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all streams, without finishing the frames that wait, and free the model. Later calls raise UserError.
+
+        A model that the caller holds himself stays with him.
+        """
+        for stream in list(self._streams):
+            stream.close()
+        if self._open_detector is not None:
+            self._open_detector.close()  # streams that are still held refer to it
+        self._open_detector = None
+
+    @property
+    def _detector(self) -> FrameDetector:
+        if self._open_detector is None:
+            raise UserError("this VideoPredictor is closed: make a new one")
+        return self._open_detector
+
+    @property
+    def _own_stream(self) -> VideoStream:
+        """The stream of `step`, `flush` and `reset`."""
+        assert self._detector  # it raises where the predictor is closed
+        return self._default
 
     @property
     def model(self) -> VideoRCNN:
@@ -96,25 +130,28 @@ class VideoPredictor:
 
     def open(self, video: str = "stream") -> VideoStream:
         """A new stream with a memory of its own; the name only appears in messages."""
-        return VideoStream(self._detector, video)
+        stream = VideoStream(self._detector, video)
+        self._streams.add(stream)
+        return stream
 
     def step(self, frame: np.ndarray) -> list[DetectedFrame]:
         """`VideoStream.step` of the predictor's own stream."""
-        return self._default.step(frame)
+        return self._own_stream.step(frame)
 
     def flush(self) -> list[DetectedFrame]:
         """`VideoStream.flush` of the predictor's own stream."""
-        return self._default.flush()
+        return self._own_stream.flush()
 
     def reset(self) -> None:
         """`VideoStream.reset` of the predictor's own stream: the next `step` begins another video."""
-        self._default.reset()
+        self._own_stream.reset()
 
     def stream(self, frames: Iterable[np.ndarray | None], video: str = "stream") -> Iterator[DetectedFrame]:
         """BGR uint8 images (H, W, 3) -> the same frames with detections, `lookahead` frames later.
 
         None stands for a frame that was lost: it has a number and no detections, and no frame looks across it, see
-        `VideoStream.gap`. Each call is a stream of its own.
+        `VideoStream.gap`. Each call is a stream of its own. An exception ends it, as it does any generator: to go on
+        after one, `open` a stream and `step` it.
 
         Raises:
             UserError: see `VideoStream.step`.
@@ -130,9 +167,14 @@ class VideoPredictor:
         The backbone runs once for all frames that have one size after resizing; choose how many to give at once by
         what fits into the memory of the device.
 
+        A stream that fails leaves the others alone. If a batch cannot be encoded, its frames are encoded one by one, so
+        that only those fail whose own frame does.
+
         Raises:
-            UserError: see `VideoStream.step`; then no stream has taken in anything.
-            ValueError: a stream is given twice, or is one of another predictor.
+            StreamErrors: some streams failed. The others have been stepped: `found` of the exception is what would have
+                been returned, `errors` the exception of each stream that failed, by its position in `frames`. Such a
+                stream is as it was before, see `VideoStream.step`.
+            ValueError: a stream is given twice, or is one of another predictor; then no stream has taken in anything.
         """
         return step_together(self._detector, frames)
 

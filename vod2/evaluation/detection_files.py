@@ -35,7 +35,7 @@ class VideoFacts:
 
 
 class DetectionFile(ABC):
-    """Takes `write(index, instances)` for each frame; the whole file appears when the block ends.
+    """Takes `write(index, instances, time)` for each frame; the whole file appears when the block ends.
 
     It also appears if the block is interrupted or raises after its first frame: with the frames so far, and complete
     as a file. `instances` have pred_boxes (xyxy pixels of the frame), scores, pred_classes, and track_ids if known, on
@@ -57,9 +57,16 @@ class DetectionFile(ABC):
     def __enter__(self) -> "DetectionFile":
         return self
 
-    def write(self, index: int, instances: Instances) -> None:
-        """Add frame `index`, counted from 0."""
-        self._add(index, detections_of(instances))
+    def write(self, index: int, instances: Instances, time: Fraction | float | None = None) -> None:
+        """Add a frame.
+
+        Args:
+            index: its number, from 0.
+            instances: what was found in it.
+            time: seconds from the start of the video; None where the rate is constant: index / fps.
+        """
+        seconds = float(index / self.video.fps if time is None else time)
+        self._add(index, round(seconds, 6), detections_of(instances))
         self._frames += 1
 
     def __exit__(
@@ -69,25 +76,26 @@ class DetectionFile(ABC):
             self._save()
 
     @abstractmethod
-    def _add(self, index: int, detections: list[dict]) -> None: ...
+    def _add(self, index: int, time: float, detections: list[dict]) -> None: ...
 
     @abstractmethod
     def _save(self) -> None: ...
 
 
 class JsonFile(DetectionFile):
-    """{"video", "fps", "width", "height", "class_names", "frames": [{"index", "detections"}]}.
+    """{"video", "fps", "width", "height", "class_names", "frames": [{"index", "time" (s), "detections"}]}.
 
-    A detection is {"box" (xyxy pixels), "class", "label", "score"} and, where tracks are known, "track". It grows in
-    memory with the video: a stream without an end wants `JsonLinesFile`.
+    A detection is {"box" (xyxy pixels), "class", "label", "score"} and, where tracks are known, "track". `fps` is the
+    mean where the rate varies. The object grows in memory with the video: a stream without an end wants
+    `JsonLinesFile`.
     """
 
     def __init__(self, path: str | os.PathLike, video: VideoFacts) -> None:
         super().__init__(path, video)
         self._records: list[dict] = []
 
-    def _add(self, index: int, detections: list[dict]) -> None:
-        self._records.append(as_record(index, detections, self.video.class_names))
+    def _add(self, index: int, time: float, detections: list[dict]) -> None:
+        self._records.append(as_record(index, time, detections, self.video.class_names))
 
     def _save(self) -> None:
         width, height = self.video.size
@@ -103,9 +111,9 @@ class JsonLinesFile(DetectionFile):
         self._file = open(self.path, "w", encoding="utf-8")
         return self
 
-    def _add(self, index: int, detections: list[dict]) -> None:
+    def _add(self, index: int, time: float, detections: list[dict]) -> None:
         # NaN is no JSON: an error here is better than a line that other readers refuse.
-        self._file.write(json.dumps(as_record(index, detections, self.video.class_names), allow_nan=False) + "\n")
+        self._file.write(json.dumps(as_record(index, time, detections, self.video.class_names), allow_nan=False) + "\n")
         # Whoever follows the file sees a frame as soon as it is detected.
         self._file.flush()
 
@@ -121,14 +129,14 @@ class MotFile(DetectionFile):
     """MOTChallenge text: frame, track, left, top, width, height, score, class, -1, -1.
 
     Frames and classes count from 1; a track is -1 where it is unknown. With one class it is what the benchmark's tools
-    take, which know no others.
+    take, which know no others. The format has no column for times: write JSON lines, too, where the rate varies.
     """
 
     def __init__(self, path: str | os.PathLike, video: VideoFacts) -> None:
         super().__init__(path, video)
         self._lines: list[str] = []
 
-    def _add(self, index: int, detections: list[dict]) -> None:
+    def _add(self, index: int, time: float, detections: list[dict]) -> None:
         for detection in detections:
             box = ",".join(f"{value:.2f}" for value in as_xywh(detection["box"]))
             track, label = detection.get("track", -1), detection["label"] + 1
@@ -140,17 +148,20 @@ class MotFile(DetectionFile):
 
 
 class CocoFile(DetectionFile):
-    """COCO results: [{"image_id" (the frame's index), "category_id", "bbox" (x, y, width, height), "score"}]."""
+    """COCO results: [{"image_id" (the frame's index), "category_id", "bbox" (x, y, width, height), "score", "time"}].
+
+    `time`, seconds from the start, is no field of COCO's; readers of results leave it alone.
+    """
 
     def __init__(self, path: str | os.PathLike, video: VideoFacts) -> None:
         super().__init__(path, video)
         self._results: list[dict] = []
 
-    def _add(self, index: int, detections: list[dict]) -> None:
+    def _add(self, index: int, time: float, detections: list[dict]) -> None:
         for detection in detections:
             category = self.video.category_ids.get(detection["label"], detection["label"])
             result = {"image_id": index, "category_id": category, "bbox": as_xywh(detection["box"])}
-            result["score"] = detection["score"]
+            result |= {"score": detection["score"], "time": time}
             if "track" in detection:
                 result["track_id"] = detection["track"]
             self._results.append(result)
@@ -180,14 +191,14 @@ def detections_of(instances: Instances) -> list[dict]:
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def as_record(index: int, detections: list[dict], class_names: Sequence[str]) -> dict:
-    """One frame of `JsonFile`."""
+def as_record(index: int, time: float, detections: list[dict], class_names: Sequence[str]) -> dict:
+    """One frame of `JsonFile`, at `time` seconds."""
     records = []
     for detection in detections:
         name = class_name(detection["label"], class_names)
         # The union keeps the order of its left side.
         records.append({"box": detection["box"], "class": name} | detection)  # box and class come first
-    return {"index": index, "detections": records}
+    return {"index": index, "time": time, "detections": records}
 
 
 def as_xywh(box: Sequence[float]) -> list[float]:

@@ -93,13 +93,18 @@ class FrameMemory:
         """The remembered frame `index`."""
         return self._frames[index]
 
-    def without(self, index: int) -> "FrameMemory":
-        """Another memory of the same frames but `index`, which carries the same; what is done to it stays in it."""
+    def copy(self) -> "FrameMemory":
+        """Another memory of the same frames, which carries the same; what is done to it stays in it."""
         other = FrameMemory(self.schedule)
         other.start(self.video, self.length)
-        other._frames = {number: frame for number, frame in self._frames.items() if number != index}
-        # A copy, as the frames are: both memories go on by themselves.
-        other._carry = dict(self._carry)
+        # The tensors are shared: nothing writes into them.
+        other._frames, other._carry = dict(self._frames), dict(self._carry)
+        return other
+
+    def without(self, index: int) -> "FrameMemory":
+        """`copy` without frame `index`."""
+        other = self.copy()
+        other._frames.pop(index, None)
         return other
 
     def carry(self, values: Mapping[str, Tensor]) -> None:

@@ -4,9 +4,11 @@ from vod2.video.browser import BrowserVideo, EmbeddedVideo
 from vod2.video.camera import Camera
 from vod2.video.decoding import Gap, VideoStatus
 from vod2.video.reader import VideoReader, images_in, video_status
+from vod2.video.sources import MAX_PIXELS
 from vod2.video.writer import VideoWriter
 
 __all__ = [
+    "MAX_PIXELS",
     "BrowserVideo",
     "Camera",
     "EmbeddedVideo",

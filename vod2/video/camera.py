@@ -1,25 +1,49 @@
 """Frames from a camera, or from an address that OpenCV plays."""
 
+import logging
+import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
 from types import TracebackType
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 from vod2.errors import VideoError
 
+logger = logging.getLogger(__name__)
+
 _UNKNOWN_FPS = 25.0
+# Frames that may wait, so that a moment in which the caller is slow costs none: a tenth of a second at 30 a second.
+_WAITING = 4
+_SECONDS_TO_STOP = 2.0
+
+
+class _Arrival(NamedTuple):
+    """A frame, how many were lost before it, and when it came (seconds of `time.monotonic`)."""
+
+    frame: np.ndarray
+    missing: int
+    time: float
 
 
 class Camera:
-    """(H, W, 3) uint8 BGR frames as they arrive, and None where some were lost; a context manager.
+    """(H, W, 3) uint8 BGR frames as they arrive, and None for each that was lost; a context manager.
+
+    A thread reads the camera, so that a caller who is slower than it does not fall behind more and more: where more
+    than 4 frames wait, he gets the newest, and those before it count as lost. Failures to read in a row count as one
+    lost frame. A file that OpenCV plays (an address whose frames can be counted) waits for the caller: all its frames
+    come.
 
     Attributes:
         fps: frames per second that the camera promises, 25 where it says nothing.
         size: (width, height) in pixels.
         frame_count_hint: None: nobody knows when it ends.
+        skipped: frames so far that came while the caller was busy, and that he did not get.
+        time: seconds from the first frame's arrival to that of the frame that came last, a float.
 
     Example:
         >>> with Camera(0) as camera:  # doctest: +SKIP
@@ -48,8 +72,15 @@ class Camera:
             raise VideoError(
                 f"camera {source!r} gives no picture: expected the number of a camera from 0, or its address"
             )
-        self._first: np.ndarray | None = first
         self.size = (first.shape[1], first.shape[0])
+        self.skipped, self.time = 0, 0.0
+        self._began = time.monotonic()
+        self._is_file = self._capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0
+        self._arrivals: deque[_Arrival] = deque([_Arrival(first, 0, self._began)])
+        self._changed = threading.Condition()  # guards what the thread writes: arrivals, the end, its error
+        self._ended = self._closed = False
+        self._error: BaseException | None = None
+        self._thread: threading.Thread | None = None
 
     def __enter__(self) -> "Camera":
         return self
@@ -57,20 +88,75 @@ class Camera:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._capture.release()
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        if self._thread is None:
+            self._capture.release()
+        else:
+            # It lets go of the camera itself: OpenCV must not do so while it reads, which may take long.
+            self._thread.join(_SECONDS_TO_STOP)
 
     def __iter__(self) -> Iterator[np.ndarray | None]:
-        if self._first is not None:
-            first, self._first = self._first, None
-            yield first
-        failures = 0
-        while failures < self.patience:
-            is_read, frame = self._capture.read()
-            if not is_read:
-                failures += 1
-                time.sleep(float(1 / self.fps))
-                continue
-            if failures:
-                yield None
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._read, name=f"camera {self.source}", daemon=True)
+            self._thread.start()
+        while (arrival := self._next()) is not None:
+            yield from [None] * arrival.missing
+            self.time = arrival.time - self._began
+            yield arrival.frame
+
+    def _next(self) -> _Arrival | None:
+        """The frame that the caller gets next, None at the end; waits for it."""
+        with self._changed:
+            while not self._arrivals and not self._ended and not self._closed:
+                self._changed.wait(0.5)
+            if self._closed:
+                return None
+            if not self._arrivals:
+                error, self._error = self._error, None
+                if error is not None:
+                    raise error
+                return None
+            if self._is_file or len(self._arrivals) <= _WAITING:
+                arrival = self._arrivals.popleft()
+                self._changed.notify_all()  # a file that was held up goes on
+                return arrival
+            waiting = list(self._arrivals)
+            self._arrivals.clear()
+        skipped = len(waiting) - 1
+        if not self.skipped:
+            logger.warning(
+                "Camera %r is faster than its frames are taken: from now on the newest is taken, and the frames before "
+                "it count as lost. Lower the rate of the camera, or take a quicker model",
+                self.source,
+            )
+        self.skipped += skipped
+        return waiting[-1]._replace(missing=skipped + sum(arrival.missing for arrival in waiting))
+
+    def _read(self) -> None:
+        """What the thread does: it reads until the camera ends or is closed."""
+        try:
             failures = 0
-            yield frame
+            while failures < self.patience and not self._closed:
+                is_read, frame = self._capture.read()
+                if is_read:
+                    self._put(_Arrival(frame, int(failures > 0), time.monotonic()))
+                    failures = 0
+                else:
+                    failures += 1
+                    time.sleep(float(1 / self.fps))
+        except BaseException as error:
+            self._error = error  # raised where the frames are taken
+        finally:
+            self._capture.release()
+            with self._changed:
+                self._ended = True
+                self._changed.notify_all()
+
+    def _put(self, arrival: _Arrival) -> None:
+        with self._changed:
+            while self._is_file and len(self._arrivals) >= _WAITING and not self._closed:
+                self._changed.wait(0.5)
+            self._arrivals.append(arrival)
+            self._changed.notify_all()

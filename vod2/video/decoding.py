@@ -7,7 +7,8 @@ from typing import Literal, NamedTuple
 
 import av
 
-from vod2.video.seeking import has_times, is_hidden, open_video
+from vod2.video.seeking import frame_rate, has_times, is_hidden, open_video
+from vod2.video.sources import MAX_PIXELS
 
 # A container that goes on failing does not recover.
 _PATIENCE = 3
@@ -54,14 +55,22 @@ class TolerantDecoder:
     Attributes:
         gaps: where frames were lost, so far.
         frames_read: frames so far.
+        time: seconds from the start of the file to the latest frame, as players show it; never less than that of the
+            frame before, also where the file starts over. Where the file has no times, it goes by number and rate.
+
+    Args:
+        path: the file.
+        rate: frames per second, None for that of `frame_rate`.
+        max_pixels: as of `open_video`.
 
     Raises:
         VideoError: the file is no video.
     """
 
-    def __init__(self, path: str | os.PathLike) -> None:
+    def __init__(self, path: str | os.PathLike, rate: Fraction | None = None, max_pixels: int = MAX_PIXELS) -> None:
         self.gaps: list[Gap] = []
         self.frames_read = 0
+        self.time = Fraction(0)
         self._path = path
         self._bad: set = set()
         self._missing = 0  # packets that no frame came of
@@ -69,8 +78,10 @@ class TolerantDecoder:
         self._waiting: set[int] = set()  # presentation times of packets whose frame has not come yet
         self._end = self._end_of_all = Fraction(0)  # seconds from the start
         self._latest_end: int | None = None  # of the latest frame, in the stream's unit
-        self._container, self._stream = open_video(path)
-        self._step = 1 / (self._stream.average_rate or self._stream.guessed_rate or Fraction(25))
+        self._container, self._stream = open_video(path, max_pixels)
+        self._step = 1 / (rate or frame_rate(path, self._container, self._stream, max_pixels))
+        # FFmpeg counts the start of a file in microseconds.
+        self._start = Fraction(self._container.start_time or 0, av.time_base)
         self._promised = _promise(self._container, self._stream)
         self._timed = has_times(self._container, self._stream)
         self._failed = 0  # packets since the latest frame
@@ -90,6 +101,7 @@ class TolerantDecoder:
                     continue
                 for frame in frames:
                     self._account(frame)
+                    self._tell_time(frame)
                     self.frames_read += 1
                     yield frame
         self._missing += len(self._waiting) + self._failed * (not self._timed)
@@ -119,11 +131,13 @@ class TolerantDecoder:
 
     def _packets(self) -> Iterator[av.Packet]:
         """All packets of the stream, of all streams where only their common end is known; at last an empty one."""
-        wanted = None if self._promised.of_all else self._stream
+        # Attached files are streams, too; nothing of them is shown.
+        shown = [stream for stream in self._container.streams if stream.type in ("video", "audio")]
+        wanted = shown if self._promised.of_all else [self._stream]
         failures = 0
         while failures < _PATIENCE:
             try:
-                for packet in self._container.demux(*([] if wanted is None else [wanted])):
+                for packet in self._container.demux(wanted):
                     failures = 0
                     self._register(packet)
                     yield packet
@@ -171,6 +185,17 @@ class TolerantDecoder:
         self._missing += lost
         self._failed = 0
 
+    def _tell_time(self, frame: av.VideoFrame) -> None:
+        number = self.frames_read + sum(gap.missing for gap in self.gaps)
+        if frame.pts is None or frame.time_base is None or not self._timed:
+            self.time = max(self.time, number * self._step)
+            return
+        time = frame.pts * frame.time_base - self._start
+        if number and time < self.time:  # files that were joined start over
+            self._start += time - self.time - self._step
+            time = self.time + self._step
+        self.time = max(time, Fraction(0))
+
     def _hole(self, start: int, unit: Fraction) -> int:
         """How many frames would fit between a frame and the one before, if the file is damaged and it is long."""
         if self._latest_end is None or not self._bad:
@@ -199,6 +224,8 @@ def _promise(container: av.container.InputContainer, stream: av.VideoStream) -> 
         return _Promise()
     if stream.duration and stream.time_base:
         return _Promise(seconds=stream.duration * stream.time_base)
+    if "flv" in names and container.duration:  # it counts from 0, also where the first frame comes later
+        return _Promise(seconds=Fraction(container.duration - (container.start_time or 0), av.time_base), of_all=True)
     # Matroska's common tag, as "00:00:02.400000000".
     tag = stream.metadata.get("DURATION", "").split(":")
     if len(tag) == 3:

@@ -12,7 +12,8 @@ import numpy as np
 
 from vod2.errors import VideoError
 from vod2.video.decoding import Gap, State, TolerantDecoder, VideoStatus
-from vod2.video.seeking import FrameCursor, open_video, read_table
+from vod2.video.seeking import FrameCursor, frame_rate, open_video, read_table
+from vod2.video.sources import MAX_PIXELS, require_file, require_image_pixels
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 # A folder of images does not say how fast it plays.
@@ -29,7 +30,8 @@ class VideoReader:
     and `status` and `gaps` tell what is missing. `read` is strict, since its numbers count missing frames too.
 
     Attributes:
-        fps: frames per second, a Fraction; 25 for a folder.
+        fps: frames per second, a Fraction; 25 for a folder. Of a variable rate it is the mean.
+        time: seconds from the start of the video to the frame that iteration gave last, a Fraction that never falls.
         size: (width, height) in pixels.
         frame_count_hint: how many frames there are as far as the file says, None where it does not say; decoding it may
             give a few more or less.
@@ -50,30 +52,35 @@ class VideoReader:
         ('ok', [])
     """
 
-    def __init__(self, path: str | os.PathLike) -> None:
+    def __init__(self, path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> None:
         """Open `path` and decode its first frame.
+
+        Args:
+            path: a regular file or a folder; a pipe or an address is a stream for `Camera`.
+            max_pixels: the most pixels (width times height) of a frame; one that claims more is not decoded.
 
         Raises:
             VideoError: there is no such file or folder, or it holds no frame that can be read. Iteration raises it
                 where a later frame has another size.
         """
-        self.path = Path(path)
-        if not self.path.exists():
-            raise VideoError(f"there is no video {str(path)!r}: expected a video file or a folder of images")
+        require_file(path)
+        self.path, self.max_pixels = Path(path), max_pixels
         self._images = images_in(self.path) if self.path.is_dir() else None
         self._cursor: FrameCursor | None = None
         self._length: int | None = None
         if self._images is None:
-            container, stream = open_video(self.path)
+            if self.path.suffix.lower() in IMAGE_SUFFIXES:  # a video of one frame; FFmpeg does not tell its size
+                require_image_pixels(self.path, max_pixels)
+            container, stream = open_video(self.path, max_pixels)
             with container:
-                rate = stream.average_rate or stream.guessed_rate
-                self.fps = Fraction(rate) if rate else FOLDER_FPS
+                self.fps = frame_rate(self.path, container, stream, max_pixels)
                 self.frame_count_hint = stream.frames or _frames_by_duration(container, self.fps)
         else:
             self.fps, self.frame_count_hint = FOLDER_FPS, len(self._images)
         self._size: tuple[int, int] | None = None
         self.status: VideoStatus | None = None
         self.gaps: list[Gap] = []
+        self.time = Fraction(0)
         first = next(iter(self), None)
         if first is None:
             raise VideoError(self._ended().reason)
@@ -149,7 +156,7 @@ class VideoReader:
         if index < 0 or (known is not None and index >= known):
             raise VideoError(f"there is no frame {index} in {str(self.path)!r}, which has {self.frame_count()} frames")
         if self._images is not None:
-            return _read_image(self._images[index])
+            return _read_image(self._images[index], self.max_pixels)
         frame = None if cursor is None else cursor.frame(index)
         if frame is None:
             raise VideoError(
@@ -160,9 +167,9 @@ class VideoReader:
 
     def _open_cursor(self) -> FrameCursor:
         if self._cursor is None:
-            table = read_table(self.path)
+            table = read_table(self.path, self.max_pixels)
             self._length = self._length if table is None else len(table.times)
-            self._cursor = FrameCursor(self.path, table)
+            self._cursor = FrameCursor(self.path, table, self.max_pixels)
         return self._cursor
 
     def _check_size(self, index: int, frame: np.ndarray) -> None:
@@ -174,9 +181,11 @@ class VideoReader:
             )
 
     def _decode(self) -> Iterator[np.ndarray]:
-        decoder = TolerantDecoder(self.path)
+        decoder = TolerantDecoder(self.path, self.fps, self.max_pixels)
         self.gaps = decoder.gaps
-        yield from map(_to_image, decoder)
+        for frame in decoder:
+            self.time = decoder.time
+            yield _to_image(frame)
         self.status = decoder.status()
 
     def _read_images(self, images: list[Path]) -> Iterator[np.ndarray]:
@@ -185,7 +194,7 @@ class VideoReader:
         lost = 0
         for number, path in enumerate(images):
             try:
-                image = _read_image(path)
+                image = _read_image(path, self.max_pixels)
             except VideoError as error:
                 errors.append(error)
                 lost += 1
@@ -193,6 +202,7 @@ class VideoReader:
             if lost:
                 gaps.append(Gap(number - len(errors), lost))
             lost = 0
+            self.time = number / self.fps
             yield image
         self.status = _folder_status(self.path, len(images), errors)
 
@@ -226,8 +236,12 @@ def images_in(folder: Path) -> list[Path]:
     return sorted(images, key=lambda path: [int(s) if s.isdigit() else s for s in re.split(r"([0-9]+)", path.name)])
 
 
-def _read_image(path: Path) -> np.ndarray:
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+def _read_image(path: Path, max_pixels: int) -> np.ndarray:
+    require_image_pixels(path, max_pixels)
+    try:
+        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    except cv2.error as error:  # it has a limit of its own
+        raise VideoError(f"{str(path)!r} cannot be read as an image ({error.err}): get the file again") from error
     if image is None:
         raise VideoError(f"{str(path)!r} cannot be read as an image: the file may be damaged")
     return image

@@ -3,8 +3,12 @@
 Frames are numbered in presentation order, from 0. N: frames of the file, M: its keyframes.
 """
 
+import contextlib
 import os
+import re
 from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
 from typing import NamedTuple
 
 import av
@@ -12,18 +16,41 @@ import numpy as np
 from av.stream import Disposition
 
 from vod2.errors import VideoError
+from vod2.video.sources import MAX_PIXELS, require_file, require_pixels
 
 Opened = tuple[av.container.InputContainer, av.VideoStream]
 
+# A higher rate is mostly a unit of time that was taken for a rate: it is counted.
+_HIGHEST_RATE = 240
+# Containers whose packets do not say, or say wrongly, when their frames are shown, and the codecs concerned. AVI stores
+# no times; FFmpeg reconstructs them, but not for codecs with frames that are decoded before those shown earlier.
+_UNTIMED = {
+    "avi": ("h264", "hevc"),
+    "asf": ("h264", "hevc", "mpeg1video", "mpeg2video"),
+    "mpeg": ("h264", "mpeg1video", "mpeg2video", "mpeg4"),
+}
+# "Packed": a packet holds two frames, and a later one none. DivX wrote it into the header of the stream.
+_PACKED = re.compile(rb"DivX\d+(?:b|Build)\d+p")
+# Decoders that work around faults of the encoder, which only the first packet names.
+_NEED_FIRST_PACKET = ("h264", "mpeg4")
 
-def open_video(path: str | os.PathLike) -> Opened:
+
+def open_video(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> Opened:
     """The container of a file and its first video stream; the caller closes the container.
 
+    Args:
+        path: a regular file.
+        max_pixels: the decoder refuses frames that have more.
+
     Raises:
-        VideoError: the file is no video, or has no video stream.
+        VideoError: the file is no video, or an address or a pipe; it has no video stream, or none that can be decoded;
+            or its pictures are too large.
     """
+    require_file(path)
     try:
-        container = av.open(str(path))
+        # An absolute path has no colon before a slash: "12:30:05.mp4" would be an address of the protocol "12". Titles
+        # may be in any encoding.
+        container = av.open(str(Path(path).absolute()), metadata_errors="replace")
     except (av.FFmpegError, OSError) as error:
         raise VideoError(
             f"{str(path)!r} cannot be read as a video ({error.strerror}): it is none, or empty, cut off or damaged"
@@ -33,7 +60,46 @@ def open_video(path: str | os.PathLike) -> Opened:
     if not streams:
         container.close()
         raise VideoError(f"{str(path)!r} has no video stream: expected a video file or a folder of images")
-    return container, streams[0]
+    stream = streams[0]
+    if stream.codec_context is None:
+        container.close()
+        raise VideoError(
+            f"{str(path)!r} is encoded with a codec that this FFmpeg cannot decode: convert it, to H.264 for example"
+        )
+    try:
+        require_pixels(path, stream.codec_context.width, stream.codec_context.height, max_pixels)
+    except VideoError:
+        container.close()
+        raise
+    # A later frame may be larger than the header says.
+    stream.codec_context.options = {"max_pixels": str(max_pixels)}
+    return container, stream
+
+
+def frame_rate(
+    path: str | os.PathLike,
+    container: av.container.InputContainer,
+    stream: av.VideoStream,
+    max_pixels: int = MAX_PIXELS,
+) -> Fraction:
+    """Frames per second: what the file says, or where it says nothing or nonsense, the mean of what it holds.
+
+    Recordings of browsers have no rate, and FFmpeg then gives the 1000 units of a second. 25 where there are no times.
+
+    Raises:
+        VideoError: the file cannot be read.
+    """
+    rate = stream.average_rate
+    if rate and rate <= _HIGHEST_RATE:
+        return Fraction(rate)
+    table = read_table(path, max_pixels)
+    if table is not None and len(table.times) > 1 and stream.time_base:
+        seconds = int(table.times[-1] - table.times[0]) * stream.time_base
+        return (Fraction(len(table.times) - 1) / seconds).limit_denominator(1001)
+    if stream.frames and stream.duration and stream.time_base:
+        return (stream.frames / (stream.duration * stream.time_base)).limit_denominator(1001)
+    guessed = stream.guessed_rate
+    return Fraction(guessed) if guessed and guessed <= _HIGHEST_RATE else Fraction(25)
 
 
 class FrameTable(NamedTuple):
@@ -50,13 +116,13 @@ class FrameTable(NamedTuple):
     seek_times: np.ndarray
 
 
-def read_table(path: str | os.PathLike) -> FrameTable | None:
+def read_table(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> FrameTable | None:
     """Read all packets of a file, without decoding them; None if they do not tell when their frames are shown.
 
     Raises:
         VideoError: the file cannot be read.
     """
-    container, stream = open_video(path)
+    container, stream = open_video(path, max_pixels)
     with container:
         if not has_times(container, stream):
             return None
@@ -85,8 +151,21 @@ def read_table(path: str | os.PathLike) -> FrameTable | None:
 
 def has_times(container: av.container.InputContainer, stream: av.VideoStream) -> bool:
     """Whether the presentation times of packets can be relied on."""
-    # AVI stores none; FFmpeg reconstructs them for codecs other than these.
-    return not ("avi" in container.format.name and stream.codec_context.name in ("h264", "hevc"))
+    codec = stream.codec_context.name
+    if codec == "mpeg4" and _is_packed(container, stream):
+        return False
+    return not any(codec in _UNTIMED.get(name, ()) for name in container.format.name.split(","))
+
+
+def _is_packed(container: av.container.InputContainer, stream: av.VideoStream) -> bool:
+    """Whether packets hold two frames of MPEG-4: DivX says so in the header, which may be the first packet."""
+    if _PACKED.search(stream.codec_context.extradata or b""):
+        return True
+    # Opened again: `container` stays where it is.
+    with av.open(container.name, metadata_errors="replace") as again, contextlib.suppress(av.FFmpegError):
+        for packet in again.demux(again.streams[stream.index]):
+            return _PACKED.search(bytes(packet)) is not None
+    return False
 
 
 def is_hidden(packet: av.Packet, stream: av.VideoStream) -> bool:
@@ -102,6 +181,14 @@ def _number(frame: av.VideoFrame, table: FrameTable) -> int | None:
     return number if number < len(table.times) and table.times[number] == frame.pts else None
 
 
+def _decode_first_packet(container: av.container.InputContainer, stream: av.VideoStream) -> None:
+    """Seeking throws the frame away; what the decoder has learnt of the encoder stays."""
+    with contextlib.suppress(av.FFmpegError):
+        for packet in container.demux(stream):
+            packet.decode()
+            return
+
+
 class FrameCursor:
     """A decoder somewhere in a video file. It goes forward where it can and seeks a keyframe where that is shorter.
 
@@ -111,11 +198,13 @@ class FrameCursor:
     Args:
         path: the file.
         table: of `read_table`; with None, a frame is reached by decoding all that come before it.
+        max_pixels: as of `open_video`.
     """
 
-    def __init__(self, path: str | os.PathLike, table: FrameTable | None) -> None:
+    def __init__(self, path: str | os.PathLike, table: FrameTable | None, max_pixels: int = MAX_PIXELS) -> None:
         self._path = path
         self._table = table
+        self._max_pixels = max_pixels
         self._process = os.getpid()
         self._container: av.container.InputContainer | None = None
         self._frames: Iterator[tuple[int, av.VideoFrame]] = iter(())
@@ -155,12 +244,14 @@ class FrameCursor:
 
     def _start(self, key: int) -> None:
         self.close()
-        container, stream = open_video(self._path)
+        container, stream = open_video(self._path, self._max_pixels)
         # A forked process that closes a decoder with threads would wait for them forever: it does not have them.
         stream.codec_context.thread_count = 1
         self._container, self._position = container, -1
         if key > 0 and self._table is not None:
             time = self._table.seek_times[np.searchsorted(self._table.keys, key)]
+            if stream.codec_context.name in _NEED_FIRST_PACKET:
+                _decode_first_packet(container, stream)
             try:
                 container.seek(int(time), stream=stream)
             except av.FFmpegError:

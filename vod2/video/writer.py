@@ -1,6 +1,7 @@
 """Writing frames to a video file."""
 
 import logging
+import math
 import os
 from fractions import Fraction
 from pathlib import Path
@@ -15,6 +16,9 @@ from vod2.errors import VideoError
 logger = logging.getLogger(__name__)
 
 SUFFIXES = (".mp4", ".mov", ".mkv", ".avi")
+# Of the unit of time: fine enough for the times of any file. MPEG-4 keeps it in 16 bits.
+_UNITS_PER_SECOND, _MOST_UNITS = 10_000, 65_535
+_SHORTEST = Fraction(1, 1000)  # seconds from one frame to the next: Matroska counts no less
 
 
 class VideoWriter:
@@ -23,6 +27,10 @@ class VideoWriter:
     The file appears under its name when the block ends. If the block raises or is interrupted, what has been written
     so far is kept beside it, playable, as <name>.partial<suffix>. Sides of an odd length, which video cannot store,
     are lengthened by one pixel that repeats the edge.
+
+    Frames that are written with their times are shown at these times: a variable rate and pauses stay. AVI has one rate
+    only; there a frame goes to the nearest place that is free, and a warning says so where that is more than a frame
+    off.
 
     Example:
         >>> import tempfile
@@ -38,7 +46,7 @@ class VideoWriter:
         """
         Args:
             path: its suffix is one of `SUFFIXES`.
-            fps: frames per second, above 0.
+            fps: frames per second, above 0; of a variable rate, the mean.
             size: (width, height) of the frames in pixels.
 
         Raises:
@@ -53,20 +61,34 @@ class VideoWriter:
         if self.fps <= 0:
             raise ValueError(f"fps={fps}: expected a positive number of frames per second")
         self.size = size
+        self._has_one_rate = self.path.suffix.lower() == ".avi"
+
+    @property
+    def partial_path(self) -> Path:
+        """Where an interrupted video is kept."""
+        return self.path.with_suffix(f".partial{self.path.suffix}")
 
     def __enter__(self) -> "VideoWriter":
         self._temporary = temporary_path(self.path)
         self._count = 0
+        self._latest = -1  # when the latest frame is shown, in units
+        self._warned = False
         try:
             self._container = av.open(str(self._temporary), "w")
-            self._stream = self._add_stream()
+            self._stream: av.VideoStream | None = None  # until the first frame tells whether there are times
         except BaseException:
             self._temporary.unlink()
             raise
         return self
 
-    def write(self, frame: np.ndarray) -> None:
-        """Append a frame (H, W, 3) uint8 BGR.
+    def write(self, frame: np.ndarray, time: Fraction | float | None = None) -> None:
+        """Append a frame.
+
+        Args:
+            frame: (H, W, 3) uint8 BGR.
+            time: seconds from the start of the video, from 0 and above that of the frame before (if it is not, the
+                frame is shown as soon after that as can be); None is 1 / fps after the frame before. Give it for all
+                frames or for none.
 
         Raises:
             ValueError: the frame has another size or type.
@@ -78,8 +100,9 @@ class VideoWriter:
             )
         padded = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
         picture = av.VideoFrame.from_ndarray(padded, format="bgr24")
-        picture.pts, picture.time_base = self._count, 1 / self.fps
-        self._container.mux(self._stream.encode(picture))
+        stream = self._stream or self._add_stream(is_timed=time is not None)
+        picture.pts, picture.time_base = self._place(time), self._time_base
+        self._container.mux(stream.encode(picture))
         self._count += 1
 
     def __exit__(
@@ -87,25 +110,60 @@ class VideoWriter:
     ) -> None:
         try:
             with self._container:
-                if self._count:
+                if self._stream is not None:
                     self._container.mux(self._stream.encode(None))
             if self._count and kind is None:
                 os.replace(self._temporary, self.path)
             elif self._count:
-                partial = self.path.with_suffix(f".partial{self.path.suffix}")
-                os.replace(self._temporary, partial)
-                logger.warning("Stopped early: the first %d frames are in %s", self._count, partial)
+                os.replace(self._temporary, self.partial_path)
+                logger.warning("Stopped early: the first %d frames are in %s", self._count, self.partial_path)
         finally:
             self._temporary.unlink(missing_ok=True)
         if kind is None and not self._count:
             raise VideoError(f"no frame was written, so there is no video {str(self.path)!r}")
 
-    def _add_stream(self) -> av.VideoStream:
+    def _place(self, time: Fraction | float | None) -> int:
+        """When the next frame is shown, in units of time."""
+        step = round(1 / self.fps / self._time_base)
+        if time is None:
+            wanted = self._latest + step if self._count else 0
+        elif self._has_one_rate:
+            wanted = round(time * self.fps) * step
+        else:
+            wanted = round(time / self._time_base)
+        earliest = 0
+        if self._count:
+            earliest = self._latest + (step if self._has_one_rate else math.ceil(_SHORTEST / self._time_base))
+        self._latest = max(wanted, earliest)
+        if self._has_one_rate and self._latest - wanted > step and not self._warned:
+            self._warned = True
+            logger.warning(
+                "%s: frame %d is shown %.2f s late, as AVI has a constant rate: write .mp4 or .mkv to keep the times",
+                self.path,
+                self._count,
+                (self._latest - wanted) * self._time_base,
+            )
+        return self._latest
+
+    def _add_stream(self, is_timed: bool) -> av.VideoStream:
         width, height = (side + side % 2 for side in self.size)
         if "libx264" in av.codecs_available:
-            stream = self._container.add_stream("libx264", rate=self.fps, options={"crf": "20"})
+            options = {"crf": "20"}
+            if is_timed or self._has_one_rate:
+                # With B-frames a variable rate makes files that say a wrong length, and AVI tells wrong times.
+                options["bf"] = "0"
+            stream = self._container.add_stream("libx264", rate=self.fps, options=options)
         else:
             stream = self._container.add_stream("mpeg4", rate=self.fps)
             stream.bit_rate = int(0.25 * width * height * self.fps)  # bits a pixel; the default is a blur
+        assert isinstance(stream, av.VideoStream)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        units, rate = 1, self.fps.numerator
+        if is_timed and not self._has_one_rate:
+            # A frame at the given rate lasts a whole number of units.
+            units = max(1, min(math.ceil(_UNITS_PER_SECOND / rate), _MOST_UNITS // rate))
+        self._time_base = Fraction(1, rate * units)
+        if units > 1:
+            stream.codec_context.time_base = self._time_base
+        self._stream = stream
         return stream
