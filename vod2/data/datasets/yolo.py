@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
-from PIL import Image
 
 from vod2.data.datasets.common import (
     BoxCheck,
@@ -32,13 +31,13 @@ from vod2.data.datasets.faults import Fault, Place, Report, number, refuse, trac
 from vod2.data.datasets.files import files_in, folders_in, image_files_in
 from vod2.data.datasets.frame_annotations import LoadedAnnotations
 from vod2.data.datasets.ilsvrc import require_folder
+from vod2.data.images import image_size
 from vod2.errors import UserError
 from vod2.video import VideoReader
 
 _SIDES = ("center_x", "center_y", "width", "height")
 _LINE = "'class cx cy w h' or 'class cx cy w h track'"
 _TOLERANCE = 0.01  # by which a relative number may leave [0, 1] through rounding
-_EXIF_ORIENTATION = 0x0112
 
 ClassNames = Sequence[str] | str | os.PathLike
 """The names by category id, or the path of a data.yaml with the key `names`."""
@@ -171,22 +170,6 @@ def _to_dict(
         "video_length": length,
         "annotations": annotations,
     }
-
-
-def image_size(file: str | os.PathLike) -> tuple[int, int]:
-    """Height and width of an image as its head says, turned as its camera says.
-
-    Raises:
-        UserError: it cannot be read; names the file.
-    """
-    try:
-        with Image.open(file) as image:
-            width, height = image.size
-            # From 5 on, EXIF's orientations exchange width and height; the readers of pixels turn the image alike.
-            is_sideways = image.getexif().get(_EXIF_ORIENTATION, 1) >= 5
-    except (OSError, ValueError, SyntaxError, TypeError) as error:
-        raise UserError(f"{file}: the image cannot be read ({error}): get the file again") from error
-    return (width, height) if is_sideways else (height, width)
 
 
 def find_label_files(folder: Path, length: int, first_frame: int, report: Report = refuse) -> dict[int, Path]:
