@@ -1,0 +1,473 @@
+"""What a training and its evaluation need of datasets and of the disk, checked before a model is built.
+
+Every fault is found and told in one list: dataset, frame, field, value, what was expected, what to do.
+"""
+
+import logging
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from numbers import Real
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vod2.d2 import BoxMode, CfgNode, DatasetCatalog, MetadataCatalog
+from vod2.data import check_context
+from vod2.errors import UserError
+from vod2.evaluation.evaluated import load_evaluated_dataset
+from vod2.evaluation.frame_kinds import read_frame_kinds
+from vod2.modeling import asks_for_ids
+
+_LOGGER = logging.getLogger("vod2.engine")
+
+SAMPLED = 2000
+"""Frames of a dataset whose files and annotations are looked at: all, or so many, evenly spread."""
+
+_LEAST_FREE = 256 * 2**20  # bytes
+_OUTSIDE = 1.0  # pixels by which a box may leave its image: edges that count from 1
+_MODES = (BoxMode.XYXY_ABS, BoxMode.XYWH_ABS)
+
+
+def check_datasets(cfg: CfgNode, names: Sequence[str], load: bool = False) -> None:
+    """Every dataset must be registered, with class names, and no more of them than MODEL.ROI_HEADS.NUM_CLASSES.
+
+    Args:
+        load: load those whose class names stand in their files; otherwise these are not known, and not checked.
+
+    Raises:
+        UserError: otherwise.
+    """
+    for name in names:
+        faults = _registration_faults(name)
+        if not faults and load and MetadataCatalog.get(name).get("thing_classes") is None:
+            DatasetCatalog.get(name)
+            faults = _class_faults(cfg, name)
+        elif not faults and MetadataCatalog.get(name).get("thing_classes") is not None:
+            faults = _class_faults(cfg, name)
+        if faults:
+            raise UserError(faults[0])
+
+
+def check_training(cfg: CfgNode) -> None:
+    """Check everything that a training and its evaluation need, as far as it can be known before.
+
+    - The datasets of DATASETS.TRAIN and TEST can be loaded, and have the same classes in the same order.
+    - Of at most `SAMPLED` frames of each, evenly spread and the same in every run, the files are there and the fields
+      are such as training and evaluation take; ids of all frames are compared. Images are not decoded:
+      tools/check_dataset.py does that.
+    - The evaluators can be made, and OUTPUT_DIR can be written, with some space left.
+
+    It takes the time of loading each dataset once, and some seconds.
+
+    Raises:
+        UserError: lists every fault.
+    """
+    faults: list[str] = []
+    if not cfg.DATASETS.TRAIN:
+        faults.append("DATASETS.TRAIN is empty: name at least one registered dataset, such as 'synthetic_train'")
+    names = list(dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]))
+    has_tracks = False
+    for name in names:
+        found, tracked = _check_dataset(cfg, name)
+        faults += found
+        has_tracks = has_tracks or (tracked and name in cfg.DATASETS.TRAIN)
+    faults += _order_faults(cfg, names)
+    if asks_for_ids(cfg) and cfg.DATASETS.TRAIN and not has_tracks and not faults:
+        faults.append(
+            f"no annotation of {', '.join(cfg.DATASETS.TRAIN)} has a track_id, but "
+            f"{cfg.MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME} is trained on which object is which in other frames: add "
+            "them, or choose another MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME"
+        )
+    faults += _output_faults(cfg.OUTPUT_DIR)
+    raise_all(faults)
+
+
+def raise_all(faults: Sequence[str]) -> None:
+    """One UserError of all faults; nothing, where there are none."""
+    if len(faults) == 1:
+        raise UserError(faults[0])
+    if faults:
+        numbered = "\n".join(f"  {number}. {fault}" for number, fault in enumerate(faults, start=1))
+        raise UserError(f"the training cannot start, {len(faults)} faults:\n{numbered}")
+
+
+def _registration_faults(name: str) -> list[str]:
+    if name in DatasetCatalog.list():
+        return []
+    known = ", ".join(sorted(DatasetCatalog.list()))
+    return [
+        f"dataset {name!r} is not registered: expected one of {known}, or register it first: a tool loads your own "
+        "file with --register FILE.py"
+    ]
+
+
+def _class_faults(cfg: CfgNode, name: str) -> list[str]:
+    classes = MetadataCatalog.get(name).get("thing_classes")
+    if classes is None:
+        return [f"dataset {name!r} has no class names: set thing_classes in its metadata"]
+    if isinstance(classes, str) or not all(isinstance(one, str) for one in classes) or not len(classes):
+        return [f"dataset {name!r} has thing_classes {classes!r:.80}, expected a list of names: fix its metadata"]
+    if len(set(classes)) < len(classes):
+        return [f"dataset {name!r} has thing_classes {classes!r:.200}, expected each name once: fix its metadata"]
+    if len(classes) > cfg.MODEL.ROI_HEADS.NUM_CLASSES:
+        return [
+            f"dataset {name!r} has {len(classes)} classes, MODEL.ROI_HEADS.NUM_CLASSES is "
+            f"{cfg.MODEL.ROI_HEADS.NUM_CLASSES}: set it to {len(classes)}"
+        ]
+    return []
+
+
+def _order_faults(cfg: CfgNode, names: Sequence[str]) -> list[str]:
+    """A label is a place in the list of names: all datasets must have the same list."""
+    known = {name: MetadataCatalog.get(name).get("thing_classes") for name in names if name in DatasetCatalog.list()}
+    first = cfg.DATASETS.TRAIN[0] if cfg.DATASETS.TRAIN else None
+    if known.get(first) is None:  # type: ignore[arg-type]  # None is the key of no dataset
+        return []
+    wanted, faults = list(known[first]), []  # type: ignore[index, arg-type]
+    for name, classes in known.items():
+        if classes is None or list(classes) == wanted:
+            continue
+        classes = list(classes)
+        label = next((i for i, pair in enumerate(zip(wanted, classes, strict=False)) if pair[0] != pair[1]), None)
+        if label is None:
+            difference = f"has {len(classes)} of the classes that {first} has {len(wanted)} of"
+        else:
+            difference = f"calls label {label} {classes[label]!r}, {first} calls it {wanted[label]!r}"
+        faults.append(
+            f"{name} and {first} have different thing_classes: {name} {difference}; datasets are trained on and "
+            f"evaluated together only with the same classes in the same order: register it with class_names={wanted!r:.300}"
+        )
+    return faults
+
+
+def _check_dataset(cfg: CfgNode, name: str) -> tuple[list[str], bool]:
+    """What is wrong with a dataset, and whether any of its objects has a track."""
+    faults = _registration_faults(name)
+    if faults:
+        return faults, False
+    try:
+        records = DatasetCatalog.get(name)
+    except UserError as error:
+        return [str(error)], False
+    # What readers of files raise; anything else is a bug of a function, and keeps its traceback.
+    except (OSError, ValueError, KeyError, AssertionError) as error:
+        _LOGGER.info("dataset %s cannot be loaded", name, exc_info=True)
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        return [f"dataset {name!r} cannot be loaded ({reason}): fix what it was registered with"], False
+    if not isinstance(records, Sequence) or not len(records):
+        return [f"dataset {name!r} is {records!r:.60}, expected a list of dicts: check what it was registered with"], False
+    faults = _class_faults(cfg, name)
+    sample = [records[row] for row in evenly_spaced(len(records), SAMPLED)]
+    is_tested = name in cfg.DATASETS.TEST
+    checker = _Records(name, MetadataCatalog.get(name).get("thing_classes"), is_tested)
+    for row, record in zip(evenly_spaced(len(records), SAMPLED), sample, strict=True):
+        checker.look_at(row, record)
+    found = checker.faults()
+    faults += found
+    if not found:  # else it need not have the fields that are compared here
+        faults += _faults_of_all(name, records, is_tested)
+    if is_tested and not faults:
+        faults += _evaluation_faults(cfg, name, records, sample)
+    return faults, any(_tracked(record) for record in records if isinstance(record, Mapping))
+
+
+def evenly_spaced(count: int, limit: int) -> list[int]:
+    """At most `limit` of `count` rows, with the first and the last one.
+
+    Example:
+        >>> evenly_spaced(3, 10), evenly_spaced(101, 3)
+        ([0, 1, 2], [0, 50, 100])
+    """
+    if count <= limit:
+        return list(range(count))
+    return [i * (count - 1) // (limit - 1) for i in range(limit)]
+
+
+def _tracked(record: Mapping) -> bool:
+    return any(
+        isinstance(note, Mapping) and _is_whole(note.get("track_id")) and note["track_id"] >= 0
+        for note in record.get("annotations") or ()
+    )
+
+
+def _faults_of_all(name: str, records: Sequence[Mapping], is_tested: bool) -> list[str]:
+    """What only all frames together show."""
+    faults = []
+    lacking = next((record for record in records if record.get("annotations") is None), None)
+    if lacking is not None and any(record.get("annotations") is not None for record in records):
+        faults.append(
+            f"{name}: {_place(lacking)} has no annotations, which other frames have, expected [] where there is no "
+            "object: add it where the dataset is registered"
+        )
+    frames: set[tuple[Hashable, Any]] = set()
+    images: set[Hashable] = set()
+    for record in records:
+        if "video_id" in record:
+            frame = record["video_id"], record.get("frame_index")
+            if frame in frames:
+                faults.append(
+                    f"{name}: {_place(record)} comes twice, expected each frame_index of a video once: fix what it was "
+                    "registered with"
+                )
+                break
+            frames.add(frame)
+    for record in records if is_tested else ():
+        image = record.get("image_id")
+        if image in images:
+            faults.append(
+                f"{name}: {_place(record)}: image_id is {image!r:.60}, which another frame has, too, expected one for "
+                "each frame, such as 'video/000003': evaluations go by it"
+            )
+            break
+        images.add(image)
+    if is_tested and not any(record.get("annotations") for record in records):
+        faults.append(
+            f"{name}: no frame has annotations, expected objects that detections can be held against: leave it out of "
+            "DATASETS.TEST, or detect in it with tools/demo.py"
+        )
+    return faults
+
+
+def _evaluation_faults(
+    cfg: CfgNode, name: str, records: Sequence[dict], sample: Sequence[dict]
+) -> list[str]:
+    """What the evaluators would stop at after the training. Ground truth is tried on the sample: of all it takes long."""
+    faults = []
+    metadata = MetadataCatalog.get(name)
+    try:
+        check_context(cfg.TEST.CONTEXT)
+        if cfg.TEST.CONTEXT == "foreign" and len({record.get("video_id") for record in records}) < 2:
+            faults.append(f"{name}: TEST.CONTEXT is 'foreign', expected at least two videos: there is one")
+        if metadata.get("evaluator_type") in ("vid", "uavdt"):
+            is_vid = metadata.get("evaluator_type") == "vid"
+            protocol, groups = (cfg.TEST.VID_PROTOCOL, cfg.TEST.VID_GROUPS) if is_vid else ("fixed", "frames")
+            kinds = (cfg.TEST.FRAME_KINDS if is_vid else "") or metadata.get("frame_kinds")
+            if kinds:
+                read_frame_kinds(kinds, records)
+            load_evaluated_dataset(name, protocol, groups, dataset=sample, without_kinds=True)
+    except (ValueError, UserError) as error:
+        faults.append(f"{name} cannot be evaluated: {error}")
+    needs_names = cfg.TEST.COCO_AP or metadata.get("evaluator_type") not in ("vid", "uavdt")
+    if needs_names and metadata.get("json_file") is None:
+        nameless = next((record for record in records if "file_name" not in record), None)
+        if nameless is not None:
+            faults.append(
+                f"{name}: {_place(nameless)} has no file_name, which COCO's AP asks for: set it to that of the video, or "
+                "TEST.COCO_AP to False"
+            )
+    return faults
+
+
+def _output_faults(folder: str) -> list[str]:
+    """OUTPUT_DIR is made, as the training would make it."""
+    remedy = "give another OUTPUT_DIR"
+    if not folder:
+        return [f"OUTPUT_DIR is '', expected a folder: {remedy}"]
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        return [f"OUTPUT_DIR {folder!r} cannot be written ({error.strerror or error}): {remedy}"]
+    if free < _LEAST_FREE:
+        return [
+            f"OUTPUT_DIR {folder!r} has {free // 2**20} MiB left, expected at least {_LEAST_FREE // 2**20}: free some "
+            f"space, or {remedy}"
+        ]
+    return []
+
+
+class _Wrong(NamedTuple):
+    """A value of a field that is not as it should be."""
+
+    field: str
+    value: object
+    expected: str
+    remedy: str = "fix it where the dataset is registered"
+
+
+class _Records:
+    """Looks at dataset dicts one by one, and tells each kind of fault once, with its first place and how often it is.
+
+    Args:
+        name: of the dataset.
+        classes: its names; None where they are not known.
+        is_tested: detections are evaluated in it.
+    """
+
+    def __init__(self, name: str, classes: Sequence[str] | None, is_tested: bool) -> None:
+        self._name, self._classes, self._is_tested = name, classes, is_tested
+        self._first: dict[tuple[str, str], str] = {}
+        self._counts: dict[tuple[str, str], int] = {}
+        self._frames = self._boxes = self._empty_boxes = 0
+
+    def look_at(self, row: int, record: object) -> None:
+        """Collect what is wrong with a dict."""
+        self._frames += 1
+        if not isinstance(record, Mapping):
+            self._add(f"entry {row}", _Wrong("it", record, "a dict"))
+            return
+        seen: set[tuple[str, str]] = set()  # a frame counts once for a kind, whatever the number of its objects
+        for wrong in (*_wrong_frame(record, self._is_tested), *self._wrong_annotations(record)):
+            kind = _kind(wrong)
+            if kind not in seen:
+                self._add(_place(record, row), wrong)
+            seen.add(kind)
+
+    def _add(self, place: str, wrong: _Wrong) -> None:
+        kind = _kind(wrong)
+        value = "missing" if wrong.value is _MISSING else f"{wrong.value!r:.80}"
+        text = f"{self._name}: {place}: {wrong.field} is {value}, expected {wrong.expected}: {wrong.remedy}"
+        self._first.setdefault(kind, text)
+        self._counts[kind] = self._counts.get(kind, 0) + 1
+
+    def faults(self) -> list[str]:
+        """A sentence for each kind."""
+        sentences = []
+        for kind, text in self._first.items():
+            more = self._counts[kind] - 1
+            sentences.append(text + (f" ({more} more of {self._frames} frames alike)" if more else ""))
+        if self._boxes and self._boxes == self._empty_boxes:
+            sentences.append(f"{self._name}: every box is without area, expected x1 < x2 and y1 < y2: fix the boxes")
+        elif self._empty_boxes:
+            lost = f"{self._empty_boxes} of {self._boxes} boxes"
+            _LOGGER.warning("%s: %s have no area: nothing is trained on them", self._name, lost)
+        return sentences
+
+    def _wrong_annotations(self, record: Mapping) -> Iterable[_Wrong]:
+        annotations = record.get("annotations")
+        if annotations is None:
+            return
+        if isinstance(annotations, str | Mapping) or not isinstance(annotations, Sequence):
+            yield _Wrong("annotations", annotations, "a list of dicts")
+            return
+        for number, note in enumerate(annotations):
+            field = f"annotations[{number}]"
+            if not isinstance(note, Mapping):
+                yield _Wrong(field, note, "a dict")
+                continue
+            yield from self._wrong_box(record, note, field)
+            yield from self._wrong_labels(note, field)
+
+    def _wrong_box(self, record: Mapping, note: Mapping, field: str) -> Iterable[_Wrong]:
+        box, mode = note.get("bbox", _MISSING), note.get("bbox_mode", _MISSING)
+        if mode not in _MODES:
+            yield _Wrong(f"{field}.bbox_mode", mode, "BoxMode.XYXY_ABS or BoxMode.XYWH_ABS")
+        if not isinstance(box, Sequence | np.ndarray) or isinstance(box, str) or len(box) != 4:
+            yield _Wrong(f"{field}.bbox", box, "four numbers")
+            return
+        if not all(_is_number(side) and math.isfinite(side) for side in box):
+            yield _Wrong(f"{field}.bbox", box, "four finite numbers")
+            return
+        if mode not in _MODES:
+            return
+        self._boxes += 1
+        x1, y1, x2, y2 = BoxMode.convert([float(side) for side in box], mode, BoxMode.XYXY_ABS)
+        if x2 < x1 or y2 < y1:
+            yield _Wrong(f"{field}.bbox", box, f"x1 < x2 and y1 < y2 in {BoxMode(mode).name}")
+            return
+        self._empty_boxes += x1 == x2 or y1 == y2
+        height, width = record.get("height"), record.get("width")
+        if not (_is_whole(height) and _is_whole(width) and height > 0 and width > 0):  # type: ignore[operator]
+            return
+        if max(-x1, -y1, x2 - width, y2 - height) > _OUTSIDE:  # type: ignore[operator]
+            expected = f"a box in {width} x {height} pixels ({BoxMode(mode).name})"
+            yield _Wrong(f"{field}.bbox", box, expected, "clip it, or fix bbox_mode, height and width")
+
+    def _wrong_labels(self, note: Mapping, field: str) -> Iterable[_Wrong]:
+        category = note.get("category_id", _MISSING)
+        count = None if self._classes is None else len(self._classes)
+        if not _is_whole(category) or category < 0 or (count is not None and category >= count):  # type: ignore[operator]
+            bound = "" if count is None else f" to {count - 1}"
+            yield _Wrong(f"{field}.category_id", category, f"a place in thing_classes, 0{bound}")
+        if note.get("iscrowd", 0) not in (0, 1):
+            yield _Wrong(f"{field}.iscrowd", note["iscrowd"], "0 or 1")
+        track = note.get("track_id")
+        if track is not None and not (_is_whole(track) and abs(track) < 2**63):
+            yield _Wrong(f"{field}.track_id", track, "a whole number, or no such key where it is not known")
+
+
+_MISSING: Any = object()
+
+
+def _kind(wrong: _Wrong) -> tuple[str, str]:
+    # Whichever object of the frame it is, and however large the frame.
+    return wrong.field.rpartition("].")[2], "in pixels" if "pixels" in wrong.expected else wrong.expected
+
+
+def _place(record: Mapping, row: int | None = None) -> str:
+    """How a person finds the frame again."""
+    file = record.get("file_name", record.get("video_file"))
+    named = f" ({file})" if file is not None else ""
+    if "video_id" in record:
+        return f"frame {record.get('frame_index')!r} of video {record['video_id']!r}{named}"
+    return f"entry {row}{named}" if row is not None else f"image{named}"
+
+
+def _wrong_frame(record: Mapping, is_tested: bool) -> Iterable[_Wrong]:
+    """The fields beside the annotations."""
+    yield from _wrong_file(record)
+    for side in ("height", "width"):
+        if not _is_whole(record.get(side)) or record[side] < 1:
+            yield _Wrong(side, record.get(side, _MISSING), "a whole number of pixels")
+    image = record.get("image_id", _MISSING)
+    if is_tested and (not isinstance(image, int | str | np.integer) or isinstance(image, bool)):
+        yield _Wrong("image_id", image, "a text or number of each frame's own, such as 'video/000003'")
+    if "video_id" not in record:  # a still image
+        return
+    if not isinstance(record["video_id"], str | int | np.integer):
+        yield _Wrong("video_id", record["video_id"], "the name of the video")
+    index, length = record.get("frame_index", _MISSING), record.get("video_length")
+    if not _is_whole(index) or index < 0:
+        yield _Wrong("frame_index", index, "a whole number from 0")
+    elif length is not None and not _is_whole(length):
+        yield _Wrong("video_length", length, "the number of frames of the video")
+    elif length is not None and index >= length:
+        expected = "less than video_length, which counts all frames of the video; frame_index counts from 0"
+        yield _Wrong("frame_index", f"{index} with video_length {length}", expected)
+    yield from _wrong_extras(record)
+
+
+def _wrong_file(record: Mapping) -> Iterable[_Wrong]:
+    field = "video_file" if "video_file" in record else "file_name"
+    file = record.get(field, _MISSING)
+    if not isinstance(file, str | os.PathLike) or not str(file):
+        yield _Wrong(field, file, "the path of the image, or video_file, that of its video")
+    elif "://" not in str(file) and not os.path.isfile(file):
+        backslashes = "\\" in str(file) and os.sep != "\\"
+        remedy = "write it with slashes" if backslashes else "complete the dataset, or fix its path"
+        yield _Wrong(field, str(file), "a file that is there", remedy)
+
+
+def _wrong_extras(record: Mapping) -> Iterable[_Wrong]:
+    template = record.get("frame_template")
+    if template is not None:
+        if not _is_whole(record.get("frame_offset")):
+            yield _Wrong("frame_offset", record.get("frame_offset", _MISSING), "a whole number beside frame_template")
+        elif not _is_format(template):
+            yield _Wrong("frame_template", template, "a path with one place for a number, such as 'v/%06d.jpg'")
+    groups = record.get("groups") or ()
+    if isinstance(groups, str) or not all(isinstance(group, str) and group for group in groups):
+        yield _Wrong("groups", groups, "a sequence of names such as ('close',)")
+    regions = record.get("ignore_regions")
+    if regions is not None and not all(len(region) == 4 and all(map(_is_number, region)) for region in regions):
+        yield _Wrong("ignore_regions", regions, "[[x1, y1, x2, y2], ...]")
+
+
+def _is_format(template: object) -> bool:
+    try:
+        return isinstance(template, str) and template % 0 != template % 1
+    except (TypeError, ValueError):
+        return False
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool | np.bool_)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
