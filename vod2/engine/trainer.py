@@ -34,6 +34,7 @@ from vod2.d2 import hooks as d2_hooks
 from vod2.data import TrainingLoader, build_video_test_loader, build_video_train_loader, check_context
 from vod2.engine.accumulation import AccumulatingTrainer, accumulating, scaled_to_devices
 from vod2.engine.bad_steps import BadSteps
+from vod2.engine.config_values import building, check_values
 from vod2.engine.hooks import BestSaving, PeriodicSaving, StopHook
 from vod2.engine.optimizer import build_video_optimizer
 from vod2.engine.preflight import check_datasets, check_training
@@ -69,13 +70,15 @@ class VideoTrainer(DefaultTrainer):
     def __init__(self, cfg: CfgNode) -> None:
         if cfg.SOLVER.AMP.ENABLED and not cfg.MODEL.DEVICE.startswith("cuda"):
             raise UserError(f"SOLVER.AMP.ENABLED needs a GPU, MODEL.DEVICE is {cfg.MODEL.DEVICE!r}: set it to False")
+        check_values(cfg)
         check_training(cfg)
         if cfg.SOLVER.ACCUMULATE > 1 and cfg.TEST.PRECISE_BN.ENABLED:
             raise UserError("TEST.PRECISE_BN does not cut batches as SOLVER.ACCUMULATE does: use one of the two")
         if cfg.DATASETS.TEST:  # a mistake in it is told before the training, not at its first evaluation
             build_support_schedule(cfg)
             build_box_linker(cfg)
-        super().__init__(scaled_to_devices(cfg))
+        with building(cfg):
+            super().__init__(scaled_to_devices(cfg))
         trainer = accumulating(self._trainer, cfg.SOLVER.ACCUMULATE)
         trainer.seed = self.cfg.SEED if self.cfg.SEED >= 0 else comm.shared_random_seed()
         trainer.bad_steps = BadSteps(self.cfg.SOLVER.MAX_BAD_STEPS, self.cfg.SOLVER.BASE_LR)
