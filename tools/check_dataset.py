@@ -15,6 +15,7 @@ from pathlib import Path
 
 from vod2.data.checks import ERROR, FORMATS, check_dataset, open_source, table, write_contact_sheet, write_report
 from vod2.engine import cli
+from vod2.engine.registration import add_register_option
 from vod2.errors import UserError
 
 _WORKERS = 4
@@ -22,6 +23,7 @@ _WORKERS = 4
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_register_option(parser)
     parser.add_argument("source", metavar="NAME_OR_PATH", help="a registered dataset, or the folder or file of one")
     parser.add_argument("--format", choices=list(FORMATS), help="layout of PATH; found out by itself where it can be")
     parser.add_argument("--split", help="such as train; all that are there without it")

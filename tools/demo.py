@@ -30,6 +30,7 @@ from vod2.atomic import replacing
 from vod2.checkpoint import require_weights
 from vod2.d2 import CfgNode, Instances, MetadataCatalog
 from vod2.engine import VideoPredictor, cli, load_config
+from vod2.engine.registration import add_register_option
 from vod2.engine.relations import RelationWatch, detection_at
 from vod2.engine.rows import config_name
 from vod2.engine.streams import DetectedFrame, link_stream
@@ -52,6 +53,7 @@ OUTPUTS = ("output", "report", *FORMATS)
 
 def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_register_option(parser)
     parser.add_argument("--config-file", required=True, metavar="FILE", help="the YAML file of the model")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--video-input", nargs="+", metavar="PATH", help="video files, or folders of images")

@@ -22,6 +22,7 @@ from vod2.d2 import CfgNode, build_model, comm, default_argument_parser, verify_
 from vod2.data import CONTEXTS
 from vod2.engine import VideoTrainer, cli, load_config, setup
 from vod2.engine.launch import launch_processes
+from vod2.engine.registration import add_register_option
 from vod2.engine.rows import config_name, find_test_setting
 from vod2.errors import UserError
 
@@ -43,6 +44,7 @@ def work(cfg: CfgNode, args: argparse.Namespace) -> dict:
 
 def main() -> None:
     parser = default_argument_parser(__doc__)
+    add_register_option(parser)
     parser.add_argument(
         "--context", choices=CONTEXTS, help="with --eval-only, what a frame looks at: sets TEST.CONTEXT"
     )

@@ -9,6 +9,7 @@ from typing import NoReturn
 from torch.multiprocessing.spawn import ProcessRaisedException
 
 from vod2.d2 import DatasetCatalog
+from vod2.engine.registration import REMEDY, register_files
 from vod2.errors import UserError
 
 # What a worker process adds around the message that it died of: its traceback, and the name of the exception.
@@ -24,6 +25,7 @@ def run(main: Callable[[], None]) -> None:
     what was there before still is. All other exceptions are bugs and keep their traceback.
     """
     try:
+        register_files()
         main()
     except UserError as error:
         _stop(str(error))
@@ -47,7 +49,8 @@ def run(main: Callable[[], None]) -> None:
 def require_dataset(name: str) -> None:
     """Raises UserError if no dataset of this name is registered; says which are."""
     if name not in DatasetCatalog.list():
-        raise UserError(f"dataset {name!r} is not registered: expected one of {', '.join(DatasetCatalog.list())}")
+        known = ", ".join(DatasetCatalog.list())
+        raise UserError(f"dataset {name!r} is not registered: expected one of {known}, or {REMEDY}")
 
 
 def _stop(message: str) -> NoReturn:

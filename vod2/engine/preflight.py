@@ -16,6 +16,7 @@ import numpy as np
 
 from vod2.d2 import BoxMode, CfgNode, DatasetCatalog, MetadataCatalog
 from vod2.data import check_context
+from vod2.engine.registration import REMEDY
 from vod2.errors import UserError
 from vod2.evaluation.evaluated import load_evaluated_dataset
 from vod2.evaluation.frame_kinds import read_frame_kinds
@@ -99,8 +100,7 @@ def _registration_faults(name: str) -> list[str]:
         return []
     known = ", ".join(sorted(DatasetCatalog.list()))
     return [
-        f"dataset {name!r} is not registered: expected one of {known}, or register it first: a tool loads your own "
-        "file with --register FILE.py"
+        f"dataset {name!r} is not registered: expected one of {known}, or register it first: {REMEDY}"
     ]
 
 

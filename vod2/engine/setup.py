@@ -11,6 +11,7 @@ import yaml
 from vod2.config import add_video_config
 from vod2.d2 import BACKEND, CfgNode, comm, default_setup, get_cfg, setup_logger
 from vod2.engine.config_values import check_values
+from vod2.engine.registration import register_files
 from vod2.engine.rows import TRAIN, resolve_rows, row_of_former_file, split_row
 from vod2.engine.yaml_files import require_keys_and_values
 from vod2.errors import UserError
@@ -86,6 +87,7 @@ def setup(cfg: CfgNode, args: argparse.Namespace) -> None:
 
     `args` are those of `default_argument_parser`.
     """
+    register_files()  # in a process of its own, nothing has been registered
     cfg.freeze()
     # Detectron2 prints the file, and knows no FILE:ROW
     default_setup(cfg, argparse.Namespace(**vars(args) | {"config_file": split_row(args.config_file)[0]}))

@@ -39,7 +39,10 @@ def open_source(source: str, format: str | None = None, **options: Any) -> Check
         return _open_registered(source, options)
     if not os.path.exists(source):
         names = ", ".join(sorted(DatasetCatalog.list()))
-        raise UserError(f"{source!r} is neither a folder or file nor a registered dataset, which are {names}")
+        raise UserError(
+            f"{source!r} is neither a folder or file nor a registered dataset, which are {names}: give its path, or "
+            "load the file that registers it with --register FILE.py"
+        )
     # Where a folder looks like several layouts, the first in FORMATS is taken.
     formats = [FORMATS[format]] if format is not None else [f for f in FORMATS.values() if f.recognizes(source)]
     if not formats:
