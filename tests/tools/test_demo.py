@@ -16,6 +16,7 @@ from helpers import damage
 from helpers.models import tiny_cfg
 from helpers.videos import write_numbered_video
 from vod2 import VideoPredictor
+from vod2.checkpoint.files import write_checkpoint
 from vod2.d2 import Boxes, Instances, build_model
 from vod2.engine.cli import run
 from vod2.engine.random_weights import draw_weights
@@ -116,6 +117,25 @@ def test_a_video_becomes_a_drawn_video_and_json(demo, monkeypatch, arguments, tm
     assert result == {"video": arguments["--video-input"], "fps": 10.0, **size, "class_names": []}
     assert [frame["index"] for frame in frames] == [0, 1, 2]
     assert frames[2]["detections"] == [{"box": [2, 0, 22, 20], "class": "class 1", "label": 1, "score": 0.75}]
+
+
+def test_classes_are_called_as_the_weights_training_called_them_unless_a_file_says_otherwise(
+    demo, monkeypatch, arguments, tmp_path, capsys
+):
+    (tmp_path / "model.yaml").write_text("MODEL: {ROI_HEADS: {NUM_CLASSES: 2}}\n")
+    weights = write_checkpoint(tmp_path, "elves", {"a": torch.zeros(1)}, {}, {"classes": ["elf", "gnome"]})
+    arguments["--opts"] = str(weights)
+    written = ("--json", str(tmp_path / "out.json"))
+    call(demo, monkeypatch, arguments, *written)
+    result = json.loads((tmp_path / "out.json").read_text())
+    assert result["class_names"] == ["elf", "gnome"] and result["frames"][0]["detections"][0]["class"] == "gnome"
+    (tmp_path / "names.txt").write_text("troll\nogre\n")
+    call(demo, monkeypatch, arguments, *written, "--class-names", str(tmp_path / "names.txt"))
+    assert json.loads((tmp_path / "out.json").read_text())["class_names"] == ["troll", "ogre"]
+    (tmp_path / "names.txt").write_text("troll\n")
+    with pytest.raises(SystemExit):
+        call(demo, monkeypatch, arguments, *written, "--class-names", str(tmp_path / "names.txt"))
+    assert "names.txt has 1 class names (troll), but MODEL.ROI_HEADS.NUM_CLASSES is 2" in capsys.readouterr().err
 
 
 def test_the_threshold_decides_what_is_kept(demo, monkeypatch, arguments, tmp_path):
