@@ -96,8 +96,8 @@ def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--class-names",
         metavar="FILE",
-        help="names of the classes: a line each, a JSON list or a data.yaml (default: those of the weights' training, or "
-        "of the first test dataset)",
+        help="names of the classes: a line each, a JSON list or a data.yaml (default: those of the weights' training, "
+        "or of the first test dataset)",
     )
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="configuration keys")
     args = parser.parse_args(words)

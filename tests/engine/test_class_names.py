@@ -61,7 +61,9 @@ def test_those_of_the_weights_come_before_those_of_the_dataset(tmp_path, dataset
 
 
 def test_another_number_of_names_is_refused(tmp_path, dataset):
-    with pytest.raises(UserError, match="class_names_val' of DATASETS.TEST has 2 class names .airplane, bear., but .* is 1"):
+    with pytest.raises(
+        UserError, match="class_names_val' of DATASETS.TEST has 2 class names .airplane, bear., but .* is 1"
+    ):
         class_names_of(config(count=1))
     with pytest.raises(UserError, match="model_final.safetensors has 1 class names"):
         class_names_of(config(weights_of(tmp_path, ["elf"])))
@@ -84,7 +86,9 @@ def test_a_file_of_names_comes_first(tmp_path, dataset, name, text):
     assert class_names_of(config(), tmp_path / name) == ["elf", "garden gnome"]
 
 
-@pytest.mark.parametrize("name, text", [("a.json", "{"), ("b.json", "{}"), ("c.txt", "\n"), ("d.json", json.dumps([3]))])
+@pytest.mark.parametrize(
+    "name, text", [("a.json", "{"), ("b.json", "{}"), ("c.txt", "\n"), ("d.json", json.dumps([3]))]
+)
 def test_a_file_without_names_is_refused(tmp_path, name, text):
     (tmp_path / name).write_text(text)
     with pytest.raises(UserError, match=name):

@@ -7,8 +7,7 @@ from PIL import Image
 from helpers.loaders import forget
 from helpers.models import ROOT
 from vod2.d2 import BoxMode, DatasetCatalog, MetadataCatalog
-from vod2.engine import VideoTrainer, check_datasets, check_training, load_config
-from vod2.engine import preflight
+from vod2.engine import VideoTrainer, check_datasets, check_training, load_config, preflight
 from vod2.errors import UserError
 
 NAMES = ("preflight_train", "preflight_val")
@@ -89,21 +88,42 @@ WRONG = {
     "video_length too short": (with_field(video_length=1), "frame_index is '1 with video_length 1'"),
     "annotations of some": (without("annotations"), "0_0.png. has no annotations, which other frames have"),
     "annotations that are no list": (with_field(annotations={}), "annotations is {}, expected a list of dicts"),
-    "category_id from 1": (with_note(category_id=1), r"annotations\[0\].category_id is 1, expected a place in thing_cla"),
-    "negative category_id": (with_note(category_id=-1), r"category_id is -1, expected a place in thing_classes, 0 to 0"),
+    "category_id from 1": (
+        with_note(category_id=1),
+        r"annotations\[0\].category_id is 1, expected a place in thing_cla",
+    ),
+    "negative category_id": (
+        with_note(category_id=-1),
+        r"category_id is -1, expected a place in thing_classes, 0 to 0",
+    ),
     "category_id of a name": (with_note(category_id="elf"), r"category_id is 'elf'"),
-    "box with NaN": (with_note(bbox=[float("nan"), 1, 2, 3]), r"annotations\[0\].bbox is \[nan, 1, 2, 3\], expected four"),
+    "box with NaN": (
+        with_note(bbox=[float("nan"), 1, 2, 3]),
+        r"annotations\[0\].bbox is \[nan, 1, 2, 3\], expected four",
+    ),
     "infinite box": (with_note(bbox=[1, 1, float("inf"), 3]), r"bbox is \[1, 1, inf, 3\], expected four finite"),
-    "inverted box": (with_note(bbox=[30, 30, 10, 10]), r"bbox is \[30, 30, 10, 10\], expected x1 < x2 and y1 < y2 in XY"),
-    "box outside": (with_note(bbox=[90, 30, 120, 60]), r"bbox is .*expected a box in 96 x 64 pixels .XYXY_ABS.: clip it"),
-    "corners called sizes": (with_note(bbox=[60, 20, 90, 50], bbox_mode=BoxMode.XYWH_ABS), r"in 96 x 64 pixels .XYWH_A"),
+    "inverted box": (
+        with_note(bbox=[30, 30, 10, 10]),
+        r"bbox is \[30, 30, 10, 10\], expected x1 < x2 and y1 < y2 in XY",
+    ),
+    "box outside": (
+        with_note(bbox=[90, 30, 120, 60]),
+        r"bbox is .*expected a box in 96 x 64 pixels .XYXY_ABS.: clip it",
+    ),
+    "corners called sizes": (
+        with_note(bbox=[60, 20, 90, 50], bbox_mode=BoxMode.XYWH_ABS),
+        r"in 96 x 64 pixels .XYWH_A",
+    ),
     "box of three": (with_note(bbox=[1, 2, 3]), r"bbox is \[1, 2, 3\], expected four numbers"),
     "unknown bbox_mode": (with_note(bbox_mode=4), "bbox_mode is 4, expected BoxMode.XYXY_ABS or BoxMode.XYWH_ABS"),
     "iscrowd": (with_note(iscrowd="no"), "iscrowd is 'no', expected 0 or 1"),
     "track_id of a text": (with_note(track_id="9f1b"), "track_id is '9f1b', expected a whole number"),
     "groups of a text": (with_field(groups="close"), "groups is 'close', expected a sequence of names"),
     "template": (with_field(frame_template="a.png", frame_offset=0), "frame_template is 'a.png', expected a path with"),
-    "no objects": (lambda dicts: [d.update(annotations=[]) for d in dicts], "no frame has annotations, expected objects"),
+    "no objects": (
+        lambda dicts: [d.update(annotations=[]) for d in dicts],
+        "no frame has annotations, expected objects",
+    ),
     "no areas": (lambda dicts: [d["annotations"][0].update(bbox=[9, 9, 9, 20]) for d in dicts], "every box is without"),
 }
 

@@ -270,7 +270,7 @@ def test_boxes_are_linked_to_tracks(demo, monkeypatch, arguments, tmp_path):
 def test_the_support_boxes_of_a_detection_are_drawn(demo, monkeypatch, arguments, tmp_path, capsys):
     """With a real, tiny model; where nothing is detected, or the frame does not exist, a sentence says so."""
     keys = {"MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME": "RDNAggregator", "VIDEO.TEST_SCHEDULE.NAME": "SlidingWindow"}
-    cfg = tiny_cfg(keys)
+    cfg = tiny_cfg(keys | {"DATASETS.TEST": ()})
     Path(arguments["--config-file"]).write_text(cfg.dump())
     model = build_model(cfg)
     draw_weights(model)

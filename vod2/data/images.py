@@ -68,4 +68,3 @@ def image_size(path: str | os.PathLike) -> tuple[int, int]:
     except (OSError, ValueError, SyntaxError, TypeError) as error:
         raise UserError(f"{path}: the image cannot be read ({error}): get the file again") from error
     return (width, height) if is_sideways else (height, width)
-

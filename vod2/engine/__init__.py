@@ -2,8 +2,8 @@
 
 from vod2.engine.accumulation import AccumulatingTrainer, micro_batches, scaled_to_devices
 from vod2.engine.fuse import inference_copy
-from vod2.engine.preflight import check_datasets, check_training
 from vod2.engine.predictor import VideoPredictor
+from vod2.engine.preflight import check_datasets, check_training
 from vod2.engine.setup import load_config, setup
 from vod2.engine.streams import DetectedFrame, VideoStream
 from vod2.engine.trainer import VideoTrainer, inference_folder

@@ -86,7 +86,7 @@ def _require_count(cfg: CfgNode, names: list[str], source: str) -> list[str]:
     count = cfg.MODEL.ROI_HEADS.NUM_CLASSES
     if len(names) != count:
         raise UserError(
-            f"{source} has {len(names)} class names ({', '.join(names):.100}), but MODEL.ROI_HEADS.NUM_CLASSES is {count}: "
-            f"give {count} names with --class-names FILE, or set NUM_CLASSES to the number of the model's classes"
+            f"{source} has {len(names)} class names ({', '.join(names):.100}), but MODEL.ROI_HEADS.NUM_CLASSES is "
+            f"{count}: give {count} names with --class-names FILE, or set NUM_CLASSES to the number of the model's classes"
         )
     return names

@@ -99,9 +99,7 @@ def _registration_faults(name: str) -> list[str]:
     if name in DatasetCatalog.list():
         return []
     known = ", ".join(sorted(DatasetCatalog.list()))
-    return [
-        f"dataset {name!r} is not registered: expected one of {known}, or register it first: {REMEDY}"
-    ]
+    return [f"dataset {name!r} is not registered: expected one of {known}, or register it first: {REMEDY}"]
 
 
 def _class_faults(cfg: CfgNode, name: str) -> list[str]:
@@ -123,10 +121,10 @@ def _class_faults(cfg: CfgNode, name: str) -> list[str]:
 def _order_faults(cfg: CfgNode, names: Sequence[str]) -> list[str]:
     """A label is a place in the list of names: all datasets must have the same list."""
     known = {name: MetadataCatalog.get(name).get("thing_classes") for name in names if name in DatasetCatalog.list()}
-    first = cfg.DATASETS.TRAIN[0] if cfg.DATASETS.TRAIN else None
-    if known.get(first) is None:  # type: ignore[arg-type]  # None is the key of no dataset
+    first = cfg.DATASETS.TRAIN[0] if cfg.DATASETS.TRAIN else ""
+    if known.get(first) is None:
         return []
-    wanted, faults = list(known[first]), []  # type: ignore[index, arg-type]
+    wanted, faults = list(known[first]), []
     for name, classes in known.items():
         if classes is None or list(classes) == wanted:
             continue
@@ -138,7 +136,8 @@ def _order_faults(cfg: CfgNode, names: Sequence[str]) -> list[str]:
             difference = f"calls label {label} {classes[label]!r}, {first} calls it {wanted[label]!r}"
         faults.append(
             f"{name} and {first} have different thing_classes: {name} {difference}; datasets are trained on and "
-            f"evaluated together only with the same classes in the same order: register it with class_names={wanted!r:.300}"
+            "evaluated together only with the same classes in the same order: register it with "
+            f"class_names={wanted!r:.300}"
         )
     return faults
 
@@ -158,7 +157,9 @@ def _check_dataset(cfg: CfgNode, name: str) -> tuple[list[str], bool]:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         return [f"dataset {name!r} cannot be loaded ({reason}): fix what it was registered with"], False
     if not isinstance(records, Sequence) or not len(records):
-        return [f"dataset {name!r} is {records!r:.60}, expected a list of dicts: check what it was registered with"], False
+        return [
+            f"dataset {name!r} is {records!r:.60}, expected a list of dicts: check what it was registered with"
+        ], False
     faults = _class_faults(cfg, name)
     sample = [records[row] for row in evenly_spaced(len(records), SAMPLED)]
     is_tested = name in cfg.DATASETS.TEST
@@ -231,10 +232,8 @@ def _faults_of_all(name: str, records: Sequence[Mapping], is_tested: bool) -> li
     return faults
 
 
-def _evaluation_faults(
-    cfg: CfgNode, name: str, records: Sequence[dict], sample: Sequence[dict]
-) -> list[str]:
-    """What the evaluators would stop at after the training. Ground truth is tried on the sample: of all it takes long."""
+def _evaluation_faults(cfg: CfgNode, name: str, records: Sequence[dict], sample: Sequence[dict]) -> list[str]:
+    """What the evaluators would stop at after the training; of the ground truth, the sample is tried."""
     faults = []
     metadata = MetadataCatalog.get(name)
     try:
@@ -255,8 +254,8 @@ def _evaluation_faults(
         nameless = next((record for record in records if "file_name" not in record), None)
         if nameless is not None:
             faults.append(
-                f"{name}: {_place(nameless)} has no file_name, which COCO's AP asks for: set it to that of the video, or "
-                "TEST.COCO_AP to False"
+                f"{name}: {_place(nameless)} has no file_name, which COCO's AP asks for: set it to that of the video, "
+                "or TEST.COCO_AP to False"
             )
     return faults
 
@@ -374,14 +373,14 @@ class _Records:
         height, width = record.get("height"), record.get("width")
         if not (_is_whole(height) and _is_whole(width) and height > 0 and width > 0):  # type: ignore[operator]
             return
-        if max(-x1, -y1, x2 - width, y2 - height) > _OUTSIDE:  # type: ignore[operator]
+        if max(-x1, -y1, x2 - width, y2 - height) > _OUTSIDE:
             expected = f"a box in {width} x {height} pixels ({BoxMode(mode).name})"
             yield _Wrong(f"{field}.bbox", box, expected, "clip it, or fix bbox_mode, height and width")
 
     def _wrong_labels(self, note: Mapping, field: str) -> Iterable[_Wrong]:
         category = note.get("category_id", _MISSING)
         count = None if self._classes is None else len(self._classes)
-        if not _is_whole(category) or category < 0 or (count is not None and category >= count):  # type: ignore[operator]
+        if not _is_whole(category) or category < 0 or (count is not None and category >= count):
             bound = "" if count is None else f" to {count - 1}"
             yield _Wrong(f"{field}.category_id", category, f"a place in thing_classes, 0{bound}")
         if note.get("iscrowd", 0) not in (0, 1):

@@ -37,8 +37,8 @@ def _walk(path: str, above: tuple[str, ...]) -> None:
             raise UserError(f"{path}: {_named_base(one)}, expected the path of a configuration file")
         if "://" in one:
             raise UserError(
-                f"{path}: {_named_base(one)}, expected a local file, for nothing is fetched unasked: download it, and name "
-                "the copy"
+                f"{path}: {_named_base(one)}, expected a local file, for nothing is fetched unasked: download it, and "
+                "name the copy"
             )
         # As Detectron2 finds it: relative to the file that names it.
         found = os.path.join(os.path.dirname(path), os.path.expanduser(one))
@@ -69,6 +69,6 @@ def _read(path: str, above: tuple[str, ...]) -> dict:
     if content is None:
         raise UserError(f"{path}{named} is empty, expected keys and values, such as MODEL: ...")
     if not isinstance(content, dict):
-        kind = {list: "a list", str: "a text"}.get(type(content), f"{content!r:.60}")
+        kind = "a list" if isinstance(content, list) else "a text" if isinstance(content, str) else f"{content!r:.60}"
         raise UserError(f"{path}{named} is {kind}, expected keys and values, such as MODEL: ...")
     return content

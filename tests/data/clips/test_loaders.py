@@ -11,8 +11,9 @@ from vod2.config import add_video_config
 from vod2.d2 import BoxMode, DatasetCatalog, DatasetMapper, MetadataCatalog, comm, get_cfg
 from vod2.data import VideoInferenceSampler, as_video_dicts, build_video_test_loader, build_video_train_loader
 from vod2.data.clips import build as build_module
-from vod2.data.clips.build import GroupedByAspect, in_stream_order
+from vod2.data.clips.build import in_stream_order
 from vod2.data.clips.samplers import NumberedSampler
+from vod2.data.clips.train_loader import GroupedByAspect
 from vod2.errors import UserError
 
 

@@ -67,9 +67,7 @@ def build_test_resize(cfg: CfgNode) -> transforms.Augmentation:
     return build_augmentation(cfg, is_train=False)[0]
 
 
-def _resize(
-    kind: type[transforms.ResizeShortestEdge], cfg: CfgNode, is_train: bool
-) -> transforms.ResizeShortestEdge:
+def _resize(kind: type[transforms.ResizeShortestEdge], cfg: CfgNode, is_train: bool) -> transforms.ResizeShortestEdge:
     if not is_train:
         return kind(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, "choice")
     return kind(cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING)

@@ -150,8 +150,8 @@ def _category_ids(
         if len(set(names)) < len(names):
             once = list(dict.fromkeys(names))
             raise UserError(
-                f"{json_file}: the names of the categories are {', '.join(map(repr, names))}, expected each once: rename "
-                f"one, or where those of a name are one class, give class_names={once}"
+                f"{json_file}: the names of the categories are {', '.join(map(repr, names))}, expected each once: "
+                f"rename one, or where those of a name are one class, give class_names={once}"
             )
         return class_ids(names, f"{json_file}: the names of the categories")
     ids = class_ids(class_names, "class_names")

@@ -115,8 +115,8 @@ def load_imagenet_vid(
 
     Returns:
         Detectron2's dicts (annotations: bbox xyxy in pixels, category_id, occluded, track_id where the XML has one, and
-        deterioration {kind: strength} where the set records it) with video_id, frame_index, video_length, frame_template and
-        frame_offset: the path of frame i of the same video is frame_template % (i + frame_offset).
+        deterioration {kind: strength} where the set records it) with video_id, frame_index, video_length,
+        frame_template and frame_offset: the path of frame i of the same video is frame_template % (i + frame_offset).
 
     Raises:
         UserError: a folder or annotation is missing, or a file is broken; names it.

@@ -76,10 +76,11 @@ def register_mot(
         root, split, sequences, classes, keep_classes, options: see `load_mot`. With neither `classes` nor
             `keep_classes` the metadata gets `thing_classes` when the dataset is first used.
     """
+    names: list[str] | None = None
     if keep_classes is not None:
         names = list(keep_classes)
-    else:
-        names = None if classes is None else list(classes.values())
+    elif classes is not None:
+        names = list(classes.values())
     source = {"root": str(root), "split": split, "classes": classes, "keep_classes": keep_classes}
     register_dataset(
         name,
@@ -149,7 +150,8 @@ def load_mot(
     boxes.warn()
     if not dicts:
         raise UserError(
-            f"{folder}: expected folders with a seqinfo.ini, or with gt/gt.txt or img1, found none: check root and split"
+            f"{folder}: expected folders with a seqinfo.ini, or with gt/gt.txt or img1, found none: check root and "
+            "split"
         )
     return VideoDataset(keep_listed(dicts, list_file), list(ids))
 
@@ -182,7 +184,9 @@ def classes_of(folders: Sequence[Path], classes: Mapping[int, str] | None) -> di
                     f"{found}: give register_mot classes={labels}, or fix the file"
                 )
         if differing := [label for label, name in labels.items() if found.get(label, name) != name]:
-            logger.warning("%s calls class %d %r, taken as %r", file, differing[0], labels[differing[0]], found[differing[0]])
+            logger.warning(
+                "%s calls class %d %r, taken as %r", file, differing[0], labels[differing[0]], found[differing[0]]
+            )
     return found
 
 
@@ -225,7 +229,9 @@ def read_sequence(folder: Path, video: str | None = None) -> SequenceInfo:
     numbered = [image for image in images if re.fullmatch("[0-9]+", image.stem)]
     if not numbered:
         remedy = "complete the sequence, or leave it out of `sequences`"
-        raise Fault.at(Place(path), "there is no such file, nor an image img1/000001.jpg", "one", "missing_frame", remedy)
+        raise Fault.at(
+            Place(path), "there is no such file, nor an image img1/000001.jpg", "one", "missing_frame", remedy
+        )
     height, width = image_size(numbered[0])
     info = _named_as_the_files(folder, SequenceInfo(len(numbered), height, width, _IMAGES, numbered[0].suffix))
     return info._replace(length=int(numbered[-1].stem) - info.first + 1)
