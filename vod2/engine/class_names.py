@@ -70,15 +70,15 @@ def require_same_names(cfg: CfgNode, names: Sequence[str]) -> None:
         names: of datasets whose `thing_classes` are known.
     """
     weights = cfg.MODEL.WEIGHTS
-    stored = stored_classes(weights) if weights and os.path.isfile(weights) else None
-    for name in names if stored is not None else ():
-        classes = list(MetadataCatalog.get(name).get("thing_classes") or ())
-        pairs = zip(stored, classes, strict=False)  # type: ignore[arg-type]  # not None in this loop
-        label = next((label for label, (one, other) in enumerate(pairs) if one != other), None)
-        if label is not None:
+    stored = (stored_classes(weights) if weights and os.path.isfile(weights) else None) or []
+    for name in names:
+        classes = MetadataCatalog.get(name).get("thing_classes") or ()
+        for label, (one, other) in enumerate(zip(stored, classes, strict=False)):
+            if one == other:
+                continue
             raise UserError(
-                f"{weights} was trained with {stored[label]!r} as label {label}, which dataset {name!r} calls "  # type: ignore[index]
-                f"{classes[label]!r}: register it with class_names={stored!r:.300}"
+                f"{weights} was trained with {one!r} as label {label}, which dataset {name!r} calls {other!r}: register it "
+                f"with class_names={stored!r:.300}"
             )
 
 

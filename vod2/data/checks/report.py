@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from vod2.atomic import replacing, write_json
 from vod2.data.checks.findings import ERROR, WARNING, CheckedObject, CheckResult, Example, Finding
 from vod2.data.checks.walk import box_problem
-from vod2.data.images import read_image
+from vod2.data.datasets.images import read_image
 from vod2.errors import UserError
 from vod2.video import VideoReader
 

@@ -23,7 +23,7 @@ from vod2.data.checks.findings import (
     Example,
     Finding,
 )
-from vod2.data.images import read_image
+from vod2.data.datasets.images import read_image
 from vod2.errors import VideoError
 from vod2.video import VideoReader
 

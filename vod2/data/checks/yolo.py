@@ -8,8 +8,8 @@ from vod2.data.checks.findings import ERROR, CheckedFrame, CheckedObject, Checke
 from vod2.data.checks.labels import LabelFormat, nth, without_repeats
 from vod2.data.datasets.common import video_file
 from vod2.data.datasets.files import files_in, folders_in, image_files_in
+from vod2.data.datasets.images import image_size
 from vod2.data.datasets.yolo import find_label_files, parse_labels, read_class_names
-from vod2.data.images import image_size
 from vod2.errors import UserError
 from vod2.video import VideoReader
 

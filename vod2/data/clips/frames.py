@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 
 from vod2.data.damage import damage_frame
+from vod2.data.datasets.images import read_image
 from vod2.data.datasets.video_index import VideoIndex, frame_path
-from vod2.data.images import read_image
 from vod2.errors import UserError, VideoError
 from vod2.video import VideoReader
 

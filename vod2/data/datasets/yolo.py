@@ -31,7 +31,7 @@ from vod2.data.datasets.faults import Fault, Place, Report, number, refuse, trac
 from vod2.data.datasets.files import files_in, folders_in, image_files_in
 from vod2.data.datasets.frame_annotations import LoadedAnnotations
 from vod2.data.datasets.ilsvrc import require_folder
-from vod2.data.images import image_size
+from vod2.data.datasets.images import image_size
 from vod2.errors import UserError
 from vod2.video import VideoReader
 

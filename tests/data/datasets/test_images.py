@@ -8,7 +8,7 @@ from PIL import Image
 from helpers.checking import check, only
 from vod2.data.clips.frames import read_frames
 from vod2.data.datasets import load_yolo_video
-from vod2.data.images import image_size, read_image
+from vod2.data.datasets.images import image_size, read_image
 from vod2.errors import UserError
 from vod2.video import VideoReader
 
