@@ -77,8 +77,8 @@ def require_same_names(cfg: CfgNode, names: Sequence[str]) -> None:
             if one == other:
                 continue
             raise UserError(
-                f"{weights} was trained with {one!r} as label {label}, which dataset {name!r} calls {other!r}: register it "
-                f"with class_names={stored!r:.300}"
+                f"{weights} was trained with {one!r} as label {label}, which dataset {name!r} calls {other!r}: "
+                f"register it with class_names={stored!r:.300}"
             )
 
 
@@ -87,6 +87,7 @@ def _require_count(cfg: CfgNode, names: list[str], source: str) -> list[str]:
     if len(names) != count:
         raise UserError(
             f"{source} has {len(names)} class names ({', '.join(names):.100}), but MODEL.ROI_HEADS.NUM_CLASSES is "
-            f"{count}: give {count} names with --class-names FILE, or set NUM_CLASSES to the number of the model's classes"
+            f"{count}: give {count} names with --class-names FILE, or set NUM_CLASSES to the number of the model's "
+            "classes"
         )
     return names

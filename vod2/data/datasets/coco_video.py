@@ -84,7 +84,8 @@ def load_coco_video(
         json_file: the annotations; packed, if its name ends in .gz.
         image_root: folder that the file names are relative to; None looks for the first frame beside `json_file`, in
             a folder images beside it or beside its folder, and in the folder above (`find_image_root`).
-        class_names: names of the categories to keep, by category id; None for all, in the order of their ids.
+        class_names: names of the categories to keep, by category id, among them perhaps some that do not occur in the
+            file, if none of its own is left out; None for all, in the order of their ids.
         video_root: take the frames from video files, <video_root>/<name of the video><video_suffix>, rather than
             from images. A video without a name goes by the folder of its frames, or else by its id.
         video_suffix: of the video files.
@@ -162,9 +163,12 @@ def _category_ids(
 def require_categories(
     class_names: Sequence[str], categories: dict[Hashable, str], json_file: str | os.PathLike
 ) -> None:
-    """Raises UserError if the file has no category of one of the names."""
-    unknown = set(class_names) - set(categories.values())
-    if unknown:
+    """Raises UserError if the file has no category of one of the names, and others that are left out.
+
+    A tool that lists only the classes that occur writes fewer categories than there are; none is left out then.
+    """
+    unknown, left_out = set(class_names) - set(categories.values()), set(categories.values()) - set(class_names)
+    if unknown and left_out:
         raise UserError(
             f"{json_file}: class {min(unknown)!r} is not among its categories, which are "
             f"{', '.join(categories.values())}: fix class_names"
