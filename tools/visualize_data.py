@@ -60,6 +60,8 @@ def class_names_of(cfg: CfgNode) -> list[str]:
 
 def annotated_frames(cfg: CfgNode, num: int) -> Iterator[tuple[str, np.ndarray]]:
     """(image id, picture) of `num` frames, evenly spread over DATASETS.TRAIN."""
+    for name in cfg.DATASETS.TRAIN:
+        cli.require_dataset(name)
     records = as_video_dicts(get_detection_dataset_dicts(list(cfg.DATASETS.TRAIN), filter_empty=False))
     class_names = class_names_of(cfg)
     for position in range(min(num, len(records))):

@@ -16,7 +16,7 @@ import numpy as np
 
 from vod2.d2 import BoxMode, CfgNode, DatasetCatalog, MetadataCatalog
 from vod2.data import check_context
-from vod2.engine.registration import REMEDY
+from vod2.data.datasets.common import require_registered
 from vod2.errors import UserError
 from vod2.evaluation.evaluated import load_evaluated_dataset
 from vod2.evaluation.frame_kinds import read_frame_kinds
@@ -96,10 +96,11 @@ def raise_all(faults: Sequence[str]) -> None:
 
 
 def _registration_faults(name: str) -> list[str]:
-    if name in DatasetCatalog.list():
-        return []
-    known = ", ".join(sorted(DatasetCatalog.list()))
-    return [f"dataset {name!r} is not registered: expected one of {known}, or register it first: {REMEDY}"]
+    try:
+        require_registered(name)
+    except UserError as error:
+        return [str(error)]
+    return []
 
 
 def _class_faults(cfg: CfgNode, name: str) -> list[str]:

@@ -14,8 +14,6 @@ from vod2.errors import UserError
 VARIABLE = "VOD2_REGISTER"
 """Environment variable with such files, separated as those of PATH are: processes of a tool inherit it."""
 
-REMEDY = "load the file that registers it with --register FILE.py"
-
 _loaded: set[str] = set()
 
 

@@ -92,8 +92,9 @@ def load_evaluated_dataset(
         UserError: a bad file of deteriorated frames.
     """
     metadata = MetadataCatalog.get(name)
-    class_names = list(metadata.thing_classes)
+    # Loaded first: the names of some sets stand in their files.
     dataset = DatasetCatalog.get(name) if dataset is None else dataset
+    class_names = list(metadata.thing_classes)
     truth, tracks = ground_truth_arrays(dataset), index_tracks(dataset)
     # Found here, rather than as an index out of range at the end of an evaluation.
     if (highest := truth.labels.max(initial=-1)) >= len(class_names):

@@ -51,6 +51,16 @@ def register_dataset(
         MetadataCatalog.get(name).set(thing_classes=list(class_names))
 
 
+def require_registered(name: str) -> None:
+    """Raises UserError if no dataset of this name is registered; says which are, and how a tool gets to know others."""
+    if name not in DatasetCatalog.list():
+        known = ", ".join(sorted(DatasetCatalog.list()))
+        raise UserError(
+            f"dataset {name!r} is not registered: expected one of {known}, or register it first: a tool runs the file "
+            "that does with --register FILE.py"
+        )
+
+
 def read_text(path: str | os.PathLike, what: str) -> str:
     """The text of a file in UTF-8, with or without a byte order mark; of a name that ends in .gz, unpacked.
 
