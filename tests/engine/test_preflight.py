@@ -7,6 +7,7 @@ from PIL import Image
 from helpers.loaders import forget
 from helpers.models import ROOT
 from vod2.d2 import BoxMode, DatasetCatalog, MetadataCatalog
+from vod2.data.checks import check_dataset, open_source
 from vod2.engine import VideoTrainer, check_datasets, check_training, load_config, preflight
 from vod2.errors import UserError
 
@@ -260,3 +261,13 @@ def test_of_a_large_dataset_a_part_is_looked_at_with_its_ends():
     assert preflight.evenly_spaced(5, 9) == [0, 1, 2, 3, 4]
     rows = preflight.evenly_spaced(100_000, preflight.SAMPLED)
     assert len(set(rows)) == preflight.SAMPLED and rows[0] == 0 and rows[-1] == 99_999
+
+
+def test_the_check_of_a_dataset_refuses_the_same_fields(folder):
+    register(folder, change=with_note(bbox=[1, 2, 3]))
+    with pytest.raises(UserError, match=r"preflight_train: frame 1 of video 'v1' .*bbox is \[1, 2, 3\], expected four"):
+        open_source(NAMES[0])
+    forget(NAMES[0])
+    register(folder, change=with_note(bbox=[30, 30, 10, 10], category_id=9))
+    found = check_dataset(open_source(NAMES[0]), progress=False).findings
+    assert {finding.kind for finding in found} == {"box_inverted", "unknown_class"}

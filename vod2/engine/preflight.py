@@ -4,19 +4,16 @@ Every fault is found and told in one list: dataset, frame, field, value, what wa
 """
 
 import logging
-import math
 import os
 import shutil
 import tempfile
-from collections.abc import Hashable, Iterable, Mapping, Sequence
-from numbers import Real
-from typing import Any, NamedTuple
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
 
-import numpy as np
-
-from vod2.d2 import BoxMode, CfgNode, DatasetCatalog, MetadataCatalog
+from vod2.d2 import CfgNode, DatasetCatalog, MetadataCatalog
 from vod2.data import check_context
 from vod2.data.datasets.common import require_registered
+from vod2.data.datasets.records import RecordCheck, is_whole, place_of
 from vod2.errors import UserError
 from vod2.evaluation.evaluated import load_evaluated_dataset
 from vod2.evaluation.frame_kinds import read_frame_kinds
@@ -28,8 +25,6 @@ SAMPLED = 2000
 """Frames of a dataset whose files and annotations are looked at: all, or so many, evenly spread."""
 
 _LEAST_FREE = 256 * 2**20  # bytes
-_OUTSIDE = 1.0  # pixels by which a box may leave its image: edges that count from 1
-_MODES = (BoxMode.XYXY_ABS, BoxMode.XYWH_ABS)
 
 
 def check_datasets(cfg: CfgNode, names: Sequence[str], load: bool = False) -> None:
@@ -164,7 +159,7 @@ def _check_dataset(cfg: CfgNode, name: str) -> tuple[list[str], bool]:
     faults = _class_faults(cfg, name)
     sample = [records[row] for row in evenly_spaced(len(records), SAMPLED)]
     is_tested = name in cfg.DATASETS.TEST
-    checker = _Records(name, MetadataCatalog.get(name).get("thing_classes"), is_tested)
+    checker = RecordCheck(name, MetadataCatalog.get(name).get("thing_classes"), is_tested)
     for row, record in zip(evenly_spaced(len(records), SAMPLED), sample, strict=True):
         checker.look_at(row, record)
     found = checker.faults()
@@ -190,7 +185,7 @@ def evenly_spaced(count: int, limit: int) -> list[int]:
 
 def _tracked(record: Mapping) -> bool:
     return any(
-        isinstance(note, Mapping) and _is_whole(note.get("track_id")) and note["track_id"] >= 0
+        isinstance(note, Mapping) and is_whole(note.get("track_id")) and note["track_id"] >= 0
         for note in record.get("annotations") or ()
     )
 
@@ -201,28 +196,25 @@ def _faults_of_all(name: str, records: Sequence[Mapping], is_tested: bool) -> li
     lacking = next((record for record in records if record.get("annotations") is None), None)
     if lacking is not None and any(record.get("annotations") is not None for record in records):
         faults.append(
-            f"{name}: {_place(lacking)} has no annotations, which other frames have, expected [] where there is no "
+            f"{name}: {place_of(lacking)} has no annotations, which other frames have, expected [] where there is no "
             "object: add it where the dataset is registered"
         )
     frames: set[tuple[Hashable, Any]] = set()
     images: set[Hashable] = set()
+    twice = "comes twice, expected each frame_index of a video once: fix what it was registered with"
+    alike = "which another frame has, too, expected one for each frame, such as 'video/000003': evaluations go by it"
     for record in records:
-        if "video_id" in record:
-            frame = record["video_id"], record.get("frame_index")
-            if frame in frames:
-                faults.append(
-                    f"{name}: {_place(record)} comes twice, expected each frame_index of a video once: fix what it was "
-                    "registered with"
-                )
-                break
-            frames.add(frame)
+        if "video_id" not in record:
+            continue
+        frame = record["video_id"], record.get("frame_index")
+        if frame in frames:
+            faults.append(f"{name}: {place_of(record)} {twice}")
+            break
+        frames.add(frame)
     for record in records if is_tested else ():
         image = record.get("image_id")
         if image in images:
-            faults.append(
-                f"{name}: {_place(record)}: image_id is {image!r:.60}, which another frame has, too, expected one for "
-                "each frame, such as 'video/000003': evaluations go by it"
-            )
+            faults.append(f"{name}: {place_of(record)}: image_id is {image!r:.60}, {alike}")
             break
         images.add(image)
     if is_tested and not any(record.get("annotations") for record in records):
@@ -255,8 +247,8 @@ def _evaluation_faults(cfg: CfgNode, name: str, records: Sequence[dict], sample:
         nameless = next((record for record in records if "file_name" not in record), None)
         if nameless is not None:
             faults.append(
-                f"{name}: {_place(nameless)} has no file_name, which COCO's AP asks for: set it to that of the video, "
-                "or TEST.COCO_AP to False"
+                f"{name}: {place_of(nameless)} has no file_name, which COCO's AP asks for: set it to that of the "
+                "video, or TEST.COCO_AP to False"
             )
     return faults
 
@@ -279,195 +271,3 @@ def _output_faults(folder: str) -> list[str]:
             f"space, or {remedy}"
         ]
     return []
-
-
-class _Wrong(NamedTuple):
-    """A value of a field that is not as it should be."""
-
-    field: str
-    value: object
-    expected: str
-    remedy: str = "fix it where the dataset is registered"
-
-
-class _Records:
-    """Looks at dataset dicts one by one, and tells each kind of fault once, with its first place and how often it is.
-
-    Args:
-        name: of the dataset.
-        classes: its names; None where they are not known.
-        is_tested: detections are evaluated in it.
-    """
-
-    def __init__(self, name: str, classes: Sequence[str] | None, is_tested: bool) -> None:
-        self._name, self._classes, self._is_tested = name, classes, is_tested
-        self._first: dict[tuple[str, str], str] = {}
-        self._counts: dict[tuple[str, str], int] = {}
-        self._frames = self._boxes = self._empty_boxes = 0
-
-    def look_at(self, row: int, record: object) -> None:
-        """Collect what is wrong with a dict."""
-        self._frames += 1
-        if not isinstance(record, Mapping):
-            self._add(f"entry {row}", _Wrong("it", record, "a dict"))
-            return
-        seen: set[tuple[str, str]] = set()  # a frame counts once for a kind, whatever the number of its objects
-        for wrong in (*_wrong_frame(record, self._is_tested), *self._wrong_annotations(record)):
-            kind = _kind(wrong)
-            if kind not in seen:
-                self._add(_place(record, row), wrong)
-            seen.add(kind)
-
-    def _add(self, place: str, wrong: _Wrong) -> None:
-        kind = _kind(wrong)
-        value = "missing" if wrong.value is _MISSING else f"{wrong.value!r:.80}"
-        text = f"{self._name}: {place}: {wrong.field} is {value}, expected {wrong.expected}: {wrong.remedy}"
-        self._first.setdefault(kind, text)
-        self._counts[kind] = self._counts.get(kind, 0) + 1
-
-    def faults(self) -> list[str]:
-        """A sentence for each kind."""
-        sentences = []
-        for kind, text in self._first.items():
-            more = self._counts[kind] - 1
-            sentences.append(text + (f" ({more} more of {self._frames} frames alike)" if more else ""))
-        if self._boxes and self._boxes == self._empty_boxes:
-            sentences.append(f"{self._name}: every box is without area, expected x1 < x2 and y1 < y2: fix the boxes")
-        elif self._empty_boxes:
-            lost = f"{self._empty_boxes} of {self._boxes} boxes"
-            _LOGGER.warning("%s: %s have no area: nothing is trained on them", self._name, lost)
-        return sentences
-
-    def _wrong_annotations(self, record: Mapping) -> Iterable[_Wrong]:
-        annotations = record.get("annotations")
-        if annotations is None:
-            return
-        if isinstance(annotations, str | Mapping) or not isinstance(annotations, Sequence):
-            yield _Wrong("annotations", annotations, "a list of dicts")
-            return
-        for number, note in enumerate(annotations):
-            field = f"annotations[{number}]"
-            if not isinstance(note, Mapping):
-                yield _Wrong(field, note, "a dict")
-                continue
-            yield from self._wrong_box(record, note, field)
-            yield from self._wrong_labels(note, field)
-
-    def _wrong_box(self, record: Mapping, note: Mapping, field: str) -> Iterable[_Wrong]:
-        box, mode = note.get("bbox", _MISSING), note.get("bbox_mode", _MISSING)
-        if mode not in _MODES:
-            yield _Wrong(f"{field}.bbox_mode", mode, "BoxMode.XYXY_ABS or BoxMode.XYWH_ABS")
-        if not isinstance(box, Sequence | np.ndarray) or isinstance(box, str) or len(box) != 4:
-            yield _Wrong(f"{field}.bbox", box, "four numbers")
-            return
-        if not all(_is_number(side) and math.isfinite(side) for side in box):
-            yield _Wrong(f"{field}.bbox", box, "four finite numbers")
-            return
-        if mode not in _MODES:
-            return
-        self._boxes += 1
-        x1, y1, x2, y2 = BoxMode.convert([float(side) for side in box], mode, BoxMode.XYXY_ABS)
-        if x2 < x1 or y2 < y1:
-            yield _Wrong(f"{field}.bbox", box, f"x1 < x2 and y1 < y2 in {BoxMode(mode).name}")
-            return
-        self._empty_boxes += x1 == x2 or y1 == y2
-        height, width = record.get("height"), record.get("width")
-        if not (_is_whole(height) and _is_whole(width) and height > 0 and width > 0):  # type: ignore[operator]
-            return
-        if max(-x1, -y1, x2 - width, y2 - height) > _OUTSIDE:
-            expected = f"a box in {width} x {height} pixels ({BoxMode(mode).name})"
-            yield _Wrong(f"{field}.bbox", box, expected, "clip it, or fix bbox_mode, height and width")
-
-    def _wrong_labels(self, note: Mapping, field: str) -> Iterable[_Wrong]:
-        category = note.get("category_id", _MISSING)
-        count = None if self._classes is None else len(self._classes)
-        if not _is_whole(category) or category < 0 or (count is not None and category >= count):
-            bound = "" if count is None else f" to {count - 1}"
-            yield _Wrong(f"{field}.category_id", category, f"a place in thing_classes, 0{bound}")
-        if note.get("iscrowd", 0) not in (0, 1):
-            yield _Wrong(f"{field}.iscrowd", note["iscrowd"], "0 or 1")
-        track = note.get("track_id")
-        if track is not None and not (_is_whole(track) and abs(track) < 2**63):
-            yield _Wrong(f"{field}.track_id", track, "a whole number, or no such key where it is not known")
-
-
-_MISSING: Any = object()
-
-
-def _kind(wrong: _Wrong) -> tuple[str, str]:
-    # Whichever object of the frame it is, and however large the frame.
-    return wrong.field.rpartition("].")[2], "in pixels" if "pixels" in wrong.expected else wrong.expected
-
-
-def _place(record: Mapping, row: int | None = None) -> str:
-    """How a person finds the frame again."""
-    file = record.get("file_name", record.get("video_file"))
-    named = f" ({file})" if file is not None else ""
-    if "video_id" in record:
-        return f"frame {record.get('frame_index')!r} of video {record['video_id']!r}{named}"
-    return f"entry {row}{named}" if row is not None else f"image{named}"
-
-
-def _wrong_frame(record: Mapping, is_tested: bool) -> Iterable[_Wrong]:
-    """The fields beside the annotations."""
-    yield from _wrong_file(record)
-    for side in ("height", "width"):
-        if not _is_whole(record.get(side)) or record[side] < 1:
-            yield _Wrong(side, record.get(side, _MISSING), "a whole number of pixels")
-    image = record.get("image_id", _MISSING)
-    if is_tested and (not isinstance(image, int | str | np.integer) or isinstance(image, bool)):
-        yield _Wrong("image_id", image, "a text or number of each frame's own, such as 'video/000003'")
-    if "video_id" not in record:  # a still image
-        return
-    if not isinstance(record["video_id"], str | int | np.integer):
-        yield _Wrong("video_id", record["video_id"], "the name of the video")
-    index, length = record.get("frame_index", _MISSING), record.get("video_length")
-    if not _is_whole(index) or index < 0:
-        yield _Wrong("frame_index", index, "a whole number from 0")
-    elif length is not None and not _is_whole(length):
-        yield _Wrong("video_length", length, "the number of frames of the video")
-    elif length is not None and index >= length:
-        expected = "less than video_length, which counts all frames of the video; frame_index counts from 0"
-        yield _Wrong("frame_index", f"{index} with video_length {length}", expected)
-    yield from _wrong_extras(record)
-
-
-def _wrong_file(record: Mapping) -> Iterable[_Wrong]:
-    field = "video_file" if "video_file" in record else "file_name"
-    file = record.get(field, _MISSING)
-    if not isinstance(file, str | os.PathLike) or not str(file):
-        yield _Wrong(field, file, "the path of the image, or video_file, that of its video")
-    elif "://" not in str(file) and not os.path.isfile(file):
-        backslashes = "\\" in str(file) and os.sep != "\\"
-        remedy = "write it with slashes" if backslashes else "complete the dataset, or fix its path"
-        yield _Wrong(field, str(file), "a file that is there", remedy)
-
-
-def _wrong_extras(record: Mapping) -> Iterable[_Wrong]:
-    template = record.get("frame_template")
-    if template is not None:
-        if not _is_whole(record.get("frame_offset")):
-            yield _Wrong("frame_offset", record.get("frame_offset", _MISSING), "a whole number beside frame_template")
-        elif not _is_format(template):
-            yield _Wrong("frame_template", template, "a path with one place for a number, such as 'v/%06d.jpg'")
-    groups = record.get("groups") or ()
-    if isinstance(groups, str) or not all(isinstance(group, str) and group for group in groups):
-        yield _Wrong("groups", groups, "a sequence of names such as ('close',)")
-    regions = record.get("ignore_regions")
-    if regions is not None and not all(len(region) == 4 and all(map(_is_number, region)) for region in regions):
-        yield _Wrong("ignore_regions", regions, "[[x1, y1, x2, y2], ...]")
-
-
-def _is_format(template: object) -> bool:
-    try:
-        return isinstance(template, str) and template % 0 != template % 1
-    except (TypeError, ValueError):
-        return False
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool | np.bool_)
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
