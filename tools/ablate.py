@@ -34,6 +34,7 @@ from vod2.ablation import (
     render_plan,
 )
 from vod2.engine import cli
+from vod2.engine.registration import add_register_option
 
 TOOLS = Path(__file__).resolve().parent
 SUITES = TOOLS.parent / "configs" / "suites"
@@ -42,6 +43,7 @@ TRAIN_NET, COMPARE = str(TOOLS / "train_net.py"), str(TOOLS / "compare.py")
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_register_option(parser)
     parser.add_argument("--suite", required=True, help="name of a file in configs/suites, or a file")
     parser.add_argument("--size", required=True, help="one of the suite's sizes, such as tiny")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the trainings (default: 0)")

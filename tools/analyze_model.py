@@ -20,6 +20,7 @@ from tabulate import tabulate
 from vod2.d2 import build_model
 from vod2.engine import cli, load_config
 from vod2.engine.analysis import analyze, frame_seconds
+from vod2.engine.registration import add_register_option
 from vod2.engine.row_costs import CostMeter, cost_table, tables_of
 from vod2.engine.rows import load_rows
 from vod2.temporal import build_support_schedule
@@ -66,6 +67,7 @@ def machine(device: str) -> str:
 
 def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_register_option(parser)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--config-file", metavar="FILE[:ROW]", help="the configuration of the model")
     source.add_argument("--table", nargs="+", metavar=("FILE", "TABLE"), help="a file of rows, and which of its tables")

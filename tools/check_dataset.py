@@ -15,6 +15,7 @@ from pathlib import Path
 
 from vod2.data.checks import ERROR, FORMATS, check_dataset, open_source, table, write_contact_sheet, write_report
 from vod2.engine import cli
+from vod2.engine.registration import add_register_option
 from vod2.errors import UserError
 
 _WORKERS = 4
@@ -22,10 +23,15 @@ _WORKERS = 4
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_register_option(parser)
     parser.add_argument("source", metavar="NAME_OR_PATH", help="a registered dataset, or the folder or file of one")
     parser.add_argument("--format", choices=list(FORMATS), help="layout of PATH; found out by itself where it can be")
     parser.add_argument("--split", help="such as train; all that are there without it")
     parser.add_argument("--class-names", metavar="NAME,NAME", help="the classes, if the layout does not say")
+    parser.add_argument("--image-root", metavar="DIR", help="coco_video: the folder that names of images begin at")
+    parser.add_argument("--video-root", metavar="DIR", help="the frames are in video files DIR/<video>, not in images")
+    parser.add_argument("--video-suffix", metavar=".EXT", help="of these files (.mp4)")
+    parser.add_argument("--first-frame", type=int, metavar="N", help="what numbers of frames count from (0)")
     parser.add_argument("--list-file", metavar="FILE", help="check the frames of this list")
     parser.add_argument("--output-dir", metavar="DIR", help="where check.json and check.png go")
     parser.add_argument(
@@ -43,7 +49,9 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> None:
     args = _parser().parse_args(arguments)
     class_names = args.class_names and [name.strip() for name in args.class_names.split(",")]
-    source = open_source(args.source, args.format, split=args.split, class_names=class_names, list_file=args.list_file)
+    options = ("split", "image_root", "video_root", "video_suffix", "first_frame", "list_file")
+    given = {name: getattr(args, name) for name in options}
+    source = open_source(args.source, args.format, class_names=class_names, **given)
     if args.fix_list:
         # Before the walk, which takes hours for a large data set.
         source.require_list()

@@ -22,6 +22,7 @@ from tabulate import tabulate
 
 from vod2.atomic import replacing, write_json
 from vod2.engine import cli
+from vod2.engine.registration import add_register_option
 from vod2.errors import UserError, settings
 from vod2.evaluation.comparison import (
     LOWER_IS_BETTER,
@@ -224,6 +225,7 @@ def write(output: Path, markdown: str, content: dict, figure: Figure) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_register_option(parser)
     parser.add_argument("methods", metavar="METHOD", nargs="+", help="FOLDER, NAME=FOLDER or NAME=FOLDER,FOLDER,...")
     parser.add_argument("--names", nargs="+", metavar="NAME", help="names of the methods, in their order")
     parser.add_argument("--baseline", metavar="NAME", help="the method that the others are compared with (the first)")

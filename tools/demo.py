@@ -35,6 +35,8 @@ from vod2.atomic import replacing
 from vod2.checkpoint import require_weights
 from vod2.d2 import CfgNode, Instances, MetadataCatalog
 from vod2.engine import VideoPredictor, cli, load_config
+from vod2.engine.class_names import class_names_of
+from vod2.engine.registration import add_register_option
 from vod2.engine.relations import RelationWatch, detection_at
 from vod2.engine.rows import config_name
 from vod2.engine.streams import DetectedFrame, link_stream
@@ -57,6 +59,7 @@ OUTPUTS = ("output", "report", *FORMATS)
 
 def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_register_option(parser)
     parser.add_argument("--config-file", required=True, metavar="FILE", help="the YAML file of the model")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--video-input", nargs="+", metavar="PATH", help="video files, or folders of images")
@@ -95,6 +98,12 @@ def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="FRAME:X,Y",
         help="also draw, for the detection there, the support boxes that it took most from: out.relations.png",
     )
+    parser.add_argument(
+        "--class-names",
+        metavar="FILE",
+        help="names of the classes: a line each, a JSON list or a data.yaml (default: those of the weights' training, "
+        "or of the first test dataset)",
+    )
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="configuration keys")
     args = parser.parse_args(words)
     if not any(getattr(args, kind) for kind in OUTPUTS):
@@ -124,11 +133,7 @@ class Detector(NamedTuple):
 
     cfg: CfgNode
     title: str
-
-    @property
-    def class_names(self) -> list[str]:
-        """Of the first test dataset, empty where it has none."""
-        return list(self._metadata("thing_classes", []))
+    class_names: list[str]
 
     @property
     def category_ids(self) -> dict[int, int]:
@@ -157,12 +162,14 @@ class Job(NamedTuple):
 
 def detectors_of(args: argparse.Namespace) -> list[Detector]:
     """The detector, and those to compare it with."""
-    detectors = [Detector(load_config(args.config_file, args.opts), config_name(args.config_file))]
+    cfg = load_config(args.config_file, args.opts)
+    detectors = [Detector(cfg, config_name(args.config_file), class_names_of(cfg, args.class_names))]
     if args.show_relations:
         # Only where it is asked for: the weights of all relations take memory.
         detectors[0].cfg.MODEL.VIDEO.KEEP_RELATIONS = True
     for config, weights in args.compare:
-        detectors.append(Detector(load_config(config, ["MODEL.WEIGHTS", weights]), config_name(config)))
+        cfg = load_config(config, ["MODEL.WEIGHTS", weights])
+        detectors.append(Detector(cfg, config_name(config), class_names_of(cfg, args.class_names)))
 
     titles = Counter(detector.title for detector in detectors)
     for row, detector in enumerate(detectors):

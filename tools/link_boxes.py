@@ -28,6 +28,7 @@ from vod2.d2 import BoxMode, CfgNode, DatasetCatalog, Instances, MetadataCatalog
 from vod2.data import as_video_dicts
 from vod2.data.clips.build import in_stream_order
 from vod2.engine import cli, load_config
+from vod2.engine.registration import add_register_option
 from vod2.errors import UserError
 from vod2.evaluation import DETECTIONS_FILE, RELATIONS_FILE, UAVDTEvaluator, VIDEvaluator, read_relations
 from vod2.evaluation.relations import Relations
@@ -145,6 +146,7 @@ def add_tracks(path: Path, records: Sequence[dict], frames: Sequence[Instances])
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_register_option(parser)
     parser.add_argument("results", metavar="RESULTS", type=Path, help="detections.npz, or a COCO results .json")
     parser.add_argument("--dataset", required=True, metavar="NAME", help="the registered dataset that they belong to")
     parser.add_argument(

@@ -36,6 +36,7 @@ from vod2.data.clips.build import in_stream_order
 from vod2.data.clips.contexts import build_test_mapper
 from vod2.data.datasets.video_index import as_video_dicts
 from vod2.engine import VideoPredictor, cli, load_config
+from vod2.engine.registration import add_register_option
 from vod2.errors import UserError
 from vod2.evaluation import StreamingModel
 from vod2.modeling import VideoRCNN
@@ -272,6 +273,7 @@ def embedding_figure(
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_register_option(parser)
     parser.add_argument("--config-file", required=True, metavar="FILE", help="that the weights were trained with")
     parser.add_argument("--weights", required=True, metavar="FILE", help="a checkpoint of it")
     parser.add_argument("--dataset", metavar="NAME", help="a registered dataset (default: the first of DATASETS.TEST)")

@@ -23,6 +23,7 @@ from vod2.d2 import DatasetCatalog
 from vod2.data.clips import read_frames
 from vod2.data.datasets.video_index import as_video_dicts
 from vod2.engine import cli
+from vod2.engine.registration import add_register_option
 from vod2.errors import UserError
 from vod2.evaluation.failures import Judged, false_detections, judge, worst_frames
 from vod2.evaluation.runs import Run, find_results, name_of_results, read_run, refuse_differences
@@ -94,6 +95,7 @@ def table(frames: Sequence[int], run: Run, judged: Sequence[Judged], names: Sequ
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_register_option(parser)
     parser.add_argument("first", metavar="A", type=Path, help="results of the method that finds the objects")
     parser.add_argument("second", metavar="B", type=Path, help="results of the method that loses them")
     parser.add_argument("--names", nargs=2, metavar=("A", "B"), help="what the two are called in the picture")

@@ -24,6 +24,7 @@ from vod2.atomic import replacing
 from vod2.checkpoint import require_weights
 from vod2.d2 import CfgNode, Instances, MetadataCatalog
 from vod2.engine import VideoPredictor, cli, load_config
+from vod2.engine.registration import add_register_option
 from vod2.engine.relations import RelationWatch
 from vod2.errors import UserError
 from vod2.modeling import Aggregated
@@ -167,6 +168,7 @@ def detect(predictor: VideoPredictor, source: VideoReader, frame: int) -> tuple[
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_register_option(parser)
     parser.add_argument("--config-file", required=True, metavar="FILE", help="the YAML file of the model")
     parser.add_argument("--video-input", required=True, metavar="PATH", help="a video file, or a folder of images")
     parser.add_argument("--frame", type=int, required=True, metavar="N", help="the frame, from 0")

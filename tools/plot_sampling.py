@@ -28,6 +28,7 @@ from vod2.checkpoint import read_tensors
 from vod2.d2 import BoxMode, CfgNode, DatasetCatalog, MetadataCatalog, build_model, seed_all_rng
 from vod2.data.datasets import load_imagenet_vid
 from vod2.engine import cli, load_config
+from vod2.engine.registration import add_register_option
 from vod2.errors import UserError
 from vod2.structures import Role
 from vod2.temporal import build_training_schedule
@@ -172,6 +173,7 @@ def spreads(samples: dict[str, np.ndarray]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_register_option(parser)
     parser.add_argument("--config-file", required=True, help="that the weights were trained with")
     parser.add_argument("--weights", required=True, help="checkpoint of LSTS")
     parser.add_argument("--output", type=Path, default=Path("sampling.png"), help="the picture")

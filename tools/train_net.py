@@ -20,8 +20,10 @@ import argparse
 from vod2.checkpoint import load_weights, require_weights
 from vod2.d2 import CfgNode, build_model, comm, default_argument_parser, verify_results
 from vod2.data import CONTEXTS
-from vod2.engine import VideoTrainer, cli, load_config, setup
+from vod2.engine import VideoTrainer, check_datasets, cli, load_config, setup
+from vod2.engine.class_names import require_same_names
 from vod2.engine.launch import launch_processes
+from vod2.engine.registration import add_register_option
 from vod2.engine.rows import config_name, find_test_setting
 from vod2.errors import UserError
 
@@ -35,6 +37,8 @@ def work(cfg: CfgNode, args: argparse.Namespace) -> dict:
         return trainer.train()
     model = build_model(cfg)
     load_weights(model, cfg.MODEL.WEIGHTS)
+    check_datasets(cfg, cfg.DATASETS.TEST, load=True)
+    require_same_names(cfg, cfg.DATASETS.TEST)
     results = VideoTrainer.test(cfg, model)
     if comm.is_main_process() and cfg.TEST.CONTEXT == "own":  # what the configuration expects is said of that
         verify_results(cfg, results)
@@ -43,6 +47,7 @@ def work(cfg: CfgNode, args: argparse.Namespace) -> dict:
 
 def main() -> None:
     parser = default_argument_parser(__doc__)
+    add_register_option(parser)
     parser.add_argument(
         "--context", choices=CONTEXTS, help="with --eval-only, what a frame looks at: sets TEST.CONTEXT"
     )

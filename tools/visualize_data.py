@@ -29,6 +29,7 @@ from vod2.data import as_video_dicts, build_video_train_loader
 from vod2.data.clips import read_frames
 from vod2.data.clips.video_mapper import to_instances
 from vod2.engine import cli, load_config
+from vod2.engine.registration import add_register_option
 from vod2.structures import Role
 from vod2.visualization import class_color
 
@@ -59,6 +60,8 @@ def class_names_of(cfg: CfgNode) -> list[str]:
 
 def annotated_frames(cfg: CfgNode, num: int) -> Iterator[tuple[str, np.ndarray]]:
     """(image id, picture) of `num` frames, evenly spread over DATASETS.TRAIN."""
+    for name in cfg.DATASETS.TRAIN:
+        cli.require_dataset(name)
     records = as_video_dicts(get_detection_dataset_dicts(list(cfg.DATASETS.TRAIN), filter_empty=False))
     class_names = class_names_of(cfg)
     for position in range(min(num, len(records))):
@@ -94,6 +97,7 @@ def clips(cfg: CfgNode, num: int) -> Iterator[tuple[str, np.ndarray]]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_register_option(parser)
     parser.add_argument("--config-file", required=True, metavar="FILE", help="the YAML file of the model")
     parser.add_argument("--source", choices=("annotation", "dataloader"), required=True, help="what to draw")
     parser.add_argument("--output-dir", required=True, metavar="DIR", help="where the PNG files go")

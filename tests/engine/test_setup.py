@@ -107,6 +107,48 @@ def test_a_file_with_mistakes_is_named_in_one_sentence(tmp_path: Path, text):
     assert str(path) in one_sentence(error)
 
 
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("- MODEL\n- SOLVER\n", "is a list, expected keys and values"),
+        ("MODEL", "is a text, expected keys and values"),
+        ("7", "is 7, expected keys and values"),
+        ("# nothing\n", "is empty, expected keys and values"),
+        ("MODEL: " + "[" * 2000 + "]" * 2000, "is nested too deeply"),
+        ("MODEL: " + "{a: " * 2000 + "1" + "}" * 2000, "is nested too deeply"),
+        ("_BASE_: mistake.yaml\n", "_BASE_ is 'mistake.yaml', which leads back to this file"),
+        ("_BASE_: other.yaml\n", "_BASE_ is 'mistake.yaml', which leads back to this file"),
+        ("_BASE_: https://example.com/base.yaml\n", "expected a local file, for nothing is fetched unasked: download"),
+        ("_BASE_: [other.yaml, 3]\n", "leads back to this file"),
+        ("_BASE_: 3\n", "_BASE_ is 3, expected the path of a configuration file"),
+        ("_BASE_: a\\b.yaml\n", "expected slashes instead of backslashes"),
+        ("MODEL: !!python/object/apply:os.getcwd []\n", "is no YAML of keys and values"),
+        ("? [a]\n: 1\n", "mistake.yaml"),
+        ("a: 2024-13-45\n", "mistake.yaml"),
+    ],
+)
+def test_what_is_no_mapping_of_local_files_is_refused(tmp_path: Path, text, message):
+    (tmp_path / "other.yaml").write_text("_BASE_: mistake.yaml\n")
+    (tmp_path / "mistake.yaml").write_text(text)
+    with pytest.raises(UserError) as error:
+        load_config(str(tmp_path / "mistake.yaml"))
+    assert message in one_sentence(error) and str(tmp_path) in str(error.value)
+
+
+def test_a_base_without_an_end_is_not_fetched(tmp_path: Path, monkeypatch):
+    import socket
+
+    monkeypatch.setattr(socket, "create_connection", lambda *args, **options: pytest.fail("it is fetched"))
+    (tmp_path / "child.yaml").write_text("_BASE_: s3://bucket/base.yaml\n")
+    with pytest.raises(UserError, match="child.yaml: _BASE_ is 's3://bucket/base.yaml'"):
+        load_config(str(tmp_path / "child.yaml"))
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path: Path):
+    (tmp_path / "marked.yaml").write_text("SEED: 3\n", encoding="utf-8-sig")
+    assert load_config(str(tmp_path / "marked.yaml")).SEED == 3
+
+
 def test_an_unknown_key_in_a_file_is_named(tmp_path: Path):
     path = tmp_path / "mistake.yaml"
     path.write_text("MODEL:\n  RDM:\n    ADVANCED: True\n")

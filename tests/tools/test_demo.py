@@ -18,6 +18,7 @@ from helpers import damage
 from helpers.models import tiny_cfg
 from helpers.videos import moving_frames, write_numbered_video
 from vod2 import VideoPredictor
+from vod2.checkpoint.files import write_checkpoint
 from vod2.d2 import Boxes, Instances, build_model
 from vod2.engine.cli import run
 from vod2.engine.random_weights import draw_weights
@@ -119,6 +120,25 @@ def test_a_video_becomes_a_drawn_video_and_json(demo, monkeypatch, arguments, tm
     assert [frame["index"] for frame in frames] == [0, 1, 2]
     assert [frame["time"] for frame in frames] == [0, 0.1, 0.2]
     assert frames[2]["detections"] == [{"box": [2, 0, 22, 20], "class": "class 1", "label": 1, "score": 0.75}]
+
+
+def test_classes_are_called_as_the_weights_training_called_them_unless_a_file_says_otherwise(
+    demo, monkeypatch, arguments, tmp_path, capsys
+):
+    (tmp_path / "model.yaml").write_text("MODEL: {ROI_HEADS: {NUM_CLASSES: 2}}\n")
+    weights = write_checkpoint(tmp_path, "elves", {"a": torch.zeros(1)}, {}, {"classes": ["elf", "gnome"]})
+    arguments["--opts"] = str(weights)
+    written = ("--json", str(tmp_path / "out.json"))
+    call(demo, monkeypatch, arguments, *written)
+    result = json.loads((tmp_path / "out.json").read_text())
+    assert result["class_names"] == ["elf", "gnome"] and result["frames"][0]["detections"][0]["class"] == "gnome"
+    (tmp_path / "names.txt").write_text("troll\nogre\n")
+    call(demo, monkeypatch, arguments, *written, "--class-names", str(tmp_path / "names.txt"))
+    assert json.loads((tmp_path / "out.json").read_text())["class_names"] == ["troll", "ogre"]
+    (tmp_path / "names.txt").write_text("troll\n")
+    with pytest.raises(SystemExit):
+        call(demo, monkeypatch, arguments, *written, "--class-names", str(tmp_path / "names.txt"))
+    assert "names.txt has 1 class names (troll), but MODEL.ROI_HEADS.NUM_CLASSES is 2" in capsys.readouterr().err
 
 
 def test_the_threshold_decides_what_is_kept(demo, monkeypatch, arguments, tmp_path):
@@ -330,7 +350,7 @@ def test_boxes_are_linked_to_tracks(demo, monkeypatch, arguments, tmp_path):
 def test_the_support_boxes_of_a_detection_are_drawn(demo, monkeypatch, arguments, tmp_path, capsys):
     """With a real, tiny model; where nothing is detected, or the frame does not exist, a sentence says so."""
     keys = {"MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME": "RDNAggregator", "VIDEO.TEST_SCHEDULE.NAME": "SlidingWindow"}
-    cfg = tiny_cfg(keys)
+    cfg = tiny_cfg(keys | {"DATASETS.TEST": ()})
     Path(arguments["--config-file"]).write_text(cfg.dump())
     model = build_model(cfg)
     draw_weights(model)

@@ -33,6 +33,7 @@ _LOGGER = logging.getLogger("vod2.checkpoint")
 
 _FORMAT = "vod2 checkpoint, version 1"
 _DIGEST = "vod2.sha256"
+_CLASSES = "vod2.classes"  # JSON list of the names by label
 _LAST = "last_checkpoint"
 _WEIGHTS, _STATE, _MANIFEST = ".safetensors", ".state.safetensors", ".checkpoint.json"
 
@@ -83,6 +84,29 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     return tensors
 
 
+def stored_classes(path: str | Path) -> list[str] | None:
+    """The names of the classes by label that weights bring from their training; None where they bring none.
+
+    Raises:
+        DamagedError: a .safetensors file cannot be read, or its names are no list of names.
+    """
+    path = Path(path)
+    if path.suffix != _WEIGHTS:
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            text = (file.metadata() or {}).get(_CLASSES)
+        classes = None if text is None else json.loads(text)
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        raise DamagedError(f"{path} cannot be read ({error}): it is cut off or no safetensors file") from error
+    if classes is None:  # of a version that had them in the manifest alone
+        manifest = read_manifest(path)
+        classes = None if manifest is None else manifest["about"].get("classes")
+    if classes is not None and not (isinstance(classes, list) and all(isinstance(name, str) for name in classes)):
+        raise DamagedError(f"{path} has {classes!r:.80} as the names of its classes, expected a list of names")
+    return classes
+
+
 def digest(tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 over names, types, shapes and numbers, in the order of the names."""
     sha = hashlib.sha256()
@@ -109,8 +133,11 @@ def write_checkpoint(
     packed, tensors = pack(state)
     files = {name + _WEIGHTS: weights, name + _STATE: tensors}
     manifest: dict[str, Any] = {"format": _FORMAT, "about": about, "state": packed, "files": {}}
+    classes = about.get("classes")
+    # In the weights, too, which are copied without their manifest.
+    metadata = {} if classes is None else {_CLASSES: json.dumps(list(classes))}
     for file, content in files.items():
-        write_weights(folder / file, content)
+        write_weights(folder / file, content, metadata if file == name + _WEIGHTS else None)
         manifest["files"][file] = {"bytes": (folder / file).stat().st_size, "sha256": _sha256(folder / file)}
     manifest["sha256"] = _sha256_of(manifest)
     with replacing(folder / (name + _MANIFEST)) as temporary:

@@ -8,7 +8,8 @@ from typing import NoReturn
 
 from torch.multiprocessing.spawn import ProcessRaisedException
 
-from vod2.d2 import DatasetCatalog
+from vod2.data.datasets.common import require_registered
+from vod2.engine.registration import register_files
 from vod2.errors import UserError
 
 # What a worker process adds around the message that it died of: its traceback, and the name of the exception.
@@ -24,6 +25,7 @@ def run(main: Callable[[], None]) -> None:
     what was there before still is. All other exceptions are bugs and keep their traceback.
     """
     try:
+        register_files()
         main()
     except UserError as error:
         _stop(str(error))
@@ -46,8 +48,7 @@ def run(main: Callable[[], None]) -> None:
 
 def require_dataset(name: str) -> None:
     """Raises UserError if no dataset of this name is registered; says which are."""
-    if name not in DatasetCatalog.list():
-        raise UserError(f"dataset {name!r} is not registered: expected one of {', '.join(DatasetCatalog.list())}")
+    require_registered(name)
 
 
 def _stop(message: str) -> NoReturn:

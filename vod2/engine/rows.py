@@ -176,7 +176,7 @@ def has_rows(path: str | os.PathLike) -> bool:
     """Whether a file that exists is one of rows; what cannot be read is none."""
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+    except (OSError, RecursionError, TypeError, ValueError, yaml.YAMLError):
         return False
     return isinstance(content, dict) and "tables" in content
 
@@ -218,7 +218,9 @@ def load_rows(path: str | os.PathLike) -> RowFile:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
     except OSError as error:
         raise UserError(f"configuration {str(path)!r} cannot be read ({error.strerror})") from error
-    except (ValueError, yaml.YAMLError) as error:
+    except RecursionError as error:
+        raise UserError(f"{path}: it is nested too deeply, expected rows: fix the file") from error
+    except (TypeError, ValueError, yaml.YAMLError) as error:
         raise UserError(f"{path}: {' '.join(str(error).split())}") from error
     return _Reader(path).file(content)
 

@@ -10,7 +10,10 @@ import yaml
 
 from vod2.config import add_video_config
 from vod2.d2 import BACKEND, CfgNode, comm, default_setup, get_cfg, setup_logger
+from vod2.engine.config_values import check_values
+from vod2.engine.registration import register_files
 from vod2.engine.rows import TRAIN, resolve_rows, row_of_former_file, split_row
+from vod2.engine.yaml_files import require_keys_and_values
 from vod2.errors import UserError
 from vod2.keys import unread_keys
 
@@ -35,6 +38,7 @@ def load_config(config_file: str, overrides: list[str] | None = None) -> CfgNode
     if config_file:
         _merge_configuration(cfg, os.fspath(config_file))
     _merge(cfg.merge_from_list, list(overrides or []), "the command line")
+    check_values(cfg)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         _LOGGER.warning("no GPU found, running on the CPU")
         cfg.MODEL.DEVICE = "cpu"
@@ -51,6 +55,7 @@ def _merge_configuration(cfg: CfgNode, config_file: str) -> None:
         remedy = "" if row is None else f": it is a row of a file now, give {row}"
         raise UserError(f"configuration {file!r} does not exist{remedy}")
     path, rows = resolve_rows(config_file)
+    require_keys_and_values(path)
     _merge(cfg.merge_from_file, path, path)
     weights = f"{cfg.OUTPUT_DIR}/model_final.pth"
     for row in rows:
@@ -66,7 +71,7 @@ def _merge(merge: Callable, argument: str | list[str] | CfgNode, source: str) ->
     except (KeyError, AssertionError) as error:  # how yacs tells an unknown key, from a file and from a list
         keys = "the keys are those of Detectron2 and of docs/config.md"
         raise UserError(f"{_named(source, error.args[0])}; {keys}") from error
-    except (AttributeError, OSError, ValueError, TypeError, yaml.YAMLError) as error:
+    except (AttributeError, OSError, RecursionError, ValueError, TypeError, yaml.YAMLError) as error:
         raise UserError(_named(source, error)) from error
 
 
@@ -82,6 +87,7 @@ def setup(cfg: CfgNode, args: argparse.Namespace) -> None:
 
     `args` are those of `default_argument_parser`.
     """
+    register_files()  # in a process of its own, nothing has been registered
     cfg.freeze()
     # Detectron2 prints the file, and knows no FILE:ROW
     default_setup(cfg, argparse.Namespace(**vars(args) | {"config_file": split_row(args.config_file)[0]}))

@@ -23,7 +23,6 @@ from vod2.checkpoint.files import WholeCheckpoint, read_manifest
 from vod2.d2 import (
     CfgNode,
     COCOEvaluator,
-    DatasetCatalog,
     DatasetEvaluator,
     DatasetEvaluators,
     DefaultTrainer,
@@ -36,8 +35,10 @@ from vod2.d2 import hooks as d2_hooks
 from vod2.data import TrainingLoader, build_video_test_loader, build_video_train_loader, check_context
 from vod2.engine.accumulation import AccumulatingTrainer, accumulating, scaled_to_devices
 from vod2.engine.bad_steps import BadSteps
+from vod2.engine.config_values import building, check_values
 from vod2.engine.hooks import BestSaving, PeriodicSaving, StopHook
 from vod2.engine.optimizer import build_video_optimizer
+from vod2.engine.preflight import check_datasets, check_training
 from vod2.engine.resume import (
     changed_keys,
     draws_other_clips,
@@ -70,13 +71,15 @@ class VideoTrainer(DefaultTrainer):
     def __init__(self, cfg: CfgNode) -> None:
         if cfg.SOLVER.AMP.ENABLED and not cfg.MODEL.DEVICE.startswith("cuda"):
             raise UserError(f"SOLVER.AMP.ENABLED needs a GPU, MODEL.DEVICE is {cfg.MODEL.DEVICE!r}: set it to False")
-        check_datasets(cfg, [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
+        check_values(cfg)
+        check_training(cfg)
         if cfg.SOLVER.ACCUMULATE > 1 and cfg.TEST.PRECISE_BN.ENABLED:
             raise UserError("TEST.PRECISE_BN does not cut batches as SOLVER.ACCUMULATE does: use one of the two")
         if cfg.DATASETS.TEST:  # a mistake in it is told before the training, not at its first evaluation
             build_support_schedule(cfg)
             build_box_linker(cfg)
-        super().__init__(scaled_to_devices(cfg))
+        with building(cfg):
+            super().__init__(scaled_to_devices(cfg))
         trainer = accumulating(self._trainer, cfg.SOLVER.ACCUMULATE)
         trainer.seed = self.cfg.SEED if self.cfg.SEED >= 0 else comm.shared_random_seed()
         trainer.bad_steps = BadSteps(self.cfg.SOLVER.MAX_BAD_STEPS, self.cfg.SOLVER.BASE_LR)
@@ -258,7 +261,7 @@ class VideoTrainer(DefaultTrainer):
             UserError: for an unknown context, or a dataset that does not fit.
         """
         context = check_context(cfg.TEST.CONTEXT)
-        check_datasets(cfg, cfg.DATASETS.TEST)
+        check_datasets(cfg, cfg.DATASETS.TEST, load=True)
         share_buffers(model)
         detector = _without_ddp(model)
         if isinstance(detector, VideoRCNN):
@@ -312,23 +315,3 @@ def finite(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: finite(one) for key, one in value.items()}
     return value if not isinstance(value, float) or math.isfinite(value) else None
-
-
-def check_datasets(cfg: CfgNode, names: Sequence[str]) -> None:
-    """Every dataset must be registered, with class names, and no more of them than MODEL.ROI_HEADS.NUM_CLASSES.
-
-    Raises:
-        UserError: otherwise.
-    """
-    for name in names:
-        if name not in DatasetCatalog.list():
-            known = ", ".join(sorted(DatasetCatalog.list()))
-            raise UserError(f"dataset {name!r} is not registered: expected one of {known}, or register it first")
-        classes = MetadataCatalog.get(name).get("thing_classes")
-        if classes is None:
-            raise UserError(f"dataset {name!r} has no class names: set thing_classes in its metadata")
-        if len(classes) > cfg.MODEL.ROI_HEADS.NUM_CLASSES:
-            raise UserError(
-                f"dataset {name!r} has {len(classes)} classes, MODEL.ROI_HEADS.NUM_CLASSES is "
-                f"{cfg.MODEL.ROI_HEADS.NUM_CLASSES}: set it to {len(classes)}"
-            )

@@ -74,6 +74,7 @@ def load_evaluated_dataset(
     groups_by: str = "frames",
     frame_kinds: str | os.PathLike | None = None,
     dataset: Sequence[dict] | None = None,
+    without_kinds: bool = False,
 ) -> EvaluatedDataset:
     """The arrays of a registered dataset.
 
@@ -82,7 +83,8 @@ def load_evaluated_dataset(
             `counts_empty_frames`.
         protocol, groups_by: see `EvaluatedDataset`.
         frame_kinds: a file in the format of `read_frame_kinds`; by default that of the metadata, if it names one.
-        dataset: its dicts, if they have been loaded already.
+        dataset: its dicts, if they have been loaded already; or some of them.
+        without_kinds: read no file of deteriorated frames, which would name frames that are not among these dicts.
 
     Raises:
         ValueError: an unknown protocol or kind of groups, a category_id that is no class, or a class with the name of
@@ -90,15 +92,16 @@ def load_evaluated_dataset(
         UserError: a bad file of deteriorated frames.
     """
     metadata = MetadataCatalog.get(name)
-    class_names = list(metadata.thing_classes)
+    # Loaded first: the names of some sets stand in their files.
     dataset = DatasetCatalog.get(name) if dataset is None else dataset
+    class_names = list(metadata.thing_classes)
     truth, tracks = ground_truth_arrays(dataset), index_tracks(dataset)
     # Found here, rather than as an index out of range at the end of an evaluation.
     if (highest := truth.labels.max(initial=-1)) >= len(class_names):
         raise ValueError(f"Dataset {name!r}: category_id {highest}, but {len(class_names)} classes")
     # What is said for this evaluation comes before what the dataset says.
     file = frame_kinds or metadata.get("frame_kinds")
-    kinds = read_frame_kinds(file, dataset) if file else None
+    kinds = read_frame_kinds(file, dataset) if file and not without_kinds else None
     groups = build_groups(dataset, truth, tracks, get_protocol(protocol), groups_by, kinds, class_names)
     # Both would give their name to the same metric, AP50-<name>.
     if ambiguous := set(class_names) & {*groups, "any-class"}:

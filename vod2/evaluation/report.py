@@ -13,6 +13,9 @@ LINKED_NOTE = (
     "Identities are linked from boxes, not annotated: flicker, delay, gap, coverage and the groups slow, medium and "
     "fast depend on the linking."
 )
+NO_TRACKS_NOTE = (
+    "Identities are not annotated: no flicker, delay, gap and coverage, and no groups slow, medium and fast."
+)
 _STABILITY = {
     "flicker": "times lost or found again in 100 frames",
     "delay": "frames until first found",
@@ -34,6 +37,8 @@ def evaluation_report(results: Mapping[str, float], data: EvaluatedDataset, dete
         parts.append(_table(["tracks", "mean", "(score >= .5, IoU >= .5)"], rows))
     if "linked-identities" in results:
         parts.append(LINKED_NOTE)
+    if len(data.truth) and (data.tracks.track < 0).all():
+        parts.append(NO_TRACKS_NOTE)
     return "\n\n".join(part for part in parts if part)
 
 

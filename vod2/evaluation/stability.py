@@ -49,7 +49,8 @@ def index_tracks(dataset: Sequence[dict]) -> TrackIndex:
     for record in dataset:
         video = record.get("video_id")
         for note in record.get("annotations", ()):
-            has_track = video is not None and "track_id" in note
+            # By a negative id, tools say that they know none.
+            has_track = video is not None and note.get("track_id") is not None and note["track_id"] >= 0
             track.append(numbers.setdefault((video, note["track_id"]), len(numbers)) if has_track else -1)
             frame.append(record["frame_index"] if has_track else 0)
     return TrackIndex(np.array(track, dtype=np.int64), np.array(frame, dtype=np.int64))

@@ -65,8 +65,8 @@ class UAVDTEvaluator(DatasetEvaluator):
         """
         self._dataset_name = dataset_name
         self._output_dir = None if output_dir is None else Path(output_dir)
-        self._class_names = list(MetadataCatalog.get(dataset_name).thing_classes)
         dataset = DatasetCatalog.get(dataset_name)
+        self._class_names = list(MetadataCatalog.get(dataset_name).thing_classes)
         # AP at .5 is what two evaluations are compared by: that is the protocol "fixed".
         self._data = load_evaluated_dataset(dataset_name, protocol="fixed", dataset=dataset)
         self._ground_truth, self._tracks = self._data.truth, self._data.tracks

@@ -391,3 +391,9 @@ def test_a_process_may_get_no_video_and_a_dataset_may_be_empty():
 def test_numbers_of_samples_differ_between_processes():
     pairs = [list(NumberedSampler(sampler, rank, 2)) for rank, sampler in enumerate([[4, 5], [6, 7]])]
     assert pairs == [[(0, 4), (2, 5)], [(1, 6), (3, 7)]]
+
+
+def test_a_dataset_that_nobody_has_registered_is_named_with_the_way_to_do_it(make):
+    for build in (build_video_train_loader, lambda cfg: build_video_test_loader(cfg, "nobodys")):
+        with pytest.raises(UserError, match="dataset 'nobodys' is not registered: .* --register FILE.py"):
+            build(config("nobodys"))

@@ -52,3 +52,11 @@ def test_a_size_of_0_leaves_the_frame_alone():
     image = np.zeros((33, 50, 3), np.uint8)
     resize = build_test_resize(tiny_cfg({"INPUT.RESIZE_TRUNCATES": True, "INPUT.MIN_SIZE_TEST": 0}))
     assert resize.get_transform(image).apply_image(image) is image
+
+
+@pytest.mark.parametrize("truncates", [False, True])
+@pytest.mark.parametrize("height, width, expected", [(1, 3000, (1, 1000)), (3000, 1, (1000, 1))])
+def test_a_narrow_strip_keeps_one_pixel(height, width, expected, truncates):
+    image = np.zeros((height, width, 3), np.uint8)
+    resize = build_test_resize(tiny_cfg(SIZES | {"INPUT.RESIZE_TRUNCATES": truncates}))
+    assert resize.get_transform(image).apply_image(image).shape[:2] == expected

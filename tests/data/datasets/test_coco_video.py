@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.checking import check
 from helpers.fuzz import FUZZ, json_values, mutated_json
 from helpers.loaders import assert_loaders_show_the_right_frames, forget
 from helpers.videos import write_numbered_images, write_numbered_video
@@ -162,7 +163,7 @@ def changed(data, path, value):
         (coco, ["annotations", 2, "category_id"], 4, r"annotations\[2\]: bbox: category_id 4 is not among"),
         (coco, ["annotations", 2, "instance_id"], 1.5, r"annotations\[2\]: instance_id is 1.5, expected a whole"),
         (coco, ["categories", 1, "id"], 17, r"categories\[1\]: another entry has the id 17"),
-        (coco, ["categories", 1, "name"], "gnome", "'gnome', 'gnome', expected names, each once"),
+        (coco, ["categories", 1, "name"], "gnome", "'gnome', 'gnome', expected each once: .*give class_names="),
         (coco, ["videos", 1, "name"], NAME, r"videos\[1\]: another video is called 'Küche 1'"),
         (coco, ["videos"], {}, "'videos' is {}, expected a list"),
         (coco, ["images"], [], r"videos\[0\]: file_names is None, expected a list"),
@@ -270,3 +271,116 @@ def test_coco_ap_can_be_computed_of_frames_in_video_files(write, tmp_path):
         }
     finally:
         forget("films")
+
+
+def layout(tmp_path, where, images):
+    """The file at `where`, its frames below the folder `images`."""
+    for name in (NAME, "b"):
+        write_numbered_images(tmp_path / images / name, [f"bild {index}.png" for index in range(6)])
+    path = tmp_path / where
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(coco()), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    "where, images",
+    [
+        ("train.json", "."),
+        ("train.json", "images"),
+        ("annotations/train.json", "images"),
+        ("annotations/train.json", "."),
+        ("annotations/train.json", "annotations"),
+    ],
+)
+def test_without_a_root_the_images_are_found_by_loader_and_check(tmp_path, where, images):
+    path = layout(tmp_path, where, images)
+    assert load_coco_video(path).dicts[0]["file_name"] == str(tmp_path / images / NAME / "bild 0.png")
+    assert check(path).findings == []
+
+
+def test_a_root_that_is_given_is_taken(tmp_path):
+    path = layout(tmp_path, "annotations/train.json", "images")
+    assert load_coco_video(path, tmp_path / "else").dicts[0]["file_name"].startswith(str(tmp_path / "else"))
+    assert check(path, image_root=tmp_path / "else").count("error") == 8
+
+
+def double(data):
+    """As Roboflow exports: the name of the project is a category, too."""
+    data["categories"].append({"id": 0, "name": "elf", "supercategory": "none"})
+
+
+FAULTS = {
+    "a class twice": (double, "'elf'"),
+    "a track of a text": (lambda d: d["annotations"][0].update(instance_id="9f1b-77aa"), "instance_id is '9f1b-77aa'"),
+    "a backslash": (lambda d: d["images"][0].update(file_name="b\\bild 0.png"), "slashes instead of backslashes"),
+    "an ignored object": (lambda d: d["annotations"][0].update(ignore=1), "ignore is 1, expected 0, or iscrowd: 1"),
+    "still images": (lambda d: d.pop("videos"), "there are no 'videos': it is COCO's JSON of still images"),
+    "a side of a list": (
+        lambda d: d["annotations"][0].update(bbox=[[1], 2, 3, 4]),
+        r"bbox is \[1\], expected a number",
+    ),
+}
+
+
+@pytest.mark.parametrize("change, message", FAULTS.values(), ids=FAULTS.keys())
+def test_what_the_loader_refuses_the_check_finds(tmp_path, change, message):
+    path = layout(tmp_path, "train.json", ".")
+    data = coco()
+    change(data)
+    path.write_text(json.dumps(data))
+    with pytest.raises(UserError, match=message):
+        load_coco_video(path)
+    assert check(path).count("error") > 0
+
+
+@pytest.mark.parametrize(
+    "change, options",
+    [
+        (double, {"class_names": ["elf", "gnome"]}),
+        (lambda d: d["annotations"][0].update(bbox=["4", "5", "10", "20"]), {}),
+        (lambda d: d["annotations"][0].update(ignore=1, iscrowd=1), {}),
+        (lambda d: d["annotations"][0].update(ignore=0), {}),
+        (lambda d: None, {"class_names": ["elf", "troll", "gnome"]}),
+    ],
+    ids=[
+        "a class twice, named once",
+        "numbers as texts",
+        "an ignored crowd",
+        "not ignored",
+        "a class that never occurs",
+    ],
+)
+def test_what_the_check_passes_the_loader_takes(tmp_path, change, options):
+    path = layout(tmp_path, "train.json", ".")
+    data = coco()
+    change(data)
+    path.write_text(json.dumps(data))
+    assert check(path, **options).findings == []
+    assert load_coco_video(path, **options).class_names == options.get("class_names", ["elf", "gnome"])
+
+
+def test_the_track_may_be_an_attribute_of_cvat_and_a_negative_one_is_none(write):
+    data = coco()
+    first, second, third, *_ = data["annotations"]
+    for note in (first, second, third):
+        del note["instance_id"]
+    first["attributes"] = {"track_id": 12, "occluded": True}
+    second["instance_id"] = -1
+    third["attributes"] = ["nothing"]
+    notes = [record["annotations"][0] for record in load_coco_video(write(data)).dicts[:3]]
+    assert (notes[0]["track_id"], notes[0]["occluded"]) == (12, 1)
+    assert "track_id" not in notes[1] and "track_id" not in notes[2]
+
+
+def test_classes_of_a_file_that_has_fewer_are_numbered_as_those_of_the_others(write):
+    dicts, names = load_coco_video(write(coco()), class_names=["gnome", "troll", "elf"])
+    assert names == ["gnome", "troll", "elf"] and dicts[0]["annotations"][0]["category_id"] == 2
+    with pytest.raises(UserError, match="class 'troll' is not among its categories"):
+        load_coco_video(write(coco()), class_names=["troll", "elf"])
+
+
+def test_a_text_in_utf_16_is_read(tmp_path):
+    path = layout(tmp_path, "train.json", ".")
+    path.write_text(json.dumps(coco()), encoding="utf-16")  # as PowerShell writes
+    assert len(load_coco_video(path).dicts) == 8

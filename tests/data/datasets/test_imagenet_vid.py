@@ -9,13 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from helpers.checking import check
 from helpers.fuzz import FUZZ, mutated_bytes
+from helpers.loaders import forget
 from vod2.d2 import DatasetCatalog, MetadataCatalog
 from vod2.data.datasets import VID_CLASSES, VID_WNIDS, builtin, ilsvrc, load_imagenet_vid, register_imagenet_vid
 from vod2.data.datasets.imagenet_vid import FrameRef, derive_frames, read_frame_list
 from vod2.data.synthetic import SYNTHETIC_CLASSES, SyntheticConfig, read_deterioration, write_synthetic
 from vod2.data.synthetic.vod_synth import VOD_SYNTH_CLASSES
 from vod2.errors import UserError
+from vod2.evaluation.evaluated import load_evaluated_dataset
 
 FOX = "n02118333"
 A, B = "train/ILSVRC2015_VID_train_0000/a", "val/b"
@@ -328,3 +331,35 @@ def test_any_list_is_read_or_refused_with_our_error(tmp_path, content):
         assert str(tmp_path) in str(error)
     else:
         assert all(ref.index >= 0 for ref in refs)
+
+
+def test_an_object_without_a_track_has_none(tmp_path):
+    """LabelImg writes no <trackid>: the order in a file says nothing of who is who in the next one."""
+    write_video(tmp_path, "val/a", 2, objects=[(3, FOX, (1, 2, 30, 20), 0), (-1, FOX, (1, 2, 30, 20), 0)])
+    for file in (tmp_path / "Annotations").rglob("*.xml"):
+        file.write_text(file.read_text().replace("<trackid>3</trackid>", ""))
+    for _ in range(2):  # the second time from the cache
+        for record in load_imagenet_vid(tmp_path, "val"):
+            assert len(record["annotations"]) == 2 and not any("track_id" in note for note in record["annotations"])
+    name = "imagenet_vid_without_tracks"
+    register_imagenet_vid(name, tmp_path, "val")
+    try:
+        data = load_evaluated_dataset(name)
+    finally:
+        forget(name)
+    assert (data.tracks.track == -1).all() and not {"slow", "medium", "fast"} & data.groups.keys()
+
+
+def test_hidden_files_and_folders_are_none_of_a_video(tmp_path):
+    write_video(tmp_path, "val/a", 2)
+    write_video(tmp_path, "val/.ipynb_checkpoints", 1)
+    (tmp_path / "Data" / "VID" / "val" / "a" / "._000000.JPEG").write_bytes(b"Mac OS X")
+    assert [record["image_id"] for record in load_imagenet_vid(tmp_path, "val")] == ["val/a/000000", "val/a/000001"]
+    assert check(tmp_path, split="val").videos == 1
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_list_may_begin_with_a_byte_order_mark(tmp_path, encoding):
+    write_video(tmp_path, "val/a", 2)
+    (tmp_path / "list.txt").write_text("val/a/000000 1\nval/a/000001 2\n", encoding=encoding)
+    assert len(load_imagenet_vid(tmp_path, "val", list_file=tmp_path / "list.txt")) == 2

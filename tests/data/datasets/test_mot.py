@@ -1,11 +1,13 @@
 """MOTChallenge folders, written here in their real layout."""
 
 import logging
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.checking import check
 from helpers.fuzz import FUZZ, mutated_bytes
 from helpers.loaders import assert_loaders_show_the_right_frames, forget
 from helpers.videos import write_numbered_images, write_numbered_video
@@ -154,3 +156,82 @@ def test_video_files_are_loaded_for_training_and_evaluation(root, registered, tm
         write_numbered_video(tmp_path / "videos" / f"{name}.mp4", length)
     register_mot(registered, root, video_root=tmp_path / "videos")
     assert_loaders_show_the_right_frames(registered, {"A": 4, "straße 2": 3})
+
+
+def test_images_have_the_names_that_are_there(tmp_path):
+    """DanceTrack's have eight digits, some exports none in front, and imExt is not always right."""
+    for sequence, names in (
+        ("eight", ["00000001.jpg", "00000002.jpg"]),
+        ("short", [f"{number}.jpg" for number in range(1, 13)]),
+        ("png", ["000001.PNG", "000002.PNG"]),
+        ("zero", ["000000.jpg", "000001.jpg"]),
+    ):
+        folder = tmp_path / "train" / sequence
+        write_numbered_images(folder / "img1", names)
+        (folder / "img1" / "._000001.jpg").write_bytes(b"")
+        (folder / "gt").mkdir()
+        (folder / "gt/gt.txt").write_text("2,7,5,6,10,12,1,1,1\n")
+        (folder / "seqinfo.ini").write_text(INI.format(name=sequence, length=len(names)))
+        dicts = load_mot(tmp_path, sequences=[sequence]).dicts
+        assert [Path(record["file_name"]).name for record in dicts] == names
+        assert [record["frame_template"] % (t + record["frame_offset"]) for t, record in enumerate(dicts)] == [
+            record["file_name"] for record in dicts
+        ]
+        assert [len(record["annotations"]) for record in dicts][:2] == [0, 1]
+    assert check(tmp_path, format="mot", class_names=["pedestrian"]).count("error") == 0
+
+
+def write_cvat(root, name="task_7", labels="car\n", gt="1,3,5.0,6.0,10.0,12.0,1,1,1.0\n"):
+    """What CVAT writes: no seqinfo.ini, the names of the classes in labels.txt."""
+    folder = root / "train" / name
+    write_numbered_images(folder / "img1", [f"{frame:06d}.PNG" for frame in range(1, 4)])
+    (folder / "gt").mkdir()
+    (folder / "gt" / "gt.txt").write_text(gt)
+    (folder / "gt" / "labels.txt").write_text(labels)
+    return folder
+
+
+def test_a_sequence_without_a_description_is_what_its_images_and_labels_say(tmp_path):
+    write_cvat(tmp_path)
+    dicts, names = load_mot(tmp_path)
+    assert names == ["car"]
+    assert [(d["video_length"], d["height"], d["width"], d["frame_index"]) for d in dicts] == [
+        (3, 32, 48, index) for index in range(3)
+    ]
+    assert dicts[0]["file_name"].endswith("img1/000001.PNG") and dicts[0]["annotations"][0]["track_id"] == 3
+    assert check(tmp_path).findings == []
+    write_sequence(tmp_path, "A", gt="")
+    assert sorted({d["video_id"] for d in load_mot(tmp_path).dicts}) == ["A", "task_7"]
+    assert check(tmp_path).videos == 2
+
+
+def test_labels_that_number_the_classes_otherwise_are_refused(tmp_path):
+    write_cvat(tmp_path, labels="car\ntruck\n")
+    assert load_mot(tmp_path, classes={1: "car", 2: "truck"}).class_names == ["car", "truck"]
+    with pytest.raises(UserError, match=r"labels.txt, line 1: class 1 is 'car', but 'car' is 2 .*classes={1: 'car', 2"):
+        load_mot(tmp_path, classes={1: "truck", 2: "car"})
+    with pytest.raises(UserError, match=r"labels.txt, line 1: class 1 is 'car', but 'car' is 2"):
+        check(tmp_path, class_names=["truck", "car"])
+
+
+def test_a_sequence_without_images_is_named(tmp_path):
+    folder = write_cvat(tmp_path)
+    for image in (folder / "img1").iterdir():
+        image.unlink()
+    with pytest.raises(UserError, match=r"task_7/seqinfo.ini: there is no such file, nor an image img1/000001.jpg"):
+        load_mot(tmp_path)
+    assert {finding.kind for finding in check(tmp_path).findings} == {"missing_frame"}
+
+
+def test_a_negative_id_is_no_track(root):
+    (root / "train/A/gt/gt.txt").write_text("1,-1,5,6,10,12,1,1,1\n1,-1,20,6,10,12,1,1,1\n")
+    first = load_mot(root, sequences=["A"]).dicts[0]
+    assert len(first["annotations"]) == 2 and not any("track_id" in a for a in first["annotations"])
+    assert check(root).findings == []  # two objects without a track are not one object twice
+
+
+def test_hidden_folders_are_no_sequences(root):
+    write_sequence(root, ".ipynb_checkpoints")
+    write_sequence(root, "__MACOSX")
+    assert {d["video_id"] for d in load_mot(root).dicts} == {"A", "straße 2"}
+    assert check(root).videos == 2

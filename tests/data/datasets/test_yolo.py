@@ -7,12 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from helpers.checking import check
 from helpers.fuzz import FUZZ, mutated_bytes
 from helpers.loaders import assert_loaders_show_the_right_frames, forget
+from helpers.models import ROOT
 from helpers.videos import numbered_frame, write_numbered_images, write_numbered_video
 from vod2.d2 import DatasetCatalog, MetadataCatalog
 from vod2.data.datasets import load_yolo_video, register_yolo_video
 from vod2.data.datasets.yolo import read_class_names
+from vod2.engine import check_training, load_config
 from vod2.errors import UserError
 
 NAMES = ["elf", "gnome"]
@@ -202,3 +205,31 @@ def test_a_label_file_without_a_frame_in_the_video_is_named(tmp_path):
     with pytest.raises(UserError, match=r"a_3\.txt: .*expected a name that ends in the number of a frame, 0 to 2"):
         load_yolo_video(tmp_path, NAMES, **options)
     assert load_yolo_video(tmp_path, NAMES, **options, first_frame=1).dicts[2]["annotations"] != []
+
+
+def test_hidden_files_and_folders_are_none_of_the_dataset(tmp_path):
+    """What macOS, Jupyter and a Synology leave behind."""
+    write_numbered_images(tmp_path / "images" / "cam", ["1.png", "2.png"])
+    (tmp_path / "labels" / "cam").mkdir(parents=True)
+    for name in ("1.txt", "._1.txt", "._9.txt"):
+        (tmp_path / "labels" / "cam" / name).write_text("0 .5 .5 .2 .2 -1\n" if name == "1.txt" else "Mac OS X")
+    (tmp_path / "images" / "cam" / "._1.png").write_bytes(b"Mac OS X")
+    for folder in (".ipynb_checkpoints", "__MACOSX", "@eaDir"):
+        write_numbered_images(tmp_path / "images" / folder, ["1-checkpoint.png"])
+    dicts = load_yolo_video(tmp_path, ["cat"]).dicts
+    assert [(d["video_id"], d["frame_index"], d["video_length"]) for d in dicts] == [("cam", 0, 2), ("cam", 1, 2)]
+    assert "track_id" not in dicts[0]["annotations"][0]
+    result = check(tmp_path)
+    assert result.findings == [] and result.videos == 1
+
+
+def test_a_dataset_whose_names_stand_in_a_file_can_be_trained_on(tmp_path, registered):
+    """Its class names are known when it is read, which is before a model is built."""
+    write_numbered_images(tmp_path / "images" / "cam", ["1.png"])
+    (tmp_path / "labels" / "cam").mkdir(parents=True)
+    (tmp_path / "labels" / "cam" / "1.txt").write_text("0 .5 .5 .2 .2\n")
+    (tmp_path / "data.yaml").write_text("names: [elf]\n", encoding="utf-8-sig")
+    register_yolo_video(registered, tmp_path, tmp_path / "data.yaml")
+    words = ["DATASETS.TRAIN", f"('{registered}',)", "DATASETS.TEST", f"('{registered}',)", "MODEL.DEVICE", "cpu"]
+    words += ["MODEL.ROI_HEADS.NUM_CLASSES", "1", "OUTPUT_DIR", str(tmp_path / "out")]
+    check_training(load_config(str(ROOT / "configs" / "quick" / "RDN.yaml"), words))

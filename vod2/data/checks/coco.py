@@ -15,6 +15,7 @@ from vod2.data.checks.findings import (
     write_ids,
 )
 from vod2.data.datasets.coco_parser import ParsedFile, ParsedObject, ParsedVideo, parse_coco_video
+from vod2.data.datasets.coco_video import find_image_root, require_categories
 from vod2.data.datasets.common import read_image_ids, video_file
 from vod2.data.datasets.faults import Fault, Place
 from vod2.errors import UserError
@@ -43,8 +44,8 @@ class CocoVideo(CheckFormat):
         if not Path(path).is_file():
             raise UserError(f"{path}: no such file, expected the JSON of a dataset")
         self._path = str(path)
-        self._root = Path(path).parent if image_root is None else Path(image_root)
-        self._kept = class_names
+        self._image_root = image_root
+        self._kept = None if class_names is None else list(class_names)
         self._video_root, self._suffix = video_root, video_suffix
         self._first, self._group_keys = first_frame, group_keys
         self._ids: list[Hashable] = []
@@ -66,11 +67,15 @@ class CocoVideo(CheckFormat):
             group_keys=self._group_keys,
         )
         self.classes = list(parsed.categories.values())
+        root = find_image_root(parsed, self._path, self._image_root)
         # What only the whole file shows: the parser looks at one entry at a time.
-        findings += _repeated_names(parsed, self._path)
+        if self._kept is None:
+            findings += _repeated_names(parsed, self._path)
+        elif parsed.categories:
+            require_categories(self._kept, parsed.categories, self._path)
         repeated = _repeated_annotations(parsed)
         findings += [finding_of(fault) for fault in repeated.values()]
-        videos = [self._video(video, repeated) for video in parsed.videos]
+        videos = [self._video(video, repeated, root) for video in parsed.videos]
         left_out: set[Hashable] = set()  # the entries of frames that the list file does not name
         for video in videos:
             left_out.update(frame.entry for frame in video.frames if not self._is_listed(frame))
@@ -81,7 +86,7 @@ class CocoVideo(CheckFormat):
             self._ids += [frame.entry for frame in video.frames]
             yield video
 
-    def _video(self, parsed: ParsedVideo, repeated: Collection[int]) -> CheckedVideo:
+    def _video(self, parsed: ParsedVideo, repeated: Collection[int], root: str | os.PathLike) -> CheckedVideo:
         """A video without the objects of annotations that are repeated."""
         file = None if self._video_root is None else video_file(self._video_root, parsed.name, self._suffix)
         video = CheckedVideo(parsed.name, file=file)
@@ -90,7 +95,7 @@ class CocoVideo(CheckFormat):
             image = file
             if image is None:
                 assert frame.file_name is not None  # only frames of video files have none
-                image = os.path.join(self._root, frame.file_name)
+                image = os.path.join(root, frame.file_name)
             objects = [_checked_object(thing) for thing in frame.objects if thing.annotation not in repeated]
             entry = f"{parsed.name}/{index:06d}"
             video.frames.append(CheckedFrame(index, image, self._path, objects, frame.size, entry))

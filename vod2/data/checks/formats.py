@@ -10,6 +10,7 @@ from vod2.data.checks.findings import ERROR, CheckedFrame, CheckedObject, Checke
 from vod2.data.checks.ilsvrc import ImageNetDet, ImageNetVid
 from vod2.data.checks.labels import Mot, Uavdt
 from vod2.data.checks.yolo import YoloVideo
+from vod2.data.datasets.records import RecordCheck
 from vod2.data.datasets.video_index import as_video_dicts, frame_path
 from vod2.errors import UserError
 
@@ -39,7 +40,10 @@ def open_source(source: str, format: str | None = None, **options: Any) -> Check
         return _open_registered(source, options)
     if not os.path.exists(source):
         names = ", ".join(sorted(DatasetCatalog.list()))
-        raise UserError(f"{source!r} is neither a folder or file nor a registered dataset, which are {names}")
+        raise UserError(
+            f"{source!r} is neither a folder or file nor a registered dataset, which are {names}: give its path, or "
+            "load the file that registers it with --register FILE.py"
+        )
     # Where a folder looks like several layouts, the first in FORMATS is taken.
     formats = [FORMATS[format]] if format is not None else [f for f in FORMATS.values() if f.recognizes(source)]
     if not formats:
@@ -65,12 +69,21 @@ def _open_registered(name: str, options: dict) -> CheckFormat:
 
 
 class RegisteredDataset(CheckFormat):
-    """Any registered dataset, as its function returns it. A UserError of that function ends the check."""
+    """Any registered dataset, as its function returns it.
+
+    A UserError of that function ends the check, as do fields that are missing or of another kind than they should be.
+    """
 
     name = "registered"
 
     def __init__(self, path: str) -> None:
-        self._dicts = as_video_dicts(DatasetCatalog.get(path))
+        records = DatasetCatalog.get(path)
+        fields = RecordCheck(path, None, only_kinds=True)
+        for row, record in enumerate(records):
+            fields.look_at(row, record)
+        if faults := fields.faults():
+            raise UserError("; ".join(faults))
+        self._dicts = as_video_dicts(records)
         self._ids = [record["image_id"] for record in self._dicts]
         self._source = path
         names = getattr(MetadataCatalog.get(path), "thing_classes", None)

@@ -20,6 +20,7 @@ from vod2.data.checks.findings import (
 )
 from vod2.data.datasets.det_selection import derive_images
 from vod2.data.datasets.faults import Fault
+from vod2.data.datasets.files import files_in, is_foreign
 from vod2.data.datasets.frame_list import parse_frame_list
 from vod2.data.datasets.ilsvrc import category_ids, parse_xml
 from vod2.data.datasets.imagenet_det import find_det_list, parse_det_list
@@ -87,8 +88,8 @@ class ImageNetVid(CheckFormat):
     def _of_folders(self, split: str) -> Iterator[CheckedVideo]:
         for folder, subfolders, files in os.walk(self._data / split, followlinks=True):
             # os.walk goes on in the order of this list; links are followed because data sets are often made of them.
-            subfolders.sort()
-            if any(file.endswith(".JPEG") for file in files):
+            subfolders[:] = sorted(name for name in subfolders if not is_foreign(name))
+            if any(file.endswith(".JPEG") and not is_foreign(file) for file in files):
                 yield self._video(Path(folder).relative_to(self._data).as_posix(), split)
 
     def _of_list(self, path: Path, split: str) -> Iterator[CheckedVideo]:
@@ -166,7 +167,7 @@ class ImageNetVid(CheckFormat):
 
     def _count_frames(self, folder: Path, video: CheckedVideo, length: int | None) -> int:
         """Frames of a folder up to its last one; what its file names and the list say otherwise are findings."""
-        names = sorted(name for name in os.listdir(folder) if name.endswith(".JPEG"))
+        names = sorted(file.name for file in files_in(folder, ".JPEG"))
         numbers = [int(name[:6]) for name in names if len(name) == 11 and name[:6].isdecimal()]
         misnamed = [name for name in names if not (len(name) == 11 and name[:6].isdecimal())]
         present = max(numbers, default=-1) + 1

@@ -19,7 +19,14 @@ from vod2.data.checks.findings import (
 )
 from vod2.data.datasets.common import read_image_ids, video_file
 from vod2.data.datasets.faults import Fault, Place
-from vod2.data.datasets.mot import MOT17_CLASSES, SequenceInfo, parse_ground_truth, read_seqinfo
+from vod2.data.datasets.files import folders_in
+from vod2.data.datasets.mot import (
+    SequenceInfo,
+    classes_of,
+    find_sequences,
+    parse_ground_truth,
+    read_sequence,
+)
 from vod2.data.datasets.uavdt import UAVDT_CLASSES, UAVDT_SEQUENCES, parse_uavdt_table
 from vod2.errors import UserError
 
@@ -73,7 +80,7 @@ class Uavdt(LabelFormat):
             raise UserError(f"split {split!r} is unknown, expected one of {', '.join(UAVDT_SEQUENCES)}")
         if sequences is None:
             if split is None:
-                sequences = sorted(folder.name for folder in self._images.iterdir() if folder.is_dir())
+                sequences = [folder.name for folder in folders_in(self._images)]
             else:
                 sequences = UAVDT_SEQUENCES[split]
         self._sequences = sequences
@@ -130,13 +137,13 @@ class Uavdt(LabelFormat):
 
 
 class Mot(LabelFormat):
-    """<path>/<split>/<sequence>/{seqinfo.ini, img1/000001.jpg, gt/gt.txt}; arguments as of `load_mot`.
+    """<path>/<split>/<sequence>/{img1/000001.jpg, gt/gt.txt}, perhaps with a seqinfo.ini; arguments as of `load_mot`.
 
     Args:
         path: folder of the splits.
         split: a folder below it; None for all that have sequences with a gt.txt, `path` itself among them.
         sequences: names of the videos; None for all.
-        classes: {number in gt.txt: name}.
+        classes: {number in gt.txt: name}; None for those of gt/labels.txt, or of MOT17.
         class_names: names of the numbers 1, 2 ..., instead of `classes`.
         keep_classes, video_root, video_suffix, list_file: see `load_mot`.
     """
@@ -152,7 +159,7 @@ class Mot(LabelFormat):
         path: str | os.PathLike,
         split: str | None = None,
         sequences: Sequence[str] | None = None,
-        classes: Mapping[int, str] = MOT17_CLASSES,
+        classes: Mapping[int, str] | None = None,
         class_names: Sequence[str] | None = None,
         keep_classes: Sequence[str] | None = None,
         video_root: str | os.PathLike | None = None,
@@ -161,48 +168,57 @@ class Mot(LabelFormat):
     ) -> None:
         super().__init__(path, list_file)
         self._kept, self._video_root, self._suffix = keep_classes, video_root, video_suffix
-        self._classes = dict(classes) if class_names is None else dict(enumerate(class_names, start=1))
-        self.classes = list(self._classes.values())
         if split is None:  # all of them: the root itself may be one, or hold several
-            split_folders = {file.parents[2] for file in self._root.glob("*/gt/gt.txt")}
-            split_folders |= {file.parents[2] for file in self._root.glob("*/*/gt/gt.txt")}
+            split_folders = [self._root, *folders_in(self._root)] if self._root.is_dir() else []
+            # A folder of a split may have the test's sequences, whose ground truth nobody has.
+            split_folders = [folder for folder in split_folders if any(folder.glob("*/gt/gt.txt"))]
         else:
-            split_folders = {self._root / split}
+            split_folders = [self._root / split]
         self._folders = []
-        for split_folder in sorted(split_folders):
-            for folder in sorted(split_folder.glob("*")):
-                # One that is asked for by name is checked also where it has no seqinfo.ini, which is then a finding.
-                is_asked_for = (folder / "seqinfo.ini").is_file() if sequences is None else folder.name in sequences
-                if is_asked_for:
-                    self._folders.append(folder)
+        for folder in filter(Path.is_dir, split_folders):
+            # One that is asked for by name is checked also where it is no sequence, which is then a finding.
+            named = [path for path in folders_in(folder) if path.name in (sequences or ())]
+            self._folders += find_sequences(folder) if sequences is None else named
         if not self._folders:
             raise UserError(
-                f"{self._root / (split or '')}: expected folders with a seqinfo.ini: see datasets/README.md"
+                f"{self._root / (split or '')}: expected folders with a seqinfo.ini, or with gt/gt.txt: see "
+                "datasets/README.md"
             )
+        if class_names is not None:
+            classes = dict(enumerate(class_names, start=1))
+        self._classes = classes_of(self._folders, classes)
+        self.classes = list(self._classes.values())
 
     @classmethod
     def recognizes(cls, path: str | os.PathLike) -> bool:
         if not os.path.isdir(path):
             return False
-        return any(Path(path).glob("*/seqinfo.ini")) or any(Path(path).glob("*/*/seqinfo.ini"))
+        marks = ("seqinfo.ini", "gt/gt.txt")
+        return any(any(Path(path).glob(f"{above}/{mark}")) for mark in marks for above in ("*", "*/*"))
 
     def videos(self) -> Iterator[CheckedVideo]:
         self._ids = []
         for folder in self._folders:
             video = CheckedVideo(folder.name)
+            file = None if self._video_root is None else video_file(self._video_root, folder.name, self._suffix)
             try:
-                info = read_seqinfo(folder / "seqinfo.ini")
+                info = read_sequence(folder, file)
             except Fault as fault:
                 video.findings.append(finding_of(fault))
                 yield video
                 continue
-            if self._video_root is None:
+            except UserError as error:  # of an image or a video, which the parser needs for its size
+                kind = "unreadable_image" if file is None else "unreadable_video"
+                video.findings.append(Finding(ERROR, kind, file or str(folder), str(error), "one that can be read"))
+                yield video
+                continue
+            if file is None:
                 length = self._count_images(folder / info.folder, info, video)
             else:
-                length, video.file = info.length, video_file(self._video_root, folder.name, self._suffix)
+                length, video.file = info.length, file
             truth = folder / "gt" / "gt.txt"
             for index in range(length):
-                image = video.file or str(folder / info.folder / f"{index + 1:06d}{info.suffix}")
+                image = video.file or str(folder / info.folder / info.image_name(index))
                 entry = f"{folder.name}/{index:06d}"
                 video.frames.append(CheckedFrame(index, image, str(truth), [], (info.height, info.width), entry))
             self._read_objects(truth, video)
@@ -211,7 +227,9 @@ class Mot(LabelFormat):
     @staticmethod
     def _count_images(folder: Path, info: SequenceInfo, video: CheckedVideo) -> int:
         # The highest number rather than the number of files: the walk then reports what is missing in between.
-        present = last_number(folder, "([0-9]{6})" + re.escape(info.suffix))
+        # Names without leading zeros have any number of digits from `digits` on.
+        pattern = f"([0-9]{{{info.digits},}})" + re.escape(info.suffix)
+        present = last_number(folder, pattern, info.first - 1) + 1 - info.first
         if present != info.length:
             expected = f"{info.length} as seqLength in seqinfo.ini says"
             video.findings.append(Finding(ERROR, "video_length", str(folder), f"{present} frames", expected))
@@ -249,9 +267,8 @@ def without_repeats(
             video.findings.append(finding_of(fault, frame))
 
 
-def last_number(folder: Path, pattern: str) -> int:
-    """The highest number among the files of a folder whose names match `pattern`, 0 if there is none."""
-    highest = 0
+def last_number(folder: Path, pattern: str, highest: int = 0) -> int:
+    """The highest number among the files of a folder whose names match `pattern`, `highest` if there is none."""
     for name in os.listdir(folder) if folder.is_dir() else ():
         match = re.fullmatch(pattern, name)
         if match:

@@ -8,9 +8,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from vod2.atomic import replacing, write_json
-from vod2.d2 import detection_utils
 from vod2.data.checks.findings import ERROR, WARNING, CheckedObject, CheckResult, Example, Finding
 from vod2.data.checks.walk import box_problem
+from vod2.data.datasets.images import read_image
 from vod2.errors import UserError
 from vod2.video import VideoReader
 
@@ -129,7 +129,7 @@ def _pixels(example: Example) -> np.ndarray | None:
         if example.is_video_file:
             index = example.frame.index
             return np.ascontiguousarray(VideoReader(example.frame.image).read([index])[index][..., ::-1])
-        return detection_utils.read_image(example.frame.image, format="RGB")
+        return read_image(example.frame.image, "RGB")
     # Frames that cannot be read are among the examples; they get a crossed-out tile.
     except (UserError, OSError, ValueError, SyntaxError):
         return None

@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from tqdm import tqdm
 
-from vod2.d2 import detection_utils
 from vod2.data.checks.findings import (
     ERROR,
     WARNING,
@@ -24,6 +23,7 @@ from vod2.data.checks.findings import (
     Example,
     Finding,
 )
+from vod2.data.datasets.images import read_image
 from vod2.errors import VideoError
 from vod2.video import VideoReader
 
@@ -168,7 +168,7 @@ def _image_size(path: str) -> tuple[int, int] | str | None:
     """(height, width) of an image that was decoded whole, None if there is none, or why it cannot be read."""
     try:
         # The same function as in training, so that both agree on what is broken.
-        return detection_utils.read_image(path, format="BGR").shape[:2]
+        return read_image(path, "BGR").shape[:2]
     except FileNotFoundError:
         return None
     except Exception as error:  # decoders raise whatever they like on damaged files

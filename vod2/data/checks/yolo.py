@@ -7,9 +7,11 @@ from pathlib import Path
 from vod2.data.checks.findings import ERROR, CheckedFrame, CheckedObject, CheckedVideo, Finding, finding_of
 from vod2.data.checks.labels import LabelFormat, nth, without_repeats
 from vod2.data.datasets.common import video_file
-from vod2.data.datasets.yolo import find_label_files, image_size, parse_labels, read_class_names
+from vod2.data.datasets.files import files_in, folders_in, image_files_in
+from vod2.data.datasets.images import image_size
+from vod2.data.datasets.yolo import find_label_files, parse_labels, read_class_names
 from vod2.errors import UserError
-from vod2.video import VideoReader, images_in
+from vod2.video import VideoReader
 
 
 class YoloVideo(LabelFormat):
@@ -58,14 +60,14 @@ class YoloVideo(LabelFormat):
     def videos(self) -> Iterator[CheckedVideo]:
         self._ids = []
         if self._video_root is not None:
-            for labels in sorted(path for path in self._labels.iterdir() if path.is_dir()):
+            for labels in folders_in(self._labels):
                 yield self._of_file(labels, self._video_root)
             return
-        for folder in sorted(path for path in self._images.iterdir() if path.is_dir()):
+        for folder in folders_in(self._images):
             labels = self._labels / folder.name
             video = CheckedVideo(folder.name)
             stems = set()
-            for index, file in enumerate(images_in(folder)):
+            for index, file in enumerate(image_files_in(folder)):
                 stems.add(file.stem)
                 label = labels / f"{file.stem}.txt"
                 frame = CheckedFrame(index, str(file), str(label), entry=f"{video.name}/{index:06d}")
@@ -73,7 +75,7 @@ class YoloVideo(LabelFormat):
                 if label.is_file():
                     self._read(frame, label, _size(file), video)
             # The loader goes by images and would never see these labels.
-            for label in sorted(label for label in labels.glob("*.txt") if label.stem not in stems):
+            for label in sorted(label for label in files_in(labels, ".txt") if label.stem not in stems):
                 video.findings.append(Finding(ERROR, "missing_frame", str(label), "labels without an image", "one"))
             yield self._finish(video)
 

@@ -23,6 +23,7 @@ from vod2.data.clips.samplers import NumberedSampler, SizedDataset, TripletDatas
 from vod2.data.clips.train_loader import Groups, SeededDataset, TrainingLoader
 from vod2.data.clips.video_mapper import VideoDatasetMapper
 from vod2.data.datasets import limit_images_per_class
+from vod2.data.datasets.common import require_registered
 from vod2.data.datasets.frame_annotations import FrameAnnotations
 from vod2.data.datasets.video_index import VideoIndex, as_video_dicts
 from vod2.errors import UserError
@@ -134,8 +135,9 @@ def build_video_test_loader(
             `build_test_mapper`.
 
     Raises:
-        UserError: TEST.CONTEXT is unknown, or "foreign" where the dataset has one video.
+        UserError: the dataset is not registered; TEST.CONTEXT is unknown, or "foreign" where the dataset has one video.
     """
+    require_registered(dataset_name)
     dicts = in_stream_order(as_video_dicts(get_detection_dataset_dicts([dataset_name], filter_empty=False)))
     index = VideoIndex(dicts)
     if mapper is None:
@@ -169,6 +171,7 @@ def _load(names: Sequence[str]) -> list[dict]:
     dicts: list[dict] = []
     first_classes = None
     for name in names:
+        require_registered(name)
         # Frames without objects are not dropped here: they may be supports.
         records = get_detection_dataset_dicts([name], filter_empty=False)
         dicts += [{**record, "dataset_name": name} for record in records]

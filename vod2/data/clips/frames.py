@@ -7,8 +7,8 @@ from collections.abc import Iterable
 import cv2
 import numpy as np
 
-from vod2.d2 import detection_utils
 from vod2.data.damage import damage_frame
+from vod2.data.datasets.images import read_image
 from vod2.data.datasets.video_index import VideoIndex, frame_path
 from vod2.errors import UserError, VideoError
 from vod2.video import VideoReader
@@ -101,7 +101,7 @@ def _from_image(record: dict, number: int, index: VideoIndex | None, format: str
             )
         path = index.path(record["video_id"], number)
     try:
-        image = detection_utils.read_image(path, format=format)
+        image = read_image(path, format)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such image, though its video has it: complete the dataset") from error
     except (OSError, ValueError, SyntaxError) as error:  # what PIL raises for broken files, depending on where

@@ -35,18 +35,30 @@ class TruncatedResize(transforms.ResizeShortestEdge):
         if greatest / least * shorter > longest:
             # As in maskrcnn-benchmark's `get_size`: the shorter side is rounded, only the longer one is cut.
             shorter = round(longest * least / greatest)
+        shorter = max(shorter, 1)
         longer = int(shorter * greatest / least)
+        longer = min(longer, max(longest, 1)) if shorter == 1 else longer
         return (shorter, longer) if height <= width else (longer, shorter)
+
+
+class RoundedResize(transforms.ResizeShortestEdge):
+    """Detectron2's `ResizeShortestEdge`, which leaves at least one pixel of the shorter side of a narrow strip."""
+
+    def get_transform(self, image: np.ndarray) -> transforms.Transform:
+        transform = super().get_transform(image)
+        if isinstance(transform, transforms.ResizeTransform) and min(transform.new_h, transform.new_w) < 1:
+            height, width = max(transform.new_h, 1), max(transform.new_w, 1)
+            return transforms.ResizeTransform(transform.h, transform.w, height, width)
+        return transform
 
 
 def build_augmentation(cfg: CfgNode, is_train: bool) -> list[transforms.Augmentation]:
     """Detectron2's `build_augmentation`, that is resizing and flipping, with INPUT.RESIZE_TRUNCATES."""
     augmentations = detection_utils.build_augmentation(cfg, is_train)
-    if not cfg.INPUT.RESIZE_TRUNCATES:
-        return augmentations
     for position, augmentation in enumerate(augmentations):
         if isinstance(augmentation, transforms.ResizeShortestEdge):
-            augmentations[position] = _truncated_resize(cfg, is_train)
+            kind = TruncatedResize if cfg.INPUT.RESIZE_TRUNCATES else RoundedResize
+            augmentations[position] = _resize(kind, cfg, is_train)
     return augmentations
 
 
@@ -55,7 +67,7 @@ def build_test_resize(cfg: CfgNode) -> transforms.Augmentation:
     return build_augmentation(cfg, is_train=False)[0]
 
 
-def _truncated_resize(cfg: CfgNode, is_train: bool) -> TruncatedResize:
+def _resize(kind: type[transforms.ResizeShortestEdge], cfg: CfgNode, is_train: bool) -> transforms.ResizeShortestEdge:
     if not is_train:
-        return TruncatedResize(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, "choice")
-    return TruncatedResize(cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING)
+        return kind(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, "choice")
+    return kind(cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING)

@@ -210,7 +210,7 @@ def to_instances(annotations: list[dict], drawn: transforms.TransformList, size:
         detection_utils.transform_instance_annotations(annotation, drawn, size)
         kept.append(annotation)
     instances = detection_utils.annotations_to_instances(kept, size)
-    tracks = [annotation.get("track_id", -1) for annotation in kept]
+    tracks = [-1 if annotation.get("track_id") is None else max(annotation["track_id"], -1) for annotation in kept]
     instances.gt_track_ids = torch.tensor(tracks, dtype=torch.int64)
     return detection_utils.filter_empty_instances(instances)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vod2.data.datasets.common import read_text
-from vod2.data.datasets.faults import Fault, Place, Report, number, refuse, whole
+from vod2.data.datasets.faults import Fault, Place, Report, number, refuse, track_number, whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +122,7 @@ class _Parser:
     def parse(self) -> ParsedFile:
         try:
             self._data = self._read()
+            self._refuse_stills()
         except Fault as fault:
             self._report(fault)
             return ParsedFile({}, [], False)
@@ -165,6 +166,18 @@ class _Parser:
                 yield position, place, entry
             else:
                 self._report(Fault.at(place, f"it is {entry!r:.80}", "an object"))
+
+    def _refuse_stills(self) -> None:
+        """A plain COCO file has everything but the videos; "'videos' is None" would not say what to do about it."""
+        if "videos" in self._data or not isinstance(self._data.get("images"), list):
+            return
+        value = "there are no 'videos': it is COCO's JSON of still images"
+        expected = "'videos' [{id, name}], and video_id and frame_id in each of the images"
+        remedy = (
+            "add them (tracks are instance_id or track_id of the annotations, or CVAT's attribute track_id), export as "
+            "MOT or YOLO, or register still images with Detectron2's register_coco_instances"
+        )
+        raise Fault.at(Place(self._path), value, expected, remedy=remedy)
 
     def _read_categories(self) -> dict[Hashable, str]:
         categories: dict[Hashable, str] = {}
@@ -250,6 +263,10 @@ class _Parser:
             raise Fault.at(place, value, "each frame once", "duplicate_line")
         if self._in_files:
             frame = ParsedFrame(None, None)
+        elif isinstance(file_name, str) and "\\" in file_name:
+            # Windows takes both slashes, and all others take it as a letter of a name that no file has.
+            value, expected = f"file name {file_name!r:.80}", "slashes instead of backslashes"
+            raise Fault.at(place, value, expected, remedy="replace them")
         elif isinstance(file_name, str) and file_name:
             frame = ParsedFrame(file_name, None)
         else:
@@ -285,9 +302,8 @@ class _Parser:
             if frame is None:  # the image has its own fault
                 continue
             video, index = frame
-            track = entry.get("instance_id", entry.get("track_id"))
             try:
-                track = None if track is None else whole(track, place, "instance_id")
+                track = _track(entry, place)
                 self._add_object(video, index, entry.get("bbox"), track, entry, position, place, "bbox")
             except Fault as fault:
                 self._report_of_frame(fault, video, index)
@@ -336,6 +352,11 @@ class _Parser:
             raise Fault.at(place, f"{name_of_box} is {box!r:.80}", "[x, y, width, height]")
         x, y, width, height = (number(side, place, name_of_box) for side in box)
         occluded, iscrowd = (int(bool(entry.get(flag))) for flag in ("occluded", "iscrowd"))
+        # As Detectron2's own reader of COCO does: an evaluation would count it as an ordinary object.
+        if entry.get("ignore") and not iscrowd:
+            value, remedy = f"ignore is {entry['ignore']!r:.40}", "remove the annotation, or mark it with iscrowd: 1"
+            raise Fault.at(place, value, "0, or iscrowd: 1 for a region that is ignored", remedy=remedy)
+        occluded = occluded or int(bool(_attributes(entry).get("occluded")))
         video.frames[index].objects.append(
             ParsedObject(
                 place._replace(entry=f"{place.entry}: {name_of_box}"),
@@ -354,6 +375,20 @@ class _Parser:
         # With the frame, a check can leave out that frame alone.
         fault.frame = (video.name, index)
         self._report(fault)
+
+
+def _attributes(entry: dict) -> dict:
+    """What CVAT writes of a box beside COCO's keys."""
+    attributes = entry.get("attributes")
+    return attributes if isinstance(attributes, dict) else {}
+
+
+def _track(entry: dict, place: Place) -> int | None:
+    """The track of an annotation: instance_id, track_id, or CVAT's attribute track_id."""
+    for key, values in (("instance_id", entry), ("track_id", entry), ("track_id", _attributes(entry))):
+        if values.get(key) is not None:
+            return track_number(values[key], place, key)
+    return None
 
 
 def _new_id(entry: dict, entries: dict, place: Place) -> Hashable:

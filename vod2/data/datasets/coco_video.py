@@ -82,8 +82,10 @@ def load_coco_video(
 
     Args:
         json_file: the annotations; packed, if its name ends in .gz.
-        image_root: folder that the file names are relative to; None for that of `json_file`.
-        class_names: names of the categories to keep, by category id; None for all, in the order of their ids.
+        image_root: folder that the file names are relative to; None looks for the first frame beside `json_file`, in
+            a folder images beside it or beside its folder, and in the folder above (`find_image_root`).
+        class_names: names of the categories to keep, by category id, among them perhaps some that do not occur in the
+            file, if none of its own is left out; None for all, in the order of their ids.
         video_root: take the frames from video files, <video_root>/<name of the video><video_suffix>, rather than
             from images. A video without a name goes by the folder of its frames, or else by its id.
         video_suffix: of the video files.
@@ -110,14 +112,32 @@ def load_coco_video(
     )
     ids = _category_ids(parsed.categories, class_names, json_file)
     suffix = None if video_root is None else video_suffix
-    folder = image_root if video_root is None else video_root
-    if folder is None:
-        folder = os.path.dirname(os.path.abspath(json_file))
+    folder = find_image_root(parsed, json_file, image_root) if video_root is None else video_root
     dicts = list(_dicts(parsed, ids, folder, suffix, groups=bool(group_keys)))
     if not dicts:
         raise UserError(f"{json_file}: expected frames, found none: check that it is the right file")
     # `ids` is in the order of the category ids.
     return VideoDataset(keep_listed(dicts, list_file), list(ids))
+
+
+def find_image_root(
+    parsed: ParsedFile, json_file: str | os.PathLike, image_root: str | os.PathLike | None = None
+) -> str | os.PathLike:
+    """The folder that the names of images are relative to: `image_root`, or where the first frame is.
+
+    Without a frame that is there it is the folder of the file.
+    """
+    if image_root is not None:
+        return image_root
+    beside = os.path.dirname(os.path.abspath(json_file))
+    above = os.path.dirname(beside)
+    frames = (frame for video in parsed.videos for _, frame in sorted(video.frames.items()))
+    first = next((frame.file_name for frame in frames if frame.file_name is not None), None)
+    if first is not None:
+        for folder in (beside, os.path.join(beside, "images"), os.path.join(above, "images"), above):
+            if os.path.isfile(os.path.join(folder, first)):
+                return folder
+    return beside
 
 
 def _category_ids(
@@ -127,15 +147,32 @@ def _category_ids(
     if class_names is None:
         # Ids that are texts cannot be compared with those that are numbers.
         kept = sorted(categories, key=lambda key: (isinstance(key, str), key))
-        return class_ids([categories[key] for key in kept], f"{json_file}: the names of the categories")
+        names = [categories[key] for key in kept]
+        if len(set(names)) < len(names):
+            once = list(dict.fromkeys(names))
+            raise UserError(
+                f"{json_file}: the names of the categories are {', '.join(map(repr, names))}, expected each once: "
+                f"rename one, or where those of a name are one class, give class_names={once}"
+            )
+        return class_ids(names, f"{json_file}: the names of the categories")
     ids = class_ids(class_names, "class_names")
-    unknown = set(ids) - set(categories.values())
-    if unknown:
+    require_categories(class_names, categories, json_file)
+    return ids
+
+
+def require_categories(
+    class_names: Sequence[str], categories: dict[Hashable, str], json_file: str | os.PathLike
+) -> None:
+    """Raises UserError if the file has no category of one of the names, and others that are left out.
+
+    A tool that lists only the classes that occur writes fewer categories than there are; none is left out then.
+    """
+    unknown, left_out = set(class_names) - set(categories.values()), set(categories.values()) - set(class_names)
+    if unknown and left_out:
         raise UserError(
             f"{json_file}: class {min(unknown)!r} is not among its categories, which are "
             f"{', '.join(categories.values())}: fix class_names"
         )
-    return ids
 
 
 def _dicts(

@@ -3,6 +3,7 @@
 Boxes are xyxy in pixels of the original image.
 """
 
+import codecs
 import gzip
 import json
 import logging
@@ -50,6 +51,16 @@ def register_dataset(
         MetadataCatalog.get(name).set(thing_classes=list(class_names))
 
 
+def require_registered(name: str) -> None:
+    """Raises UserError if no dataset of this name is registered; says which are, and how a tool gets to know others."""
+    if name not in DatasetCatalog.list():
+        known = ", ".join(sorted(DatasetCatalog.list()))
+        raise UserError(
+            f"dataset {name!r} is not registered: expected one of {known}, or register it first: a tool runs the file "
+            "that does with --register FILE.py"
+        )
+
+
 def read_text(path: str | os.PathLike, what: str) -> str:
     """The text of a file in UTF-8, with or without a byte order mark; of a name that ends in .gz, unpacked.
 
@@ -58,7 +69,8 @@ def read_text(path: str | os.PathLike, what: str) -> str:
     """
     try:
         content = Path(path).read_bytes()
-        return (gzip.decompress(content) if Path(path).suffix == ".gz" else content).decode("utf-8-sig")
+        content = gzip.decompress(content) if Path(path).suffix == ".gz" else content
+        return content.decode(_encoding_of(content))
     except (OSError, EOFError, zlib.error, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         kind = "missing_annotation" if isinstance(error, FileNotFoundError) else "broken_annotation"
@@ -77,12 +89,18 @@ def lines_of(path: str | os.PathLike, what: str, report: Report) -> list[str]:
         report: takes the faults.
     """
     try:
-        return Path(path).read_bytes().decode("utf-8-sig", errors="replace").splitlines()
+        content = Path(path).read_bytes()
+        return content.decode(_encoding_of(content), errors="replace").splitlines()
     except OSError as error:
         kind = "missing_annotation" if isinstance(error, FileNotFoundError) else "broken_annotation"
         value = f"{what} cannot be read ({error.strerror or error})"
         report(Fault.at(Place(path), value, "a text in UTF-8", kind, "complete the dataset"))
         return []
+
+
+def _encoding_of(content: bytes) -> str:
+    """UTF-8, but UTF-16 where a byte order mark says so: PowerShell writes it with `>`."""
+    return "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
 
 
 def fields_of(

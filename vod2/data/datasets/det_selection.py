@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from vod2.data.datasets.files import files_in, folders_in
 from vod2.data.datasets.ilsvrc import VID_CLASSES, category_ids, parse_xml
 from vod2.errors import UserError
 
@@ -39,7 +40,7 @@ def derive_images(root: str | os.PathLike, class_names: Sequence[str] = VID_CLAS
     categories = category_ids(class_names)
     images: dict[int, list[str]] = {category: [] for category in range(len(class_names))}
     for folder in _folders(Path(root, "Data", "DET", "train")):
-        paths = sorted(_path(root, image) for image in folder.glob("*.JPEG"))
+        paths = sorted(_path(root, image) for image in files_in(folder, ".JPEG"))
         if folder.parent.name == _SYNSETS:
             # What a folder is of says more than its images: few of them need to be parsed.
             category = categories.get(_synset_of(root, folder.name, paths, categories))
@@ -76,8 +77,8 @@ def limit_images_per_class(dicts: Sequence[dict], limit: int) -> list[dict]:
 
 def _folders(train: Path) -> Iterator[Path]:
     """Those that hold images, in order."""
-    for folder in sorted(path for path in train.iterdir() if path.is_dir()):
-        yield from sorted(path for path in folder.iterdir() if path.is_dir()) if folder.name == _SYNSETS else [folder]
+    for folder in folders_in(train):
+        yield from folders_in(folder) if folder.name == _SYNSETS else [folder]
 
 
 def _path(root: str | os.PathLike, image: Path) -> str:

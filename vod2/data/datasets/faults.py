@@ -116,3 +116,9 @@ def whole(
             bounds += f" and at most {most}"
         raise Fault.at(place, f"{name} is {value!r:.80}", f"a whole number{bounds}", kind)
     return int(result)
+
+
+def track_number(value: object, place: Place, name: str, kind: str = "broken_annotation") -> int | None:
+    """`value` as `whole` reads it; None where it is negative, by which formats say that there is no track."""
+    track = whole(value, place, name, kind=kind)
+    return None if track < 0 else track

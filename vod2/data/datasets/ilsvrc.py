@@ -60,7 +60,10 @@ VID_WNIDS: dict[str, str] = {
 
 VID_CLASSES: tuple[str, ...] = tuple(VID_WNIDS.values())
 
-_FORMAT_VERSION = 1  # of the cache file
+NO_TRACK = -1
+"""Stands in an `AnnotationTable` for the track of an object that has none."""
+
+_FORMAT_VERSION = 2  # of the cache file
 _INT32_MAX = 2**31 - 1  # sizes and track ids are kept as int32
 
 
@@ -80,7 +83,7 @@ def category_ids(class_names: Sequence[str]) -> dict[str, int]:
 
 
 class XmlObject(NamedTuple):
-    """One <object> of an annotation file; `box` is xyxy as written, `track` is None where there is no <trackid>."""
+    """One <object> of an annotation file; `box` is xyxy as written, `track` None without a <trackid> of at least 0."""
 
     name: str
     box: tuple[float, float, float, float]
@@ -110,9 +113,10 @@ def parse_xml(file: str | os.PathLike) -> tuple[int, int, list[XmlObject]]:
     objects = []
     for element in root.iter("object"):
         x1, y1, x2, y2 = (_number(element, f"bndbox/{side}", file) for side in ("xmin", "ymin", "xmax", "ymax"))
-        track = _whole(element, "trackid", file) if element.find("trackid") is not None else None
+        track = _whole(element, "trackid", file) if element.find("trackid") is not None else NO_TRACK
         occluded = _whole(element, "occluded", file) if element.find("occluded") is not None else 0
-        objects.append(XmlObject((element.findtext("name") or "").strip(), (x1, y1, x2, y2), track, occluded))
+        name = (element.findtext("name") or "").strip()
+        objects.append(XmlObject(name, (x1, y1, x2, y2), None if track < 0 else track, occluded))
     return height, width, objects
 
 
@@ -133,7 +137,7 @@ class AnnotationTable:
         counts: (F,) int32 objects of each file.
         boxes: (N, 4) float32.
         category: (N,) int16 category ids.
-        track: (N,) int32 track ids; the number of the object in its file where the XML has none.
+        track: (N,) int32 track ids; `NO_TRACK` where the XML has none.
         occluded: (N,) uint8, 0 or 1.
     """
 
@@ -146,7 +150,11 @@ class AnnotationTable:
 
 
 def read_annotations(
-    files: Sequence[str], categories: dict[str, int], ignore_other_classes: bool = False, quiet: bool = False
+    files: Sequence[str],
+    categories: dict[str, int],
+    ignore_other_classes: bool = False,
+    quiet: bool = False,
+    stills: bool = False,
 ) -> AnnotationTable:
     """Parse annotation files. Boxes are clipped to the image, those without area dropped; warnings count both.
 
@@ -155,6 +163,7 @@ def read_annotations(
         categories: {name in the XML: category id}.
         ignore_other_classes: leave out objects whose name is not in `categories`, rather than raise.
         quiet: neither a progress bar nor warnings.
+        stills: an object without a track gets its number in its file as one: nothing can be confused with it there.
 
     Raises:
         UserError: a file is broken, or names a class that is not in `categories`.
@@ -166,7 +175,7 @@ def read_annotations(
     for file in tqdm(files, desc="annotations", unit="file", disable=quiet or None):
         height, width, objects = parse_xml(file)
         before = len(rows)
-        for position, thing in enumerate(objects):
+        for number_in_file, thing in enumerate(objects):
             # VID has its own classes only, so another name is a mistake; DET has many more.
             if thing.name not in categories:
                 if ignore_other_classes:
@@ -174,7 +183,9 @@ def read_annotations(
                 raise UserError(f"{file}: class {thing.name!r} is unknown, expected one of {', '.join(categories)}")
             box = boxes.clip(thing.box, height, width, file)
             if box is not None:
-                track = position if thing.track is None else thing.track
+                track = thing.track
+                if track is None:
+                    track = number_in_file if stills else NO_TRACK
                 rows.append((*box, categories[thing.name], track, int(thing.occluded > 0)))
         sizes.append((height, width))
         counts.append(len(rows) - before)

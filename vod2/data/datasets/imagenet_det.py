@@ -74,7 +74,7 @@ def load_imagenet_det(
         f"det-{Path(list_path).stem if list_path else 'derived'}",
         files,
         categories,
-        lambda: read_annotations(files, categories, ignore_other_classes=True),
+        lambda: read_annotations(files, categories, ignore_other_classes=True, stills=True),
     )
     boxes, labels, tracks = table.boxes.tolist(), table.category.tolist(), table.track.tolist()
     dicts, end = [], 0

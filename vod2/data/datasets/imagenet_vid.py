@@ -16,9 +16,11 @@ from typing import Any, NamedTuple
 
 from vod2.d2 import BoxMode, DatasetCatalog, MetadataCatalog
 from vod2.data.datasets.faults import Fault, Place
+from vod2.data.datasets.files import is_foreign
 from vod2.data.datasets.frame_annotations import FrameAnnotations
 from vod2.data.datasets.frame_list import parse_frame_list
 from vod2.data.datasets.ilsvrc import (
+    NO_TRACK,
     VID_CLASSES,
     AnnotationTable,
     cached_annotations,
@@ -112,9 +114,9 @@ def load_imagenet_vid(
         remedy: what to do if the dataset is not there, for messages.
 
     Returns:
-        Detectron2's dicts (annotations: bbox xyxy in pixels, category_id, track_id, occluded, and deterioration
-        {kind: strength} where the set records it) with video_id, frame_index, video_length, frame_template and
-        frame_offset: the path of frame i of the same video is frame_template % (i + frame_offset).
+        Detectron2's dicts (annotations: bbox xyxy in pixels, category_id, occluded, track_id where the XML has one, and
+        deterioration {kind: strength} where the set records it) with video_id, frame_index, video_length,
+        frame_template and frame_offset: the path of frame i of the same video is frame_template % (i + frame_offset).
 
     Raises:
         UserError: a folder or annotation is missing, or a file is broken; names it.
@@ -201,7 +203,7 @@ def derive_frames(root: str | os.PathLike, split: str, every_frame: bool = False
     refs = []
     for folder, subfolders, files in os.walk(os.path.join(data, split), followlinks=True):
         # os.walk goes on in the order of this list; links are followed because data sets are often made of them.
-        subfolders.sort()
+        subfolders[:] = sorted(name for name in subfolders if not is_foreign(name))
         # 0 for a folder that only holds others, which then adds nothing.
         length = _video_length(folder, files)
         video = Path(folder).relative_to(data).as_posix()
@@ -219,7 +221,7 @@ def chosen_frames(length: int, every_frame: bool) -> Iterable[int]:
 
 def _video_length(folder: str, files: Iterable[str]) -> int:
     """Frames among the `files` of a video's folder: 0, 1, 2 ... without a gap, or else a UserError."""
-    frames = {file for file in files if file.endswith(".JPEG")}
+    frames = {file for file in files if file.endswith(".JPEG") and not is_foreign(file)}
     # As many files as there are, counted from 0: the first name that is not among them shows a gap.
     missing = next((name for name in map("{:06d}.JPEG".format, range(len(frames))) if name not in frames), None)
     if missing:
@@ -253,9 +255,11 @@ def _to_dicts(
                 "bbox_mode": BoxMode.XYXY_ABS,
                 "category_id": categories[i],
                 "iscrowd": 0,
-                "track_id": tracks[i],
                 "occluded": occluded[i],
             }
+            # The order of the objects in a file says nothing of who they are in the next one.
+            if tracks[i] != NO_TRACK:
+                annotation["track_id"] = tracks[i]
             if tracks[i] in kinds:
                 annotation["deterioration"] = kinds[tracks[i]]
             annotations.append(annotation)

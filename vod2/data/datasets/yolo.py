@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
-from PIL import Image
 
 from vod2.data.datasets.common import (
     BoxCheck,
@@ -28,16 +27,17 @@ from vod2.data.datasets.common import (
     video_file,
     without_list,
 )
-from vod2.data.datasets.faults import Fault, Place, Report, number, refuse, whole
+from vod2.data.datasets.faults import Fault, Place, Report, number, refuse, track_number, whole
+from vod2.data.datasets.files import files_in, folders_in, image_files_in
 from vod2.data.datasets.frame_annotations import LoadedAnnotations
 from vod2.data.datasets.ilsvrc import require_folder
+from vod2.data.datasets.images import image_size
 from vod2.errors import UserError
-from vod2.video import VideoReader, images_in
+from vod2.video import VideoReader
 
 _SIDES = ("center_x", "center_y", "width", "height")
 _LINE = "'class cx cy w h' or 'class cx cy w h track'"
 _TOLERANCE = 0.01  # by which a relative number may leave [0, 1] through rounding
-_EXIF_ORIENTATION = 0x0112
 
 ClassNames = Sequence[str] | str | os.PathLike
 """The names by category id, or the path of a data.yaml with the key `names`."""
@@ -104,13 +104,13 @@ def load_yolo_video(
     dicts: list[dict] = []
     if video_root is None:
         require_folder(images, "of YOLO videos", remedy)
-        for video in _folders(images):
-            dicts += _read_folder(images, labels, video, len(names), boxes)
+        for folder in folders_in(images):
+            dicts += _read_folder(images, labels, folder.name, len(names), boxes)
     else:
         require_folder(labels, "of YOLO labels", remedy)
-        for video in _folders(labels):
-            file = video_file(video_root, video, video_suffix)
-            dicts += _read_video(file, labels, video, len(names), boxes, first_frame)
+        for folder in folders_in(labels):
+            file = video_file(video_root, folder.name, video_suffix)
+            dicts += _read_video(file, labels, folder.name, len(names), boxes, first_frame)
     boxes.warn()
     if not dicts:
         raise UserError(f"{images if video_root is None else labels}: expected folders of videos, found none: {remedy}")
@@ -136,12 +136,8 @@ def read_class_names(path: str | os.PathLike) -> list[str]:
     return [str(name) for name in names]
 
 
-def _folders(root: Path) -> list[str]:
-    return sorted(path.name for path in root.iterdir() if path.is_dir())
-
-
 def _read_folder(images: Path, labels: Path, video: str, classes: int, boxes: BoxCheck) -> Iterator[dict]:
-    files = images_in(images / video)
+    files = image_files_in(images / video)
     # The head of one image tells the size of all: opening each would take long.
     height, width = image_size(files[0]) if files else (0, 0)
     for index, file in enumerate(files):
@@ -176,22 +172,6 @@ def _to_dict(
     }
 
 
-def image_size(file: str | os.PathLike) -> tuple[int, int]:
-    """Height and width of an image as its head says, turned as its camera says.
-
-    Raises:
-        UserError: it cannot be read; names the file.
-    """
-    try:
-        with Image.open(file) as image:
-            width, height = image.size
-            # From 5 on, EXIF's orientations exchange width and height; the readers of pixels turn the image alike.
-            is_sideways = image.getexif().get(_EXIF_ORIENTATION, 1) >= 5
-    except (OSError, ValueError, SyntaxError, TypeError) as error:
-        raise UserError(f"{file}: the image cannot be read ({error}): get the file again") from error
-    return (width, height) if is_sideways else (height, width)
-
-
 def find_label_files(folder: Path, length: int, first_frame: int, report: Report = refuse) -> dict[int, Path]:
     """{frame, from 0: its file of labels} of a video file; the last number in a file's name is that of the frame.
 
@@ -202,7 +182,7 @@ def find_label_files(folder: Path, length: int, first_frame: int, report: Report
         report: takes the faults; files with one are left out.
     """
     files: dict[int, Path] = {}
-    for label in sorted(folder.glob("*.txt")):
+    for label in sorted(files_in(folder, ".txt")):
         digits = re.findall(r"[0-9]+", label.stem)
         index = int(digits[-1]) - first_frame if digits else -1
         # Of two files of one frame, as 3.txt and 03.txt, the second is a fault.
@@ -222,7 +202,7 @@ class YoloObject(NamedTuple):
         line: its line, from 1.
         category: from 0.
         box: xyxy relative to the image.
-        track: its id, None where the line has none.
+        track: its id, None where the line has none, or a negative one.
     """
 
     line: int
@@ -258,7 +238,7 @@ def _parse_object(fields: Sequence[str], place: Place) -> YoloObject:
     x, y, w, h = sides = [number(text, place, side, "bad_line") for text, side in zip(fields[1:5], _SIDES, strict=True)]
     if not all(-_TOLERANCE <= side <= 1 + _TOLERANCE for side in sides):
         raise Fault.at(place, f"{' '.join(fields)!r:.80}", "a box relative to the image, in [0, 1]", "box_outside")
-    track = whole(fields[5], place, "track", kind="bad_line") if len(fields) == 6 else None
+    track = track_number(fields[5], place, "track", kind="bad_line") if len(fields) == 6 else None
     assert place.line is not None
     return YoloObject(place.line, category, (x - w / 2, y - h / 2, x + w / 2, y + h / 2), track)
 
