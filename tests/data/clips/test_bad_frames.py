@@ -5,6 +5,8 @@ Every pixel of frame i has the value 20 i.
 
 import itertools
 import logging
+import struct
+import zlib
 
 import cv2
 import numpy as np
@@ -90,6 +92,11 @@ def break_frame(record, how="truncated"):
         content = file.read()
     if how == "other size":
         Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(record["file_name"])
+    elif how == "enormous":  # its header says 50,000 x 50,000
+        header = b"IHDR" + struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)
+        checksum = struct.pack(">I", zlib.crc32(header))
+        with open(record["file_name"], "wb") as file:
+            file.write(content[:8] + struct.pack(">I", 13) + header + checksum + content[33:])
     else:
         with open(record["file_name"], "wb") as file:
             file.write(content[: len(content) // 2] if how == "truncated" else b"")
@@ -102,7 +109,7 @@ def test_by_default_the_first_bad_frame_stops_the_training(make):
         clips(config(DATASETS__ON_BAD_FRAME="error"), 20)
 
 
-@pytest.mark.parametrize("how", ["truncated", "empty", "other size"])
+@pytest.mark.parametrize("how", ["truncated", "empty", "other size", "enormous"])
 def test_another_frame_of_the_same_video_takes_the_place_of_a_bad_one(make, how):
     dicts = make(videos=2)
     break_frame(dicts[3], how)

@@ -7,6 +7,8 @@ from PIL import Image, ImageOps
 
 from vod2.d2 import detection_utils
 from vod2.errors import UserError
+from vod2.video import MAX_PIXELS
+from vod2.video.sources import require_image_pixels
 
 # Pillow's modes of one channel that have more than 8 bits; "I" and "F" have 32.
 _DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
@@ -30,8 +32,10 @@ def read_image(path: str | os.PathLike, format: str = "BGR") -> np.ndarray:
     Raises:
         FileNotFoundError: there is no such file.
         OSError, ValueError, SyntaxError: it cannot be decoded.
-        UserError: its pixels are floats or integers of more than 16 bits; names the file.
+        UserError: its pixels are floats or integers of more than 16 bits, or more than `vod2.video.MAX_PIXELS`; names
+            the file.
     """
+    require_image_pixels(path, MAX_PIXELS)  # by its header: a small file may say that it is enormous
     deep = _read_deep(path)
     if deep is None:
         return detection_utils.read_image(os.fspath(path), format=format)
