@@ -27,7 +27,7 @@ class PeriodicSaving(HookBase):
 
     Args:
         period: at least 1.
-        keep: so many of the periodic checkpoints of this run are kept, the latest; 0 for all.
+        keep: number of periodic checkpoints of this run that are kept, the latest; 0 for all.
     """
 
     trainer: SavingTrainer

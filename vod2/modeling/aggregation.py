@@ -42,10 +42,11 @@ class Aggregated(Generic[Value]):
 def mean_losses(results: Sequence[Aggregated]) -> dict[str, Tensor]:
     """{name: scalar}: the mean over the clips; a clip without that loss counts as 0."""
     # Divided by all clips, not by those that have the loss: its weight must not depend on what a batch happens to hold.
-    means = {}
-    for name in sorted({name for result in results for name in result.losses}):
-        means[name] = total([result.losses[name] for result in results if name in result.losses]) / len(results)
-    return means
+    losses_by_name: dict[str, list[Tensor]] = {}
+    for result in results:
+        for name, loss in result.losses.items():
+            losses_by_name.setdefault(name, []).append(loss)
+    return {name: total(losses) / len(results) for name, losses in sorted(losses_by_name.items())}
 
 
 def total(losses: Sequence[Tensor]) -> Tensor:

@@ -1,4 +1,4 @@
-"""How one frame's feature map is warped to where another frame has the same things.
+"""Aligners: one frame's feature map is warped so that it is aligned with another frame's.
 
 C: channels, H, W: size of the maps.
 """
@@ -30,7 +30,7 @@ class Aligner(nn.Module, ABC):
     def forward(
         self, source: Tensor, target: Tensor, source_image: Tensor | None = None, target_image: Tensor | None = None
     ) -> Tensor:
-        """Warp `source` to where `target` has the same things.
+        """Warp `source` so that it is aligned with `target`.
 
         Args:
             source, target: (B, C, H, W) maps of two frames.
