@@ -20,8 +20,9 @@ import argparse
 from vod2.checkpoint import load_weights, require_weights
 from vod2.d2 import CfgNode, build_model, comm, default_argument_parser, verify_results
 from vod2.data import CONTEXTS
-from vod2.engine import VideoTrainer, check_datasets, cli, load_config, setup
+from vod2.engine import VideoTrainer, check_evaluation, cli, load_config, setup
 from vod2.engine.class_names import require_same_names
+from vod2.engine.config_values import building
 from vod2.engine.launch import launch_processes
 from vod2.engine.registration import add_register_option
 from vod2.engine.rows import config_name, find_test_setting
@@ -35,9 +36,10 @@ def work(cfg: CfgNode, args: argparse.Namespace) -> dict:
         trainer = VideoTrainer(cfg)
         trainer.resume_or_load(resume=args.resume)
         return trainer.train()
-    model = build_model(cfg)
+    with building(cfg):
+        model = build_model(cfg)
     load_weights(model, cfg.MODEL.WEIGHTS)
-    check_datasets(cfg, cfg.DATASETS.TEST, load=True)
+    check_evaluation(cfg)
     require_same_names(cfg, cfg.DATASETS.TEST)
     results = VideoTrainer.test(cfg, model)
     if comm.is_main_process() and cfg.TEST.CONTEXT == "own":  # what the configuration expects is said of that

@@ -8,7 +8,7 @@ from helpers.loaders import forget
 from helpers.models import ROOT
 from vod2.d2 import BoxMode, DatasetCatalog, MetadataCatalog
 from vod2.data.checks import check_dataset, open_source
-from vod2.engine import VideoTrainer, check_datasets, check_training, load_config, preflight
+from vod2.engine import VideoTrainer, check_datasets, check_evaluation, check_training, load_config, preflight
 from vod2.errors import UserError
 
 NAMES = ("preflight_train", "preflight_val")
@@ -271,3 +271,11 @@ def test_the_check_of_a_dataset_refuses_the_same_fields(folder):
     register(folder, change=with_note(bbox=[30, 30, 10, 10], category_id=9))
     found = check_dataset(open_source(NAMES[0]), progress=False).findings
     assert {finding.kind for finding in found} == {"box_inverted", "unknown_class"}
+
+
+def test_an_evaluation_alone_is_checked_too(folder):
+    register(folder)
+    register(folder, NAMES[1], with_note(bbox=[30, 30, 10, 10]))
+    check_evaluation(config(folder, train=("nobodys",)))
+    with pytest.raises(UserError, match="preflight_val: frame 1 of video 'v1' .*bbox is"):
+        check_evaluation(config(folder, test=NAMES[1:]))

@@ -3,7 +3,7 @@
 from vod2.engine.accumulation import AccumulatingTrainer, micro_batches, scaled_to_devices
 from vod2.engine.fuse import inference_copy
 from vod2.engine.predictor import VideoPredictor
-from vod2.engine.preflight import check_datasets, check_training
+from vod2.engine.preflight import check_datasets, check_evaluation, check_training
 from vod2.engine.setup import load_config, setup
 from vod2.engine.streams import DetectedFrame, StreamErrors, VideoStream
 from vod2.engine.trainer import VideoTrainer, inference_folder
@@ -17,6 +17,7 @@ __all__ = [
     "VideoStream",
     "VideoTrainer",
     "check_datasets",
+    "check_evaluation",
     "check_training",
     "inference_copy",
     "inference_folder",

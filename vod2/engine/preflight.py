@@ -78,16 +78,29 @@ def check_training(cfg: CfgNode) -> None:
             "them, or choose another MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME"
         )
     faults += _output_faults(cfg.OUTPUT_DIR)
-    raise_all(faults)
+    _raise_all(faults, "the training")
 
 
-def raise_all(faults: Sequence[str]) -> None:
+def check_evaluation(cfg: CfgNode) -> None:
+    """Check what an evaluation in DATASETS.TEST needs, as `check_training` does.
+
+    Raises:
+        UserError: lists every fault.
+    """
+    faults: list[str] = []
+    for name in dict.fromkeys(cfg.DATASETS.TEST):
+        faults += _check_dataset(cfg, name)[0]
+    faults += _output_faults(cfg.OUTPUT_DIR)
+    _raise_all(faults, "the evaluation")
+
+
+def _raise_all(faults: Sequence[str], what: str) -> None:
     """One UserError of all faults; nothing, where there are none."""
     if len(faults) == 1:
         raise UserError(faults[0])
     if faults:
         numbered = "\n".join(f"  {number}. {fault}" for number, fault in enumerate(faults, start=1))
-        raise UserError(f"the training cannot start, {len(faults)} faults:\n{numbered}")
+        raise UserError(f"{what} cannot start, {len(faults)} faults:\n{numbered}")
 
 
 def _registration_faults(name: str) -> list[str]:
