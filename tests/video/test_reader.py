@@ -76,6 +76,7 @@ def test_a_folder_is_read_in_natural_order_and_other_files_are_left_out(tmp_path
     for number, value in ((10, 200), (9, 100), (0, 50)):
         cv2.imwrite(str(tmp_path / f"frame{number}.png"), gray(value))
     (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / "._frame9.png").write_bytes(b"of another system")
     reader = VideoReader(tmp_path)
     assert [int(frame.mean()) for frame in reader] == [50, 100, 200]
     assert (reader.frame_count_hint, reader.size, reader.fps) == (3, (64, 48), 25)

@@ -231,8 +231,9 @@ def _folder_status(folder: Path, count: int, errors: list[VideoError]) -> VideoS
 
 
 def images_in(folder: Path) -> list[Path]:
-    """The images of a folder in natural order: digits compare as numbers."""
-    images = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
+    """The images of a folder in natural order: digits compare as numbers. Hidden files, as ._1.png, are none of it."""
+    visible = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    images = [path for path in visible if path.suffix.lower() in IMAGE_SUFFIXES]
     return sorted(images, key=lambda path: [int(s) if s.isdigit() else s for s in re.split(r"([0-9]+)", path.name)])
 
 
