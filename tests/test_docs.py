@@ -31,6 +31,8 @@ FOREIGN_FILES = {
     "gpu.md": "written by tools/gpu_report.py",
     "B.yaml": "stands for any configuration",
     "C.yaml": "stands for any configuration",
+    "mine.py": "a user's file that registers datasets",
+    "FILE.py": "stands for such a file",
 }
 
 # Options of programs that are not the project's.
@@ -40,6 +42,7 @@ FOREIGN_OPTIONS = {"--inplace": "setup.py build_ext", "--no-build-isolation": "p
 NO_KEYS = {
     "DETECTRON2_DATASETS": "an environment variable",
     "VOD2_REAL_DIR": "an environment variable",
+    "VOD2_REGISTER": "an environment variable",
     "ILSVRC2015": "a folder",
     "UAVDT": "a folder",
     "BLR": "a linker",

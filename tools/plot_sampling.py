@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from tabulate import tabulate
 
 from vod2.atomic import replacing
-from vod2.checkpoint import read_tensors
+from vod2.checkpoint import existing_weights, read_tensors
 from vod2.d2 import BoxMode, CfgNode, DatasetCatalog, MetadataCatalog, build_model, seed_all_rng
 from vod2.data.datasets import load_imagenet_vid
 from vod2.engine import cli, load_config
@@ -41,7 +41,7 @@ MOTION = "motion"
 
 def learned_locations(path: str) -> dict[str, np.ndarray]:
     """{name of the aligner: (N, 2) dx, dy in cells} in a checkpoint."""
-    locations = _locations(read_tensors(path))
+    locations = _locations(read_tensors(str(existing_weights(path))))
     if not locations:
         raise UserError(
             f"{path} has no sampling locations: expected a checkpoint of LSTS with MODEL.ALIGNER.NAME LearnedSampling"

@@ -220,7 +220,7 @@ def test_a_write_that_fails_names_the_output_alone(monkeypatch):
     def fail(tensors, path, metadata):
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr("vod2.checkpoint.public_file.save_file", fail)
+    monkeypatch.setattr("vod2.checkpoint.files.save_file", fail)
     torch.save(public_state(), "rdn.pth")
     message = refusal(arguments("mega", "rdn.pth"))
     assert message == "output 'out.safetensors' cannot be written: No space left on device"

@@ -249,7 +249,7 @@ def survive(folder: Path, done: int, failed: int, kills: int, *words: str) -> No
         for what in (run.kill_a_worker, run.kill):
             ended = min(ended + rng.randint(1, max((done + failed) // (3 * kills), 1)), done + failed - 2)
             run.wait_until(ended)
-            time.sleep(rng.uniform(0, 0.3))
+            time.sleep(rng.uniform(0, 0.1))
             what()
         before = {name: row for name, row in rows_of(run.manifest).items() if row["status"] in ("done", "failed")}
         assert 0 < len(before) < done + failed, f"kill {number} came too late to prove anything"
@@ -266,8 +266,8 @@ def survive(folder: Path, done: int, failed: int, kills: int, *words: str) -> No
 @pytest.mark.timeout(900)
 def test_kills_of_coordinator_and_worker_lose_and_repeat_nothing(tmp_path):
     write_detector(tmp_path, WINDOW)
-    write_archive(tmp_path / "in", 6, 2)
-    survive(tmp_path, 6, 2, 1, "--workers", "1")
+    write_archive(tmp_path / "in", 16, 2)
+    survive(tmp_path, 16, 2, 1, "--workers", "1")
 
 
 def test_a_signal_lets_what_runs_finish(tmp_path):
