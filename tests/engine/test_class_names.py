@@ -60,6 +60,14 @@ def test_those_of_the_weights_come_before_those_of_the_dataset(tmp_path, dataset
     assert "nobody" not in MetadataCatalog.list()
 
 
+def test_weights_under_their_former_name_have_their_names_too(tmp_path, dataset):
+    weights_of(tmp_path, ["elf", "gnome"])
+    cfg = config(tmp_path / "model_final.pth")  # only model_final.safetensors is there
+    assert class_names_of(cfg) == ["elf", "gnome"]
+    with pytest.raises(UserError, match="'elf' as label 0"):
+        require_same_names(cfg, [dataset])
+
+
 def test_another_number_of_names_is_refused(tmp_path, dataset):
     with pytest.raises(
         UserError, match="class_names_val' of DATASETS.TEST has 2 class names .airplane, bear., but .* is 1"

@@ -72,6 +72,26 @@ def write_numbered_images(folder: str | Path, names: Sequence[str]) -> None:
         Path(folder, name).write_bytes(cv2.imencode(Path(name).suffix, numbered_frame(index))[1].tobytes())
 
 
+def write_browser_recording(path: str | Path, milliseconds: Sequence[int]) -> list[float]:
+    """A webm of moving frames at these times, without a rate, as browsers record; returns the times in seconds."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libvpx", rate=1000)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for frame, time in zip(moving_frames(len(milliseconds)), milliseconds, strict=True):
+            picture = av.VideoFrame.from_ndarray(frame, format="bgr24")
+            picture.pts, picture.time_base = time, Fraction(1, 1000)
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
+    content = Path(path).read_bytes()
+    element = b"\x23\xe3\x83"  # Matroska's DefaultDuration, which browsers leave out: now a Void of the same length
+    at = content.index(element)
+    size = content[at + 3] & 0x7F
+    void = bytes([0xEC, 0x80 | (size + 2)])  # a byte of the old name and its length are part of what is void
+    Path(path).write_bytes(content[:at] + void + content[at + 2 :])
+    return [time / 1000 for time in milliseconds]
+
+
 def write_packed_avi(path: str | Path, frames: Sequence[np.ndarray]) -> Path:
     """MPEG-4 in AVI as DivX packs it: a B-frame lies in the packet of the frame before, and a later packet is empty."""
     height, width = frames[0].shape[:2]

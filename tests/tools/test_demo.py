@@ -5,7 +5,6 @@ import itertools
 import json
 import re
 import sys
-from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -16,7 +15,7 @@ import torch
 
 from helpers import damage
 from helpers.models import tiny_cfg
-from helpers.videos import moving_frames, write_numbered_video
+from helpers.videos import write_browser_recording, write_numbered_video
 from vod2 import VideoPredictor
 from vod2.checkpoint.files import write_checkpoint
 from vod2.d2 import Boxes, Instances, build_model
@@ -165,31 +164,12 @@ def test_every_format_of_text_tells_the_same(demo, monkeypatch, arguments, tmp_p
     ]
 
 
-def recorded_by_a_browser(path: Path) -> list[float]:
-    """A webm of 12 frames without a frame rate, with a pause; returns their times in seconds."""
-    milliseconds = [0, 36, 72, 102, 140, 171, 2500, 2533, 2569, 2600, 2637, 2670]
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libvpx", rate=1000)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-        stream.codec_context.time_base = Fraction(1, 1000)
-        for frame, time in zip(moving_frames(len(milliseconds)), milliseconds, strict=True):
-            picture = av.VideoFrame.from_ndarray(frame, format="bgr24")
-            picture.pts, picture.time_base = time, Fraction(1, 1000)
-            container.mux(stream.encode(picture))
-        container.mux(stream.encode(None))
-    content = path.read_bytes()
-    element = b"\x23\xe3\x83"  # Matroska's DefaultDuration, which browsers leave out: now a Void of the same length
-    at = content.index(element)
-    size = content[at + 3] & 0x7F
-    path.write_bytes(content[:at] + bytes([0xEC, 0x80 | (size + 2)]) + content[at + 2 :])
-    return [time / 1000 for time in milliseconds]
-
-
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
 def test_a_drawn_video_lasts_as_long_as_its_input_and_every_format_has_times(
     demo, monkeypatch, arguments, tmp_path, suffix
 ):
-    times = recorded_by_a_browser(tmp_path / "talk.webm")
+    milliseconds = [0, 36, 72, 102, 140, 171, 2500, 2533, 2569, 2600, 2637, 2670]  # with a pause
+    times = write_browser_recording(tmp_path / "talk.webm", milliseconds)
     arguments |= {"--video-input": str(tmp_path / "talk.webm"), "--output": str(tmp_path / f"out{suffix}")}
     words = [word for kind in ("json", "jsonl", "coco") for word in (f"--{kind}", str(tmp_path / f"out.{kind}"))]
     call(demo, monkeypatch, arguments, *words)

@@ -12,7 +12,15 @@ import cv2
 import numpy as np
 import pytest
 
-from helpers.videos import SIZE, moving_frames, numbered_frame, write_numbered_images, write_packed_avi, write_video
+from helpers.videos import (
+    SIZE,
+    moving_frames,
+    numbered_frame,
+    write_browser_recording,
+    write_numbered_images,
+    write_packed_avi,
+    write_video,
+)
 from vod2.errors import VideoError
 from vod2.video import MAX_PIXELS, VideoReader, VideoWriter, video_status
 
@@ -157,26 +165,9 @@ def test_frames_that_turn_out_larger_than_the_header_says_are_not_decoded(tmp_pa
     assert [frame.shape for frame in reader] == [(48, 64, 3)] * 4 and reader.gaps == [(3, 1)]
 
 
-def browser_recording(path: Path, milliseconds: list[int]) -> None:
-    """A webm without a frame rate."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libvpx", rate=1000)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-        stream.codec_context.time_base = Fraction(1, 1000)
-        for frame, time in zip(moving_frames(len(milliseconds)), milliseconds, strict=True):
-            picture = av.VideoFrame.from_ndarray(frame, format="bgr24")
-            picture.pts, picture.time_base = time, Fraction(1, 1000)
-            container.mux(stream.encode(picture))
-        container.mux(stream.encode(None))
-    content = path.read_bytes()
-    position = content.index(b"\x23\xe3\x83")  # DefaultDuration becomes a Void of the same length
-    size = content[position + 3 - 1] & 0x7F
-    path.write_bytes(content[:position] + bytes([0xEC, 0x80 | (size + 1)]) + content[position + 2 :])
-
-
 def test_a_recording_of_a_browser_has_its_mean_rate_and_its_times(tmp_path):
     times = [0, 36, 72, 102, 140, 171, 2500, 2533, 2569, 2600]
-    browser_recording(tmp_path / "talk.webm", times)
+    write_browser_recording(tmp_path / "talk.webm", times)
     reader = VideoReader(tmp_path / "talk.webm")
     assert float(reader.fps) == pytest.approx(9 / 2.6, abs=0.01)
     assert [round(1000 * reader.time) for _ in reader] == times

@@ -2,15 +2,14 @@
 
 import contextlib
 import multiprocessing
-import os
 import signal
 import socket
-import threading
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any, NamedTuple
 
 from vod2.archive.tasks import Ended, Failed, MakeRunner, Task
+from vod2.engine.machines import end_with_parent
 from vod2.errors import UserError
 
 # Workers that die one after the other before they are ready will go on dying.
@@ -165,7 +164,7 @@ def _serve(connection: Connection, make_runner: MakeRunner, device: str, inherit
     # Ctrl-C and a service manager's SIGTERM reach all processes; the coordinator decides what becomes of the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     try:
         runner = make_runner(device)
     except UserError as error:
@@ -175,14 +174,6 @@ def _serve(connection: Connection, make_runner: MakeRunner, device: str, inherit
     with contextlib.suppress(EOFError, OSError):
         while True:
             connection.send(runner.run(connection.recv()))
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        # At once: another coordinator may begin, and must not find two processes at one video.
-        os._exit(1)
 
 
 def _how(exitcode: int | None) -> str:

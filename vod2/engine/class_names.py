@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Sequence
 
+from vod2.checkpoint import existing_weights
 from vod2.checkpoint.files import stored_classes
 from vod2.d2 import CfgNode, DatasetCatalog, MetadataCatalog
 from vod2.data.datasets.common import lines_of, read_text
@@ -27,10 +28,9 @@ def class_names_of(cfg: CfgNode, file: str | os.PathLike | None = None) -> list[
     """
     if file is not None:
         return _require_count(cfg, read_names(file), str(file))
-    weights = cfg.MODEL.WEIGHTS
-    stored = stored_classes(weights) if weights and os.path.isfile(weights) else None
+    stored = _names_of_weights(cfg)
     if stored is not None:
-        return _require_count(cfg, stored, weights)
+        return _require_count(cfg, stored, cfg.MODEL.WEIGHTS)
     if not cfg.DATASETS.TEST:
         return []
     name = cfg.DATASETS.TEST[0]
@@ -70,7 +70,7 @@ def require_same_names(cfg: CfgNode, names: Sequence[str]) -> None:
         names: of datasets whose `thing_classes` are known.
     """
     weights = cfg.MODEL.WEIGHTS
-    stored = (stored_classes(weights) if weights and os.path.isfile(weights) else None) or []
+    stored = _names_of_weights(cfg) or []
     for name in names:
         classes = MetadataCatalog.get(name).get("thing_classes") or ()
         for label, (one, other) in enumerate(zip(stored, classes, strict=False)):
@@ -80,6 +80,13 @@ def require_same_names(cfg: CfgNode, names: Sequence[str]) -> None:
                 f"{weights} was trained with {one!r} as label {label}, which dataset {name!r} calls {other!r}: "
                 f"register it with class_names={stored!r:.300}"
             )
+
+
+def _names_of_weights(cfg: CfgNode) -> list[str] | None:
+    """Those that MODEL.WEIGHTS brings; None where it brings none, is not given, or is not on this machine yet."""
+    # NAME.pth may stand for NAME.safetensors, which has the names.
+    weights = existing_weights(cfg.MODEL.WEIGHTS)
+    return stored_classes(weights) if weights.is_file() else None
 
 
 def _require_count(cfg: CfgNode, names: list[str], source: str) -> list[str]:

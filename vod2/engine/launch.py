@@ -6,15 +6,12 @@ import os
 import signal
 import socket
 import sys
-import threading
 import time
 import traceback
 from argparse import Namespace
 from collections.abc import Callable
 from contextlib import closing
 from datetime import timedelta
-from multiprocessing import parent_process
-from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
 
@@ -24,6 +21,7 @@ import torch.multiprocessing as mp
 
 from vod2.d2 import comm
 from vod2.engine.interruption import EXIT_CODE, TrainingInterrupted
+from vod2.engine.machines import end_with_parent
 from vod2.errors import UserError
 
 _TIMEOUT = timedelta(minutes=30)  # of a collective operation
@@ -120,7 +118,7 @@ def _join(work: Callable[[Any, Namespace], Any], cfg: Any, args: Namespace) -> N
 def _work_in_process(
     local_rank: int, work: Callable[[Any, Namespace], Any], cfg: Any, args: Namespace, url: str, failures: Any
 ) -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     rank = args.machine_rank * args.num_gpus + local_rank
     try:
         group = {"init_method": url, "rank": rank, "world_size": args.num_machines * args.num_gpus}
@@ -136,14 +134,6 @@ def _work_in_process(
         failures.put(_Failure(time.monotonic(), rank, isinstance(error, UserError), message, trace))
         _end(1)
     _end(0)
-
-
-def _end_with_parent() -> None:
-    """End this process when its parent has been killed: nobody would know of it, and it would go on writing files."""
-    parent = parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        _end(1)
 
 
 def _begin(local_rank: int, local_size: int, group: dict[str, Any]) -> None:

@@ -2,8 +2,10 @@
 
 import contextlib
 import fcntl
+import multiprocessing
 import os
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -83,3 +85,18 @@ def connect_to_ray(device: str) -> tuple[Any, int]:
     if available < 1:
         raise UserError(f"the cluster of Ray has no {kind}: give another --device, or add machines to it")
     return ray, available
+
+
+def end_with_parent() -> None:
+    """End this process at once when its parent has ended, however that ends; call it first in a child process.
+
+    Nobody would know of a process that goes on alone, and one that takes the parent's place must not find it at work.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
+
+
+def _end_after(parent: Any) -> None:
+    parent.join()
+    os._exit(1)

@@ -170,10 +170,11 @@ def _check_dataset(cfg: CfgNode, name: str) -> tuple[list[str], bool]:
             f"dataset {name!r} is {records!r:.60}, expected a list of dicts: check what it was registered with"
         ], False
     faults = _class_faults(cfg, name)
-    sample = [records[row] for row in evenly_spaced(len(records), SAMPLED)]
+    rows = evenly_spaced(len(records), SAMPLED)
+    sample = [records[row] for row in rows]
     is_tested = name in cfg.DATASETS.TEST
     checker = RecordCheck(name, MetadataCatalog.get(name).get("thing_classes"), is_tested)
-    for row, record in zip(evenly_spaced(len(records), SAMPLED), sample, strict=True):
+    for row, record in zip(rows, sample, strict=True):
         checker.look_at(row, record)
     found = checker.faults()
     faults += found
