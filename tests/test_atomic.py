@@ -1,12 +1,14 @@
 """A file is the old one or the whole new one; what a killed process leaves is found."""
 
+import errno
 import os
+import sqlite3
 import subprocess
 import sys
 
 import pytest
 
-from vod2.atomic import remove_leftovers, replacing, temporary_path
+from vod2.atomic import full_disk_errno, remove_leftovers, replacing, replacing_all, temporary_path
 
 # Begins to replace a file, and waits to be killed.
 WRITER = """
@@ -60,3 +62,34 @@ def test_a_hidden_file_of_somebody_else_stays(tmp_path):
 
 def test_the_temporary_file_has_the_suffix_of_the_target(tmp_path):
     assert temporary_path(tmp_path / "video.mp4").suffix == ".mp4"
+
+
+@pytest.mark.parametrize(
+    ("error", "number"),
+    [
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), errno.EDQUOT),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory"), None),
+        (sqlite3.OperationalError("database or disk is full"), errno.ENOSPC),
+        (ValueError("I/O error: No space left on device (os error 28)"), errno.ENOSPC),
+        (ValueError("I/O error: No such file or directory (os error 2)"), None),
+        # As a loader's process passes it on, with what happened before
+        (OSError("KeyError: 2\n[Errno 2] No such file\nOSError: [Errno 28] No space left on device"), errno.ENOSPC),
+    ],
+)
+def test_a_full_disk_is_known_from_the_error_of_any_library(error, number):
+    assert full_disk_errno(error) == number
+
+
+def test_files_that_belong_together_are_replaced_together(tmp_path):
+    first, second = tmp_path / "weights", tmp_path / "manifest"
+    first.write_text("old")
+    with pytest.raises(RuntimeError), replacing_all([first, second]) as (one, other):
+        one.write_text("new")
+        other.write_text("new")
+        raise RuntimeError
+    assert first.read_text() == "old"
+    assert os.listdir(tmp_path) == ["weights"]
+    with replacing_all([first, second]) as (one, other):
+        one.write_text("new")
+        other.write_text("newer")
+    assert (first.read_text(), second.read_text()) == ("new", "newer")

@@ -27,11 +27,9 @@ from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
-from vod2.atomic import replacing
 from vod2.checkpoint import require_weights
 from vod2.d2 import CfgNode, Instances, MetadataCatalog
 from vod2.engine import VideoPredictor, cli, load_config
@@ -42,6 +40,7 @@ from vod2.engine.rows import config_name
 from vod2.engine.streams import DetectedFrame, link_stream
 from vod2.errors import UserError
 from vod2.evaluation.detection_files import FORMATS, DetectionFile, VideoFacts
+from vod2.image_files import write_image
 from vod2.modeling import OnlineLinker, SeqNMS, build_box_linker
 from vod2.video import Camera, VideoReader, VideoWriter
 from vod2.visualization import (
@@ -385,8 +384,7 @@ def show_relations(
     name = class_name(int(detections.pred_classes[row]), class_names)
     title = f"frame {watch.frame}: {name} {detections.scores[row]:.2f}"
     picture = draw_relations(image, detections.pred_boxes.tensor[row].tolist(), supports, title)
-    with replacing(_relations_path(Path(args.output))) as temporary:
-        cv2.imwrite(str(temporary), picture)
+    write_image(_relations_path(Path(args.output)), picture)
 
 
 def main() -> None:

@@ -18,7 +18,6 @@ import cv2
 import numpy as np
 from tabulate import tabulate
 
-from vod2.atomic import replacing
 from vod2.d2 import DatasetCatalog
 from vod2.data.clips import read_frames
 from vod2.data.datasets.video_index import as_video_dicts
@@ -27,6 +26,7 @@ from vod2.engine.registration import add_register_option
 from vod2.errors import UserError
 from vod2.evaluation.failures import Judged, false_detections, judge, worst_frames
 from vod2.evaluation.runs import Run, find_results, name_of_results, read_run, refuse_differences
+from vod2.image_files import write_image
 from vod2.visualization import class_color, class_name, draw_box, side_by_side
 
 WIDTH = 560  # pixels of a panel
@@ -132,8 +132,7 @@ def main() -> None:
         panels = [draw_judged(image, of_method, frame, run) for of_method, run in zip(judged, runs, strict=True)]
         pictures.append(side_by_side(panels, [f"{name}: {runs[0].data.image_ids[frame]}" for name in names]))
     print(table(frames, runs[0], judged, names))
-    with replacing(args.output) as path:
-        cv2.imwrite(str(path), np.concatenate(pictures))
+    write_image(args.output, np.concatenate(pictures))
     print(f"Wrote {args.output}")
 
 

@@ -20,13 +20,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from vod2.atomic import replacing
 from vod2.checkpoint import require_weights
 from vod2.d2 import CfgNode, Instances, MetadataCatalog
 from vod2.engine import VideoPredictor, cli, load_config
 from vod2.engine.registration import add_register_option
 from vod2.engine.relations import RelationWatch
 from vod2.errors import UserError
+from vod2.image_files import write_image
 from vod2.modeling import Aggregated
 from vod2.structures import ProposalSet, TemporalContext
 from vod2.video import VideoReader
@@ -192,8 +192,7 @@ def main() -> None:
     names = list(getattr(metadata, "thing_classes", []))
     edges = patch_edges(int(watch.importance.shape[1] ** 0.5), cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION)
     picture = picture_of(rows_of(watch, image, detections[best], names, args.supports), edges)
-    with replacing(args.output) as path:
-        cv2.imwrite(str(path), picture)
+    write_image(args.output, picture)
     print(args.output)
 
 

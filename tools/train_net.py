@@ -16,6 +16,7 @@ python tools/train_net.py --config-file configs/RDN_R101.yaml --eval-only --cont
 """
 
 import argparse
+from contextlib import nullcontext
 
 from vod2.checkpoint import load_weights, require_weights
 from vod2.d2 import CfgNode, build_model, comm, default_argument_parser, verify_results
@@ -24,6 +25,7 @@ from vod2.engine import VideoTrainer, check_evaluation, cli, load_config, setup
 from vod2.engine.class_names import require_same_names
 from vod2.engine.config_values import building
 from vod2.engine.launch import launch_processes
+from vod2.engine.machines import output_for_training
 from vod2.engine.registration import add_register_option
 from vod2.engine.rows import config_name, find_test_setting
 from vod2.errors import UserError
@@ -31,11 +33,19 @@ from vod2.errors import UserError
 
 def work(cfg: CfgNode, args: argparse.Namespace) -> dict:
     """Run in every process; returns the metrics of the last evaluation."""
-    setup(cfg, args)
-    if not args.eval_only:
+    if args.eval_only:
+        return evaluate(cfg, args)
+    # Before config.yaml of another training is replaced
+    with output_for_training(cfg.OUTPUT_DIR) if comm.is_main_process() else nullcontext():
+        setup(cfg, args)
         trainer = VideoTrainer(cfg)
         trainer.resume_or_load(resume=args.resume)
         return trainer.train()
+
+
+def evaluate(cfg: CfgNode, args: argparse.Namespace) -> dict:
+    """Evaluate the weights of the configuration, in every process."""
+    setup(cfg, args)
     with building(cfg):
         model = build_model(cfg)
     load_weights(model, cfg.MODEL.WEIGHTS)

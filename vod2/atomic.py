@@ -5,6 +5,7 @@ behind is a temporary file, which `remove_leftovers` finds by its name.
 """
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -12,7 +13,7 @@ import socket
 import tempfile
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,19 @@ def _flush(path: str | os.PathLike, flags: int) -> None:
         os.close(handle)
 
 
+def _complete(temporary: Path) -> None:
+    """What has been written to a temporary file is on the disk, and everyone may read it."""
+    _open_to_all(temporary)  # some libraries put a file of their own in its place
+    _flush(temporary, os.O_RDWR)
+
+
+def move_into_place(temporary: Path, path: Path) -> None:
+    """Give a complete temporary file its name, for what cannot be written in one block (`replacing`)."""
+    _complete(temporary)
+    os.replace(temporary, path)
+    _flush_folder(path.parent)
+
+
 def _flush_folder(path: Path) -> None:
     # Some network file systems refuse to open or to flush a folder: the rename is as safe as they make it.
     with contextlib.suppress(OSError):
@@ -79,6 +93,9 @@ def replacing(path: str | os.PathLike, folder: str | os.PathLike | None = None) 
         path: the file.
         folder: of the temporary file, see `temporary_path`.
 
+    Raises:
+        OSError: what the block raises because the disk is full, from whatever library, is this, with errno and `path`.
+
     Example:
         >>> import tempfile
         >>> target = Path(tempfile.mkdtemp()) / "note.txt"
@@ -87,15 +104,86 @@ def replacing(path: str | os.PathLike, folder: str | os.PathLike | None = None) 
         >>> target.read_text()
         'whole'
     """
-    temporary = temporary_path(path, folder)
+    with replacing_all([path], folder) as temporaries:
+        yield temporaries[0]
+
+
+@contextlib.contextmanager
+def replacing_all(paths: Sequence[str | os.PathLike], folder: str | os.PathLike | None = None) -> Iterator[list[Path]]:
+    """As `replacing`, for files that belong together: none is replaced before all are on the disk.
+
+    They are then renamed in the order of `paths`.
+    """
+    temporaries: list[Path] = []
     try:
-        yield temporary
-        _open_to_all(temporary)  # some libraries put a file of their own in its place
-        _flush(temporary, os.O_RDWR)
-        os.replace(temporary, path)
-        _flush_folder(Path(path).parent)
+        with _telling_full_disk(paths, temporaries):
+            for path in paths:
+                temporaries.append(temporary_path(path, folder))
+            yield temporaries
+            for temporary in temporaries:
+                _complete(temporary)
+        for temporary, path in zip(temporaries, paths, strict=True):
+            os.replace(temporary, path)
+        for parent in {Path(path).parent for path in paths}:
+            _flush_folder(parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        for temporary in temporaries:
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _telling_full_disk(paths: Sequence[str | os.PathLike], temporaries: Sequence[Path]) -> Iterator[None]:
+    """An exception of the block that a full disk is the reason of is raised as an OSError with errno and a path."""
+    try:
+        yield
+    except Exception as error:
+        number = full_disk_errno(error)
+        # PyTorch's writer tells nothing of the reason, so the disk is asked
+        if number is None and isinstance(error, RuntimeError):
+            number = _errno_of_growing(temporaries)
+        of_another_file = isinstance(error, OSError) and error.filename and Path(error.filename) not in temporaries
+        if number is None or of_another_file:
+            raise
+        raise OSError(number, os.strerror(number), os.fspath(paths[0])) from error
+
+
+# No space, none left to this user, a larger file than this process may write.
+_FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# How libraries that raise no OSError, and processes that pass it on as text, tell it.
+_FULL_DISK_TEXT = re.compile(r"\b(?:os error|errno) (\d+)\b|database or disk is full", re.IGNORECASE)
+
+
+def full_disk_errno(error: BaseException) -> int | None:
+    """The number of the operating system's error if an exception of any library says that a disk is full, else None.
+
+    Example:
+        >>> full_disk_errno(OSError(errno.ENOSPC, "No space left on device")) == errno.ENOSPC
+        True
+        >>> full_disk_errno(ValueError("disk")) is None
+        True
+    """
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno if error.errno in _FULL_DISK else None
+    for match in _FULL_DISK_TEXT.finditer(str(error)):
+        number = int(match[1]) if match[1] else errno.ENOSPC
+        if number in _FULL_DISK:
+            return number
+    return None
+
+
+def _errno_of_growing(files: Sequence[Path]) -> int | None:
+    """The error that one of these files cannot be longer for, if it is that of a full disk."""
+    for file in files:
+        try:
+            with open(file, "ab") as handle:
+                # More than the rest of a block that the file has already
+                handle.write(bytes(2**16))
+                handle.flush()
+                os.fsync(handle.fileno())
+        except OSError as error:
+            if error.errno in _FULL_DISK:
+                return error.errno
+    return None
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:

@@ -81,6 +81,16 @@ def test_killed_while_it_writes_a_checkpoint(whole, tmp_path, at):
     assert_ends_as(whole, tmp_path)
 
 
+def test_a_disk_that_is_full_ends_the_training_in_one_sentence(whole, tmp_path):
+    code, _ = run(tmp_path, "--at", FLUSHES + 2)  # the first checkpoint is whole
+    assert code == -signal.SIGKILL
+    code, errors = run(tmp_path, "--largest", 400_000)  # the weights fit, the state of the optimizer does not
+    assert code == 3
+    assert "Traceback" not in errors
+    assert "model_0000003.safetensors" in errors.splitlines()[-1]
+    assert_ends_as(whole, tmp_path)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("at", range(2 * FLUSHES + 1, 2 * FLUSHES + 11))
 def test_killed_at_every_point_of_writing_a_checkpoint(whole, tmp_path, at):

@@ -1,18 +1,21 @@
 """A short training that may kill itself in the middle of writing a file.
 
-Run as `python -m helpers.killed_training FOLDER --workers N [--at FLUSH] [--slow SECONDS]`; it always resumes. FLUSH
-counts the times that a file or a folder is forced to the disk: the file that is being written is cut in half first.
+Run as `python -m helpers.killed_training FOLDER --workers N [--at FLUSH] [--slow SECONDS] [--largest BYTES]`; it always
+resumes. FLUSH counts the times that a file or a folder is forced to the disk: the file that is being written is cut in
+half first. BYTES is the largest file that can be written, as on a disk that is full.
 """
 
 import argparse
 import os
 import signal
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 
 from helpers import accumulation
+from helpers.full_disk import largest_file
 from vod2 import atomic
 from vod2.d2 import HookBase
 from vod2.engine import VideoTrainer, cli
@@ -26,7 +29,7 @@ KEYS = {
     "SOLVER.BASE_LR": 1e-3,
     "TEST.EVAL_PERIOD": 0,
 }
-FLUSHES = 8  # of a checkpoint: four files, and the folder after each
+FLUSHES = 6  # of a checkpoint: three files and their folder, the file that names it and the folder again
 
 
 class Slow(HookBase):
@@ -61,6 +64,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, required=True)
     parser.add_argument("--at", type=int, default=0)
     parser.add_argument("--slow", type=float, default=0.0)
+    parser.add_argument("--largest", type=int, default=0)
     args = parser.parse_args()
     torch.set_num_threads(1)
     accumulation.register_videos(args.folder)
@@ -72,7 +76,8 @@ def main() -> None:
     if args.at:
         kill_at(args.at)
     (args.folder / "begun").touch()
-    trainer.train()
+    with largest_file(args.largest) if args.largest else nullcontext():
+        trainer.train()
 
 
 if __name__ == "__main__":

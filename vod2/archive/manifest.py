@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from vod2.archive.inputs import Signature, video_id
 from vod2.archive.tasks import Done
+from vod2.atomic import full_disk_errno
 from vod2.errors import UserError
 
 PENDING, RUNNING, DONE, FAILED = "pending", "running", "done", "failed"
@@ -107,6 +108,8 @@ class Manifest:
             self._db.execute("PRAGMA synchronous = NORMAL")
             self._db.executescript(_SCHEMA)
         except sqlite3.DatabaseError as error:
+            if full_disk_errno(error) is not None:
+                raise
             raise UserError(f"{self.path} is no manifest ({error}): give another --manifest, or delete it") from error
 
     def close(self) -> None:

@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vod2.atomic import replacing
+from vod2.atomic import replacing, replacing_all
 from vod2.checkpoint.packing import pack, storable, unpack
 from vod2.errors import UserError
 
@@ -61,9 +61,13 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     Args:
         metadata: further strings in the file's header.
     """
-    stored = storable(tensors)
     with replacing(path) as temporary:
-        save_file(stored, temporary, {**(metadata or {}), _DIGEST: digest(stored)})
+        _write_tensors(temporary, tensors, metadata or {})
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    stored = storable(tensors)
+    save_file(stored, path, {**metadata, _DIGEST: digest(stored)})
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
@@ -131,19 +135,21 @@ def write_checkpoint(
         The file of the weights.
     """
     packed, tensors = pack(state)
-    files = {name + _WEIGHTS: weights, name + _STATE: tensors}
-    manifest: dict[str, Any] = {"format": _FORMAT, "about": about, "state": packed, "files": {}}
     classes = about.get("classes")
     # In the weights, too, which are copied without their manifest.
     metadata = {} if classes is None else {_CLASSES: json.dumps(list(classes))}
-    for file, content in files.items():
-        write_weights(folder / file, content, metadata if file == name + _WEIGHTS else None)
-        manifest["files"][file] = {"bytes": (folder / file).stat().st_size, "sha256": _sha256(folder / file)}
-    manifest["sha256"] = _sha256_of(manifest)
-    with replacing(folder / (name + _MANIFEST)) as temporary:
-        temporary.write_text(json.dumps(manifest), encoding="utf-8")
-    tag_last(folder, name + _WEIGHTS)
-    return folder / (name + _WEIGHTS)
+    names = [name + _WEIGHTS, name + _STATE, name + _MANIFEST]
+    # Together, so that a disk that is full leaves an earlier checkpoint of this name whole. The manifest is the last.
+    with replacing_all([folder / file for file in names]) as temporaries:
+        _write_tensors(temporaries[0], weights, metadata)
+        _write_tensors(temporaries[1], tensors, {})
+        manifest: dict[str, Any] = {"format": _FORMAT, "about": about, "state": packed, "files": {}}
+        for file, temporary in zip(names[:2], temporaries[:2], strict=True):
+            manifest["files"][file] = {"bytes": temporary.stat().st_size, "sha256": _sha256(temporary)}
+        manifest["sha256"] = _sha256_of(manifest)
+        temporaries[2].write_text(json.dumps(manifest), encoding="utf-8")
+    tag_last(folder, names[0])
+    return folder / names[0]
 
 
 def tag_last(folder: Path, file: str) -> None:

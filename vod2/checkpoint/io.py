@@ -9,7 +9,7 @@ from textwrap import shorten
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
@@ -188,6 +188,24 @@ def read_tensors(path: str) -> MutableMapping[str, Tensor]:
         raise
     except Exception as error:  # torch raises whatever the unpickler meets
         raise _unreadable(path, error) from error
+
+
+def read_shapes(path: str) -> dict[str, Tensor]:
+    """{name: tensor without numbers, of the meta device}, of a file as `read_tensors` takes it.
+
+    Of a .safetensors file, only the header is read.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    if not path.endswith(".safetensors"):
+        return {name: tensor.to("meta") for name, tensor in read_tensors(path).items()}
+    try:
+        with safe_open(path, "pt") as file:
+            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118  # no mapping
+    except (SafetensorError, OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
+    return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
 
 
 def _read_zoo(model: nn.Module, path: str) -> MutableMapping[str, Tensor]:

@@ -1,6 +1,6 @@
 """How a command line tool ends, and what several of them ask of their arguments."""
 
-import errno
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -8,14 +8,14 @@ from typing import NoReturn
 
 from torch.multiprocessing.spawn import ProcessRaisedException
 
+from vod2.atomic import full_disk_errno
 from vod2.data.datasets.common import require_registered
 from vod2.engine.registration import register_files
 from vod2.errors import UserError
 
 # What a worker process adds around the message that it died of: its traceback, and the name of the exception.
+_MISTAKES = ("UserError: ", "VideoError: ")
 _WRAPPED = re.compile(r".*^[\w.]*(?:UserError|VideoError): ", re.DOTALL | re.MULTILINE)
-
-_FULL = (errno.ENOSPC, errno.EDQUOT)  # the disk, the user's share of it
 
 
 def run(main: Callable[[], None]) -> None:
@@ -29,21 +29,31 @@ def run(main: Callable[[], None]) -> None:
         main()
     except UserError as error:
         _stop(str(error))
-    except ProcessRaisedException as error:
-        # torch.multiprocessing passes the traceback as text, so the type of the exception is only in there
-        if "UserError: " not in str(error) and "VideoError: " not in str(error):
-            raise
-        _stop(str(error))
-    except OSError as error:
-        if error.errno not in _FULL:
-            raise
-        where = f" ({error.filename})" if error.filename else ""
-        print(f"error: {error.strerror}{where}: free some space, and start again with the same words", file=sys.stderr)
-        sys.exit(3)
     except KeyboardInterrupt:
         # 130 is 128 + SIGINT, as shells report Ctrl-C
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        # torch.multiprocessing passes the traceback as text, so the type of the exception is only in there
+        if isinstance(error, ProcessRaisedException) and any(name in str(error) for name in _MISTAKES):
+            _stop(str(error))
+        if (number := full_disk_errno(error)) is None:
+            raise
+        print(
+            f"error: {os.strerror(number)}{_full_file(error)}: free some space, and start again with the same words",
+            file=sys.stderr,
+        )
+        sys.exit(3)
+
+
+def _full_file(error: BaseException) -> str:
+    """Of the exceptions that led to this one, the name of the file that was too large, in brackets."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.filename:
+            return f" ({cause.filename})"
+        cause = cause.__cause__ or cause.__context__
+    return ""
 
 
 def require_dataset(name: str) -> None:

@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from vod2.atomic import full_disk_errno
 from vod2.d2 import comm
 from vod2.engine.interruption import EXIT_CODE, TrainingInterrupted
 from vod2.engine.machines import end_with_parent
@@ -42,6 +43,7 @@ class _Failure(NamedTuple):
         is_mistake: whether it was a UserError, whose message is enough.
         message: of the exception.
         trace: its traceback.
+        full_disk: the number of the operating system's error and the file, where a disk was full.
     """
 
     seconds: float
@@ -49,6 +51,7 @@ class _Failure(NamedTuple):
     is_mistake: bool
     message: str
     trace: str
+    full_disk: tuple[int, str | None] | None
 
 
 def launch_processes(work: Callable[[Any, Namespace], Any], cfg: Any, args: Namespace) -> None:
@@ -66,6 +69,7 @@ def launch_processes(work: Callable[[Any, Namespace], Any], cfg: Any, args: Name
 
     Raises:
         UserError: more processes than GPUs; --num-gpus under torchrun; or that of the process that failed.
+        OSError: the process that failed found a disk full.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ:
         _join(work, cfg, args)
@@ -131,7 +135,9 @@ def _work_in_process(
     except Exception as error:
         # Cut, for a pipe takes 64 KiB before somebody reads it.
         message, trace = str(error)[:_MOST_TOLD], traceback.format_exc()[-_MOST_TOLD:]
-        failures.put(_Failure(time.monotonic(), rank, isinstance(error, UserError), message, trace))
+        number = full_disk_errno(error)
+        full_disk = None if number is None else (number, getattr(error, "filename", None))
+        failures.put(_Failure(time.monotonic(), rank, isinstance(error, UserError), message, trace, full_disk))
         _end(1)
     _end(0)
 
@@ -220,7 +226,10 @@ def _raise_failure(processes: list[BaseProcess], ended: set[int], failures: Any)
     while not failures.empty():
         told.append(failures.get())
     if told:
-        first = min(told)
+        first = min(told, key=lambda failure: failure.seconds)
+        if first.full_disk:
+            number, file = first.full_disk
+            raise OSError(number, os.strerror(number), file)
         if not first.is_mistake:
             print(first.trace, file=sys.stderr)
         raise WorkerError(f"process {first.rank} of {len(codes)} failed: {first.message}")

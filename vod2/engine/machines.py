@@ -1,7 +1,9 @@
 """What programs that run many processes share: the lock of their folder, the cores, the cluster."""
 
 import contextlib
+import errno
 import fcntl
+import logging
 import multiprocessing
 import os
 import socket
@@ -13,18 +15,23 @@ from typing import Any
 
 from vod2.errors import UserError
 
+_LOGGER = logging.getLogger("vod2.engine")
+_locked: set[Path] = set()  # folders that this process trains into
+
 
 @contextlib.contextmanager
-def locked_file(path: Path, children: str, patience: float = 0.0) -> Iterator[int]:
+def locked_file(path: Path, children: str, patience: float = 0.0, remedy: str = "--output") -> Iterator[int]:
     """Hold the lock `path` of the folder that it lies in; yields its descriptor, which child processes may inherit.
 
     The lock is the operating system's: it ends with the last process that has the descriptor, however that ends, so a
-    file that a killed process left behind locks nothing. Its content, host and process, is for the message.
+    file that a killed process left behind locks nothing. Its content, host and process, is for the message. Where the
+    file system has no locks, as some of clusters, a warning says so, and nothing is locked.
 
     Args:
         path: the file; folders are made.
         children: what may be left running with the lock, such as "trainings"; for the message.
         patience: seconds to wait for another process that has it.
+        remedy: the option or key that names another folder; for the message.
 
     Raises:
         UserError: another process has it.
@@ -44,6 +51,9 @@ def locked_file(path: Path, children: str, patience: float = 0.0) -> Iterator[in
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except OSError as error:
+                if error.errno not in (errno.EAGAIN, errno.EACCES):  # what "another has it" is on all systems
+                    _LOGGER.warning("%s: no lock is to be had (%s): start nothing else there", path, error.strerror)
+                    break
                 if time.monotonic() < give_up:
                     time.sleep(0.05)
                     continue
@@ -51,13 +61,34 @@ def locked_file(path: Path, children: str, patience: float = 0.0) -> Iterator[in
                 holder = file.read().strip() or "another process"
                 raise UserError(
                     f"{path.parent} is in use by {holder}, or by {children} that it has left running: wait for them, "
-                    "stop them, or give another --output"
+                    f"stop them, or give another {remedy}"
                 ) from error
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         # At once, so that the message to others can name this process
         file.flush()
         yield file.fileno()
+
+
+@contextlib.contextmanager
+def output_for_training(folder: str) -> Iterator[None]:
+    """Keep other trainings out of OUTPUT_DIR, whose checkpoints would replace those of this one.
+
+    For the process that writes. It may be entered again within itself.
+
+    Raises:
+        UserError: another training is at work there.
+    """
+    path = Path(folder).resolve()
+    if path in _locked:
+        yield
+        return
+    with locked_file(path / "training.lock", "processes", remedy="OUTPUT_DIR"):
+        _locked.add(path)
+        try:
+            yield
+        finally:
+            _locked.remove(path)
 
 
 def core_count() -> int:

@@ -83,6 +83,9 @@ def _meaning(key: str) -> str:
 def require_same_model(model: nn.Module, weights: Mapping[str, torch.Tensor], path: str) -> None:
     """A training goes on with exactly the weights that it had.
 
+    Args:
+        weights: their numbers are not looked at (`vod2.checkpoint.io.read_shapes`).
+
     Raises:
         UserError: a tensor is missing, is not known, or has another shape.
     """

@@ -4,22 +4,23 @@ import logging
 import math
 import os
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
-from vod2.atomic import remove_leftovers, write_json
+from vod2.atomic import full_disk_errno, remove_leftovers, write_json
 from vod2.checkpoint import (
     LoadReport,
     TrainingCheckpointer,
     load_flow_weights,
     load_initial_weights,
-    read_tensors,
 )
 from vod2.checkpoint.files import WholeCheckpoint, read_manifest
+from vod2.checkpoint.io import read_shapes
 from vod2.d2 import (
     CfgNode,
     COCOEvaluator,
@@ -29,6 +30,7 @@ from vod2.d2 import (
     HookBase,
     MetadataCatalog,
     PeriodicCheckpointer,
+    TrainerBase,
     comm,
 )
 from vod2.d2 import hooks as d2_hooks
@@ -37,6 +39,7 @@ from vod2.engine.accumulation import AccumulatingTrainer, accumulating, scaled_t
 from vod2.engine.bad_steps import BadSteps
 from vod2.engine.config_values import building, check_values
 from vod2.engine.hooks import BestSaving, PeriodicSaving, StopHook
+from vod2.engine.machines import output_for_training
 from vod2.engine.optimizer import build_video_optimizer
 from vod2.engine.preflight import check_datasets, check_training
 from vod2.engine.resume import (
@@ -122,7 +125,8 @@ class VideoTrainer(DefaultTrainer):
         """Save the whole training as checkpoint `name` of OUTPUT_DIR. All processes must call it.
 
         Raises:
-            UserError: a weight is not finite, or the disk is full; the checkpoints before it are whole.
+            UserError: a weight is not finite.
+            OSError: the disk is full. The checkpoints before are whole in both cases.
         """
         position = self.data_loader.state_dict() if isinstance(self.data_loader, TrainingLoader) else {}
         self._positions = comm.gather(position)
@@ -175,7 +179,7 @@ class VideoTrainer(DefaultTrainer):
         changes = changed_keys(about["configuration"], self.cfg) if about else {}
         report_changes(changes, folder)
         require_same_classes(about.get("classes"), self.checkpointer.about["classes"], path)
-        require_same_model(_without_ddp(self.checkpointer.model), read_tensors(path), path)
+        require_same_model(_without_ddp(self.checkpointer.model), read_shapes(path), path)
         fresh = hyperparameters(self.optimizer)
         seed = self._trainer.seed
         try:
@@ -217,6 +221,20 @@ class VideoTrainer(DefaultTrainer):
             )
         else:
             loader.load_state_dict(self._positions[comm.get_rank()])
+
+    def train(self) -> Any:  # type: ignore[override]  # as Detectron2's default trainer has it
+        """Train to SOLVER.MAX_ITER, with OUTPUT_DIR locked against other trainings.
+
+        Returns:
+            The metrics of the last evaluation, as in Detectron2.
+
+        Raises:
+            UserError: another training writes to OUTPUT_DIR.
+            OSError: the disk is full; the checkpoints before are whole.
+        """
+        is_writer = comm.is_main_process() and self.cfg.OUTPUT_DIR
+        with output_for_training(self.cfg.OUTPUT_DIR) if is_writer else nullcontext(), told_without_traceback():
+            return super().train()
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
@@ -284,6 +302,27 @@ class VideoTrainer(DefaultTrainer):
                 path = os.path.join(inference_folder(cfg.OUTPUT_DIR, name, context), "results.json")
                 write_json(path, {"context": context} | finite(found))
         return results
+
+
+class _ToldOnce(logging.Filter):
+    """Takes the traceback from what is no bug: the error is told where the program ends."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if error is not None and (isinstance(error, UserError) or full_disk_errno(error) is not None):
+            record.msg, record.args, record.exc_info = f"the training ends: {error}", (), None
+        return True
+
+
+@contextmanager
+def told_without_traceback() -> Iterator[None]:
+    """While it is entered, Detectron2's training loop logs mistakes and full disks without a traceback."""
+    logger, once = logging.getLogger(TrainerBase.__module__), _ToldOnce()
+    logger.addFilter(once)
+    try:
+        yield
+    finally:
+        logger.removeFilter(once)
 
 
 def _without_ddp(model: nn.Module) -> nn.Module:

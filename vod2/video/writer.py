@@ -3,6 +3,8 @@
 import logging
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -10,7 +12,7 @@ from types import TracebackType
 import av
 import numpy as np
 
-from vod2.atomic import temporary_path
+from vod2.atomic import move_into_place, temporary_path
 from vod2.errors import VideoError
 
 logger = logging.getLogger(__name__)
@@ -102,25 +104,47 @@ class VideoWriter:
         picture = av.VideoFrame.from_ndarray(padded, format="bgr24")
         stream = self._stream or self._add_stream(is_timed=time is not None)
         picture.pts, picture.time_base = self._place(time), self._time_base
-        self._container.mux(stream.encode(picture))
+        with self._naming_the_video():
+            self._container.mux(stream.encode(picture))
         self._count += 1
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            with self._container:
-                if self._stream is not None:
-                    self._container.mux(self._stream.encode(None))
-            if self._count and kind is None:
-                os.replace(self._temporary, self.path)
+            if kind is None:
+                self._finish()
+                if self._count:
+                    move_into_place(self._temporary, self.path)
             elif self._count:
-                os.replace(self._temporary, self.partial_path)
-                logger.warning("Stopped early: the first %d frames are in %s", self._count, self.partial_path)
+                self._keep_partial()
         finally:
             self._temporary.unlink(missing_ok=True)
         if kind is None and not self._count:
             raise VideoError(f"no frame was written, so there is no video {str(self.path)!r}")
+
+    def _finish(self) -> None:
+        """Write what the encoder still holds, and what a container has at its end."""
+        with self._naming_the_video(), self._container:
+            if self._stream is not None:
+                self._container.mux(self._stream.encode(None))
+
+    def _keep_partial(self) -> None:
+        try:
+            self._finish()
+        except OSError as error:  # such as a full disk, which may be why the block has raised
+            logger.warning("Stopped early: nothing of %s is kept (%s)", self.path, error.strerror)
+            return
+        move_into_place(self._temporary, self.partial_path)
+        logger.warning("Stopped early: the first %d frames are in %s", self._count, self.partial_path)
+
+    @contextmanager
+    def _naming_the_video(self) -> Iterator[None]:
+        """FFmpeg's errors name the temporary file; here, that of the user."""
+        try:
+            yield
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
 
     def _place(self, time: Fraction | float | None) -> int:
         """When the next frame is shown, in units of time."""

@@ -8,7 +8,7 @@ from PIL import ImageColor
 
 from vod2._d2lite.data.catalog import Metadata
 from vod2._d2lite.structures import Boxes, BoxMode
-from vod2.atomic import replacing
+from vod2.image_files import write_image
 
 _LETTERS = dict(b="blue", g="green", r="red", c="cyan", m="magenta", y="yellow", k="black", w="white")
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
@@ -38,9 +38,7 @@ class VisImage:
 
     def save(self, filepath):
         """Writes the image; the extension names the format. Raises OSError where it cannot be written."""
-        with replacing(filepath) as temporary:
-            if not cv2.imwrite(str(temporary), self.img[:, :, ::-1]):
-                raise OSError(f"cannot write the image {filepath}")
+        write_image(filepath, self.img[:, :, ::-1])
 
 
 class Visualizer:

@@ -35,6 +35,7 @@ from tqdm import tqdm
 from vod2.atomic import replacing, write_json
 from vod2.data.synthetic.scene import SPLITS, SyntheticObject
 from vod2.errors import UserError
+from vod2.image_files import encode_image
 
 MANIFEST = "synthetic.json"
 DETERIORATION_FILE = "deterioration.json"
@@ -186,8 +187,7 @@ def _read_tracks(path: str | os.PathLike) -> dict[int, dict[int, Any]]:
 
 def encode_jpeg(image: np.ndarray) -> bytes:
     """The file of a frame (H, W, 3) uint8 BGR."""
-    _, encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
-    return encoded.tobytes()
+    return encode_image(image, ".jpg", [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
 
 
 def _claim(wanted: dict, output: Path, describe: Callable[[dict, dict], str]) -> None:
@@ -241,7 +241,7 @@ def _make_video(source: SyntheticSet, job: Job, data: Path, annotations: Path) -
     folder = video_id(*job).split("/", 1)[1]
     deterioration, visibility = {}, {}
     for frame, (image, objects) in enumerate(source.render(*job)):
-        (data / f"{frame:06d}.JPEG").write_bytes(encode_jpeg(image))  # unlike imwrite, raises when the disk is full
+        (data / f"{frame:06d}.JPEG").write_bytes(encode_jpeg(image))
         _write_xml(annotations / f"{frame:06d}.xml", folder, image.shape[:2], objects, is_video=True)
         kinds = {item.track_id: item.deterioration for item in objects if item.deterioration}
         if kinds:

@@ -8,13 +8,13 @@ import argparse
 import cv2
 import numpy as np
 
-from vod2.atomic import replacing
 from vod2.data.synthetic.vod_synth.classes import look_alike_group
 from vod2.data.synthetic.vod_synth.deterioration import FRAME_KINDS, KINDS
 from vod2.data.synthetic.vod_synth.drawing import UNIT
 from vod2.data.synthetic.vod_synth.look import draw_background, draw_blob_look, draw_object_look
 from vod2.data.synthetic.vod_synth.paths import Path, canvas_size, draw_camera
 from vod2.data.synthetic.vod_synth.scene import Thing, render_things
+from vod2.image_files import write_image
 
 _STRENGTHS = (20, 40, 60, 100)  # percent
 _CELL = (64, 186)  # height, width: three objects side by side
@@ -83,8 +83,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("output", help="a PNG")
     output = parser.parse_args().output
-    with replacing(output) as temporary:
-        cv2.imwrite(str(temporary), contact_sheet(), [cv2.IMWRITE_PNG_COMPRESSION, 9])
+    write_image(output, contact_sheet(), [cv2.IMWRITE_PNG_COMPRESSION, 9])
 
 
 if __name__ == "__main__":
