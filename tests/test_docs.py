@@ -73,10 +73,10 @@ def test_every_document_is_looked_at():
 
 
 def test_the_program_of_extending_md_runs(tmp_path):
-    """A Detectron2 script becomes RDN; an aggregator, a dataset format and a linker are added to it and used."""
+    """A Detectron2 script becomes RDN; aggregators, schedules, a dataset format and a linker are added to it and used."""
     programs = [fence.body for fence in docs.fences((ROOT / "docs" / "extending.md").read_text())]
     script, *additions = programs
-    assert len(script.splitlines()) < 45 and len(additions) == 3
+    assert len(script.splitlines()) < 45 and len(additions) == 5
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(

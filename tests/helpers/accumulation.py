@@ -8,10 +8,9 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 
 from helpers.models import tiny_cfg
-from vod2.d2 import BoxMode, CfgNode, DatasetCatalog, DefaultTrainer, HookBase, MetadataCatalog, comm, launch
+from vod2.d2 import BoxMode, CfgNode, DatasetCatalog, HookBase, MetadataCatalog, comm, launch
 from vod2.engine import VideoTrainer
 from vod2.engine.random_weights import draw_weights
 
@@ -125,8 +124,6 @@ def train_all(folder: Path, keys: dict) -> dict[str, dict]:
 
 def _work(folder: str) -> None:
     torch.set_num_threads(1)
-    # Detectron2's own create_ddp_model names a GPU also where there is none
-    sys.modules[DefaultTrainer.__module__].create_ddp_model = DistributedDataParallel
     found = train_all(Path(folder), {})
     if comm.is_main_process():
         torch.save(found, Path(folder, "found.pt"))

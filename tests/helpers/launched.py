@@ -8,15 +8,13 @@ import json
 import logging
 import os
 import signal
-import sys
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch.nn.parallel import DistributedDataParallel
 
 from helpers import accumulation
-from vod2.d2 import DatasetCatalog, DefaultTrainer, HookBase, MetadataCatalog, comm
+from vod2.d2 import DatasetCatalog, HookBase, MetadataCatalog, comm
 from vod2.engine import VideoTrainer, cli
 from vod2.engine.launch import launch_processes
 from vod2.engine.trainer import share_buffers
@@ -71,14 +69,7 @@ def buffers(folder: Path) -> None:
     (folder / f"rank{comm.get_rank()}.json").write_text(json.dumps(found))
 
 
-def wrap_models_without_a_gpu() -> None:
-    """Detectron2's own create_ddp_model names a GPU also where there is none."""
-    if comm.get_world_size() > 1:
-        sys.modules[DefaultTrainer.__module__].create_ddp_model = DistributedDataParallel
-
-
 def training(folder: Path, keys: dict | None = None) -> None:
-    wrap_models_without_a_gpu()
     accumulation.register_videos(folder)
     # Of one size: a map at the edge of an image depends on how far its batch is padded.
     wide = [record for record in DatasetCatalog.get(accumulation.NAME) if record["width"] > record["height"]]
@@ -111,7 +102,6 @@ def endless(folder: Path) -> None:
             if self.trainer.iter == 1 and comm.is_main_process():
                 (folder / "begun").touch()
 
-    wrap_models_without_a_gpu()
     accumulation.register_videos(folder)
     trainer = VideoTrainer(accumulation.config(folder, {"SOLVER.MAX_ITER": 100_000, "SOLVER.CHECKPOINT_PERIOD": 10**6}))
     trainer.register_hooks([Begun()])

@@ -3,9 +3,11 @@
 import logging
 import math
 import os
+import sys
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -83,7 +85,7 @@ class VideoTrainer(DefaultTrainer):
         if cfg.DATASETS.TEST:  # a mistake in it is told before the training, not at its first evaluation
             build_support_schedule(cfg)
             build_box_linker(cfg)
-        with building(cfg):
+        with building(cfg), _models_stay_on_their_device(cfg.MODEL.DEVICE):
             super().__init__(scaled_to_devices(cfg))
         trainer = accumulating(self._trainer, cfg.SOLVER.ACCUMULATE)
         trainer.seed = self.cfg.SEED if self.cfg.SEED >= 0 else comm.shared_random_seed()
@@ -328,6 +330,19 @@ def told_without_traceback() -> Iterator[None]:
 def _without_ddp(model: nn.Module) -> nn.Module:
     """The model inside of DistributedDataParallel."""
     return getattr(model, "module", model)
+
+
+@contextmanager
+def _models_stay_on_their_device(device: str) -> Iterator[None]:
+    """For several processes on CPUs: Detectron2's trainer names a GPU for the model of each, whatever its device."""
+    module: Any = sys.modules[DefaultTrainer.__module__]
+    original = module.create_ddp_model
+    if not device.startswith("cuda"):
+        module.create_ddp_model = partial(original, device_ids=None)
+    try:
+        yield
+    finally:
+        module.create_ddp_model = original
 
 
 def share_buffers(model: nn.Module) -> None:
