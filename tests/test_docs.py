@@ -73,7 +73,7 @@ def test_every_document_is_looked_at():
 
 
 def test_the_program_of_extending_md_runs(tmp_path):
-    """A Detectron2 script becomes RDN; aggregators, schedules, a dataset format and a linker are added to it and used."""
+    """A Detectron2 script becomes RDN; each kind of thing that can be added is added to it and used."""
     programs = [fence.body for fence in docs.fences((ROOT / "docs" / "extending.md").read_text())]
     script, *additions = programs
     assert len(script.splitlines()) < 45 and len(additions) == 5
