@@ -1,7 +1,18 @@
 """What is broken in a dataset, all of it, before a training finds the first."""
 
-from vod2.data.checks.findings import ERROR, WARNING, CheckResult, Finding
+from vod2.data.checks.findings import (
+    ERROR,
+    WARNING,
+    CheckedFrame,
+    CheckedObject,
+    CheckedVideo,
+    CheckFormat,
+    CheckResult,
+    Finding,
+    finding_of,
+)
 from vod2.data.checks.formats import FORMATS, open_source
+from vod2.data.checks.labels import LabelFormat
 from vod2.data.checks.report import table, write_contact_sheet, write_report
 from vod2.data.checks.walk import check_dataset
 
@@ -16,4 +27,10 @@ __all__ = [
     "table",
     "write_contact_sheet",
     "write_report",
+    "CheckedFrame",
+    "CheckedObject",
+    "CheckedVideo",
+    "finding_of",
+    "CheckFormat",
+    "LabelFormat",
 ]

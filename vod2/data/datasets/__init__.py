@@ -2,13 +2,15 @@
 
 from vod2.data.datasets import builtin as _builtin  # noqa: F401  (registers)
 from vod2.data.datasets.coco_video import load_coco_video, register_coco_video
-from vod2.data.datasets.common import VideoDataset
+from vod2.data.datasets.common import BoxCheck, VideoDataset, annotation_dict, fields_of, register_dataset
 from vod2.data.datasets.derived import register_derived, register_every_nth
 from vod2.data.datasets.det_selection import limit_images_per_class
 from vod2.data.datasets.drones import DRONE_CLASSES, load_drones, register_drones
+from vod2.data.datasets.faults import Fault, Place, Report, number, refuse, whole
 from vod2.data.datasets.ilsvrc import VID_CLASSES, VID_WNIDS
 from vod2.data.datasets.imagenet_det import load_imagenet_det, register_imagenet_det
 from vod2.data.datasets.imagenet_vid import load_imagenet_vid, register_imagenet_vid
+from vod2.data.datasets.images import image_size
 from vod2.data.datasets.mot import MOT17_CLASSES, load_mot, register_mot
 from vod2.data.datasets.uavdt import UAVDT_CLASSES, UAVDT_SEQUENCES, load_uavdt, register_uavdt
 from vod2.data.datasets.yolo import load_yolo_video, register_yolo_video
@@ -38,4 +40,15 @@ __all__ = [
     "register_mot",
     "register_uavdt",
     "register_yolo_video",
+    "BoxCheck",
+    "annotation_dict",
+    "fields_of",
+    "register_dataset",
+    "Fault",
+    "Place",
+    "Report",
+    "number",
+    "refuse",
+    "whole",
+    "image_size",
 ]

@@ -1,6 +1,7 @@
 """Level 3: detections of a whole video are linked and rescored."""
 
-from vod2.modeling.linking.base import BOX_LINKER_REGISTRY, BoxLinker, ClassLinker, build_box_linker
+from vod2.modeling.linking.arrays import FrameBoxes, pairwise_iou
+from vod2.modeling.linking.base import BOX_LINKER_REGISTRY, BoxLinker, ClassLinker, Tracks, build_box_linker
 from vod2.modeling.linking.online import OnlineLinker, continue_tracks
 from vod2.modeling.linking.paths import HeaviestPaths, Path
 from vod2.modeling.linking.seq_nms import SeqNMS
@@ -18,4 +19,7 @@ __all__ = [
     "TubeletLinking",
     "build_box_linker",
     "continue_tracks",
+    "FrameBoxes",
+    "Tracks",
+    "pairwise_iou",
 ]
