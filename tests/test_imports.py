@@ -21,6 +21,7 @@ PROJECT_NAMES = sorted(init.parent.name for init in PROJECTS.glob("*/__init__.py
 TOOLS = {
     "errors",
     "atomic",
+    "image_files",
     "moved",
     "plain_pickle",
     "version",
@@ -31,6 +32,7 @@ ALLOWED = {
     "d2": {"_d2lite"},
     "atomic": {"errors"},
     "errors": set(),
+    "image_files": {"atomic"},
     "moved": set(),
     "plain_pickle": set(),
     "version": set(),
