@@ -12,7 +12,7 @@ Ctrl-C ends it with what was finished so far: the texts are complete, and the vi
 out.partial.mp4. That of a camera, which has no other end, has its proper name.
 
 Frames keep their times: the drawn video lasts as long as its input, and JSON and COCO results have `time`, seconds from
-the start. The page of --report plays at the mean rate, and MOT text has no column for times.
+the start. MOT text has no column for times.
 """
 
 import argparse
@@ -289,7 +289,7 @@ def run(
                 if job.writer:
                     job.writer.write(draw_frame(image, kept, detectors, trails), time)
                 if job.report:
-                    job.report.write(image, *instances_of_all, after_gap=index > expected_index)
+                    job.report.write(image, *instances_of_all, after_gap=index > expected_index, time=time)
                 expected_index = index + 1
             if job.report:
                 job.report.note = complaint(job.source)
