@@ -1,5 +1,6 @@
 """Detectron2's default trainer, for clips and streams."""
 
+import functools
 import logging
 import math
 import os
@@ -233,7 +234,7 @@ class VideoTrainer(DefaultTrainer):
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
         """What the dataset's metadata calls for (evaluator_type), with COCO AP beside it (TEST.COCO_AP); COCO AP alone
-        for datasets that are not of videos.
+        for datasets that are not of videos; a warning names a dataset that does not say what it is.
         """
         folder = inference_folder(cfg.OUTPUT_DIR, dataset_name, cfg.TEST.CONTEXT)
         evaluators: list[DatasetEvaluator] = []
@@ -242,6 +243,8 @@ class VideoTrainer(DefaultTrainer):
             evaluators.append(VIDEvaluator.from_config(cfg, dataset_name, folder))
         elif evaluator_type == "uavdt":
             evaluators.append(UAVDTEvaluator(dataset_name, folder))
+        elif evaluator_type is None:
+            _warn_without_evaluator_type(dataset_name)
         if cfg.TEST.COCO_AP or not evaluators:
             # A cached conversion would outlive a change of the annotations.
             evaluators.append(COCOEvaluator(dataset_name, tasks=("bbox",), output_dir=folder, allow_cached_coco=False))
@@ -284,6 +287,16 @@ class VideoTrainer(DefaultTrainer):
                 path = os.path.join(inference_folder(cfg.OUTPUT_DIR, name, context), "results.json")
                 write_json(path, {"context": context} | finite(found))
         return results
+
+
+@functools.cache  # an evaluation during a training comes again and again
+def _warn_without_evaluator_type(dataset_name: str) -> None:
+    _LOGGER.warning(
+        "dataset %r has no evaluator_type in its metadata, so that COCO's AP alone is computed: for VID AP say "
+        'MetadataCatalog.get(%r).set(evaluator_type="vid") where it is registered, or "coco" if that is what you want',
+        dataset_name,
+        dataset_name,
+    )
 
 
 def _without_ddp(model: nn.Module) -> nn.Module:
