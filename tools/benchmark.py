@@ -465,11 +465,12 @@ def stream_figures(method: str, num_frames: int, device: torch.device) -> str:
             settled = most = resident_megabytes("VmRSS")
         elif (index + 1) % 500 == 0:
             most = max(most, resident_megabytes("VmRSS"))
+    end = resident_megabytes("VmRSS")
     tenth = num_frames // 10
     first, last = (1000 * np.median(part) for part in (seconds[:tenth], seconds[-tenth:]))
     return (
         f"{method}, {num_frames} frames: {settled:.1f} MB after 1,000, at most {most - settled:+.1f} MB later, "
-        f"{resident_megabytes('VmRSS') - settled:+.1f} MB at the end; median of a step {first:.2f} ms in the first "
+        f"{end - settled:+.1f} MB at the end; median of a step {first:.2f} ms in the first "
         f"tenth, {last:.2f} ms in the last"
     )
 
