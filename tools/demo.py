@@ -17,7 +17,6 @@ the start. MOT text has no column for times.
 
 import argparse
 import itertools
-import os
 import re
 import sys
 from collections import Counter
@@ -36,6 +35,7 @@ from vod2.checkpoint import require_weights
 from vod2.d2 import CfgNode, Instances, MetadataCatalog
 from vod2.engine import VideoPredictor, cli, load_config
 from vod2.engine.class_names import class_names_of
+from vod2.engine.output_files import refuse_inputs
 from vod2.engine.registration import add_register_option
 from vod2.engine.relations import RelationWatch, detection_at
 from vod2.engine.rows import config_name
@@ -196,7 +196,7 @@ def jobs_of(args: argparse.Namespace, detectors: Sequence[Detector]) -> list[Job
     jobs = []
     for path, name in zip(inputs, names, strict=True):
         paths = {kind: pattern.replace("{name}", name) for kind, pattern in patterns.items()}
-        refuse_inputs(paths, files_read)
+        refuse_paths(paths, files_read)
         source = _camera(path) if args.webcam else VideoReader(path)
         facts = VideoFacts(path, source.fps, source.size, detectors[0].class_names, detectors[0].category_ids)
         files = [file_kind(paths[kind], facts) for kind, file_kind in FORMATS.items() if kind in paths]
@@ -214,17 +214,14 @@ def jobs_of(args: argparse.Namespace, detectors: Sequence[Detector]) -> list[Job
     return jobs
 
 
-def refuse_inputs(paths: Mapping[str, str], files_read: Sequence[str]) -> None:
+def refuse_paths(paths: Mapping[str, str], files_read: Sequence[str]) -> None:
     """Raises UserError if a file to write, by its option, is one that is read, be it by way of a link."""
-    written = [(kind, Path(path)) for kind, path in paths.items()]
-    if "output" in paths:
-        output = Path(paths["output"])
-        # What an interruption leaves, and the picture of --show-relations.
-        written += [("output", output.with_suffix(f".partial{output.suffix}")), ("output", _relations_path(output))]
-    for kind, path in written:
-        for source in files_read:
-            if path.exists() and os.path.exists(source) and os.path.samefile(path, source):
-                raise UserError(f"--{kind} {paths[kind]} writes {path}, which is read ({source}): give another name")
+    for kind, path in paths.items():
+        written = [Path(path)]
+        if kind == "output":
+            # What an interruption leaves, and the picture of --show-relations.
+            written += [written[0].with_suffix(f".partial{written[0].suffix}"), _relations_path(written[0])]
+        refuse_inputs(f"--{kind} {path}", written, files_read)
 
 
 def _relations_path(output: Path) -> Path:
