@@ -423,6 +423,58 @@ def long_stream(device: torch.device) -> list[Comparison]:
     return []
 
 
+# Frames through each method of configs/quick; LSTS, the cheapest, shows what grows slowly.
+STREAM_LENGTHS = {"RDN": 50_000, "MEGA": 50_000, "SELSA": 50_000, "LSTS": 200_000}
+# Small enough for hours of video in minutes: 32x32 pixels, few proposals and layers of a few channels.
+TINY_STREAM = [
+    *("INPUT.MIN_SIZE_TEST", "32", "INPUT.MAX_SIZE_TEST", "32", "MODEL.WEIGHTS", "", "TEST.DETECTIONS_PER_IMAGE", "4"),
+    *("MODEL.RPN.PRE_NMS_TOPK_TEST", "8", "MODEL.RPN.POST_NMS_TOPK_TEST", "4", "MODEL.ROI_BOX_HEAD.FC_DIM", "32"),
+]
+TINY_SUPPORTS = ["MODEL.VIDEO.SUPPORT_TOPK", "2"]
+TINY_WINDOW = ["VIDEO.TEST_SCHEDULE.RADIUS", "2"]
+TINY_METHODS = {
+    "RDN": [*TINY_SUPPORTS, *TINY_WINDOW],
+    "MEGA": [*TINY_SUPPORTS, *TINY_WINDOW, "VIDEO.TEST_SCHEDULE.COUNT", "3"],
+    "SELSA": [*TINY_SUPPORTS, "VIDEO.TEST_SCHEDULE.COUNT", "3"],
+    "LSTS": ["VIDEO.TEST_SCHEDULE.INTERVAL", "50"],
+}
+
+
+@benchmark
+def long_streams(device: torch.device) -> list[Comparison]:
+    """Memory and latency of streams of 50,000 tiny frames and more, a line for each method; an hour."""
+    for method, num_frames in STREAM_LENGTHS.items():
+        print(stream_figures(method, num_frames, device), flush=True)
+    return []
+
+
+def stream_figures(method: str, num_frames: int, device: torch.device) -> str:
+    """What one stream keeps beyond its first 1,000 frames, and how long its first and last frames take."""
+    config = CONFIGS / "quick" / f"{method}.yaml"
+    cfg = load_config(str(config), [*TINY_STREAM, *TINY_METHODS[method], "MODEL.DEVICE", str(device)])
+    stream = VideoPredictor(cfg).open()
+    frames = np.random.default_rng(0).integers(0, 256, (64, 32, 32, 3), dtype=np.uint8)
+    seconds = np.ones(num_frames)  # not empty: its memory is there before the first frame
+    settled = most = 0.0
+    for index in range(num_frames):
+        # Of the processor: other work on the machine would make a step last longer.
+        start = time.process_time()
+        stream.step(frames[index % len(frames)])
+        seconds[index] = time.process_time() - start
+        if index + 1 == 1000:
+            settled = most = resident_megabytes("VmRSS")
+        elif (index + 1) % 500 == 0:
+            most = max(most, resident_megabytes("VmRSS"))
+    end = resident_megabytes("VmRSS")
+    tenth = num_frames // 10
+    first, last = (1000 * np.median(part) for part in (seconds[:tenth], seconds[-tenth:]))
+    return (
+        f"{method}, {num_frames} frames: {settled:.1f} MB after 1,000, at most {most - settled:+.1f} MB later, "
+        f"{end - settled:+.1f} MB at the end; median of a step {first:.2f} ms in the first "
+        f"tenth, {last:.2f} ms in the last"
+    )
+
+
 def median_seconds(run: Callable[[], object], device: torch.device, repeats: int) -> float:
     run()  # warm up
     seconds = []

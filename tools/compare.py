@@ -22,6 +22,7 @@ from tabulate import tabulate
 
 from vod2.atomic import replacing, write_json
 from vod2.engine import cli
+from vod2.engine.output_files import refuse_inputs
 from vod2.engine.registration import add_register_option
 from vod2.errors import UserError, settings
 from vod2.evaluation.comparison import (
@@ -252,6 +253,9 @@ def main(arguments: list[str] | None = None) -> None:
     if args.seed < 0:
         raise UserError(f"--seed is {args.seed}: expected 0 or more")
     methods = parse_methods(args.methods, args.names)
+    if args.output:
+        written = [args.output / name for name in ("compare.json", "compare.md", "compare.png")]
+        refuse_inputs("--output", written, [args.frame_kinds])
     baseline = args.baseline or next(iter(methods))
     if baseline not in methods:
         raise UserError(f"--baseline is {baseline!r}: expected one of {', '.join(methods)}")

@@ -6,7 +6,8 @@
 
 IN is a video file, a folder of images, or a folder of either. OUT gets a copy of each under its own name, and beside
 it NAME.damage.json: {"frames": {number: {kind: strength}}, "config": ...}. IN stays as it is. Run it again to go on
-after an interruption. Videos are encoded as H.264 of good quality, images in the format that they had.
+after an interruption. Videos are encoded as H.264 of good quality, with the times of their frames, images in the
+format that they had.
 
 Bursts depend on the seed and on a video's name, its path below IN without the suffix. A data set whose video ids are
 these names gets the same from register_damaged (datasets/README.md).
@@ -156,9 +157,10 @@ def _damaged_frames(source: Source, reader: VideoReader, config: DamageConfig, l
 
 
 def _write_video(source: Source, target: Path, reader: VideoReader, config: DamageConfig, length: int) -> None:
+    """Each frame has the time that it had, so that the copy of a variable rate lasts as long."""
     with VideoWriter(target, reader.fps, reader.size) as video:
         for image in _damaged_frames(source, reader, config, length):
-            video.write(image)
+            video.write(image, reader.time)
 
 
 def _write_images(source: Source, target: Path, reader: VideoReader, config: DamageConfig, length: int) -> None:

@@ -12,12 +12,11 @@ Ctrl-C ends it with what was finished so far: the texts are complete, and the vi
 out.partial.mp4. That of a camera, which has no other end, has its proper name.
 
 Frames keep their times: the drawn video lasts as long as its input, and JSON and COCO results have `time`, seconds from
-the start. The page of --report plays at the mean rate, and MOT text has no column for times.
+the start. MOT text has no column for times.
 """
 
 import argparse
 import itertools
-import os
 import re
 import sys
 from collections import Counter
@@ -34,6 +33,7 @@ from vod2.checkpoint import require_weights
 from vod2.d2 import CfgNode, Instances, MetadataCatalog
 from vod2.engine import VideoPredictor, cli, load_config
 from vod2.engine.class_names import class_names_of
+from vod2.engine.output_files import refuse_inputs
 from vod2.engine.registration import add_register_option
 from vod2.engine.relations import RelationWatch, detection_at
 from vod2.engine.rows import config_name
@@ -195,7 +195,7 @@ def jobs_of(args: argparse.Namespace, detectors: Sequence[Detector]) -> list[Job
     jobs = []
     for path, name in zip(inputs, names, strict=True):
         paths = {kind: pattern.replace("{name}", name) for kind, pattern in patterns.items()}
-        refuse_inputs(paths, files_read)
+        refuse_paths(paths, files_read)
         source = _camera(path) if args.webcam else VideoReader(path)
         facts = VideoFacts(path, source.fps, source.size, detectors[0].class_names, detectors[0].category_ids)
         files = [file_kind(paths[kind], facts) for kind, file_kind in FORMATS.items() if kind in paths]
@@ -213,17 +213,14 @@ def jobs_of(args: argparse.Namespace, detectors: Sequence[Detector]) -> list[Job
     return jobs
 
 
-def refuse_inputs(paths: Mapping[str, str], files_read: Sequence[str]) -> None:
+def refuse_paths(paths: Mapping[str, str], files_read: Sequence[str]) -> None:
     """Raises UserError if a file to write, by its option, is one that is read, be it by way of a link."""
-    written = [(kind, Path(path)) for kind, path in paths.items()]
-    if "output" in paths:
-        output = Path(paths["output"])
-        # What an interruption leaves, and the picture of --show-relations.
-        written += [("output", output.with_suffix(f".partial{output.suffix}")), ("output", _relations_path(output))]
-    for kind, path in written:
-        for source in files_read:
-            if path.exists() and os.path.exists(source) and os.path.samefile(path, source):
-                raise UserError(f"--{kind} {paths[kind]} writes {path}, which is read ({source}): give another name")
+    for kind, path in paths.items():
+        written = [Path(path)]
+        if kind == "output":
+            # What an interruption leaves, and the picture of --show-relations.
+            written += [written[0].with_suffix(f".partial{written[0].suffix}"), _relations_path(written[0])]
+        refuse_inputs(f"--{kind} {path}", written, files_read)
 
 
 def _relations_path(output: Path) -> Path:
@@ -288,7 +285,7 @@ def run(
                 if job.writer:
                     job.writer.write(draw_frame(image, kept, detectors, trails), time)
                 if job.report:
-                    job.report.write(image, *instances_of_all, after_gap=index > expected_index)
+                    job.report.write(image, *instances_of_all, after_gap=index > expected_index, time=time)
                 expected_index = index + 1
             if job.report:
                 job.report.note = complaint(job.source)

@@ -28,6 +28,7 @@ from vod2.d2 import BoxMode, CfgNode, DatasetCatalog, Instances, MetadataCatalog
 from vod2.data import as_video_dicts
 from vod2.data.clips.build import in_stream_order
 from vod2.engine import cli, load_config
+from vod2.engine.output_files import refuse_inputs
 from vod2.engine.registration import add_register_option
 from vod2.errors import UserError
 from vod2.evaluation import DETECTIONS_FILE, RELATIONS_FILE, UAVDTEvaluator, VIDEvaluator, read_relations
@@ -168,6 +169,9 @@ def main(arguments: list[str] | None = None) -> None:
     settings = [word if k % 2 else f"MODEL.VIDEO.LINKER.{word}" for k, word in enumerate(args.opts)]
     cfg = load_config(args.config_file, [*settings, "MODEL.VIDEO.LINKER.NAME", args.linker])
     linker = build_box_linker(cfg)
+    if args.output:
+        # Everything of an evaluation has the same names there: the folder of the results is none to write into.
+        refuse_inputs("--output", [args.output / args.results.name], [args.results])
     results = read_results(args.results)
     cli.require_dataset(args.dataset)
     records = in_stream_order(as_video_dicts(DatasetCatalog.get(args.dataset)))

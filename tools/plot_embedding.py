@@ -36,6 +36,7 @@ from vod2.data.clips.build import in_stream_order
 from vod2.data.clips.contexts import build_test_mapper
 from vod2.data.datasets.video_index import as_video_dicts
 from vod2.engine import VideoPredictor, cli, load_config
+from vod2.engine.output_files import refuse_inputs
 from vod2.engine.registration import add_register_option
 from vod2.errors import UserError
 from vod2.evaluation import StreamingModel
@@ -310,6 +311,7 @@ def main() -> None:
             parser.error(f"--{name.replace('_', '-')} {getattr(args, name)}: expected at least {least}")
     if args.output.suffix.lower() != ".png":
         parser.error(f"--output {args.output}: expected a name that ends in .png")
+    refuse_inputs("--output", [args.output, args.output.with_suffix(".npz")], [args.config_file, args.weights])
     projection = choose_projection(args.projection)
     cfg = load_config(args.config_file, ["MODEL.WEIGHTS", args.weights, *args.opts, "TEST.CONTEXT", "own"])
     require_weights(cfg.MODEL.WEIGHTS)

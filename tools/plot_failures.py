@@ -11,6 +11,7 @@ and the dashed boxes are objects that are missed. The images are read from the r
 """
 
 import argparse
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from vod2.d2 import DatasetCatalog
 from vod2.data.clips import read_frames
 from vod2.data.datasets.video_index import as_video_dicts
 from vod2.engine import cli
+from vod2.engine.output_files import refuse_inputs
 from vod2.engine.registration import add_register_option
 from vod2.errors import UserError
 from vod2.evaluation.failures import Judged, false_detections, judge, worst_frames
@@ -118,6 +120,8 @@ def main() -> None:
     if args.output.suffix.lower() != ".png":
         parser.error(f"--output {args.output}: expected a name that ends in .png")
     folders = [find_results(folder) for folder in (args.first, args.second)]
+    read = itertools.chain.from_iterable(folder.iterdir() for folder in folders)
+    refuse_inputs("--output", [args.output], read)
     runs = [read_run(folder) for folder in folders]
     # Losses can only be told where both were held against the same objects.
     refuse_differences(runs)

@@ -23,6 +23,7 @@ from torch import nn
 from vod2.checkpoint import require_weights
 from vod2.d2 import CfgNode, Instances, MetadataCatalog
 from vod2.engine import VideoPredictor, cli, load_config
+from vod2.engine.output_files import refuse_inputs
 from vod2.engine.registration import add_register_option
 from vod2.engine.relations import RelationWatch
 from vod2.errors import UserError
@@ -183,6 +184,7 @@ def main() -> None:
     # Last, as the watch needs the relations whatever --opts says.
     cfg = load_config(args.config_file, [*args.opts, "MODEL.VIDEO.KEEP_RELATIONS", "True"])
     require_patches(cfg)
+    refuse_inputs("--output", [args.output], [args.config_file, args.video_input, cfg.MODEL.WEIGHTS])
     require_weights(cfg.MODEL.WEIGHTS)
     watch, image, detections = detect(VideoPredictor(cfg), VideoReader(args.video_input), args.frame)
     best = detections.scores.argsort(descending=True)[: args.detections]

@@ -28,6 +28,7 @@ from vod2.checkpoint import existing_weights, read_tensors
 from vod2.d2 import BoxMode, CfgNode, DatasetCatalog, MetadataCatalog, build_model, seed_all_rng
 from vod2.data.datasets import load_imagenet_vid
 from vod2.engine import cli, load_config
+from vod2.engine.output_files import refuse_inputs
 from vod2.engine.registration import add_register_option
 from vod2.errors import UserError
 from vod2.structures import Role
@@ -179,6 +180,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("sampling.png"), help="the picture")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="configuration keys")
     args = parser.parse_args()
+    refuse_inputs("--output", [args.output], [args.config_file, args.weights])
     cfg = load_config(args.config_file, args.opts)
     rng = np.random.default_rng(0)
     frames = sampled_frames(cfg.DATASETS.TRAIN[0], rng)

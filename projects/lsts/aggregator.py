@@ -79,8 +79,9 @@ class LSTSAggregator(PixelAggregator):
                 f"to '', it is {cfg.MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME!r}"
             )
         self.stage = node.STAGE
-        # In a ResNet all blocks of conv4 have the channels of its output, also the one where non-keyframes stop.
-        low_channels, channels = shapes["res4"].channels, shapes[self.stage].channels
+        # Blocks of conv4 need not have the channels of its output: those of an EfficientNet become wider.
+        low_shape = shapes.get(f"res4/{node.LOW_BLOCKS}", shapes["res4"])
+        low_channels, channels = low_shape.channels, shapes[self.stage].channels
         self.interval = cfg.VIDEO.TEST_SCHEDULE.INTERVAL
         self.low_blocks = node.LOW_BLOCKS
         self.task_is_memory = node.TASK == "memory"
@@ -101,8 +102,8 @@ class LSTSAggregator(PixelAggregator):
         for key, compares in (("TRANSFORM", not node.TRANSFORM), ("DENSE_FEATURE", node.DENSE_FEATURE == "low")):
             if compares and low_channels != channels:
                 raise UserError(
-                    f"MODEL.LSTS.{key} {node[key]!r} takes conv4 for {self.stage}: expected as many channels, got "
-                    f"{low_channels} and {channels}"
+                    f"MODEL.LSTS.{key} {node[key]!r} takes conv4 after LOW_BLOCKS {node.LOW_BLOCKS} for {self.stage}: "
+                    f"expected as many channels, got {low_channels} and {channels}"
                 )
 
     def encode(self, backbone: nn.Module, images: Tensor, frames: Sequence[Support]) -> list[dict[str, Tensor]]:

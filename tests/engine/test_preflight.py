@@ -118,6 +118,7 @@ WRONG = {
     "box of three": (with_note(bbox=[1, 2, 3]), r"bbox is \[1, 2, 3\], expected four numbers"),
     "unknown bbox_mode": (with_note(bbox_mode=4), "bbox_mode is 4, expected BoxMode.XYXY_ABS or BoxMode.XYWH_ABS"),
     "iscrowd": (with_note(iscrowd="no"), "iscrowd is 'no', expected 0 or 1"),
+    "ignore": (with_note(ignore=1), "ignore is 1, expected 0, or iscrowd: 1 for a region that is ignored"),
     "track_id of a text": (with_note(track_id="9f1b"), "track_id is '9f1b', expected a whole number"),
     "groups of a text": (with_field(groups="close"), "groups is 'close', expected a sequence of names"),
     "template": (with_field(frame_template="a.png", frame_offset=0), "frame_template is 'a.png', expected a path with"),

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from vod2.d2 import Boxes, BoxMode, DatasetCatalog, Instances, MetadataCatalog, comm
-from vod2.engine import VideoTrainer, load_config
+from vod2.engine import VideoTrainer, load_config, trainer
 from vod2.errors import UserError
 from vod2.evaluation import Detections, UAVDTEvaluator, is_ignored, read_run, tally_run
 from vod2.evaluation.comparison import resampled_metrics
@@ -248,6 +248,24 @@ def test_bad_labels_and_datasets_are_named(register):
         UAVDTEvaluator(register(([annotation(3)], [])))
     with pytest.raises(ValueError, match="'pooled'"):
         UAVDTEvaluator(register(([], []), classes=["pooled"]))
+
+
+@pytest.mark.parametrize(("evaluator_type", "warnings"), [(None, 1), ("coco", 0), ("vid", 0)])
+def test_a_dataset_that_does_not_say_how_it_is_evaluated_is_named_once(
+    register, tmp_path, monkeypatch, caplog, evaluator_type, warnings
+):
+    trainer._warn_without_evaluator_type.cache_clear()
+    # Detectron2 logs into files and streams of its own.
+    monkeypatch.setattr(trainer._LOGGER, "propagate", True)
+    monkeypatch.setattr(trainer, "COCOEvaluator", lambda *_, **__: None)
+    name = register(([], []), evaluator_type=evaluator_type)
+    config = Path(__file__).parents[2] / "configs" / "quick" / "RDN.yaml"
+    cfg = load_config(str(config), ["OUTPUT_DIR", str(tmp_path)])
+    for _ in range(2):
+        VideoTrainer.build_evaluator(cfg, name)
+    said = [text for text in caplog.messages if f"dataset '{name}' has no evaluator_type" in text]
+    assert len(said) == warnings
+    assert all(f"MetadataCatalog.get('{name}').set(evaluator_type=\"vid\")" in text for text in said)
 
 
 @pytest.mark.parametrize("evaluator_type", ["uavdt", "vid"])

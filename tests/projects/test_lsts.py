@@ -161,6 +161,27 @@ def test_low_and_high_level_features_of_different_width_need_the_transform(key, 
         build_detector(RFCN | {f"MODEL.LSTS.{key}": value})
 
 
+EFFICIENTNET = KEYS | {"MODEL.BACKBONE.NAME": "build_efficientnet_lite_backbone", "MODEL.BACKBONE.FREEZE_AT": 0}
+
+
+@pytest.mark.parametrize(("blocks", "channels"), [(1, 80), (3, 80), (4, 112), (6, 112)])
+def test_the_transform_begins_with_the_width_of_the_block_where_frames_stop(blocks, channels):
+    model, video = build_detector(EFFICIENTNET | {"MODEL.LSTS.LOW_BLOCKS": blocks}), make_video(6)
+    assert model.pixel_aggregator.transform[0].in_channels == channels
+    assert len(list(detect_as_stream(model, video, Keyframes(INTERVAL)))) == 6
+    model.train()
+    with EventStorage():
+        losses = model([training_clip(video, 3, new=4, old=0)])
+    sum(losses.values()).backward()
+    assert all(parameter.grad is not None for parameter in model.pixel_aggregator.transform.parameters())
+
+
+def test_an_early_block_of_another_width_than_conv4_needs_the_transform():
+    with pytest.raises(UserError, match=r"TRANSFORM False.*LOW_BLOCKS 2.*80 and 112"):
+        build_detector(EFFICIENTNET | {"MODEL.LSTS.LOW_BLOCKS": 2, "MODEL.LSTS.TRANSFORM": False})
+    build_detector(EFFICIENTNET | {"MODEL.LSTS.LOW_BLOCKS": 5, "MODEL.LSTS.TRANSFORM": False})
+
+
 def test_frames_between_keyframes_do_not_run_through_the_rest_of_conv4():
     model, video = build_detector(KEYS), make_video(6)
     runs = []

@@ -64,6 +64,17 @@ def test_a_video_file_keeps_its_frames_rate_and_what_is_clean(main, videos, tmp_
     assert min(changes[t] for t in damaged) > 2 * max(changes[t] for t in range(LENGTH) if t not in damaged)
 
 
+@pytest.mark.parametrize(("name", "copied"), [("a.mp4", "a.mp4"), ("a.mkv", "a.mkv"), ("a.ts", "a.mp4")])
+def test_a_variable_rate_keeps_the_times_of_its_frames(main, tmp_path, name, copied):
+    times = np.cumsum([1, 7, 1, 1, 30, 2, 2, 1] * 2).tolist()
+    write_video(tmp_path / name, moving_frames(len(times)), times=times)
+    main([str(tmp_path / name), str(tmp_path / "out")])
+    source, copy = VideoReader(tmp_path / name), VideoReader(tmp_path / "out" / copied)
+    expected = [float(source.time) for _ in source]
+    assert np.ptp(np.diff(expected)) > 1
+    assert [float(copy.time) for _ in copy] == pytest.approx(expected, abs=0.002)
+
+
 def test_a_run_goes_on_where_it_stopped_and_other_settings_are_refused(main, videos, tmp_path, capsys):
     out = tmp_path / "out"
     main([str(videos), str(out)])

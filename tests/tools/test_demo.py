@@ -382,6 +382,8 @@ def test_inputs_that_would_be_written_over_each_other_are_refused(
         ("--config-file", "absent.yaml", "absent.yaml"),
         ("--video-input", "absent.mp4", "absent.mp4"),
         ("--video-input", str(DEMO), "demo.py"),
+        ("--video-input", "rtsp://door:554/live", "--webcam"),
+        ("--video-input", "http://host/film.mp4", "--webcam"),
         ("--output", "out.txt", "out.txt"),
         ("--opts", "absent.pth", "absent.pth"),
     ],
@@ -394,6 +396,27 @@ def test_a_mistake_ends_in_one_sentence_and_exit_code_2(demo, monkeypatch, argum
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("error: ") and message in last
     assert not Path(arguments["--output"]).exists()
+
+
+@pytest.mark.parametrize("shape", [(1, 3000, 3), (3000, 1, 3)])
+def test_a_frame_of_one_line_is_detected_in_and_drawn(demo, monkeypatch, arguments, tmp_path, shape):
+    """With a real, tiny model."""
+    cfg = tiny_cfg({"MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME": "RDNAggregator", "DATASETS.TEST": ()})
+    Path(arguments["--config-file"]).write_text(cfg.dump())
+    model = build_model(cfg)
+    draw_weights(model)
+    torch.save({"model": model.state_dict()}, arguments["--opts"])
+    monkeypatch.setattr(demo, "VideoPredictor", VideoPredictor)
+    folder = tmp_path / "lines"
+    folder.mkdir()
+    for index in range(3):
+        cv2.imwrite(str(folder / f"{index}.png"), np.full(shape, 60 * index, np.uint8))
+    arguments["--video-input"] = str(folder)
+    words = ["--json", str(tmp_path / "out.json"), "--report", str(tmp_path / "out.html"), "--link", "2"]
+    call(demo, monkeypatch, arguments, *words, "--confidence-threshold", "0")
+    assert len(json.loads((tmp_path / "out.json").read_text())["frames"]) == 3
+    assert page_data(tmp_path / "out.html")["frames"] == 3
+    assert len(list(VideoReader(arguments["--output"]))) == 3
 
 
 def page_data(path):

@@ -198,10 +198,11 @@ def test_images_of_a_folder_have_the_times_of_their_numbers(tmp_path):
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
 @pytest.mark.parametrize("encoders", [{"libx264"}, {"mpeg4"}])
-def test_written_frames_keep_their_times_and_the_file_its_length(tmp_path, monkeypatch, suffix, encoders):
+@pytest.mark.parametrize("fps", [Fraction(10 * 1000, 6020), Fraction(30000, 1001)])
+def test_written_frames_keep_their_times_and_the_file_its_length(tmp_path, monkeypatch, suffix, encoders, fps):
     monkeypatch.setattr(av, "codecs_available", av.codecs_available & encoders)
     times = [0, 0.036, 0.072, 0.102, 0.5, 3.2, 3.21, 3.2101, 6, 6.02]
-    with VideoWriter(tmp_path / f"v{suffix}", Fraction(10 * 1000, 6020), SIZE[::-1]) as video:
+    with VideoWriter(tmp_path / f"v{suffix}", fps, SIZE[::-1]) as video:
         for index, time in enumerate(times):
             video.write(numbered_frame(index), time)
     with av.open(str(tmp_path / f"v{suffix}")) as container:

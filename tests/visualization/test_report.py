@@ -1,14 +1,18 @@
 """A report in a real browser, and what it is made of."""
 
+import base64
+import io
 import json
 import re
 from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
 import torch
 
 from helpers.browser import Browser, missing
+from helpers.videos import write_video
 from vod2.d2 import Boxes, Instances
 from vod2.errors import VideoError
 from vod2.video import VideoWriter
@@ -236,6 +240,64 @@ def test_the_picture_is_exact_in_the_formats_of_an_ffmpeg_without_h264(browser, 
             "return copy.getImageData(5, 85, 1, 1).data[0]"
         )
         assert round(level / 20) == frame
+
+
+# Pauses, a burst, and two frames that are a millisecond apart.
+TIMES = [0.5, 0.54, 0.58, 2.5, 2.51, 2.511, 2.6, 4.1, 4.14, 4.18]
+
+
+def write_timed_page(path):
+    with ReportWriter(path, fps=Fraction(9000, 3680)) as report:
+        for i, time in enumerate(TIMES):
+            report.write(np.full((90, 160, 3), 20 * i, np.uint8), found(fox(10 * i)), time=time)
+
+
+def test_the_page_and_its_video_have_the_times_of_the_frames(tmp_path):
+    write_timed_page(tmp_path / "page.html")
+    expected = [time - TIMES[0] for time in TIMES]
+    data = page_data(tmp_path / "page.html")
+    assert data["start"] == 0.5
+    assert data["times"] == pytest.approx(expected, abs=0.0002)
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    embedded = base64.b64decode(re.search(r'id="video-data">([^<]+)', text)[1])
+    with av.open(io.BytesIO(embedded)) as container:
+        assert [frame.time for frame in container.decode(video=0)] == pytest.approx(expected, abs=0.0006)
+
+
+def test_boxes_of_a_variable_rate_are_shown_with_their_frames(browser, tmp_path):
+    write_timed_page(tmp_path / "page.html")
+    browser.open((tmp_path / "page.html").as_uri())
+    browser.wait("return video.readyState >= 2")
+    for frame in (9, 2, 5, 4, 0, 7):
+        jump(browser, frame)
+        # The picture may appear a moment after the browser says that it is there.
+        browser.wait(
+            "const copy = new OffscreenCanvas(160, 90).getContext('2d'); copy.drawImage(video, 0, 0, 160, 90);"
+            "const level = copy.getImageData(5, 85, 1, 1).data[0];"
+            "return Math.round(level / 20) === arguments[0] && current === arguments[0]",
+            frame,
+        )
+        assert browser.run("return readout.textContent").startswith(f"Frame {frame} of 9 · {TIMES[frame]:.2f} s")
+    # While it plays, the pause after frame 2 shows frame 2 with its box.
+    jump(browser, 0)
+    tick(browser, "#play")
+    browser.wait("return video.currentTime > 0.6")
+    assert browser.run("return [current, video.currentTime < 1.9]") == [2, True]
+
+
+@pytest.mark.parametrize("format", [1, 2])
+def test_webm_which_has_one_rate_plays_at_the_mean_rate_with_its_times(monkeypatch, tmp_path, format):
+    monkeypatch.setattr(browser_video, "_FORMATS", browser_video._FORMATS[format:])
+    write_timed_page(tmp_path / "page.html")
+    assert page_data(tmp_path / "page.html")["times"] == pytest.approx([0.4089 * i for i in range(10)], abs=0.001)
+
+
+def test_the_times_of_a_file_come_from_the_file(tmp_path):
+    write_video(tmp_path / "v.mp4", frames()[:5], times=[0, 1, 30, 31, 80])
+    write_report(tmp_path / "page.html", tmp_path / "v.mp4", {})
+    assert page_data(tmp_path / "page.html")["times"] == pytest.approx([0, 0.04, 1.2, 1.24, 3.2], abs=0.0002)
+    write_report(tmp_path / "page.html", tmp_path / "v.mp4", {}, fps=10)
+    assert page_data(tmp_path / "page.html")["times"] == [0, 0.1, 0.2, 0.3, 0.4]
 
 
 @pytest.mark.parametrize("detections", [{}, {0: found()}])

@@ -1,5 +1,6 @@
 """Detectron2's default trainer, for clips and streams."""
 
+import functools
 import logging
 import math
 import os
@@ -253,7 +254,7 @@ class VideoTrainer(DefaultTrainer):
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
         """What the dataset's metadata calls for (evaluator_type), with COCO AP beside it (TEST.COCO_AP); COCO AP alone
-        for datasets that are not of videos.
+        for datasets that are not of videos; a warning names a dataset that does not say what it is.
         """
         folder = inference_folder(cfg.OUTPUT_DIR, dataset_name, cfg.TEST.CONTEXT)
         evaluators: list[DatasetEvaluator] = []
@@ -262,6 +263,8 @@ class VideoTrainer(DefaultTrainer):
             evaluators.append(VIDEvaluator.from_config(cfg, dataset_name, folder))
         elif evaluator_type == "uavdt":
             evaluators.append(UAVDTEvaluator(dataset_name, folder))
+        elif evaluator_type is None:
+            _warn_without_evaluator_type(dataset_name)
         if cfg.TEST.COCO_AP or not evaluators:
             # A cached conversion would outlive a change of the annotations.
             evaluators.append(COCOEvaluator(dataset_name, tasks=("bbox",), output_dir=folder, allow_cached_coco=False))
@@ -325,6 +328,16 @@ def told_without_traceback() -> Iterator[None]:
         yield
     finally:
         logger.removeFilter(once)
+
+
+@functools.cache  # an evaluation during a training comes again and again
+def _warn_without_evaluator_type(dataset_name: str) -> None:
+    _LOGGER.warning(
+        "dataset %r has no evaluator_type in its metadata, so that COCO's AP alone is computed: for VID AP say "
+        'MetadataCatalog.get(%r).set(evaluator_type="vid") where it is registered, or "coco" if that is what you want',
+        dataset_name,
+        dataset_name,
+    )
 
 
 def _without_ddp(model: nn.Module) -> nn.Module:

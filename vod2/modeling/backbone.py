@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from vod2.d2 import BACKBONE_REGISTRY, Backbone, BasicBlock, BasicStem, CfgNode, ResNet, ShapeSpec
+from vod2.d2 import BACKBONE_REGISTRY, Backbone, BasicBlock, BasicStem, CfgNode, CNNBlockBase, ResNet, ShapeSpec
 from vod2.layers import init_normal
 
 
@@ -164,6 +164,25 @@ def forward_stages(
         is_cut = after is None and stage.name == until
         outputs[stage.name] = stage.run(source) if block is None or not is_cut else _run_to_block(stage, source, block)
     return outputs
+
+
+def block_shapes(backbone: nn.Module) -> dict[str, ShapeSpec]:
+    """{"res4/2": shape of the map after the second block of res4, ...}, of all stages that consist of blocks.
+
+    The blocks of a ResNet's stage have one width, those of an EfficientNet's may differ. {} for a backbone without
+    such stages.
+    """
+    shapes: dict[str, ShapeSpec] = {}
+    if not (hasattr(backbone, "ordered_stages") or hasattr(backbone, "stage_names")):
+        return shapes
+    stride = 1
+    for stage in stages_of(backbone):
+        blocks = list(stage.run) if isinstance(stage.run, nn.Sequential) else [stage.run]
+        for number, block in enumerate(blocks, 1):
+            if isinstance(block, CNNBlockBase):
+                stride *= block.stride
+                shapes[f"{stage.name}/{number}"] = ShapeSpec(channels=block.out_channels, stride=stride)
+    return shapes
 
 
 def split_maps(maps: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:

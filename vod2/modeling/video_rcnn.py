@@ -12,7 +12,7 @@ from torch import Tensor
 from vod2.d2 import META_ARCH_REGISTRY, CfgNode, GeneralizedRCNN, Instances, configurable, detector_postprocess
 from vod2.errors import UserError
 from vod2.modeling.aggregation import Aggregated, mean_losses, merge_disjoint
-from vod2.modeling.backbone import split_maps
+from vod2.modeling.backbone import block_shapes, split_maps
 from vod2.modeling.clips import images_of, make_clips
 from vod2.modeling.deprecated_steps import DeprecatedSteps
 from vod2.modeling.exact_buffers import ExactBuffers
@@ -72,7 +72,8 @@ class VideoRCNN(DeprecatedSteps, ExactBuffers, GeneralizedRCNN):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
         ret = super().from_config(cfg)
-        pixel_aggregator = build_pixel_aggregator(cfg, ret["backbone"].output_shape())
+        backbone = ret["backbone"]
+        pixel_aggregator = build_pixel_aggregator(cfg, backbone.output_shape() | block_shapes(backbone))
         return ret | {"pixel_aggregator": pixel_aggregator, "conventions": LegacyConventions.from_config(cfg)}
 
     def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:

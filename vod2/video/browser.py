@@ -8,6 +8,7 @@ import av
 import numpy as np
 
 from vod2.errors import VideoError
+from vod2.video.clock import OutputClock
 
 # Encoder, container, type, options. No B-frames in H.264: containers shift the times of such streams.
 _FORMATS = (
@@ -22,18 +23,23 @@ _BT601, _BT601_TAG, _LIMITED_RANGE = 5, 6, 1
 
 
 class EmbeddedVideo(NamedTuple):
-    """An encoded file, its MIME type, and of the frames that went in: how many, and (width, height) in pixels."""
+    """An encoded file, its MIME type, and of the frames that went in: how many, (width, height) in pixels, and times.
+
+    `times` are the seconds at which they are shown, ascending, the first is 0.
+    """
 
     data: bytes
     type: str
     count: int  # type: ignore[assignment]  # hides tuple.count, which nobody calls
     size: tuple[int, int]
+    times: list[float]
 
 
 class BrowserVideo:
-    """Encodes frames in memory as H.264, or else VP9 or VP8, of a constant rate and 1280 pixels at most.
+    """Encodes frames in memory as H.264, or else VP9 or VP8, of 1280 pixels at most.
 
-    Frame i is shown from i / fps on.
+    Frame i is shown from i / fps on, or from its time on if frames are written with their times. Only H.264 keeps
+    these; VP9 and VP8 have a constant rate.
 
     Raises:
         VideoError: FFmpeg was built without an encoder for browsers.
@@ -46,16 +52,34 @@ class BrowserVideo:
         self._container = av.open(self._file, "w", format=container_format)
         self._stream: av.VideoStream | None = None
         self._size = (0, 0)
-        self.count = 0
+        self._times: list[float] = []
+        self._first: Fraction | float = 0  # time of the first frame, which is shown at 0
 
-    def write(self, frame: np.ndarray) -> None:
-        """Append an (H, W, 3) uint8 BGR frame; the first one sets the size."""
-        stream = self._stream or self._start(frame.shape[1], frame.shape[0])
+    @property
+    def count(self) -> int:
+        """Frames so far."""
+        return len(self._times)
+
+    def write(self, frame: np.ndarray, time: Fraction | float | None = None) -> None:
+        """Append a frame.
+
+        Args:
+            frame: (H, W, 3) uint8 BGR; the first one sets the size.
+            time: seconds, above that of the frame before (if it is not, the frame is shown a millisecond after that);
+                None is 1 / fps after the frame before. Give it for all frames or for none.
+        """
+        if self._stream is None:
+            # WebM has one length for all frames, with which players stop at a wrong one where the rate varies.
+            self._is_timed = time is not None and self._type == "video/mp4"
+            self._first = time or 0
+            self._stream = self._start(frame.shape[1], frame.shape[0])
+        stream = self._stream
         picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="bgr24")
         picture = picture.reformat(stream.width, stream.height, "yuv420p", dst_colorspace=_BT601)
-        picture.pts, picture.time_base = self.count, 1 / self._rate
+        place = self._clock.place(time - self._first if self._is_timed and time is not None else None)
+        picture.pts, picture.time_base = place, self._clock.unit
+        self._times.append(float(place * self._clock.unit))
         self._container.mux(stream.encode(picture))
-        self.count += 1
 
     def finish(self) -> EmbeddedVideo:
         """End the file; nothing can be written any more.
@@ -67,7 +91,7 @@ class BrowserVideo:
             raise VideoError("a report needs at least one frame of the video, and got none")
         self._container.mux(self._stream.encode(None))
         self._container.close()
-        return EmbeddedVideo(self._file.getvalue(), self._type, self.count, self._size)
+        return EmbeddedVideo(self._file.getvalue(), self._type, self.count, self._size, self._times)
 
     def _start(self, width: int, height: int) -> av.VideoStream:
         self._size = (width, height)
@@ -80,7 +104,9 @@ class BrowserVideo:
         stream.codec_context.colorspace, stream.codec_context.color_range = _BT601_TAG, _LIMITED_RANGE
         # To stop at a frame, a player decodes from the keyframe before.
         stream.codec_context.gop_size = max(1, round(self._rate))
-        self._stream = stream
+        self._clock = OutputClock(self._rate, self._is_timed)
+        if self._is_timed:
+            stream.codec_context.time_base = self._clock.unit
         return stream
 
 

@@ -218,20 +218,38 @@ class _Promise(NamedTuple):
 
 def _promise(container: av.container.InputContainer, stream: av.VideoStream) -> _Promise:
     names = set(container.format.name.split(","))
-    if names & {"mp4", "avi"} and stream.frames:
+    if "avi" in names and stream.frames:
+        return _Promise(count=_frames_in_index(stream) or stream.frames)
+    if "mp4" in names and stream.frames:
         return _Promise(count=stream.frames)
     if not names & {"mp4", "matroska", "webm", "flv", "asf"}:  # FFmpeg makes up the length of others from their size
         return _Promise()
+    if "asf" in names and not has_times(container, stream):  # where its last frame ends is a guess, too
+        return _Promise()
+    # These say when the video ends, also where its first frame comes later than 0.
+    start = Fraction(container.start_time or 0, av.time_base)
+    stream_start = (stream.start_time or 0) * (stream.time_base or 0)
     if stream.duration and stream.time_base:
-        return _Promise(seconds=stream.duration * stream.time_base)
-    if "flv" in names and container.duration:  # it counts from 0, also where the first frame comes later
-        return _Promise(seconds=Fraction(container.duration - (container.start_time or 0), av.time_base), of_all=True)
+        seconds = stream.duration * stream.time_base
+        return _Promise(seconds=seconds if "mp4" in names else seconds - stream_start)
+    if "flv" in names and container.duration:
+        return _Promise(seconds=Fraction(container.duration, av.time_base) - start, of_all=True)
     # Matroska's common tag, as "00:00:02.400000000".
     tag = stream.metadata.get("DURATION", "").split(":")
     if len(tag) == 3:
         try:
             hours, minutes, seconds = map(Fraction, tag)
-            return _Promise(seconds=3600 * hours + 60 * minutes + seconds)
+            return _Promise(seconds=3600 * hours + 60 * minutes + seconds - stream_start)
         except ValueError:
             pass
-    return _Promise(seconds=Fraction(container.duration, av.time_base) if container.duration else None, of_all=True)
+    if not container.duration:
+        return _Promise()
+    return _Promise(seconds=Fraction(container.duration, av.time_base) - start, of_all=True)
+
+
+def _frames_in_index(stream: av.VideoStream) -> int | None:
+    """How many frames an AVI holds: its header also counts empty chunks, which prolong the frame before."""
+    index = stream.index_entries
+    # A file that was cut off has no index, or a part of one.
+    is_whole = len(index) > 0 and index[-1].timestamp + 1 == stream.frames
+    return len(index) if is_whole else None

@@ -27,7 +27,9 @@ _HIGHEST_RATE = 240
 _UNTIMED = {
     "avi": ("h264", "hevc"),
     "asf": ("h264", "hevc", "mpeg1video", "mpeg2video"),
-    "mpeg": ("h264", "mpeg1video", "mpeg2video", "mpeg4"),
+    "mpeg": ("h261", "h263", "h264", "mpeg1video", "mpeg2video", "mpeg4"),
+    "mxf": ("h264",),
+    "wtv": ("h261", "h263"),  # FFmpeg calls every packet a keyframe
 }
 # "Packed": a packet holds two frames, and a later one none. DivX wrote it into the header of the stream.
 _PACKED = re.compile(rb"DivX\d+(?:b|Build)\d+p")

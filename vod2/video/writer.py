@@ -1,7 +1,6 @@
 """Writing frames to a video file."""
 
 import logging
-import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,13 +13,11 @@ import numpy as np
 
 from vod2.atomic import move_into_place, temporary_path
 from vod2.errors import VideoError
+from vod2.video.clock import OutputClock
 
 logger = logging.getLogger(__name__)
 
 SUFFIXES = (".mp4", ".mov", ".mkv", ".avi")
-# Of the unit of time: fine enough for the times of any file. MPEG-4 keeps it in 16 bits.
-_UNITS_PER_SECOND, _MOST_UNITS = 10_000, 65_535
-_SHORTEST = Fraction(1, 1000)  # seconds from one frame to the next: Matroska counts no less
 
 
 class VideoWriter:
@@ -73,7 +70,6 @@ class VideoWriter:
     def __enter__(self) -> "VideoWriter":
         self._temporary = temporary_path(self.path)
         self._count = 0
-        self._latest = -1  # when the latest frame is shown, in units
         self._warned = False
         try:
             self._container = av.open(str(self._temporary), "w")
@@ -103,7 +99,8 @@ class VideoWriter:
         padded = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
         picture = av.VideoFrame.from_ndarray(padded, format="bgr24")
         stream = self._stream or self._add_stream(is_timed=time is not None)
-        picture.pts, picture.time_base = self._place(time), self._time_base
+        picture.pts, picture.time_base = self._clock.place(time), self._clock.unit
+        self._warn_if_late()
         with self._naming_the_video():
             self._container.mux(stream.encode(picture))
         self._count += 1
@@ -146,28 +143,15 @@ class VideoWriter:
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(self.path)) from error
 
-    def _place(self, time: Fraction | float | None) -> int:
-        """When the next frame is shown, in units of time."""
-        step = round(1 / self.fps / self._time_base)
-        if time is None:
-            wanted = self._latest + step if self._count else 0
-        elif self._has_one_rate:
-            wanted = round(time * self.fps) * step
-        else:
-            wanted = round(time / self._time_base)
-        earliest = 0
-        if self._count:
-            earliest = self._latest + (step if self._has_one_rate else math.ceil(_SHORTEST / self._time_base))
-        self._latest = max(wanted, earliest)
-        if self._has_one_rate and self._latest - wanted > step and not self._warned:
+    def _warn_if_late(self) -> None:
+        if self._has_one_rate and self._clock.delay > 1 / self.fps and not self._warned:
             self._warned = True
             logger.warning(
                 "%s: frame %d is shown %.2f s late, as AVI has a constant rate: write .mp4 or .mkv to keep the times",
                 self.path,
                 self._count,
-                (self._latest - wanted) * self._time_base,
+                self._clock.delay,
             )
-        return self._latest
 
     def _add_stream(self, is_timed: bool) -> av.VideoStream:
         width, height = (side + side % 2 for side in self.size)
@@ -182,12 +166,8 @@ class VideoWriter:
             stream.bit_rate = int(0.25 * width * height * self.fps)  # bits a pixel; the default is a blur
         assert isinstance(stream, av.VideoStream)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        units, rate = 1, self.fps.numerator
+        self._clock = OutputClock(self.fps, is_timed, self._has_one_rate)
         if is_timed and not self._has_one_rate:
-            # A frame at the given rate lasts a whole number of units.
-            units = max(1, min(math.ceil(_UNITS_PER_SECOND / rate), _MOST_UNITS // rate))
-        self._time_base = Fraction(1, rate * units)
-        if units > 1:
-            stream.codec_context.time_base = self._time_base
+            stream.codec_context.time_base = self._clock.unit
         self._stream = stream
         return stream

@@ -59,7 +59,7 @@ class ReportWriter:
         """
         Args:
             path: the page to write, such as "out.html".
-            fps: frames per second, above 0.
+            fps: frames per second, above 0; of a variable rate, the mean.
             class_names: names by label.
             threshold: score that the page starts with, in [0, 1].
             title: heading of the page.
@@ -86,6 +86,7 @@ class ReportWriter:
         detections: Instances | None,
         baseline: Instances | None = None,
         after_gap: bool = False,
+        time: Fraction | float | None = None,
     ) -> None:
         """Append a frame.
 
@@ -94,6 +95,9 @@ class ReportWriter:
             detections, baseline: on the CPU, in pixels of the frame: pred_boxes, scores, pred_classes, and track_ids if
                 they are known. Those below a score of `LEAST_SCORE` are left out.
             after_gap: the video lacks some frames before this one, which is marked.
+            time: seconds from the start of the video, as of `VideoReader.time`, at which the page shows the frame with
+                its boxes (at the mean rate in WebM, which stands in for H.264); None is 1 / fps after the frame before.
+                Give it for all frames or for none.
         """
         for frames, instances in ((self._detections, detections), (self._baseline, baseline)):
             if instances is not None:
@@ -101,7 +105,9 @@ class ReportWriter:
         self._compared |= baseline is not None
         if after_gap:
             self._gaps.append(self._video.count)
-        self._video.write(frame)
+        if not self._video.count:
+            self._start = float(time or 0)
+        self._video.write(frame, time)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -114,6 +120,7 @@ class ReportWriter:
     def _write_page(self) -> None:
         video = self._video.finish()
         data = _page_data(video, build_tracks(self._detections, self._baseline), self._class_names)
+        data["start"] = round(self._start, 4)
         data |= {"fps": float(self.fps), "threshold": self._threshold, "gaps": self._gaps, "compared": self._compared}
         parts = {
             "title": html.escape(self._title),
@@ -145,7 +152,7 @@ def write_report(
         path, class_names, threshold: as of `ReportWriter`.
         video: a file or a folder as of `VideoReader`, which marks its gaps, or frames as of `ReportWriter.write`.
         detections, baseline: as of `ReportWriter.write`, by number of the frame that was read, from 0.
-        fps: frames per second; needed unless `video` is a path.
+        fps: frames per second; needed unless `video` is a path, whose frames otherwise keep their times.
         title: heading, the name of the video if None.
 
     Raises:
@@ -153,6 +160,7 @@ def write_report(
         ValueError: detections of a frame that the video does not have; frames without fps.
     """
     reader: VideoReader | None = None
+    given_fps = fps
     if isinstance(video, str | os.PathLike):
         images: Iterable[np.ndarray] = (reader := VideoReader(video))
     else:
@@ -167,7 +175,8 @@ def write_report(
             frame_baseline = None if baseline is None else baseline.get(count - 1)
             # The reader notes gaps as it comes to them, so only the latest can be right before this frame.
             after_gap = reader is not None and any(gap.frame == count - 1 for gap in reader.gaps[-1:])
-            report.write(frame, detections.get(count - 1), frame_baseline, after_gap)
+            time = None if reader is None or given_fps is not None else reader.time
+            report.write(frame, detections.get(count - 1), frame_baseline, after_gap, time)
         for name, frames in (("detections", detections), ("baseline", baseline or {})):
             outside = [frame for frame in frames if not 0 <= frame < count]
             # That a video has no frame at all is what leaving the block reports.
@@ -196,10 +205,16 @@ def _page_data(video: EmbeddedVideo, tracks: Sequence[Track], class_names: Seque
         "width": video.size[0],
         "height": video.size[1],
         "frames": video.count,
+        "times": _rounded_times(video.times),
         "leastScore": LEAST_SCORE,
         "classes": classes,
         "tracks": curves,
     }
+
+
+def _rounded_times(times: list[float]) -> list[float]:
+    """A tenth of a millisecond: frames are at least one apart."""
+    return [round(time, 4) for time in times]
 
 
 def _curve_data(curve: Curve) -> dict:

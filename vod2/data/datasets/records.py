@@ -137,6 +137,8 @@ class RecordCheck:
             yield _Wrong(f"{field}.category_id", category, f"a place in thing_classes, 0{bound}")
         if note.get("iscrowd", 0) not in (0, 1):
             yield _Wrong(f"{field}.iscrowd", note["iscrowd"], "0 or 1")
+        if note.get("ignore") and not note.get("iscrowd"):  # as in COCO's JSON
+            yield _Wrong(f"{field}.ignore", note["ignore"], "0, or iscrowd: 1 for a region that is ignored")
         track = note.get("track_id")
         if track is not None and not (is_whole(track) and abs(track) < 2**63):
             yield _Wrong(f"{field}.track_id", track, "a whole number, or no such key where it is not known")

@@ -116,7 +116,11 @@ def aggregated_stage(cfg: CfgNode, shapes: dict[str, ShapeSpec], stage: str, key
 
 
 def build_pixel_aggregator(cfg: CfgNode, shapes: dict[str, ShapeSpec]) -> PixelAggregator | None:
-    """The aggregator that the configuration names, or None."""
+    """The aggregator that the configuration names, or None.
+
+    Args:
+        shapes: of the backbone's outputs, and of the maps between as `block_shapes` names them, where one reads these.
+    """
     name = cfg.MODEL.VIDEO.PIXEL_AGGREGATOR.NAME
     if not name:
         return None

@@ -1,0 +1,29 @@
+"""Files that a tool writes are none that it reads."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from vod2.errors import UserError
+
+
+def refuse_inputs(
+    option: str, outputs: Iterable[str | os.PathLike], inputs: Iterable[str | os.PathLike | None]
+) -> None:
+    """Raises UserError if a file to write is one that is read, under whatever name: links and other spellings count.
+
+    Args:
+        option: that the names of the files come from, such as "--output".
+        outputs: files to write.
+        inputs: files that are read, or folders, whose own files count as read; "", None and what is absent do not.
+    """
+    read = [Path(path) for path in inputs if path and os.path.exists(path)]
+    for output in map(Path, outputs):
+        if not output.exists():
+            continue
+        for source in read:
+            is_inside = source.is_dir() and output.parent.samefile(source)
+            if is_inside or output.samefile(source):
+                raise UserError(
+                    f"{option}: {output} would be written over, which is read ({source}): give another name"
+                )
