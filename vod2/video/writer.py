@@ -115,6 +115,8 @@ class VideoWriter:
                     move_into_place(self._temporary, self.path)
             elif self._count:
                 self._keep_partial()
+            else:
+                self._container.close()
         finally:
             self._temporary.unlink(missing_ok=True)
         if kind is None and not self._count:
