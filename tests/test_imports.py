@@ -21,6 +21,7 @@ PROJECT_NAMES = sorted(init.parent.name for init in PROJECTS.glob("*/__init__.py
 TOOLS = {
     "errors",
     "atomic",
+    "bounded",
     "moved",
     "plain_pickle",
     "version",
@@ -30,6 +31,7 @@ ALLOWED = {
     "_d2lite": set(),
     "d2": {"_d2lite"},
     "atomic": {"errors"},
+    "bounded": set(),
     "errors": set(),
     "moved": set(),
     "plain_pickle": set(),

@@ -4,14 +4,16 @@
     python tools/fuzz.py vid-xml --seconds 120
     python tools/fuzz.py vid-xml --replay output/fuzz/vid-xml/crash-0a1b...
 
-TARGET is a reader (--list names all of them, tools/fuzz_targets.py has them). Needs Atheris: pip install "vod2[fuzz]".
+TARGET is a reader (--list names all of them, tools/fuzzing has them). Needs Atheris: pip install "vod2[fuzz]".
 What was found lies in --output: a file whose name begins with crash-, timeout- or oom-, which --replay reads again.
 Inputs that reach new lines are kept in the folder corpus beside it, where the next run begins. Exit code 1 where
 something was found.
 """
 
 import argparse
+import importlib.util
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -30,7 +32,7 @@ def fuzz(name: str, folder: Path, seconds: int) -> None:
     import atheris
 
     with atheris.instrument_imports(include=list(_GUIDING)):
-        from fuzz_targets import TARGETS
+        from fuzzing import TARGETS
     import logging
 
     logging.disable(logging.CRITICAL)
@@ -67,8 +69,13 @@ def run(name: str, folder: Path, seconds: int) -> tuple[int, list[Path]]:
     if not counts:
         raise UserError(f"{name} did not begin: see {log}")
     for place in folder.glob(".work-*"):
-        subprocess.run(["rm", "-rf", str(place)], check=True)
+        shutil.rmtree(place)
     return max(map(int, counts)), sorted(_finds(folder) - before)
+
+
+def find_atheris() -> bool:
+    """Whether it is installed."""
+    return importlib.util.find_spec("atheris") is not None
 
 
 def _finds(folder: Path) -> set[Path]:
@@ -77,7 +84,7 @@ def _finds(folder: Path) -> set[Path]:
 
 def replay(name: str, file: Path) -> None:
     """Read one input again; the error of a fault comes through."""
-    from fuzz_targets import TARGETS
+    from fuzzing import TARGETS
 
     with tempfile.TemporaryDirectory() as folder:
         refused = TARGETS[name](Path(folder)).run(file.read_bytes())
@@ -101,7 +108,7 @@ def main(arguments: list[str] | None = None) -> None:
     if args.child:
         fuzz(args.target, folder, args.seconds)
     # Not before: in the child, Atheris has to see the imports.
-    from fuzz_targets import TARGETS
+    from fuzzing import TARGETS
 
     from vod2.errors import UserError
 
@@ -118,9 +125,7 @@ def main(arguments: list[str] | None = None) -> None:
             raise UserError(f"--replay {args.replay}: no such file, expected what a run has written")
         replay(args.target, args.replay)
         return
-    import importlib.util
-
-    if importlib.util.find_spec("atheris") is None:
+    if not find_atheris():
         raise UserError("Atheris is not installed, expected it for fuzzing: pip install 'vod2[fuzz]'")
     count, found = run(args.target, folder, args.seconds)
     print(f"{args.target}: {count} inputs in at most {args.seconds} s, {len(found)} faults")
