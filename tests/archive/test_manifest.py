@@ -147,6 +147,14 @@ def test_a_damaged_page_is_the_users_to_know(manifest, tmp_path):
         Manifest(tmp_path / "damaged.sqlite").counts()
 
 
+def test_damaged_bytes_in_the_name_of_a_table_are_the_users_to_know(manifest, tmp_path):
+    manifest.close()
+    content = (tmp_path / "deep" / "manifest.sqlite").read_bytes().replace(b"videos_in_order", b"videos\x9fin\x9forder")
+    (tmp_path / "damaged.sqlite").write_bytes(content.replace(b"CREATE INDEX", b"CREATE IN\x9fEX"))
+    with pytest.raises(UserError, match=r"damaged\.sqlite is no manifest"):
+        Manifest(tmp_path / "damaged.sqlite")
+
+
 @pytest.mark.parametrize("column", ["path = x'00ff'", "id = x'00ff'"])
 def test_a_name_that_is_no_text_is_told(manifest, column):
     with sqlite3.connect(manifest.path) as other:

@@ -48,6 +48,10 @@ _AFRESH = (
 )
 
 
+# The latter where damaged bytes are part of SQLite's own message.
+_DAMAGED = (sqlite3.DatabaseError, UnicodeDecodeError)
+
+
 class Video(NamedTuple):
     """A video that is to be done; `number` is its row, `size` in bytes."""
 
@@ -93,7 +97,7 @@ def _on_intact_file(
             return method(self, *args, **kwargs)
         except sqlite3.ProgrammingError:  # a fault of the code, such as another thread
             raise
-        except sqlite3.DatabaseError as error:
+        except _DAMAGED as error:
             raise self._unusable(error) from error
 
     return told
@@ -125,14 +129,14 @@ class Manifest:
         # No implicit transactions: `with self._db` and BEGIN say where one begins and ends.
         try:
             self._db = sqlite3.connect(self.path, isolation_level=None, timeout=60)
-        except sqlite3.DatabaseError as error:
+        except _DAMAGED as error:
             raise UserError(f"{self.path} cannot be opened ({error}): give another --manifest") from error
         try:
             self._db.execute("PRAGMA journal_mode = WAL")
             # A power cut may lose the last rows, which are then done again; a killed process loses nothing.
             self._db.execute("PRAGMA synchronous = NORMAL")
             self._db.executescript(_SCHEMA)
-        except sqlite3.DatabaseError as error:
+        except _DAMAGED as error:
             self._db.close()  # its lock would stay for as long as the error is known
             raise UserError(f"{self.path} is no manifest ({error}): give another --manifest, or delete it") from error
 
@@ -287,7 +291,7 @@ class Manifest:
             names = [column[0] for column in cursor.description]
             for row in cursor:
                 yield dict(zip(names, row, strict=True))
-        except sqlite3.DatabaseError as error:
+        except _DAMAGED as error:
             raise self._unusable(error) from error
 
     @_on_intact_file
