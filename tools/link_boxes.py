@@ -15,7 +15,6 @@ MODEL.VIDEO.KEEP_RELATIONS True writes.
 """
 
 import argparse
-import json
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
@@ -24,6 +23,7 @@ import numpy as np
 import torch
 
 from vod2 import atomic
+from vod2.bounded import load_json, read_npz
 from vod2.d2 import BoxMode, CfgNode, DatasetCatalog, Instances, MetadataCatalog
 from vod2.data import as_video_dicts
 from vod2.data.clips.build import in_stream_order
@@ -47,19 +47,35 @@ def read_results(path: Path) -> dict[str, np.ndarray]:
     """
     try:
         if path.suffix == ".json":
-            return _from_coco(json.loads(path.read_text(encoding="utf-8")))
-        with np.load(path) as file:
-            return {name: file[name] for name in ("image_ids", *_COLUMNS)}
+            return _whole(_from_coco(load_json(path.read_text(encoding="utf-8"))))
+        arrays = read_npz(path)
+        return _whole({name: arrays[name] for name in ("image_ids", *_COLUMNS)})
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error}): expected the detections.npz of an evaluation") from error
-    except (KeyError, TypeError, ValueError) as error:
+    except (AssertionError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise UserError(
             f"{path} holds no detections ({error}): expected the detections.npz or COCO results .json of an evaluation"
         ) from error
 
 
+def _whole(results: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays, unless their shapes or types are not those of `read_results`, or an image is none: a ValueError."""
+    count, frames = results["image"].size, results["image_ids"].size
+    shapes = {"image_ids": (frames,), "image": (count,), "boxes": (count, 4), "scores": (count,), "labels": (count,)}
+    for name, shape in shapes.items():
+        kinds = "iuU" if name == "image_ids" else "iu" if name in ("image", "labels") else "f"
+        if results[name].shape != shape or results[name].dtype.kind not in kinds:
+            raise ValueError(f"{name} is {results[name].dtype} {results[name].shape}, expected {shape}")
+    if count and not (0 <= results["image"].min() and results["image"].max() < frames and results["labels"].min() >= 0):
+        raise ValueError(f"an image beyond the {frames} of image_ids, or a negative number")
+    if not all(np.isfinite(results[name]).all() for name in ("boxes", "scores")):
+        raise ValueError("boxes or scores are not finite")
+    return results
+
+
 def _from_coco(entries: list[dict]) -> dict[str, np.ndarray]:
-    image_ids, image = np.unique([str(entry["image_id"]) for entry in entries], return_inverse=True)
+    ids = np.array([str(entry["image_id"]) for entry in entries], dtype=str)
+    image_ids, image = np.unique(ids, return_inverse=True)
     boxes = np.array([entry["bbox"] for entry in entries], dtype=np.float32).reshape(-1, 4)
     return {
         "image_ids": image_ids,

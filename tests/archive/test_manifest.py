@@ -5,7 +5,7 @@ import sqlite3
 
 import pytest
 
-from vod2.archive import Counts, Manifest, Scan, Signature, video_id
+from vod2.archive import Counts, Manifest, Scan, Signature, read_records, video_id
 from vod2.archive.tasks import Done
 from vod2.errors import UserError
 
@@ -126,3 +126,54 @@ def test_others_may_read_while_a_video_is_being_recorded(manifest):
     other = sqlite3.connect(f"file:{manifest.path}?mode=ro", uri=True)
     assert other.execute("SELECT COUNT(*) FROM videos WHERE status = 'running'").fetchone() == (1,)
     other.close()
+
+
+def test_a_file_that_is_no_manifest_is_let_go_of(tmp_path):
+    path = tmp_path / "manifest.sqlite"
+    path.write_bytes(b"7" * 5000)
+    with pytest.raises(UserError, match=r"manifest\.sqlite is no manifest"):
+        Manifest(path)
+    path.unlink()
+    Manifest(path).close()
+
+
+def test_a_damaged_page_is_the_users_to_know(manifest, tmp_path):
+    manifest.close()
+    content = bytearray((tmp_path / "deep" / "manifest.sqlite").read_bytes())
+    page = 4096
+    content[page:] = b"\xff" * (len(content) - page)  # all but the first, which has the names of the tables
+    (tmp_path / "damaged.sqlite").write_bytes(content)
+    with pytest.raises(UserError, match=r"damaged\.sqlite (cannot be used|is no manifest) \("):
+        Manifest(tmp_path / "damaged.sqlite").counts()
+
+
+def test_damaged_bytes_in_the_name_of_a_table_are_the_users_to_know(manifest, tmp_path):
+    manifest.close()
+    content = (tmp_path / "deep" / "manifest.sqlite").read_bytes().replace(b"videos_in_order", b"videos\x9fin\x9forder")
+    (tmp_path / "damaged.sqlite").write_bytes(content.replace(b"CREATE INDEX", b"CREATE IN\x9fEX"))
+    with pytest.raises(UserError, match=r"damaged\.sqlite is no manifest"):
+        Manifest(tmp_path / "damaged.sqlite")
+
+
+@pytest.mark.parametrize("column", ["path = x'00ff'", "id = x'00ff'"])
+def test_a_name_that_is_no_text_is_told(manifest, column):
+    with sqlite3.connect(manifest.path) as other:
+        other.execute(f"UPDATE videos SET {column} WHERE number = 1")
+    with pytest.raises(UserError, match=r"manifest\.sqlite cannot be used \(a path is no text\): restore a copy"):
+        manifest.pending(None, limit=5)
+
+
+@pytest.mark.parametrize("value", ["{", "x'00'"])
+def test_a_setting_that_is_no_json_is_told(manifest, value):
+    manifest.keep_settings({"weights": "a"})
+    with sqlite3.connect(manifest.path) as other:
+        other.execute(f"UPDATE settings SET value = {value if value.startswith('x') else repr(value)}")
+    with pytest.raises(UserError, match=r"manifest\.sqlite cannot be used"):
+        manifest.keep_settings({"weights": "a"})
+
+
+@pytest.mark.parametrize("line", ["[]", "{", '{"video": "a"}', "[" * 20_000])
+def test_a_line_that_is_no_record_is_told(tmp_path, line):
+    (tmp_path / "a.jsonl").write_text(f"{line}\n")
+    with pytest.raises(UserError, match=r"a\.jsonl, line 1: no record of a frame"):
+        list(read_records(tmp_path / "a.jsonl"))

@@ -7,6 +7,7 @@ import torch
 
 from vod2.checkpoint.files import (
     DamagedError,
+    _sha256_of,
     delete_checkpoint,
     find_whole,
     read_checkpoint,
@@ -164,3 +165,47 @@ def test_a_deleted_checkpoint_is_gone_and_the_one_before_it_is_found(two):
     delete_checkpoint(two / "model_0000019.safetensors")
     assert {path.name for path in two.glob("model_*")} == {f"model_0000009{part}" for part in PARTS}
     assert find_whole(two).weights.name == "model_0000009.safetensors"
+
+
+def forge(folder, change):
+    """Change what the manifest of iteration 19 says, with a SHA-256 that fits."""
+    path = folder / "model_0000019.checkpoint.json"
+    manifest = json.loads(path.read_text())
+    del manifest["sha256"]
+    change(manifest)
+    path.write_text(json.dumps(manifest | {"sha256": _sha256_of(manifest)}))
+    return folder / "model_0000019.safetensors"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda manifest: manifest["files"].update({"../secret.safetensors": {"bytes": 1, "sha256": ""}}),
+        lambda manifest: manifest["files"].popitem(),
+        lambda manifest: manifest["files"].update({"model_0000019.safetensors": None}),
+        lambda manifest: manifest.update(files=[]),
+        lambda manifest: manifest.update(about=None),
+        lambda manifest: manifest.pop("state"),
+    ],
+    ids=["another file", "a file less", "no sizes", "no files", "nothing about it", "no state"],
+)
+def test_a_manifest_of_another_shape_is_refused_and_the_one_before_is_taken(two, change):
+    weights = forge(two, change)
+    with pytest.raises(DamagedError, match="model_0000019.checkpoint.json is not of vod2"):
+        read_checkpoint(weights)
+    assert find_whole(two).weights.name == "model_0000009.safetensors"
+
+
+@pytest.mark.parametrize(
+    "packed", [{"__tensor__": "nowhere"}, {"__tensor__": []}, {"__dict__": [1]}, {"__number__": "x"}]
+)
+def test_a_state_that_nothing_has_packed_is_refused(two, packed):
+    weights = forge(two, lambda manifest: manifest.update(state={"trainer": packed}))
+    with pytest.raises(DamagedError, match="model_0000019.checkpoint.json has a state that cannot be read"):
+        read_checkpoint(weights)
+
+
+def test_a_last_checkpoint_with_a_name_that_no_file_can_have_is_told(two):
+    (two / "last_checkpoint").write_text("a" * 300)
+    whole = find_whole(two)
+    assert whole.weights.name == "model_0000019.safetensors" and "which does not exist" in whole.faults[0]

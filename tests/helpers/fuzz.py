@@ -1,17 +1,27 @@
 """Input that nobody would write, for parsers."""
 
 import copy
+import os
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-FUZZ = settings(
-    max_examples=150,
-    deadline=None,
-    database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
-"""For tests that write each example over the one before, into the same temporary folder."""
+TIMES = int(os.environ.get("VOD2_FUZZ_TIMES", "1"))
+"""How many times as many examples are tried as usual; `make test-all` sets it."""
+
+
+def fuzz(max_examples: int) -> settings:
+    """For tests that write each example over the one before, into the same temporary folder."""
+    return settings(
+        max_examples=max_examples * TIMES,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    )
+
+
+FUZZ = fuzz(150)
 
 scalars = (
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6) | st.sampled_from([10**400, 0, 1, -1])

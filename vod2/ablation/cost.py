@@ -12,6 +12,7 @@ from vod2.ablation.execution import Executor, last_line
 from vod2.ablation.plan import TRAIN, Job, JobKey, Plan
 from vod2.ablation.records import Records
 from vod2.atomic import write_json
+from vod2.bounded import load_json
 from vod2.errors import UserError
 
 MEASURED_ITERATIONS = 10
@@ -26,7 +27,10 @@ def measured_seconds(output: Path, device: str) -> dict[str, float]:
     """
     path = output / _FILE
     try:
-        return json.loads(path.read_text(encoding="utf-8")).get(device, {})
+        seconds = load_json(path.read_text(encoding="utf-8")).get(device, {})
+        if strange := [row for row, value in seconds.items() if not isinstance(value, int | float)]:
+            raise ValueError(f"{strange[0]!r} has no number of seconds")
+        return seconds
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, AttributeError) as error:
@@ -54,9 +58,10 @@ def measure(
             seconds[key.row] = _seconds(job, executor, train_net, plan.output)
             progress(f"{key.row}: {seconds[key.row]:.3f} s an iteration")
     path = plan.output / _FILE
-    earlier = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     # Keeps what was measured for other devices and rows
-    write_json(path, earlier | {device: earlier.get(device, {}) | seconds})
+    before = measured_seconds(plan.output, device)
+    earlier = load_json(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    write_json(path, earlier | {device: before | seconds})
     return seconds
 
 

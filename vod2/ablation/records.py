@@ -17,6 +17,7 @@ import torch
 from vod2.ablation.plan import TRAIN, WEIGHTS, Job, JobKey, Plan
 from vod2.ablation.report import render_report
 from vod2.atomic import replacing, write_json
+from vod2.bounded import load_json, shown
 from vod2.checkpoint import existing_weights
 from vod2.d2 import BACKEND
 from vod2.engine import inference_folder
@@ -50,7 +51,7 @@ class Records:
             UserError: the file is broken.
         """
         try:
-            return json.loads(job.record.read_text(encoding="utf-8"))
+            return _object(job.record)
         except FileNotFoundError:
             return {}
         except (OSError, ValueError) as error:
@@ -170,10 +171,18 @@ class Records:
         write_json(job.record, record | settings)
 
 
+def _object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; OSError or ValueError where it holds something else."""
+    content = load_json(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError(f"it holds {shown(content)}, expected an object")
+    return content
+
+
 def _metrics(job: Job, dataset: str) -> dict[str, dict[str, float | None]]:
     path = Path(inference_folder(str(job.folder), dataset, job.key.kind)) / "results.json"
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
+        results = _object(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{job.key}: it ended well, but {path} cannot be read ({error})") from error
     # An evaluation by hand may have overwritten it

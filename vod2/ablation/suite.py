@@ -1,5 +1,6 @@
 """A suite as it is written in YAML: rows to train and evaluate, in several sizes."""
 
+import os
 import re
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
@@ -7,8 +8,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from vod2.bounded import load_yaml
 from vod2.data import CONTEXTS
 from vod2.engine.rows import config_name, find_test_setting, split_row
 from vod2.errors import UserError
@@ -93,11 +93,11 @@ def load_suite(path: Path) -> Suite:
         'FasterRCNN'
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = load_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"suite {str(path)!r} cannot be read ({error.strerror}): give its name or its file") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: {' '.join(str(error).split())}") from error
+    except ValueError as error:
+        raise UserError(f"{path}: no YAML of a suite ({' '.join(str(error).split())}): fix the file") from error
     return _Reader(path).suite(content)
 
 
@@ -122,7 +122,7 @@ class _Reader:
         if wrong := [metric for metric in metrics if metric.count("/") != 1]:
             self._fail("metrics", f"got {wrong[0]!r}, expected task/metric, such as vid/AP50")
         reference = content.get("reference")
-        if reference is not None and reference not in rows:
+        if reference is not None and not (isinstance(reference, str) and reference in rows):
             self._fail("reference", f"there is no row {reference!r}: expected one of {', '.join(rows)}")
         return Suite(self._path.stem, rows, sizes, metrics, reference)
 
@@ -146,7 +146,7 @@ class _Reader:
         if name in above:
             self._fail(where, "there are two rows of this name")
         base = entry.get("base")
-        if base is not None and base not in above:
+        if base is not None and not (isinstance(base, str) and base in above):
             self._fail(where, f"base {base!r} is no row above it: expected one of {', '.join(above) or 'none'}")
         config = self._config(entry, where)
         contexts = self._strings(entry.get("contexts", ["own"]), f"{where}: contexts")
@@ -165,9 +165,9 @@ class _Reader:
         """FILE or FILE:ROW, relative to the suite."""
         name = str(entry["config"])
         # Made absolute: jobs may run in another folder
-        config = (self._path.parent / name).resolve()
-        if not Path(split_row(config)[0]).is_file():
+        if not os.path.isfile(split_row(self._path.parent / name)[0]):
             self._fail(where, f"configuration {name!r} does not exist beside the suite")
+        config = (self._path.parent / name).resolve()
         try:
             setting = find_test_setting(config)
         except UserError as error:

@@ -3,17 +3,19 @@
 Others may read it at any time (write-ahead log).
 """
 
+import functools
 import json
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from vod2.archive.inputs import Signature, video_id
 from vod2.archive.tasks import Done
 from vod2.atomic import full_disk_errno
+from vod2.bounded import load_json
 from vod2.errors import UserError
 
 PENDING, RUNNING, DONE, FAILED = "pending", "running", "done", "failed"
@@ -47,6 +49,10 @@ _AFRESH = (
 )
 
 
+# The latter where damaged bytes are part of SQLite's own message.
+_DAMAGED = (sqlite3.DatabaseError, UnicodeDecodeError)
+
+
 class Video(NamedTuple):
     """A video that is to be done; `number` is its row, `size` in bytes."""
 
@@ -77,6 +83,27 @@ class Counts(NamedTuple):
         return sum(self)
 
 
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
+
+
+def _on_intact_file(
+    method: Callable[Concatenate["Manifest", _Arguments], _Result],
+) -> Callable[Concatenate["Manifest", _Arguments], _Result]:
+    """What SQLite says of a damaged or locked file is the user's to know."""
+
+    @functools.wraps(method)
+    def told(self: "Manifest", *args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
+        try:
+            return method(self, *args, **kwargs)
+        except sqlite3.ProgrammingError:  # a fault of the code, such as another thread
+            raise
+        except _DAMAGED as error:
+            raise self._unusable(error) from error
+
+    return told
+
+
 class Manifest:
     """The table `videos` (docs/scaling.md tells its columns) and the settings that the results were made with.
 
@@ -86,7 +113,7 @@ class Manifest:
         path: of the file, on a local disk: SQLite's log does not work on network file systems. Folders are made.
 
     Raises:
-        UserError: the file is no manifest.
+        UserError: the file is no manifest. Every method raises it where the file is damaged, or locked for a minute.
 
     Example:
         >>> manifest = Manifest(":memory:")
@@ -100,22 +127,27 @@ class Manifest:
         self.path = str(path)
         if self.path != ":memory:":
             Path(path).parent.mkdir(parents=True, exist_ok=True)
+        # No implicit transactions: `with self._db` and BEGIN say where one begins and ends.
         try:
-            # No implicit transactions: `with self._db` and BEGIN say where one begins and ends.
             self._db = sqlite3.connect(self.path, isolation_level=None, timeout=60)
+        except _DAMAGED as error:
+            raise UserError(f"{self.path} cannot be opened ({error}): give another --manifest") from error
+        try:
             self._db.execute("PRAGMA journal_mode = WAL")
             # A power cut may lose the last rows, which are then done again; a killed process loses nothing.
             self._db.execute("PRAGMA synchronous = NORMAL")
             self._db.executescript(_SCHEMA)
-        except sqlite3.DatabaseError as error:
+        except _DAMAGED as error:
+            self._db.close()  # its lock would stay for as long as the error is known
             if full_disk_errno(error) is not None:
-                raise
+                raise self._unusable(error) from error
             raise UserError(f"{self.path} is no manifest ({error}): give another --manifest, or delete it") from error
 
     def close(self) -> None:
         """Let go of the file; its log is merged into it."""
         self._db.close()
 
+    @_on_intact_file
     def keep_settings(self, settings: Mapping[str, Any]) -> None:
         """What results depend on must be as in the first run; keys that only one of the two has do not count.
 
@@ -126,7 +158,10 @@ class Manifest:
             UserError: otherwise; names what differs.
         """
         rows = self._db.execute("SELECT key, value FROM settings")
-        before = {key: json.loads(value) for key, value in rows}
+        try:
+            before = {key: load_json(value) for key, value in rows}
+        except (TypeError, ValueError) as error:  # a value that is no text, or no JSON
+            raise self._unusable(error) from error
         now = json.loads(json.dumps(dict(settings)))
         differing = [key for key in sorted(before.keys() & now.keys()) if before[key] != now[key]]
         if differing:
@@ -136,6 +171,7 @@ class Manifest:
             values = [(key, json.dumps(value)) for key, value in now.items()]
             self._db.executemany("INSERT OR IGNORE INTO settings VALUES (?, ?)", values)
 
+    @_on_intact_file
     def add(self, found: Iterable[tuple[str, Signature]]) -> Scan:
         """Videos that were found, each (absolute path, signature).
 
@@ -171,6 +207,7 @@ class Manifest:
             (video_id(path), readable, *signature, status, error),
         )
 
+    @_on_intact_file
     def recover(self) -> int:
         """Videos that were running when the coordinator ended are pending; returns how many.
 
@@ -179,12 +216,14 @@ class Manifest:
         with self._transaction():
             return self._db.execute("UPDATE videos SET status = 'pending' WHERE status = 'running'").rowcount
 
+    @_on_intact_file
     def retry_failed(self) -> int:
         """All failed videos are pending, as if they had never been tried; returns how many."""
         with self._transaction():
             changed = self._db.execute(f"UPDATE videos SET status = 'pending', {_AFRESH} WHERE status = 'failed'")
             return changed.rowcount
 
+    @_on_intact_file
     def pending(self, after: Video | None, limit: int) -> list[Video]:
         """At most `limit` pending videos that come after one, the largest first: short ones fill the gaps at the end.
 
@@ -198,12 +237,18 @@ class Manifest:
             "ORDER BY size DESC, number LIMIT ?",
             (size, number, limit),
         )
-        return [Video(*row) for row in rows]
+        videos = [Video(*row) for row in rows]
+        # SQLite keeps any value in any column.
+        if not all(isinstance(video.path, str) and isinstance(video.id, str) for video in videos):
+            raise self._unusable("a path is no text")
+        return videos
 
+    @_on_intact_file
     def start(self, video: str, worker: str) -> None:
         """The video begins on a worker (host:process)."""
         self._update(video, "status = 'running', attempts = attempts + 1, worker = ?", worker)
 
+    @_on_intact_file
     def finish(self, video: str, done: Done, result: str, seconds: float, worker: str) -> None:
         """The video is done.
 
@@ -222,32 +267,50 @@ class Manifest:
             *(result, worker, time.time()),
         )
 
+    @_on_intact_file
     def again(self, video: str, error: str) -> int:
         """An attempt has failed for a reason that may pass; returns how many have. The video stays as it is."""
         self._update(video, "failures = failures + 1, error = ?", error)
         (failures,) = self._db.execute("SELECT failures FROM videos WHERE id = ?", (video,)).fetchone()
         return failures
 
+    @_on_intact_file
     def fail(self, video: str, error: str, worker: str) -> None:
         """The video is given up."""
         self._update(video, "status = 'failed', error = ?, worker = ?, ended = ?", error, worker, time.time())
 
+    @_on_intact_file
     def counts(self) -> Counts:
         """Of all videos."""
-        return Counts(**dict(self._db.execute("SELECT status, COUNT(*) FROM videos GROUP BY status").fetchall()))
+        of_status = dict(self._db.execute("SELECT status, COUNT(*) FROM videos GROUP BY status").fetchall())
+        if unknown := of_status.keys() - set(Counts._fields):
+            raise self._unusable(f"the status {unknown.pop()!r}")
+        return Counts(**of_status)
 
     def rows(self, status: str) -> Iterator[dict[str, Any]]:
         """The rows of one status, {column: value}."""
-        cursor = self._db.execute("SELECT * FROM videos WHERE status = ? ORDER BY number", (status,))
-        names = [column[0] for column in cursor.description]
-        for row in cursor:
-            yield dict(zip(names, row, strict=True))
+        try:
+            cursor = self._db.execute("SELECT * FROM videos WHERE status = ? ORDER BY number", (status,))
+            names = [column[0] for column in cursor.description]
+            for row in cursor:
+                yield dict(zip(names, row, strict=True))
+        except _DAMAGED as error:
+            raise self._unusable(error) from error
 
+    @_on_intact_file
     def forget_results(self, videos: Iterable[str]) -> None:
         """The results of these are gone or damaged: they are pending again."""
         with self._transaction():
             for video in videos:
                 self._db.execute(f"UPDATE videos SET status = 'pending', {_AFRESH} WHERE id = ?", (video,))
+
+    def _unusable(self, error: Exception) -> Exception:
+        if (number := full_disk_errno(error)) is not None:
+            return OSError(number, os.strerror(number), self.path)
+        return UserError(
+            f"{self.path} cannot be used ({error}): see that no other program holds it and that its disk works; if it is "
+            "damaged, restore a copy, or delete it to begin anew"
+        )
 
     def _update(self, video: str, assignments: str, *values: Any) -> None:
         self._db.execute(f"UPDATE videos SET {assignments} WHERE id = ?", (*values, video))
@@ -266,4 +329,6 @@ class _Transaction:
         self._database.execute("BEGIN IMMEDIATE")
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._database.execute("COMMIT" if kind is None else "ROLLBACK")
+        # SQLite may have rolled back by itself.
+        if kind is None or self._database.in_transaction:
+            self._database.execute("COMMIT" if kind is None else "ROLLBACK")

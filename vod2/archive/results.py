@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from vod2.atomic import replacing
+from vod2.bounded import load_json
 from vod2.d2 import Instances
 from vod2.errors import UserError
 from vod2.evaluation.detection_files import detections_of
@@ -146,10 +147,19 @@ def result_file(path: Path, temporary: Path) -> Iterator[ResultFile]:
 
 
 def read_records(path: Path) -> Iterator[FrameRecord]:
-    """The records of a file of JSON lines."""
+    """The records of a file of JSON lines.
+
+    Raises:
+        UserError: a line is no record; names it.
+    """
+    number = 1
     with open(path, encoding="utf-8") as file:
-        for line in file:
-            yield FrameRecord(**json.loads(line))
+        try:
+            for line in file:
+                yield FrameRecord(**load_json(line))
+                number += 1
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{path}, line {number}: no record of a frame ({error}): detect the video again") from error
 
 
 def _pyarrow() -> ModuleType:

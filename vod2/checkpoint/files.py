@@ -12,9 +12,9 @@ which Detectron2 writes, are read, too.
 import hashlib
 import json
 import logging
+import os
 import re
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vod2.atomic import replacing, replacing_all
+from vod2.bounded import load_json, require_unpacked
 from vod2.checkpoint.packing import pack, storable, unpack
 from vod2.errors import UserError
 
@@ -81,9 +82,10 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         with safe_open(path, "pt") as file:
             expected = (file.metadata() or {}).get(_DIGEST)
         tensors = load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
+        is_whole = expected is None or digest(tensors) == expected
+    except Exception as error:  # of a type that PyTorch has not, each raises its own
         raise DamagedError(f"{path} cannot be read ({error}): it is cut off or no safetensors file") from error
-    if expected is not None and digest(tensors) != expected:
+    if not is_whole:
         raise DamagedError(f"{path} is damaged: its tensors are not those that were written; copy it again")
     return tensors
 
@@ -100,8 +102,8 @@ def stored_classes(path: str | Path) -> list[str] | None:
     try:
         with safe_open(path, "pt") as file:
             text = (file.metadata() or {}).get(_CLASSES)
-        classes = None if text is None else json.loads(text)
-    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        classes = None if text is None else load_json(text)
+    except (SafetensorError, OSError, ValueError) as error:
         raise DamagedError(f"{path} cannot be read ({error}): it is cut off or no safetensors file") from error
     if classes is None:  # of a version that had them in the manifest alone
         manifest = read_manifest(path)
@@ -165,10 +167,10 @@ def read_manifest(weights: Path) -> dict[str, Any] | None:
         DamagedError: it is not as it was written.
     """
     path = _manifest_of(weights)
-    if not path.is_file():
+    if not os.path.isfile(path):
         return None
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = load_json(path.read_text(encoding="utf-8"))
         expected = manifest.pop("sha256")
         if manifest["format"] != _FORMAT:
             raise DamagedError(f"{path} is of another version ({manifest['format']!r}), expected {_FORMAT!r}")
@@ -177,7 +179,18 @@ def read_manifest(weights: Path) -> dict[str, Any] | None:
         raise DamagedError(f"{path} is damaged or cut off") from error
     if not is_whole:
         raise DamagedError(f"{path} is damaged: it is not what was written")
+    if not _has_all_parts(manifest, _name_of(weights)):
+        raise DamagedError(f"{path} is not of vod2: expected about, state, and bytes and sha256 of two files")
     return manifest
+
+
+def _has_all_parts(manifest: Mapping[str, Any], name: str) -> bool:
+    files = manifest.get("files")
+    # These names alone: a manifest of somebody else must not lead to other files.
+    if not isinstance(files, dict) or set(files) != {name + _WEIGHTS, name + _STATE}:
+        return False
+    are_told = all(isinstance(file, dict) and {"bytes", "sha256"} <= file.keys() for file in files.values())
+    return are_told and isinstance(manifest.get("about"), dict) and isinstance(manifest.get("state"), dict)
 
 
 def read_checkpoint(weights: Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]]:
@@ -187,8 +200,12 @@ def read_checkpoint(weights: Path) -> tuple[dict[str, Tensor], dict[str, Any], d
         DamagedError: it is not as it was written.
     """
     manifest = _require_whole(weights)
-    tensors = load_file(weights.with_name(_name_of(weights) + _STATE))
-    return load_file(weights), unpack(manifest["state"], tensors), manifest["about"]
+    try:
+        tensors = load_file(weights.with_name(_name_of(weights) + _STATE))
+        return load_file(weights), unpack(manifest["state"], tensors), manifest["about"]
+    # What the manifest says is as it was written, but need not be what `write_checkpoint` writes.
+    except (SafetensorError, LookupError, TypeError, ValueError, RecursionError) as error:
+        raise DamagedError(f"{_manifest_of(weights)} has a state that cannot be read ({error!r:.120})") from error
 
 
 def _require_whole(weights: Path) -> dict[str, Any]:
@@ -257,7 +274,7 @@ def _tagged(folder: Path, faults: list[str]) -> Path | None:
     if not name or not name.isprintable() or Path(name).name != name:
         faults.append(f"{tag} names {name!r}, expected a file in this folder")
         return None
-    if not (folder / name).is_file():
+    if not os.path.isfile(folder / name):  # also false for a name that no file can have
         faults.append(f"{tag} names {name}, which does not exist")
         return None
     return folder / name
@@ -282,12 +299,20 @@ def _iteration(weights: Path) -> float:
 def _require_whole_pth(path: Path) -> None:
     """Compare the checksums that the zip archive of a .pth file keeps of its parts."""
     try:
+        require_moderate_archive(path)
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
-    except (zipfile.BadZipFile, zlib.error, OSError, ValueError, NotImplementedError, EOFError) as error:
+    except Exception as error:  # zipfile raises a dozen kinds for a damaged file
         raise DamagedError(f"{path} is damaged or cut off ({error})") from error
     if damaged is not None:
         raise DamagedError(f"{path} is damaged: the checksum of its part {damaged} is not right")
+
+
+def require_moderate_archive(path: str | Path) -> None:
+    """Raises LimitError if a .pth file unpacks to much more than it is; PyTorch itself packs nothing."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            require_unpacked(sum(part.file_size for part in archive.infolist()), Path(path).stat().st_size)
 
 
 def delete_checkpoint(weights: Path) -> None:

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
-from vod2.checkpoint.files import DamagedError, read_weights
+from vod2.checkpoint.files import DamagedError, read_weights, require_moderate_archive
 from vod2.checkpoint.report import LoadReport, compare
 from vod2.checkpoint.training import not_finite
 from vod2.d2 import DetectionCheckpointer, PathManager
@@ -121,10 +121,11 @@ def existing_weights(path: str | os.PathLike) -> Path:
     """
     path = Path(path)
     other = {".pth": ".safetensors", ".safetensors": ".pth"}.get(path.suffix)
-    if other is None or path.is_file():
+    # As os.path has it: a name in a configuration may be one that no file can have.
+    if other is None or os.path.isfile(path):
         return path
     written = path.with_suffix(other)
-    return written if written.is_file() else path
+    return written if os.path.isfile(written) else path
 
 
 def require_weights(path: str) -> None:
@@ -177,6 +178,7 @@ def read_tensors(path: str) -> MutableMapping[str, Tensor]:
     try:
         if path.endswith(".safetensors"):
             return read_weights(path)
+        require_moderate_archive(path)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         state = checkpoint.get("model", checkpoint)
         # In place: a state dict also knows the versions of its modules.

@@ -115,6 +115,7 @@ def sha256(path: str) -> str:
 def _load(path: str, trust_pickle: bool) -> Any:
     if path.endswith(".safetensors"):
         return load_file(path)
+    files.require_moderate_archive(path)
     arrays = path.endswith(".pkl") and not zipfile.is_zipfile(path)
     if trust_pickle:
         _LOGGER.warning("%s: code in this file is run, as --trust-pickle says", path)

@@ -1,9 +1,9 @@
 """What the classes of a detector are called."""
 
-import json
 import os
 from collections.abc import Sequence
 
+from vod2.bounded import load_json
 from vod2.checkpoint import existing_weights
 from vod2.checkpoint.files import stored_classes
 from vod2.d2 import CfgNode, DatasetCatalog, MetadataCatalog
@@ -50,8 +50,8 @@ def read_names(path: str | os.PathLike) -> list[str]:
         return read_class_names(path)
     if suffix == ".json":
         try:
-            names = json.loads(read_text(path, "the list of classes"))
-        except (ValueError, RecursionError) as error:
+            names = load_json(read_text(path, "the list of classes"))
+        except ValueError as error:
             raise UserError(f"{path}: broken JSON ({error}), expected a list of names: fix the file") from error
     else:
         names = [line.strip() for line in lines_of(path, "the list of classes", refuse) if line.strip()]
@@ -86,7 +86,7 @@ def _names_of_weights(cfg: CfgNode) -> list[str] | None:
     """Those that MODEL.WEIGHTS brings; None where it brings none, is not given, or is not on this machine yet."""
     # NAME.pth may stand for NAME.safetensors, which has the names.
     weights = existing_weights(cfg.MODEL.WEIGHTS)
-    return stored_classes(weights) if weights.is_file() else None
+    return stored_classes(weights) if os.path.isfile(weights) else None
 
 
 def _require_count(cfg: CfgNode, names: list[str], source: str) -> list[str]:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from numbers import Real
 from typing import Any
 
+from vod2.bounded import shown
 from vod2.d2 import CfgNode
 from vod2.errors import UserError
 from vod2.keys import default_config, leaves
@@ -90,7 +91,7 @@ def check_values(cfg: CfgNode) -> None:
         # Keys without a default were added by a script, which knows what it reads.
         expected = _expected(key, value, defaults[key]) if key in defaults else None
         if expected is not None:
-            faults.append(f"{key} is {value!r:.80}, expected {expected}")
+            faults.append(f"{key} is {shown(value)}, expected {expected}")
     if faults:
         raise UserError(f"{'; '.join(faults)}: fix {'it' if len(faults) == 1 else 'them'} in the configuration")
 
@@ -130,6 +131,9 @@ def _expected_of_list(key: str, value: Any, default: list | tuple) -> str | None
 
 
 def _expected_of_number(key: str, value: Any, default: Any) -> str | None:
+    # What holds whole numbers later on, in NumPy, PyTorch and SQLite, has 64 bits.
+    if isinstance(value, int) and abs(value) >= 2**63:
+        return "a whole number below 2^63"
     if not math.isfinite(value):
         return "a finite number" if math.isfinite(default) or math.isnan(value) else None
     least = next((bound for name, bound in _LEAST.items() if _is_among(key, (name,))), None)

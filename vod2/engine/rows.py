@@ -26,6 +26,7 @@ from typing import Any
 
 import yaml
 
+from vod2.bounded import load_yaml
 from vod2.errors import UserError
 
 TRAIN, TEST, SAME = "train", "test", "same"
@@ -175,8 +176,8 @@ def find_test_setting(config_file: str | os.PathLike) -> ConfigRow | None:
 def has_rows(path: str | os.PathLike) -> bool:
     """Whether a file that exists is one of rows; what cannot be read is none."""
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, RecursionError, TypeError, ValueError, yaml.YAMLError):
+        content = load_yaml(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return False
     return isinstance(content, dict) and "tables" in content
 
@@ -215,12 +216,10 @@ def load_rows(path: str | os.PathLike) -> RowFile:
     """
     path = Path(path)
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
+        content = load_yaml(path.read_text(encoding="utf-8"), _UniqueKeys)
     except OSError as error:
         raise UserError(f"configuration {str(path)!r} cannot be read ({error.strerror})") from error
-    except RecursionError as error:
-        raise UserError(f"{path}: it is nested too deeply, expected rows: fix the file") from error
-    except (TypeError, ValueError, yaml.YAMLError) as error:
+    except ValueError as error:
         raise UserError(f"{path}: {' '.join(str(error).split())}") from error
     return _Reader(path).file(content)
 
@@ -280,7 +279,8 @@ class _Reader:
         self._mapping(overrides, f"{where}: overrides")
         self._mapping(paper, f"{where}: paper", set(COLUMNS))
         for key, value in overrides.items():
-            parent = next((other for other in overrides if str(key).startswith(f"{other}.")), None)
+            self._text(key, f"{where}: a key of overrides")
+            parent = next((other for other in overrides if key.startswith(f"{other}.")), None)
             # With a node beside one of its keys, the result would depend on their order
             if isinstance(value, dict) or parent:
                 node = parent or key

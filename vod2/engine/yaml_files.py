@@ -4,8 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from vod2.bounded import LimitError, load_yaml
 from vod2.errors import UserError
 
 _BASE = "_BASE_"
@@ -57,13 +56,12 @@ def _named_base(value: Any) -> str:
 def _read(path: str, above: tuple[str, ...]) -> dict:
     named = f" (the {_BASE} of {above[-1]})" if above else ""
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8-sig"))
+        content = load_yaml(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UserError(f"configuration {path}{named} cannot be read ({error.strerror or error})") from error
-    except RecursionError as error:
-        raise UserError(f"{path}{named} is nested too deeply: expected keys and values of a configuration") from error
-    # ValueError: no UTF-8, or a date that does not exist; TypeError: a list as a key.
-    except (yaml.YAMLError, ValueError, TypeError, AttributeError) as error:
+    except LimitError as error:
+        raise UserError(f"{path}{named}: {error}, expected keys and values of a configuration: fix the file") from error
+    except ValueError as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}{named} is no YAML of keys and values ({reason:.300}): fix the file") from error
     if content is None:

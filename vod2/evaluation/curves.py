@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vod2 import atomic
+from vod2.bounded import read_npz
 from vod2.errors import UserError
 
 CURVES_FILE = "curves.npz"
@@ -102,11 +103,13 @@ def load_curves(path: str | os.PathLike) -> CurveTable:
             f"{path} does not exist: evaluate again, VIDEvaluator writes {CURVES_FILE} to its output folder"
         )
     try:
-        with np.load(path) as arrays:
-            groups, classes = arrays["groups"].tolist(), arrays["classes"].tolist()
-            positives, count = arrays["positives"], arrays["count"]
-            ends = np.cumsum(count)[:-1]
-            scores, precision = np.split(arrays["scores"], ends), np.split(arrays["precision"], ends)
+        arrays = read_npz(path)
+        groups, classes = arrays["groups"].tolist(), arrays["classes"].tolist()
+        positives, count = arrays["positives"], arrays["count"]
+        if positives.shape != (len(groups), len(classes)) or count.shape != positives.shape:
+            raise ValueError(f"{positives.shape} and {count.shape} for {len(groups)} groups, {len(classes)} classes")
+        ends = np.cumsum(count)[:-1]
+        scores, precision = np.split(arrays["scores"], ends), np.split(arrays["precision"], ends)
     except Exception as error:  # numpy and zipfile raise a dozen kinds for a damaged file
         raise UserError(f"{path} is not a file of curves ({error}): evaluate again to write it") from error
     flat = [Curve(*parts) for parts in zip(scores, precision, positives.ravel().tolist(), strict=True)]

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from vod2 import atomic
+from vod2.bounded import load_json, read_npz
 from vod2.d2 import BoxMode, DatasetCatalog, MetadataCatalog
 from vod2.errors import UserError
 from vod2.evaluation.arrays import GroundTruth
@@ -195,9 +196,8 @@ def read_evaluated_dataset(path: str | os.PathLike) -> EvaluatedDataset:
             "name the registered dataset (--dataset) to take the ground truth from it"
         )
     try:
-        with np.load(path) as file:
-            arrays = dict(file)
-        header = json.loads(str(arrays["header"]))
+        arrays = read_npz(path)
+        header = load_json(str(arrays["header"]))
         groups = {}
         for row, name in enumerate(header.pop("groups")):
             # The reverse of what `save_evaluated_dataset` does for groups of objects.

@@ -1,15 +1,16 @@
 """A file that says which frames of a dataset are deteriorated, for videos whose annotations do not."""
 
-import json
 import os
 import re
 from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from vod2.bounded import load_json
 from vod2.errors import UserError
 
-_RANGE = re.compile(r"(\d+)(?:-(\d+))?")
+# No video has a frame of more digits.
+_RANGE = re.compile(r"(\d{1,18})(?:-(\d{1,18}))?")
 
 
 class _Video(NamedTuple):
@@ -60,8 +61,8 @@ def read_frame_kinds(path: str | os.PathLike, dataset: Sequence[dict]) -> dict[H
 
 def _read_object(path: str | os.PathLike) -> dict:
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
+        content = load_json(Path(path).read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: the file of deteriorated frames cannot be read ({error}): fix it") from error
     if not isinstance(content, dict):
         raise UserError(

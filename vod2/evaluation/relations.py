@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from vod2 import atomic
+from vod2.bounded import read_npz
 from vod2.d2 import DatasetEvaluator, comm
 from vod2.errors import UserError
 
@@ -82,12 +83,12 @@ def read_relations(path: Path) -> Relations:
         UserError: if there is no such file, or it holds something else.
     """
     try:
-        with np.load(path) as file:
-            ends = np.cumsum(file["count"])[:-1]
-            proposals = np.split(file["proposal_index"], ends)
-            relations = np.split(file["next_relation"], ends)
-            return dict(zip(file["image_ids"].tolist(), zip(proposals, relations, strict=True), strict=True))
-    except (OSError, KeyError, TypeError, ValueError) as error:
+        arrays = read_npz(path)
+        ends = np.cumsum(arrays["count"])[:-1]
+        proposals = np.split(arrays["proposal_index"], ends)
+        relations = np.split(arrays["next_relation"], ends)
+        return dict(zip(arrays["image_ids"].tolist(), zip(proposals, relations, strict=True), strict=True))
+    except (OSError, KeyError, IndexError, TypeError, ValueError) as error:
         raise UserError(
             f"{path} holds no relations ({error}): BLR needs what an evaluation with MODEL.VIDEO.KEEP_RELATIONS True "
             "writes beside detections.npz"

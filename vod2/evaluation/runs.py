@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vod2.bounded import read_npz
 from vod2.errors import UserError
 from vod2.evaluation.arrays import Detections, GroundTruth, pool_classes, take_rows
 from vod2.evaluation.bootstrap import Tally, tally_class
@@ -95,8 +96,7 @@ def read_run(folder: Path, data: EvaluatedDataset | None = None) -> Run:
     folder = find_results(folder)
     path = folder / DETECTIONS_FILE
     try:
-        with np.load(path) as file:
-            arrays = dict(file)
+        arrays = read_npz(path)
         detections = Detections(*(arrays[name] for name in ("image", "boxes", "scores", "labels")))
         image_ids = arrays["image_ids"].tolist()
     except Exception as error:  # numpy and zipfile raise a dozen kinds for a damaged file

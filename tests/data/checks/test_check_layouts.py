@@ -3,11 +3,11 @@
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.checking import check, frames, kinds, only, video_file
-from helpers.fuzz import FUZZ, mutated_bytes, mutated_json
+from helpers.fuzz import fuzz, mutated_bytes, mutated_json
 from vod2.d2 import DatasetCatalog, MetadataCatalog
 from vod2.data.checks.findings import ERROR, WARNING
 from vod2.data.checks.formats import FORMATS, open_source
@@ -254,7 +254,7 @@ def test_what_a_loader_of_lines_stops_at_the_check_finds_in_the_same_words(layou
         load, valid = lambda: load_uavdt(path, "train", ["M0101"]), b"1,1,1,1,4,4,1,1,1\n2,1,1,1,4,4,2,3,1\n"
     options = {"class_names": ["a", "b"]} if layout == "yolo" else {}
 
-    @settings(FUZZ, max_examples=60)
+    @fuzz(60)
     @given(st.binary(max_size=30) | mutated_bytes(valid))
     def compare(content):
         file.write_bytes(content)
@@ -271,7 +271,7 @@ def test_what_the_loader_of_json_stops_at_the_check_finds_in_the_same_words(tmp_
     tracks["videos"] = [{"id": 1, "file_names": [f"v/{i}.png" for i in range(3)], "height": 8, "width": 12}]
     tracks["annotations"] = [{"id": 1, "video_id": 1, "category_id": 5, "bboxes": [[1, 1, 4, 4], None, [1, 1, 4, 4]]}]
 
-    @settings(FUZZ, max_examples=100)
+    @fuzz(100)
     @given(mutated_json(coco) | mutated_json(tracks))
     def compare(data):
         (tmp_path / "set.json").write_text(json.dumps(data))

@@ -3,10 +3,11 @@
 import logging
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from helpers.fuzz import fuzz
 from vod2.d2 import DatasetCatalog, MetadataCatalog
 from vod2.data import VideoIndex
 from vod2.data.datasets import UAVDT_SEQUENCES, load_uavdt, register_uavdt
@@ -196,7 +197,7 @@ NUMBERS = st.one_of(st.integers(-5, 9), st.floats(), st.sampled_from(["", "x", "
 LINES = st.lists(st.lists(NUMBERS, min_size=7, max_size=10).map(",".join), max_size=4).map("\n".join)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@fuzz(150)
 @given(content=st.one_of(st.binary(max_size=200), LINES.map(lambda text: text.encode("utf-8"))))
 def test_any_bytes_are_read_or_refused_by_name(tmp_path, content):
     if not (tmp_path / "UAV-benchmark-M").is_dir():

@@ -65,6 +65,7 @@ class CocoVideo(CheckFormat):
             in_files=self._video_root is not None,
             first_frame=self._first,
             group_keys=self._group_keys,
+            image_root=self._image_root,
         )
         self.classes = list(parsed.categories.values())
         root = find_image_root(parsed, self._path, self._image_root)

@@ -147,6 +147,7 @@ class CheckFormat(ABC):
 
     name: ClassVar[str]
     options: ClassVar[frozenset[str]] = frozenset()  # keywords of the constructor beside `path`
+    source: str = ""  # what is checked, for messages
     boxes_may_leave: ClassVar[bool] = False  # boxes of objects that are partly out of sight are no errors
     classes: Sequence[Any] | None = None  # names that objects may have; None for any
 

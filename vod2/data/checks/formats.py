@@ -55,7 +55,9 @@ def _construct(layout: type[CheckFormat], path: str, options: dict) -> CheckForm
     unknown = sorted(options.keys() - layout.options)
     if unknown:
         raise UserError(f"the format {layout.name} has no option {', '.join(unknown)}")
-    return layout(path, **options)  # type: ignore[call-arg]  # every layout has a constructor of its own
+    opened = layout(path, **options)  # type: ignore[call-arg]  # every layout has a constructor of its own
+    opened.source = path
+    return opened
 
 
 def _open_registered(name: str, options: dict) -> CheckFormat:

@@ -133,7 +133,7 @@ class ImageNetVid(CheckFormat):
         """
         folder = self._data / name
         video = CheckedVideo(name)
-        if not folder.is_dir():
+        if not os.path.isdir(folder):  # also false for a name that no folder can have
             # The finding is of the first line that names the video.
             line = min(listed.values()) if listed else None
             video.findings.append(

@@ -269,7 +269,7 @@ def without_repeats(
 
 def last_number(folder: Path, pattern: str, highest: int = 0) -> int:
     """The highest number among the files of a folder whose names match `pattern`, `highest` if there is none."""
-    for name in os.listdir(folder) if folder.is_dir() else ():
+    for name in os.listdir(folder) if os.path.isdir(folder) else ():
         match = re.fullmatch(pattern, name)
         if match:
             highest = max(highest, int(match[1]))

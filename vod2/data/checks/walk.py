@@ -74,6 +74,9 @@ def check_dataset(
             result.examples += _broken_examples(video, findings, kept)
             _sample(reservoir, video, findings, result.videos, rng)
     result.examples += reservoir
+    # A loader stops there, too, even where each file is as it should be.
+    if not result.frames and not result.count(ERROR):
+        result.findings.append(Finding(ERROR, "missing_frame", source.source, "no frames", "at least one"))
     return result
 
 

@@ -1,13 +1,14 @@
 """The parser of `vod2.data.datasets.coco_video`: what one JSON file holds of videos, frames and objects, as written."""
 
-import json
 import os
 from collections.abc import Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from vod2.bounded import load_json
 from vod2.data.datasets.common import read_text
-from vod2.data.datasets.faults import Fault, Place, Report, number, refuse, track_number, whole
+from vod2.data.datasets.faults import MAX_FRAMES, MAX_SIDE, Fault, Place, Report, number, refuse, track_number, whole
+from vod2.data.datasets.files import leaves
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,7 @@ def parse_coco_video(
     in_files: bool = False,
     first_frame: int = 0,
     group_keys: Sequence[str] = (),
+    image_root: str | os.PathLike | None = None,
 ) -> ParsedFile:
     """Parse a JSON file of either kind, COCO-style or YouTube-VIS, told apart by its keys.
 
@@ -95,8 +97,10 @@ def parse_coco_video(
         in_files: the frames are in video files, and need no names of images.
         first_frame: what "frame_id" counts from.
         group_keys: keys of videos and images whose values name groups.
+        image_root: folder that the names of images are relative to. They may lead to any place in it, and in the folder
+            above that of the file, as "../images/0.jpg" does; a name that leads elsewhere is a fault.
     """
-    return _Parser(path, report, keep, in_files, first_frame, group_keys).parse()
+    return _Parser(path, report, keep, in_files, first_frame, group_keys, image_root).parse()
 
 
 @dataclass
@@ -115,9 +119,13 @@ class _Parser:
         in_files: bool,
         first_frame: int,
         group_keys: Sequence[str],
+        image_root: str | os.PathLike | None,
     ) -> None:
         self._path, self._report, self._keep = path, report, keep
         self._in_files, self._first, self._group_keys = in_files, first_frame, group_keys
+        beside = os.path.dirname(os.path.abspath(path))
+        self._start = beside if image_root is None else os.path.abspath(image_root)
+        self._roots = (self._start, os.path.dirname(beside))
 
     def parse(self) -> ParsedFile:
         try:
@@ -143,9 +151,8 @@ class _Parser:
     def _read(self) -> dict:
         place, expected = Place(self._path), "an object with 'videos' and 'categories'"
         try:
-            data = json.loads(read_text(self._path, "the JSON of a dataset"))
-        # json gives up on brackets nested too deeply with a RecursionError.
-        except (ValueError, RecursionError) as error:
+            data = load_json(read_text(self._path, "the JSON of a dataset"))
+        except ValueError as error:
             reason = error if os.path.getsize(self._path) else "an empty file"
             raise Fault.at(place, f"broken JSON ({reason})", expected) from error
         if not isinstance(data, dict):
@@ -195,6 +202,9 @@ class _Parser:
             try:
                 key = _new_id(entry, videos, place)
                 name = _text(entry, "name", place) if "name" in entry else _folder(entry) or str(key)
+                if self._in_files and leaves(name):
+                    value, expected = f"name is {name!r:.80}", "a file in video_root"
+                    raise Fault.at(place, value, expected, remedy="rename the video")
                 if name in names:
                     value = f"another video is called {name!r}, too"
                     raise Fault.at(place, value, "each video with its own name", "duplicate_line")
@@ -217,7 +227,7 @@ class _Parser:
                 video = _lookup(videos, entry, "video_id", place, "videos")
                 # Not joined by `or`: the number may be 0.
                 frame = entry["frame_id"] if "frame_id" in entry else entry.get("frame_index")
-                index = whole(frame, place, "frame_id", self._first) - self._first
+                index = whole(frame, place, "frame_id", self._first, MAX_FRAMES) - self._first
                 self._add_frame(video, index, entry, entry.get("file_name"), place)
                 images[key] = (video.parsed, index)
             except Fault as fault:
@@ -226,7 +236,7 @@ class _Parser:
             length = 0
             if "length" in video.entry:
                 try:
-                    length = whole(video.entry["length"], video.place, "length")
+                    length = whole(video.entry["length"], video.place, "length", most=MAX_FRAMES)
                 except Fault as fault:
                     self._report(fault)
             # A length may count frames that the file does not list; it must not cut off any that it does.
@@ -240,7 +250,7 @@ class _Parser:
                 if isinstance(names, list):
                     video.parsed.length = len(names)
                 elif self._in_files:
-                    video.parsed.length = whole(video.entry.get("length"), video.place, "length", 0)
+                    video.parsed.length = whole(video.entry.get("length"), video.place, "length", 0, MAX_FRAMES)
                     # Frames of a video file have no names of their own.
                     names = [None] * video.parsed.length
                 else:
@@ -268,6 +278,7 @@ class _Parser:
             value, expected = f"file name {file_name!r:.80}", "slashes instead of backslashes"
             raise Fault.at(place, value, expected, remedy="replace them")
         elif isinstance(file_name, str) and file_name:
+            self._require_inside(file_name, place)
             frame = ParsedFrame(file_name, None)
         else:
             raise Fault.at(place, f"file name {file_name!r:.80}", "a text")
@@ -276,13 +287,23 @@ class _Parser:
         try:
             height, width = (
                 # YouTube-VIS gives one size for the whole video.
-                whole(image[side] if side in image else video.entry.get(side), place, side, 1)
+                whole(image[side] if side in image else video.entry.get(side), place, side, 1, MAX_SIDE)
                 for side in ("height", "width")
             )
             frame.size = (height, width)
             frame.groups = self._groups(video.entry, video.place) + self._groups(image, place)
         except Fault as fault:
             self._report_of_frame(fault, parsed, index)
+
+    def _require_inside(self, file_name: str, place: Place) -> None:
+        # Most names have neither, and there may be millions of them.
+        if ".." not in file_name and not os.path.isabs(file_name):
+            return
+        # Links are not followed: whoever has the folder may link to another disk.
+        target = os.path.normpath(os.path.join(self._start, file_name))
+        if all(leaves(os.path.relpath(target, root)) for root in self._roots):
+            value, expected = f"file name {file_name!r:.80}", f"a file in {self._roots[0]}"
+            raise Fault.at(place, value, expected, remedy="correct it, or give an image_root that it is in")
 
     def _groups(self, entry: dict, place: Place) -> tuple[str, ...]:
         """The groups that an entry names; none where it lacks a key or has null there."""

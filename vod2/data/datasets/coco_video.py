@@ -109,6 +109,7 @@ def load_coco_video(
         in_files=video_root is not None,
         first_frame=first_frame,
         group_keys=group_keys,
+        image_root=image_root,
     )
     ids = _category_ids(parsed.categories, class_names, json_file)
     suffix = None if video_root is None else video_suffix

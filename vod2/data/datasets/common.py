@@ -4,16 +4,14 @@ Boxes are xyxy in pixels of the original image.
 """
 
 import codecs
-import gzip
-import json
 import logging
 import os
-import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from vod2.bounded import load_json, unpack_gzip
 from vod2.d2 import BoxMode, DatasetCatalog, MetadataCatalog
 from vod2.data.datasets.faults import Fault, Place, Report
 from vod2.errors import UserError
@@ -69,9 +67,9 @@ def read_text(path: str | os.PathLike, what: str) -> str:
     """
     try:
         content = Path(path).read_bytes()
-        content = gzip.decompress(content) if Path(path).suffix == ".gz" else content
+        content = unpack_gzip(content) if Path(path).suffix == ".gz" else content
         return content.decode(_encoding_of(content))
-    except (OSError, EOFError, zlib.error, ValueError) as error:
+    except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         kind = "missing_annotation" if isinstance(error, FileNotFoundError) else "broken_annotation"
         value, remedy = f"{what} cannot be read ({reason})", "fix the file or give another one"
@@ -184,9 +182,9 @@ def read_image_ids(list_file: str | os.PathLike | None) -> frozenset[Hashable] |
     if list_file is None:
         return None
     try:
-        return frozenset(json.loads(read_text(list_file, "the list of images")))
+        return frozenset(load_json(read_text(list_file, "the list of images")))
     # TypeError: JSON of which no set can be made, as of a number or of lists.
-    except (ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError) as error:
         raise UserError(f"{list_file}: expected a JSON list of image ids ({error}): give another one") from error
 
 

@@ -16,12 +16,12 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
-from xml.etree import ElementTree
 
 import numpy as np
 from tqdm import tqdm
 
 from vod2.atomic import replacing
+from vod2.bounded import parse_xml, read_member
 from vod2.data.datasets.drones import DRONE_CLASSES, DRONE_SENSORS, DRONE_SPLITS
 from vod2.data.datasets.matlab import read_video_labels
 from vod2.data.datasets.track_linking import link_tracks
@@ -150,15 +150,16 @@ def read_distances(path: Path) -> dict[str, str]:
                 raise ValueError(f"distance {row['DISTANCE BIN']!r}")
             distances[f"{row['SENSOR']}_{row['CLASS']}_{int(row['NUMBER']):03d}"] = row["DISTANCE BIN"].lower()
         return distances
-    except (zipfile.BadZipFile, ElementTree.ParseError, KeyError, ValueError, IndexError) as error:
+    except (OSError, zipfile.BadZipFile, NotImplementedError, KeyError, ValueError, IndexError) as error:
         raise UserError(f"{path}: not the table of clips that it should be ({error}): get the file again") from error
 
 
 def _sheet_rows(path: Path) -> list[dict[str, str]]:
     """The first sheet of a workbook: for each row that has values {column, such as "A": value}."""
     with zipfile.ZipFile(path) as workbook:
-        strings = ElementTree.fromstring(workbook.read("xl/sharedStrings.xml"))
-        sheet = ElementTree.fromstring(workbook.read("xl/worksheets/sheet1.xml"))
+        packed = path.stat().st_size
+        strings = parse_xml(read_member(workbook, "xl/sharedStrings.xml", packed))
+        sheet = parse_xml(read_member(workbook, "xl/worksheets/sheet1.xml", packed))
     texts = ["".join(part.text or "" for part in entry.iter(f"{_SHEET}t")) for entry in strings]
     rows = []
     for row in sheet.iter(f"{_SHEET}row"):

@@ -6,10 +6,17 @@ A format is parsed once. Its parser hands every fault to a `Report` and goes on 
 
 import math
 import os
+import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
+from vod2.bounded import shown
 from vod2.errors import UserError
+
+MAX_FRAMES = 2**22
+"""The most frames of a video, 38 hours of 30 a second: a number in a file may be any, and each frame takes memory."""
+MAX_SIDE = 2**31 - 1
+"""The most pixels that an image may have from side to side."""
 
 _LARGEST = 2**53  # up to here, a float and an int64 hold every whole number
 
@@ -87,14 +94,24 @@ def refuse(fault: Fault) -> None:
 
 def number(value: object, place: Place, name: str, kind: str = "broken_annotation") -> float:
     """`value` (a number or its text) as a finite float, or a `Fault` that says what `name` is."""
+    result = _float(value)
+    if math.isfinite(result):
+        return result
+    bound = "" if math.isnan(result) else f" of at most {sys.float_info.max:.1e}"
+    raise Fault.at(place, f"{name} is {shown(value)}", f"a number{bound}", kind)
+
+
+def _float(value: object) -> float:
+    """NaN for what is no number, infinity for what is too large to be a float."""
+    # To Python true is an int, but in JSON it is no number.
+    if not isinstance(value, int | float | str) or isinstance(value, bool):
+        return math.nan
     try:
-        # To Python true is an int, but in JSON it is no number.
-        if isinstance(value, int | float | str) and not isinstance(value, bool) and math.isfinite(float(value)):
-            return float(value)
-    # OverflowError: an int of more digits than a float can have.
-    except (ValueError, OverflowError):
-        pass
-    raise Fault.at(place, f"{name} is {value!r:.80}", "a number", kind)
+        return float(value)
+    except ValueError:
+        return math.nan
+    except OverflowError:  # an int of more digits than a float can have
+        return math.inf
 
 
 def whole(
@@ -106,15 +123,18 @@ def whole(
     kind: str = "broken_annotation",
 ) -> int:
     """`value` (a number or its text, also "7.0") as an int in [least, most], or a `Fault` that says what `name` is."""
-    result = number(value, place, name, kind)
+    result = _float(value)
+    if math.isnan(result):
+        raise Fault.at(place, f"{name} is {shown(value)}", "a number", kind)
     if not result.is_integer() or not least <= result <= most:
-        # The largest numbers stand for no bound: nobody needs to read them.
-        bounds = ""
-        if abs(least) < _LARGEST:
-            bounds += f" of at least {least}"
-        if abs(most) < _LARGEST:
-            bounds += f" and at most {most}"
-        raise Fault.at(place, f"{name} is {value!r:.80}", f"a whole number{bounds}", kind)
+        # The largest numbers stand for no bound: nobody needs to read them, unless it is what is exceeded.
+        bounds = []
+        if abs(least) < _LARGEST or result < least:
+            bounds.append(f"at least {least}")
+        if abs(most) < _LARGEST or result > most:
+            bounds.append(f"at most {most}")
+        of = f" of {' and '.join(bounds)}" if bounds else ""
+        raise Fault.at(place, f"{name} is {shown(value)}", f"a whole number{of}", kind)
     return int(result)
 
 

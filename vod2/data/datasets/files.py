@@ -1,5 +1,6 @@
 """Files of a dataset, without those that systems and editors leave among them."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,3 +34,16 @@ def files_in(folder: Path, suffix: str) -> Iterator[Path]:
     """The files in a folder whose names end in `suffix`, in no order; none where there is no such folder."""
     if folder.is_dir():
         yield from (path for path in folder.iterdir() if path.name.endswith(suffix) and not is_foreign(path.name))
+
+
+def leaves(name: str | os.PathLike) -> bool:
+    """Whether a path that a file of a dataset names leads out of the folder that it is relative to.
+
+    Links inside of that folder are not followed: they are made by who has the folder, not by who wrote the file.
+
+    Example:
+        >>> leaves("a/../b.jpg"), leaves("../b.jpg"), leaves("/etc/passwd")
+        (False, True, True)
+    """
+    normal = os.path.normpath(name)
+    return os.path.isabs(normal) or normal.split(os.sep)[0] == os.pardir

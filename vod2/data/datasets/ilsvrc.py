@@ -7,7 +7,6 @@ import hashlib
 import json
 import logging
 import os
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -17,6 +16,7 @@ from xml.etree import ElementTree
 import numpy as np
 from tqdm import tqdm
 
+from vod2 import bounded
 from vod2.atomic import replacing
 from vod2.data.datasets.common import BoxCheck
 from vod2.data.datasets.faults import Fault, Place, number, whole
@@ -98,16 +98,18 @@ def parse_xml(file: str | os.PathLike) -> tuple[int, int, list[XmlObject]]:
         Fault: the file is missing or broken, or an element is missing or not a number.
     """
     again = "get the file again"
+    content = b""
     try:
-        root = ElementTree.parse(file).getroot()
+        content = Path(file).read_bytes()
+        root = bounded.parse_xml(content)
     except FileNotFoundError as error:
         value, remedy = "no such annotation file, though its frame is listed", "complete the dataset"
         raise Fault.at(Place(file), value, "an XML file", "missing_annotation", remedy) from error
     except OSError as error:
         value = f"the annotation cannot be read ({error.strerror})"
         raise Fault.at(Place(file), value, "an XML file", remedy=again) from error
-    except (ElementTree.ParseError, ValueError, LookupError) as error:  # the latter two of the encoding it declares
-        reason = error if os.path.getsize(file) else "an empty file"
+    except ValueError as error:
+        reason = error if content else "an empty file"  # or a path that no file can have
         raise Fault.at(Place(file), f"broken XML ({reason})", "an intact XML file", remedy=again) from error
     height, width = (_whole(root, f"size/{side}", file, least=0) for side in ("height", "width"))
     objects = []
@@ -147,6 +149,18 @@ class AnnotationTable:
     category: np.ndarray
     track: np.ndarray
     occluded: np.ndarray
+
+    def require_whole(self, files: int) -> None:
+        """Raises ValueError unless the shapes are those of a table of so many files."""
+        objects = len(self.boxes) if self.boxes.ndim else 0
+        shapes = {"sizes": (files, 2), "counts": (files,), "boxes": (objects, 4)}
+        shapes |= {name: (objects,) for name in ("category", "track", "occluded")}
+        for name, shape in shapes.items():
+            found = getattr(self, name)
+            if found.shape != shape or found.dtype.kind not in "iuf":
+                raise ValueError(f"{name} is {found.dtype} {found.shape}, expected numbers {shape}")
+        if (self.counts < 0).any() or self.counts.sum() != objects:
+            raise ValueError(f"counts of {self.counts.sum()} objects, but there are {objects}")
 
 
 def read_annotations(
@@ -223,7 +237,7 @@ def cached_annotations(
     # Beside the data first, where all who use it find the cache; data is often mounted read-only.
     places = [Path(root, ".vod2_cache", f"{label}.npz"), Path.home() / ".cache" / "vod2" / name_at_home]
     for place in places:
-        table = _load_cache(place, key)
+        table = _load_cache(place, key, len(files))
         if table is not None:
             return table
     table = read()
@@ -250,16 +264,18 @@ def _cache_key(root: str, files: Sequence[str], categories: dict[str, int]) -> s
     return content.hexdigest()
 
 
-def _load_cache(path: Path, key: str) -> AnnotationTable | None:
+def _load_cache(path: Path, key: str, files: int) -> AnnotationTable | None:
     if not path.is_file():
         return None
     try:
-        # No pickles: a file that somebody else has put there must not run code.
-        with np.load(path, allow_pickle=False) as arrays:
-            if str(arrays["key"]) != key:
-                return None
-            return AnnotationTable(**{field.name: arrays[field.name] for field in fields(AnnotationTable)})
+        # It has no pickles: a file that somebody else has put there must not run code.
+        arrays = bounded.read_npz(path)
+        if str(arrays["key"]) != key:
+            return None
+        table = AnnotationTable(**{field.name: arrays[field.name] for field in fields(AnnotationTable)})
+        table.require_whole(files)
+        return table
     # A cache that was cut off while it was written is no reason to stop: everything in it can be read again.
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError) as error:
         logger.warning("%s: the cache is broken (%s), it is built again", path, error)
         return None

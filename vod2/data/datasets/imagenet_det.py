@@ -13,6 +13,7 @@ from vod2.d2 import DatasetCatalog, MetadataCatalog
 from vod2.data.datasets.common import annotation_dict, lines_of
 from vod2.data.datasets.det_selection import derive_images
 from vod2.data.datasets.faults import Fault, Place, Report, refuse
+from vod2.data.datasets.files import leaves
 from vod2.data.datasets.ilsvrc import (
     VID_CLASSES,
     cached_annotations,
@@ -118,7 +119,8 @@ def parse_det_list(path: str | os.PathLike, report: Report = refuse) -> Iterator
     """
     for number, line in enumerate(lines_of(path, "the list of images", refuse), start=1):
         words = line.split()
-        if len(words) == 2:
+        if len(words) == 2 and not leaves(words[0]):
             yield number, words[0]
         elif words:
-            report(Fault.at(Place(path, number), f"{line!r}", "'path 1'", "bad_line", "fix the list"))
+            expected = "'path 1'" if len(words) != 2 else "a path in the dataset's folder"
+            report(Fault.at(Place(path, number), f"{line!r}", expected, "bad_line", "fix the list"))

@@ -7,13 +7,13 @@
 A video is named by its path below Data/VID, such as "val/ILSVRC2015_val_00000000".
 """
 
-import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from vod2.bounded import load_json, shown
 from vod2.d2 import BoxMode, DatasetCatalog, MetadataCatalog
 from vod2.data.datasets.faults import Fault, Place
 from vod2.data.datasets.files import is_foreign
@@ -154,11 +154,14 @@ def default_classes(root: str | os.PathLike) -> Sequence[str]:
     if not manifest.is_file():
         return VID_CLASSES
     try:
-        return json.loads(manifest.read_text(encoding="utf-8"))["class_names"]
-    except (ValueError, KeyError) as error:
+        names = load_json(manifest.read_text(encoding="utf-8"))["class_names"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{manifest}: expected JSON with the key 'class_names' ({error}): generate the set again"
         ) from error
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{manifest}: class_names is {shown(names)}, expected a list of names: generate the set again")
+    return names
 
 
 def find_list(root: str | os.PathLike, split: str) -> Path | None:
@@ -285,7 +288,7 @@ def read_sidecar(root: str | os.PathLike, video: str) -> dict[int, dict[int, dic
         Fault: the file is broken.
     """
     sidecar = Path(root, "Annotations", "VID", video, "deterioration.json")
-    if not sidecar.is_file():
+    if not os.path.isfile(sidecar):
         return {}
     try:
         return read_deterioration(sidecar)

@@ -64,11 +64,12 @@ def image_size(path: str | os.PathLike) -> tuple[int, int]:
     Raises:
         UserError: it cannot be read; names the file.
     """
+    require_image_pixels(path, MAX_PIXELS)
     try:
         with Image.open(path) as image:
             width, height = image.size
             # From 5 on, EXIF's orientations exchange width and height; the readers of pixels turn the image alike.
             is_sideways = image.getexif().get(_EXIF_ORIENTATION, 1) >= 5
-    except (OSError, ValueError, SyntaxError, TypeError) as error:
+    except Exception as error:  # Pillow's, by the place of the damage
         raise UserError(f"{path}: the image cannot be read ({error}): get the file again") from error
     return (width, height) if is_sideways else (height, width)

@@ -10,13 +10,21 @@ MCOS holds a cell array with the properties of all objects of the file. Of a gro
 """
 
 import io
+import math
 import os
-from typing import Any, NamedTuple
+import zlib
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from vod2.bounded import LimitError, require_unpacked
 from vod2.errors import UserError
 
+_FILE_HEAD = 128  # bytes: text (116), offset (8), version, byte order
+_INT32, _MATRIX, _COMPRESSED = 5, 14, 15  # kinds of elements
+_WITHOUT_SIDES = (17,)  # an opaque object has none
+_MATRIX_HEAD = 256  # bytes of a matrix that its sides are among
 _HEAD = 8  # bytes of the workspace: version, byte order, padding; a file has 116 of text and 8 of offset before them
 # Of the matrix, behind its tag (8), flags (16) and size (16): an empty name, and in its place one of a letter, which
 # SciPy needs to hand the matrix out.
@@ -77,6 +85,7 @@ def _object_properties(path: str | os.PathLike) -> np.ndarray:
     except ImportError as error:
         raise UserError(f"{path}: reading MATLAB's labels needs SciPy: pip install scipy (or vod2[matlab])") from error
     try:
+        require_moderate(Path(path).read_bytes())
         workspace = bytearray(loadmat(path)["__function_workspace__"].tobytes())
     except OSError as error:
         raise UserError(f"{path}: the labels cannot be read ({error}): complete the clone") from error
@@ -87,7 +96,51 @@ def _object_properties(path: str | os.PathLike) -> np.ndarray:
     workspace[_NAME] = _A_NAME
     # SciPy reads the workspace as a file of its own once it has the text and the offset that a file begins with.
     file = io.BytesIO(b" " * 116 + bytes(8) + workspace[:4] + workspace[_HEAD:])
+    require_moderate(file.getvalue())
     return loadmat(file)["w"]["MCOS"][0, 0][0]["arr"].reshape(-1)
+
+
+def require_moderate(content: bytes) -> None:
+    """Raises LimitError if a .mat file of version 5 unpacks to too much, or states a matrix that it has no bytes for.
+
+    Only the variables themselves are looked at, not what they contain: SciPy stops where the bytes of those end.
+    """
+    order: Literal["little", "big"] = "little" if content[126:128] == b"IM" else "big"
+    start, unpacked = _FILE_HEAD, 0
+    while start + 8 <= len(content):
+        kind = int.from_bytes(content[start : start + 4], order)
+        size = int.from_bytes(content[start + 4 : start + 8], order)
+        element = content[start + 8 : start + 8 + size]
+        if kind == _COMPRESSED:
+            head, length = _unpack_head(element, len(content), unpacked)
+            unpacked += length
+            _require_elements(head[8:], length, order)
+        elif kind == _MATRIX:
+            _require_elements(element[:_MATRIX_HEAD], size, order)
+        start += 8 + size
+
+
+def _unpack_head(element: bytes, packed: int, before: int) -> tuple[bytes, int]:
+    """The first bytes of a packed element, and how many there are; `before` of those that precede it."""
+    unpacker, head, length = zlib.decompressobj(), b"", 0
+    rest = element
+    while rest and not unpacker.eof:
+        part = unpacker.decompress(rest, 2**20)
+        rest = unpacker.unconsumed_tail
+        length += len(part)
+        head = head if len(head) >= _MATRIX_HEAD + 8 else (head + part)[: _MATRIX_HEAD + 8]
+        require_unpacked(before + length, packed)
+    return head, length
+
+
+def _require_elements(head: bytes, size: int, order: Literal["little", "big"]) -> None:
+    """A matrix of `size` bytes has a byte or more for each of its elements; `head` is flags (16), tag (8) and sides."""
+    if len(head) < 24 or int.from_bytes(head[16:20], order) != _INT32 or head[8] in _WITHOUT_SIDES:
+        return
+    count = int.from_bytes(head[20:24], order) // 4
+    sides = [int.from_bytes(head[24 + 4 * k : 28 + 4 * k], order, signed=True) for k in range(min(count, 32))]
+    if math.prod(sides) > size or min(sides, default=0) < 0:
+        raise LimitError(f"a matrix states the sides {sides}, the limit is an element for each of its {size} bytes")
 
 
 def _fields(value: Any) -> tuple[str, ...]:

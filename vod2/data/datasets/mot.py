@@ -28,8 +28,8 @@ from vod2.data.datasets.common import (
     video_file,
     without_list,
 )
-from vod2.data.datasets.faults import Fault, Place, Report, number, refuse, track_number, whole
-from vod2.data.datasets.files import folders_in, image_files_in
+from vod2.data.datasets.faults import MAX_FRAMES, MAX_SIDE, Fault, Place, Report, number, refuse, track_number, whole
+from vod2.data.datasets.files import folders_in, image_files_in, leaves
 from vod2.data.datasets.frame_annotations import LoadedAnnotations
 from vod2.data.datasets.ilsvrc import require_folder
 from vod2.data.datasets.images import image_size
@@ -240,7 +240,7 @@ def read_sequence(folder: Path, video: str | None = None) -> SequenceInfo:
 def _named_as_the_files(folder: Path, info: SequenceInfo) -> SequenceInfo:
     """How the images are named: DanceTrack's have eight digits, and imExt is not always right."""
     images = folder / info.folder
-    names = [image for image in image_files_in(images) if image.stem.isdecimal()] if images.is_dir() else []
+    names = [image for image in image_files_in(images) if image.stem.isdecimal()] if os.path.isdir(images) else []
     suffixes = Counter(image.suffix for image in names)
     if not names:
         return info
@@ -270,8 +270,14 @@ def read_seqinfo(path: str | os.PathLike) -> SequenceInfo:
     if not parser.has_section("Sequence"):
         raise Fault.at(place, f"its sections are {parser.sections()!r:.80}", "a section [Sequence]")
     section = parser["Sequence"]
-    length, height, width = (whole(section.get(key), place, key, 1) for key in ("seqLength", "imHeight", "imWidth"))
-    return SequenceInfo(length, height, width, section.get("imDir", "img1"), section.get("imExt", ".jpg"))
+    length = whole(section.get("seqLength"), place, "seqLength", 1, MAX_FRAMES)
+    height, width = (whole(section.get(key), place, key, 1, MAX_SIDE) for key in ("imHeight", "imWidth"))
+    folder, suffix = section.get("imDir", _IMAGES), section.get("imExt", ".jpg")
+    if leaves(folder):
+        raise Fault.at(place, f"imDir is {folder!r:.80}", "a folder in that of the sequence")
+    if "/" in suffix or os.sep in suffix:
+        raise Fault.at(place, f"imExt is {suffix!r:.80}", "a suffix such as .jpg")
+    return SequenceInfo(length, height, width, folder, suffix)
 
 
 def _frames(folder: Path, info: SequenceInfo, video: str | None) -> list[dict]:

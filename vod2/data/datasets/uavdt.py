@@ -183,7 +183,7 @@ def _read_sequence(folder: Path, truth: Path) -> list[dict]:
         # Only the first image is opened, for its size; reading any other checks it against that.
         with Image.open(folder / "img000001.jpg") as image:
             width, height = image.size
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # Pillow's, by the place of the damage
         raise UserError(f"{folder / 'img000001.jpg'}: not a readable image ({error}): get the file again") from error
     file = truth / f"{folder.name}_gt_whole.txt"
     objects = _read_objects(file, length)

@@ -13,8 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
+from vod2.bounded import load_yaml, shown
 from vod2.data.datasets.common import (
     BoxCheck,
     VideoDataset,
@@ -124,15 +123,15 @@ def read_class_names(path: str | os.PathLike) -> list[str]:
         UserError: the file is missing or broken, or has no such key; names it.
     """
     try:
-        data = yaml.safe_load(read_text(path, "the list of classes"))
-    except (yaml.YAMLError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        data = load_yaml(read_text(path, "the list of classes"))
+    except ValueError as error:
         raise UserError(f"{path}: broken YAML ({' '.join(str(error).split())}): fix the file") from error
     names = data.get("names") if isinstance(data, dict) else None
     # Newer files have {0: name, 1: name}.
     if isinstance(names, dict) and set(names) == set(range(len(names))):
         names = [names[category] for category in range(len(names))]
     if not isinstance(names, list) or not names:
-        raise UserError(f"{path}: names is {names!r:.80}, expected a list, or a mapping from 0, 1, 2 ... to names")
+        raise UserError(f"{path}: names is {shown(names)}, expected a list, or a mapping from 0, 1, 2 ... to names")
     return [str(name) for name in names]
 
 

@@ -16,7 +16,6 @@ width of the image.
 """
 
 import contextlib
-import json
 import math
 import multiprocessing
 import os
@@ -33,6 +32,7 @@ import numpy as np
 from tqdm import tqdm
 
 from vod2.atomic import replacing, write_json
+from vod2.bounded import load_json, shown
 from vod2.data.synthetic.scene import SPLITS, SyntheticObject
 from vod2.errors import UserError
 from vod2.image_files import encode_image
@@ -180,8 +180,10 @@ def read_visibility(path: str | os.PathLike) -> dict[int, dict[int, float]]:
 def _read_tracks(path: str | os.PathLike) -> dict[int, dict[int, Any]]:
     # The keys of JSON are strings.
     frames = {}
-    for frame, tracks in json.loads(Path(path).read_text(encoding="utf-8")).items():
+    for frame, tracks in load_json(Path(path).read_text(encoding="utf-8")).items():
         frames[int(frame)] = {int(track): value for track, value in tracks.items()}
+        if strange := [value for value in frames[int(frame)].values() if not isinstance(value, dict | int | float)]:
+            raise ValueError(f"frame {frame} has {shown(strange[0], 40)}")
     return frames
 
 
@@ -196,7 +198,7 @@ def _claim(wanted: dict, output: Path, describe: Callable[[dict, dict], str]) ->
     if output.is_dir() and any(output.iterdir()):
         existing = None
         with contextlib.suppress(OSError, ValueError):
-            existing = json.loads(manifest.read_text(encoding="utf-8"))
+            existing = load_json(manifest.read_text(encoding="utf-8"))
         if existing != wanted:
             holds = "another synthetic set" if isinstance(existing, dict) else "something else"
             if isinstance(existing, dict):

@@ -1,7 +1,6 @@
 """VOD-Synth 1 by name and size, as a set that `vod2.data.synthetic.layout` writes."""
 
 import itertools
-import json
 import os
 import time
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vod2.bounded import load_json
 from vod2.data.synthetic.layout import MANIFEST, encode_jpeg, write_set
 from vod2.data.synthetic.scene import SPLITS, Splits
 from vod2.data.synthetic.vod_synth.classes import PER_GROUP, VOD_SYNTH_CLASSES
@@ -168,7 +168,7 @@ def check_version(root: str | os.PathLike, size: str, remedy: str) -> None:
     if not Path(root).is_dir():
         return
     try:
-        stored = json.loads(manifest.read_text(encoding="utf-8"))
+        stored = load_json(manifest.read_text(encoding="utf-8"))
         if not isinstance(stored, dict):
             raise ValueError("no JSON object")
     except (OSError, ValueError) as error:

@@ -1,0 +1,238 @@
+"""Readers of what others wrote that stop at a limit: a few bytes may stand for more than any memory holds.
+
+What is not as it should be is a ValueError, whatever the library underneath raises; its message is a reason without
+the name of the file, which the caller has.
+"""
+
+import gzip
+import io
+import json
+import math
+import os
+import zipfile
+import zlib
+from collections.abc import Callable
+from typing import Any, TypeVar
+from xml.etree import ElementTree
+
+import numpy as np
+import yaml
+
+MAX_UNPACKED = 2**30
+"""Bytes that a packed file may always unpack to."""
+MAX_RATIO = 100
+"""How many times its own size a packed file may unpack to beyond `MAX_UNPACKED`. Boxes and JSON reach about 30."""
+MAX_YAML_NODES = 10**6
+"""Keys and values of a YAML file, each counted as often as aliases repeat it."""
+MAX_DIGITS = 1000
+"""Of a whole number in YAML, which may be hexadecimal. In JSON Python reads none of more than 4300."""
+
+_CHUNK = 2**20  # bytes that are unpacked at once
+
+_Value = TypeVar("_Value")
+
+
+class LimitError(ValueError):
+    """A limit of this module is exceeded; the message names it."""
+
+
+def shown(value: Any, width: int = 80) -> str:
+    """`repr`, cut off at `width`, for messages; also of whole numbers that Python refuses to write.
+
+    Example:
+        >>> shown([1, 2]), shown(16**5000)
+        ('[1, 2]', 'a number of thousands of digits')
+    """
+    try:
+        return f"{value!r:.{width}}"
+    except ValueError:
+        return "a number of thousands of digits"
+
+
+def require_unpacked(size: int, packed: int) -> None:
+    """Raises LimitError if `packed` bytes should not unpack to `size` bytes."""
+    allowed = max(MAX_UNPACKED, MAX_RATIO * packed)
+    if size > allowed:
+        raise LimitError(
+            f"its {packed} bytes unpack to {size} or more, the limit is {allowed}: {MAX_UNPACKED}, or {MAX_RATIO} "
+            "times its size"
+        )
+
+
+def unpack_gzip(content: bytes) -> bytes:
+    """What a .gz file holds.
+
+    Raises:
+        ValueError: it is broken; LimitError: it unpacks to too much.
+    """
+    parts, size = [], 0
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
+            while part := file.read(_CHUNK):
+                size += len(part)
+                require_unpacked(size, len(content))
+                parts.append(part)
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(str(error)) from error
+    return b"".join(parts)
+
+
+def read_member(archive: zipfile.ZipFile, name: str, packed: int) -> bytes:
+    """A file in a ZIP archive of `packed` bytes.
+
+    Raises:
+        ValueError: there is none, or it is broken; LimitError: it unpacks to too much.
+    """
+    try:
+        # The directory's word is enough: no more than that is read.
+        require_unpacked(archive.getinfo(name).file_size, packed)
+        return archive.read(name)
+    except LimitError:
+        raise
+    except Exception as error:  # zipfile raises a dozen kinds for a damaged file
+        raise ValueError(_sentence(error)) from error
+
+
+def read_npz(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file, without pickled ones.
+
+    An array is compared with the bytes that there are of it before memory is taken for it.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is broken, or no such file; LimitError: it unpacks to too much.
+    """
+    with open(path, "rb") as file:
+        packed = os.fstat(file.fileno()).st_size
+        try:
+            with zipfile.ZipFile(file) as archive:
+                require_unpacked(sum(member.file_size for member in archive.infolist()), packed)
+                for member in archive.infolist():
+                    _require_whole_array(archive, member)
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as arrays:
+                return {name: arrays[name] for name in arrays.files}
+        except LimitError:
+            raise
+        except Exception as error:  # numpy and zipfile raise a dozen kinds for a damaged file
+            raise ValueError(_sentence(error)) from error
+
+
+def _require_whole_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
+    """The shape in the head of an array is the size of what follows it."""
+    with archive.open(member) as file:
+        version = np.lib.format.read_magic(file)
+        read_head = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read_head(file)
+        there = member.file_size - file.tell()
+    wanted = math.prod(shape) * dtype.itemsize
+    if wanted != there:
+        # Named as a limit, because a head of a few bytes may ask for any memory.
+        raise LimitError(
+            f"{member.filename} states {shape} of {dtype}, {wanted} bytes, the limit is the {there} it has"
+        )
+
+
+def load_json(text: str | bytes) -> Any:
+    """`json.loads`.
+
+    Raises:
+        ValueError: it is no JSON, or nested too deeply.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise LimitError("it is nested too deeply, the limit is Python's: about 900 brackets") from error
+
+
+def load_yaml(text: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> Any:
+    """`yaml.safe_load`, or that of another loader of plain values.
+
+    Raises:
+        ValueError: it is no YAML of plain values; LimitError: it is nested too deeply, aliases make it too large, or a
+            number is too long.
+    """
+
+    def load() -> Any:
+        opened = loader(text)
+        try:
+            node = opened.get_single_node()
+            if node is None:
+                return None
+            _require_moderate(node)
+            return opened.construct_document(node)
+        finally:
+            opened.dispose()
+
+    return _plainly(load)
+
+
+def _plainly(load: Callable[[], _Value]) -> _Value:
+    try:
+        return load()
+    except RecursionError as error:
+        raise LimitError("it is nested too deeply, the limit is Python's: about 100 brackets") from error
+    # ValueError: a date that does not exist; TypeError: a list as a key; AttributeError: a fault of PyYAML's.
+    except (yaml.YAMLError, TypeError, AttributeError, ArithmeticError, LookupError) as error:
+        raise ValueError(_sentence(error)) from error
+
+
+def _require_moderate(root: yaml.Node) -> None:
+    sizes: dict[int, int] = {}
+    opened: set[int] = set()
+    # The children of a node come above it on the stack, so that all of them are counted when it is met again.
+    stack = [root]
+    while stack:
+        node = stack[-1]
+        key = id(node)
+        if key in sizes:
+            stack.pop()
+            continue
+        children = _children(node)
+        if key not in opened:
+            opened.add(key)
+            pending = [child for child in children if id(child) not in sizes]
+            if any(id(child) in opened for child in pending):
+                raise LimitError("an alias stands inside of what it repeats")
+            stack += pending
+            continue
+        sizes[key] = 1 + sum(sizes[id(child)] for child in children)
+        if sizes[key] > MAX_YAML_NODES:
+            raise LimitError(f"its aliases repeat too much, the limit is {MAX_YAML_NODES} keys and values")
+        stack.pop()
+
+
+def _children(node: yaml.Node) -> list[yaml.Node]:
+    if isinstance(node, yaml.MappingNode):
+        return [part for pair in node.value for part in pair]
+    if isinstance(node, yaml.SequenceNode):
+        return node.value
+    if node.tag == "tag:yaml.org,2002:int" and len(node.value) > MAX_DIGITS:
+        raise LimitError(f"a number has {len(node.value)} digits, the limit is {MAX_DIGITS}")
+    return []
+
+
+class _WithoutDoctype(ElementTree.TreeBuilder):
+    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
+        raise LimitError(f"it has a DOCTYPE ({name:.40}), which may define entities; the limit is none")
+
+
+def parse_xml(content: bytes) -> ElementTree.Element:
+    """The root of an XML document without a DOCTYPE: entities that it defines may expand to any size, or name files.
+
+    Raises:
+        ValueError: it is broken; LimitError: it has a DOCTYPE.
+    """
+    # Where nothing can be hidden in another encoding, the parser's own builder is twice as fast.
+    is_plain = b"<!" not in content and b"\0" not in content and b"encoding" not in content[:200]
+    parser = ElementTree.XMLParser() if is_plain else ElementTree.XMLParser(target=_WithoutDoctype())
+    try:
+        parser.feed(content)
+        return parser.close()
+    except (ElementTree.ParseError, LookupError) as error:  # the latter of the encoding that it declares
+        raise ValueError(str(error)) from error
+
+
+def _sentence(error: Exception) -> str:
+    """What it says in one line; its kind where it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
