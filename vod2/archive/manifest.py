@@ -99,7 +99,7 @@ def _on_intact_file(
         except sqlite3.ProgrammingError:  # a fault of the code, such as another thread
             raise
         except _DAMAGED as error:
-            raise self._unusable(error) from error
+            raise self._refused(error) from error
 
     return told
 
@@ -140,7 +140,7 @@ class Manifest:
         except _DAMAGED as error:
             self._db.close()  # its lock would stay for as long as the error is known
             if full_disk_errno(error) is not None:
-                raise self._unusable(error) from error
+                raise self._refused(error) from error
             raise UserError(f"{self.path} is no manifest ({error}): give another --manifest, or delete it") from error
 
     def close(self) -> None:
@@ -161,7 +161,7 @@ class Manifest:
         try:
             before = {key: load_json(value) for key, value in rows}
         except (TypeError, ValueError) as error:  # a value that is no text, or no JSON
-            raise self._unusable(error) from error
+            raise self._refused(error) from error
         now = json.loads(json.dumps(dict(settings)))
         differing = [key for key in sorted(before.keys() & now.keys()) if before[key] != now[key]]
         if differing:
@@ -295,7 +295,7 @@ class Manifest:
             for row in cursor:
                 yield dict(zip(names, row, strict=True))
         except _DAMAGED as error:
-            raise self._unusable(error) from error
+            raise self._refused(error) from error
 
     @_on_intact_file
     def forget_results(self, videos: Iterable[str]) -> None:
@@ -304,12 +304,16 @@ class Manifest:
             for video in videos:
                 self._db.execute(f"UPDATE videos SET status = 'pending', {_AFRESH} WHERE id = ?", (video,))
 
-    def _unusable(self, error: Exception) -> Exception:
+    def _unusable(self, reason: object) -> UserError:
+        return UserError(f"{self.path} cannot be used ({reason}): restore a copy, or delete it to begin anew")
+
+    def _refused(self, error: Exception) -> Exception:
+        """What SQLite's error is to the user: a full disk, or a file that is held, unreadable or damaged."""
         if (number := full_disk_errno(error)) is not None:
             return OSError(number, os.strerror(number), self.path)
         return UserError(
-            f"{self.path} cannot be used ({error}): see that no other program holds it and that its disk works; if it is "
-            "damaged, restore a copy, or delete it to begin anew"
+            f"{self.path} cannot be used ({error}): see that no other program holds it and that its disk works; if it "
+            "is damaged, restore a copy, or delete it to begin anew"
         )
 
     def _update(self, video: str, assignments: str, *values: Any) -> None:
