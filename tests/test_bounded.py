@@ -23,7 +23,7 @@ from vod2.data.datasets.coco_video import load_coco_video
 from vod2.data.datasets.drones_clone import read_distances
 from vod2.data.datasets.ilsvrc import parse_xml as parse_annotation
 from vod2.data.datasets.images import image_size
-from vod2.data.datasets.matlab import read_video_labels
+from vod2.data.datasets.matlab import parse_video_labels
 from vod2.data.datasets.yolo import read_class_names
 from vod2.engine import load_config
 from vod2.engine.rows import load_rows
@@ -142,14 +142,14 @@ def test_a_matlab_file_that_states_a_huge_matrix_is_refused(tmp_path):
     for content in (mat_file(14, huge), mat_file(15, zlib.compress(element))):
         path.write_bytes(content)
         with pytest.raises(UserError, match=r"labels\.mat: .*the sides \[2147483647, 2147483647\], the limit is"):
-            read_video_labels(path)
+            parse_video_labels(path)
 
 
 def test_a_matlab_file_that_unpacks_to_too_much_is_refused(tmp_path, low_limit):
     path = tmp_path / "labels.mat"
     path.write_bytes(mat_file(15, zlib.compress(ZEROS)))
     with pytest.raises(UserError, match=rf"labels\.mat: .*the limit is {LIMIT}"):
-        read_video_labels(path)
+        parse_video_labels(path)
 
 
 def test_an_image_that_states_a_huge_size_is_refused(tmp_path):

@@ -1,12 +1,14 @@
 """Labels of MATLAB's Video Labeler, in files that are written here byte by byte."""
 
+import base64
 import sys
+import zlib
 
 import numpy as np
 import pytest
 
 from helpers.matlab import write_labels
-from vod2.data.datasets.matlab import read_video_labels
+from vod2.data.datasets.matlab import parse_video_labels, read_video_labels
 from vod2.errors import UserError
 
 FRAMES = [
@@ -71,4 +73,22 @@ def test_a_missing_file_is_an_error_that_names_it(path):
 def test_without_scipy_the_error_says_how_to_install_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "scipy.io", None)
     with pytest.raises(UserError, match="pip install scipy"):
-        read_video_labels(tmp_path / "clip_LABELS.mat")
+        parse_video_labels(tmp_path / "clip_LABELS.mat")
+
+
+# A variable whose size was replaced by text: SciPy 1.17 ends the process that reads it.
+CRASHES = (
+    "c-r%|3Gs1sQZUssQ1EpO(M`+DNmU5QNi0drFUqx2D9A6)tk6+#E=o--Nlj76&$ChpPApOI%P&(fvQRKEvNA9MA_XG@"
+    "BQpjd`2U}QB*5tD%Lk+afS3)4IiNHMutNDvP|V0cHeh6^0Fs<QtU!cnkb@Q=Ifx0(L5y(B$WRFuXMsA9i6IfHKLJTU"
+    "3l<NFB6&yvOe!cCY9#?lVgN)R03+Wa4F"
+)
+
+
+def test_a_file_that_scipy_crashes_on_is_refused_and_the_next_is_read(path):
+    damaged, good = path.parent / "damaged.mat", path
+    damaged.write_bytes(zlib.decompress(base64.b85decode(CRASHES)))
+    write_labels(good, FRAMES[:1])
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"damaged\.mat"):
+            read_video_labels(damaged)
+        assert len(read_video_labels(good).frames) == 1

@@ -9,10 +9,14 @@ MCOS holds a cell array with the properties of all objects of the file. Of a gro
     LabelData(i).DRONE      (n, 4) [x, y, width, height], or a struct array with such a Position; empty for no box
 """
 
+import functools
 import io
 import math
+import multiprocessing
 import os
 import zlib
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -47,11 +51,28 @@ class VideoLabels(NamedTuple):
 
 
 def read_video_labels(path: str | os.PathLike) -> VideoLabels:
-    """Read the labels of one video from a .mat file.
+    """Read the labels of one video from a .mat file, in a process of its own: SciPy crashes on some damaged files.
 
     Raises:
         UserError: SciPy is not installed; the file is missing, is no such file, or has boxes of another shape.
     """
+    if "fork" not in multiprocessing.get_all_start_methods():
+        return parse_video_labels(path)
+    try:
+        return _reader().submit(parse_video_labels, os.fspath(path)).result()
+    except BrokenProcessPool as error:
+        _reader.cache_clear()
+        raise UserError(f"{path}: SciPy crashes on it, so it is damaged: copy it again, {_REMEDY}") from error
+
+
+@functools.cache
+def _reader() -> ProcessPoolExecutor:
+    """A process that is kept for all files."""
+    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork"))
+
+
+def parse_video_labels(path: str | os.PathLike) -> VideoLabels:
+    """`read_video_labels`, in this process."""
     try:
         return _labels(_object_properties(path), path)
     # These name the file and the remedy already.
