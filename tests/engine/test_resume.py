@@ -9,8 +9,10 @@ import torch
 from safetensors.torch import load_file
 
 from helpers import accumulation
+from helpers.models import tiny_cfg
 from vod2.d2 import DatasetCatalog, HookBase, MetadataCatalog
 from vod2.engine import VideoTrainer
+from vod2.engine.resume import changed_keys
 from vod2.errors import UserError
 
 KEYS = {
@@ -217,3 +219,9 @@ def test_temporary_files_of_a_killed_run_are_removed(tmp_path):
     os.utime(left, (0, 0))
     run(tmp_path, SOLVER__MAX_ITER=1)
     assert not left.exists()
+
+
+@pytest.mark.parametrize("stored", ["- a list", "[" * 5000, "a: &x [*x]"])
+def test_a_manifest_without_a_configuration_is_a_sentence(stored):
+    with pytest.raises(UserError, match="holds no configuration"):
+        changed_keys(stored, tiny_cfg({}))

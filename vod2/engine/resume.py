@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-import yaml
 from torch import nn
 
+from vod2.bounded import load_yaml
 from vod2.checkpoint import compare
 from vod2.d2 import CfgNode
 from vod2.errors import UserError
@@ -45,8 +45,17 @@ def changed_keys(stored: str, cfg: CfgNode) -> dict[str, tuple[Any, Any]]:
 
     Args:
         stored: YAML, as `CfgNode.dump` writes it.
+
+    Raises:
+        UserError: it is no such YAML.
     """
-    before = _flat(yaml.safe_load(stored))
+    try:
+        before = _flat(load_yaml(stored))
+    except (ValueError, AttributeError) as error:  # the latter: it is no mapping
+        raise UserError(
+            f"the manifest of the checkpoint holds no configuration ({error}): take the .safetensors file as "
+            "MODEL.WEIGHTS of a new training"
+        ) from error
     now = {leaf.key: _plain(leaf.value) for leaf in leaves(cfg)}
     return {key: (before[key], now[key]) for key in now if key in before and before[key] != now[key]}
 

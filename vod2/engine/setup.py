@@ -71,7 +71,8 @@ def _merge(merge: Callable, argument: str | list[str] | CfgNode, source: str) ->
     except (KeyError, AssertionError) as error:  # how yacs tells an unknown key, from a file and from a list
         keys = "the keys are those of Detectron2 and of docs/config.md"
         raise UserError(f"{_named(source, error.args[0])}; {keys}") from error
-    except (AttributeError, OSError, RecursionError, ValueError, TypeError, yaml.YAMLError) as error:
+    # MemoryError: Python's parser on deep nesting
+    except (AttributeError, MemoryError, OSError, RecursionError, ValueError, TypeError, yaml.YAMLError) as error:
         raise UserError(_named(source, error)) from error
 
 
