@@ -26,6 +26,8 @@ CODECS = {
     + ("mjpeg", "ffv1", "ffvhuff", "huffvyuv", "utvideo", "asv1", "snow", "rv10", "rv20", "svq1", "prores_ks", "png"),
     {},
 )
+SIZES = {"h261": (144, 176), "h263": (144, 176), "libsvtav1": (64, 64)}  # which cannot have all sizes
+CALLED_DAMAGED_BY_FFMPEG = {("wmv2", ".wtv")}  # a frame that is intact, for the container does not tell keyframes
 SUFFIXES = (
     *(".mp4", ".mov", ".m4v", ".3gp", ".f4v", ".mkv", ".webm", ".avi", ".asf", ".wmv", ".flv", ".mpg", ".vob", ".ts"),
     *(".m2ts", ".ogv", ".nut", ".mxf", ".wtv", ".ivf", ".h264", ".hevc", ".m1v", ".m2v", ".rm"),
@@ -60,12 +62,14 @@ CASES = {
 def write(path: Path, codec: str, case: Case) -> bool:
     """Whether FFmpeg can encode and store that."""
     formats = [form.name for form in av.Codec(codec, "w").video_formats or []]
-    size = (144, 176) if codec in ("h261", "h263") else (48, 64)  # these have few sizes
+    size = SIZES.get(codec, (48, 64))
     try:
         with av.open(str(path), "w") as container:
             stream = container.add_stream(codec, rate=25, options=CODECS[codec] | dict(case.options))
             stream.height, stream.width = size
-            stream.pix_fmt = "yuv420p" if "yuv420p" in formats or not formats else formats[0]
+            # JPEG's own range of values comes first, which it needs
+            is_plain = "yuv420p" in formats and codec != "mjpeg"
+            stream.pix_fmt = "yuv420p" if is_plain or not formats else formats[0]
             stream.codec_context.gop_size, stream.codec_context.max_b_frames = case.gop, case.b_frames
             stream.bit_rate = 1_500_000
             for frame, time in zip(moving_frames(COUNT, size), case.times, strict=True):
@@ -142,7 +146,7 @@ def test_every_container_of_a_codec_is_read_right(tmp_path, codec):
     for suffix in SUFFIXES:
         for name, case in CASES.items():
             path = tmp_path / f"v{suffix}"
-            if write(path, codec, case):
+            if (codec, suffix) not in CALLED_DAMAGED_BY_FFMPEG and write(path, codec, case):
                 count += 1
                 if fault := fault_of(path):
                     faults.append(f"{suffix}, {name}: {fault}")
