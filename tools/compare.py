@@ -129,15 +129,17 @@ def _line(row: Difference) -> list:
     return [name, row.baseline, row.value, f"{row.difference:+.2f}", interval, row.verdict, row.videos]
 
 
-def notes(data: EvaluatedDataset, methods: dict[str, list[Path]], resamples: int, confidence: float) -> str:
+def notes(data: EvaluatedDataset, methods: dict[str, list[Path]], args: argparse.Namespace) -> str:
     """What one must know to read the tables."""
     runs = ", ".join(f"{name} {len(folders)}" for name, folders in methods.items())
-    resampled = "videos and of runs" if any(len(folders) > 1 for folders in methods.values()) else "videos"
+    resampled = "videos"
+    if any(len(folders) > 1 for folders in methods.values()):
+        resampled += " and of runs, which are paired" if args.paired_runs else " and of runs"
     lines = [
         f"{data.name}: {data.num_videos} videos, {len(data.image_ids)} frames, protocol {data.protocol!r}, groups by "
-        f"{data.groups_by}; runs: {runs}. {resamples} resamples of {resampled}.",
+        f"{data.groups_by}; runs: {runs}. {args.resamples} resamples of {resampled}.",
         "no difference shown: the interval holds 0, which does not say that the methods are equal. Of "
-        f"{round(1 / (1 - confidence))} rows without a difference one is expected to show one by chance.",
+        f"{round(1 / (1 - args.confidence))} rows without a difference one is expected to show one by chance.",
         f"too few videos: under {MIN_VIDEOS} have such objects, or most resamples have none.",
     ]
     if any(len(folders) == 1 for folders in methods.values()):
@@ -230,6 +232,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("methods", metavar="METHOD", nargs="+", help="FOLDER, NAME=FOLDER or NAME=FOLDER,FOLDER,...")
     parser.add_argument("--names", nargs="+", metavar="NAME", help="names of the methods, in their order")
     parser.add_argument("--baseline", metavar="NAME", help="the method that the others are compared with (the first)")
+    parser.add_argument(
+        "--paired-runs",
+        action="store_true",
+        help="run i of all methods has the same weights, or began with the same: they are drawn together",
+    )
     parser.add_argument("--output", type=Path, metavar="DIR", help="where compare.json, .md and .png go")
     parser.add_argument("--resamples", type=int, default=1000, metavar="N", help="resamples of the videos (1000)")
     parser.add_argument("--confidence", type=float, default=0.95, metavar="P", help="of the intervals (0.95)")
@@ -256,6 +263,9 @@ def main(arguments: list[str] | None = None) -> None:
     if args.output:
         written = [args.output / name for name in ("compare.json", "compare.md", "compare.png")]
         refuse_inputs("--output", written, [args.frame_kinds])
+    counts = {name: len(folders) for name, folders in methods.items()}
+    if args.paired_runs and len(set(counts.values())) > 1:
+        raise UserError(f"--paired-runs: expected as many runs of each method, got {counts}")
     baseline = args.baseline or next(iter(methods))
     if baseline not in methods:
         raise UserError(f"--baseline is {baseline!r}: expected one of {', '.join(methods)}")
@@ -269,11 +279,14 @@ def main(arguments: list[str] | None = None) -> None:
     data = runs[baseline][0].data
     tallies = {name: [tally_run(run) for run in method_runs] for name, method_runs in runs.items()}
     generator = np.random.default_rng(args.seed)
-    result = compare_methods(tallies, data.class_names, generator, args.resamples, args.confidence)
-    markdown = tables(result, data, args.confidence) + "\n\n" + notes(data, methods, args.resamples, args.confidence)
+    result = compare_methods(
+        tallies, data.class_names, generator, args.resamples, args.confidence, are_runs_paired=args.paired_runs
+    )
+    markdown = tables(result, data, args.confidence) + "\n\n" + notes(data, methods, args)
     print(markdown)
     if args.output:
         how = {"resamples": args.resamples, "confidence": args.confidence, "seed": args.seed}
+        how["paired_runs"] = args.paired_runs
         write(args.output, markdown, as_json(result, data, methods, **how), chart(result, data))
 
 

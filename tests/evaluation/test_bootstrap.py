@@ -8,6 +8,7 @@ from vod2.evaluation.bootstrap import (
     Tally,
     draw_runs,
     draw_videos,
+    mean_of_drawn,
     percentile_interval,
     weighted_average_precision,
     weighted_mean,
@@ -72,11 +73,12 @@ def test_the_mean_of_drawn_runs_varies_as_the_mean_of_independent_runs():
     rng = np.random.default_rng(0)
     for count in (2, 3, 6):
         values = rng.normal(size=count)
-        drawn = draw_runs(np.repeat(values[:, None], 100_000, axis=1), rng)
+        of_resamples = np.repeat(values[:, None], 100_000, axis=1)
+        drawn = mean_of_drawn(of_resamples, draw_runs(count, 100_000, rng))
         assert drawn.mean() == pytest.approx(values.mean(), abs=0.02)
         assert drawn.var() == pytest.approx(values.var(ddof=1) / count, rel=0.03)
     single = rng.normal(size=(1, 5))
-    np.testing.assert_array_equal(draw_runs(single, rng), single[0])
+    np.testing.assert_array_equal(mean_of_drawn(single, draw_runs(1, 5, rng)), single[0])
 
 
 def test_an_interval_needs_numbers_in_half_of_the_resamples():
@@ -132,3 +134,24 @@ def test_the_interval_holds_the_true_difference_as_often_as_it_says():
         (difference,) = (d for d in compare_methods(runs, ["thing"], rng, 300).differences if d.metric == "AP50")
         inside += difference.low <= truth <= difference.high
     assert 0.90 * 200 <= inside <= 0.99 * 200
+
+
+def test_what_paired_runs_have_in_common_does_not_widen_the_interval():
+    """Trainings of a method differ by much more than the two ways in which each is evaluated."""
+    rng = np.random.default_rng(3)
+    objects, ((true, video), _) = simulate(rng, 40)
+    runs: dict[str, list[RunTally]] = {"a": [], "b": []}
+    for share in (0.5, 0.7, 0.9):  # of the hits, by training
+        kept = rng.random(len(true)) < np.where(true, share, 1.0)
+        slightly_fewer = kept & ~(true & (rng.random(len(true)) < 0.02))
+        runs["a"].append(as_run(objects, true[kept], video[kept]))
+        runs["b"].append(as_run(objects, true[slightly_fewer], video[slightly_fewer]))
+    widths = {}
+    for paired in (False, True):
+        result = compare_methods(runs, ["thing"], np.random.default_rng(0), 1000, are_runs_paired=paired)
+        (found,) = (difference for difference in result.differences if difference.metric == "AP50")
+        assert found.low <= found.difference <= found.high
+        widths[paired] = found.high - found.low
+    assert widths[True] < 0.3 * widths[False]
+    with pytest.raises(ValueError, match="different numbers"):
+        compare_methods({"a": runs["a"], "b": runs["b"][:2]}, ["thing"], rng, 100, are_runs_paired=True)

@@ -87,6 +87,25 @@ def test_several_runs_of_a_method_are_averaged_and_resampled(compare, folders, r
     assert other["difference"] == row["difference"] and other["low"] != row["low"]
 
 
+def test_paired_runs_are_drawn_together(compare, folders, capsys):
+    """Of the same runs under two names every resample has the same difference, 0."""
+    again = []
+    for run, seed in enumerate((1, 2)):
+        again.append(Path(f"again_{run}") / "inference" / "videos")
+        evaluate(make_videos(seed, VIDEOS, quality=0.2), again[-1])
+    words = [f"a={folders[0]},{folders[1]}", f"b={again[0]},{again[1]}", "--output", "out", "--resamples", "100"]
+    compare(words)
+    apart = rows_of(json.loads(Path("out", "compare.json").read_text()), "b")["AP50"]
+    compare([*words, "--paired-runs"])
+    content = json.loads(Path("out", "compare.json").read_text())
+    together = rows_of(content, "b")["AP50"]
+    assert apart["low"] < 0 < apart["high"] and together["low"] == together["high"] == 0
+    assert content["paired_runs"] is True
+    assert "runs, which are paired" in capsys.readouterr().out
+    with pytest.raises(UserError, match="as many runs of each method"):
+        compare([f"a={folders[0]},{folders[1]}", f"b={again[0]}", "--paired-runs"])
+
+
 def test_the_baseline_and_names_are_chosen(compare, folders, capsys):
     compare([*folders[:3], "--names", "a", "b", "c", "--baseline", "c", "--resamples", "100"])
     printed = capsys.readouterr().out

@@ -155,23 +155,25 @@ def draw_videos(num_videos: int, resamples: int, generator: np.random.Generator)
     return generator.multinomial(num_videos, np.full(num_videos, 1 / num_videos), size=resamples).astype(np.float64)
 
 
-def draw_runs(values: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """The mean over drawn runs of one method.
+def draw_runs(num_runs: int, resamples: int, generator: np.random.Generator) -> np.ndarray:
+    """Which runs of a method each resample takes: (R, B) numbers.
 
     S - 1 of S runs are drawn with replacement: the mean of so many varies as much as the mean of S independent runs
     does, where S of S would vary by a factor (S - 1) / S too little (Rao and Wu, 1988), a half for two runs. A single
     run says nothing about other runs.
 
     Args:
-        values: (S, B, ...) of each run and resample.
-
-    Returns:
-        (B, ...).
+        num_runs: S, at least 1.
+        resamples: B.
     """
-    num_runs, resamples = values.shape[:2]
     if num_runs == 1:
-        return values[0]
-    drawn = generator.integers(0, num_runs, size=(num_runs - 1, resamples))
+        return np.zeros((1, resamples), np.int64)
+    return generator.integers(0, num_runs, size=(num_runs - 1, resamples))
+
+
+def mean_of_drawn(values: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    """The mean over the drawn runs, (B, ...), of `values` (S, B, ...) of each run and resample; `drawn` is (R, B)."""
+    resamples = values.shape[1]
     return values[drawn, np.arange(resamples)].mean(axis=0)
 
 

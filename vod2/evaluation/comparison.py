@@ -11,6 +11,7 @@ import numpy as np
 from vod2.evaluation.bootstrap import (
     draw_runs,
     draw_videos,
+    mean_of_drawn,
     percentile_interval,
     weighted_average_precision,
     weighted_mean,
@@ -67,18 +68,25 @@ def compare_methods(
     generator: np.random.Generator,
     resamples: int = 1000,
     confidence: float = 0.95,
+    are_runs_paired: bool = False,
 ) -> Comparison:
     """Compare methods with the first of them.
 
-    All methods meet the same resamples of videos; the runs of each are resampled by themselves (`draw_runs`). The
-    interval is the middle of the resampled differences.
+    All methods meet the same resamples of videos. The runs of each are resampled by themselves (`draw_runs`), or where
+    they are paired, together. The interval is the middle of the resampled differences.
 
     Args:
         methods: the runs of each, all of the same dataset.
         class_names: K names.
         resamples: B.
         confidence: of the interval.
+        are_runs_paired: run i of a method has something in common with run i of the others, such as its weights.
+
+    Raises:
+        ValueError: paired runs, of which the methods do not have the same number.
     """
+    if are_runs_paired and len({len(of_method) for of_method in methods.values()}) > 1:
+        raise ValueError("paired runs: the methods have different numbers of them")
     runs = [run for of_method in methods.values() for run in of_method]
     weights = draw_videos(len(runs[0].track_count), resamples, generator)
     weights = np.concatenate([np.ones((1, weights.shape[1])), weights])  # the dataset itself first
@@ -86,15 +94,18 @@ def compare_methods(
     # resample of the videos (B,).
     values: dict[str, dict[str, np.ndarray]] = {}
     samples: dict[str, dict[str, np.ndarray]] = {}
+    drawn: np.ndarray | None = None
     for method, of_method in methods.items():
         # (S, 1 + B, metrics) together, so that runs are drawn once for all metrics.
         of_runs = [resampled_metrics(run, class_names, weights) for run in of_method]
         metrics = list(of_runs[0])
         of_metrics = [np.stack([of_run[metric] for of_run in of_runs]) for metric in metrics]  # (S, 1 + B) each
         stacked = np.stack(of_metrics, axis=-1)
-        drawn = draw_runs(stacked[:, 1:], generator)  # (B, metrics)
+        if drawn is None or not are_runs_paired:
+            drawn = draw_runs(len(of_method), resamples, generator)
+        means = mean_of_drawn(stacked[:, 1:], drawn)  # (B, metrics)
         values[method] = {metric: stacked[:, 0, column] for column, metric in enumerate(metrics)}
-        samples[method] = {metric: drawn[..., column] for column, metric in enumerate(metrics)}
+        samples[method] = {metric: means[..., column] for column, metric in enumerate(metrics)}
 
     baseline, *others = methods
     videos = count_videos(runs[0], class_names)
