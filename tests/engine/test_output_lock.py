@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from helpers import accumulation
+from vod2.d2 import DatasetCatalog, MetadataCatalog
 from vod2.engine import VideoTrainer
 from vod2.engine.machines import output_for_training
 from vod2.errors import UserError
@@ -40,8 +41,16 @@ def holder():
         process.wait()
 
 
-def test_a_second_training_of_a_folder_is_refused_until_the_first_has_ended(tmp_path, holder):
+@pytest.fixture
+def videos(tmp_path):
     accumulation.register_videos(tmp_path)
+    yield
+    DatasetCatalog.remove(accumulation.NAME)
+    MetadataCatalog.remove(accumulation.NAME)
+
+
+@pytest.mark.usefixtures("videos")
+def test_a_second_training_of_a_folder_is_refused_until_the_first_has_ended(tmp_path, holder):
     torch.manual_seed(0)
     trainer = VideoTrainer(accumulation.config(tmp_path, {}))
     process = holder(trainer.cfg.OUTPUT_DIR)
