@@ -4,7 +4,7 @@
     python tools/ablate.py --suite quick --size tiny --seeds 0 1 2
 
 Every training and every evaluation is a process of its own. What is done is not done again: after an interruption, call
-it with the same words. OUTPUT/results.md has the tables, OUTPUT/results.json everything. Ends with 1 if a job has
+it with the same options. OUTPUT/results.md has the tables, OUTPUT/results.json everything. Ends with 1 if a job has
 failed, 2 if it cannot do its work. docs/ablations.md tells how a suite is written.
 """
 

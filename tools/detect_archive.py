@@ -5,7 +5,7 @@ r"""Detect objects in an archive of videos, thousands to millions, here with sev
         --opts MODEL.WEIGHTS rdn.pth
 
 OUTPUT/manifest.sqlite knows what has become of each video, OUTPUT/results has a file for each that is done. After a
-kill, call it with the same words: what is done is not done again. Ctrl-C or SIGTERM lets the workers finish their
+kill, run the same command again: what is done is not done again. Ctrl-C or SIGTERM lets the workers finish their
 videos, a second one ends them at once. Ends with 0 if all videos are done, 1 if some have failed, 2 if it cannot do its
 work, 130 if it was stopped before the end. docs/scaling.md tells the rest.
 """
@@ -287,7 +287,7 @@ def report(counts: Counts, manifest: Manifest) -> int:
     """Say how it has ended; returns the exit code."""
     _say(f"{counts.total} videos: {counts.done} done, {counts.failed} failed, {counts.pending} left")
     if counts.pending:
-        _say("stopped before the end: call it again with the same words to go on")
+        _say("stopped before the end: run the same command again to go on")
         return 130
     if counts.failed:
         _say(f"why: sqlite3 {manifest.path} \"SELECT path, error FROM videos WHERE status = '{FAILED}'\"")

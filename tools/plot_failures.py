@@ -120,7 +120,7 @@ def main() -> None:
     if args.output.suffix.lower() != ".png":
         parser.error(f"--output {args.output}: expected a name that ends in .png")
     folders = [find_results(folder) for folder in (args.first, args.second)]
-    read = itertools.chain.from_iterable(folder.iterdir() for folder in folders)
+    read = itertools.chain.from_iterable(folder.glob("*.npz") for folder in folders)
     refuse_inputs("--output", [args.output], read)
     runs = [read_run(folder) for folder in folders]
     # Losses can only be told where both were held against the same objects.

@@ -72,8 +72,9 @@ def _complete(temporary: Path) -> None:
 
 def move_into_place(temporary: Path, path: Path) -> None:
     """Give a complete temporary file its name, for what cannot be written in one block (`replacing`)."""
-    _complete(temporary)
-    os.replace(temporary, path)
+    with _naming_full_disk([path], [temporary]):
+        _complete(temporary)
+        os.replace(temporary, path)
     _flush_folder(path.parent)
 
 
@@ -116,14 +117,14 @@ def replacing_all(paths: Sequence[str | os.PathLike], folder: str | os.PathLike 
     """
     temporaries: list[Path] = []
     try:
-        with _telling_full_disk(paths, temporaries):
+        with _naming_full_disk(paths, temporaries):
             for path in paths:
                 temporaries.append(temporary_path(path, folder))
             yield temporaries
             for temporary in temporaries:
                 _complete(temporary)
-        for temporary, path in zip(temporaries, paths, strict=True):
-            os.replace(temporary, path)
+            for temporary, path in zip(temporaries, paths, strict=True):
+                os.replace(temporary, path)
         for parent in {Path(path).parent for path in paths}:
             _flush_folder(parent)
     finally:
@@ -132,24 +133,26 @@ def replacing_all(paths: Sequence[str | os.PathLike], folder: str | os.PathLike 
 
 
 @contextlib.contextmanager
-def _telling_full_disk(paths: Sequence[str | os.PathLike], temporaries: Sequence[Path]) -> Iterator[None]:
-    """An exception of the block that a full disk is the reason of is raised as an OSError with errno and a path."""
+def _naming_full_disk(paths: Sequence[str | os.PathLike], temporaries: Sequence[Path]) -> Iterator[None]:
+    """Turns an exception caused by a full disk into an OSError with errno and the first of the paths."""
     try:
         yield
     except Exception as error:
         number = full_disk_errno(error)
-        # PyTorch's writer tells nothing of the reason, so the disk is asked
+        # PyTorch's writer does not say why, so the disk is asked
         if number is None and isinstance(error, RuntimeError):
             number = _errno_of_growing(temporaries)
-        of_another_file = isinstance(error, OSError) and error.filename and Path(error.filename) not in temporaries
-        if number is None or of_another_file:
+        if number is None:
             raise
+        file = full_disk_file(error)
+        if file and not _TEMPORARY.match(os.path.basename(file)):
+            raise  # of another file
         raise OSError(number, os.strerror(number), os.fspath(paths[0])) from error
 
 
 # No space, none left to this user, a larger file than this process may write.
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# How libraries that raise no OSError, and processes that pass it on as text, tell it.
+# How libraries that raise no OSError, and processes that pass it on as text, report it.
 _FULL_DISK_TEXT = re.compile(r"\b(?:os error|errno) (\d+)\b|database or disk is full", re.IGNORECASE)
 
 
@@ -168,6 +171,17 @@ def full_disk_errno(error: BaseException) -> int | None:
         number = int(match[1]) if match[1] else errno.ENOSPC
         if number in _FULL_DISK:
             return number
+    return None
+
+
+def full_disk_file(error: BaseException) -> str | None:
+    """The name of the file that was too large: of the exceptions that led to this one, the first of a full disk."""
+    cause: BaseException | None = error
+    while cause is not None:
+        # A number is the descriptor of a file without a name
+        if isinstance(cause, OSError) and isinstance(cause.filename, str | bytes) and full_disk_errno(cause):
+            return os.fsdecode(cause.filename)
+        cause = cause.__cause__ or cause.__context__
     return None
 
 

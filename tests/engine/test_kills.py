@@ -62,7 +62,8 @@ def kill_at_a_random_moment(folder, seconds, workers):
         time.sleep(0.02)
     time.sleep(seconds)
     process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.wait()  # not for its workers, which take seconds to notice
+    process.stderr.close()
     (folder / "begun").unlink()
 
 

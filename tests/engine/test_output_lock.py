@@ -3,17 +3,22 @@
 import errno
 import fcntl
 import logging
+import os
 import subprocess
 import sys
+import threading
+from pathlib import Path
 
 import pytest
 import torch
 
 from helpers import accumulation
 from vod2.d2 import DatasetCatalog, MetadataCatalog
-from vod2.engine import VideoTrainer
-from vod2.engine.machines import output_for_training
+from vod2.engine import VideoTrainer, machines
+from vod2.engine.machines import locked_file, output_for_training
 from vod2.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
 
 # Holds the lock of a folder until it is killed.
 HOLDER = """
@@ -50,9 +55,10 @@ def videos(tmp_path):
 
 
 @pytest.mark.usefixtures("videos")
-def test_a_second_training_of_a_folder_is_refused_until_the_first_has_ended(tmp_path, holder):
+def test_a_second_training_of_a_folder_is_refused_until_the_first_has_ended(tmp_path, holder, monkeypatch):
     torch.manual_seed(0)
     trainer = VideoTrainer(accumulation.config(tmp_path, {}))
+    monkeypatch.setattr(machines, "_PATIENCE", 0.0)
     process = holder(trainer.cfg.OUTPUT_DIR)
     with pytest.raises(UserError, match=f"in use by process {process.pid} on .*give another OUTPUT_DIR"):
         trainer.train()
@@ -67,10 +73,26 @@ def test_it_may_be_entered_within_itself_and_ends_with_the_outer_one(tmp_path, h
     with output_for_training(str(tmp_path)):
         with output_for_training(str(tmp_path / ".")):
             pass
-        with pytest.raises(subprocess.CalledProcessError) as refused:
-            subprocess.run([sys.executable, "-c", HOLDER, str(tmp_path)], check=True, capture_output=True, text=True)
-        assert "in use by process" in refused.value.stderr
+        with pytest.raises(UserError, match="in use by process"), locked_file(tmp_path / "training.lock", "processes"):
+            pass
     holder(tmp_path)
+
+
+def test_train_net_is_refused_before_it_changes_a_file(tmp_path, holder):
+    (tmp_path / "config.yaml").write_text("of the first training")
+    holder(tmp_path)
+    command = [sys.executable, str(ROOT / "tools" / "train_net.py"), "OUTPUT_DIR", str(tmp_path)]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 2 and "in use by process" in done.stderr
+    assert (tmp_path / "config.yaml").read_text() == "of the first training"
+    assert sorted(os.listdir(tmp_path)) == ["config.yaml", "training.lock"]
+
+
+def test_it_waits_for_the_workers_of_a_killed_process(tmp_path, holder):
+    process = holder(tmp_path)
+    threading.Timer(1.0, process.kill).start()
+    with output_for_training(str(tmp_path)):
+        assert process.wait() < 0
 
 
 def test_a_file_system_without_locks_is_a_warning(tmp_path, monkeypatch, caplog):

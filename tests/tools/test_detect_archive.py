@@ -279,7 +279,7 @@ def test_a_signal_lets_what_runs_finish(tmp_path):
     assert run.end() == 130
     counts = run.counts()
     assert counts.running == counts.failed == 0 and 1 <= counts.done < 12
-    assert "call it again with the same words" in (tmp_path / "said.txt").read_text()
+    assert "run the same command again" in (tmp_path / "said.txt").read_text()
     results = [path for path in (tmp_path / "out" / "results").rglob("*.jsonl")]
     assert len(results) == counts.done
 

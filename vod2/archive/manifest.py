@@ -90,7 +90,7 @@ _Result = TypeVar("_Result")
 def _on_intact_file(
     method: Callable[Concatenate["Manifest", _Arguments], _Result],
 ) -> Callable[Concatenate["Manifest", _Arguments], _Result]:
-    """What SQLite says of a damaged or locked file is the user's to know."""
+    """An error of SQLite about a damaged or locked file becomes a UserError."""
 
     @functools.wraps(method)
     def told(self: "Manifest", *args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:

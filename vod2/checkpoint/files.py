@@ -83,7 +83,9 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             expected = (file.metadata() or {}).get(_DIGEST)
         tensors = load_file(path)
         is_whole = expected is None or digest(tensors) == expected
-    except Exception as error:  # of a type that PyTorch has not, each raises its own
+    except MemoryError:
+        raise
+    except Exception as error:  # a dtype unknown to PyTorch raises another exception in each version
         raise DamagedError(f"{path} cannot be read ({error}): it is cut off or no safetensors file") from error
     if not is_whole:
         raise DamagedError(f"{path} is damaged: its tensors are not those that were written; copy it again")
@@ -127,6 +129,9 @@ def write_checkpoint(
     folder: Path, name: str, weights: Mapping[str, Tensor], state: Mapping[str, Any], about: Mapping[str, Any]
 ) -> Path:
     """Write a checkpoint and name it as the last; a kill at any moment leaves the one before it.
+
+    An earlier one of the same name is replaced when all of the new one is on the disk; a kill between the three renames
+    costs that earlier one.
 
     Args:
         weights: the model's state dict.

@@ -1,5 +1,6 @@
 """How a command line tool ends, and what several of them ask of their arguments."""
 
+import errno
 import os
 import re
 import sys
@@ -8,7 +9,7 @@ from typing import NoReturn
 
 from torch.multiprocessing.spawn import ProcessRaisedException
 
-from vod2.atomic import full_disk_errno
+from vod2.atomic import full_disk_errno, full_disk_file
 from vod2.data.datasets.common import require_registered
 from vod2.engine.registration import register_files
 from vod2.errors import UserError
@@ -39,21 +40,12 @@ def run(main: Callable[[], None]) -> None:
             _stop(str(error))
         if (number := full_disk_errno(error)) is None:
             raise
-        print(
-            f"error: {os.strerror(number)}{_full_file(error)}: free some space, and start again with the same words",
-            file=sys.stderr,
-        )
+        file = full_disk_file(error)
+        remedy = "free some space, and run the same command again"
+        if number == errno.EFBIG:
+            remedy = "the file system, or ulimit -f, allows no larger file: write elsewhere"
+        print(f"error: {os.strerror(number)}{f' ({file})' if file else ''}: {remedy}", file=sys.stderr)
         sys.exit(3)
-
-
-def _full_file(error: BaseException) -> str:
-    """Of the exceptions that led to this one, the name of the file that was too large, in brackets."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.filename:
-            return f" ({cause.filename})"
-        cause = cause.__cause__ or cause.__context__
-    return ""
 
 
 def require_dataset(name: str) -> None:

@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from vod2.atomic import full_disk_errno
+from vod2.atomic import full_disk_errno, full_disk_file
 from vod2.d2 import comm
 from vod2.engine.interruption import EXIT_CODE, TrainingInterrupted
 from vod2.engine.machines import end_with_parent
@@ -136,7 +136,7 @@ def _work_in_process(
         # Cut, for a pipe takes 64 KiB before somebody reads it.
         message, trace = str(error)[:_MOST_TOLD], traceback.format_exc()[-_MOST_TOLD:]
         number = full_disk_errno(error)
-        full_disk = None if number is None else (number, getattr(error, "filename", None))
+        full_disk = None if number is None else (number, full_disk_file(error))
         failures.put(_Failure(time.monotonic(), rank, isinstance(error, UserError), message, trace, full_disk))
         _end(1)
     _end(0)

@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import fcntl
 import logging
 import multiprocessing
 import os
@@ -15,8 +14,14 @@ from typing import Any
 
 from vod2.errors import UserError
 
+try:
+    import fcntl
+except ImportError:  # Windows: nothing is locked there
+    fcntl = None  # type: ignore[assignment]
+
 _LOGGER = logging.getLogger("vod2.engine")
 _locked: set[Path] = set()  # folders that this process trains into
+_PATIENCE = 10.0  # seconds that the workers of a killed process need to notice that it is gone
 
 
 @contextlib.contextmanager
@@ -48,11 +53,15 @@ def locked_file(path: Path, children: str, patience: float = 0.0, remedy: str = 
     with open(path, "a+", encoding="utf-8") as file:
         while True:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _lock(file.fileno())
                 break
             except OSError as error:
                 if error.errno not in (errno.EAGAIN, errno.EACCES):  # what "another has it" is on all systems
-                    _LOGGER.warning("%s: no lock is to be had (%s): start nothing else there", path, error.strerror)
+                    _LOGGER.warning(
+                        "%s: file locking is not supported here (%s): do not start another run in this folder",
+                        path,
+                        error.strerror,
+                    )
                     break
                 if time.monotonic() < give_up:
                     time.sleep(0.05)
@@ -70,6 +79,12 @@ def locked_file(path: Path, children: str, patience: float = 0.0, remedy: str = 
         yield file.fileno()
 
 
+def _lock(descriptor: int) -> None:
+    if fcntl is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 @contextlib.contextmanager
 def output_for_training(folder: str) -> Iterator[None]:
     """Keep other trainings out of OUTPUT_DIR, whose checkpoints would replace those of this one.
@@ -83,7 +98,7 @@ def output_for_training(folder: str) -> Iterator[None]:
     if path in _locked:
         yield
         return
-    with locked_file(path / "training.lock", "processes", remedy="OUTPUT_DIR"):
+    with locked_file(path / "training.lock", "processes", patience=_PATIENCE, remedy="OUTPUT_DIR"):
         _locked.add(path)
         try:
             yield

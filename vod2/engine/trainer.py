@@ -310,7 +310,7 @@ class VideoTrainer(DefaultTrainer):
 
 
 class _ToldOnce(logging.Filter):
-    """Takes the traceback from what is no bug: the error is told where the program ends."""
+    """Drops the traceback of user errors and full disks, which are reported where the program ends."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
@@ -333,7 +333,7 @@ def told_without_traceback() -> Iterator[None]:
 @functools.cache  # an evaluation during a training comes again and again
 def _warn_without_evaluator_type(dataset_name: str) -> None:
     _LOGGER.warning(
-        "dataset %r has no evaluator_type in its metadata, so that COCO's AP alone is computed: for VID AP say "
+        "dataset %r has no evaluator_type in its metadata, so only COCO AP is computed; for VID AP, set "
         'MetadataCatalog.get(%r).set(evaluator_type="vid") where it is registered, or "coco" if that is what you want',
         dataset_name,
         dataset_name,
