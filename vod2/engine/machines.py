@@ -85,6 +85,13 @@ def _lock(descriptor: int) -> None:
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+def _unlock(descriptor: int) -> None:
+    """Also where child processes still have the descriptor, such as the workers of a loader that is kept."""
+    if fcntl is not None:
+        with contextlib.suppress(OSError):  # there was no lock
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+
 @contextlib.contextmanager
 def output_for_training(folder: str) -> Iterator[None]:
     """Keep other trainings out of OUTPUT_DIR, whose checkpoints would replace those of this one.
@@ -98,12 +105,14 @@ def output_for_training(folder: str) -> Iterator[None]:
     if path in _locked:
         yield
         return
-    with locked_file(path / "training.lock", "processes", patience=_PATIENCE, remedy="OUTPUT_DIR"):
+    lock = path / "training.lock"
+    with locked_file(lock, "processes", patience=_PATIENCE, remedy="OUTPUT_DIR") as descriptor:
         _locked.add(path)
         try:
             yield
         finally:
             _locked.remove(path)
+            _unlock(descriptor)
 
 
 def core_count() -> int:
