@@ -158,10 +158,11 @@ def _damaged_frames(source: Source, reader: VideoReader, config: DamageConfig, l
 
 
 def _write_video(source: Source, target: Path, reader: VideoReader, config: DamageConfig, length: int) -> None:
-    """Each frame has the time that it had, so that the copy of a variable rate lasts as long."""
+    """Of a variable rate each frame has the time that it had. A constant rate needs none, which makes smaller files."""
+    is_timed = not reader.has_constant_rate()
     with VideoWriter(target, reader.fps, reader.size) as video:
         for image in _damaged_frames(source, reader, config, length):
-            video.write(image, reader.time)
+            video.write(image, reader.time if is_timed else None)
 
 
 def _write_images(source: Source, target: Path, reader: VideoReader, config: DamageConfig, length: int) -> None:

@@ -123,6 +123,25 @@ def test_what_a_component_refuses_names_it_and_the_key(base):
         VideoTrainer(changed(base, "MODEL.ROI_HEADS.NAME", "nonsense"))
 
 
+@pytest.mark.parametrize(
+    "message, expected",
+    [
+        # As Detectron2 shows two buffers; SOLVER.MAX_ITER, WARMUP_ITERS and others are within these numbers.
+        ("tensor([[[57.1250]],\n [[2.5000]]]) has a different shape", "check MODEL.PIXEL_STD"),
+        ("unknown pooler '57.125'", "check the keys that it is built of"),
+        ("no 'res570'", "check the keys that it is built of"),
+        ("Unknown norm 'GN57'", "check MODEL.RESNETS.NORM"),
+        ("570 images", "check SOLVER.IMS_PER_BATCH"),
+        ("between 1 and 5700, res570", "check the keys that it is built of"),
+    ],
+)
+def test_a_value_stands_in_a_message_as_a_whole(message, expected):
+    cfg = changed(changed(default_config(), "MODEL.PIXEL_STD", [57.125, 2.5]), "SOLVER.IMS_PER_BATCH", 570)
+    cfg = changed(cfg, "MODEL.RESNETS.NORM", "GN57")
+    with pytest.raises(UserError, match=rf"ValueError.*: {expected}( \(|$)"), building(cfg):
+        raise ValueError(message)
+
+
 def test_what_is_no_mistake_of_a_value_keeps_its_type():
     with pytest.raises(RuntimeError, match="out of memory"), building(default_config()):
         raise RuntimeError("out of memory")

@@ -11,7 +11,7 @@ import pytest
 from helpers.videos import moving_frames, write_video
 from vod2.data.damage import DamageConfig, burst_at, damage_frame, plan_bursts
 from vod2.errors import UserError
-from vod2.video import VideoReader
+from vod2.video import VideoReader, VideoWriter
 
 TOOL = Path(__file__).parents[2] / "tools" / "damage_videos.py"
 LENGTH = 30
@@ -62,6 +62,17 @@ def test_a_video_file_keeps_its_frames_rate_and_what_is_clean(main, videos, tmp_
                for i in range(b.length)}  # fmt: skip
     changes = [np.abs(one.astype(int) - other).mean() for one, other in zip(source, copy, strict=True)]
     assert min(changes[t] for t in damaged) > 2 * max(changes[t] for t in range(LENGTH) if t not in damaged)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+def test_a_constant_rate_is_encoded_without_times(main, tmp_path, name, monkeypatch):
+    """With times, a copy has no B-frames, and is up to twice as large."""
+    write_video(tmp_path / name, moving_frames(LENGTH))
+    times = []
+    write = VideoWriter.write
+    monkeypatch.setattr(VideoWriter, "write", lambda self, frame, time: (times.append(time), write(self, frame, time)))
+    main([str(tmp_path / name), str(tmp_path / "out")])
+    assert times == [None] * LENGTH
 
 
 @pytest.mark.parametrize(("name", "copied"), [("a.mp4", "a.mp4"), ("a.mkv", "a.mkv"), ("a.ts", "a.mp4")])

@@ -1,6 +1,7 @@
 """Values of a configuration that no detector, schedule or solver can be built of."""
 
 import math
+import re
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -68,6 +69,10 @@ _NOT_EMPTY = (
     "BLOCKS",
     "STRIDES",
 )
+
+
+# A number in a message; not the digits within a name, as in res4.
+_NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d*)?(?:e[+-]?\d+)?(?!\w)")
 
 
 def check_values(cfg: CfgNode) -> None:
@@ -181,8 +186,17 @@ def _sentence(cfg: CfgNode, error: Exception) -> str:
 
 
 def _stands_in(value: Any, reason: str) -> bool:
-    # Short values, such as 0 or '', stand in any sentence.
-    return value not in (0, 1, -1, True, False, "", None) and len(repr(value)) > 2 and repr(value) in reason
+    """Whether a message has the value of a key: the same text as a whole word, or the same numbers one after another."""
+    # Short values, such as 0 or '', are in any sentence.
+    if value in (0, 1, -1, True, False, "", None) or len(repr(value)) <= 2:
+        return False
+    flat = list(_flat(value)) if isinstance(value, list | tuple) else [value]
+    if flat and all(isinstance(entry, Real) for entry in flat):
+        # Compared as numbers: a message may show a list as a tensor, with brackets of its own.
+        numbers = [float(number) for number in _NUMBER.findall(reason)]
+        count = len(flat)
+        return any(numbers[start : start + count] == flat for start in range(len(numbers) - count + 1))
+    return re.search(rf"(?<!\w){re.escape(repr(value))}(?!\w)", reason) is not None
 
 
 def _component(error: Exception) -> str:

@@ -124,6 +124,16 @@ class VideoReader:
             self._length = sum(1 for _ in self._decode())
         return self._length
 
+    def has_constant_rate(self) -> bool:
+        """Whether frame k is shown k / fps after the first, within a tenth of a frame: then the times need not be kept.
+
+        True as well where the file does not tell when its frames are shown. Reads all packets, and decodes none.
+
+        Raises:
+            VideoError: the file cannot be read.
+        """
+        return self._images is not None or self._open_cursor().is_regular(self.fps)
+
     def read(self, indices: Iterable[int]) -> dict[int, np.ndarray]:
         """Frames by number, of an intact video the same as iteration gives.
 

@@ -108,14 +108,22 @@ class FrameTable(NamedTuple):
     """What the packets of a file say about its frames.
 
     Args:
-        times: (N,) int64 presentation times in the stream's unit, ascending.
+        times: (N,) int64 presentation times in `unit`, ascending.
         keys: (M,) int64 numbers of the keyframes, ascending.
         seek_times: (M,) int64 times that a demuxer finds the keyframes at.
+        unit: seconds.
     """
 
     times: np.ndarray
     keys: np.ndarray
     seek_times: np.ndarray
+    unit: Fraction
+
+    def is_regular(self, fps: Fraction) -> bool:
+        """Whether frame k is shown k / fps after the first, within a tenth of a frame."""
+        expected = np.arange(len(self.times))
+        frames = (self.times - self.times[:1]) * float(self.unit * fps)
+        return bool(np.all(np.abs(frames - expected) <= 0.1))
 
 
 def read_table(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> FrameTable | None:
@@ -148,7 +156,8 @@ def read_table(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> FrameTa
             # Demuxers look for the last keyframe at or before a time, some by decoding time and some by presentation
             # time.
             seek_times.append(pts if dts is None else min(pts, dts))
-    return FrameTable(np.array(times, np.int64), np.array(keys, np.int64), np.array(seek_times, np.int64))
+    arrays = (np.array(values, np.int64) for values in (times, keys, seek_times))
+    return FrameTable(*arrays, unit=stream.time_base or Fraction(1, av.time_base))
 
 
 def has_times(container: av.container.InputContainer, stream: av.VideoStream) -> bool:
@@ -211,6 +220,10 @@ class FrameCursor:
         self._container: av.container.InputContainer | None = None
         self._frames: Iterator[tuple[int, av.VideoFrame]] = iter(())
         self._position: int | None = None  # number of the frame that came last
+
+    def is_regular(self, fps: Fraction) -> bool:
+        """`FrameTable.is_regular`; True where the file does not tell when its frames are shown."""
+        return self._table is None or self._table.is_regular(fps)
 
     def close(self) -> None:
         """Let go of the file. The cursor can still be used, and then opens it again."""

@@ -1,14 +1,19 @@
 """Labels of MATLAB's Video Labeler, in files that are written here byte by byte."""
 
 import base64
+import multiprocessing
+import os
+import signal
 import sys
+import time
 import zlib
 
 import numpy as np
 import pytest
 
 from helpers.matlab import write_labels
-from vod2.data.datasets.matlab import parse_video_labels, read_video_labels
+from vod2.data.datasets import matlab
+from vod2.data.datasets.matlab import parse_video_labels, read_video_labels, require_moderate
 from vod2.errors import UserError
 
 FRAMES = [
@@ -82,6 +87,52 @@ CRASHES = (
     "BQpjd`2U}QB*5tD%Lk+afS3)4IiNHMutNDvP|V0cHeh6^0Fs<QtU!cnkb@Q=Ifx0(L5y(B$WRFuXMsA9i6IfHKLJTU"
     "3l<NFB6&yvOe!cCY9#?lVgN)R03+Wa4F"
 )
+
+
+def parse_or_crash(path):
+    if os.path.basename(path) == "damaged.mat":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return parse_video_labels(path)
+
+
+@pytest.fixture
+def crashing(monkeypatch):
+    """A parser that dies of "damaged.mat", whatever the SciPy that is installed would do."""
+    monkeypatch.setattr(matlab, "parse_video_labels", parse_or_crash)
+
+
+def test_the_end_of_the_process_that_reads_is_a_damaged_file_and_the_next_is_read(path, crashing):
+    write_labels(path, FRAMES[:1])
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"damaged\.mat: SciPy crashes on it, so it is damaged"):
+            read_video_labels(path.parent / "damaged.mat")
+        assert len(read_video_labels(path).frames) == 1
+
+
+def read_in_queue(path, queue):
+    queue.put(len(read_video_labels(path).frames))
+
+
+@pytest.mark.parametrize("daemon", [False, True])
+def test_a_process_that_was_forked_after_a_file_was_read_reads_another(path, daemon):
+    write_labels(path, FRAMES[:2])
+    read_video_labels(path)
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    process = context.Process(target=read_in_queue, args=(path, queue), daemon=daemon)
+    process.start()
+    assert queue.get(timeout=60) == 2
+    process.join(60)
+    assert process.exitcode == 0
+
+
+def test_zeros_are_refused_at_once(path):
+    path.write_bytes(b"MATLAB 5.0".ljust(124) + b"\0\1IM" + bytes(2**26))
+    start = time.process_time()
+    require_moderate(path.read_bytes())
+    assert time.process_time() - start < 1
+    with pytest.raises(UserError, match="clip_LABELS.mat"):
+        read_video_labels(path)
 
 
 def test_a_file_that_scipy_crashes_on_is_refused_and_the_next_is_read(path):

@@ -8,7 +8,7 @@ from typing import Any
 from vod2.bounded import load_json
 from vod2.data.datasets.common import read_text
 from vod2.data.datasets.faults import MAX_FRAMES, MAX_SIDE, Fault, Place, Report, number, refuse, track_number, whole
-from vod2.data.datasets.files import leaves
+from vod2.data.datasets.files import leads_out
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +202,7 @@ class _Parser:
             try:
                 key = _new_id(entry, videos, place)
                 name = _text(entry, "name", place) if "name" in entry else _folder(entry) or str(key)
-                if self._in_files and leaves(name):
+                if self._in_files and leads_out(name):
                     value, expected = f"name is {name!r:.80}", "a file in video_root"
                     raise Fault.at(place, value, expected, remedy="rename the video")
                 if name in names:
@@ -301,9 +301,9 @@ class _Parser:
             return
         # Links are not followed: whoever has the folder may link to another disk.
         target = os.path.normpath(os.path.join(self._start, file_name))
-        if all(leaves(os.path.relpath(target, root)) for root in self._roots):
-            value, expected = f"file name {file_name!r:.80}", f"a file in {self._roots[0]}"
-            raise Fault.at(place, value, expected, remedy="correct it, or give an image_root that it is in")
+        if all(leads_out(os.path.relpath(target, root)) for root in self._roots):
+            value, expected = f"file name {file_name!r:.80}", f"a file below {' or '.join(dict.fromkeys(self._roots))}"
+            raise Fault.at(place, value, expected, remedy="correct it, or give image_root='/' if it is right")
 
     def _groups(self, entry: dict, place: Place) -> tuple[str, ...]:
         """The groups that an entry names; none where it lacks a key or has null there."""

@@ -36,13 +36,13 @@ def files_in(folder: Path, suffix: str) -> Iterator[Path]:
         yield from (path for path in folder.iterdir() if path.name.endswith(suffix) and not is_foreign(path.name))
 
 
-def leaves(name: str | os.PathLike) -> bool:
+def leads_out(name: str | os.PathLike) -> bool:
     """Whether a path that a file of a dataset names leads out of the folder that it is relative to.
 
-    Links inside of that folder are not followed: they are made by who has the folder, not by who wrote the file.
+    Links inside that folder are not looked at: they were made by the owner of the folder, not by the author of the file.
 
     Example:
-        >>> leaves("a/../b.jpg"), leaves("../b.jpg"), leaves("/etc/passwd")
+        >>> leads_out("a/../b.jpg"), leads_out("../b.jpg"), leads_out("/etc/passwd")
         (False, True, True)
     """
     normal = os.path.normpath(name)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from vod2.data.datasets.common import lines_of
 from vod2.data.datasets.faults import MAX_FRAMES, Fault, Place, Report, refuse
-from vod2.data.datasets.files import leaves
+from vod2.data.datasets.files import leads_out
 
 _FORMS = "'video 1 frame length', 'video first 0 length' or 'video/frame number', like the other lines"
 
@@ -58,7 +58,7 @@ def parse_frame_list(path: str | os.PathLike, split: str, report: Report = refus
         elif max(fields[-1], fields[-2] if len(fields) == 4 else 0) > MAX_FRAMES:
             expected = f"at most {MAX_FRAMES} frames of a video"
             report(Fault.at(Place(path, number), f"{lines[number - 1]!r}", expected, "bad_line", "fix the list"))
-        elif leaves(fields[0]):
+        elif leads_out(fields[0]):
             expected = "a video in the dataset's folder"
             report(Fault.at(Place(path, number), f"{lines[number - 1]!r}", expected, "bad_line", "fix the list"))
         else:

@@ -13,7 +13,7 @@ from vod2.d2 import DatasetCatalog, MetadataCatalog
 from vod2.data.datasets.common import annotation_dict, lines_of
 from vod2.data.datasets.det_selection import derive_images
 from vod2.data.datasets.faults import Fault, Place, Report, refuse
-from vod2.data.datasets.files import leaves
+from vod2.data.datasets.files import leads_out
 from vod2.data.datasets.ilsvrc import (
     VID_CLASSES,
     cached_annotations,
@@ -81,7 +81,7 @@ def load_imagenet_det(
     dicts, end = [], 0
     for path, (height, width), count in zip(paths, table.sizes.tolist(), table.counts.tolist(), strict=True):
         begin, end = end, end + count
-        # DET does not annotate occlusion, which leaves it at 0.
+        # DET does not annotate occlusion, which leads_out it at 0.
         annotations = [annotation_dict(boxes[i], labels[i], tracks[i]) for i in range(begin, end)]
         dicts.append(_to_dict(root, path, height, width, annotations))
     return dicts
@@ -119,7 +119,7 @@ def parse_det_list(path: str | os.PathLike, report: Report = refuse) -> Iterator
     """
     for number, line in enumerate(lines_of(path, "the list of images", refuse), start=1):
         words = line.split()
-        if len(words) == 2 and not leaves(words[0]):
+        if len(words) == 2 and not leads_out(words[0]):
             yield number, words[0]
         elif words:
             expected = "'path 1'" if len(words) != 2 else "a path in the dataset's folder"

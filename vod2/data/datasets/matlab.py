@@ -9,14 +9,12 @@ MCOS holds a cell array with the properties of all objects of the file. Of a gro
     LabelData(i).DRONE      (n, 4) [x, y, width, height], or a struct array with such a Position; empty for no box
 """
 
-import functools
 import io
 import math
 import multiprocessing
 import os
 import zlib
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -51,24 +49,38 @@ class VideoLabels(NamedTuple):
 
 
 def read_video_labels(path: str | os.PathLike) -> VideoLabels:
-    """Read the labels of one video from a .mat file, in a process of its own: SciPy crashes on some damaged files.
+    """Read the labels of one video from a .mat file, in a separate process: SciPy crashes on some damaged files.
+
+    In this process where no other can be started: without fork, and in a worker of a loader.
 
     Raises:
         UserError: SciPy is not installed; the file is missing, is no such file, or has boxes of another shape.
     """
-    if "fork" not in multiprocessing.get_all_start_methods():
+    can_fork = "fork" in multiprocessing.get_all_start_methods()
+    if not can_fork or multiprocessing.current_process().daemon:
         return parse_video_labels(path)
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    reader = context.Process(target=_send_labels, args=(path, sender), daemon=True)
+    reader.start()
+    sender.close()  # so that the end of the reader is the end of the pipe
     try:
-        return _reader().submit(parse_video_labels, os.fspath(path)).result()
-    except BrokenProcessPool as error:
-        _reader.cache_clear()
+        result = receiver.recv()
+    except EOFError as error:
         raise UserError(f"{path}: SciPy crashes on it, so it is damaged: copy it again, {_REMEDY}") from error
+    finally:
+        receiver.close()
+        reader.join()
+    if isinstance(result, Exception):
+        raise result
+    return result
 
 
-@functools.cache
-def _reader() -> ProcessPoolExecutor:
-    """A process that is kept for all files."""
-    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork"))
+def _send_labels(path: str | os.PathLike, sender: Connection) -> None:
+    try:
+        sender.send(parse_video_labels(path))
+    except Exception as error:
+        sender.send(error)
 
 
 def parse_video_labels(path: str | os.PathLike) -> VideoLabels:
@@ -138,6 +150,8 @@ def require_moderate(content: bytes) -> None:
             _require_elements(head[8:], length, order)
         elif kind == _MATRIX:
             _require_elements(element[:_MATRIX_HEAD], size, order)
+        else:
+            return  # SciPy refuses the file here
         start += 8 + size
 
 

@@ -29,7 +29,7 @@ from vod2.data.datasets.common import (
     without_list,
 )
 from vod2.data.datasets.faults import MAX_FRAMES, MAX_SIDE, Fault, Place, Report, number, refuse, track_number, whole
-from vod2.data.datasets.files import folders_in, image_files_in, leaves
+from vod2.data.datasets.files import folders_in, image_files_in, leads_out
 from vod2.data.datasets.frame_annotations import LoadedAnnotations
 from vod2.data.datasets.ilsvrc import require_folder
 from vod2.data.datasets.images import image_size
@@ -273,7 +273,7 @@ def read_seqinfo(path: str | os.PathLike) -> SequenceInfo:
     length = whole(section.get("seqLength"), place, "seqLength", 1, MAX_FRAMES)
     height, width = (whole(section.get(key), place, key, 1, MAX_SIDE) for key in ("imHeight", "imWidth"))
     folder, suffix = section.get("imDir", _IMAGES), section.get("imExt", ".jpg")
-    if leaves(folder):
+    if leads_out(folder):
         raise Fault.at(place, f"imDir is {folder!r:.80}", "a folder in that of the sequence")
     if "/" in suffix or os.sep in suffix:
         raise Fault.at(place, f"imExt is {suffix!r:.80}", "a suffix such as .jpg")
