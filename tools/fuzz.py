@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Look for input that a reader neither takes nor refuses with a UserError, guided by the lines that it runs through.
+"""Coverage-guided search for input that a reader neither accepts nor refuses with a UserError.
 
     python tools/fuzz.py vid-xml --seconds 120
     python tools/fuzz.py vid-xml --replay output/fuzz/vid-xml/crash-0a1b...
@@ -21,7 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-# What is guided by: the project, and parsers written in Python. PyTorch would take minutes, and has its own tests.
+# Modules that Atheris instruments: the project, and parsers written in Python. PyTorch would take minutes.
 _GUIDING = ("vod2", "json", "yaml", "zipfile", "configparser", "gzip", "pickle")
 _SLOW = 20  # seconds that one input may take
 _MEMORY = 4096  # MiB that the process may take; PyTorch alone takes some hundred

@@ -1,7 +1,7 @@
-"""Readers of what others wrote that stop at a limit: a few bytes may stand for more than any memory holds.
+"""Readers with size limits for untrusted input: a file of a few bytes may expand to more than the memory holds.
 
-What is not as it should be is a ValueError, whatever the library underneath raises; its message is a reason without
-the name of the file, which the caller has.
+Malformed input raises ValueError, whatever the underlying library raises. The message gives the reason; the caller adds
+the name of the file.
 """
 
 import gzip
@@ -19,25 +19,25 @@ import numpy as np
 import yaml
 
 MAX_UNPACKED = 2**30
-"""Bytes that a packed file may always unpack to."""
+"""A compressed file may always expand to this many bytes."""
 MAX_RATIO = 100
-"""How many times its own size a packed file may unpack to beyond `MAX_UNPACKED`. Boxes and JSON reach about 30."""
+"""Beyond `MAX_UNPACKED`, a compressed file may expand to this many times its size. Boxes and JSON reach about 30."""
 MAX_YAML_NODES = 10**6
 """Keys and values of a YAML file, each counted as often as aliases repeat it."""
 MAX_DIGITS = 1000
-"""Of a whole number in YAML, which may be hexadecimal. In JSON Python reads none of more than 4300."""
+"""Digits of an integer in YAML, which may be hexadecimal. In JSON, Python itself reads at most 4300."""
 
-_CHUNK = 2**20  # bytes that are unpacked at once
+_CHUNK = 2**20  # bytes decompressed at a time
 
 _Value = TypeVar("_Value")
 
 
 class LimitError(ValueError):
-    """A limit of this module is exceeded; the message names it."""
+    """A limit of this module was exceeded; the message names it."""
 
 
 def shown(value: Any, width: int = 80) -> str:
-    """`repr`, cut off at `width`, for messages; also of whole numbers that Python refuses to write.
+    """`repr` for messages, truncated to `width`; also works for integers that Python refuses to convert to decimal.
 
     Example:
         >>> shown([1, 2]), shown(16**5000)
@@ -60,10 +60,10 @@ def require_unpacked(size: int, packed: int) -> None:
 
 
 def unpack_gzip(content: bytes) -> bytes:
-    """What a .gz file holds.
+    """The decompressed content of a .gz file.
 
     Raises:
-        ValueError: it is broken; LimitError: it unpacks to too much.
+        ValueError: it is damaged; LimitError: it expands to too much.
     """
     parts, size = [], 0
     try:
@@ -78,29 +78,29 @@ def unpack_gzip(content: bytes) -> bytes:
 
 
 def read_member(archive: zipfile.ZipFile, name: str, packed: int) -> bytes:
-    """A file in a ZIP archive of `packed` bytes.
+    """A member of a ZIP archive of `packed` bytes.
 
     Raises:
-        ValueError: there is none, or it is broken; LimitError: it unpacks to too much.
+        ValueError: it is missing or damaged; LimitError: it expands to too much.
     """
     try:
-        # The directory's word is enough: no more than that is read.
+        # zipfile reads no more than the size stated in the directory.
         require_unpacked(archive.getinfo(name).file_size, packed)
         return archive.read(name)
     except LimitError:
         raise
-    except Exception as error:  # zipfile raises a dozen kinds for a damaged file
+    except Exception as error:  # zipfile raises many types for a damaged file
         raise ValueError(_sentence(error)) from error
 
 
 def read_npz(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """The arrays of an .npz file, without pickled ones.
 
-    An array is compared with the bytes that there are of it before memory is taken for it.
+    The stated shape of each array is checked against its bytes before memory is allocated.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is broken, or no such file; LimitError: it unpacks to too much.
+        ValueError: it is damaged or not an .npz file; LimitError: it expands to too much.
     """
     with open(path, "rb") as file:
         packed = os.fstat(file.fileno()).st_size
@@ -114,12 +114,12 @@ def read_npz(path: str | os.PathLike) -> dict[str, np.ndarray]:
                 return {name: arrays[name] for name in arrays.files}
         except LimitError:
             raise
-        except Exception as error:  # numpy and zipfile raise a dozen kinds for a damaged file
+        except Exception as error:  # NumPy and zipfile raise many types for a damaged file
             raise ValueError(_sentence(error)) from error
 
 
 def _require_whole_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
-    """The shape in the head of an array is the size of what follows it."""
+    """Raises LimitError if the shape in the header of an array does not match the bytes that follow."""
     with archive.open(member) as file:
         version = np.lib.format.read_magic(file)
         read_head = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
@@ -127,9 +127,9 @@ def _require_whole_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> N
         there = member.file_size - file.tell()
     wanted = math.prod(shape) * dtype.itemsize
     if wanted != there:
-        # Named as a limit, because a head of a few bytes may ask for any memory.
+        # A limit, because a header of a few bytes may request any amount of memory.
         raise LimitError(
-            f"{member.filename} states {shape} of {dtype}, {wanted} bytes, the limit is the {there} it has"
+            f"{member.filename} has the shape {shape} of {dtype}, {wanted} bytes; the limit is the {there} bytes it holds"
         )
 
 
@@ -137,7 +137,7 @@ def load_json(text: str | bytes) -> Any:
     """`json.loads`.
 
     Raises:
-        ValueError: it is no JSON, or nested too deeply.
+        ValueError: it is not JSON, or nested too deeply.
     """
     try:
         return json.loads(text)
@@ -146,11 +146,11 @@ def load_json(text: str | bytes) -> Any:
 
 
 def load_yaml(text: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> Any:
-    """`yaml.safe_load`, or that of another loader of plain values.
+    """`yaml.safe_load`, or the same with another loader of plain values.
 
     Raises:
-        ValueError: it is no YAML of plain values; LimitError: it is nested too deeply, aliases make it too large, or a
-            number is too long.
+        ValueError: it is not YAML of plain values; LimitError: it is nested too deeply, its aliases expand to too much,
+            or a number is too long.
     """
 
     def load() -> Any:
@@ -172,7 +172,7 @@ def _plainly(load: Callable[[], _Value]) -> _Value:
         return load()
     except RecursionError as error:
         raise LimitError("it is nested too deeply, the limit is Python's: about 100 brackets") from error
-    # ValueError: a date that does not exist; TypeError: a list as a key; AttributeError: a fault of PyYAML's.
+    # TypeError: a list as a key; AttributeError: a bug in PyYAML. ValueError, such as a date that does not exist, passes.
     except (yaml.YAMLError, TypeError, AttributeError, ArithmeticError, LookupError) as error:
         raise ValueError(_sentence(error)) from error
 
@@ -180,7 +180,7 @@ def _plainly(load: Callable[[], _Value]) -> _Value:
 def _require_moderate(root: yaml.Node) -> None:
     sizes: dict[int, int] = {}
     opened: set[int] = set()
-    # The children of a node come above it on the stack, so that all of them are counted when it is met again.
+    # Depth first: the children of a node are above it on the stack, so they have been counted when it comes up again.
     stack = [root]
     while stack:
         node = stack[-1]
@@ -193,12 +193,12 @@ def _require_moderate(root: yaml.Node) -> None:
             opened.add(key)
             pending = [child for child in children if id(child) not in sizes]
             if any(id(child) in opened for child in pending):
-                raise LimitError("an alias stands inside of what it repeats")
+                raise LimitError("an alias refers to a node that contains it")
             stack += pending
             continue
         sizes[key] = 1 + sum(sizes[id(child)] for child in children)
         if sizes[key] > MAX_YAML_NODES:
-            raise LimitError(f"its aliases repeat too much, the limit is {MAX_YAML_NODES} keys and values")
+            raise LimitError(f"its aliases expand to too much, the limit is {MAX_YAML_NODES} keys and values")
         stack.pop()
 
 
@@ -214,25 +214,25 @@ def _children(node: yaml.Node) -> list[yaml.Node]:
 
 class _WithoutDoctype(ElementTree.TreeBuilder):
     def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
-        raise LimitError(f"it has a DOCTYPE ({name:.40}), which may define entities; the limit is none")
+        raise LimitError(f"it has a DOCTYPE ({name:.40}), which may define entities: a DOCTYPE is not allowed")
 
 
 def parse_xml(content: bytes) -> ElementTree.Element:
-    """The root of an XML document without a DOCTYPE: entities that it defines may expand to any size, or name files.
+    """The root of an XML document without a DOCTYPE, whose entities could expand to any size or read other files.
 
     Raises:
-        ValueError: it is broken; LimitError: it has a DOCTYPE.
+        ValueError: it is malformed; LimitError: it has a DOCTYPE.
     """
-    # Where nothing can be hidden in another encoding, the parser's own builder is twice as fast.
+    # ElementTree's own builder is twice as fast; it is used where no other encoding can hide a DOCTYPE.
     is_plain = b"<!" not in content and b"\0" not in content and b"encoding" not in content[:200]
     parser = ElementTree.XMLParser() if is_plain else ElementTree.XMLParser(target=_WithoutDoctype())
     try:
         parser.feed(content)
         return parser.close()
-    except (ElementTree.ParseError, LookupError) as error:  # the latter of the encoding that it declares
+    except (ElementTree.ParseError, LookupError) as error:  # LookupError: unknown encoding
         raise ValueError(str(error)) from error
 
 
 def _sentence(error: Exception) -> str:
-    """What it says in one line; its kind where it says nothing."""
+    """The message in one line; the name of the type if there is none."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -1,4 +1,4 @@
-"""What a target is, and what makes of them have in common."""
+"""`Target`, and what the constructors of targets share."""
 
 import importlib.util
 import io

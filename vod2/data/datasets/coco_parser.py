@@ -125,7 +125,9 @@ class _Parser:
         self._in_files, self._first, self._group_keys = in_files, first_frame, group_keys
         beside = os.path.dirname(os.path.abspath(path))
         self._start = beside if image_root is None else os.path.abspath(image_root)
-        self._roots = (self._start, os.path.dirname(beside))
+        # Images may also lie beside the folder of the JSON, as in annotations/ and images/.
+        above = os.path.dirname(beside)
+        self._roots = (above,) if image_root is None else (self._start, above)
 
     def parse(self) -> ParsedFile:
         try:
@@ -302,7 +304,7 @@ class _Parser:
         # Links are not followed: whoever has the folder may link to another disk.
         target = os.path.normpath(os.path.join(self._start, file_name))
         if all(leads_out(os.path.relpath(target, root)) for root in self._roots):
-            value, expected = f"file name {file_name!r:.80}", f"a file below {' or '.join(dict.fromkeys(self._roots))}"
+            value, expected = f"file name {file_name!r:.80}", f"a file below {' or '.join(self._roots)}"
             raise Fault.at(place, value, expected, remedy="correct it, or give image_root='/' if it is right")
 
     def _groups(self, entry: dict, place: Place) -> tuple[str, ...]:
