@@ -23,6 +23,7 @@ TOOLS = {
     "atomic",
     "image_files",
     "bounded",
+    "locking",
     "moved",
     "plain_pickle",
     "version",
@@ -35,6 +36,7 @@ ALLOWED = {
     "bounded": set(),
     "errors": set(),
     "image_files": {"atomic"},
+    "locking": {"errors"},
     "moved": set(),
     "plain_pickle": set(),
     "version": set(),
@@ -52,7 +54,8 @@ ALLOWED = {
     "evaluation": CORE | {"temporal", "modeling", "data", "visualization"},
     "projects": set(),
     "engine": CORE
-    | {"temporal", "ops", "layers", "modeling", "data", "evaluation", "checkpoint", "visualization", "config", "keys"},
+    | {"temporal", "ops", "layers", "modeling", "video", "data", "evaluation", "checkpoint", "visualization"}
+    | {"config", "keys"},
     "ablation": {"checkpoint", "d2", "data", "engine", "keys"},
     "archive": {"d2", "temporal", "modeling", "video", "evaluation", "visualization", "checkpoint", "engine"},
 }

@@ -4,8 +4,8 @@
     python tools/benchmark.py detectors --config-file configs/FasterRCNN_R101.yaml configs/RDN_R101.yaml --size 600x1000
     python tools/benchmark.py detectors --all --size 320x512 --json speed.json
     python tools/benchmark.py training --config-file configs/RDN_R101.yaml --size 320x512
-    python tools/benchmark.py --list
-    python tools/benchmark.py geometry_bias --threads 1
+    python tools/benchmark.py parts --list
+    python tools/benchmark.py parts geometry_bias --threads 1
 
 What is compared runs by turns in one process, so that ratios can be trusted on a machine that does other work, too.
 A part is a function decorated with `benchmark`; it takes the device and returns named pairs of callables.
@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ from torch.nn.functional import normalize
 from vod2.d2 import Boxes, BoxMode, DatasetCatalog, Instances, MetadataCatalog, build_model
 from vod2.engine import VideoPredictor, cli, inference_copy, load_config
 from vod2.engine.random_weights import damp_frozen_normalisation
+from vod2.errors import UserError
 from vod2.evaluation import VIDEvaluator, index_tracks
 from vod2.evaluation.motion import motion_iou, speed_groups
 from vod2.layers import PatchAttention, PixelAttention
@@ -542,53 +543,56 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def whole_parser(command: str) -> argparse.ArgumentParser:
-    """Of the two commands that measure whole models."""
-    module = importlib.import_module(f"speed.{command}")
-    parser = argparse.ArgumentParser(
-        prog=f"benchmark.py {command}",
+def add_whole(commands: Any, name: str) -> None:
+    """One of the two commands that measure whole models."""
+    module = importlib.import_module(f"speed.{name}")
+    parser = commands.add_parser(
+        name,
+        help=module.__doc__.partition(":")[0],
         description=module.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.set_defaults(run=module.run)
     parser.add_argument("--config-file", nargs="+", metavar="FILE", help="configurations; the first is the reference")
     parser.add_argument("--size", type=size_of, default=(600, 1000), metavar="HxW", help="of a frame (600x1000)")
     parser.add_argument("--device", default="cpu", type=torch.device, help="cpu or cuda (cpu)")
     parser.add_argument("--threads", default=2, type=positive, help="CPU threads of PyTorch (2)")
     parser.add_argument("--json", metavar="FILE", help="also write the numbers to a file")
     parser.add_argument("--peak", action="store_true", help=argparse.SUPPRESS)
-    if command == "detectors":
+    if name == "detectors":
         parser.add_argument("--all", action="store_true", help="the configuration of every method with ResNet-101")
         parser.add_argument("--frames", default=20, type=positive, metavar="N", help="timed frames of each (20)")
         parser.add_argument("--video", metavar="FILE", help="also time the decoding and resizing of its frames")
     else:
         parser.add_argument("--batch", default=1, type=positive, metavar="N", help="clips in a step (1)")
         parser.add_argument("--steps", default=10, type=positive, metavar="N", help="timed steps of each (10)")
-    return parser
 
 
-WHOLE = ("detectors", "training")
+def add_parts(commands: Any) -> None:
+    about = "Single parts beside the plain way of doing the same."
+    parser = commands.add_parser("parts", help=about, description=about)
+    parser.set_defaults(run=measure_parts)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="what to run (default: all)")
+    parser.add_argument("--list", action="store_true", help="only list the names")
+    parser.add_argument("--device", default="cpu", type=torch.device)
+    parser.add_argument("--threads", default=1, type=positive, help="CPU threads of PyTorch (1)")
+    parser.add_argument("--repeats", default=7, type=positive, help="timed runs, of which the median counts (7)")
 
 
 def main(words: list[str] | None = None) -> None:
-    words = sys.argv[1:] if words is None else words
-    if words and words[0] in WHOLE:
-        arguments = whole_parser(words[0]).parse_args(words[1:])
-        importlib.import_module(f"speed.{words[0]}").run(arguments)
-    else:
-        measure_parts(words)
-
-
-def measure_parts(words: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help="detectors, training, or parts (default: all parts)")
-    parser.add_argument("--list", action="store_true", help="only list the names")
-    parser.add_argument("--device", default="cpu", type=torch.device)
-    parser.add_argument("--threads", default=1, type=int, help="CPU threads of PyTorch (default: 1)")
-    parser.add_argument("--repeats", default=7, type=int, help="timed runs, of which the median counts (default: 7)")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name in ("detectors", "training"):
+        add_whole(commands, name)
+    add_parts(commands)
     arguments = parser.parse_args(words)
+    arguments.run(arguments)
+
+
+def measure_parts(arguments: argparse.Namespace) -> None:
     unknown = sorted(set(arguments.names) - set(BENCHMARKS))
     if unknown:
-        parser.error(f"no benchmark named {', '.join(unknown)}; there are: {', '.join(BENCHMARKS)}")
+        raise UserError(f"no benchmark is named {', '.join(unknown)}; there are: {', '.join(BENCHMARKS)}")
     if arguments.list:
         for name, function in BENCHMARKS.items():
             print(f"{name}: {function.__doc__.splitlines()[0]}")

@@ -31,6 +31,7 @@ from vod2.bounded import load_json
 from vod2.data.damage import DAMAGES, DamageConfig, burst_at, damage_frame
 from vod2.engine import cli
 from vod2.errors import UserError, VideoError
+from vod2.locking import locked_file
 from vod2.video import VideoReader, VideoWriter, images_in
 from vod2.video.writer import SUFFIXES
 
@@ -190,7 +191,8 @@ def main(arguments: list[str] | None = None) -> None:
         raise UserError(
             f"{output} lies in {args.input}: give a folder outside, where copies are not taken for originals"
         )
-    num_written = sum(damage_video(source, output, config) for source in tqdm(sources, unit="video", disable=None))
+    with locked_file(output / ".writing.lock", "processes", remedy="folder for the copies", passing=True):
+        num_written = sum(damage_video(source, output, config) for source in tqdm(sources, unit="video", disable=None))
     print(f"{output}: {num_written} videos written, {len(sources) - num_written} were there already")
 
 

@@ -50,8 +50,9 @@ from vod2.checkpoint import require_weights
 from vod2.checkpoint.public_file import sha256
 from vod2.d2 import CfgNode, MetadataCatalog
 from vod2.engine import VideoPredictor, cli, load_config
-from vod2.engine.machines import core_count, locked_file
+from vod2.engine.machines import core_count
 from vod2.errors import UserError
+from vod2.locking import locked_file
 
 _SCAN_BATCH = 10_000  # videos of one transaction
 _LINK = 60  # frames, where the configuration names a linker and --link is left out

@@ -13,8 +13,8 @@ from helpers.archives import FakeRunner, refuse
 from vod2.archive import LocalWorkers
 from vod2.archive.tasks import Broken, Done, Failed, VideoTask
 from vod2.archive.workers import Readiness
-from vod2.engine.machines import locked_file
 from vod2.errors import UserError
+from vod2.locking import locked_file
 
 TESTS = Path(__file__).resolve().parents[1]
 
@@ -73,7 +73,7 @@ from pathlib import Path
 from helpers.archives import FakeRunner, refuse
 from vod2.archive import LocalWorkers
 from vod2.archive.tasks import VideoTask
-from vod2.engine.machines import locked_file
+from vod2.locking import locked_file
 
 if __name__ == "__main__":
     with locked_file(Path(sys.argv[1]), "workers") as lock:

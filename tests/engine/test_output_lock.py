@@ -15,8 +15,9 @@ import torch
 from helpers import accumulation
 from vod2.d2 import DatasetCatalog, MetadataCatalog
 from vod2.engine import VideoTrainer, machines
-from vod2.engine.machines import locked_file, output_for_training
+from vod2.engine.machines import output_for_training
 from vod2.errors import UserError
+from vod2.locking import locked_file
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -130,7 +130,13 @@ def parser_of(program: str) -> argparse.ArgumentParser:
 
 @cache
 def options_of(program: str) -> frozenset[str]:
-    return frozenset(parser_of(program)._option_string_actions)
+    """The options of a program and of its sub-commands."""
+    parsers, options = [parser_of(program)], set()
+    for parser in parsers:
+        options |= parser._option_string_actions.keys()
+        commands = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+        parsers += (command for action in commands for command in action.choices.values())
+    return frozenset(options)
 
 
 def tables(text: str) -> list[list[str]]:

@@ -11,6 +11,7 @@ import pytest
 from helpers.videos import moving_frames, write_video
 from vod2.data.damage import DamageConfig, burst_at, damage_frame, plan_bursts
 from vod2.errors import UserError
+from vod2.locking import locked_file
 from vod2.video import VideoReader, VideoWriter
 
 TOOL = Path(__file__).parents[2] / "tools" / "damage_videos.py"
@@ -100,6 +101,14 @@ def test_a_run_goes_on_where_it_stopped_and_other_settings_are_refused(main, vid
     assert after == before
     with pytest.raises(UserError, match="was damaged with"):
         main([str(videos), str(out), "--seed", "9"])
+
+
+def test_a_folder_that_another_process_writes_is_refused(main, videos, tmp_path):
+    with locked_file(tmp_path / "out" / ".writing.lock", "processes"):
+        with pytest.raises(UserError, match="in use by process .* give another folder for the copies"):
+            main([str(videos), str(tmp_path / "out")])
+    main([str(videos), str(tmp_path / "out")])
+    assert (tmp_path / "out" / "a.mp4").exists() and not (tmp_path / "out" / ".writing.lock").exists()
 
 
 def test_nothing_is_overwritten(main, videos, tmp_path):

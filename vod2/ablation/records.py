@@ -21,8 +21,8 @@ from vod2.bounded import load_json, shown
 from vod2.checkpoint import existing_weights
 from vod2.d2 import BACKEND
 from vod2.engine import inference_folder
-from vod2.engine.machines import locked_file
 from vod2.errors import UserError
+from vod2.locking import locked_file
 from vod2.version import __version__
 
 LOCK, RESULTS, TABLE = "ablate.lock", "results.json", "results.md"

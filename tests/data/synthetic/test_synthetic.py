@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
+from vod2.atomic import write_json
 from vod2.data.synthetic import (
     SYNTHETIC_CLASSES,
     SyntheticConfig,
@@ -29,6 +31,7 @@ from vod2.data.synthetic.deterioration import AMBIGUOUS_FROM, ObjectLayer, motio
 from vod2.data.synthetic.motion import CLEAN_WITHIN, draw_ranges, draw_trajectory
 from vod2.data.synthetic.sprite import draw_appearance, draw_sprite
 from vod2.errors import UserError
+from vod2.locking import locked_file
 
 TOOL = Path(__file__).parents[3] / "tools" / "make_synthetic.py"
 CONFIG = SyntheticConfig(seed=3, train_videos=2, val_videos=3, frames=20, height=96, width=128, classes=6)
@@ -327,6 +330,19 @@ def test_an_interrupted_set_is_completed_and_finished_videos_are_kept(written, t
     write_synthetic(CONFIG, output)
     assert rendered == [("val", 0), ("val", 1), ("val", 2)]
     assert _contents(output) == complete
+
+
+def test_a_set_that_another_process_writes_is_refused_and_its_work_left_alone(tmp_path):
+    output = tmp_path / "set"
+    (output / ".partial").mkdir(parents=True)
+    write_json(output / "synthetic.json", synthetic_writer.QuickSet(CONFIG).manifest())
+    (work := output / ".partial" / "frame.jpg").write_bytes(b"of the other")
+    with locked_file(output / ".writing.lock", "processes"):
+        with pytest.raises(UserError, match=rf"{output} is in use by process {os.getpid()}.* give another folder"):
+            write_synthetic(CONFIG, output)
+        assert work.read_bytes() == b"of the other"
+    write_synthetic(CONFIG, output)
+    assert not work.exists() and not (output / ".writing.lock").exists()
 
 
 def test_a_folder_with_another_set_is_refused_and_left_alone(written):

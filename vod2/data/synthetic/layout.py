@@ -36,11 +36,13 @@ from vod2.bounded import load_json, shown
 from vod2.data.synthetic.scene import SPLITS, SyntheticObject
 from vod2.errors import UserError
 from vod2.image_files import encode_image
+from vod2.locking import locked_file
 
 MANIFEST = "synthetic.json"
 DETERIORATION_FILE = "deterioration.json"
 VISIBILITY_FILE = "visibility.json"
 
+_LOCK = ".writing.lock"
 _PARTIAL = ".partial"
 _JPEG_QUALITY = 95
 _TRAIN_FRAMES = 15  # frames of a training video that the training list names
@@ -122,10 +124,15 @@ def write_set(
         workers: processes; 1 makes all in this one.
 
     Raises:
-        UserError: the folder holds something else.
+        UserError: the folder holds something else, or another process writes it at the moment.
     """
     output = Path(output)
     _claim(source.manifest(), output, describe)
+    with locked_file(output / _LOCK, "processes", remedy="folder", passing=True):
+        _write_set(source, output, workers)
+
+
+def _write_set(source: SyntheticSet, output: Path, workers: int) -> None:
     jobs = []
     for split in SPLITS:
         jobs += [Job(split, index) for index in range(source.video_count(split))]
