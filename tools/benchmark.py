@@ -15,16 +15,17 @@ import argparse
 import importlib
 import itertools
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torchvision
+from speed import detectors, training
 from tabulate import tabulate
 from torch.nn.functional import normalize
 
@@ -46,9 +47,7 @@ from vod2.ops import (
 )
 from vod2.temporal import FrameMemory, build_support_schedule
 
-TOOLS = Path(__file__).resolve().parent
-CONFIGS = TOOLS.parent / "configs"
-sys.path.insert(0, str(TOOLS))  # of the package speed
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 
 class Comparison(NamedTuple):
@@ -543,9 +542,8 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def add_whole(commands: Any, name: str) -> None:
+def add_whole(commands: Any, name: str, module: ModuleType) -> None:
     """One of the two commands that measure whole models."""
-    module = importlib.import_module(f"speed.{name}")
     parser = commands.add_parser(
         name,
         help=module.__doc__.partition(":")[0],
@@ -582,8 +580,8 @@ def add_parts(commands: Any) -> None:
 def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name in ("detectors", "training"):
-        add_whole(commands, name)
+    add_whole(commands, "detectors", detectors)
+    add_whole(commands, "training", training)
     add_parts(commands)
     arguments = parser.parse_args(words)
     arguments.run(arguments)
