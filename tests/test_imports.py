@@ -1,6 +1,6 @@
 """Who may import whom: d2 <- structures <- {temporal, ops, layers} <- modeling <- engine <- {ablation, archive}.
 
-The projects stand outside.
+The commands stand above all, the projects outside.
 """
 
 import ast
@@ -24,6 +24,7 @@ TOOLS = {
     "image_files",
     "bounded",
     "moved",
+    "package_files",
     "plain_pickle",
     "version",
 }  # no knowledge of videos or networks; everybody may use them
@@ -36,6 +37,7 @@ ALLOWED = {
     "errors": set(),
     "image_files": {"atomic"},
     "moved": set(),
+    "package_files": set(),
     "plain_pickle": set(),
     "version": set(),
     "keys": {"d2"},
@@ -54,6 +56,9 @@ ALLOWED = {
     "engine": CORE
     | {"temporal", "ops", "layers", "modeling", "data", "evaluation", "checkpoint", "visualization", "config", "keys"},
     "ablation": {"checkpoint", "d2", "data", "engine", "keys"},
+    "commands": CORE
+    | {"temporal", "modeling", "data", "evaluation", "checkpoint", "visualization", "video", "engine", "archive"},
+    "__main__": {"commands"},
     "archive": {"d2", "temporal", "modeling", "video", "evaluation", "visualization", "checkpoint", "engine"},
 }
 """What each part of vod2 may import besides itself and TOOLS."""
@@ -214,12 +219,15 @@ def test_the_package_never_names_a_project():
     """
     assert PROJECT_NAMES, "there are no projects to look for"
     other_code = {"checkpoint/sources": set(PROJECT_NAMES), "evaluation": {"fgfa", "mega"}}
+    demo = PACKAGE / "commands" / "demo.py"  # it compares one method with its single frame
     for path in sources(PACKAGE):
         words = {word for text in texts_of(path) for word in split_words(text)}
         named = words.intersection(PROJECT_NAMES)
         for folder, known in other_code.items():
             if PACKAGE / folder in path.parents:
                 named -= known
+        if path == demo:
+            named -= {"rdn"}
         assert not named, f"{path.relative_to(ROOT)} names {sorted(named)}"
 
 
