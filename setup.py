@@ -1,5 +1,5 @@
-"""Installs vod2, the folders under projects/ as vod2.projects.<name>, configs/ as vod2/configs, the command `vod2`, and,
-with a compiler, the ops in vod2/csrc.
+"""Installs vod2, projects/<name> as vod2.projects.<name>, configs/ as vod2/configs, the command `vod2`, and, with a
+compiler, the ops in vod2/csrc.
 
 Environment variables:
 

@@ -206,7 +206,7 @@ def test_no_output_is_written_over_an_input(demo, monkeypatch, arguments, capsys
         words = ["--coco", arguments["--opts"]]
     with pytest.raises(SystemExit) as stop:
         call(demo, monkeypatch, arguments, *words)
-    assert stop.value.code == 2 and "which is read" in capsys.readouterr().err
+    assert stop.value.code == 2 and "which this command reads" in capsys.readouterr().err
     assert Path(arguments["--video-input"]).read_bytes() == before
 
 
