@@ -100,6 +100,8 @@ def _command(line: str) -> Command | None:
     if match is None:
         return None
     words = tuple(shlex.split(match[2]))
+    if match[1].startswith("vod2 ") and not words:  # a mention
+        return None
     names_an_option = (
         match[1].endswith(".py") and not line.startswith("python") and len(words) == 1 and words[0].startswith("--")
     )
