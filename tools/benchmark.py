@@ -1,16 +1,21 @@
 #!/usr/bin/env python3
-"""Compares what the project does with the plain way of doing it: time and memory, printed as a table of ratios.
+"""Speed: of whole detectors, of their training steps, and of single parts beside the plain way of doing the same.
 
+    python tools/benchmark.py detectors --config-file configs/FasterRCNN_R101.yaml configs/RDN_R101.yaml --size 600x1000
+    python tools/benchmark.py detectors --all --size 320x512 --json speed.json
+    python tools/benchmark.py training --config-file configs/RDN_R101.yaml --size 320x512
     python tools/benchmark.py --list
     python tools/benchmark.py geometry_bias --threads 1
 
-A benchmark is a function decorated with `benchmark`; it takes the device and returns named pairs of callables.
+What is compared runs by turns in one process, so that ratios can be trusted on a machine that does other work, too.
+A part is a function decorated with `benchmark`; it takes the device and returns named pairs of callables.
 """
 
 import argparse
 import importlib
 import itertools
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -24,7 +29,7 @@ from tabulate import tabulate
 from torch.nn.functional import normalize
 
 from vod2.d2 import Boxes, BoxMode, DatasetCatalog, Instances, MetadataCatalog, build_model
-from vod2.engine import VideoPredictor, inference_copy, load_config
+from vod2.engine import VideoPredictor, cli, inference_copy, load_config
 from vod2.engine.random_weights import damp_frozen_normalisation
 from vod2.evaluation import VIDEvaluator, index_tracks
 from vod2.evaluation.motion import motion_iou, speed_groups
@@ -40,7 +45,9 @@ from vod2.ops import (
 )
 from vod2.temporal import FrameMemory, build_support_schedule
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+TOOLS = Path(__file__).resolve().parent
+CONFIGS = TOOLS.parent / "configs"
+sys.path.insert(0, str(TOOLS))  # of the package speed
 
 
 class Comparison(NamedTuple):
@@ -520,14 +527,65 @@ def measure(comparison: Comparison, device: torch.device, repeats: int) -> list:
     ]
 
 
-def main() -> None:
+def size_of(text: str) -> tuple[int, int]:
+    """(height, width) of "600x1000"."""
+    sides = text.split("x")
+    if len(sides) != 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected HEIGHTxWIDTH in pixels, such as 600x1000")
+    height, width = map(int, sides)
+    return height, width
+
+
+def positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number from 1")
+    return int(text)
+
+
+def whole_parser(command: str) -> argparse.ArgumentParser:
+    """Of the two commands that measure whole models."""
+    module = importlib.import_module(f"speed.{command}")
+    parser = argparse.ArgumentParser(
+        prog=f"benchmark.py {command}",
+        description=module.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config-file", nargs="+", metavar="FILE", help="configurations; the first is the reference")
+    parser.add_argument("--size", type=size_of, default=(600, 1000), metavar="HxW", help="of a frame (600x1000)")
+    parser.add_argument("--device", default="cpu", type=torch.device, help="cpu or cuda (cpu)")
+    parser.add_argument("--threads", default=2, type=positive, help="CPU threads of PyTorch (2)")
+    parser.add_argument("--json", metavar="FILE", help="also write the numbers to a file")
+    parser.add_argument("--peak", action="store_true", help=argparse.SUPPRESS)
+    if command == "detectors":
+        parser.add_argument("--all", action="store_true", help="the configuration of every method with ResNet-101")
+        parser.add_argument("--frames", default=20, type=positive, metavar="N", help="timed frames of each (20)")
+        parser.add_argument("--video", metavar="FILE", help="also time the decoding and resizing of its frames")
+    else:
+        parser.add_argument("--batch", default=1, type=positive, metavar="N", help="clips in a step (1)")
+        parser.add_argument("--steps", default=10, type=positive, metavar="N", help="timed steps of each (10)")
+    return parser
+
+
+WHOLE = ("detectors", "training")
+
+
+def main(words: list[str] | None = None) -> None:
+    words = sys.argv[1:] if words is None else words
+    if words and words[0] in WHOLE:
+        arguments = whole_parser(words[0]).parse_args(words[1:])
+        importlib.import_module(f"speed.{words[0]}").run(arguments)
+    else:
+        measure_parts(words)
+
+
+def measure_parts(words: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help="what to run (default: all)")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="detectors, training, or parts (default: all parts)")
     parser.add_argument("--list", action="store_true", help="only list the names")
     parser.add_argument("--device", default="cpu", type=torch.device)
     parser.add_argument("--threads", default=1, type=int, help="CPU threads of PyTorch (default: 1)")
     parser.add_argument("--repeats", default=7, type=int, help="timed runs, of which the median counts (default: 7)")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     unknown = sorted(set(arguments.names) - set(BENCHMARKS))
     if unknown:
         parser.error(f"no benchmark named {', '.join(unknown)}; there are: {', '.join(BENCHMARKS)}")
@@ -544,4 +602,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

@@ -129,7 +129,7 @@ def _require_whole_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> N
     if wanted != there:
         # A limit, because a header of a few bytes may request any amount of memory.
         raise LimitError(
-            f"{member.filename} has the shape {shape} of {dtype}, {wanted} bytes; the limit is the {there} bytes it holds"
+            f"{member.filename} states {shape} {dtype}, {wanted} bytes, the limit is the {there} bytes it holds"
         )
 
 
@@ -172,7 +172,7 @@ def _plainly(load: Callable[[], _Value]) -> _Value:
         return load()
     except RecursionError as error:
         raise LimitError("it is nested too deeply, the limit is Python's: about 100 brackets") from error
-    # TypeError: a list as a key; AttributeError: a bug in PyYAML. ValueError, such as a date that does not exist, passes.
+    # TypeError: a list as a key; AttributeError: a bug in PyYAML. A date that does not exist is a ValueError already.
     except (yaml.YAMLError, TypeError, AttributeError, ArithmeticError, LookupError) as error:
         raise ValueError(_sentence(error)) from error
 
@@ -180,7 +180,7 @@ def _plainly(load: Callable[[], _Value]) -> _Value:
 def _require_moderate(root: yaml.Node) -> None:
     sizes: dict[int, int] = {}
     opened: set[int] = set()
-    # Depth first: the children of a node are above it on the stack, so they have been counted when it comes up again.
+    # Depth first: children are above their node on the stack, so they are counted when the node comes up again.
     stack = [root]
     while stack:
         node = stack[-1]

@@ -118,12 +118,16 @@ class RunningStream:
             _fill(model, self._memory, self._image, self._next - self.period)
 
     @torch.no_grad()
+    def step(self) -> None:
+        """Detect in the next frame, which encodes the frames that are new. The first one begins a period."""
+        fresh = [{"image": self._image, "frame_index": index} for index in self._memory.missing(self._next)]
+        self._step({"frame_index": self._next, "support": fresh}, self._memory)
+        self._next += 1
+
     def advance(self) -> None:
-        """Detect in the frames of the next period, which encodes those that are new."""
-        for now in range(self._next, self._next + self.period):
-            fresh = [{"image": self._image, "frame_index": index} for index in self._memory.missing(now)]
-            self._step({"frame_index": now, "support": fresh}, self._memory)
-        self._next += self.period
+        """Detect in the frames of the next period."""
+        for _ in range(self.period):
+            self.step()
 
 
 def frame_seconds(model: VideoRCNN, schedule: SupportSchedule, size: tuple[int, int], repeats: int = 3) -> float:

@@ -186,7 +186,7 @@ def _sentence(cfg: CfgNode, error: Exception) -> str:
 
 
 def _stands_in(value: Any, reason: str) -> bool:
-    """Whether a message has the value of a key: the same text as a whole word, or the same numbers one after another."""
+    """Whether a message contains the value of a key: as a whole word, or as the same sequence of numbers."""
     # Short values, such as 0 or '', are in any sentence.
     if value in (0, 1, -1, True, False, "", None) or len(repr(value)) <= 2:
         return False

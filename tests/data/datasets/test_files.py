@@ -34,9 +34,7 @@ def picture(path):
 @pytest.mark.parametrize("name", ["../../0.png", "a/../../../0.png", "/etc/passwd"])
 def test_a_name_of_an_image_that_leaves_the_dataset_is_refused_by_loader_and_check(tmp_path, name):
     path = write(tmp_path / "set" / "annotations" / "set.json", name)
-    with pytest.raises(
-        UserError, match=rf"images\[0\]: file name '{name}', expected a file below .*set: correct it"
-    ):
+    with pytest.raises(UserError, match=rf"images\[0\]: file name '{name}', expected a file below .*set: correct it"):
         load_coco_video(path)
     assert any(name in finding.value for finding in check(path).findings if finding.severity == ERROR)
     with pytest.raises(UserError, match="expected a file below .*images or .*set: correct it, or give image_root='/'"):

@@ -39,7 +39,7 @@ def files_in(folder: Path, suffix: str) -> Iterator[Path]:
 def leads_out(name: str | os.PathLike) -> bool:
     """Whether a path that a file of a dataset names leads out of the folder that it is relative to.
 
-    Links inside that folder are not looked at: they were made by the owner of the folder, not by the author of the file.
+    Links inside that folder are not examined: the owner of the folder made them, not the author of the file.
 
     Example:
         >>> leads_out("a/../b.jpg"), leads_out("../b.jpg"), leads_out("/etc/passwd")

@@ -1,0 +1,1 @@
+"""Speed of whole detectors and of their trainings, for tools/benchmark.py."""
