@@ -142,7 +142,7 @@ def test_the_first_signal_asks_and_the_second_interrupts(archive):
         signal.raise_signal(signal.SIGINT)
 
 
-def test_a_run_that_is_interrupted_leaves_nothing_running(archive, tmp_path):
+def test_a_run_that_is_interrupted_leaves_nothing_running(archive, tmp_path, monkeypatch):
     write_archive(tmp_path / "in", 2, 0)
     closed = []
 
@@ -153,7 +153,7 @@ def test_a_run_that_is_interrupted_leaves_nothing_running(archive, tmp_path):
         def close(self):
             closed.append(True)
 
-    archive.tool.LocalWorkers = lambda make, devices, inherited: Interrupted(None, 1)
+    monkeypatch.setattr(tool, "LocalWorkers", lambda make, devices, inherited: Interrupted(None, 1))
     code, said = archive("--input", "in")
     assert code == 130 and "interrupted" in said and closed == [True]
     rows = rows_of(tmp_path / "out" / "manifest.sqlite").values()
