@@ -1,4 +1,5 @@
-"""Installs vod2, the folders under projects/ as vod2.projects.<name>, and, with a compiler, the ops in vod2/csrc.
+"""Installs vod2, projects/<name> as vod2.projects.<name>, configs/ as vod2/configs, the command `vod2`, and, with a
+compiler, the ops in vod2/csrc.
 
 Environment variables:
 
@@ -53,9 +54,9 @@ def read_version():
 
 
 def discover_packages():
-    """Returns all packages and the folders of those that do not lie where their name says (the projects)."""
-    packages = find_packages(include=["vod2", "vod2.*"])
-    folders = {}
+    """Returns all packages and the folders of those that do not lie where their name says."""
+    packages = find_packages(include=["vod2", "vod2.*"]) + ["vod2.configs"]  # of data alone
+    folders = {"vod2.configs": "configs"}
     for init in sorted((ROOT / "projects").glob("*/__init__.py")):
         name = f"vod2.projects.{init.parent.name}"
         folders[name] = f"projects/{init.parent.name}"
@@ -142,11 +143,18 @@ setup(
     name="vod2",
     version=read_version(),
     description="Video object detection on Detectron2",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=PACKAGES,
     package_dir=PACKAGE_FOLDERS,
-    package_data={"vod2": ["py.typed"], "vod2.visualization": ["report_template.html"]},
+    package_data={
+        "vod2": ["py.typed"],
+        "vod2.configs": ["*.yaml", "*/*.yaml"],
+        "vod2.visualization": ["report_template.html"],
+    },
+    entry_points={"console_scripts": ["vod2 = vod2.commands:main"]},
     install_requires=REQUIREMENTS,
     extras_require=EXTRAS,
     zip_safe=False,

@@ -17,9 +17,9 @@ WARNING = "WARNING: the compiled ops of vod2 were not built"
 @pytest.fixture
 def checkout(tmp_path):
     """What setup.py reads, in a folder of its own."""
-    for name in ("setup.py", "pyproject.toml"):
+    for name in ("setup.py", "pyproject.toml", "README.md"):
         shutil.copy(ROOT / name, tmp_path)
-    for name in ("vod2", "projects"):
+    for name in ("vod2", "projects", "configs"):
         ignored = shutil.ignore_patterns("__pycache__", "*.so")
         shutil.copytree(ROOT / name, tmp_path / name, ignore=ignored)
     return tmp_path

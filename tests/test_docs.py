@@ -131,7 +131,8 @@ def test_commands_are_taken_by_their_programs(document):
             except SystemExit:
                 pytest.fail(f"{command}: {message.getvalue()}")
         if getattr(arguments, "config_file", None):
-            load_config(ROOT / arguments.config_file, getattr(arguments, "opts", None))
+            path = ROOT / arguments.config_file
+            load_config(path if path.is_file() else arguments.config_file, getattr(arguments, "opts", None))
 
 
 @EACH

@@ -104,7 +104,7 @@ def test_an_unknown_row_is_named_with_those_that_there_are(rows):
 def test_what_had_a_file_of_its_own_is_named_in_its_new_form(rows):
     with pytest.raises(UserError, match=r"Paper_T3.yaml' does not exist: it is a row of a file now, .*paper.yaml:T3"):
         load_config(str(rows.with_name("Paper_T3.yaml")))
-    with pytest.raises(UserError, match="Paper_T4.yaml' does not exist$"):
+    with pytest.raises(UserError, match="Paper_T4.yaml' does not exist: give a file"):
         load_config(str(rows.with_name("Paper_T4.yaml")))
 
 

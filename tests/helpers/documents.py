@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from unittest import mock
 
+from vod2.commands import COMMANDS
 from vod2.config import add_video_config
 from vod2.d2 import CfgNode, get_cfg
 
@@ -66,7 +67,7 @@ class Command:
     """A call of one of the project's programs.
 
     Attributes:
-        program: path of the script, relative to the project, or the name of a module after -m.
+        program: path of the script, relative to the project, the name of a module after -m, or "vod2 COMMAND".
         words: its arguments; "..." stands for arguments that are left out.
         remark: what follows as a comment of the shell.
         is_whole: it can be called like this; false for an option that is named with its program, such as
@@ -91,13 +92,19 @@ def commands(text: str) -> list[Command]:
 
 def _command(line: str) -> Command | None:
     line, _, remark = line.partition(" #")
-    match = re.match(r"(?:python )?((?:tools|datasets)/\w+\.py)( .*|$)", line) or re.match(
-        r"python -m (vod2\S+)(.*)", line
+    match = (
+        re.match(r"(?:python )?((?:tools|datasets)/\w+\.py)( .*|$)", line)
+        or re.match(r"python -m (vod2\.\S+)(.*)", line)
+        or re.match(rf"(?:python -m )?(vod2 (?:{'|'.join(COMMANDS)}))( .*|$)", line)
     )
     if match is None:
         return None
     words = tuple(shlex.split(match[2]))
-    names_an_option = not line.startswith("python") and len(words) == 1 and words[0].startswith("--")
+    if match[1].startswith("vod2 ") and not words:  # a mention
+        return None
+    names_an_option = (
+        match[1].endswith(".py") and not line.startswith("python") and len(words) == 1 and words[0].startswith("--")
+    )
     return Command(match[1], words, remark, not names_an_option)
 
 
@@ -114,6 +121,8 @@ def parser_of(program: str) -> argparse.ArgumentParser:
         module = importlib.util.module_from_spec(spec)
         with mock.patch.object(sys, "path", [str(path.parent), *sys.path]):
             spec.loader.exec_module(module)
+    elif program.startswith("vod2 "):
+        module = importlib.import_module(f"vod2.commands.{COMMANDS[program.removeprefix('vod2 ')].module}")
     else:
         module = importlib.import_module(program)
 

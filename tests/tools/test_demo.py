@@ -1,6 +1,5 @@
 """tools/demo.py with a predictor that needs no model."""
 
-import importlib.util
 import itertools
 import json
 import re
@@ -18,6 +17,7 @@ from helpers.models import tiny_cfg
 from helpers.videos import write_browser_recording, write_numbered_video
 from vod2 import VideoPredictor
 from vod2.checkpoint.files import write_checkpoint
+from vod2.commands import detect
 from vod2.d2 import Boxes, Instances, build_model
 from vod2.engine.cli import run
 from vod2.engine.random_weights import draw_weights
@@ -75,12 +75,9 @@ class FakeCapture:
 
 @pytest.fixture
 def demo(monkeypatch):
-    spec = importlib.util.spec_from_file_location("demo", DEMO)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    monkeypatch.setattr(module, "VideoPredictor", FakePredictor)
+    monkeypatch.setattr(detect, "VideoPredictor", FakePredictor)
     monkeypatch.setattr(FakePredictor, "made", [])
-    return module
+    return detect
 
 
 @pytest.fixture
@@ -209,7 +206,7 @@ def test_no_output_is_written_over_an_input(demo, monkeypatch, arguments, capsys
         words = ["--coco", arguments["--opts"]]
     with pytest.raises(SystemExit) as stop:
         call(demo, monkeypatch, arguments, *words)
-    assert stop.value.code == 2 and "which is read" in capsys.readouterr().err
+    assert stop.value.code == 2 and "which this command reads" in capsys.readouterr().err
     assert Path(arguments["--video-input"]).read_bytes() == before
 
 

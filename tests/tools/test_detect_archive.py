@@ -9,7 +9,6 @@ import sqlite3
 import subprocess
 import sys
 import time
-from importlib import util
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,8 @@ import pytest
 from helpers.archives import WINDOW, FakeWorkers, assert_archive_is_whole, rows_of, write_archive, write_detector
 from helpers.videos import moving_frames, write_video
 from vod2.archive import Counts
+from vod2.commands import archive as tool
+from vod2.engine import cli
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOL = ROOT / "tools" / "detect_archive.py"
@@ -25,24 +26,21 @@ TOOL = ROOT / "tools" / "detect_archive.py"
 @pytest.fixture
 def archive(tmp_path, monkeypatch, capsys):
     """Calls the tool in this process, with workers of this process; returns its exit code and what it says."""
-    spec = util.spec_from_file_location("detect_archive", TOOL)
-    tool = util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
     monkeypatch.chdir(tmp_path)
     write_detector(tmp_path)
-    tool.LocalWorkers = lambda make, devices, inherited: FakeWorkers(make(devices[0]).run, len(devices))
+    workers = lambda make, devices, inherited: FakeWorkers(make(devices[0]).run, len(devices))  # noqa: E731
+    monkeypatch.setattr(tool, "LocalWorkers", workers)
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def call(*words, keys=()) -> tuple[int, str]:
         words = ["--config-file", "detector.yaml", "--output", "out", "--device", "cpu", "--workers", "1", *words]
         monkeypatch.setattr(sys, "argv", ["detect_archive.py", *words, "--opts", *keys])
         try:
-            tool.cli.run(tool.main)
+            cli.run(tool.main)
         except SystemExit as stop:
             code = stop.code
         return code, capsys.readouterr().err
 
-    call.tool = tool
     yield call
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -137,14 +135,14 @@ def test_a_mistake_is_told_before_any_worker_begins(archive, tmp_path, words, ke
 
 def test_the_first_signal_asks_and_the_second_interrupts(archive):
     asked = []
-    archive.tool._stop_on_signals(lambda: asked.append(True))
+    tool._stop_on_signals(lambda: asked.append(True))
     signal.raise_signal(signal.SIGTERM)
     assert asked == [True]
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
 
 
-def test_a_run_that_is_interrupted_leaves_nothing_running(archive, tmp_path):
+def test_a_run_that_is_interrupted_leaves_nothing_running(archive, tmp_path, monkeypatch):
     write_archive(tmp_path / "in", 2, 0)
     closed = []
 
@@ -155,7 +153,7 @@ def test_a_run_that_is_interrupted_leaves_nothing_running(archive, tmp_path):
         def close(self):
             closed.append(True)
 
-    archive.tool.LocalWorkers = lambda make, devices, inherited: Interrupted(None, 1)
+    monkeypatch.setattr(tool, "LocalWorkers", lambda make, devices, inherited: Interrupted(None, 1))
     code, said = archive("--input", "in")
     assert code == 130 and "interrupted" in said and closed == [True]
     rows = rows_of(tmp_path / "out" / "manifest.sqlite").values()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from vod2.d2 import comm, get_event_storage
 from vod2.errors import UserError
+from vod2.package_files import command_line
 
 _LOGGER = logging.getLogger("vod2.engine")
 
@@ -60,7 +61,7 @@ class BadSteps:
                 f"the training has diverged: {self._in_a_row} updates in a row were not finite, the last at iteration "
                 f"{iteration}: {reason}; its frames: {frames}. Lower SOLVER.BASE_LR (now {self._base_lr:g}), set "
                 "SOLVER.CLIP_GRADIENTS.ENABLED True, or, if it is always the same frames, check their annotations "
-                "(tools/check_dataset.py); --resume goes on from the last checkpoint, whose weights are finite. "
+                f"({command_line('check')}); --resume goes on from the last checkpoint, whose weights are finite. "
                 f"SOLVER.MAX_BAD_STEPS is {self._most}"
             )
         _LOGGER.warning(

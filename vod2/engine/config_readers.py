@@ -38,13 +38,14 @@ def find_readers(wanted: Iterable[str]) -> dict[str, list[str]]:
 
 
 def source_files() -> list[Path]:
-    """The files of vod2 and of the projects that add keys, without the stand-in for Detectron2.
+    """The files of vod2 and of the projects that add keys, without the stand-in for Detectron2 and the command line.
 
     The files that define the keys are not among them.
     """
     definitions = {Path(inspect.getfile(add_keys)).resolve() for add_keys in EXTENSIONS}
     roots = {Path(keys.__file__).resolve().parent, *(path.parent for path in definitions)}
-    files = {path for root in roots for path in root.rglob("*.py") if "_d2lite" not in path.parts}
+    files = {path for root in roots for path in root.rglob("*.py")}
+    files = {path for path in files if not {"_d2lite", "commands"}.intersection(path.parts)}
     # Defining a key is not reading it, even where the definition mentions its node
     return sorted(files - definitions)
 

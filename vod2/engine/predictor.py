@@ -32,7 +32,7 @@ class VideoPredictor:
 
     Args:
         cfg: configuration with MODEL.WEIGHTS, VIDEO.TEST_SCHEDULE and INPUT.MIN_SIZE_TEST, MAX_SIZE_TEST, FORMAT; or
-            the path of its file.
+            its file, or the name of one that comes with vod2, see `load_config`.
         weights: instead of MODEL.WEIGHTS; "" for random ones.
         lookahead: how many frames after t frame t waits for: 0 is causal, for live pictures; up to the window's radius.
             None is what the configuration says (in the papers, the radius), and 0 where it asks for the whole video.

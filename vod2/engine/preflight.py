@@ -18,6 +18,7 @@ from vod2.errors import UserError
 from vod2.evaluation.evaluated import load_evaluated_dataset
 from vod2.evaluation.frame_kinds import read_frame_kinds
 from vod2.modeling import asks_for_ids
+from vod2.package_files import command_line
 
 _LOGGER = logging.getLogger("vod2.engine")
 
@@ -234,7 +235,7 @@ def _faults_of_all(name: str, records: Sequence[Mapping], is_tested: bool) -> li
     if is_tested and not any(record.get("annotations") for record in records):
         faults.append(
             f"{name}: no frame has annotations, expected objects that detections can be held against: leave it out of "
-            "DATASETS.TEST, or detect in it with tools/demo.py"
+            f"DATASETS.TEST, or detect in it with {command_line('detect')}"
         )
     return faults
 

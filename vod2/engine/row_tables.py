@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from vod2.engine.rows import COLUMNS, SAME, TEST, TRAIN, ConfigRow, RowFile, config_name, split_row
+from vod2.package_files import command_line
 
 
 def row_listing(rows: RowFile) -> str:
@@ -24,9 +25,9 @@ def row_description(row: ConfigRow) -> str:
         lines.append("paper: " + ", ".join(f"{COLUMNS[key]} {value}" for key, value in row.paper.items()))
     lines += [f"{key} {value!r}" for key, value in row.overrides.items()]
     if row.kind == TRAIN:
-        lines.append(f"python tools/train_net.py --config-file {row} --num-gpus 4")
+        lines.append(f"{command_line('train')} --config-file {row} --num-gpus 4")
     elif row.kind == TEST:
-        lines.append(f"python tools/train_net.py --config-file {row} --eval-only")
+        lines.append(f"{command_line('train')} --config-file {row} --eval-only")
     return "\n".join(lines)
 
 

@@ -14,7 +14,8 @@ configs/ablations/<paper>.yaml:
             paper: {mAP: 80.3, ms: 90.1}     # what the table prints, see `COLUMNS`
             overrides: {VIDEO.TEST_SCHEDULE.RADIUS: 3}
 
-Wherever a configuration is taken, configs/ablations/rdn.yaml:T3 is one.
+Wherever a configuration is taken, configs/ablations/rdn.yaml:T3 is one. Where there is no such file, it is the name of
+one that comes with vod2 (`vod2.package_files.find_config`).
 """
 
 import os
@@ -28,6 +29,7 @@ import yaml
 
 from vod2.bounded import load_yaml
 from vod2.errors import UserError
+from vod2.package_files import command_line, find_config
 
 TRAIN, TEST, SAME = "train", "test", "same"
 KINDS = (TRAIN, TEST, SAME)
@@ -152,11 +154,11 @@ def resolve_rows(config_file: str | os.PathLike) -> tuple[str, list[ConfigRow]]:
         # Bases first: settings are merged in this order, and the named row wins
         rows.insert(0, row)
         config_file = row.base
-    path = os.fspath(config_file)
+    path = find_config(os.fspath(config_file))
     if has_rows(path):
         names = load_rows(path).rows
         asked = "the base of " + str(rows[0]) if rows else "a configuration"
-        example = f"{path}:{next(iter(names))} (python tools/show_config.py {path} lists them)"
+        example = f"{path}:{next(iter(names))} ({command_line('show')} {path} lists them)"
         raise UserError(f"{path} holds rows: name one for {asked}, such as {example}")
     return path, rows
 
@@ -176,7 +178,7 @@ def find_test_setting(config_file: str | os.PathLike) -> ConfigRow | None:
 def has_rows(path: str | os.PathLike) -> bool:
     """Whether a file that exists is one of rows; what cannot be read is none."""
     try:
-        content = load_yaml(Path(path).read_text(encoding="utf-8"))
+        content = load_yaml(Path(find_config(os.fspath(path))).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     return isinstance(content, dict) and "tables" in content
@@ -204,7 +206,7 @@ def config_name(config_file: str | os.PathLike) -> str:
 
 
 def load_rows(path: str | os.PathLike) -> RowFile:
-    """Read a file of rows.
+    """Read a file of rows: one of the user's, or one that comes with vod2 (`find_config`).
 
     Raises:
         UserError: the file is missing or no YAML, a key is unknown or missing or its value of another type, a base
@@ -214,7 +216,7 @@ def load_rows(path: str | os.PathLike) -> RowFile:
         >>> load_rows("configs/ablations/rdn.yaml").rows["T3"].paper["mAP"]
         80.3
     """
-    path = Path(path)
+    path = Path(find_config(os.fspath(path)))
     try:
         content = load_yaml(path.read_text(encoding="utf-8"), _UniqueKeys)
     except OSError as error:

@@ -16,6 +16,7 @@ from vod2.engine.rows import TRAIN, resolve_rows, row_of_former_file, split_row
 from vod2.engine.yaml_files import require_keys_and_values
 from vod2.errors import UserError
 from vod2.keys import unread_keys
+from vod2.package_files import command_line, find_config, similar_config
 
 _LOGGER = logging.getLogger("vod2")
 
@@ -24,7 +25,9 @@ def load_config(config_file: str, overrides: list[str] | None = None) -> CfgNode
     """Detectron2's and vod2's defaults, then the file, then `KEY VALUE ...`; the CPU is chosen where there is no GPU.
 
     Args:
-        config_file: "" for the defaults; FILE, or FILE:ROW for a row of a paper's table (`vod2.engine.rows`).
+        config_file: "" for the defaults; FILE, or FILE:ROW for a row of a paper's table (`vod2.engine.rows`). Where
+            there is no such file it is the name of one that comes with vod2, such as "RDN_R101.yaml", "quick/RDN.yaml"
+            or "configs/quick/RDN.yaml".
         overrides: `KEY VALUE ...`.
 
     Raises:
@@ -49,11 +52,9 @@ def load_config(config_file: str, overrides: list[str] | None = None) -> CfgNode
 
 def _merge_configuration(cfg: CfgNode, config_file: str) -> None:
     """FILE, or the file that FILE:ROW begins with and then one row after the other."""
-    file = split_row(config_file)[0]
+    file = find_config(split_row(config_file)[0])
     if not os.path.isfile(file):
-        row = row_of_former_file(file)
-        remedy = "" if row is None else f": it is a row of a file now, give {row}"
-        raise UserError(f"configuration {file!r} does not exist{remedy}")
+        raise UserError(f"configuration {file!r} does not exist: {_remedy(file)}")
     path, rows = resolve_rows(config_file)
     require_keys_and_values(path)
     _merge(cfg.merge_from_file, path, path)
@@ -63,6 +64,16 @@ def _merge_configuration(cfg: CfgNode, config_file: str) -> None:
         # Test settings that follow are evaluated with the weights of this training
         if row.kind == TRAIN:
             weights = f"{cfg.OUTPUT_DIR}/model_final.pth"
+
+
+def _remedy(file: str) -> str:
+    """What to give instead of a configuration that does not exist."""
+    if row := row_of_former_file(file):
+        return f"it is a row of a file now, give {row}"
+    names = f"{command_line('show')} --list has the names of those that come with vod2"
+    return (
+        f"did you mean {similar}? {names}" if (similar := similar_config(file)) else f"give a file, or a name: {names}"
+    )
 
 
 def _merge(merge: Callable, argument: str | list[str] | CfgNode, source: str) -> None:
@@ -91,7 +102,7 @@ def setup(cfg: CfgNode, args: argparse.Namespace) -> None:
     register_files()  # in a process of its own, nothing has been registered
     cfg.freeze()
     # Detectron2 prints the file, and knows no FILE:ROW
-    default_setup(cfg, argparse.Namespace(**vars(args) | {"config_file": split_row(args.config_file)[0]}))
+    default_setup(cfg, argparse.Namespace(**vars(args) | {"config_file": find_config(split_row(args.config_file)[0])}))
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="vod2")
     _LOGGER.info("Detectron2 backend: %s", BACKEND)
     if unread := unread_keys(cfg):

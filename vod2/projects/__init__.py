@@ -4,10 +4,10 @@ import importlib
 import pkgutil
 from pathlib import Path
 
-# In a checkout the projects stand beside the package; an installed package holds them here.
-_checkout = Path(__file__).resolve().parents[2] / "projects"
-if _checkout.is_dir():
-    __path__.append(str(_checkout))
+_HERE = Path(__file__).resolve().parent
+# An installed package holds the projects here; in a checkout they stand beside it.
+if not any(_HERE.glob("*/__init__.py")):
+    __path__.append(str(_HERE.parents[1] / "projects"))
 
 PROJECTS = tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if module.ispkg))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from vod2.errors import VideoError
+from vod2.package_files import command_line
 
 MAX_PIXELS = 2**27
 """The most pixels (width times height) of a frame that is decoded unless another limit is given: 134 million.
@@ -29,14 +30,14 @@ def require_file(path: str | os.PathLike) -> None:
         if _ADDRESS.match(str(text)):
             raise VideoError(
                 f"{str(text)!r} is an address, expected a video file or a folder of images: download it, or read it as "
-                "a stream with vod2.video.Camera (tools/demo.py: --webcam ADDRESS)"
+                f"a stream with vod2.video.Camera ({command_line('detect')} --webcam ADDRESS)"
             ) from error
         raise VideoError(f"there is no video {str(text)!r}: expected a video file or a folder of images") from error
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         kind = "a pipe" if stat.S_ISFIFO(mode) else "a device or a socket"
         raise VideoError(
             f"{str(text)!r} is {kind}, and a video is read more than once: save it to a file, or read a camera with "
-            "vod2.video.Camera (tools/demo.py: --webcam)"
+            f"vod2.video.Camera ({command_line('detect')} --webcam)"
         )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from vod2.data.datasets.video_index import VideoIndex
 from vod2.errors import UserError
+from vod2.package_files import command_line
 
 logger = logging.getLogger(__name__)
 
@@ -134,7 +135,7 @@ class BadFrames:
         if len(self) > self.limit:
             raise UserError(
                 f"{len(self)} frames cannot be read, more than DATASETS.MAX_BAD_FRAMES = {self.limit}: check the "
-                f"dataset with tools/check_dataset.py, fix it or raise the limit. {self._list()}"
+                f"dataset with {command_line('check')}, fix it or raise the limit. {self._list()}"
             ) from error
 
     def _frames_of(self, clip: dict) -> Iterable[int]:

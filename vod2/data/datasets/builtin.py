@@ -16,6 +16,7 @@ from vod2.data.datasets.uavdt import register_uavdt
 from vod2.data.datasets.vod_synth import VOD_SYNTH_PARTS, register_vod_synth
 from vod2.data.synthetic import SYNTHETIC_CLASSES
 from vod2.data.synthetic.vod_synth import SIZES
+from vod2.package_files import command_line
 
 
 def register_builtin_datasets(folder: str) -> None:
@@ -41,7 +42,7 @@ def register_builtin_datasets(folder: str) -> None:
         if f"uavdt_{split}" not in registered:
             register_uavdt(f"uavdt_{split}", os.path.join(folder, "UAVDT"), split)
     size = "--train-videos 200 --val-videos 40 --frames 60 --size 128x192 --classes 6"
-    remedy = f"make it with python tools/make_synthetic.py --output {synthetic} {size}"
+    remedy = f"make it with {command_line('synthetic')} --output {synthetic} {size}"
     for split in ("train", "val"):
         if f"synthetic_{split}" not in registered:
             register_imagenet_vid(f"synthetic_{split}", synthetic, split, SYNTHETIC_CLASSES, remedy=remedy)

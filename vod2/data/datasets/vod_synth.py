@@ -7,6 +7,7 @@ from vod2.data.datasets.imagenet_det import find_det_list, load_imagenet_det
 from vod2.data.datasets.imagenet_vid import XmlAnnotations, default_classes, find_list, load_imagenet_vid
 from vod2.data.synthetic.vod_synth import BENCHMARK, SIZES, check_version
 from vod2.errors import UserError
+from vod2.package_files import command_line
 
 VOD_SYNTH_PARTS: tuple[str, ...] = ("train", "train_all", "val", "det")
 
@@ -42,7 +43,7 @@ def load_vod_synth(root: str | os.PathLike, part: str, size: str, name: str) -> 
     Raises:
         UserError: the folder is not there, is broken or not complete, or holds another version or size.
     """
-    remedy = f"make it with python tools/make_synthetic.py --benchmark {BENCHMARK} --size {size} --output {root}"
+    remedy = f"make it with {command_line('synthetic')} --benchmark {BENCHMARK} --size {size} --output {root}"
     # First of all, as the lists and classes of another version would be read without complaint.
     check_version(root, size, remedy)
     _require_lists(root, remedy)

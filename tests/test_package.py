@@ -1,0 +1,272 @@
+"""vod2 as it is installed: the files of its wheel, and its commands in an environment that knows no checkout."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from helpers import documents
+from helpers.videos import moving_frames, write_video
+from vod2 import package_files
+from vod2.commands import COMMANDS, main
+from vod2.engine import load_config
+from vod2.errors import UserError
+from vod2.version import __version__
+
+ROOT = Path(__file__).resolve().parents[1]
+MOST_BYTES = 200_000  # of a file of the wheel: of code and text, not of data
+
+
+@pytest.fixture(autouse=True)
+def own_words(monkeypatch) -> None:
+    """`main` changes the words of the process."""
+    monkeypatch.setattr(sys, "argv", ["pytest"])
+
+
+def run(*command: str | Path, cwd: Path, **variables: str) -> subprocess.CompletedProcess:
+    """A process that does not know this checkout."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment |= {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", **variables}
+    return subprocess.run(list(map(str, command)), cwd=cwd, env=environment, capture_output=True, text=True)
+
+
+def build(folder: Path, **variables: str) -> Path:
+    """The wheel of what lies in a folder, as pip builds it."""
+    words = ("-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", "wheels", ".")
+    done = run(sys.executable, *words, cwd=folder, **variables)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = (folder / "wheels").glob("*.whl")
+    return wheel
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory) -> Path:
+    """The unpacked source distribution of this checkout."""
+    checkout, folder = tmp_path_factory.mktemp("checkout"), tmp_path_factory.mktemp("sdist")
+    for path in ROOT.iterdir():
+        if path.name in ("vod2", "projects", "configs"):
+            shutil.copytree(path, checkout / path.name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+        elif path.is_file():
+            shutil.copy(path, checkout)
+    done = run(sys.executable, "setup.py", "sdist", "--dist-dir", folder, cwd=checkout, VOD2_BUILD_OPS="0")
+    assert done.returncode == 0, done.stderr
+    with tarfile.open(folder / f"vod2-{__version__}.tar.gz") as archive:
+        archive.extractall(folder, filter="data")
+    return folder / f"vod2-{__version__}"
+
+
+@pytest.fixture(scope="module")
+def wheel(sources) -> Path:
+    """Built from the source distribution, without a compiler."""
+    return build(sources, VOD2_BUILD_OPS="0")
+
+
+class Installed:
+    """An environment with the wheel and what this one has beside vod2; `folder` is where its programs run."""
+
+    def __init__(self, wheel: Path, root: Path) -> None:
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", root / "venv"], check=True)
+        self.python = root / "venv" / "bin" / "python"
+        packages = sysconfig.get_path("purelib", vars={"base": str(root / "venv"), "platbase": str(root / "venv")})
+        # A path in a .pth is searched last, and .pth files there, such as that of an editable vod2, are not read.
+        own = (ROOT, ROOT / "tests", ROOT / "tools")
+        known = [path for path in sys.path if Path(path).is_dir() and Path(path).resolve() not in own]
+        Path(packages, "others.pth").write_text("\n".join(known))
+        words = ("install", "--no-deps", "--no-index", "--force-reinstall", "--ignore-installed", wheel)
+        done = run(sys.executable, "-m", "pip", "--python", self.python, *words, cwd=root)
+        assert done.returncode == 0, done.stderr
+        self.folder = root / "empty"
+        self.folder.mkdir()
+
+    def command(self, *words: str | Path) -> str:
+        """What `vod2 WORDS` prints; it must end well."""
+        return self.call(self.python.with_name("vod2"), *words)
+
+    def call(self, *command: str | Path) -> str:
+        done = run(*command, cwd=self.folder)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory) -> Installed:
+    return Installed(wheel, tmp_path_factory.mktemp("installed"))
+
+
+def test_the_wheel_has_code_configurations_and_projects_and_nothing_else(wheel):
+    assert wheel.name == f"vod2-{__version__}-py3-none-any.whl"
+    with zipfile.ZipFile(wheel) as archive:
+        files = {entry.filename: entry.file_size for entry in archive.infolist()}
+    configs = {path.relative_to(ROOT).as_posix() for path in (ROOT / "configs").rglob("*.yaml")}
+    code = {path.relative_to(ROOT).as_posix() for path in (ROOT / "vod2").rglob("*.py")}
+    projects = {path.relative_to(ROOT).as_posix() for path in (ROOT / "projects").rglob("*.py")}
+    wanted = code | {f"vod2/{name}" for name in configs | projects}
+    wanted |= {"vod2/py.typed", "vod2/visualization/report_template.html"}
+    own = {name for name in files if not name.startswith(f"vod2-{__version__}.dist-info/")}
+    assert len(configs) > 80 and own == wanted
+    assert max(files.values()) < MOST_BYTES
+
+
+def test_the_installed_command_lists_its_commands(installed):
+    listed = re.findall(r"^  (\w+)  ", installed.command("--help"), flags=re.MULTILINE)
+    assert listed == list(COMMANDS)
+
+
+def test_a_video_is_detected_with_a_packaged_configuration_and_random_weights(installed):
+    write_video(installed.folder / "in.mp4", moving_frames(4))
+    words = "--video-input in.mp4 --output out.mp4 --json out.json --report out.html --confidence-threshold 0".split()
+    installed.call(
+        installed.python,
+        "-m",
+        "vod2",
+        "detect",
+        "--config-file",
+        "quick/RDN.yaml",
+        *words,
+        "--opts",
+        "MODEL.WEIGHTS",
+        "",
+    )
+    assert (installed.folder / "out.mp4").stat().st_size and (installed.folder / "out.html").stat().st_size
+    found = json.loads((installed.folder / "out.json").read_text())
+    assert len(found["frames"]) == 4
+
+
+def test_the_python_example_of_the_readme_runs(installed):
+    """Word for word, with weights of its model, which are random; nothing of the checkout is read."""
+    (example,) = [
+        fence.body for fence in documents.fences((ROOT / "README.md").read_text()) if fence.language == "python"
+    ]
+    before = """
+import numpy as np, torch
+from vod2 import VideoPredictor as Predictor
+torch.save({"model": Predictor("configs/RDN_R101.yaml", "").model.state_dict()}, "rdn.pth")
+frames = [np.full((8, 80, 3), 40 * t, np.uint8) for t in range(2)]
+"""
+    after = """
+import vod2.package_files, vod2.projects.rdn
+print("places:", *vod2.__path__, vod2.package_files.CONFIGS, vod2.projects.rdn.__file__, sep="\\n")
+"""
+    printed, places = installed.call(installed.python, "-c", before + example + after).split("places:\n")
+    assert [line.split()[0] for line in printed.splitlines() if "Boxes(" in line] == ["0", "1"]
+    assert all(Path(place).is_relative_to(installed.python.parents[1]) for place in places.split())
+
+
+@pytest.mark.slow
+def test_a_wheel_with_compiled_ops_is_one_of_its_platform_and_runs_them(sources, tmp_path):
+    """Where there is a compiler; without one the wheel is still built, and says so (tests/test_build.py)."""
+    if shutil.which("c++") is None:
+        pytest.skip("no compiler")
+    shutil.copytree(sources, tmp_path / "sources", ignore=shutil.ignore_patterns("build", "wheels", "*.egg-info"))
+    wheel = build(tmp_path / "sources", VOD2_BUILD_OPS="1")
+    assert not wheel.name.endswith("-any.whl")
+    installed = Installed(wheel, tmp_path)
+    printed = installed.call(
+        installed.python, "-c", "from vod2.ops import compiled_device_types as types; print(*types())"
+    )
+    assert "cpu" in printed.split()
+
+
+@pytest.mark.parametrize(
+    ("program", "in_checkout", "said"),
+    [
+        ("tools/train_net.py", True, "python tools/check_dataset.py"),
+        ("/venv/bin/vod2", True, "vod2 check"),
+        ("vod2 train", True, "vod2 check"),
+        ("own_program.py", False, "vod2 check"),
+    ],
+)
+def test_messages_name_commands_that_are_there(program, in_checkout, said, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [program])
+    if not in_checkout:
+        monkeypatch.setattr(package_files, "_PACKAGE", tmp_path / "site-packages" / "vod2")
+    assert package_files.command_line("check") == said
+
+
+def test_evaluation_in_a_checkout_is_training_with_an_option(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["tools/train_net.py"])
+    assert package_files.command_line("eval") == "python tools/train_net.py --eval-only"
+
+
+@pytest.mark.parametrize(
+    "name", ["RDN_R101.yaml", "configs/RDN_R101.yaml", "./configs/RDN_R101.yaml", str(ROOT / "configs/RDN_R101.yaml")]
+)
+def test_a_packaged_configuration_is_found_from_any_folder(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_config(name).VIDEO.TEST_SCHEDULE.NAME == "SlidingWindow"
+
+
+def test_a_row_of_a_packaged_file_is_found_with_its_bases(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "RDN_R101.yaml").write_text("VIDEO: {TEST_SCHEDULE: {RADIUS: 5}}")  # no base of a packaged row
+    assert load_config("ablations/rdn.yaml:T3").VIDEO.TEST_SCHEDULE.RADIUS == 3
+    assert load_config("ablations/rdn.yaml:T3").VIDEO.TEST_SCHEDULE.NAME == "SlidingWindow"
+
+
+@pytest.mark.parametrize("name", ["RDN_R101.yaml", "configs/RDN_R101.yaml"])
+def test_a_file_of_the_users_own_is_preferred(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path(name).parent.mkdir(exist_ok=True)
+    Path(name).write_text("VIDEO: {TEST_SCHEDULE: {RADIUS: 5}}")
+    assert load_config(name).VIDEO.TEST_SCHEDULE.RADIUS == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("quick/RND.yaml", "did you mean quick/RDN.yaml?"),
+        ("mine.yaml", "give a file, or a name: "),
+        ("../configs/RDN_R101.yaml", "did you mean|give a file"),
+        ("configs", "'configs' does not exist: give a file"),
+        ("/nowhere/RDN_R101.yaml", "'/nowhere/RDN_R101.yaml' does not exist"),
+    ],
+)
+def test_a_configuration_that_does_not_exist_is_one_sentence_with_the_remedy(name, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=re.escape(said) if "|" not in said else said) as error:
+        load_config(name)
+    assert "show" in str(error.value) and "--list" in str(error.value)
+
+
+def call(*words: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    return ended.value.code
+
+
+def test_an_unknown_command_is_told_with_the_one_that_is_meant(capsys):
+    assert call("detct") == 2
+    assert capsys.readouterr().err == "error: vod2 has no command 'detct': did you mean 'detect'?\n"
+    assert call("xyz") == 2 and "expected one of detect, archive" in capsys.readouterr().err
+    assert call() == 2 and capsys.readouterr().err.startswith("usage: vod2 COMMAND")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_of_a_command_names_it_and_no_file_of_tools(name, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["vod2", name, "--help"])
+    assert call(name, "--help") == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"usage: vod2 {name} ") and f"vod2 {name} " in said.split("\n\n", 1)[1]
+    assert "python tools/" not in said
+
+
+def test_every_tool_that_is_a_command_takes_the_same_options():
+    for name, tool in package_files.TOOLS.items():
+        assert documents.options_of(f"vod2 {name}") == documents.options_of(f"tools/{tool}.py")
+    assert package_files.TOOLS.keys() == COMMANDS.keys()
+
+
+def test_eval_is_train_with_eval_only(capsys):
+    missing = ("MODEL.WEIGHTS", "nowhere.pth")
+    assert call("eval", "--config-file", "quick/RDN.yaml", *missing) == 2
+    evaluated = capsys.readouterr().err
+    assert call("train", "--eval-only", "--config-file", "quick/RDN.yaml", *missing) == 2
+    assert evaluated == capsys.readouterr().err and "nowhere.pth" in evaluated

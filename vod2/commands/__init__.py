@@ -1,0 +1,96 @@
+"""The command `vod2`: detection, training and what belongs to them, each also a file of tools/ in a checkout.
+
+A command is a module here with a function `main`, which takes its words or those of the process.
+"""
+
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from vod2.engine import cli
+from vod2.version import __version__
+
+_ROOM = 12  # characters of the column of names
+
+
+class Command(NamedTuple):
+    """What `vod2 NAME` runs.
+
+    Attributes:
+        module: in this package; it is imported when its command is called.
+        summary: for the list of commands.
+    """
+
+    module: str
+    summary: str
+
+
+GROUPS = {
+    "detection": {
+        "detect": Command("detect", "objects in videos, folders of images or a camera, as video, text or page"),
+        "archive": Command("archive", "objects in thousands to millions of videos, resumable"),
+        "link": Command("link", "join the boxes of an evaluation to tracks, and evaluate them again"),
+    },
+    "training and evaluation": {
+        "train": Command("train", "train the detector of a configuration"),
+        "eval": Command("evaluate", "evaluate weights on a dataset"),
+        "compare": Command("compare", "whether one method is better than another, with intervals"),
+        "check": Command("check", "find everything that is wrong with a dataset"),
+    },
+    "models": {
+        "show": Command("show", "configurations that come with vod2, rows of papers' tables, keys"),
+        "convert": Command("convert", "published weights to those of vod2"),
+        "analyze": Command("analyze", "parameters, operations and time of a detector"),
+    },
+    "to try it": {
+        "demo": Command("demo", "synthetic videos, two trainings and their comparison, in about ten minutes"),
+        "synthetic": Command("synthetic", "make synthetic videos with annotations"),
+    },
+}
+"""{heading: {name: command}}."""
+
+COMMANDS = {name: command for group in GROUPS.values() for name, command in group.items()}
+
+
+def usage() -> str:
+    """What `vod2 --help` prints."""
+    lines = [
+        "usage: vod2 COMMAND ...",
+        "",
+        "Video object detection: an image detector that looks at other frames, too.",
+    ]
+    for heading, group in GROUPS.items():
+        lines += ["", f"{heading}:", *(f"  {name:{_ROOM}}{command.summary}" for name, command in group.items())]
+    lines += [
+        "",
+        "vod2 COMMAND --help has the options and examples of a command; vod2 --version the version.",
+        "",
+        "  vod2 detect --config-file RDN_R101.yaml --video-input in.mp4 --output out.mp4 --opts MODEL.WEIGHTS rdn.pth",
+        "",
+        "Names of configurations are files, or what vod2 show --list prints.",
+    ]
+    return "\n".join(lines)
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Run `vod2 WORDS ...`, by default those of the process; ends it with the exit code of the command."""
+    words = list(sys.argv[1:] if words is None else words)
+    if not words:
+        print(usage(), file=sys.stderr)
+        sys.exit(2)
+    name, *rest = words
+    if name in ("-h", "--help", "help"):
+        print(usage())
+    elif name == "--version":
+        print(f"vod2 {__version__}")
+    elif name in COMMANDS:
+        # What the parser, the help and the messages call the program
+        sys.argv = [f"vod2 {name}", *rest]
+        cli.run(importlib.import_module(f"{__name__}.{COMMANDS[name].module}").main)
+    else:
+        similar = difflib.get_close_matches(name, COMMANDS, n=1)
+        remedy = f"did you mean {similar[0]!r}?" if similar else f"expected one of {', '.join(COMMANDS)}"
+        print(f"error: vod2 has no command {name!r}: {remedy}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,43 @@
+"""What a configuration is: the rows of a paper's tables, one row of them, or all keys and values; and what keys mean.
+
+vod2 show configs/ablations/rdn.yaml           # its rows, and the paper's numbers
+vod2 show configs/ablations/rdn.yaml:T3        # what that row is, and how it is run
+vod2 show configs/ablations/rdn.yaml:T3 --full # all of its keys and values
+vod2 show configs/RDN_R101.yaml
+vod2 show --list                               # the configurations that come with vod2
+vod2 show --keys                               # all keys of vod2 and its projects: docs/config.md
+"""
+
+import argparse
+from collections.abc import Sequence
+
+from vod2.commands.parsing import command_parser
+from vod2.engine import load_config
+from vod2.engine.config_docs import key_page
+from vod2.engine.row_tables import row_description, row_listing
+from vod2.engine.rows import find_row, has_rows, load_rows
+from vod2.package_files import config_names
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    parser = command_parser(__doc__)
+    parser.add_argument("config", nargs="?", metavar="FILE[:ROW]", help="a configuration, or a file of rows")
+    parser.add_argument("--list", action="store_true", help="names of the configurations that come with vod2")
+    parser.add_argument("--keys", action="store_true", help="what the keys of vod2 and its projects mean")
+    parser.add_argument("--full", action="store_true", help="all keys and values of a row")
+    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="configuration keys")
+    args = parser.parse_args(words)
+    if [bool(args.config), args.list, args.keys].count(True) != 1:
+        parser.error("expected FILE[:ROW], or --list or --keys alone")
+    if args.list:
+        print("\n".join(config_names()))
+        return
+    if args.keys:
+        print(key_page(), end="")
+        return
+    if has_rows(args.config) and not args.full:
+        print(row_listing(load_rows(args.config)), end="")
+        return
+    cfg = load_config(args.config, args.opts)
+    row = find_row(args.config)
+    print(cfg.dump() if row is None or args.full else row_description(row))
