@@ -130,9 +130,10 @@ def test_commands_are_taken_by_their_programs(document):
                 arguments = docs.parser_of(command.program).parse_args(list(command.words))
             except SystemExit:
                 pytest.fail(f"{command}: {message.getvalue()}")
-        if getattr(arguments, "config_file", None):
-            path = ROOT / arguments.config_file
-            load_config(path if path.is_file() else arguments.config_file, getattr(arguments, "opts", None))
+        configs = getattr(arguments, "config_file", None) or []
+        for config in configs if isinstance(configs, list) else [configs]:
+            path = ROOT / config
+            load_config(path if path.is_file() else config, getattr(arguments, "opts", None))
 
 
 @EACH

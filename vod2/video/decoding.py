@@ -249,8 +249,9 @@ def _promise(container: av.container.InputContainer, stream: av.VideoStream) -> 
 
 def _frames_in_index(stream: av.VideoStream) -> int | None:
     """How many frames an AVI holds: its header also counts empty chunks, which prolong the frame before."""
-    # PyAV 16 has none.
-    index = getattr(stream, "index_entries", ())
-    # A file that was cut off has no index, or a part of one.
-    is_whole = len(index) > 0 and index[-1].timestamp + 1 == stream.frames
+    # PyAV 16 has none, nor has a file that was cut off, or only a part of one.
+    index = getattr(stream, "index_entries", None)
+    if not index:
+        return None
+    is_whole = index[-1].timestamp + 1 == stream.frames
     return len(index) if is_whole else None

@@ -156,8 +156,8 @@ def read_table(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> FrameTa
             # Demuxers look for the last keyframe at or before a time, some by decoding time and some by presentation
             # time.
             seek_times.append(pts if dts is None else min(pts, dts))
-    arrays = (np.array(values, np.int64) for values in (times, keys, seek_times))
-    return FrameTable(*arrays, unit=stream.time_base or Fraction(1, av.time_base))
+    unit = stream.time_base or Fraction(1, av.time_base)
+    return FrameTable(np.array(times, np.int64), np.array(keys, np.int64), np.array(seek_times, np.int64), unit)
 
 
 def has_times(container: av.container.InputContainer, stream: av.VideoStream) -> bool:
