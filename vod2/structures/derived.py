@@ -111,7 +111,7 @@ class FeatureRows:
     @staticmethod
     def remembered(features: Tensor) -> "FeatureRows":
         """Features (M, D) of one frame from now on remembered."""
-        return FeatureRows([(RememberedFeatures(features.detach()), len(features))])
+        return FeatureRows([(RememberedFeatures(features), len(features))])
 
     @staticmethod
     def cat(rows: "Sequence[FeatureRows | Tensor]") -> "FeatureRows":
