@@ -16,7 +16,7 @@ from vod2.modeling import PROPOSAL_AGGREGATOR_REGISTRY, Aggregated, ProposalAggr
 from vod2.modeling.roi_heads import require_linear_box_head
 from vod2.projects.hvrnet.auxiliary import AuxiliaryHead
 from vod2.projects.hvrnet.inter import InterVideo, RelatedClip, attend, attention_shares, rois_of, within_video
-from vod2.structures import Clip, ProposalSet, Role, TemporalContext
+from vod2.structures import Clip, ProposalSet, Role, TemporalContext, as_tensor, cat_rows, through, with_rows
 
 
 class Intra(NamedTuple):
@@ -201,8 +201,8 @@ class HVRAggregator(ProposalAggregator):
         # The first relation: of the key proposals x and of all supports, a.
         # s stays as it is: the third relation looks at the initial supports.
         first = self.relation[0]
-        x, s = query.features, support.features
-        x, a = F.relu(x + attend(first, x, s)), F.relu(s + attend(first, s, s))
+        x, s = query.features, support.rows
+        x, a = F.relu(x + attend(first, x, s)), F.relu(as_tensor(s) + attend(first, s, s))
 
         # The second.
         second = self.relation[1]
@@ -220,19 +220,19 @@ class HVRAggregator(ProposalAggregator):
         third = self.relation[2]
         of_key = _marked(support, context, is_key)
         b = F.relu(s2[of_key] + attend(second, s2[of_key], s2))
-        initial = s.index_copy(0, of_key.nonzero()[:, 0], b.to(s.dtype))
-        x, s3 = self.transform[1](middle), self.transform[1](initial)
+        initial = with_rows(s, of_key.nonzero()[:, 0], b.to(support.features.dtype))
+        x, s3 = self.transform[1](middle), through(initial, self.transform[1])
         pool = s3
         others = (~of_key).nonzero()[:, 0]
         if self.skips_both:
-            pool = torch.cat([s3, self.transform[1](a[others].to(s.dtype))])
+            pool = cat_rows([s3, self.transform[1](a[others].to(support.features.dtype))])
         last = F.relu(x + attend(third, x, pool))
         if keeps_relations:
             relations = attention_shares(third, x, pool)
             if self.skips_both:  # the other supports stand in the pool twice: what is taken of them adds up
                 relations = relations[:, : len(s3)].index_add(1, others, relations[:, len(s3) :])
         if also_supports:
-            supports = F.relu(s3 + attend(third, s3, pool))
+            supports = F.relu(as_tensor(s3) + attend(third, s3, pool))
         return Intra(middle, last, supports, relations)
 
     def _inter_layers(self) -> list[tuple[nn.Linear, RelationAttention]]:

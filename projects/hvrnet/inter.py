@@ -20,20 +20,25 @@ from vod2.projects.hvrnet.mining import (
     select_videos,
     similarities,
 )
-from vod2.structures import Clip, Frame
+from vod2.structures import Clip, FeatureRows, Frame
 
 
-def attend(relation: RelationAttention, query: Tensor, key: Tensor, mask: Tensor | None = None) -> Tensor:
+def attend(
+    relation: RelationAttention,
+    query: Tensor | FeatureRows,
+    key: Tensor | FeatureRows,
+    mask: Tensor | None = None,
+) -> Tensor:
     """NL(query, key): (n, D), (m, D) -> (n, D). The relations of HVR-Net do not look at boxes."""
     # Any box does: a relation without geometry does not read it.
-    box = query.new_zeros(1, 4)
+    box = relation.query.weight.new_zeros(1, 4)
     return relation(query, key, box.expand(len(query), 4), box.expand(len(key), 4), mask)
 
 
 @torch.no_grad()
-def attention_shares(relation: RelationAttention, query: Tensor, key: Tensor) -> Tensor:
+def attention_shares(relation: RelationAttention, query: Tensor | FeatureRows, key: Tensor | FeatureRows) -> Tensor:
     """(n, D), (m, D) -> (n, m): how much `attend` takes of each key, 1 in all."""
-    box = query.new_zeros(1, 4)
+    box = relation.query.weight.new_zeros(1, 4)
     return relation.weights(query, key, box.expand(len(query), 4), box.expand(len(key), 4)).mean(dim=0)
 
 

@@ -16,7 +16,7 @@ from vod2.d2 import CfgNode, configurable
 from vod2.layers import ModuleList, RelationModules, init_xavier
 from vod2.modeling import PROPOSAL_AGGREGATOR_REGISTRY, Aggregated, ProposalAggregator, build_relations
 from vod2.projects.mega.memory import LongRangeMemory, StoredProposals
-from vod2.structures import ProposalSet, Role, TemporalContext
+from vod2.structures import ProposalSet, Role, TemporalContext, as_tensor, cat_rows
 
 
 class Staged(NamedTuple):
@@ -159,9 +159,7 @@ class MEGAAggregator(ProposalAggregator):
         """Steps 1 and 4: += G_k. What the global frames have is never updated."""
         if not self.global_relations:
             return proposals
-        added = self.global_relations[k](
-            proposals.features, global_supports.features, proposals.boxes, global_supports.boxes
-        )
+        added = self.global_relations[k](proposals.rows, global_supports.rows, proposals.boxes, global_supports.boxes)
         return replace(proposals, features=proposals.features + added)
 
     def _of_memory_frames(self, part: TemporalContext, global_supports: ProposalSet) -> Sequence[StoredProposals]:
@@ -181,7 +179,7 @@ class MEGAAggregator(ProposalAggregator):
         last = len(self.local_relations) - 1
         distilled = y[y.rank() < self.distilled_topk]  # (A)
         # Key frame and distilled supports go through the same relation: one call for both.
-        features = torch.cat([x.features, distilled.features])  # (N + A, D)
+        features = cat_rows([x.rows, distilled.rows])  # (N + A, D)
         boxes = torch.cat([x.boxes, distilled.boxes])
         # Stage 0 looks at all rows of y, later ones at what the stage before has made of the distilled ones.
         keys_of_stage, keys, shares = y, [], None
@@ -190,13 +188,13 @@ class MEGAAggregator(ProposalAggregator):
             # Nothing looks at the supports after the last stage: it updates the key frame alone.
             if s == last:
                 features, boxes = features[: len(x)], x.boxes
-            key = torch.cat([keys_of_stage.features, stored.features])
+            key = cat_rows([keys_of_stage.rows, stored.features])
             key_boxes = torch.cat([keys_of_stage.boxes, stored.boxes])
             if self.keep_relations and s == last:
                 with torch.no_grad():
                     shares = relation.weights(features, key, boxes, key_boxes).mean(dim=0)
-            features = features + relation(features, key, boxes, key_boxes)
+            features = as_tensor(features) + relation(features, key, boxes, key_boxes)
             if s < last:
                 features = F.relu(self.transform[s](features))
                 keys_of_stage = replace(distilled, features=features[len(x) :])
-        return Staged(replace(x, features=features), keys, shares)
+        return Staged(replace(x, features=as_tensor(features)), keys, shares)

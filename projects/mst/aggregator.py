@@ -122,13 +122,13 @@ class MSTAggregator(ProposalAggregator):
             support = support.top(self.instance_pool)
         # Rows that are not chosen are copied, background among them.
         rows, mask = self._same_object(features, query, support)
-        added = self.instance(features[rows], support.features, query.boxes[rows], support.boxes, mask)
+        added = self.instance(features[rows], support.rows, query.boxes[rows], support.boxes, mask)
         features = features.index_add(0, rows, added.to(features.dtype))  # equation 12
         return Aggregated(features, relations=relations)
 
     def _proposal_level(self, query: ProposalSet, support: ProposalSet) -> tuple[Tensor, Tensor | None]:
         """Equation 10, module after module; the support features stay as they are. Relations come second if kept."""
-        pair = query.features, support.features, query.boxes, support.boxes
+        pair = query.features, support.rows, query.boxes, support.boxes
         return stacked_relations(self.relations, self.transform, *pair, keep=self.keep_relations)
 
     def _same_object(self, features: Tensor, query: ProposalSet, support: ProposalSet) -> tuple[Tensor, Tensor]:
@@ -143,7 +143,7 @@ class MSTAggregator(ProposalAggregator):
         assert self.instance is not None  # who has no instance level does not come here
         # Which supports are looked at is a choice, through which no gradient could flow.
         with torch.no_grad():
-            weights = self.instance.weights(features[rows], support.features, query.boxes[rows], support.boxes)
+            weights = self.instance.weights(features[rows], support.rows, query.boxes[rows], support.boxes)
         similarity = weights.mean(dim=0)  # (K, M), over the heads
         count = min(len(support), max(1, round(self.ratio * len(support))))
         mask = torch.zeros_like(similarity, dtype=torch.bool)

@@ -97,7 +97,7 @@ class RDNAggregator(ProposalAggregator):
 
     def _basic_stage(self, query: ProposalSet, support: ProposalSet) -> tuple[Tensor, Tensor | None]:
         """Equations 3 and 4; the support features stay as they are. The relations (N, M) come second if kept."""
-        pair = query.features, support.features, query.boxes, support.boxes
+        pair = query.features, support.rows, query.boxes, support.boxes
         return stacked_relations(self.basic, self.transform, *pair, keep=self.keep_relations)
 
     def _advanced_stage(self, features: Tensor, boxes: Tensor, support: ProposalSet) -> Tensor:
@@ -105,7 +105,7 @@ class RDNAggregator(ProposalAggregator):
         assert self.refine is not None and self.distill is not None  # who has no advanced stage does not come here
         pool = self._advanced_pool(support)
         # Equation 6: the distilled supports look at all of R^s, themselves among them.
-        refined = pool.features + self.refine(pool.features, support.features, pool.boxes, support.boxes)
+        refined = pool.features + self.refine(pool.rows, support.rows, pool.boxes, support.boxes)
         if self.refine_transform is not None:
             refined = F.relu(self.refine_transform(refined))
         # Equation 7: the key frame's proposals look at the distilled supports alone.

@@ -11,7 +11,7 @@ from vod2.d2 import CfgNode, configurable
 from vod2.layers import ModuleList, RelationAttention, init_xavier
 from vod2.modeling import PROPOSAL_AGGREGATOR_REGISTRY, Aggregated, ProposalAggregator
 from vod2.modeling.roi_heads import require_linear_box_head
-from vod2.structures import ProposalSet, TemporalContext
+from vod2.structures import FeatureRows, ProposalSet, TemporalContext, as_tensor, through
 
 
 @PROPOSAL_AGGREGATOR_REGISTRY.register()
@@ -88,7 +88,7 @@ class SELSAAggregator(ProposalAggregator):
     def forward(self, query: ProposalSet, context: TemporalContext) -> Aggregated[Tensor]:
         """The key frame's proposals (N, D) before activation and the context's -> (N, D) after the last activation."""
         support = context.proposals(self.support_topk, like=query)
-        x, supports, relations = query.features, support.features, None
+        x, supports, relations = query.features, support.rows, None
         for k, relation in enumerate(self.relation):
             if k > 0:
                 x, supports = self.transform[k - 1](x), self._next_supports(k, supports, support.boxes)
@@ -100,9 +100,9 @@ class SELSAAggregator(ProposalAggregator):
             x = F.relu(x + relation(*pair))
         return Aggregated(x, relations=relations)
 
-    def _next_supports(self, k: int, supports: Tensor, boxes: Tensor) -> Tensor:
+    def _next_supports(self, k: int, supports: Tensor | FeatureRows, boxes: Tensor) -> Tensor | FeatureRows:
         """H_k -> H_{k+1}, both (M, D) before activation."""
         # By S_{k-1}, which the key frame's proposals have just gone through: supports get no relation of their own.
         if self.update_supports:
-            supports = supports + self.relation[k - 1](supports, supports, boxes, boxes)
-        return self.transform[k - 1](F.relu(supports))
+            supports = as_tensor(supports) + self.relation[k - 1](supports, supports, boxes, boxes)
+        return through(supports, self.transform[k - 1], before=F.relu)

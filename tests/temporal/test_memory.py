@@ -1,9 +1,12 @@
 """FrameMemory: what it holds, what it refuses."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 
-from vod2.structures import Frame, Role
+from vod2.structures import Frame, ProposalSet, Role, through
 from vod2.temporal import FrameMemory, GlobalSample, Keyframes, NoWindow, ScheduleUnion, SlidingWindow
 
 SIZE = (32, 48)
@@ -135,6 +138,29 @@ def test_a_copy_of_a_memory_goes_its_own_way():
     other.extend()
     assert memory.missing(1) == [] and set(memory.context(1).carry) == {"state"}
     assert (memory.video, other.length) == (other.video, memory.length + 1)
+
+
+def test_what_layers_make_of_a_support_is_shared_by_copies_and_ends_with_the_last_that_holds_it():
+    layer, results = torch.nn.Linear(4, 2).eval(), []
+    layer.register_forward_hook(lambda module, inputs, output: results.append(weakref.ref(output)))
+    memory = make_memory(SlidingWindow(1))
+    for index in range(4):
+        proposals = ProposalSet.of_frame(torch.zeros(2, 4), torch.full((2, 4), float(index)), torch.zeros(2), SIZE)
+        memory.put(Frame(memory.video, index, SIZE, proposals=proposals))
+    memory.context(2)  # frames 1, 2, 3
+    other = memory.copy()
+    with torch.no_grad():
+        for each in (memory, other):
+            rows = each.cached_context().proposals().rows
+            expected = torch.nn.functional.linear(rows.tensor, layer.weight, layer.bias)
+            torch.testing.assert_close(through(rows, layer).tensor, expected)
+    del rows, each
+    assert len(results) == 3
+    memory.start("next", 5)
+    assert sum(result() is not None for result in results) == 3
+    other.start("next", 5)
+    gc.collect()
+    assert all(result() is None for result in results)
 
 
 def test_a_context_stays_as_it_was_when_the_memory_moves_on():

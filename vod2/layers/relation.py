@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from vod2.layers.geometry import GeometryBias
 from vod2.layers.initialisation import init_normal
 from vod2.moved import renamed_method
+from vod2.structures import FeatureRows, as_tensor, through
 
 _CLOSED = -1e4  # logit of a pair that the mask forbids; finite, so that a row without any key has a gradient of 0
 
@@ -68,16 +69,22 @@ class RelationAttention(nn.Module):
         init_normal(*layers, std=0.32 / math.sqrt(dim))  # .01 at the papers' 1024
 
     def forward(
-        self, query: Tensor, key: Tensor, query_boxes: Tensor, key_boxes: Tensor, mask: Tensor | None = None
+        self,
+        query: Tensor | FeatureRows,
+        key: Tensor | FeatureRows,
+        query_boxes: Tensor,
+        key_boxes: Tensor,
+        mask: Tensor | None = None,
     ) -> Tensor:
         """query (N, D), key (M, D), boxes (N, 4) and (M, 4) xyxy pixels -> (N, D).
 
+        Of `FeatureRows`, proposals of frames that a memory holds, the projections are computed once a frame.
         `mask` (N, M) bool is True where query i may look at key j; a query that may look at none gets 0.
         """
-        q, k = self._heads(self.query(query)), self._heads(self.key(key))
+        q, k = self._projected(query, self.query), self._projected(key, self.key)
         # The weights of a query sum to 1, so a single head may project after the sum: N rows instead of M.
         project_late = self.num_heads == 1 and len(query) < len(key)
-        v = key.to(q.dtype)[None] if project_late else self._heads(self.value(key))
+        v = as_tensor(key).to(q.dtype)[None] if project_late else self._projected(key, self.value)
         bias = self._bias(query_boxes, key_boxes, mask)
         bias = None if bias is None else bias.to(q.dtype)[None]
         # (1, h, N, d): with a batch axis PyTorch may choose a kernel that never stores the (N, M) weights.
@@ -93,14 +100,17 @@ class RelationAttention(nn.Module):
             return out * (len(key) > 0)
         return out * mask.any(dim=1, keepdim=True)
 
-    def weights(self, query: Tensor, key: Tensor, query_boxes: Tensor, key_boxes: Tensor) -> Tensor:
+    def weights(
+        self, query: Tensor | FeatureRows, key: Tensor | FeatureRows, query_boxes: Tensor, key_boxes: Tensor
+    ) -> Tensor:
         """(h, N, M): the relation weights w of equation 1, for linking and for pictures; rows sum to 1."""
-        q, k = self._heads(self.query(query)), self._heads(self.key(key))
+        q, k = self._projected(query, self.query), self._projected(key, self.key)
         logits = q @ k.transpose(1, 2) * self.scale
         bias = self._bias(query_boxes, key_boxes, None)
         return (logits if bias is None else logits + bias).softmax(dim=-1)
 
-    def _heads(self, x: Tensor) -> Tensor:
+    def _projected(self, rows: Tensor | FeatureRows, projection: nn.Linear) -> Tensor:
+        x = as_tensor(through(rows, projection))
         return x.unflatten(1, (self.num_heads, -1)).transpose(0, 1)  # (N, D) -> (h, N, d)
 
     def _bias(self, query_boxes: Tensor, key_boxes: Tensor, mask: Tensor | None) -> Tensor | None:
@@ -116,7 +126,7 @@ def stacked_relations(
     relations: Sequence[RelationAttention],
     transforms: Sequence[nn.Module],
     features: Tensor,
-    support: Tensor,
+    support: Tensor | FeatureRows,
     boxes: Tensor,
     support_boxes: Tensor,
     keep: bool = False,

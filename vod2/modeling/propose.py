@@ -95,7 +95,9 @@ def propose_frames(
     for row, frame in enumerate(frames):
         is_trained = targets is not None and targets[row] is not None
         rois = proposals[row] if is_trained else None
-        proposed.append(frame.with_(proposals=embedded[row], targets=rois))
+        # In inference also of clips, frame by frame: the products of a stream's steps, which round alike.
+        of_frame = embedded[row] if rpn.training else embedded[row].remembered()
+        proposed.append(frame.with_(proposals=of_frame, targets=rois))
     return proposed, losses
 
 

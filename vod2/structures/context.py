@@ -90,5 +90,5 @@ class TemporalContext:
         sets: Sequence[ProposalSet] = [frame.proposals for frame in self.frames if frame.proposals is not None]
         if not sets:
             return None if like is None else like[:0]
-        joined = ProposalSet.cat(sets)
-        return joined if top is None else joined.top(top)
+        # A frame's best come first. Cut before they are joined: what is remembered of a frame are its first rows.
+        return ProposalSet.cat(sets if top is None else [proposals[:top] for proposals in sets])

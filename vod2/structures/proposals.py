@@ -10,6 +10,8 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
+from vod2.structures.derived import FeatureRows
+
 BACKGROUND = -1
 """The id of a proposal that shows no object."""
 UNKNOWN = -2
@@ -54,6 +56,8 @@ class ProposalSet:
     frame: Tensor
     image_sizes: tuple[tuple[int, int], ...]
     fields: Mapping[str, Tensor] = field(default_factory=dict)
+    # No argument, so that `replace` leaves it out: other features have other values.
+    _rows: FeatureRows | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         count = len(self.boxes)
@@ -75,6 +79,20 @@ class ProposalSet:
     def is_embedded(self) -> bool:
         """Whether there are features: what was pooled from the boxes."""
         return self.features.shape[1] > 0
+
+    @property
+    def rows(self) -> FeatureRows | Tensor:
+        """`features`; of frames that a memory holds with what layers have made of them, see `through`."""
+        return self.features if self._rows is None else self._rows
+
+    def remembered(self) -> "ProposalSet":
+        """The same proposals of a frame that enters a memory: from now on `rows` keep what layers make of them."""
+        return self._with_rows(FeatureRows.remembered(self.features))
+
+    def _with_rows(self, rows: FeatureRows | None) -> "ProposalSet":
+        copy = replace(self)
+        object.__setattr__(copy, "_rows", rows)
+        return copy
 
     @staticmethod
     def of_frame(
@@ -116,7 +134,7 @@ class ProposalSet:
             values = [proposals.fields[name] for proposals in sets if name in proposals.fields]
             if len(values) == len(sets):
                 fields[name] = torch.cat(values)
-        return ProposalSet(
+        joined = ProposalSet(
             boxes=torch.cat([proposals.boxes for proposals in sets]),
             features=torch.cat([proposals.features for proposals in sets]),
             scores=torch.cat([proposals.scores for proposals in sets]),
@@ -124,6 +142,9 @@ class ProposalSet:
             image_sizes=sizes,
             fields=fields,
         )
+        if all(proposals._rows is None for proposals in sets):
+            return joined
+        return joined._with_rows(FeatureRows.cat([proposals.rows for proposals in sets]))
 
     def top(self, count: int) -> "ProposalSet":
         """The first `count` proposals of every frame, that is those of the highest objectness."""
@@ -146,7 +167,8 @@ class ProposalSet:
         return torch.bincount(self.frame, minlength=len(self.image_sizes))
 
     def __getitem__(self, rows: Tensor | slice) -> "ProposalSet":
-        return self._converted(lambda value: value[rows])
+        selected = self._converted(lambda value: value[rows])
+        return selected if self._rows is None else selected._with_rows(self._rows[rows])
 
     def detach(self) -> "ProposalSet":
         """The same values without gradient."""

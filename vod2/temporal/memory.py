@@ -52,6 +52,8 @@ class FrameMemory:
     def put(self, frame: Frame) -> None:
         """Remember an encoded frame.
 
+        What layers make of its proposals' features alone is kept with it (`ProposalSet.rows`), as long as it is here.
+
         Raises:
             ValueError: if the frame belongs to another video.
         """
@@ -59,6 +61,8 @@ class FrameMemory:
             raise ValueError(
                 f"the memory holds video {self.video!r}, got a frame of {frame.video_id!r}: call start() first"
             )
+        if frame.proposals is not None:
+            frame = frame.with_(proposals=frame.proposals.remembered())
         self._frames[frame.index] = frame
 
     def missing(self, t: int) -> list[int]:
@@ -97,7 +101,7 @@ class FrameMemory:
         """Another memory of the same frames, which carries the same; what is done to it stays in it."""
         other = FrameMemory(self.schedule)
         other.start(self.video, self.length)
-        # The tensors are shared: nothing writes into them.
+        # The tensors are shared: nothing writes into them. So is what layers made of them, the same for both.
         other._frames, other._carry = dict(self._frames), dict(self._carry)
         return other
 

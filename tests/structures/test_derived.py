@@ -1,0 +1,208 @@
+"""What layers make of remembered features: computed once, made again where it no longer holds, gone with the frame."""
+
+import copy
+import gc
+import weakref
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from vod2.structures import FeatureRows, ProposalSet, as_tensor, cat_rows, through, with_rows
+
+DIM = 8
+
+
+@pytest.fixture
+def layer() -> nn.Linear:
+    torch.manual_seed(0)
+    return nn.Linear(DIM, 4, dtype=torch.float64).eval()
+
+
+@pytest.fixture
+def computed(layer) -> list[int]:
+    """How many rows each call of the layer had."""
+    counts: list[int] = []
+    layer.register_forward_hook(lambda module, inputs, output: counts.append(len(output)))
+    return counts
+
+
+@pytest.fixture
+def values(layer) -> list[weakref.ref]:
+    """What each call of the layer has returned, as long as it is kept."""
+    results: list[weakref.ref] = []
+    layer.register_forward_hook(lambda module, inputs, output: results.append(weakref.ref(output)))
+    return results
+
+
+@pytest.fixture(autouse=True)
+def without_gradients():
+    with torch.no_grad():
+        yield
+
+
+def make_features(count: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(count, DIM, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def make_proposals(count: int, seed: int = 0) -> ProposalSet:
+    boxes = torch.tensor([[0.0, 0.0, 4.0, 4.0]]).expand(count, 4)
+    return ProposalSet.of_frame(boxes, make_features(count, seed), torch.arange(count, 0, -1.0), (32, 32))
+
+
+def test_the_rows_of_a_frame_go_through_a_layer_once(layer, computed):
+    first, second, third = (make_proposals(5, seed).remembered() for seed in range(3))
+    for window in ([first, second], [first, second], [second, third]):
+        joined = ProposalSet.cat(window)
+        torch.testing.assert_close(through(joined.rows, layer).tensor, layer(joined.features), rtol=1e-12, atol=1e-12)
+    assert computed == [5, 5, 10, 10, 5, 10]  # 10: the expected values
+
+
+def test_proposals_that_no_memory_holds_are_plain_tensors(layer, computed):
+    joined = ProposalSet.cat([make_proposals(2), make_proposals(3)])
+    assert joined.rows is joined.features
+    through(joined.rows, layer), through(joined.rows, layer)
+    assert computed == [5, 5]
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [slice(2), slice(1, 7), slice(None, None, 2), torch.tensor([6, 0, 6]), torch.arange(8) % 3 == 0, slice(0)],
+    ids=["first", "middle", "strided", "index", "mask", "none"],
+)
+def test_selected_rows_are_those_of_the_tensor(layer, rows):
+    joined = ProposalSet.cat([make_proposals(5).remembered(), make_proposals(3, 1), make_proposals(0).remembered()])
+    selected = joined[rows]
+    assert len(selected.rows) == len(selected)
+    torch.testing.assert_close(as_tensor(selected.rows), selected.features)
+    torch.testing.assert_close(
+        as_tensor(through(selected.rows, layer)), layer(selected.features), rtol=1e-12, atol=1e-12
+    )
+    again = ProposalSet.cat([selected, joined])
+    torch.testing.assert_close(as_tensor(through(again.rows, layer)), layer(again.features), rtol=1e-12, atol=1e-12)
+
+
+def test_more_rows_of_a_frame_than_were_asked_for_before_are_computed(layer, computed):
+    proposals = make_proposals(6).remembered()
+    for count in (2, 6, 3):
+        expected = F.linear(proposals.features[:count], layer.weight, layer.bias)
+        torch.testing.assert_close(as_tensor(through(proposals[:count].rows, layer)), expected)
+    assert computed == [2, 6]
+
+
+def test_what_a_layer_makes_may_go_through_another(layer, computed):
+    rows, second = FeatureRows.remembered(make_features(3)), nn.Linear(4, 2, dtype=torch.float64).eval()
+    for _ in range(2):
+        result = through(through(rows, layer, before=F.relu), second)
+        torch.testing.assert_close(result.tensor, second(F.linear(rows.tensor.relu(), layer.weight, layer.bias)))
+    assert computed == [3]
+
+
+def test_the_activation_before_a_layer_makes_another_value(layer):
+    rows = FeatureRows.remembered(make_features(3))
+    plain, activated = through(rows, layer).tensor, through(rows, layer, before=F.relu).tensor
+    torch.testing.assert_close(activated, layer(rows.tensor.relu()))
+    torch.testing.assert_close(plain, layer(rows.tensor))
+
+
+def replaced_data(layer):
+    layer.weight.data = layer.weight.data * 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda layer: layer.weight.mul_(2),
+        lambda layer: layer.load_state_dict({"weight": torch.ones(4, DIM), "bias": torch.ones(4)}),
+        lambda layer: torch.optim.SGD(layer.parameters(), lr=1.0, weight_decay=0.5).step(),
+        lambda layer: (replaced_data(layer), replaced_data(layer)),
+        lambda layer: setattr(layer, "bias", nn.Parameter(layer.bias + 1)),
+    ],
+    ids=["written", "loaded", "updated", "replaced", "other parameter"],
+)
+def test_changed_weights_make_it_again(layer, change):
+    rows = FeatureRows.remembered(make_features(3))
+    through(rows, layer)
+    for parameter in layer.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    change(layer)
+    torch.testing.assert_close(through(rows, layer).tensor, layer(rows.tensor))
+
+
+def test_another_dtype_makes_it_again(layer):
+    rows = FeatureRows.remembered(make_features(3).float())
+    assert through(rows, layer.float()).tensor.dtype == torch.float32
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert through(rows, layer).tensor.dtype == torch.bfloat16
+    assert through(rows, layer).tensor.dtype == torch.float32
+
+
+def test_training_drops_it(layer, computed, values):
+    rows = FeatureRows.remembered(make_features(3))
+    through(rows, layer)
+    assert values[0]() is not None
+    layer.train()
+    assert isinstance(through(rows, layer), torch.Tensor)
+    gc.collect()
+    assert values[0]() is None
+    layer.eval()
+    through(rows, layer), through(rows, layer)
+    assert computed == [3, 3, 3]
+
+
+def test_gradients_flow_where_they_are_recorded(layer):
+    rows = FeatureRows.remembered(make_features(3))
+    through(rows, layer)
+    with torch.enable_grad():
+        as_tensor(through(rows, layer)).sum().backward()
+    assert layer.weight.grad.abs().sum() > 0
+
+
+def test_it_ends_with_the_frame(layer, values):
+    proposals, other = make_proposals(3).remembered(), make_proposals(3, 1).remembered()
+    through(proposals.rows, layer), through(other.rows, layer)
+    del proposals
+    gc.collect()
+    assert values[0]() is None and values[1]() is not None
+
+
+def test_it_ends_with_the_layer():
+    rows, results = FeatureRows.remembered(make_features(3)), []
+    lone = nn.Linear(DIM, 2, dtype=torch.float64).eval()
+    lone.register_forward_hook(lambda module, inputs, output: results.append(weakref.ref(output)))
+    through(rows, lone)
+    assert results[0]() is not None
+    del lone
+    gc.collect()
+    assert results[0]() is None
+
+
+def test_other_features_have_other_values(layer):
+    proposals = make_proposals(3).remembered()
+    through(proposals.rows, layer)
+    changed = replace(proposals, features=proposals.features + 1)
+    torch.testing.assert_close(as_tensor(through(changed.rows, layer)), layer(changed.features))
+
+
+def test_a_copy_in_depth_computes_its_own(layer, computed):
+    rows = FeatureRows.remembered(make_features(3))
+    through(rows, layer)
+    through(copy.deepcopy(rows), layer)
+    assert computed == [3, 3]
+
+
+def test_replaced_rows_are_computed_and_the_others_are_not(layer, computed):
+    rows, values, index = FeatureRows.remembered(make_features(5)), make_features(2, 1), torch.tensor([3, 0])
+    through(rows, layer)
+    changed = with_rows(rows, index, values)
+    expected = with_rows(rows.tensor, index, values)
+    torch.testing.assert_close(changed.tensor, expected)
+    torch.testing.assert_close(through(changed, layer).tensor, F.linear(expected, layer.weight, layer.bias))
+    assert computed == [5, 2]
+
+
+def test_joined_tensors_are_a_tensor():
+    joined = cat_rows([make_features(2), make_features(1, 1)])
+    assert isinstance(joined, torch.Tensor) and len(joined) == 3

@@ -1,0 +1,214 @@
+"""What layers make of the features of a frame: computed once for as long as a memory holds the frame.
+
+M: rows, D: embedding.
+"""
+
+import weakref
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import NamedTuple, overload
+
+import torch
+from torch import Tensor, nn
+
+Activation = Callable[[Tensor], Tensor]
+
+
+class _LayerState(NamedTuple):
+    """What a derived value holds for: a layer's tensors as they were, and the precision of autocast.
+
+    Attributes:
+        tensors: parameters and buffers; they share the memory, so that nothing else can be at its address meanwhile.
+        versions: how often each had been written to.
+    """
+
+    tensors: tuple[Tensor, ...]
+    versions: tuple[int, ...]
+    half: torch.dtype | None
+
+    @staticmethod
+    def of(layer: nn.Module) -> "_LayerState | None":
+        """None where nothing may be kept: in training, where gradients flow, of tensors whose writes nobody counts."""
+        tensors = (*layer.parameters(), *layer.buffers())
+        if layer.training or torch.is_grad_enabled() or any(tensor.is_inference() for tensor in tensors):
+            return None
+        device = tensors[0].device.type if tensors else "cpu"
+        half = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        versions = tuple(tensor._version for tensor in tensors)
+        return _LayerState(tuple(tensor.detach() for tensor in tensors), versions, half)
+
+    def holds(self, now: "_LayerState") -> bool:
+        if (self.versions, self.half) != (now.versions, now.half):
+            return False
+        return all(map(_is_same_memory, self.tensors, now.tensors))
+
+
+class RememberedFeatures:
+    """Features of one frame that a memory holds, and what layers have made of them, which ends with the frame.
+
+    A value is made again where a tensor of its layer has been written to or replaced (an update, a checkpoint, another
+    dtype or device), or the precision of autocast is another. It is dropped where the layer is in training mode or
+    gradients flow. (Writes through `Parameter.data` are not counted by PyTorch: they go unnoticed.)
+
+    Args:
+        features: (M, D).
+    """
+
+    def __init__(self, features: Tensor) -> None:
+        self.features = features
+        self._derived: weakref.WeakKeyDictionary[nn.Module, dict[Activation | None, _Derived]]
+        self._derived = weakref.WeakKeyDictionary()
+
+    def __reduce__(self) -> tuple:
+        # A copy or a pickle begins anew: the layers are those of this process.
+        return RememberedFeatures, (self.features,)
+
+    def first_through(
+        self, count: int, layer: nn.Module, before: Activation | None, state: _LayerState
+    ) -> "RememberedFeatures":
+        """At least the first `count` rows after `before` and `layer`, which must work row by row."""
+        of_layer = self._derived.setdefault(layer, {})
+        known = of_layer.get(before)
+        if known is None or len(known.value.features) < count or not known.state.holds(state):
+            rows = self.features[:count]
+            known = _Derived(state, RememberedFeatures(layer(rows if before is None else before(rows))))
+            of_layer[before] = known
+        return known.value
+
+    def drop(self, layer: nn.Module) -> None:
+        """Forget what the layer has made."""
+        self._derived.pop(layer, None)
+
+
+class _Derived(NamedTuple):
+    state: _LayerState
+    value: RememberedFeatures
+
+
+class FeatureRows:
+    """Features (M, D) of frames that a memory holds, frame after frame, or a selection of their rows.
+
+    A tensor that knows where its rows come from: `through` computes only what has not been computed at earlier steps.
+
+    Args:
+        parts: (source, number of its first rows); the source is a tensor where nobody remembers the frame.
+        index: (M,) int64, the selected rows of all parts; None for all of them.
+
+    Example:
+        >>> import torch
+        >>> from vod2.structures import FeatureRows, through
+        >>> rows = FeatureRows.remembered(torch.rand(5, 8))
+        >>> both = FeatureRows.cat([rows, rows])[torch.tensor([0, 9])]
+        >>> with torch.no_grad():
+        ...     through(both, torch.nn.Linear(8, 4).eval()).tensor.shape
+        torch.Size([2, 4])
+    """
+
+    def __init__(self, parts: Sequence[tuple[RememberedFeatures | Tensor, int]], index: Tensor | None = None) -> None:
+        self._parts, self._index = tuple(parts), index
+        self._count = sum(count for _, count in self._parts)  # without the selection
+
+    @staticmethod
+    def remembered(features: Tensor) -> "FeatureRows":
+        """Features (M, D) of one frame from now on remembered."""
+        return FeatureRows([(RememberedFeatures(features), len(features))])
+
+    @staticmethod
+    def cat(rows: "Sequence[FeatureRows | Tensor]") -> "FeatureRows":
+        """At least one, one after the other."""
+        sets = [each if isinstance(each, FeatureRows) else FeatureRows([(each, len(each))]) for each in rows]
+        parts = [part for each in sets for part in each._parts]
+        if all(each._index is None for each in sets):
+            return FeatureRows(parts)
+        selections, first = [], 0
+        for each in sets:
+            selections.append(each._selection() + first)
+            first += each._count
+        return FeatureRows(parts, torch.cat(selections))
+
+    def __len__(self) -> int:
+        return self._count if self._index is None else len(self._index)
+
+    def __getitem__(self, rows: Tensor | slice) -> "FeatureRows":
+        if self._index is None and len(self._parts) == 1 and isinstance(rows, slice) and not rows.start:
+            source, _ = self._parts[0]
+            start, stop, step = rows.indices(self._count)
+            if (start, step) == (0, 1):
+                return FeatureRows([(source, stop)])
+        return FeatureRows(self._parts, self._selection()[rows])
+
+    @cached_property
+    def tensor(self) -> Tensor:
+        """(M, D)."""
+        values = [_features(source)[:count] for source, count in self._parts]
+        joined = values[0] if len(values) == 1 else torch.cat(values)
+        return joined if self._index is None else joined[self._index]
+
+    def through(self, layer: nn.Module, before: Activation | None = None) -> "FeatureRows | Tensor":
+        """What `through` returns."""
+        state = _LayerState.of(layer)
+        if state is None:
+            for source, _ in self._parts:
+                if isinstance(source, RememberedFeatures):
+                    source.drop(layer)
+            return through(self.tensor, layer, before)
+        parts: list[tuple[RememberedFeatures | Tensor, int]] = []
+        for source, count in self._parts:
+            if isinstance(source, RememberedFeatures):
+                parts.append((source.first_through(count, layer, before, state), count))
+            else:
+                parts.append((through(source[:count], layer, before), count))
+        return FeatureRows(parts, self._index)
+
+    def _selection(self) -> Tensor:
+        if self._index is not None:
+            return self._index
+        return torch.arange(self._count, device=_features(self._parts[0][0]).device)
+
+
+@overload
+def through(rows: Tensor, layer: nn.Module, before: Activation | None = None) -> Tensor: ...
+
+
+@overload
+def through(rows: FeatureRows | Tensor, layer: nn.Module, before: Activation | None = None) -> FeatureRows | Tensor: ...
+
+
+def through(rows: FeatureRows | Tensor, layer: nn.Module, before: Activation | None = None) -> FeatureRows | Tensor:
+    """Rows (M, D) after the activation `before`, if there is one, and `layer`: (M, D').
+
+    Both must work row by row. Of frames that a memory holds each row is computed once, see `RememberedFeatures`.
+    """
+    if isinstance(rows, FeatureRows):
+        return rows.through(layer, before)
+    return layer(rows if before is None else before(rows))
+
+
+def cat_rows(rows: Sequence[FeatureRows | Tensor]) -> FeatureRows | Tensor:
+    """At least one, one after the other: a tensor where all are."""
+    tensors = [each for each in rows if isinstance(each, Tensor)]
+    return torch.cat(tensors) if len(tensors) == len(rows) else FeatureRows.cat(rows)
+
+
+def with_rows(rows: FeatureRows | Tensor, index: Tensor, values: Tensor) -> FeatureRows | Tensor:
+    """Rows (M, D), of which those at `index` (K,) int64 are `values` (K, D)."""
+    if isinstance(rows, Tensor):
+        return rows.index_copy(0, index, values)
+    place = torch.arange(len(rows), device=index.device)
+    place[index] = torch.arange(len(rows), len(rows) + len(values), device=index.device)
+    return FeatureRows.cat([rows, values])[place]
+
+
+def as_tensor(rows: FeatureRows | Tensor) -> Tensor:
+    """(M, D)."""
+    return rows.tensor if isinstance(rows, FeatureRows) else rows
+
+
+def _features(source: RememberedFeatures | Tensor) -> Tensor:
+    return source if isinstance(source, Tensor) else source.features
+
+
+def _is_same_memory(first: Tensor, second: Tensor) -> bool:
+    if (first.dtype, first.device, first.shape) != (second.dtype, second.device, second.shape):
+        return False
+    return first.data_ptr() == second.data_ptr()
