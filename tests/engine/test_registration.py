@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from helpers.documents import options_of
 from helpers.loaders import forget
 from helpers.models import ROOT
 from vod2.d2 import DatasetCatalog
@@ -66,7 +67,7 @@ WITH_DATASETS += "plot_sampling ablate demo analyze_model"
 
 @pytest.mark.parametrize("tool", WITH_DATASETS.split())
 def test_every_tool_that_takes_a_dataset_has_the_option(tool):
-    assert "    add_register_option(parser)\n" in (ROOT / "tools" / f"{tool}.py").read_text()
+    assert "--register" in options_of(f"tools/{tool}.py")
 
 
 def test_the_check_of_a_dataset_takes_one_that_a_file_registers(file):

@@ -9,6 +9,7 @@ MCOS holds a cell array with the properties of all objects of the file. Of a gro
     LabelData(i).DRONE      (n, 4) [x, y, width, height], or a struct array with such a Position; empty for no box
 """
 
+import faulthandler
 import io
 import math
 import multiprocessing
@@ -77,6 +78,7 @@ def read_video_labels(path: str | os.PathLike) -> VideoLabels:
 
 
 def _send_labels(path: str | os.PathLike, sender: Connection) -> None:
+    faulthandler.disable()  # the parent reports a crash in one sentence
     try:
         sender.send(parse_video_labels(path))
     except Exception as error:
