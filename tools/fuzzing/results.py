@@ -16,6 +16,7 @@ from vod2.archive.manifest import Manifest
 from vod2.checkpoint.files import find_whole, read_checkpoint, read_weights, stored_classes, write_checkpoint
 from vod2.checkpoint.io import read_tensors
 from vod2.checkpoint.public_file import read_public
+from vod2.commands.link import read_results
 from vod2.errors import UserError
 from vod2.evaluation import read_relations
 from vod2.evaluation.curves import load_curves
@@ -129,7 +130,6 @@ def detections(folder: Path) -> Target:
     """detections.npz, for comparisons and for tools/link_boxes.py."""
     (folder / "truth.npz").write_bytes(npz(**_truth()))
     file = folder / "detections.npz"
-    read_results = load_tool("link_boxes").read_results
 
     def read() -> None:
         try:
@@ -164,7 +164,6 @@ def relations(folder: Path) -> Target:
 def results(folder: Path) -> Target:
     """Results in COCO's format, for tools/link_boxes.py."""
     file = folder / "results.json"
-    read_results = load_tool("link_boxes").read_results
     entry = {"image_id": "v/0", "category_id": 0, "bbox": [1, 1, 4, 4], "score": 0.5}
     return Target(file, (text([entry, entry | {"image_id": 3}]),), lambda: read_results(file))
 
