@@ -56,7 +56,7 @@ class RememberedFeatures:
 
     def __init__(self, features: Tensor) -> None:
         self.features = features
-        self._derived: weakref.WeakKeyDictionary[nn.Module, dict[Activation | None, _Derived]]
+        self._derived: weakref.WeakKeyDictionary[nn.Module, dict[tuple[int, Activation | None], _Derived]]
         self._derived = weakref.WeakKeyDictionary()
 
     def __reduce__(self) -> tuple:
@@ -66,13 +66,17 @@ class RememberedFeatures:
     def first_through(
         self, count: int, layer: nn.Module, before: Activation | None, state: _LayerState
     ) -> "RememberedFeatures":
-        """At least the first `count` rows after `before` and `layer`, which must work row by row."""
+        """The first `count` rows after `before` and `layer`, which must work row by row.
+
+        Each count is computed on its own: a product of more rows may round differently, and what a step gives must not
+        depend on which steps came before it.
+        """
         of_layer = self._derived.setdefault(layer, {})
-        known = of_layer.get(before)
-        if known is None or len(known.value.features) < count or not known.state.holds(state):
+        known = of_layer.get((count, before))
+        if known is None or not known.state.holds(state):
             rows = self.features[:count]
             known = _Derived(state, RememberedFeatures(layer(rows if before is None else before(rows))))
-            of_layer[before] = known
+            of_layer[count, before] = known
         return known.value
 
     def drop(self, layer: nn.Module) -> None:
