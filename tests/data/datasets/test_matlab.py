@@ -5,12 +5,12 @@ import multiprocessing
 import os
 import signal
 import sys
-import time
 import zlib
 
 import numpy as np
 import pytest
 
+from helpers.counting import calls_of
 from helpers.matlab import write_labels
 from vod2.data.datasets import matlab
 from vod2.data.datasets.matlab import parse_video_labels, read_video_labels, require_moderate
@@ -128,9 +128,7 @@ def test_a_process_that_was_forked_after_a_file_was_read_reads_another(path, dae
 
 def test_zeros_are_refused_at_once(path):
     path.write_bytes(b"MATLAB 5.0".ljust(124) + b"\0\1IM" + bytes(2**26))
-    start = time.process_time()
-    require_moderate(path.read_bytes())
-    assert time.process_time() - start < 1
+    assert calls_of(lambda: require_moderate(path.read_bytes())) < 100  # 8 million elements of 8 bytes
     with pytest.raises(UserError, match="clip_LABELS.mat"):
         read_video_labels(path)
 
