@@ -19,13 +19,14 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torchvision
 from speed import detectors, training
+from speed.machine import resident_mb, synchronize
+from speed.options import add_whole, positive
 from tabulate import tabulate
 from torch.nn.functional import normalize
 
@@ -426,7 +427,7 @@ def long_stream(device: torch.device) -> list[Comparison]:
         stream.step(frames[index % len(frames)])
         if (index + 1) % 2000 == 0:
             rate = (index + 1) / (time.perf_counter() - start)
-            print(f"frame {index + 1}: {resident_megabytes('VmRSS'):.1f} MB resident, {rate:.0f} frames/s", flush=True)
+            print(f"frame {index + 1}: {resident_mb('VmRSS'):.1f} MB resident, {rate:.0f} frames/s", flush=True)
     return []
 
 
@@ -469,10 +470,10 @@ def stream_figures(method: str, num_frames: int, device: torch.device) -> str:
         stream.step(frames[index % len(frames)])
         seconds[index] = time.process_time() - start
         if index + 1 == 1000:
-            settled = most = resident_megabytes("VmRSS")
+            settled = most = resident_mb("VmRSS")
         elif (index + 1) % 500 == 0:
-            most = max(most, resident_megabytes("VmRSS"))
-    end = resident_megabytes("VmRSS")
+            most = max(most, resident_mb("VmRSS"))
+    end = resident_mb("VmRSS")
     tenth = num_frames // 10
     first, last = (1000 * np.median(part) for part in (seconds[:tenth], seconds[-tenth:]))
     return (
@@ -488,9 +489,7 @@ def median_seconds(run: Callable[[], object], device: torch.device, repeats: int
     for _ in range(repeats):
         start = time.perf_counter()
         run()
-        if device.type == "cuda":
-            # Kernels run on after the call returns.
-            torch.cuda.synchronize()
+        synchronize(device)  # kernels run on after the call returns
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds)
 
@@ -502,15 +501,10 @@ def peak_megabytes(run: Callable[[], object], device: torch.device) -> float:
         torch.cuda.reset_peak_memory_stats()
         run()
         return (torch.cuda.max_memory_allocated() - before) / 2**20
-    before = resident_megabytes("VmRSS")
+    before = resident_mb("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts over from the present
     run()
-    return resident_megabytes("VmHWM") - before
-
-
-def resident_megabytes(field: str) -> float:
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
-    return int(line.split()[1]) / 1024
+    return resident_mb("VmHWM") - before
 
 
 def measure(comparison: Comparison, device: torch.device, repeats: int) -> list:
@@ -525,45 +519,6 @@ def measure(comparison: Comparison, device: torch.device, repeats: int) -> list:
         *(f"{megabytes:.0f}" for megabytes in (plain[1], ours[1])),
         f"{plain[1] / ours[1]:.1f}x" if ours[1] else "",
     ]
-
-
-def size_of(text: str) -> tuple[int, int]:
-    """(height, width) of "600x1000"."""
-    sides = text.split("x")
-    if len(sides) != 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
-        raise argparse.ArgumentTypeError(f"{text!r}: expected HEIGHTxWIDTH in pixels, such as 600x1000")
-    height, width = map(int, sides)
-    return height, width
-
-
-def positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a number from 1")
-    return int(text)
-
-
-def add_whole(commands: Any, name: str, module: ModuleType) -> None:
-    """One of the two commands that measure whole models."""
-    parser = commands.add_parser(
-        name,
-        help=module.__doc__.partition(":")[0],
-        description=module.__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.set_defaults(run=module.run)
-    parser.add_argument("--config-file", nargs="+", metavar="FILE", help="configurations; the first is the reference")
-    parser.add_argument("--size", type=size_of, default=(600, 1000), metavar="HxW", help="of a frame (600x1000)")
-    parser.add_argument("--device", default="cpu", type=torch.device, help="cpu or cuda (cpu)")
-    parser.add_argument("--threads", default=2, type=positive, help="CPU threads of PyTorch (2)")
-    parser.add_argument("--json", metavar="FILE", help="also write the numbers to a file")
-    parser.add_argument("--peak", action="store_true", help=argparse.SUPPRESS)
-    if name == "detectors":
-        parser.add_argument("--all", action="store_true", help="the configuration of every method with ResNet-101")
-        parser.add_argument("--frames", default=20, type=positive, metavar="N", help="timed frames of each (20)")
-        parser.add_argument("--video", metavar="FILE", help="also time the decoding and resizing of its frames")
-    else:
-        parser.add_argument("--batch", default=1, type=positive, metavar="N", help="clips in a step (1)")
-        parser.add_argument("--steps", default=10, type=positive, metavar="N", help="timed steps of each (10)")
 
 
 def add_parts(commands: Any) -> None:

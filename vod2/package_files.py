@@ -39,8 +39,8 @@ def find_config(file: str) -> str:
     preferred; where there is neither, `file` is returned as it is.
 
     Example:
-        >>> find_config("quick/RDN.yaml") == find_config("configs/quick/RDN.yaml") or "in a checkout"
-        'in a checkout'
+        >>> find_config("quick/RDN.yaml").endswith("configs/quick/RDN.yaml"), find_config("mine.yaml")
+        (True, 'mine.yaml')
     """
     name = PurePath(file)
     if os.path.exists(file) or name.is_absolute() or ".." in name.parts:

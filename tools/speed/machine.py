@@ -52,5 +52,10 @@ def peak_mb(device: torch.device) -> float:
     """The most memory that this process has held: of the GPU as PyTorch counts it, else resident; in MiB."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return resident_mb("VmHWM")
+
+
+def resident_mb(field: str) -> float:
+    """A field of /proc/self/status, in MiB: VmRSS is what is resident now, VmHWM the most there has been."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
     return int(line.split()[1]) / 1024

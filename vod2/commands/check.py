@@ -39,7 +39,11 @@ def _parser() -> argparse.ArgumentParser:
         help="write the list without entries that have errors: lines, or JSON of image ids",
     )
     parser.add_argument(
-        "--max-images-per-video", type=int, default=0, metavar="N", help="decode at most so many of each (0 for all)"
+        "--max-images-per-video",
+        type=int,
+        default=0,
+        metavar="N",
+        help="decode at most N images of each video (0 for all)",
     )
     parser.add_argument("--workers", type=int, default=_WORKERS, metavar="N", help="threads that decode images")
     return parser

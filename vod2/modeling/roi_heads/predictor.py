@@ -30,7 +30,7 @@ class VideoBoxPredictor(FastRCNNOutputLayers):
     ) -> None:
         """
         Args:
-            ohem: the loss of a frame is that of so many of its RoIs, those of the highest loss; 0 for all.
+            ohem: number of RoIs of a frame, those of the highest loss, that its loss is computed on; 0 for all.
             conventions: of the code that trained the weights.
             args, kwargs: those of `FastRCNNOutputLayers`.
         """
