@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from helpers.models import (
     IMAGE_SIZE,
@@ -358,3 +359,28 @@ def test_aggregators_that_were_written_with_the_old_names_work_with_a_warning():
 
     with pytest.warns(DeprecationWarning, match="of a Old is deprecated: use its attribute needs, a ProposalNeeds"):
         assert needs_of(Old()) == ProposalNeeds(pooled_maps=True, track_iou=0.25)
+
+
+class SlicesOfBatches(TorchDispatchMode):
+    """Collects the gradients that are a map of a whole batch, written to in one image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes = []
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        if function in (torch.ops.aten.slice_backward.default, torch.ops.aten.select_backward.default):
+            _, shape, dimension, *_ = arguments
+            if len(shape) == 4 and shape[0] > 1 and dimension == 0:
+                self.shapes.append(shape)
+        return function(*arguments, **(keywords or {}))
+
+
+@pytest.mark.parametrize("keys", [{}, RDN, pixel_keys("res4")], ids=["image detector", "level 2", "level 1"])
+def test_the_gradient_of_an_images_maps_is_not_a_batch_of_zeros(keys):
+    video, schedule = make_video(4), SlidingWindow(1, 1)
+    clips = [window_clip(video, t, schedule) | {"instances": make_targets()} for t in (1, 2)]
+    losses = losses_of(build_detector(keys).train(), clips)
+    with SlicesOfBatches() as slices:
+        sum(losses.values()).backward()
+    assert slices.shapes == []
