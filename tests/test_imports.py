@@ -54,13 +54,15 @@ ALLOWED = {
     "checkpoint": {"d2", "layers"},
     "visualization": CORE | {"data", "video"},
     "evaluation": CORE | {"temporal", "modeling", "data", "visualization"},
+    "detections": CORE | {"modeling", "data", "evaluation"},
     "projects": set(),
     "engine": CORE
     | {"temporal", "ops", "layers", "modeling", "video", "data", "evaluation", "checkpoint", "visualization"}
     | {"config", "keys"},
     "ablation": {"checkpoint", "d2", "data", "engine", "keys"},
     "commands": CORE
-    | {"temporal", "modeling", "data", "evaluation", "checkpoint", "visualization", "video", "engine", "archive"},
+    | {"temporal", "modeling", "data", "evaluation", "checkpoint", "visualization", "video", "engine", "archive"}
+    | {"detections"},
     "__main__": {"commands"},
     "archive": {"d2", "temporal", "modeling", "video", "evaluation", "visualization", "checkpoint", "engine"},
 }

@@ -10,6 +10,7 @@ Example:
 
 from vod2.config import add_video_config, register_config
 from vod2.data import VideoDatasetMapper, build_video_test_loader, build_video_train_loader
+from vod2.detections import DetectionLinker, link
 from vod2.engine import VideoPredictor, VideoTrainer
 from vod2.errors import UserError, VideoError
 from vod2.evaluation import StreamingModel, UAVDTEvaluator, VIDEvaluator
@@ -20,6 +21,7 @@ from vod2.modeling import (
     PROPOSAL_AGGREGATOR_REGISTRY,
     Aggregated,
     BoxLinker,
+    GreedyLinking,
     OnlineLinker,
     PixelAggregator,
     ProposalAggregator,
@@ -54,9 +56,11 @@ __all__ = [
     "PROPOSAL_AGGREGATOR_REGISTRY",
     "Aggregated",
     "BoxLinker",
+    "DetectionLinker",
     "Frame",
     "FrameMemory",
     "GlobalSample",
+    "GreedyLinking",
     "Keyframes",
     "OnlineLinker",
     "PixelAggregator",
@@ -86,5 +90,6 @@ __all__ = [
     "add_video_config",
     "build_video_test_loader",
     "build_video_train_loader",
+    "link",
     "register_config",
 ]

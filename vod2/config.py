@@ -72,9 +72,11 @@ def _add_levels(cfg: CfgNode) -> None:
     video.IGNORE_OVERLAP = 0.5
     video.REDUCE_CHANNELS = 0  # channels of a 1x1 convolution and ReLU before pooling (SELSA: 256); 0 for none
     linker = video.LINKER = CfgNode()  # Level 3, over the detections of a whole video
-    linker.NAME = ""  # the linker, in BOX_LINKER_REGISTRY: "SeqNMS", "TubeletLinking" or "BLR"; "" for none
+    # The linker, in BOX_LINKER_REGISTRY: "SeqNMS", "TubeletLinking", "BLR" or "GreedyLinking"; "" for none
+    linker.NAME = ""
     linker.LINK_IOU = 0.5  # least IoU, in (0, 1], of boxes of consecutive frames that are linked
     linker.SUPPRESS_IOU = 0.3  # least IoU, in (0, 1], with a linked box of the same frame that suppresses a box
+    linker.LINK_SIMILARITY = 0.4  # least similarity, in (0, 1], of boxes of consecutive frames that are linked
     linker.RESCORE = "mean"  # what the boxes of a path get as score: the "mean" or the "max" of its scores
     linker.TOP_SHARE = 0.5  # share of a path's scores, in (0, 1], the best ones, whose mean is added to all of them
     relation = video.RELATION = CfgNode()  # Relation modules of proposals (RDN, section 4)

@@ -104,7 +104,9 @@ def test_other_precisions_work(linker, dtype):
 
 def test_no_name_is_no_linker_and_a_wrong_one_is_named():
     assert build_box_linker(tiny_cfg()) is None
-    with pytest.raises(UserError, match="MODEL.VIDEO.LINKER.NAME is 'SeqNsm': expected one of BLR, SeqNMS"):
+    with pytest.raises(
+        UserError, match="MODEL.VIDEO.LINKER.NAME is 'SeqNsm': expected one of BLR, GreedyLinking, SeqNMS"
+    ):
         build_box_linker(tiny_cfg({"MODEL.VIDEO.LINKER.NAME": "SeqNsm"}))
 
 

@@ -89,3 +89,40 @@ def tubelets(video: Video, relation: Callable[[int, int, int], float] = lambda t
         for k, row in enumerate(rows):
             left[first + k].remove(row)
     return result
+
+
+def similarity(a: Box, b: Box) -> float:
+    """Shares of width and height, and the distance of the centres over the mean of the diagonals."""
+    width, height, other_width, other_height = a[2] - a[0], a[3] - a[1], b[2] - b[0], b[3] - b[1]
+    shape = min(width, other_width) / max(width, other_width) * min(height, other_height) / max(height, other_height)
+    distance = math.hypot((a[0] + a[2] - b[0] - b[2]) / 2, (a[1] + a[3] - b[1] - b[3]) / 2)
+    diagonal = (math.hypot(width, height) + math.hypot(other_width, other_height)) / 2
+    return shape * math.exp(-distance / diagonal)
+
+
+def greedy(video: Video, least: float, rescore: str) -> Result:
+    """Of all pairs of two consecutive frames that are left take the most similar, until none is similar enough."""
+    after: dict[tuple[int, int], int] = {}  # {(frame, row): row of the next frame}
+    for t in range(len(video) - 1):
+        pairs = {
+            (i, j): similarity(box, other)
+            for i, (box, _) in enumerate(video[t])
+            for j, (other, _) in enumerate(video[t + 1])
+        }
+        while pairs and max(pairs.values()) >= least:
+            best = max(pairs, key=lambda pair: pairs[pair])
+            after[t, best[0]] = best[1]
+            pairs = {pair: value for pair, value in pairs.items() if pair[0] != best[0] and pair[1] != best[1]}
+    result = []
+    continued = {(t + 1, row) for (t, _), row in after.items()}
+    for t, frame in enumerate(video):
+        for row in range(len(frame)):
+            if (t, row) in continued:
+                continue
+            rows = [row]
+            while (t + len(rows) - 1, rows[-1]) in after:
+                rows.append(after[t + len(rows) - 1, rows[-1]])
+            scores = [video[t + k][one][1] for k, one in enumerate(rows)]
+            value = max(scores) if rescore == "max" else sum(scores) / len(scores)
+            result.append(((t, rows), [value] * len(rows)))
+    return result

@@ -1,15 +1,23 @@
-"""Link the boxes of an evaluation over time, and evaluate them again.
+"""Link detections over time: of a video, whatever program made them, or of an evaluation, which is evaluated again.
 
+    vod2 link found.json --output linked.json --video in.mp4 --fill-gaps 5
     vod2 link output/RDN_R101/inference/imagenet_vid_val/detections.npz \\
         --dataset imagenet_vid_val --linker SeqNMS --output output/linked --opts LINK_IOU 0.6
 
-RESULTS is the detections.npz that VIDEvaluator writes, or a .json of results in COCO's format (image_id, category_id
-from 0, bbox x y width height, score). Settings (--opts) are those of MODEL.VIDEO.LINKER. Prints AP before and after.
---output gets what VIDEvaluator writes of the linked boxes; its detections.npz also has `track_ids` (n,), which count
-from 0 in each video.
+Without --dataset, DETECTIONS are those of one video: COCO results whose image_id are numbers of frames, MOTChallenge
+text, or JSON or JSON lines with boxes (xyxy), scores and labels of each frame. --output is a file in the same format
+(or that of its suffix) with tracks and new scores; with --fill-gaps N a track that is missing in at most N frames gets
+interpolated boxes there, marked "filled". What linking did to flicker, delay, gaps and coverage of the tracks is
+printed: see docs/linking.md.
 
-SeqNMS wants boxes before non-maximum suppression: evaluate with MODEL.ROI_HEADS.NMS_THRESH_TEST 1.0 and
-TEST.DETECTIONS_PER_IMAGE -1. BLR reads the relations.npz beside RESULTS, which an evaluation with
+With --dataset, DETECTIONS are the detections.npz that VIDEvaluator writes, or a .json of results in COCO's format
+(image_id, category_id from 0, bbox x y width height, score). Prints AP before and after. --output is a folder that gets
+what VIDEvaluator writes of the linked boxes; its detections.npz also has `track_ids` (n,), which count from 0 in each
+video.
+
+Settings (--opts) are those of MODEL.VIDEO.LINKER. repp-like (GreedyLinking), tubelets (TubeletLinking) and BLR want
+boxes after non-maximum suppression, seqnms (SeqNMS) those before it: evaluate with MODEL.ROI_HEADS.NMS_THRESH_TEST 1.0
+and TEST.DETECTIONS_PER_IMAGE -1. BLR reads the relations.npz beside DETECTIONS, which an evaluation with
 MODEL.VIDEO.KEEP_RELATIONS True writes.
 """
 
@@ -23,15 +31,18 @@ import torch
 
 from vod2 import atomic
 from vod2.bounded import load_json, read_npz
+from vod2.commands.link_file import link_file
 from vod2.commands.parsing import command_parser
 from vod2.d2 import BoxMode, CfgNode, DatasetCatalog, Instances, MetadataCatalog
 from vod2.data import as_video_dicts
 from vod2.data.clips.build import in_stream_order
+from vod2.detections import LINKERS
 from vod2.engine import cli, load_config
 from vod2.engine.output_files import refuse_inputs
 from vod2.engine.registration import add_register_option
 from vod2.errors import UserError
 from vod2.evaluation import DETECTIONS_FILE, RELATIONS_FILE, UAVDTEvaluator, VIDEvaluator, read_relations
+from vod2.evaluation.detection_files import FORMATS
 from vod2.evaluation.relations import Relations
 from vod2.modeling import BLR, BOX_LINKER_REGISTRY, BoxLinker, build_box_linker
 from vod2.structures import PreciseBoxes
@@ -167,28 +178,65 @@ def add_tracks(path: Path, records: Sequence[dict], frames: Sequence[Instances])
 def _parser() -> argparse.ArgumentParser:
     parser = command_parser(__doc__)
     add_register_option(parser)
-    parser.add_argument("results", metavar="RESULTS", type=Path, help="detections.npz, or a COCO results .json")
-    parser.add_argument("--dataset", required=True, metavar="NAME", help="the registered dataset that they belong to")
+    parser.add_argument("results", metavar="DETECTIONS", type=Path, help="the file of detections")
+    parser.add_argument("--dataset", metavar="NAME", help="the registered dataset that they are an evaluation of")
+    registered = sorted(name for name, _ in BOX_LINKER_REGISTRY)
     parser.add_argument(
-        "--linker", required=True, choices=sorted(name for name, _ in BOX_LINKER_REGISTRY), help="how to link"
+        "--linker",
+        default="repp-like",
+        choices=[*LINKERS, *registered],
+        metavar="NAME",
+        help=f"{', '.join(LINKERS)} (default repp-like), or a registered one: {', '.join(registered)}",
     )
-    parser.add_argument("--output", type=Path, metavar="DIR", help="where the linked detections and metrics go")
+    parser.add_argument("-o", "--output", type=Path, metavar="PATH", help="the file, or with --dataset the folder")
     parser.add_argument("--config-file", default="", metavar="FILE", help="a configuration, for what is not said here")
     parser.add_argument(
         "--opts", nargs="*", default=[], metavar="KEY VALUE", help="of MODEL.VIDEO.LINKER, such as LINK_IOU 0.6"
     )
+    video = parser.add_argument_group("detections of a video, without --dataset")
+    video.add_argument(
+        "--video", metavar="PATH", help="the video, which says how many frames there are, and their size"
+    )
+    video.add_argument(
+        "--fill-gaps", type=int, default=0, metavar="N", help="fill gaps of at most N frames in a track (default 0)"
+    )
+    video.add_argument(
+        "--first-frame",
+        type=int,
+        metavar="N",
+        help="number of the first frame in the file (default: 1 in .txt, or else 0)",
+    )
+    video.add_argument("--fps", type=float, default=25.0, help="frames per second without --video (default 25)")
+    video.add_argument("--class-names", metavar="FILE", help="names of the classes, for JSON: see vod2 detect --help")
+    video.add_argument("--format", choices=sorted(FORMATS), help="of --output (default: by its suffix, or the input's)")
     return parser
 
 
+_VIDEO_OPTIONS = ("video", "fill_gaps", "first_frame", "fps", "class_names", "format")
+
+
 def main(arguments: list[str] | None = None) -> None:
-    args = _parser().parse_args(arguments)
+    parser = _parser()
+    args = parser.parse_args(arguments)
     if len(args.opts) % 2:
         raise UserError(f"{args.opts[-1]!r} has no value: expected KEY VALUE pairs such as LINK_IOU 0.6")
     # Every second word is a value.
     settings = [word if k % 2 else f"MODEL.VIDEO.LINKER.{word}" for k, word in enumerate(args.opts)]
-    cfg = load_config(args.config_file, [*settings, "MODEL.VIDEO.LINKER.NAME", args.linker])
+    name = LINKERS[args.linker].__name__ if args.linker in LINKERS else args.linker
+    cfg = load_config(args.config_file, [*settings, "MODEL.VIDEO.LINKER.NAME", name])
     linker = build_box_linker(cfg)
     assert linker is not None  # --linker names one
+    if args.dataset is None:
+        link_file(args, linker)
+        return
+    for option in _VIDEO_OPTIONS:
+        if getattr(args, option) != parser.get_default(option):
+            parser.error(f"--{option.replace('_', '-')} is for the detections of a video: give it without --dataset")
+    link_evaluation(args, cfg, linker)
+
+
+def link_evaluation(args: argparse.Namespace, cfg: CfgNode, linker: BoxLinker) -> None:
+    """Link the detections of an evaluation, and evaluate them again."""
     if args.output:
         # Everything of an evaluation has the same names there: the folder of the results is none to write into.
         refuse_inputs("--output", [args.output / args.results.name], [args.results])

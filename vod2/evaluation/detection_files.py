@@ -85,9 +85,9 @@ class DetectionFile(ABC):
 class JsonFile(DetectionFile):
     """{"video", "fps", "width", "height", "class_names", "frames": [{"index", "time" (s), "detections"}]}.
 
-    A detection is {"box" (xyxy pixels), "class", "label", "score"} and, where tracks are known, "track". `fps` is the
-    mean where the rate varies. The object grows in memory with the video: a stream without an end wants
-    `JsonLinesFile`.
+    A detection is {"box" (xyxy pixels), "class", "label", "score"} and, where tracks are known, "track"; one that was
+    interpolated in a gap of its track has "filled": true. `fps` is the mean where the rate varies. The object grows in
+    memory with the video: a stream without an end wants `JsonLinesFile`.
     """
 
     def __init__(self, path: str | os.PathLike, video: VideoFacts) -> None:
@@ -129,7 +129,8 @@ class MotFile(DetectionFile):
     """MOTChallenge text: frame, track, left, top, width, height, score, class, -1, -1.
 
     Frames and classes count from 1; a track is -1 where it is unknown. With one class it is what the benchmark's tools
-    take, which know no others. The format has no column for times: write JSON lines, too, where the rate varies.
+    take, which know no others. The format has no column for times, nor for what was filled into gaps: write JSON
+    lines, too, where these matter.
     """
 
     def __init__(self, path: str | os.PathLike, video: VideoFacts) -> None:
@@ -164,6 +165,8 @@ class CocoFile(DetectionFile):
             result |= {"score": detection["score"], "time": time}
             if "track" in detection:
                 result["track_id"] = detection["track"]
+            if detection.get("filled"):
+                result["filled"] = True
             self._results.append(result)
 
     def _save(self) -> None:
@@ -180,7 +183,10 @@ FORMATS: dict[str, type[DetectionFile]] = {
 
 
 def detections_of(instances: Instances) -> list[dict]:
-    """Plain values of one frame: {"box" [x1, y1, x2, y2], "label", "score"}, and "track" if there are track_ids."""
+    """Plain values of one frame: {"box" [x1, y1, x2, y2], "label", "score"}, and "track" if there are track_ids.
+
+    Those that `filled` marks have "filled": True.
+    """
     columns = {
         "box": instances.pred_boxes.tensor.tolist(),
         "label": instances.pred_classes.tolist(),
@@ -188,7 +194,11 @@ def detections_of(instances: Instances) -> list[dict]:
     }
     if instances.has("track_ids"):
         columns["track"] = instances.track_ids.tolist()
-    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    detections = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    if instances.has("filled"):
+        for row in instances.filled.nonzero()[:, 0].tolist():
+            detections[row]["filled"] = True
+    return detections
 
 
 def as_record(index: int, time: float, detections: list[dict], class_names: Sequence[str]) -> dict:

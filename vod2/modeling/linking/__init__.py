@@ -2,6 +2,7 @@
 
 from vod2.modeling.linking.arrays import FrameBoxes, pairwise_iou
 from vod2.modeling.linking.base import BOX_LINKER_REGISTRY, BoxLinker, ClassLinker, Tracks, build_box_linker
+from vod2.modeling.linking.greedy import GreedyLinking, pairwise_similarity
 from vod2.modeling.linking.online import OnlineLinker, continue_tracks
 from vod2.modeling.linking.paths import HeaviestPaths, Path
 from vod2.modeling.linking.seq_nms import SeqNMS
@@ -12,6 +13,7 @@ __all__ = [
     "BOX_LINKER_REGISTRY",
     "BoxLinker",
     "ClassLinker",
+    "GreedyLinking",
     "HeaviestPaths",
     "OnlineLinker",
     "Path",
@@ -22,4 +24,5 @@ __all__ = [
     "FrameBoxes",
     "Tracks",
     "pairwise_iou",
+    "pairwise_similarity",
 ]

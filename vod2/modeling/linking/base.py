@@ -37,9 +37,14 @@ def build_box_linker(cfg: CfgNode) -> "BoxLinker | None":
 
 
 class BoxLinker(BuiltOfKeys, ABC):
-    """Links the boxes of one video over time and rescores them; plain arrays, no gradient, no state."""
+    """Links the boxes of one video over time and rescores them; plain arrays, no gradient, no state.
+
+    Attributes:
+        highest_score: that the linker gives to boxes whose scores are in [0, 1].
+    """
 
     node = "MODEL.VIDEO.LINKER"
+    highest_score = 1.0
 
     @abstractmethod
     def link(self, video: Sequence[Instances]) -> list[Instances]:
@@ -78,6 +83,13 @@ class Tracks(NamedTuple):
         best = order[rank < np.ceil(share * length)[self.track]]
         mean = np.bincount(self.track[best], self.scores[best]) / np.bincount(self.track[best])
         return mean[self.track]
+
+    def highest(self) -> np.ndarray:
+        """For each box the highest score of its path: (m,)."""
+        # Boxes come path after path, so the last one has the highest number.
+        highest = np.zeros(self.track[-1] + 1)
+        np.maximum.at(highest, self.track, self.scores)
+        return highest[self.track]
 
 
 class ClassLinker(BoxLinker):

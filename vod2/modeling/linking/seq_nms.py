@@ -67,12 +67,5 @@ class SeqNMS(ClassLinker):
             suppressed = [overlaps[t][row].nonzero()[0] for t, row in enumerate(path.rows.tolist(), path.first)]
             heaviest.remove(path.first, suppressed)
         tracks = Tracks.of(paths, frames)
-        return tracks._replace(scores=self._rescored(tracks))
-
-    def _rescored(self, tracks: Tracks) -> np.ndarray:
-        if self.rescore == "mean":
-            return tracks.top_mean(1.0)
-        # Boxes come path after path, so the last one has the highest number.
-        highest = np.zeros(tracks.track[-1] + 1)
-        np.maximum.at(highest, tracks.track, tracks.scores)
-        return highest[tracks.track]
+        scores = tracks.top_mean(1.0) if self.rescore == "mean" else tracks.highest()
+        return tracks._replace(scores=scores)

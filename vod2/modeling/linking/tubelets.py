@@ -25,6 +25,7 @@ class TubeletLinking(ClassLinker):
     """
 
     reads = {"top_share": "TOP_SHARE"}
+    highest_score = 2.0
 
     def __init__(self, *, top_share: float = 0.5) -> None:
         """
