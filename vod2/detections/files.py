@@ -85,8 +85,8 @@ def read_detections(
     if length is None and count > _SPARSEST * (total + 1):
         # A wrong number in the file would ask for the memory of millions of frames.
         raise UserError(
-            f"{path}: {total} detections up to frame {count - 1 + first}: give --video, which says how many frames there "
-            "are, or fix the numbers of the frames"
+            f"{path}: {total} detections up to frame {count - 1 + first}: give --video, which says how many frames "
+            "there are, or fix the numbers of the frames"
         )
     extent = size or _extent(by_frame)
     frames = []
