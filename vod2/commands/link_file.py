@@ -23,6 +23,7 @@ _UNITS = {
     "delay": "frames until a track is first shown",
     "gap": "longest run of frames in which a track is not shown again",
     "coverage": "percent of its frames in which a track is shown",
+    "shown": "percent of the tracks that are shown at all",
 }
 
 
@@ -76,10 +77,12 @@ def _warn(args: argparse.Namespace, video: VideoReader, frames: Sequence[Instanc
         print(f"{args.video} has no constant rate: `time` is the frame's number over the mean rate", file=sys.stderr)
     width, height = video.size
     boxes = torch.cat([frame.pred_boxes.tensor for frame in frames]) if frames else torch.zeros(0, 4)
-    outside = int(((boxes < -1) | (boxes > boxes.new_tensor([width, height, width, height]) + 1)).any(dim=1).sum())
+    # Some detectors do not clip their boxes: where the centre is tells more than where the corners are.
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    outside = int(((centres < 0) | (centres > centres.new_tensor([width, height]))).any(dim=1).sum())
     if outside:
         print(
-            f"{outside} of {len(boxes)} boxes of {args.results} reach more than a pixel beyond the {width} x {height} "
+            f"{outside} of {len(boxes)} boxes of {args.results} have their centre outside of the {width} x {height} "
             f"pixels of {args.video}: is it the right video, in its original size?",
             file=sys.stderr,
         )

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from vod2.d2 import Instances
-from vod2.evaluation.stability import SCORE_THRESHOLD, TrackIndex, stability_measures, track_stability
+from vod2.evaluation.stability import SCORE_THRESHOLD, TrackIndex, TrackStability, stability_measures, track_stability
 
 
 def linked_track_stability(
     frames: Sequence[Instances], score_threshold: float = SCORE_THRESHOLD
 ) -> dict[str, tuple[float, float]]:
-    """Flicker, delay, gap and coverage of the linked tracks, before linking and after it.
+    """Flicker, delay, gap and coverage of the linked tracks, and whether they are shown, before linking and after it.
 
     The measures are those of `vod2.evaluation.stability.stability`, but for the tracks that linking has found, from the
     first to the last box of each, in the place of annotated ones: objects that the detector never saw do not count, and
@@ -27,7 +27,9 @@ def linked_track_stability(
         score_threshold: in [0, 1].
 
     Returns:
-        {measure: (before, after)}, means over tracks; {} where there is no track.
+        {measure: (before, after)}, means over tracks, and "shown", the percentage of the tracks that are shown in any
+        frame: a track whose new scores stay below the threshold is shown in none, and its delay is its length. {} where
+        there is no track.
     """
     shown: dict[int, dict[int, tuple[bool, bool]]] = {}  # {track: {frame: before, after}}
     for index, frame in enumerate(frames):
@@ -48,5 +50,6 @@ def linked_track_stability(
     several = before.length > 1
     if not several.any():
         return {}
-    measures = [stability_measures(type(part)(*(values[several] for values in part))) for part in (before, after)]
+    parts = [TrackStability(*(values[several] for values in part)) for part in (before, after)]
+    measures = [stability_measures(part) | {"shown": 100.0 * (part.found > 0)} for part in parts]
     return {name: (float(values.mean()), float(measures[1][name].mean())) for name, values in measures[0].items()}

@@ -18,7 +18,7 @@ class OnlineLinker:
     When W frames have been pushed they are linked, and the first half of them is finished; the others, as they were
     before linking, begin the next window. A track of the new window continues the track of the old one with which it
     has most boxes in common. So a frame waits for at most W - 1 others, each is linked about twice, and W frames are
-    kept, however long the stream. A video of at most W frames is linked as a whole, as `link` does.
+    kept, however long the stream. A video of fewer than W frames is linked as a whole, as `link` does.
 
     Args:
         linker: links each window.
