@@ -18,6 +18,7 @@ _MAKERS = (
     *(settings.registered_file, settings.frame_kinds, settings.seconds),
     *(results.weights, results.pth, results.pkl, results.checkpoint_manifest, results.last_checkpoint),
     *(results.detections, results.truth, results.curves, results.relations, results.results),
+    *(results.found_json, results.found_lines, results.found_mot),
     *(results.archive_manifest, results.archive_list, results.damage_record),
     *(media.png, media.video),
 )

@@ -17,6 +17,7 @@ from vod2.checkpoint.files import find_whole, read_checkpoint, read_weights, sto
 from vod2.checkpoint.io import read_tensors
 from vod2.checkpoint.public_file import read_public
 from vod2.commands.link import read_results
+from vod2.detections import read_detections
 from vod2.errors import UserError
 from vod2.evaluation import read_relations
 from vod2.evaluation.curves import load_curves
@@ -166,6 +167,32 @@ def results(folder: Path) -> Target:
     file = folder / "results.json"
     entry = {"image_id": "v/0", "category_id": 0, "bbox": [1, 1, 4, 4], "score": 0.5}
     return Target(file, (text([entry, entry | {"image_id": 3}]),), lambda: read_results(file))
+
+
+def found_json(folder: Path) -> Target:
+    """Detections of another program in one video, for vod2 link: COCO results, or frames with their boxes."""
+    file = folder / "found.json"
+    entry = {"image_id": 0, "category_id": 0, "bbox": [1, 1, 4, 4], "score": 0.5}
+    frames = [{"index": 0, "detections": [{"box": [1, 1, 4, 4], "label": 0, "score": 0.5}]}]
+    contents = text([entry, entry | {"image_id": 3}]), text({"class_names": CLASSES, "frames": frames})
+    return Target(file, contents, lambda: read_detections(file))
+
+
+def found_lines(folder: Path) -> Target:
+    """The same as JSON lines."""
+    file = folder / "found.jsonl"
+    lines = (
+        text({"index": 0, "boxes": [[1, 1, 4, 4]], "scores": [0.5], "labels": [0]}),
+        text({"frame": 2, "detections": [{"box": [1, 1, 4, 4], "label": 0, "score": 0.5}]}),
+    )
+    return Target(file, (b"\n".join(lines),), lambda: read_detections(file))
+
+
+def found_mot(folder: Path) -> Target:
+    """The same as MOTChallenge text."""
+    file = folder / "found.txt"
+    lines = b"1,-1,1,1,4,4,0.5,-1,-1,-1\n2,7,1.5,1,4,4,0.25,2,-1,-1\n"
+    return Target(file, (lines,), lambda: read_detections(file))
 
 
 def archive_manifest(folder: Path) -> Target:
