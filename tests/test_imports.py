@@ -54,11 +54,11 @@ ALLOWED = {
     "checkpoint": {"d2", "layers"},
     "visualization": CORE | {"data", "video"},
     "evaluation": CORE | {"temporal", "modeling", "data", "visualization"},
-    "detections": CORE | {"modeling", "data", "evaluation"},
+    "detections": CORE | {"modeling", "data", "evaluation", "visualization"},
     "projects": set(),
     "engine": CORE
     | {"temporal", "ops", "layers", "modeling", "video", "data", "evaluation", "checkpoint", "visualization"}
-    | {"config", "keys"},
+    | {"config", "keys", "detections"},
     "ablation": {"checkpoint", "d2", "data", "engine", "keys"},
     "commands": CORE
     | {"temporal", "modeling", "data", "evaluation", "checkpoint", "visualization", "video", "engine", "archive"}

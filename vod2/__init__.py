@@ -10,7 +10,7 @@ Example:
 
 from vod2.config import add_video_config, register_config
 from vod2.data import VideoDatasetMapper, build_video_test_loader, build_video_train_loader
-from vod2.detections import DetectionLinker, link
+from vod2.detections import DetectionLinker, Result, link
 from vod2.engine import VideoPredictor, VideoTrainer
 from vod2.errors import UserError, VideoError
 from vod2.evaluation import StreamingModel, UAVDTEvaluator, VIDEvaluator
@@ -68,6 +68,7 @@ __all__ = [
     "ProposalSet",
     "RandomNear",
     "RandomVideo",
+    "Result",
     "Role",
     "ScheduleUnion",
     "SeqNMS",

@@ -50,6 +50,15 @@ def test_every_format_gives_the_same_frames(tmp_path, name):
     assert found.class_names == (["a", "b"] if kind == "json" else [])
 
 
+def test_lines_of_an_archive_are_read_for_one_video(tmp_path):
+    line = {"video": "a.mp4", "frame_index": 1, "time": 0.04, "boxes": [BOX], "scores": [0.5], "labels": [3]}
+    path = write(tmp_path, "a.jsonl", json.dumps(line) + "\n")
+    assert rows(read_detections(path).frames) == [[], [(BOX, 0.5, 3)]]
+    path = write(tmp_path, "two.jsonl", json.dumps(line) + "\n" + json.dumps(line | {"video": "b.mp4"}) + "\n")
+    with pytest.raises(UserError, match=r"two.jsonl, line 2: a frame of 'b.mp4', expected those of one video"):
+        read_detections(path)
+
+
 def test_the_video_says_how_many_frames_there_are_and_their_size(tmp_path):
     found = read_detections(write(tmp_path, "found.txt", MOT), 5, (480, 640))
     assert len(found.frames) == 5 and {frame.image_size for frame in found.frames} == {(480, 640)}

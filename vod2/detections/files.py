@@ -20,6 +20,7 @@ SUFFIXES = {".json": "json or coco", ".jsonl": "jsonl", ".txt": "mot"}
 """What the files of the formats are called."""
 
 _SPARSEST = 1000  # frames for each detection, where no video says how many there are
+_NUMBERS = ("index", "frame", "frame_index")  # names of a frame's number; the last one is that of archives
 _MOT_FIELDS = "frame,track,left,top,width,height,score,class,..."
 
 
@@ -157,10 +158,17 @@ def _coco(entries: list, path: Path) -> Iterator[tuple[Place, Found]]:
 
 
 def _json_lines(path: Path) -> Iterator[tuple[Place, Found]]:
+    videos = set()
     for row, line in enumerate(lines_of(path, "the detections", refuse), start=1):
-        if line.strip():
-            place = Place(path, row)
-            yield from _record(_parsed(line, place), place)
+        if not line.strip():
+            continue
+        place = Place(path, row)
+        record = _parsed(line, place)
+        if isinstance(record, dict):
+            videos.add(str(record.get("video")))  # those of an archive have it
+        if len(videos) > 1:
+            raise Fault.at(place, f"a frame of {shown(record.get('video'))}", "those of one video", remedy="split the file")
+        yield from _record(record, place)
 
 
 def _records(records: list, path: Path) -> Iterator[tuple[Place, Found]]:
@@ -172,8 +180,8 @@ def _record(record: object, place: Place) -> Iterator[tuple[Place, Found]]:
     """The detections of one frame: a list of them, or a list of each column."""
     if not isinstance(record, dict):
         raise Fault.at(place, shown(record), "a frame with `index` and `detections`, or `boxes`, `scores` and `labels`")
-    index = record["index"] if "index" in record else _field(record, "frame", place)
-    frame = whole(index, place, "the number of the frame")
+    name = next((name for name in _NUMBERS if name in record), "frame")
+    frame = whole(_field(record, name, place), place, "the number of the frame")
     if "detections" in record:
         rows = record["detections"]
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):

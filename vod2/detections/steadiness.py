@@ -44,12 +44,12 @@ def linked_track_stability(
             track_numbers.append(track)
             numbers.append(index)
             found.append(boxes.get(index, (False, False)))
-    index = TrackIndex(np.array(track_numbers, dtype=np.int64), np.array(numbers, dtype=np.int64))
+    tracks = TrackIndex(np.array(track_numbers, dtype=np.int64), np.array(numbers, dtype=np.int64))
     states = np.array(found, dtype=bool).reshape(-1, 2)
-    before, after = (track_stability(states[:, column], index) for column in (0, 1))
-    several = before.length > 1
+    stability = [track_stability(states[:, column], tracks) for column in (0, 1)]
+    several = stability[0].length > 1
     if not several.any():
         return {}
-    parts = [TrackStability(*(values[several] for values in part)) for part in (before, after)]
+    parts = [TrackStability(*(values[several] for values in part)) for part in stability]
     measures = [stability_measures(part) | {"shown": 100.0 * (part.found > 0)} for part in parts]
     return {name: (float(values.mean()), float(measures[1][name].mean())) for name, values in measures[0].items()}

@@ -20,10 +20,13 @@ class FrameDetector:
         cfg: configuration with INPUT.MIN_SIZE_TEST, MAX_SIZE_TEST and FORMAT.
         model: in evaluation mode.
         schedule: names the window of a frame; its lookahead is a number of frames.
+        class_names: names by label; empty where they are not known.
     """
 
-    def __init__(self, cfg: CfgNode, model: VideoRCNN, schedule: SupportSchedule) -> None:
-        self.model, self.schedule = model, schedule
+    def __init__(
+        self, cfg: CfgNode, model: VideoRCNN, schedule: SupportSchedule, class_names: Sequence[str] = ()
+    ) -> None:
+        self.model, self.schedule, self.class_names = model, schedule, class_names
         self.resize = build_test_resize(cfg)
         self.rgb = cfg.INPUT.FORMAT == "RGB"
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from vod2.checkpoint import load_weights
 from vod2.d2 import CfgNode, build_model, transforms
+from vod2.engine.class_names import class_names_of
 from vod2.engine.frame_detector import FrameDetector
 from vod2.engine.fuse import inference_copy
 from vod2.engine.setup import load_config
@@ -73,7 +74,7 @@ class VideoPredictor:
         load_weights(model, config.MODEL.WEIGHTS)
         if fused:
             model = inference_copy(model)
-        self._open_detector: FrameDetector | None = FrameDetector(config, model, schedule)
+        self._open_detector: FrameDetector | None = FrameDetector(config, model, schedule, _class_names(config))
         # Streams that nobody holds any more are free already.
         self._streams: weakref.WeakSet[VideoStream] = weakref.WeakSet()
         self._default = self.open()
@@ -111,6 +112,11 @@ class VideoPredictor:
     def model(self) -> VideoRCNN:
         """The detector, in evaluation mode."""
         return self._detector.model
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        """Names by label: those of the weights, or else of the first test dataset; empty where nobody knows them."""
+        return self._detector.class_names
 
     @property
     def schedule(self) -> SupportSchedule:
@@ -177,6 +183,15 @@ class VideoPredictor:
             ValueError: a stream is given twice, or is one of another predictor; then no stream has taken in anything.
         """
         return step_together(self._detector, frames)
+
+
+def _class_names(cfg: CfgNode) -> list[str]:
+    """The names for drawings and tables; [] where they are not known, or are not those of the model."""
+    try:
+        return class_names_of(cfg)
+    except UserError as error:
+        _LOGGER.warning("classes have numbers in the place of names: %s", error)
+        return []
 
 
 def _schedule_of_stream(cfg: CfgNode, lookahead: int | None) -> SupportSchedule:

@@ -9,10 +9,12 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from vod2.d2 import Instances
+from vod2.detections.views import ResultViews
 from vod2.errors import UserError
 from vod2.modeling import OnlineLinker
 from vod2.temporal import FrameMemory, SupportSchedule
@@ -20,12 +22,34 @@ from vod2.temporal import FrameMemory, SupportSchedule
 _LOGGER = logging.getLogger(__name__)
 
 
-class DetectedFrame(NamedTuple):
-    """One finished frame: its number, the image as it came in, and {"instances": Instances} in its pixels."""
+class _FrameFields(NamedTuple):
+    """What a `DetectedFrame` unpacks to."""
 
     index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls
     image: np.ndarray
     output: dict
+
+
+class DetectedFrame(ResultViews, _FrameFields):
+    """One finished frame, a tuple (index, image, output): its number, the image as it came in, and {"instances":
+    Instances} in its pixels.
+
+    `plot`, `save`, `to_dict`, `to_numpy`, `to_dataframe` and `to_supervision` give the detections in other forms.
+    """
+
+    @property
+    def instances(self) -> Instances:
+        """Those of `output`."""
+        return self.output["instances"]
+
+    def _number_and_image(self) -> tuple[int, np.ndarray | None]:
+        return self.index, self.image
+
+    def _replace(self, **fields: Any) -> "DetectedFrame":
+        """A copy with other fields; the names of the classes stay."""
+        replaced = super()._replace(**fields)
+        replaced.class_names = self.class_names
+        return replaced
 
 
 class StreamDetector(Protocol):
@@ -33,6 +57,7 @@ class StreamDetector(Protocol):
 
     Attributes:
         schedule: names the window of a frame; its lookahead is a number of frames.
+        class_names: names by label; a detector without names need not have it.
     """
 
     schedule: SupportSchedule
@@ -113,7 +138,10 @@ class _State:
             index = self.arrived - len(self.waiting)
             output = detector.detect(self.memory, index, (image.shape[0], image.shape[1]))
             self.waiting.popleft()
-            found.append(DetectedFrame(self.first + index, image, output))
+            finished = DetectedFrame(self.first + index, image, output)
+            # A detector of one's own need not have names.
+            finished.class_names = getattr(detector, "class_names", ())
+            found.append(finished)
         return found
 
 

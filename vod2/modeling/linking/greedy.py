@@ -60,7 +60,7 @@ class GreedyLinking(ClassLinker):
         path_of_row: dict[int, int] = {}  # of the frame before
         before = None
         for t, boxes in enumerate(frames):
-            predecessors = {} if before is None else self._pairs(before, boxes)
+            predecessors: dict[int, int] = {} if before is None else self._pairs(before, boxes)
             path_of_this = {}
             for row in range(len(boxes.scores)):
                 if row in predecessors:
