@@ -63,6 +63,7 @@ ALLOWED = {
     "commands": CORE
     | {"temporal", "modeling", "data", "evaluation", "checkpoint", "visualization", "video", "engine", "archive"}
     | {"detections"},
+    "model_zoo": {"d2", "checkpoint", "engine"},
     "__main__": {"commands"},
     "archive": {"d2", "temporal", "modeling", "video", "evaluation", "visualization", "checkpoint", "engine"},
 }

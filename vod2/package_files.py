@@ -24,6 +24,7 @@ TOOLS = {
     "compare": "compare",
     "archive": "detect_archive",
     "convert": "convert_checkpoint",
+    "zoo": "model_zoo",
     "analyze": "analyze_model",
     "show": "show_config",
     "synthetic": "make_synthetic",

@@ -31,7 +31,7 @@ GROUPS = {
     "detection": {
         "detect": Command("detect", "objects in videos, folders of images or a camera, as video, text or page"),
         "archive": Command("archive", "objects in thousands to millions of videos, resumable"),
-        "link": Command("link", "join the boxes of an evaluation to tracks, and evaluate them again"),
+        "link": Command("link", "join boxes to tracks, of any detector or of an evaluation, which is evaluated again"),
     },
     "training and evaluation": {
         "train": Command("train", "train the detector of a configuration"),
@@ -41,6 +41,7 @@ GROUPS = {
     },
     "models": {
         "show": Command("show", "configurations that come with vod2, rows of papers' tables, keys"),
+        "zoo": Command("zoo", "published weights by name: the list, or download and convert"),
         "convert": Command("convert", "published weights to those of vod2"),
         "analyze": Command("analyze", "parameters, operations and time of a detector"),
     },

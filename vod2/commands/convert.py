@@ -13,31 +13,13 @@ the model. Of flownets only the flow network is filled (MODEL.FLOWNET.WEIGHTS).
 import argparse
 import os
 import shlex
-from collections.abc import Iterable
-from dataclasses import replace
-from pathlib import Path
 
-import torch
-from torch import nn
-
-from vod2.checkpoint import SOURCES, LoadReport, Target, compare, convert, default_config
-from vod2.checkpoint.public_file import read_public, require_writable, sha256, write_weights
-from vod2.checkpoint.settings import differing
-from vod2.checkpoint.sources import of_resnet
+from vod2.checkpoint import SOURCES, default_config
+from vod2.checkpoint.public_file import read_public, require_writable
 from vod2.commands.parsing import command_parser
-from vod2.d2 import CfgNode, build_model
-from vod2.engine import load_config
+from vod2.engine.conversion import convert_file
 from vod2.errors import UserError
 from vod2.package_files import CONFIGS, command_line, find_config
-
-
-def build_without_memory(cfg: CfgNode, source: str) -> nn.Module:
-    """What is to be filled, with the shapes of its parameters, but without their numbers."""
-    cfg = cfg.clone()
-    # On "meta" a tensor has a shape but no memory: the weights come from the file.
-    cfg.MODEL.DEVICE = "meta"
-    with torch.device("meta"):
-        return (SOURCES[source].network or build_model)(cfg)
 
 
 def config_file(args: argparse.Namespace, names: dict) -> str:
@@ -65,51 +47,6 @@ def require_output(args: argparse.Namespace) -> None:
         print(f"The folder {folder} does not exist: it will be made")
 
 
-def require_fit(report: LoadReport, partial: bool) -> None:
-    """Refuse what would make another model than the file's, or one with random numbers where it has to know something.
-
-    Raises:
-        UserError: if tensors are of another shape, missing or unused; if `partial`, only those of a ResNet count.
-    """
-
-    def relevant(names: Iterable[str]) -> list[str]:
-        return [name for name in names if not partial or of_resnet(name)]
-
-    start = f"{report.path}: "
-    remedy = "give the configuration that the weights are of with --config-file"
-    if names := relevant(report.other_shape):
-        shape, wanted = report.other_shape[names[0]]
-        problem = f"{names[0]!r} would have the shape {shape}, expected {wanted}"
-        raise UserError(start + f"{problem}: {remedy} (classes, widths){'' if partial else ' or --partial'}")
-    if names := relevant(report.new):
-        problem = f"{len(names)} of {len(report.wanted)} tensors are missing, for example {names[0]!r}"
-        less = "" if partial else ", or --partial to begin a training with what there is"
-        raise UserError(start + f"{problem}: {remedy}{less}")
-    if names := relevant(report.unused):
-        problem = f"the model has no place for {len(names)} of its tensors, for example {names[0]!r}"
-        raise UserError(start + f"{problem}: {remedy}{'' if partial else ', or --partial to go without them'}")
-
-
-def without_broken_layers(report: LoadReport) -> LoadReport:
-    """A layer goes with its weight: its bias is of no use beside another weight than it was trained with."""
-    broken = report.new | report.other_shape
-    kept = {name: shape for name, shape in report.loaded.items() if f"{name.rpartition('.')[0]}.weight" not in broken}
-    dropped = {name: shape for name, shape in report.loaded.items() if name not in kept}
-    return replace(report, loaded=kept, new=report.new | dropped)
-
-
-def metadata(args: argparse.Namespace, config: str) -> dict[str, str]:
-    """What the file says of itself."""
-    path = Path(find_config(config)).resolve()
-    return {
-        "vod2.config": str(path.relative_to(CONFIGS) if path.is_relative_to(CONFIGS) else path.name),
-        "vod2.opts": shlex.join(args.opts),
-        "vod2.source": os.path.basename(args.input),
-        "vod2.source_sha256": sha256(args.input),
-        "vod2.from": args.source,
-    }
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = command_parser(__doc__)
     parser.add_argument("--from", required=True, dest="source", choices=sorted(SOURCES), help="whose weights they are")
@@ -129,19 +66,13 @@ def main(arguments: list[str] | None = None) -> None:
     # All that can be refused cheaply has been, before the file is read.
     state = read_public(args.input, trust_pickle=args.trust_pickle)
     config = config_file(args, state)
-    cfg = load_config(config, args.opts)
-    model = build_without_memory(cfg, args.source)
-    conversion = convert(state, args.source, Target.of(cfg, model))
-    report = compare(model, conversion.state, args.input)
-    report = replace(report, unused=conversion.unused | report.unused)
-    require_fit(report, conversion.partial or args.partial)
-    report = without_broken_layers(report)
-    write_weights(args.output, {name: conversion.state[name] for name in report.loaded}, metadata(args, config))
+    converted = convert_file(state, args.source, args.input, args.output, config, args.opts, args.partial)
+    report, conversion = converted.report, converted.conversion
     print(conversion.table())
     is_complete = not report.new and not report.other_shape
     if report.unused or not is_complete:
         print(f"\nNot all of it fits; what is new or of another shape stays as the model begins:\n{report.table()}\n")
-    settings = differing(cfg, conversion.settings)
+    settings = converted.settings
     if settings:
         print("These weights also need, other than the configuration has it:", shlex.join(settings))
     loaded = f"{len(report.loaded)} of {len(report.wanted)} tensors, {report.percent}% of the numbers"

@@ -167,7 +167,9 @@ def _json_lines(path: Path) -> Iterator[tuple[Place, Found]]:
         if isinstance(record, dict):
             videos.add(str(record.get("video")))  # those of an archive have it
         if len(videos) > 1:
-            raise Fault.at(place, f"a frame of {shown(record.get('video'))}", "those of one video", remedy="split the file")
+            raise Fault.at(
+                place, f"a frame of {shown(record.get('video'))}", "those of one video", remedy="split the file"
+            )
         yield from _record(record, place)
 
 

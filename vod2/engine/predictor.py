@@ -14,6 +14,7 @@ from vod2.engine.frame_detector import FrameDetector
 from vod2.engine.fuse import inference_copy
 from vod2.engine.setup import load_config
 from vod2.engine.streams import DetectedFrame, VideoStream, step_together
+from vod2.engine.zoo import find_published, published_weights, stem_of
 from vod2.errors import UserError, settings
 from vod2.modeling import VideoRCNN
 from vod2.temporal import SupportSchedule, build_support_schedule
@@ -33,7 +34,8 @@ class VideoPredictor:
 
     Args:
         cfg: configuration with MODEL.WEIGHTS, VIDEO.TEST_SCHEDULE and INPUT.MIN_SIZE_TEST, MAX_SIZE_TEST, FORMAT; or
-            its file, or the name of one that comes with vod2, see `load_config`.
+            its file, or the name of one that comes with vod2, see `load_config`; or the name of a model, such as
+            "SELSA_R101_mmtracking", whose published weights are fetched, see `vod2.model_zoo`.
         weights: instead of MODEL.WEIGHTS; "" for random ones.
         lookahead: how many frames after t frame t waits for: 0 is causal, for live pictures; up to the window's radius.
             None is what the configuration says (in the papers, the radius), and 0 where it asks for the whole video.
@@ -59,7 +61,7 @@ class VideoPredictor:
         *,
         fused: bool = False,
     ) -> None:
-        config = cfg if isinstance(cfg, CfgNode) else load_config(os.fspath(cfg))
+        config = cfg if isinstance(cfg, CfgNode) else _load(os.fspath(cfg), with_weights=weights is None)
         if weights is not None:
             config = config.clone()
             config.defrost()
@@ -183,6 +185,17 @@ class VideoPredictor:
             ValueError: a stream is given twice, or is one of another predictor; then no stream has taken in anything.
         """
         return step_together(self._detector, frames)
+
+
+def _load(name: str, with_weights: bool) -> CfgNode:
+    """The configuration of a file, or of the name of a model, which has no suffix, with its published weights."""
+    if os.path.exists(name) or ".yaml" in name:  # also FILE.yaml:ROW
+        return load_config(name)
+    published = find_published(name)
+    cfg = load_config(published.config if published else f"{stem_of(name)}.yaml")
+    if with_weights:
+        cfg.MODEL.WEIGHTS = published_weights(name)
+    return cfg
 
 
 def _class_names(cfg: CfgNode) -> list[str]:
