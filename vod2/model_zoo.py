@@ -15,9 +15,9 @@ Example:
 from torch import nn
 
 from vod2.checkpoint import load_weights
+from vod2.checkpoint.sources.published import PUBLISHED, PublishedModel
 from vod2.d2 import CfgNode, build_model
 from vod2.engine import load_config
-from vod2.engine.published_models import PUBLISHED, PublishedModel
 from vod2.engine.zoo import find_published, published_weights, require_published, stem_of
 from vod2.package_files import find_config
 

@@ -12,8 +12,9 @@ import yaml
 from helpers.conversion import CONFIG, SMALL, public_state, small_state
 from vod2 import VideoPredictor, model_zoo
 from vod2.checkpoint import SOURCES
+from vod2.checkpoint.sources import published as published_models
 from vod2.commands.zoo import main
-from vod2.engine import published_models, zoo
+from vod2.engine import zoo
 from vod2.errors import UserError
 from vod2.package_files import config_names
 

@@ -12,8 +12,8 @@ import shlex
 
 from tabulate import tabulate
 
+from vod2.checkpoint.sources.published import PUBLISHED
 from vod2.commands.parsing import command_parser
-from vod2.engine.published_models import PUBLISHED
 from vod2.engine.zoo import cached_weights, published_weights, require_published
 from vod2.package_files import command_line
 

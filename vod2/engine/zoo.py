@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 
 from vod2.atomic import replacing
 from vod2.checkpoint.public_file import read_public, sha256
+from vod2.checkpoint.sources.published import PUBLISHED, PublishedModel
 from vod2.engine.conversion import convert_file
-from vod2.engine.published_models import PUBLISHED, PublishedModel
 from vod2.errors import UserError
 from vod2.locking import locked_file
 from vod2.package_files import command_line, config_names, similar_config
