@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
+import vod2.video.camera
 from vod2 import VideoError
 from vod2.video import Camera
 
@@ -57,3 +58,81 @@ def test_a_camera_without_a_picture_is_an_error_that_names_it(capture):
     with pytest.raises(VideoError, match="'rtsp://door' gives no picture"):
         Camera("rtsp://door")
     assert capture.released == 1
+
+
+class Breaking:
+    """Captures of one camera, each with a script of its own: x a picture, X a larger one, anything else none."""
+
+    scripts: list[str] = []
+    opened = 0
+
+    def __init__(self, source):
+        self.left = list(self.scripts[type(self).opened]) if type(self).opened < len(self.scripts) else []
+        type(self).opened += 1
+
+    def get(self, key):
+        return 1000.0 if key == cv2.CAP_PROP_FPS else 0.0
+
+    def read(self):
+        letter = self.left.pop(0) if self.left else "-"
+        side = 24 if letter == "x" else 48
+        return letter in "xX", np.full((side, 32, 3), 7, np.uint8) if letter in "xX" else None
+
+    def release(self):
+        pass
+
+
+@pytest.fixture
+def breaking(monkeypatch):
+    made = type("Made", (Breaking,), {})
+    monkeypatch.setattr(cv2, "VideoCapture", made)
+    monkeypatch.setattr(vod2.video.camera, "_FIRST_PAUSE", 0.01)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("scripts", "frames", "reconnections"),
+    [
+        (["xx", "xx", "x"], "xx-xx-x", 2),
+        (["xx", "", "", "x"], "xx-x", 1),
+        (["xx-", "xx"], "xx-xx", 1),
+    ],
+)
+def test_a_camera_that_breaks_off_is_opened_again(breaking, scripts, frames, reconnections):
+    breaking.scripts = scripts
+    with Camera("rtsp://door", patience=3, reconnect=0.3) as camera:
+        assert "".join("-" if frame is None else "x" for frame in camera) == frames
+        assert camera.reconnections == reconnections and camera.arrived == frames.count("x")
+        assert 0 <= camera.delay < 5
+
+
+def test_without_reconnect_it_is_opened_once(breaking):
+    breaking.scripts = ["xx", "xx"]
+    with Camera("rtsp://door", patience=3) as camera:
+        assert len(list(camera)) == 2 and breaking.opened == 1
+
+
+def test_pauses_grow_until_it_is_given_up(breaking, monkeypatch):
+    breaking.scripts = ["x"]
+    pauses = []
+    monkeypatch.setattr(Camera, "_pause", lambda self, seconds: pauses.append(seconds) or len(pauses) < 12)
+    with Camera("rtsp://door", patience=1, reconnect=1e9) as camera:
+        assert len(list(camera)) == 1
+    assert pauses == [0.01 * 2**k for k in range(12)]
+
+
+def test_a_camera_that_is_closed_is_not_waited_for(breaking):
+    breaking.scripts = ["x"]
+    with Camera("rtsp://door", patience=1, reconnect=1000.0) as camera:
+        assert next(iter(camera)) is not None
+    camera._thread.join(5.0)
+    assert not camera._thread.is_alive()
+
+
+def test_pictures_of_another_size_are_another_video(breaking):
+    breaking.scripts = ["xx", "XX"]
+    with (
+        pytest.raises(VideoError, match="32 x 48 pixels now, before they had 32 x 24"),
+        Camera("rtsp://door", patience=1, reconnect=1.0) as camera,
+    ):
+        list(camera)

@@ -73,6 +73,13 @@ def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--mot", metavar="FILE", help="as MOTChallenge text")
     parser.add_argument("--coco", metavar="FILE", help="as COCO results")
     parser.add_argument("--report", metavar="FILE", help="a page with the video and scores over time, such as out.html")
+    parser.add_argument(
+        "--reconnect",
+        type=float,
+        default=0.0,
+        metavar="S",
+        help="open a --webcam that breaks off again, for S seconds (default 0: it has ended)",
+    )
     parser.add_argument("--confidence-threshold", type=float, default=0.5, metavar="S", help="least score (default .5)")
     parser.add_argument(
         "--lookahead", type=int, metavar="N", help="frames to wait for: 0 is live (default: the model's)"
@@ -114,6 +121,10 @@ def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error(f"--report shows one other detector: --compare is given {len(args.compare)} times")
     if args.show_relations and not args.output:
         parser.error("--show-relations draws: it needs --output")
+    if args.reconnect and not args.webcam:
+        parser.error("--reconnect is for a camera: give it with --webcam")
+    if not args.reconnect >= 0:
+        parser.error(f"--reconnect {args.reconnect}: expected a number of seconds, at least 0")
     if args.link is not None and args.link < 2:
         parser.error(f"--link {args.link}: expected at least 2 frames")
     if args.show_relations and len(args.video_input or []) != 1:
@@ -199,7 +210,7 @@ def jobs_of(args: argparse.Namespace, detectors: Sequence[Detector]) -> list[Job
     for path, name in zip(inputs, names, strict=True):
         paths = {kind: pattern.replace("{name}", name) for kind, pattern in patterns.items()}
         refuse_paths(paths, files_read)
-        source = _camera(path) if args.webcam else VideoReader(path)
+        source = _camera(path, args.reconnect) if args.webcam else VideoReader(path)
         facts = VideoFacts(path, source.fps, source.size, detectors[0].class_names, detectors[0].category_ids)
         files = [file_kind(paths[kind], facts) for kind, file_kind in FORMATS.items() if kind in paths]
         writer = None
@@ -254,9 +265,9 @@ class FrameTimes:
         return self._times.pop(index)
 
 
-def _camera(source: str) -> Camera:
+def _camera(source: str, reconnect: float) -> Camera:
     # OpenCV takes the number of a camera as an int, and an address as text.
-    return Camera(int(source) if source.isdigit() else source)
+    return Camera(int(source) if source.isdigit() else source, reconnect=reconnect)
 
 
 def run(
@@ -315,9 +326,12 @@ def run(
 def complaint(source: VideoReader | Camera) -> str:
     """What was wrong with a video that was read to its end, or with a camera until now; "" if nothing."""
     if isinstance(source, Camera):
-        if not source.skipped:
-            return ""
-        return f"camera {source.source}: {source.skipped} frames came while the detector was busy, and were left out"
+        told = []
+        if source.skipped:
+            told.append(f"{source.skipped} frames came while the detector was busy, and were left out")
+        if source.reconnections:
+            told.append(f"it broke off and was opened again {source.reconnections} times")
+        return f"camera {source.source}: {'; '.join(told)}" if told else ""
     status = source.status
     if status is None or status.state == "ok":
         return ""

@@ -20,6 +20,8 @@ _UNKNOWN_FPS = 25.0
 # Frames that may wait, so that a moment in which the caller is slow costs none: a tenth of a second at 30 a second.
 _WAITING = 4
 _SECONDS_TO_STOP = 2.0
+# Between attempts to open an address again: the first pause, which doubles, and the longest.
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
 
 
 class _Arrival(NamedTuple):
@@ -36,13 +38,16 @@ class Camera:
     A thread reads the camera, so that a caller who is slower than it does not fall behind more and more: where more
     than 4 frames wait, he gets the newest, and those before it count as lost. Failures to read in a row count as one
     lost frame. A file that OpenCV plays (an address whose frames can be counted) waits for the caller: all its frames
-    come.
+    come. A stream that breaks off is opened again where `reconnect` says so; what was missed counts as one lost frame.
 
     Attributes:
         fps: frames per second that the camera promises, 25 where it says nothing.
         size: (width, height) in pixels.
         frame_count_hint: None: nobody knows when it ends.
         skipped: frames so far that came while the caller was busy, and that he did not get.
+        arrived: frames so far that the camera gave.
+        reconnections: how often it was opened again.
+        delay: seconds that the frame that came last had waited for the caller.
         time: seconds from the first frame's arrival to that of the frame that came last, a float.
 
     Example:
@@ -52,17 +57,19 @@ class Camera:
 
     frame_count_hint = None
 
-    def __init__(self, source: int | str, patience: int = 25) -> None:
+    def __init__(self, source: int | str, patience: int = 25, reconnect: float = 0.0) -> None:
         """Open the camera and take a frame.
 
         Args:
             source: number of a camera from 0, or an address such as rtsp://...
             patience: after this many failures to read in a row, one frame's time apart, the stream is over.
+            reconnect: seconds for which it is then tried to open it again, after 1, 2, 4 and up to 30 seconds; 0 for
+                no attempt. A picture begins this time anew.
 
         Raises:
             VideoError: there is no such camera, or it gives no frame.
         """
-        self.source, self.patience = source, patience
+        self.source, self.patience, self.reconnect = source, patience, reconnect
         self._capture = cv2.VideoCapture(source)
         fps = self._capture.get(cv2.CAP_PROP_FPS)
         self.fps = Fraction(fps if 0 < fps <= 1000 else _UNKNOWN_FPS).limit_denominator(1001)
@@ -73,7 +80,8 @@ class Camera:
                 f"camera {source!r} gives no picture: expected the number of a camera from 0, or its address"
             )
         self.size = (first.shape[1], first.shape[0])
-        self.skipped, self.time = 0, 0.0
+        self.skipped, self.reconnections, self.arrived = 0, 0, 1
+        self.time = self.delay = 0.0
         self._began = time.monotonic()
         self._is_file = self._capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0
         self._arrivals: deque[_Arrival] = deque([_Arrival(first, 0, self._began)])
@@ -103,7 +111,7 @@ class Camera:
             self._thread.start()
         while (arrival := self._next()) is not None:
             yield from [None] * arrival.missing
-            self.time = arrival.time - self._began
+            self.time, self.delay = arrival.time - self._began, time.monotonic() - arrival.time
             yield arrival.frame
 
     def _next(self) -> _Arrival | None:
@@ -138,14 +146,20 @@ class Camera:
         """What the thread does: it reads until the camera ends or is closed."""
         try:
             failures = 0
-            while failures < self.patience and not self._closed:
+            while not self._closed:
                 is_read, frame = self._capture.read()
                 if is_read:
+                    self._require_size(frame)
                     self._put(_Arrival(frame, int(failures > 0), time.monotonic()))
                     failures = 0
-                else:
-                    failures += 1
+                    continue
+                failures += 1
+                if failures < self.patience:
                     time.sleep(float(1 / self.fps))
+                elif self._open_again():
+                    failures = 0
+                else:
+                    return
         except BaseException as error:
             self._error = error  # raised where the frames are taken
         finally:
@@ -154,9 +168,44 @@ class Camera:
                 self._ended = True
                 self._changed.notify_all()
 
+    def _open_again(self) -> bool:
+        """Open the stream again, with growing pauses; whether it gave a picture in time."""
+        if self._is_file or self.reconnect <= 0:
+            return False
+        pause, give_up = _FIRST_PAUSE, time.monotonic() + self.reconnect
+        logger.warning("camera %r gives no picture: it is opened again for %g s", self.source, self.reconnect)
+        while time.monotonic() + pause <= give_up and self._pause(pause):
+            self._capture.release()
+            self._capture = cv2.VideoCapture(self.source)
+            is_read, frame = self._capture.read()
+            if is_read:
+                self.reconnections += 1
+                logger.warning("camera %r gives pictures again", self.source)
+                self._require_size(frame)
+                self._put(_Arrival(frame, 1, time.monotonic()))
+                return True
+            pause = min(2 * pause, _LONGEST_PAUSE)
+        return False
+
+    def _pause(self, seconds: float) -> bool:
+        """Wait; False where the camera has been closed meanwhile."""
+        with self._changed:
+            return not self._changed.wait_for(lambda: self._closed, seconds)
+
+    def _require_size(self, frame: np.ndarray) -> None:
+        """Raises VideoError where a picture has another size than those before: they are frames of one video."""
+        size = (frame.shape[1], frame.shape[0])
+        if size != self.size:
+            width, height = self.size
+            raise VideoError(
+                f"camera {self.source!r} gives pictures of {size[0]} x {size[1]} pixels now, before they had "
+                f"{width} x {height}: begin another stream"
+            )
+
     def _put(self, arrival: _Arrival) -> None:
         with self._changed:
             while self._is_file and len(self._arrivals) >= _WAITING and not self._closed:
                 self._changed.wait(0.5)
             self._arrivals.append(arrival)
+            self.arrived += 1
             self._changed.notify_all()
