@@ -47,7 +47,8 @@ def test_every_format_gives_the_same_frames(tmp_path, name):
     assert rows(found.frames) == [[(BOX, 0.75, 0)], [], [(BOX, 0.5, 3)]]
     assert found.frames[0].image_size == (60, 41)
     assert not found.frames[2].has("track_ids")
-    assert found.class_names == (["a", "b"] if kind == "json" else [])
+    assert found.facts.class_names == (["a", "b"] if kind == "json" else [])
+    assert found.first == (1 if kind == "mot" else 0)
 
 
 def test_lines_of_an_archive_are_read_for_one_video(tmp_path):
@@ -101,14 +102,21 @@ WRONG = {
     "negative label": ("a.json", json.dumps([COCO[0] | {"category_id": -2}]), "label -2"),
     "half a label": ("a.json", json.dumps([COCO[0] | {"category_id": 1.5}]), "category_id is 1.5"),
     "a number as entry": ("a.json", "[3]", r"\[0\]: 3"),
-    "NaN": ("a.json", '[{"image_id": 0, "category_id": 0, "bbox": [0, 0, NaN, 1], "score": 1}]', "a.json"),
+    "NaN": ("a.json", '[{"image_id": 0, "category_id": 0, "bbox": [0, 0, NaN, 1], "score": 1}]', "bbox is nan|NaN"),
+    "class 0": ("a.txt", "1,-1,10,20,30,40,1,0,-1,-1\n", "class 0, expected a class from 1 on"),
+    "fps": ("a.json", '{"frames": [], "fps": 0}', "fps is 0"),
+    "evaluation": ("detections.npz", "", "need --dataset"),
     "six columns": ("a.txt", "1,-1,10,20,30,40\n", "line 1"),
     "no number": ("a.txt", MOT + "4,-1,x,20,30,40,1\n", "line 4"),
     "frame 0": ("a.txt", "0,-1,10,20,30,40,1\n", "frame 0, expected 1 to"),
     "lengths": ("a.jsonl", '{"index": 0, "boxes": [], "scores": [1], "labels": []}\n', "line 1: .*different lengths"),
     "no index": ("a.jsonl", '{"detections": []}\n', "'frame'"),
     "a list of numbers": ("a.jsonl", '{"index": 0, "detections": [1]}\n', "`box`"),
-    "a far frame": ("a.jsonl", '{"index": 1e18, "detections": []}\n{"index": 99999999, "detections": [{}]}', "a.jsonl"),
+    "a far frame": (
+        "a.jsonl",
+        '{"index": 1e18, "detections": []}',
+        "number of the frame is 1e\\+18|1000000000000000000",
+    ),
 }
 
 
@@ -122,8 +130,30 @@ def test_what_is_no_file_of_detections_is_refused_with_its_place(tmp_path, name,
 
 def test_a_wrong_number_of_a_frame_does_not_ask_for_millions_of_frames(tmp_path):
     path = write(tmp_path, "found.txt", MOT.replace("3,5", "4000000,5"))
-    with pytest.raises(UserError, match="2 detections up to frame 4000000: give --video"):
+    with pytest.raises(UserError, match=r"line 3: a detection in frame 4000000, expected 1 to 250000.*give --video"):
         read_detections(path)
+
+
+def test_frames_that_are_listed_without_detections_count(tmp_path):
+    lines = [
+        {"index": t, "boxes": [BOX] * (t == 1), "scores": [0.5] * (t == 1), "labels": [0] * (t == 1)} for t in range(5)
+    ]
+    found = read_detections(write(tmp_path, "found.jsonl", "\n".join(map(json.dumps, lines))))
+    assert [len(frame) for frame in found.frames] == counts
+
+
+def test_what_the_file_says_of_its_video_is_kept(tmp_path):
+    frames = [{"index": 0, "time": 0.5, "detections": [{"box": BOX, "score": 0.5, "label": 3, "class": "dog"}]}]
+    head = {"video": "in.mp4", "fps": 30, "width": 1920, "height": 1080}
+    facts = read_detections(write(tmp_path, "found.json", json.dumps(head | {"frames": frames}))).facts
+    assert (facts.video, facts.fps, facts.size, facts.times) == ("in.mp4", 30.0, (1080, 1920), {0: 0.5})
+    assert facts.class_names == ["class 0", "class 1", "class 2", "dog"]
+
+
+def test_json_may_hold_any_character(tmp_path):
+    line = {"index": 0, "detections": [{"box": BOX, "score": 0.5, "label": 0, "class": "a\u2028b\u0085"}]}
+    found = read_detections(write(tmp_path, "found.jsonl", json.dumps(line, ensure_ascii=False) + "\r\n"))
+    assert found.facts.names == {0: "a\u2028b\u0085"}
 
 
 def test_a_detection_beyond_the_video_is_refused(tmp_path):

@@ -114,6 +114,14 @@ def test_where_another_box_of_the_class_is_none_is_added():
     assert [(row[0], row[3]) for row in found[1]] == [(NEAR, 3), (FAR, 5)]
 
 
+def test_a_track_that_comes_back_while_another_continues_it_is_an_object_of_its_own():
+    frames = [frame((HERE, 0.5, 0, 0)), frame(), frame((HERE, 0.5, 0, 1)), frame((HERE, 0.5, 0, 1), (FAR, 0.5, 0, 0))]
+    found = plain(fill_gaps(frames, 5))
+    assert [[row[3] for row in rows] for rows in found[:3]] == [[0], [0], [0]]
+    tracks = {row[0]: row[3] for row in found[3]}
+    assert tracks[HERE] == 0 and tracks[FAR] < 0
+
+
 def test_a_frame_waits_for_max_gap_others_and_memory_is_bounded():
     filler = GapFiller(3)
     for t in range(200):

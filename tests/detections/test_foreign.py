@@ -72,6 +72,19 @@ def test_the_size_is_what_is_said_or_what_the_detections_say_or_what_holds_the_b
     assert as_instances(supervision()).image_size == (41, 30)
 
 
+def test_a_size_that_is_given_holds_for_instances_too():
+    found = as_instances(instances(), (480, 640))
+    assert found.image_size == (480, 640) and found.scores.tolist() == SCORES
+
+
+def test_boxes_that_are_no_boxes_of_detectron2_are_told():
+    found = Instances(
+        (4, 4), pred_boxes=torch.tensor(BOXES), scores=torch.tensor(SCORES), pred_classes=torch.tensor(LABELS)
+    )
+    with pytest.raises(UserError, match="pred_boxes is a Tensor, expected Detectron2's Boxes"):
+        as_instances(found)
+
+
 def test_tracks_and_further_fields_are_kept():
     assert as_instances(supervision(tracker_id=np.array([7, 9]))).track_ids.tolist() == [7, 9]
     found = instances()
@@ -82,7 +95,15 @@ def test_tracks_and_further_fields_are_kept():
 WRONG = {
     "no scores": (supervision(confidence=None), "no confidence"),
     "no labels": ({"boxes": BOXES, "scores": SCORES}, "'labels'"),
-    "lengths": ((BOXES, SCORES, [1]), "'labels': 1"),
+    "lengths": ((BOXES, SCORES, [1]), r"labels of shape \(1,\), expected \(2,\)"),
+    "transposed": ((np.array(BOXES).T, SCORES * 2, LABELS * 2), r"boxes of shape \(4, 2\), expected \(n, 4\)"),
+    "three numbers": (([[1, 2, 3]], [0.5], [0]), r"boxes of shape \(1, 3\)"),
+    "one score": ((BOXES, 0.5, LABELS), r"scores of shape \(\)"),
+    "a column of scores": ((BOXES, np.array(SCORES)[:, None], LABELS), r"scores of shape \(2, 1\)"),
+    "tracks": ({"boxes": BOXES, "scores": SCORES, "labels": LABELS, "track_ids": [1]}, "track_ids of shape"),
+    "a scalar": (np.array(3.0), r"an array of shape \(\)"),
+    "a huge label": ((BOXES, SCORES, [1e300, 0]), "1e\\+300 is no label"),
+    "NaN as label": ((BOXES, SCORES, [np.nan, 0]), "nan is no label"),
     "five columns": (np.zeros((2, 5)), r"\(2, 5\)"),
     "text": ("boxes", "cannot be read as numbers"),
     "number": (7, "expected Instances"),

@@ -75,6 +75,12 @@ def test_what_the_caller_holds_stays_as_it_is():
     assert frame.scores.tolist() == pytest.approx([0.8])
 
 
+def test_all_frames_have_the_size_that_holds_every_box():
+    far = ([[60.0, 10.0, 80.0, 50.0]], [0.4], [0])
+    assert {frame.image_size for frame in link([SEEN, NOTHING, far])} == {(50, 80)}
+    assert {frame.image_size for frame in link([SEEN, NOTHING], size=(480, 640))} == {(480, 640)}
+
+
 def test_a_linker_of_ones_own_settings_is_taken():
     far = ([[60.0, 10.0, 80.0, 40.0]], [0.4], [0])
     assert [frame.track_ids.tolist() for frame in link([SEEN, far], GreedyLinking(link_similarity=0.9))] == [[0], [1]]

@@ -87,6 +87,16 @@ def test_another_file_than_that_of_the_first_download_is_refused(published):
         zoo.published_weights("small_mega")
 
 
+def test_a_wrong_first_file_is_not_what_the_next_is_compared_to(published):
+    right = published.remote.read_bytes()
+    published.remote.write_bytes(b'{"error": "quota"}')
+    with pytest.raises(UserError, match=r"small_mega.pth is not the file of .*remove it to download it again"):
+        zoo.published_weights("small_mega")
+    published.remote.write_bytes(right)
+    (zoo.cache_folder() / "small_mega.pth").unlink()
+    assert Path(zoo.published_weights("small_mega")).is_file()
+
+
 def test_the_publishers_sha256_is_checked(published, monkeypatch):
     monkeypatch.setattr(zoo, "PUBLISHED", (published.model._replace(sha256="0badf00d"),))
     with pytest.raises(UserError, match="the publisher states 0badf00d"):
@@ -117,7 +127,7 @@ def test_without_network_a_sentence_says_which_file_to_put_where(published, monk
 
 def test_a_page_in_the_place_of_the_file_is_told_and_not_kept(published):
     published.remote.write_text("<!DOCTYPE html><html>too many users</html>")
-    with pytest.raises(UserError, match="gave a page in the place of the file"):
+    with pytest.raises(UserError, match="returned a web page instead of the file"):
         zoo.published_weights("small_mega")
     assert not (zoo.cache_folder() / "small_mega.pth").exists()
 

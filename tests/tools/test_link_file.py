@@ -57,6 +57,46 @@ def test_the_output_has_the_format_of_its_suffix_or_of_the_input(found):
     assert isinstance(json.loads((found / "again.json").read_text()), list), "COCO results stay COCO results"
 
 
+def test_what_the_file_says_of_its_video_is_written_again(found):
+    frames = [
+        {
+            "index": t,
+            "time": t / 30 + 0.001,
+            "detections": [{"box": [1, 1, 9, 9], "label": 1, "score": 0.5, "class": "dog"}],
+        }
+        for t in range(3)
+    ]
+    head = {"video": "there.mp4", "fps": 30.0, "width": 1920, "height": 1080, "class_names": ["cat", "dog"]}
+    (found / "detected.json").write_text(json.dumps(head | {"frames": [*frames, {"index": 3, "detections": []}]}))
+    main("detected.json -o linked.json".split())
+    content = json.loads((found / "linked.json").read_text())
+    assert {key: content[key] for key in head} == head and len(content["frames"]) == 4
+    assert [frame["time"] for frame in content["frames"]] == [0.001, 0.034333, 0.067667, 0.1]
+    main("linked.json -o linked.jsonl".split())
+    line = json.loads((found / "linked.jsonl").read_text().splitlines()[2])
+    assert line["detections"][0]["class"] == "dog"
+
+
+def test_frames_keep_their_numbers_in_the_same_format(found):
+    results = [{"image_id": t, "category_id": 0, "bbox": [1, 1, 9, 9], "score": 0.5} for t in (1, 2, 3)]
+    (found / "results.json").write_text(json.dumps(results))
+    main("results.json -o linked.json --first-frame 1".split())
+    assert [row["image_id"] for row in json.loads((found / "linked.json").read_text())] == [1, 2, 3]
+    main("results.json -o linked.txt --first-frame 1".split())
+    assert [line.split(",")[0] for line in (found / "linked.txt").read_text().splitlines()] == ["1", "2", "3"]
+
+
+def test_a_linker_of_the_configuration_is_taken(found, capsys):
+    (found / "mine.yaml").write_text("MODEL: {VIDEO: {LINKER: {NAME: SeqNMS, RESCORE: max}}}\n")
+    main("found.jsonl -o linked.jsonl --config-file mine.yaml".split())
+    assert json.loads((found / "linked.jsonl").read_text().splitlines()[1])["detections"][0]["score"] == pytest.approx(
+        0.9
+    )
+    with pytest.raises(SystemExit):
+        main("found.jsonl --dataset some".split())
+    assert "give --linker" in capsys.readouterr().err
+
+
 def test_names_of_classes_are_written(found):
     (found / "names.txt").write_text("cat\ndog\n")
     main("found.jsonl -o linked.jsonl --class-names names.txt".split())
@@ -76,6 +116,8 @@ WRONG = {
     "BLR": ("found.jsonl -o a.json --linker BLR", "relations"),
     "gaps": ("found.jsonl -o a.json --fill-gaps -1", "--fill-gaps is -1"),
     "rate": ("found.jsonl -o a.json --fps 0", "--fps is 0"),
+    "endless rate": ("found.jsonl -o a.json --fps inf", "--fps is inf"),
+    "folder": ("found.jsonl -o .", "is a folder"),
     "video": ("found.jsonl -o a.json --video none.mp4", "none.mp4"),
     "names": ("found.jsonl -o a.json --class-names none.txt", "none.txt"),
     "file": ("none.jsonl -o a.json", "none.jsonl"),

@@ -31,7 +31,7 @@ GROUPS = {
     "detection": {
         "detect": Command("detect", "objects in videos, folders of images or a camera, as video, text or page"),
         "archive": Command("archive", "objects in thousands to millions of videos, resumable"),
-        "link": Command("link", "join boxes to tracks, of any detector or of an evaluation, which is evaluated again"),
+        "link": Command("link", "link the boxes of any detector, or of an evaluation, into tracks"),
     },
     "training and evaluation": {
         "train": Command("train", "train the detector of a configuration"),

@@ -183,10 +183,10 @@ def _parser() -> argparse.ArgumentParser:
     registered = sorted(name for name, _ in BOX_LINKER_REGISTRY)
     parser.add_argument(
         "--linker",
-        default="repp-like",
         choices=[*LINKERS, *registered],
         metavar="NAME",
-        help=f"{', '.join(LINKERS)} (default repp-like), or a registered one: {', '.join(registered)}",
+        help=f"{', '.join(LINKERS)}, or a registered one: {', '.join(registered)} (default: that of --config-file, or "
+        "repp-like without --dataset)",
     )
     parser.add_argument("-o", "--output", type=Path, metavar="PATH", help="the file, or with --dataset the folder")
     parser.add_argument("--config-file", default="", metavar="FILE", help="a configuration, for what is not said here")
@@ -206,7 +206,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="number of the first frame in the file (default: 1 in .txt, or else 0)",
     )
-    video.add_argument("--fps", type=float, default=25.0, help="frames per second without --video (default 25)")
+    video.add_argument("--fps", type=float, help="frames per second without --video (default: the file's, or 25)")
     video.add_argument("--class-names", metavar="FILE", help="names of the classes, for JSON: see vod2 detect --help")
     video.add_argument("--format", choices=sorted(FORMATS), help="of --output (default: by its suffix, or the input's)")
     return parser
@@ -218,20 +218,23 @@ _VIDEO_OPTIONS = ("video", "fill_gaps", "first_frame", "fps", "class_names", "fo
 def main(arguments: list[str] | None = None) -> None:
     parser = _parser()
     args = parser.parse_args(arguments)
+    for option in _VIDEO_OPTIONS if args.dataset else ():
+        if getattr(args, option) != parser.get_default(option):
+            parser.error(f"--{option.replace('_', '-')} is for the detections of a video: give it without --dataset")
     if len(args.opts) % 2:
         raise UserError(f"{args.opts[-1]!r} has no value: expected KEY VALUE pairs such as LINK_IOU 0.6")
     # Every second word is a value.
     settings = [word if k % 2 else f"MODEL.VIDEO.LINKER.{word}" for k, word in enumerate(args.opts)]
-    name = LINKERS[args.linker].__name__ if args.linker in LINKERS else args.linker
-    cfg = load_config(args.config_file, [*settings, "MODEL.VIDEO.LINKER.NAME", name])
+    cfg = load_config(args.config_file, settings)
+    name = args.linker or cfg.MODEL.VIDEO.LINKER.NAME or ("" if args.dataset else "repp-like")
+    if not name:
+        parser.error("give --linker, or a --config-file with MODEL.VIDEO.LINKER.NAME")
+    cfg.MODEL.VIDEO.LINKER.NAME = LINKERS[name].__name__ if name in LINKERS else name
     linker = build_box_linker(cfg)
-    assert linker is not None  # --linker names one
+    assert linker is not None  # it has a name
     if args.dataset is None:
         link_file(args, linker)
         return
-    for option in _VIDEO_OPTIONS:
-        if getattr(args, option) != parser.get_default(option):
-            parser.error(f"--{option.replace('_', '-')} is for the detections of a video: give it without --dataset")
     link_evaluation(args, cfg, linker)
 
 

@@ -11,26 +11,54 @@ from typing import Any, NamedTuple
 
 from vod2.bounded import load_json, shown
 from vod2.d2 import Instances
-from vod2.data.datasets.common import fields_of, lines_of, read_text
-from vod2.data.datasets.faults import MAX_FRAMES, Fault, Place, number, refuse, whole
+from vod2.data.datasets.common import fields_of, read_text
+from vod2.data.datasets.faults import MAX_SIDE, Fault, Place, number, refuse, whole
 from vod2.detections.foreign import as_instances
 from vod2.errors import UserError
 
 SUFFIXES = {".json": "json or coco", ".jsonl": "jsonl", ".txt": "mot"}
 """What the files of the formats are called."""
 
-_SPARSEST = 1000  # frames for each detection, where no video says how many there are
+FIRST_FRAME = {"json": 0, "jsonl": 0, "coco": 0, "mot": 1}
+"""What the formats call the first frame."""
+MAX_FRAMES_WITHOUT_VIDEO = 250_000
+"""More than two hours of 30 a second: a wrong number in a file would ask for the memory of millions of frames."""
+
+_MOST_NAMES = 100_000  # labels that may have a name
 _NUMBERS = ("index", "frame", "frame_index")  # names of a frame's number; the last one is that of archives
 _MOT_FIELDS = "frame,track,left,top,width,height,score,class,..."
 
 
 class Found(NamedTuple):
-    """A detection of a file: `box` xyxy pixels, in frame `frame` from 0."""
+    """A detection of a file: `box` xyxy pixels."""
 
-    frame: int
     box: tuple[float, float, float, float]
     score: float
     label: int
+
+
+class Facts:
+    """What a file says of its video beside the detections.
+
+    Attributes:
+        video: its name; None where the file has none.
+        fps: frames per second; None where the file does not say it.
+        size: (height, width) in pixels; None where the file does not say it.
+        times: {number of a frame in the file: seconds from the start}.
+        names: {label: name of the class}.
+    """
+
+    def __init__(self) -> None:
+        self.video: str | None = None
+        self.fps: float | None = None
+        self.size: tuple[int, int] | None = None
+        self.times: dict[int, float] = {}
+        self.names: dict[int, str] = {}
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names by label up to the highest one that has one."""
+        return [self.names.get(label, f"class {label}") for label in range(max(self.names, default=-1) + 1)]
 
 
 class DetectionsOfFile(NamedTuple):
@@ -39,12 +67,18 @@ class DetectionsOfFile(NamedTuple):
     Args:
         frames: F, each with pred_boxes, scores and pred_classes.
         kind: "coco", "json", "jsonl" or "mot", see `vod2.evaluation.detection_files.FORMATS`.
-        class_names: by label; [] where the file has none.
+        first: number that the file has for frame 0.
+        facts: what it says of its video.
     """
 
     frames: list[Instances]
     kind: str
-    class_names: list[str]
+    first: int
+    facts: Facts
+
+
+Rows = Iterator[tuple[Place, int, Found | None]]
+"""Detections with their frames' numbers in the file; None stands for a frame without any."""
 
 
 def read_detections(
@@ -59,43 +93,38 @@ def read_detections(
         path: a .json of COCO results, whose `image_id` are numbers of frames, or of `vod2 detect --json`; a .jsonl with
             {"index", "boxes" (xyxy), "scores", "labels"} in each line, or lines of `vod2 detect --jsonl`; a .txt of
             MOTChallenge, whose classes count from 1 and are one where the column is missing or -1.
-        length: number of frames F; by default up to the last one with a detection.
-        size: (height, width) in pixels; by default what holds all boxes.
+        length: number of frames F; by default up to the last one that the file names.
+        size: (height, width) in pixels; by default what the file says, or else what holds all boxes.
         first_frame: number that the file has for the first frame; by default 1 for MOTChallenge, 0 for the others.
 
     Raises:
         UserError: it cannot be read, or something in it is no detection of this video; names the place.
     """
     path = Path(path)
-    kind, found, class_names = _read(path)
-    first = first_frame if first_frame is not None else int(kind == "mot")
+    kind, rows, facts = _read(path)
+    first = first_frame if first_frame is not None else FIRST_FRAME[kind]
     by_frame: dict[int, list[Found]] = defaultdict(list)
-    most = MAX_FRAMES if length is None else length
-    for place, detection in found:
-        index = detection.frame - first
+    most = MAX_FRAMES_WITHOUT_VIDEO if length is None else length
+    for place, frame, detection in rows:
+        index = frame - first
         if not 0 <= index < most:
-            raise Fault.at(
-                place,
-                f"a detection in frame {detection.frame}",
-                f"{first} to {first + most - 1}, the frames of the video",
-                remedy="give the right video, or --first-frame if the file counts from another number",
-            )
-        by_frame[index].append(detection)
+            remedy = "give the right video, or --first-frame if the file counts from another number"
+            if length is None:
+                remedy = "give --video, which says how many frames there are, or --first-frame, or fix the number"
+            expected = f"{first} to {first + most - 1}, the frames of the video"
+            raise Fault.at(place, f"a detection in frame {frame}", expected, remedy=remedy)
+        by_frame[index]  # the frame is there, also without a detection
+        if detection is not None:
+            by_frame[index].append(detection)
     count = max(by_frame, default=-1) + 1 if length is None else length
-    total = sum(map(len, by_frame.values()))
-    if length is None and count > _SPARSEST * (total + 1):
-        # A wrong number in the file would ask for the memory of millions of frames.
-        raise UserError(
-            f"{path}: {total} detections up to frame {count - 1 + first}: give --video, which says how many frames "
-            "there are, or fix the numbers of the frames"
-        )
-    extent = size or _extent(by_frame)
+    extent = size or facts.size or _extent(by_frame)
+    empty = as_instances(([], [], []), extent)  # shared: nobody writes into what was read
     frames = []
     for index in range(count):
-        rows = by_frame.get(index, [])
-        columns = ([row.box for row in rows], [row.score for row in rows], [row.label for row in rows])
-        frames.append(as_instances(columns, extent, f"{path}: frame {index + first}"))
-    return DetectionsOfFile(frames, kind, class_names)
+        found = by_frame.get(index, [])
+        columns = ([row.box for row in found], [row.score for row in found], [row.label for row in found])
+        frames.append(as_instances(columns, extent, f"{path}: frame {index + first}") if found else empty)
+    return DetectionsOfFile(frames, kind, first, facts)
 
 
 def _extent(by_frame: Mapping[int, list[Found]]) -> tuple[int, int]:
@@ -106,24 +135,45 @@ def _extent(by_frame: Mapping[int, list[Found]]) -> tuple[int, int]:
     return max(1, int(-(-bottom // 1))), max(1, int(-(-right // 1)))
 
 
-def _read(path: Path) -> tuple[str, Iterator[tuple[Place, Found]], list[str]]:
+def _read(path: Path) -> tuple[str, Rows, Facts]:
+    facts = Facts()
     suffix = path.suffix.lower()
     if suffix == ".txt":
-        return "mot", _mot(path), []
+        return "mot", _mot(path), facts
     if suffix == ".jsonl":
-        return "jsonl", _json_lines(path), []
+        return "jsonl", _json_lines(path, facts), facts
     if suffix != ".json":
         expected = ", ".join(f"{name} ({kind})" for name, kind in SUFFIXES.items())
-        raise UserError(f"{path}: expected a file of detections with one of these suffixes: {expected}")
+        raise UserError(
+            f"{path}: expected a file of detections with one of these suffixes: {expected}; the results of an "
+            "evaluation need --dataset"
+        )
     content = _parsed(read_text(path, "the file of detections"), Place(path))
     if isinstance(content, list):
-        return "coco", _coco(content, path), []
+        return "coco", _coco(content, path), facts
     if isinstance(content, dict) and isinstance(content.get("frames"), list):
-        names = content.get("class_names", [])
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise Fault.at(Place(path, entry="class_names"), shown(names), "a list of names")
-        return "json", _records(content["frames"], path), names
+        _read_facts(content, path, facts)
+        return "json", _records(content["frames"], path, facts), facts
     raise Fault.at(Place(path), shown(content), "a list of COCO results, or an object with `frames`")
+
+
+def _read_facts(content: dict, path: Path, facts: Facts) -> None:
+    """What a file of `vod2 detect --json` says before its frames."""
+    names = content.get("class_names", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise Fault.at(Place(path, entry="class_names"), shown(names), "a list of names")
+    facts.names.update(enumerate(names))
+    if isinstance(content.get("video"), str):
+        facts.video = content["video"]
+    if "fps" in content:
+        facts.fps = number(content["fps"], Place(path), "fps")
+        if facts.fps <= 0:
+            raise Fault.at(Place(path), f"fps is {shown(content['fps'])}", "a number above 0")
+    if "width" in content and "height" in content:
+        height, width = (
+            whole(content[name], Place(path), name, least=1, most=MAX_SIDE) for name in ("height", "width")
+        )
+        facts.size = height, width
 
 
 def _parsed(text: str, place: Place) -> Any:
@@ -133,17 +183,19 @@ def _parsed(text: str, place: Place) -> Any:
         raise Fault.at(place, f"no JSON ({error})", "detections") from error
 
 
-def _mot(path: Path) -> Iterator[tuple[Place, Found]]:
+def _mot(path: Path) -> Rows:
     for place, fields in fields_of(path, "the detections", _MOT_FIELDS, range(7, 11), refuse, ","):
         frame = whole(fields[0], place, "frame")
         left, top, width, height, score = (number(text, place, "a box or score") for text in fields[2:7])
         # -1 stands for what a program does not know.
         label = whole(fields[7], place, "class") if len(fields) > 7 else -1
+        if label != -1 and label < 1:
+            raise Fault.at(place, f"class {label}", "a class from 1 on, or -1 where it is not known")
         box = (left, top, left + width, top + height)
-        yield place, _found(place, frame, box, score, max(label - 1, 0))
+        yield place, frame, _found(place, box, score, 0 if label == -1 else label - 1)
 
 
-def _coco(entries: list, path: Path) -> Iterator[tuple[Place, Found]]:
+def _coco(entries: list, path: Path) -> Rows:
     for row, entry in enumerate(entries):
         place = Place(path, entry=f"[{row}]")
         if not isinstance(entry, dict):
@@ -154,12 +206,13 @@ def _coco(entries: list, path: Path) -> Iterator[tuple[Place, Found]]:
         )
         label = whole(_field(entry, "category_id", place), place, "category_id")
         score = number(_field(entry, "score", place), place, "score")
-        yield place, _found(place, frame, (left, top, left + width, top + height), score, label)
+        yield place, frame, _found(place, (left, top, left + width, top + height), score, label)
 
 
-def _json_lines(path: Path) -> Iterator[tuple[Place, Found]]:
+def _json_lines(path: Path, facts: Facts) -> Rows:
     videos = set()
-    for row, line in enumerate(lines_of(path, "the detections", refuse), start=1):
+    # Not by `splitlines`: it also cuts at characters that JSON permits in a text.
+    for row, line in enumerate(read_text(path, "the file of detections").split("\n"), start=1):
         if not line.strip():
             continue
         place = Place(path, row)
@@ -167,23 +220,26 @@ def _json_lines(path: Path) -> Iterator[tuple[Place, Found]]:
         if isinstance(record, dict):
             videos.add(str(record.get("video")))  # those of an archive have it
         if len(videos) > 1:
-            raise Fault.at(
-                place, f"a frame of {shown(record.get('video'))}", "those of one video", remedy="split the file"
-            )
-        yield from _record(record, place)
+            video = shown(record.get("video"))
+            raise Fault.at(place, f"a frame of {video}", "those of one video", remedy="split the file")
+        if isinstance(record, dict) and isinstance(record.get("video"), str):
+            facts.video = record["video"]
+        yield from _record(record, place, facts)
 
 
-def _records(records: list, path: Path) -> Iterator[tuple[Place, Found]]:
+def _records(records: list, path: Path, facts: Facts) -> Rows:
     for row, record in enumerate(records):
-        yield from _record(record, Place(path, entry=f"frames[{row}]"))
+        yield from _record(record, Place(path, entry=f"frames[{row}]"), facts)
 
 
-def _record(record: object, place: Place) -> Iterator[tuple[Place, Found]]:
+def _record(record: object, place: Place, facts: Facts) -> Rows:
     """The detections of one frame: a list of them, or a list of each column."""
     if not isinstance(record, dict):
         raise Fault.at(place, shown(record), "a frame with `index` and `detections`, or `boxes`, `scores` and `labels`")
     name = next((name for name in _NUMBERS if name in record), "frame")
     frame = whole(_field(record, name, place), place, "the number of the frame")
+    if record.get("time") is not None:
+        facts.times[frame] = number(record["time"], place, "time")
     if "detections" in record:
         rows = record["detections"]
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
@@ -194,18 +250,23 @@ def _record(record: object, place: Place) -> Iterator[tuple[Place, Found]]:
         if len(set(lengths)) > 1 or lengths[0] < 0:
             raise Fault.at(place, "boxes, scores and labels of different lengths", "lists of one length")
         rows = [dict(zip(("box", "score", "label"), values, strict=True)) for values in zip(*columns, strict=True)]
+    yield place, frame, None
     for row in rows:
         box = _numbers(row, "box", 4, place)
         score = number(_field(row, "score", place), place, "score")
-        yield place, _found(place, frame, box, score, whole(_field(row, "label", place), place, "label"))
+        label = whole(_field(row, "label", place), place, "label")
+        # A name that only says the number is none.
+        if isinstance(row.get("class"), str) and row["class"] != f"class {label}" and label < _MOST_NAMES:
+            facts.names.setdefault(label, row["class"])
+        yield place, frame, _found(place, box, score, label)
 
 
-def _found(place: Place, frame: int, box: tuple, score: float, label: int) -> Found:
+def _found(place: Place, box: tuple, score: float, label: int) -> Found:
     if box[2] < box[0] or box[3] < box[1]:
         raise Fault.at(place, f"the box {list(box)} (xyxy) ends before it begins", "a width and a height of at least 0")
     if label < 0:
         raise Fault.at(place, f"label {label}", "a whole number of at least 0")
-    return Found(frame, box, score, label)
+    return Found(box, score, label)
 
 
 def _field(entry: dict, name: str, place: Place) -> Any:

@@ -49,9 +49,10 @@ class GapFiller:
 
     A track that begins continues one of its class that has ended before, if its first box has an IoU of at least
     `min_iou` with the last box of that one, where it was or where its velocity would have taken it; of several pairs
-    the one of the highest IoU comes first. Boxes and scores in between are interpolated linearly, unless another box of
-    that class is already there (IoU of at least .5). A frame is finished when `max_gap` others have come after it, so
-    that the delay and the memory are bounded.
+    the one of the highest IoU comes first. A track whose number is taken by then gets a negative one.
+
+    Boxes and scores in between are interpolated linearly, unless another box of that class is already there (IoU of at
+    least .5). A frame is finished when `max_gap` others have come after it, so delay and memory are bounded.
 
     Args:
         max_gap: the longest run of frames to fill, at least 0.
@@ -82,6 +83,7 @@ class GapFiller:
         """Forget the video; the next frame begins another."""
         self._waiting: deque[_Frame] = deque()
         self._index = 0  # of the next frame
+        self._fresh = -1  # numbers below are free for tracks that come back under a number that is taken
         self._recent: dict[int, deque[_Box]] = {}  # {track: its last boxes}, of tracks that may still go on
         self._joined: dict[int, _Joined] = {}  # by the number with which a track comes in
 
@@ -95,7 +97,7 @@ class GapFiller:
         incoming = frame.track_ids.tolist()
         for row, continued in self._continuations(boxes, incoming).items():
             self._joined[incoming[row]] = _Joined(continued, self._index)
-        tracks = [self._number(track) for track in incoming]
+        tracks = self._numbers(incoming)
         self._waiting.append(_Frame(frame, np.array(tracks, dtype=np.int64)))
         for box, track in zip(boxes, tracks, strict=True):
             recent = self._recent.get(track)
@@ -122,40 +124,61 @@ class GapFiller:
         joined = self._joined.get(incoming)
         return incoming if joined is None else joined.track
 
+    def _numbers(self, incoming: Sequence[int]) -> list[int]:
+        """What the tracks of a frame are called: each once.
+
+        A track that comes back while another one continues it has two boxes in one frame, and is another object again.
+        """
+        tracks: list[int] = []
+        taken = {self._number(track) for track in incoming if track in self._joined}
+        for track in incoming:
+            if track not in self._joined and track in taken:
+                self._fresh -= 1
+                self._joined[track] = _Joined(self._fresh, self._index)
+            tracks.append(self._number(track))
+        return tracks
+
     def _continuations(self, boxes: Sequence[_Box], incoming: Sequence[int]) -> dict[int, int]:
         """{row of a box that begins a track: the earlier track that it continues}."""
         present = {self._number(track) for track in incoming}
-        beginning = [
-            row for row, track in enumerate(incoming) if track not in self._joined and track not in self._recent
-        ]
         # A track of the frame before has no gap: were it the same object, it would have been linked.
         ended = [
             track
             for track, recent in self._recent.items()
             if track not in present and recent[-1].frame < self._index - 1
         ]
-        candidates = []
-        for row in beginning:
-            for track in ended:
-                overlap = self._overlap(boxes[row], self._recent[track])
-                if overlap >= self.min_iou:
-                    candidates.append((-overlap, row, track))
+        beginning = [
+            row for row, track in enumerate(incoming) if track not in self._joined and track not in self._recent
+        ]
+        if not ended or not beginning:
+            return {}
+        overlap = self._overlaps([boxes[row] for row in beginning], ended)
+        first, second = np.nonzero(overlap >= self.min_iou)
+        # The highest overlap first; of equals, the earlier box and then the track that was met first.
+        order = np.lexsort((second, first, -overlap[first, second]))
         continuations: dict[int, int] = {}
-        for _, row, track in sorted(candidates):
-            if row not in continuations and track not in continuations.values():
-                continuations[row] = track
+        continued = set()
+        for row, track in zip(first[order].tolist(), second[order].tolist(), strict=True):
+            if beginning[row] not in continuations and track not in continued:
+                continuations[beginning[row]] = ended[track]
+                continued.add(track)
         return continuations
 
-    def _overlap(self, box: _Box, track: Sequence[_Box]) -> float:
-        """IoU of a box with the end of a track, where it was or where it would have moved to; 0 for another class."""
-        last, first = track[-1], track[0]
-        if box.label != last.label:
-            return 0.0
-        velocity = np.zeros(2)
-        if last.frame > first.frame:
-            velocity = (_centre(last.box) - _centre(first.box)) / (last.frame - first.frame)
-        moved = last.box + np.tile(velocity * (box.frame - last.frame), 2)
-        return float(pairwise_iou(box.box[None], np.stack([last.box, moved])).max())
+    def _overlaps(self, boxes: Sequence[_Box], tracks: Sequence[int]) -> np.ndarray:
+        """IoU of boxes with the ends of tracks, where they were or where they would be now; 0 for another class."""
+        lasts, moved = [], []
+        for track in tracks:
+            first, last = self._recent[track][0], self._recent[track][-1]
+            velocity = np.zeros(2)
+            if last.frame > first.frame:
+                velocity = (_centre(last.box) - _centre(first.box)) / (last.frame - first.frame)
+            lasts.append(last)
+            moved.append(last.box + np.tile(velocity * (self._index - last.frame), 2))
+        here = np.stack([box.box for box in boxes])
+        there = np.stack([last.box for last in lasts])
+        overlap = np.maximum(pairwise_iou(here, there), pairwise_iou(here, np.stack(moved)))
+        labels, others = np.array([box.label for box in boxes]), np.array([last.label for last in lasts])
+        return np.where(labels[:, None] == others, overlap, 0.0)
 
     def _fill(self, last: _Box, box: _Box, track: int) -> None:
         """Interpolate the boxes between two of a track in the frames that wait."""

@@ -14,6 +14,7 @@ from vod2.d2 import Instances
 from vod2.errors import UserError
 from vod2.structures import PreciseBoxes
 
+_LARGEST_LABEL = 2**31 - 1
 _EXPECTED = (
     "expected Instances, {'boxes', 'scores', 'labels'}, (boxes, scores, labels), an array (n, 6) of x1 y1 x2 y2 score "
     "label, detections of supervision or results of ultralytics"
@@ -45,21 +46,35 @@ def as_instances(detections: Any, size: tuple[int, int] | None = None, frame: st
     if isinstance(detections, Mapping) and "instances" in detections:
         detections = detections["instances"]
     if hasattr(detections, "get_fields"):
-        return _checked_instances(detections.to("cpu"), frame)
+        return _checked_instances(_resized(detections.to("cpu"), size), frame)
     columns = _columns(detections, frame)
-    boxes = _array(columns["boxes"], np.float32, "boxes", frame).reshape(-1, 4)
-    scores = _array(columns["scores"], np.float32, "scores", frame)
-    labels = _labels(columns["labels"], frame)
-    lengths = {"boxes": len(boxes), "scores": len(scores), "labels": len(labels)}
-    if len(set(lengths.values())) > 1:
-        raise UserError(f"{frame}: {lengths}: expected a score and a label for each box")
+    boxes = _array(columns["boxes"], np.float32, "boxes", frame)
+    # An empty list of boxes has no columns.
+    boxes = boxes.reshape(-1, 4) if not boxes.size else boxes
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise UserError(f"{frame}: boxes of shape {boxes.shape}, expected (n, 4): {_EXPECTED}")
+    rows = {
+        "scores": _array(columns["scores"], np.float32, "scores", frame),
+        "labels": _labels(columns["labels"], frame),
+    }
+    if columns.get("track_ids") is not None:
+        rows["track_ids"] = _array(columns["track_ids"], np.int64, "track_ids", frame)
+    for name, values in rows.items():
+        if values.shape != (len(boxes),):
+            raise UserError(f"{frame}: {name} of shape {values.shape}, expected ({len(boxes)},), one for each box")
     instances = Instances(size or columns.get("size") or _extent(boxes), pred_boxes=PreciseBoxes(torch.tensor(boxes)))
-    instances.scores = torch.tensor(scores)
-    instances.pred_classes = torch.tensor(labels)
-    tracks = columns.get("track_ids")
-    if tracks is not None:
-        instances.track_ids = torch.tensor(_array(tracks, np.int64, "track_ids", frame))
+    instances.scores = torch.tensor(rows["scores"])
+    instances.pred_classes = torch.tensor(rows["labels"])
+    if "track_ids" in rows:
+        instances.track_ids = torch.tensor(rows["track_ids"])
     return _checked_instances(instances, frame)
+
+
+def _resized(instances: Instances, size: tuple[int, int] | None) -> Instances:
+    """The same detections in a frame of another size, where one is given."""
+    if size is None or instances.image_size == size:
+        return instances
+    return Instances(size, **instances.get_fields())
 
 
 def _columns(detections: Any, frame: str) -> dict[str, Any]:
@@ -93,9 +108,9 @@ def _columns(detections: Any, frame: str) -> dict[str, Any]:
         return columns | ({"size": (int(size[0]), int(size[1]))} if size is not None else {})
     if isinstance(detections, tuple) and len(detections) == 3:
         return dict(zip(("boxes", "scores", "labels"), detections, strict=True))
-    if isinstance(detections, np.ndarray | torch.Tensor | list) and not len(detections):
-        return {"boxes": [], "scores": [], "labels": []}
     table = _array(detections, np.float64, "the array", frame)
+    if table.ndim and not table.size:
+        return {"boxes": [], "scores": [], "labels": []}
     if table.ndim != 2 or table.shape[1] != 6:
         raise UserError(f"{frame}: an array of shape {table.shape}: {_EXPECTED}")
     return {"boxes": table[:, :4], "scores": table[:, 4], "labels": table[:, 5]}
@@ -112,9 +127,10 @@ def _array(values: Any, kind: type, name: str, frame: str) -> np.ndarray:
 
 def _labels(values: Any, frame: str) -> np.ndarray:
     numbers = _array(values, np.float64, "labels", frame)
-    if not np.array_equal(numbers, np.floor(numbers)):
-        wrong = numbers[numbers != np.floor(numbers)][0]
-        raise UserError(f"{frame}: {shown(float(wrong))} is no label: expected whole numbers from 0")
+    # Not even NaN is equal to its floor.
+    wrong = numbers[(numbers != np.floor(numbers)) | (np.abs(numbers) > _LARGEST_LABEL)]
+    if wrong.size:
+        raise UserError(f"{frame}: {shown(float(wrong.flat[0]))} is no label: expected whole numbers from 0")
     return numbers.astype(np.int64)
 
 
@@ -130,6 +146,8 @@ def _checked_instances(instances: Instances, frame: str) -> Instances:
     missing = [name for name in ("pred_boxes", "scores", "pred_classes") if not instances.has(name)]
     if missing:
         raise UserError(f"{frame}: Instances without {', '.join(missing)}: expected the output of a detector")
+    if not hasattr(instances.pred_boxes, "tensor"):
+        raise UserError(f"{frame}: pred_boxes is a {type(instances.pred_boxes).__name__}, expected Detectron2's Boxes")
     boxes, scores = instances.pred_boxes.tensor, instances.scores
     if not boxes.isfinite().all() or not scores.isfinite().all():
         raise UserError(f"{frame}: boxes or scores are not finite: leave these detections out")

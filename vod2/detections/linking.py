@@ -44,7 +44,7 @@ def link(
         linker: "repp-like" and "tubelets" for boxes after non-maximum suppression, "seqnms" for those before; or a
             `BoxLinker`.
         fill_gaps: the longest run of frames, in which a track is missing, that is filled with interpolated boxes.
-        size: (height, width) of the frames in pixels, where the detections do not say it.
+        size: (height, width) of the frames in pixels; by default what the detections say, or what holds all boxes.
 
     Returns:
         For each frame `Instances` on the CPU, sorted by descending score, with pred_boxes (n, 4) xyxy pixels, scores in
@@ -64,6 +64,10 @@ def link(
     """
     chosen = named_linker(linker)
     frames = [_prepared(found, size, index) for index, found in enumerate(detections)]
+    # Frames that do not say their size have that of the boxes in them: all are of one video.
+    sizes = [frame.image_size for frame in frames]
+    common = (max((height for height, _ in sizes), default=1), max((width for _, width in sizes), default=1))
+    frames = [_of_size(frame, common) for frame in frames]
     linked = [_rescaled(frame, chosen) for frame in chosen.link(frames)]
     if not fill_gaps:
         return linked
@@ -105,11 +109,15 @@ class DetectionLinker:
         self._filler = GapFiller(fill_gaps) if fill_gaps else None
         self._size = size
         self._index = 0  # of the next frame
+        self._extent = (1, 1)  # (height, width) that holds what has come, where no size is given
 
     def push(self, detections: Any) -> list[Instances]:
         """The next frame, see `as_instances` -> the frames that are finished, in order; often none."""
         frame = _prepared(detections, self._size, self._index)
         self._index += 1
+        height, width = frame.image_size
+        self._extent = (max(height, self._extent[0]), max(width, self._extent[1]))
+        frame = _of_size(frame, self._extent)
         return self._filled(self._online.push(frame))
 
     def flush(self) -> list[Instances]:
@@ -117,7 +125,7 @@ class DetectionLinker:
         finished = self._filled(self._online.flush())
         if self._filler is not None:
             finished += self._filler.flush()
-        self._index = 0
+        self._index, self._extent = 0, (1, 1)
         return finished
 
     def _filled(self, linked: list[Instances]) -> list[Instances]:
@@ -133,6 +141,10 @@ def _prepared(detections: Any, size: tuple[int, int] | None, index: int) -> Inst
     frame = Instances(found.image_size, **found.get_fields())
     frame.input_scores = found.scores.clone()
     return frame
+
+
+def _of_size(frame: Instances, size: tuple[int, int]) -> Instances:
+    return frame if frame.image_size == size else Instances(size, **frame.get_fields())
 
 
 def _rescaled(frame: Instances, linker: BoxLinker) -> Instances:

@@ -71,14 +71,15 @@ class ResultViews(ABC):
     def to_numpy(self) -> dict[str, np.ndarray]:
         """{"boxes" (n, 4) xyxy, "scores" (n,), "labels" (n,) int64}, and "track_ids" (n,) where they are known."""
         instances = self.instances.to("cpu")
-        arrays = {
-            "boxes": instances.pred_boxes.tensor.numpy(),
-            "scores": instances.scores.numpy(),
-            "labels": instances.pred_classes.numpy(),
+        columns = {
+            "boxes": instances.pred_boxes.tensor,
+            "scores": instances.scores,
+            "labels": instances.pred_classes,
         }
         if instances.has("track_ids"):
-            arrays["track_ids"] = instances.track_ids.numpy()
-        return arrays
+            columns["track_ids"] = instances.track_ids
+        # Copies: who changes an array does not change the detections.
+        return {name: column.detach().numpy().copy() for name, column in columns.items()}
 
     def to_dataframe(self) -> Any:
         """A table of pandas: frame, x1, y1, x2, y2, score, label, class, and track where it is known.

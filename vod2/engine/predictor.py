@@ -12,6 +12,7 @@ from vod2.d2 import CfgNode, build_model, transforms
 from vod2.engine.class_names import class_names_of
 from vod2.engine.frame_detector import FrameDetector
 from vod2.engine.fuse import inference_copy
+from vod2.engine.rows import split_row
 from vod2.engine.setup import load_config
 from vod2.engine.streams import DetectedFrame, VideoStream, step_together
 from vod2.engine.zoo import find_published, published_weights, stem_of
@@ -189,7 +190,8 @@ class VideoPredictor:
 
 def _load(name: str, with_weights: bool) -> CfgNode:
     """The configuration of a file, or of the name of a model, which has no suffix, with its published weights."""
-    if os.path.exists(name) or ".yaml" in name:  # also FILE.yaml:ROW
+    file, _ = split_row(name)
+    if os.path.isfile(file) or file.endswith((".yaml", ".yml")):
         return load_config(name)
     published = find_published(name)
     cfg = load_config(published.config if published else f"{stem_of(name)}.yaml")
@@ -203,7 +205,7 @@ def _class_names(cfg: CfgNode) -> list[str]:
     try:
         return class_names_of(cfg)
     except UserError as error:
-        _LOGGER.warning("classes have numbers in the place of names: %s", error)
+        _LOGGER.warning("class names unknown, using numbers: %s", error)
         return []
 
 

@@ -5,6 +5,7 @@ The cache is iopath's: $FVCORE_CACHE, or ~/.torch/iopath_cache; below it, vod2/z
 
 import logging
 import os
+from http.client import HTTPException
 from pathlib import Path
 
 from iopath.common.download import download
@@ -73,8 +74,8 @@ def cached_weights(model: PublishedModel) -> Path | None:
 def published_weights(name: str) -> str:
     """The path of the published weights of a model, for this project; downloaded and converted where they are not yet.
 
-    The file's SHA-256 must be the one that the publisher states. Where he states none, that of the first download is
-    kept beside it, and another file is refused from then on.
+    The file's SHA-256 must be the one that the publisher states. Where none is stated, that of the first file that
+    could be converted is kept beside it, and another file is refused from then on.
 
     Args:
         name: of a published model, or its alias.
@@ -90,11 +91,18 @@ def published_weights(name: str) -> str:
             return str(done)
         source = _downloaded(model, folder)
         digest = _checked(model, source)
+        output = folder / f"{model.alias}.safetensors"
+        try:
+            state = read_public(str(source))
+            convert_file(state, model.source, str(source), str(output), model.config)
+        except UserError as error:
+            raise UserError(
+                f"{source} is not the file of {model.name} ({error}): remove it to download it again, or put the one "
+                f"there that {model.page} has"
+            ) from error
+        # Of a file that has proved to be the right one: a wrong first download is not what the next is compared to.
         with replacing(_record_of(folder, model)) as temporary:
             temporary.write_text(f"{digest}\n", encoding="utf-8")
-        output = folder / f"{model.alias}.safetensors"
-        state = read_public(str(source))
-        convert_file(state, model.source, str(source), str(output), model.config)
     _LOGGER.info("converted %s: %s is no longer needed", output, source)
     return str(output)
 
@@ -129,7 +137,7 @@ def _downloaded(model: PublishedModel, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         download(model.url, str(folder), filename=model.file)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPException) as error:
         raise UserError(
             f"{model.name}: {model.url} could not be downloaded ({error}): get the file from {model.page} "
             f"and put it at {path}"
@@ -148,7 +156,7 @@ def _checked(model: PublishedModel, path: Path) -> str:
     if begin.startswith(b"<"):
         os.unlink(path)
         raise UserError(
-            f"{model.name}: {model.url} gave a page in the place of the file (too many downloads, or it has moved): "
+            f"{model.name}: {model.url} returned a web page instead of the file (too many downloads, or it has moved): "
             f"get the file from {model.page} and put it at {path}"
         )
     digest, expected = sha256(str(path)), _recorded(path.parent, model)

@@ -186,7 +186,9 @@ def block_shapes(backbone: nn.Module) -> dict[str, ShapeSpec]:
 
 
 def split_maps(maps: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
-    """{name: (B, C, H, W)} of a batch -> B times {name: (1, C, H, W)}, views."""
+    """{name: (B, C, H, W)} of a batch -> B times {name: (1, C, H, W)}, views, not to be written to."""
+    if not len(next(iter(maps.values()))):  # splitting nothing gives one part
+        return []
     # One split a map: in the backward every slice would cost a map of the whole batch, zeros but for its own image.
     images = zip(*(value.split(1) for value in maps.values()), strict=True)
     return [dict(zip(maps, parts, strict=True)) for parts in images]
