@@ -135,9 +135,8 @@ def test_a_wrong_number_of_a_frame_does_not_ask_for_millions_of_frames(tmp_path)
 
 
 def test_frames_that_are_listed_without_detections_count(tmp_path):
-    lines = [
-        {"index": t, "boxes": [BOX] * (t == 1), "scores": [0.5] * (t == 1), "labels": [0] * (t == 1)} for t in range(5)
-    ]
+    counts = [0, 1, 0, 0, 0]
+    lines = [{"index": t, "boxes": [BOX] * n, "scores": [0.5] * n, "labels": [0] * n} for t, n in enumerate(counts)]
     found = read_detections(write(tmp_path, "found.jsonl", "\n".join(map(json.dumps, lines))))
     assert [len(frame) for frame in found.frames] == counts
 
