@@ -1,5 +1,8 @@
 """What the user of a command line tool sees when something is wrong."""
 
+import subprocess
+import sys
+
 import pytest
 
 from vod2.engine.cli import run
@@ -28,3 +31,20 @@ def test_a_bug_keeps_its_traceback_and_an_interrupt_exits_130(capsys):
     with pytest.raises(SystemExit) as stop:
         run(interrupt)
     assert stop.value.code == 130
+
+
+@pytest.mark.parametrize("lines", [1, 100_000], ids=["in the buffer", "more than a pipe holds"])
+def test_a_reader_that_stops_early_is_no_error(lines):
+    program = f"from vod2.engine import cli\ncli.run(lambda: print('line\\n' * {lines}))"
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() == 141
+
+
+def test_a_broken_pipe_between_processes_is_a_bug():
+    def main():
+        raise BrokenPipeError("of a worker")
+
+    with pytest.raises(BrokenPipeError, match="of a worker"):
+        run(main)

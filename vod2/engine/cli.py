@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import select
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -22,12 +23,20 @@ _WRAPPED = re.compile(r".*^[\w.]*(?:UserError|VideoError): ", re.DOTALL | re.MUL
 def run(main: Callable[[], None]) -> None:
     """Call `main`. A UserError becomes one line on stderr and exit code 2, Ctrl-C the customary exit code 130.
 
+    Who reads the output may stop before its end, as `head` does: then it ends in silence, with exit code 141.
     A full disk is not the program's fault either: one line, and exit code 3. Files are replaced when they are whole, so
     what was there before still is. All other exceptions are bugs and keep their traceback.
     """
     try:
         register_files()
         main()
+        sys.stdout.flush()  # not only at the interpreter's end, where an error is past catching
+    except BrokenPipeError:
+        if not _reader_has_gone():  # a pipe between processes
+            raise
+        # What is still to be written goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)  # 128 + SIGPIPE
     except UserError as error:
         _stop(str(error))
     except KeyboardInterrupt:
@@ -46,6 +55,16 @@ def run(main: Callable[[], None]) -> None:
             remedy = "the file system, or ulimit -f, allows no larger file: write elsewhere"
         print(f"error: {os.strerror(number)}{f' ({file})' if file else ''}: {remedy}", file=sys.stderr)
         sys.exit(3)
+
+
+def _reader_has_gone() -> bool:
+    """Whether standard output is a pipe that nobody reads any more."""
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+        return any(event & select.POLLERR for _, event in poll.poll(0))
+    except (AttributeError, OSError, ValueError):  # a system without it, or no file
+        return False
 
 
 def require_dataset(name: str) -> None:
