@@ -74,6 +74,16 @@ def test_a_predictor_takes_the_name(published):
     assert len(published.calls) == 1
 
 
+@pytest.mark.parametrize("suffix", [".yaml", ".yml", ""])
+def test_a_file_is_a_file_whatever_its_suffix(published, tmp_path, monkeypatch, suffix):
+    (tmp_path / "small.yaml").rename(tmp_path / f"mine{suffix}")
+    monkeypatch.chdir(tmp_path)
+    VideoPredictor(f"mine{suffix}", weights="")
+    with pytest.raises(UserError, match="other.yml' does not exist"):
+        VideoPredictor("other.yml", weights="")
+    assert published.calls == []
+
+
 def test_weights_of_the_callers_own_are_not_fetched(published):
     VideoPredictor("small_mega", weights="")
     assert published.calls == []
