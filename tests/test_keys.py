@@ -40,6 +40,7 @@ OTHER_VALUES = {  # of every key of these nodes: a legal one that is not its def
     "LOOKAHEAD": 0,
     "EDGE": "repeat",
     "LINK_IOU": 0.6,
+    "LINK_SIMILARITY": 0.6,
     "SUPPRESS_IOU": 0.6,
     "RESCORE": "max",
     "TOP_SHARE": 0.25,

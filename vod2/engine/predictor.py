@@ -205,7 +205,8 @@ def _class_names(cfg: CfgNode) -> list[str]:
     try:
         return class_names_of(cfg)
     except UserError as error:
-        _LOGGER.warning("class names unknown, using numbers: %s", error)
+        # Its text alone: a handler that keeps records would keep, with the error's traceback, the model.
+        _LOGGER.warning("class names unknown, using numbers: %s", str(error))
         return []
 
 

@@ -367,7 +367,9 @@ def _encode(
         if len(drafts) == 1:
             errors[next(iter(drafts))] = error
             return
-        _LOGGER.warning("%d frames could not be encoded at once (%s): they are encoded one by one", len(drafts), error)
+        _LOGGER.warning(
+            "%d frames could not be encoded at once (%s): they are encoded one by one", len(drafts), str(error)
+        )
     for position in drafts:
         stream, frame = frames[position]
         # Anew, as the memory may hold the frame already.
