@@ -122,7 +122,8 @@ def read_detections(
     frames = []
     for index in range(count):
         found = by_frame.get(index, [])
-        columns = ([row.box for row in found], [row.score for row in found], [row.label for row in found])
+        # The columns of `Found` are in the order that `as_instances` takes.
+        columns = tuple(zip(*found, strict=True))
         frames.append(as_instances(columns, extent, f"{path}: frame {index + first}") if found else empty)
     return DetectionsOfFile(frames, kind, first, facts)
 

@@ -56,6 +56,10 @@ class BoxLinker(BuiltOfKeys, ABC):
         """
 
 
+RESCORE = ("mean", "max")
+"""What MODEL.VIDEO.LINKER.RESCORE may be."""
+
+
 class Tracks(NamedTuple):
     """Boxes on paths: `frame`, `row` in it and `track` (m,) integer, path after path, and their new `scores` (m,)."""
 
@@ -84,7 +88,11 @@ class Tracks(NamedTuple):
         mean = np.bincount(self.track[best], self.scores[best]) / np.bincount(self.track[best])
         return mean[self.track]
 
-    def highest(self) -> np.ndarray:
+    def rescored(self, rescore: str) -> "Tracks":
+        """The boxes with the mean or the highest score of their path, as `RESCORE` names them."""
+        return self._replace(scores=self.top_mean(1.0) if rescore == "mean" else self._highest())
+
+    def _highest(self) -> np.ndarray:
         """For each box the highest score of its path: (m,)."""
         # Boxes come path after path, so the last one has the highest number.
         highest = np.zeros(self.track[-1] + 1)

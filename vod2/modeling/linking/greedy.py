@@ -8,10 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from vod2.modeling.linking.arrays import FrameBoxes
-from vod2.modeling.linking.base import BOX_LINKER_REGISTRY, ClassLinker, Tracks
+from vod2.modeling.linking.base import BOX_LINKER_REGISTRY, RESCORE, ClassLinker, Tracks
 from vod2.modeling.linking.paths import Path
 
-RESCORE = ("mean", "max")
 _SMALLEST_SIDE = 1e-6  # pixels; keeps two boxes without an extent from being compared by 0 / 0
 
 
@@ -72,8 +71,7 @@ class GreedyLinking(ClassLinker):
                 path_of_this[row] = number
             path_of_row, before = path_of_this, boxes
         tracks = Tracks.of([Path(first, np.array(rows)) for first, rows in paths], frames)
-        scores = tracks.top_mean(1.0) if self.rescore == "mean" else tracks.highest()
-        return tracks._replace(scores=scores)
+        return tracks.rescored(self.rescore)
 
     def _pairs(self, before: FrameBoxes, after: FrameBoxes) -> dict[int, int]:
         """{row of the later frame: row of the earlier one} of the boxes that are linked."""

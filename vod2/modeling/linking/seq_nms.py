@@ -5,10 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from vod2.modeling.linking.arrays import FrameBoxes, pairwise_iou
-from vod2.modeling.linking.base import BOX_LINKER_REGISTRY, ClassLinker, Tracks
+from vod2.modeling.linking.base import BOX_LINKER_REGISTRY, RESCORE, ClassLinker, Tracks
 from vod2.modeling.linking.paths import HeaviestPaths
-
-RESCORE = ("mean", "max")
 
 
 @BOX_LINKER_REGISTRY.register()
@@ -66,6 +64,4 @@ class SeqNMS(ClassLinker):
             paths.append(path)
             suppressed = [overlaps[t][row].nonzero()[0] for t, row in enumerate(path.rows.tolist(), path.first)]
             heaviest.remove(path.first, suppressed)
-        tracks = Tracks.of(paths, frames)
-        scores = tracks.top_mean(1.0) if self.rescore == "mean" else tracks.highest()
-        return tracks._replace(scores=scores)
+        return Tracks.of(paths, frames).rescored(self.rescore)
