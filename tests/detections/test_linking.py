@@ -92,6 +92,11 @@ def test_an_unknown_linker_is_named():
         link([SEEN], "sort")
 
 
+def test_a_negative_gap_is_refused_before_the_work():
+    with pytest.raises(ValueError, match="at least 0 frames, got -1"):
+        link(iter(["no detections"]), fill_gaps=-1)
+
+
 def test_no_frames_are_no_frames():
     assert link([]) == [] and link([], fill_gaps=3) == []
 

@@ -63,6 +63,7 @@ def link(
         [([0], [False]), ([0], [True]), ([0], [False])]
     """
     chosen = named_linker(linker)
+    filler = GapFiller(fill_gaps)  # before the work: it refuses wrong values
     frames = [_prepared(found, size, index) for index, found in enumerate(detections)]
     # Frames that do not say their size have that of the boxes in them: all are of one video.
     sizes = [frame.image_size for frame in frames]
@@ -71,7 +72,6 @@ def link(
     linked = [_rescaled(frame, chosen) for frame in chosen.link(frames)]
     if not fill_gaps:
         return linked
-    filler = GapFiller(fill_gaps)
     filled = [frame for before in linked for frame in filler.push(before)]
     return filled + filler.flush()
 

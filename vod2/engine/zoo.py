@@ -142,23 +142,27 @@ def _downloaded(model: PublishedModel, folder: Path) -> Path:
             f"{model.name}: {model.url} could not be downloaded ({error}): get the file from {model.page} "
             f"and put it at {path}"
         ) from error
-    return path
-
-
-def _checked(model: PublishedModel, path: Path) -> str:
-    """The SHA-256 of a downloaded file.
-
-    Raises:
-        UserError: it is a page instead of a file, or another file.
-    """
-    with open(path, "rb") as file:
-        begin = file.read(256).lstrip().lower()
-    if begin.startswith(b"<"):
+    if _is_page(path):
         os.unlink(path)
         raise UserError(
             f"{model.name}: {model.url} returned a web page instead of the file (too many downloads, or it has moved): "
             f"get the file from {model.page} and put it at {path}"
         )
+    return path
+
+
+def _is_page(path: Path) -> bool:
+    """Whether a download is a page that says why there is no file."""
+    with open(path, "rb") as file:
+        return file.read(256).lstrip().startswith(b"<")
+
+
+def _checked(model: PublishedModel, path: Path) -> str:
+    """The SHA-256 of a file in the cache.
+
+    Raises:
+        UserError: it is another file than it should be.
+    """
     digest, expected = sha256(str(path)), _recorded(path.parent, model)
     if not digest.startswith(expected):
         whose = "the publisher states" if model.sha256 else "the first download had"
