@@ -22,6 +22,7 @@ TOOLS = {
     "link": "link_boxes",
     "check": "check_dataset",
     "compare": "compare",
+    "report": "make_report",
     "archive": "detect_archive",
     "convert": "convert_checkpoint",
     "zoo": "model_zoo",

@@ -11,6 +11,7 @@ import pytest
 from helpers.evaluations import evaluate
 from vod2.d2 import BoxMode, DatasetCatalog
 from vod2.engine.cli import run
+from vod2.evaluation import judged_frames
 from vod2.evaluation.failures import judge, lost_objects, worst_frames
 from vod2.evaluation.runs import read_run
 from vod2.visualization import class_color
@@ -102,7 +103,7 @@ def test_the_worst_frames_come_first_and_no_more_than_asked_for_of_a_video(evalu
 
 def test_what_is_found_missed_and_false_is_drawn_in_the_colours_of_the_classes(evaluations):
     one, first, second = evaluations
-    image, scale = np.full((400, 400, 3), 90, np.uint8), plot_failures.WIDTH / 400
+    image, scale = np.full((400, 400, 3), 90, np.uint8), judged_frames.WIDTH / 400
     frame = one.data.image_ids.index("b/1")
 
     def side(picture, box, color):
@@ -110,28 +111,28 @@ def test_what_is_found_missed_and_false_is_drawn_in_the_colours_of_the_classes(e
         x1, _, x2, y2 = np.rint(scale * np.array(box)).astype(int)
         return (picture[y2, x1 : x2 + 1] == color).all(axis=1).mean()
 
-    drawn = plot_failures.draw_judged(image, second, frame, one)
+    drawn = judged_frames.draw_judged(image, second, frame, one)
     assert drawn.shape == (560, 560, 3)
     assert side(drawn, BOXES[0], class_color(0)) == 1 == side(drawn, NOTHING_THERE, class_color(0))
     for label in (1, 2):
         assert 0.3 < side(drawn, BOXES[label], class_color(label)) < 0.7
-    drawn = plot_failures.draw_judged(image, first, frame, one)
+    drawn = judged_frames.draw_judged(image, first, frame, one)
     assert side(drawn, BOXES[1], class_color(1)) == 1 and side(drawn, NOTHING_THERE, class_color(0)) == 0
 
 
 def test_the_labels_tell_false_detections_and_missed_objects(evaluations, monkeypatch):
     one, _, second = evaluations
     texts = []
-    monkeypatch.setattr(plot_failures, "draw_box", lambda canvas, box, text, color, dashed=False: texts.append(text))
+    monkeypatch.setattr(judged_frames, "draw_box", lambda canvas, box, text, color, dashed=False: texts.append(text))
     frame = one.data.image_ids.index("b/1")
-    plot_failures.draw_judged(np.zeros((400, 400, 3), np.uint8), second, frame, one)
+    judged_frames.draw_judged(np.zeros((400, 400, 3), np.uint8), second, frame, one)
     assert sorted(texts) == sorted(["dog missed", "fox missed", "cat .90", "cat .90 false"])
 
 
 def test_a_picture_has_a_row_for_each_frame_and_the_table_its_numbers(root, monkeypatch, capsys, tmp_path):
     call(monkeypatch, root / "first", root / "second", "--output", tmp_path / "out.png", "--names", "RDN", "single")
     picture = cv2.imread(str(tmp_path / "out.png"))
-    assert picture.shape[1] == 2 * plot_failures.WIDTH and 2 * 560 < picture.shape[0] < 2 * 620
+    assert picture.shape[1] == 2 * judged_frames.WIDTH and 2 * 560 < picture.shape[0] < 2 * 620
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["a/1", "3", "3", "0", "0", "0"] in lines and ["b/1", "3", "2", "1", "0", "1"] in lines
 

@@ -34,8 +34,9 @@ GROUPS = {
         "link": Command("link", "link the boxes of any detector, or of an evaluation, into tracks"),
     },
     "training and evaluation": {
-        "train": Command("train", "train the detector of a configuration"),
+        "train": Command("train", "train the detector of a configuration, or one on your own videos"),
         "eval": Command("evaluate", "evaluate weights on a dataset"),
+        "report": Command("report", "one page of a training: metrics, curves, what is missed"),
         "compare": Command("compare", "whether one method is better than another, with intervals"),
         "check": Command("check", "find everything that is wrong with a dataset"),
     },

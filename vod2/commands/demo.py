@@ -6,10 +6,7 @@ Both are trained for the same number of iterations: RDN starts from the single f
 already is reused; an interrupted run goes on where it stopped.
 """
 
-import json
 import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,7 +15,7 @@ from tabulate import tabulate
 from vod2 import package_files
 from vod2.atomic import write_json
 from vod2.commands.parsing import command_parser
-from vod2.errors import UserError
+from vod2.commands.steps import run_step, train_step
 
 CONFIGS = package_files.CONFIGS / "quick"
 DATASET = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")) / "synthetic"
@@ -27,20 +24,9 @@ VIDEO = "val/ILSVRC2015_val_00000000"
 ROWS = ("AP50", "AP50-clean", "AP50-motion_blur")
 
 
-def run(step: str, command: str, *words: str | Path) -> None:
-    """Run another command in a process of its own; its failure ends the demo."""
-    print(f"\n== {step}", flush=True)
-    if subprocess.run([sys.executable, "-m", "vod2", command, *map(str, words)]).returncode:
-        raise UserError(f"vod2 {command} failed, its message stands above; run the demo again to go on from here")
-
-
 def train(step: str, config: str, output: Path, *opts: str | Path) -> dict:
     """Train, or go on training, one detector and return its metrics on the held-out videos."""
-    results = output / "inference" / "synthetic_val" / "results.json"
-    # Both, as an interruption may come between the last checkpoint and the evaluation.
-    if not (results.is_file() and (output / "model_final.safetensors").is_file()):
-        run(step, "train", "--config-file", CONFIGS / config, "--resume", "OUTPUT_DIR", output, *opts)
-    metrics = json.loads(results.read_text())["vid"]
+    metrics = train_step(step, output, "synthetic_val", "--config-file", CONFIGS / config, "--resume", *opts)
     return {row: metrics[row] for row in ROWS}
 
 
@@ -58,13 +44,13 @@ def main(words: Sequence[str] | None = None) -> None:
     output = parser.parse_args(words).output
     single, rdn, clip = output / "single_frame", output / "rdn", output / "clip.mp4"
 
-    run("Synthetic videos", "synthetic", "--output", DATASET, *SET_OPTIONS, "--mp4", VIDEO, clip)
+    run_step("Synthetic videos", "synthetic", "--output", DATASET, *SET_OPTIONS, "--mp4", VIDEO, clip)
     # Weights from half-way through the single frame's training, so that both are trained for as long.
     metrics = {
         "single_frame": train("Single frame: train and evaluate", "FasterRCNN.yaml", single),
         "rdn": train("RDN: train and evaluate", "RDN.yaml", rdn, "MODEL.WEIGHTS", single / "model_0000799.safetensors"),
     }
-    run(
+    run_step(
         "RDN on a held-out video",
         "detect",
         *("--config-file", CONFIGS / "RDN.yaml", "--video-input", clip),

@@ -4,6 +4,11 @@ vod2 train --config-file configs/RDN_R101.yaml --num-gpus 4
 vod2 train --config-file configs/ablations/rdn.yaml:Nb1 --num-gpus 4   # a row of a paper's table; vod2 show lists them
 vod2 train --config-file configs/RDN_R101.yaml --resume                # goes on from the last checkpoint
 
+Your own annotated videos, without a configuration or code (docs/getting_started.md):
+
+vod2 train --data path/to/mine
+vod2 train --data path/to/mine --iterations 3000 --output output/mine
+
 Evaluation:
 
 vod2 eval --config-file configs/RDN_R101.yaml MODEL.WEIGHTS rdn.pth
@@ -23,6 +28,7 @@ from contextlib import nullcontext
 
 from vod2.checkpoint import load_weights, require_weights
 from vod2.commands.parsing import described
+from vod2.commands.train_data import add_data_options, refuse_data_options, train_on_data
 from vod2.d2 import CfgNode, build_model, comm, default_argument_parser, verify_results
 from vod2.data import CONTEXTS
 from vod2.engine import VideoTrainer, check_evaluation, load_config, setup
@@ -74,7 +80,14 @@ def training_parser(text: str | None) -> argparse.ArgumentParser:
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    run(training_parser(__doc__).parse_args(words))
+    parser = training_parser(__doc__)
+    add_data_options(parser)
+    args = parser.parse_args(words)
+    if args.data is not None:
+        train_on_data(args)
+        return
+    refuse_data_options(args)
+    run(args)
 
 
 def run(args: argparse.Namespace) -> None:

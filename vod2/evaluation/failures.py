@@ -57,6 +57,34 @@ def false_detections(judged: Judged, num_frames: int) -> np.ndarray:
     return np.bincount(judged.detections.image[judged.matches < 0], minlength=num_frames)
 
 
+def most_errors(judged: Judged, run: Run, count: int, per_video: int = 1) -> np.ndarray:
+    """(c,) rows of the frames with most objects missed and false detections together, the worst first.
+
+    Of equal ones those that stand earlier in the dataset come first. A frame without an error is none of them, so c may
+    be less than `count`.
+
+    Args:
+        per_video: frames of a video, at most.
+    """
+    num_frames = len(run.data.image_ids)
+    missed = ~judged.found & ~run.data.truth.ignore
+    errors = np.bincount(run.data.truth.image[missed], minlength=num_frames) + false_detections(judged, num_frames)
+    return _first_of_videos(np.argsort(-errors, kind="stable"), errors, run, count, per_video)
+
+
+def _first_of_videos(order: np.ndarray, badness: np.ndarray, run: Run, count: int, per_video: int) -> np.ndarray:
+    """(c,) the first frames of an order by falling `badness` (F,) while it is above 0, `per_video` of a video at most."""
+    chosen: list[int] = []
+    count_of_video = np.zeros(run.data.num_videos, dtype=np.int64)
+    for frame in order:
+        if badness[frame] <= 0 or len(chosen) == count:
+            break
+        if count_of_video[run.data.video[frame]] < per_video:
+            count_of_video[run.data.video[frame]] += 1
+            chosen.append(int(frame))
+    return np.array(chosen, dtype=np.int64)
+
+
 def worst_frames(first: Judged, second: Judged, run: Run, count: int, per_video: int = 1) -> np.ndarray:
     """(c,) rows of the frames where `second` loses most objects that `first` finds, the worst first.
 
@@ -70,13 +98,5 @@ def worst_frames(first: Judged, second: Judged, run: Run, count: int, per_video:
     num_frames = len(run.data.image_ids)
     lost = lost_objects(first, second, run.data.truth, num_frames)
     false = false_detections(second, num_frames) - false_detections(first, num_frames)
-    chosen: list[int] = []
-    count_of_video = np.zeros(run.data.num_videos, dtype=np.int64)
-    for frame in np.lexsort((-false, -lost)):  # stable: earlier frames first
-        # Sorted by loss: nothing after this frame has lost any, either.
-        if lost[frame] <= 0 or len(chosen) == count:
-            break
-        if count_of_video[run.data.video[frame]] < per_video:
-            count_of_video[run.data.video[frame]] += 1
-            chosen.append(int(frame))
-    return np.array(chosen, dtype=np.int64)
+    order = np.lexsort((-false, -lost))  # stable: earlier frames first
+    return _first_of_videos(order, lost, run, count, per_video)

@@ -16,12 +16,13 @@ LINKED_NOTE = (
 NO_TRACKS_NOTE = (
     "Identities are not annotated: no flicker, delay, gap and coverage, and no groups slow, medium and fast."
 )
-_STABILITY = {
+STABILITY = {
     "flicker": "times lost or found again in 100 frames",
     "delay": "frames until first found",
     "gap": "frames of the longest loss",
     "coverage": "percent of the frames in which it is found",
 }
+"""{measure of tracks: what it counts}."""
 
 
 def evaluation_report(results: Mapping[str, float], data: EvaluatedDataset, detections: Detections) -> str:
@@ -33,7 +34,7 @@ def evaluation_report(results: Mapping[str, float], data: EvaluatedDataset, dete
     """
     parts = [_groups(results, data, detections), _classes(results, data, detections), _errors(results)]
     if "flicker" in results:
-        rows = [(name, results[name], meaning) for name, meaning in _STABILITY.items()]
+        rows = [(name, results[name], meaning) for name, meaning in STABILITY.items()]
         parts.append(_table(["tracks", "mean", "(score >= .5, IoU >= .5)"], rows))
     if "linked-identities" in results:
         parts.append(LINKED_NOTE)

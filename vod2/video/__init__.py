@@ -3,7 +3,7 @@
 from vod2.video.browser import BrowserVideo, EmbeddedVideo
 from vod2.video.camera import Camera
 from vod2.video.decoding import Gap, VideoStatus
-from vod2.video.reader import VideoReader, images_in, video_status
+from vod2.video.reader import VideoReader, images_in, natural_key, video_status
 from vod2.video.sources import MAX_PIXELS
 from vod2.video.writer import VideoWriter
 
@@ -17,5 +17,6 @@ __all__ = [
     "VideoStatus",
     "VideoWriter",
     "images_in",
+    "natural_key",
     "video_status",
 ]

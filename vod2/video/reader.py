@@ -244,7 +244,17 @@ def images_in(folder: Path) -> list[Path]:
     """The images of a folder in natural order: digits compare as numbers. Hidden files, as ._1.png, are none of it."""
     visible = [path for path in folder.iterdir() if not path.name.startswith(".")]
     images = [path for path in visible if path.suffix.lower() in IMAGE_SUFFIXES]
-    return sorted(images, key=lambda path: [int(s) if s.isdigit() else s for s in re.split(r"([0-9]+)", path.name)])
+    return sorted(images, key=lambda path: natural_key(path.name))
+
+
+def natural_key(name: str) -> list[int | str]:
+    """Sorts names as people do: "frame 9" before "frame 10".
+
+    Example:
+        >>> sorted(["a10", "a9", "a"], key=natural_key)
+        ['a', 'a9', 'a10']
+    """
+    return [int(part) if part.isdecimal() else part for part in re.split(r"([0-9]+)", name)]
 
 
 def _read_image(path: Path, max_pixels: int) -> np.ndarray:

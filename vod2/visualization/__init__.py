@@ -3,11 +3,13 @@
 from vod2.moved import moved
 from vod2.visualization.compare import side_by_side, side_by_side_size
 from vod2.visualization.draw import class_color, class_name, draw_box, draw_instances
+from vod2.visualization.page import Page
 from vod2.visualization.relations import draw_relations
 from vod2.visualization.report import ReportWriter, write_report
 from vod2.visualization.trails import Trails
 
 __all__ = [
+    "Page",
     "ReportWriter",
     "Trails",
     "class_color",

@@ -1,0 +1,238 @@
+"""`vod2 train --data PATH`: from annotated videos to a trained detector and a report, without any code."""
+
+import argparse
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from tabulate import tabulate
+
+from vod2 import package_files
+from vod2.atomic import replacing
+from vod2.commands.steps import run_step, train_step
+from vod2.d2 import DatasetCatalog, MetadataCatalog
+from vod2.data.datasets.video_index import as_video_dicts
+from vod2.data.discovery import REGISTER, Layout, find_layout, register_data, registration_text
+from vod2.engine.recipe import fit_to_boxes
+from vod2.engine.rows import config_name
+from vod2.errors import UserError
+from vod2.package_files import command_line
+from vod2.video import images_in
+
+ITERATIONS = 900
+VAL_FRAMES = 1000
+REGISTRATION = "datasets.py"
+
+MOST_SHOWN = 3000
+"""Frames of the longest video of which a page is made: the page holds all of them."""
+
+_ONLY_WITH_DATA = {
+    "format": None,
+    "class_names": None,
+    "video_root": None,
+    "video_suffix": None,
+    "first_frame": None,
+    "val_share": 0.25,
+    "val_frames": VAL_FRAMES,
+    "iterations": None,
+    "output": None,
+}
+
+
+def add_data_options(parser: argparse.ArgumentParser) -> None:
+    """Add --data and the options that go with it."""
+    group = parser.add_argument_group("your own videos, without a configuration or code")
+    add = group.add_argument
+    add("--data", metavar="PATH", help="a folder of annotated videos in one of the layouts of datasets/README.md")
+    add("--output", metavar="DIR", help="where everything goes (default: output/<name of the folder>)")
+    add("--iterations", type=int, metavar="N", help=f"of all trainings together (default {ITERATIONS})")
+    add("--format", choices=list(REGISTER), help="the layout; found out by itself where it can be")
+    add("--class-names", metavar="NAME,NAME", help="the classes to keep (default: those of the annotations)")
+    add("--video-root", metavar="DIR", help="the frames are in the video files of this folder")
+    add("--video-suffix", metavar=".EXT", help="of these files")
+    add("--first-frame", type=int, metavar="N", help="what the annotations count frames from (default 0)")
+    add("--val-share", type=float, metavar="S", help="of the videos, to hold out where no split is made (default .25)")
+    add("--val-frames", type=int, metavar="N", help=f"about how many held-out frames to evaluate ({VAL_FRAMES})")
+    parser.set_defaults(**_ONLY_WITH_DATA)
+
+
+def refuse_data_options(args: argparse.Namespace) -> None:
+    """Raises UserError if an option is given that is only for --data."""
+    given = [name for name, default in _ONLY_WITH_DATA.items() if getattr(args, name) != default]
+    if given:
+        raise UserError(f"--{given[0].replace('_', '-')} is for --data PATH: give it, too, or leave it out")
+
+
+class Task(NamedTuple):
+    """What is to be done.
+
+    Attributes:
+        name: begins the names of the datasets.
+        output: folder of everything.
+        words: options that every training gets.
+        keys: configuration keys and values that every training gets.
+        fitted: those that suit the configurations of configs/data only: image size and anchors.
+        iterations: of all trainings together; None for those of the configuration.
+    """
+
+    name: str
+    output: Path
+    words: list[str]
+    keys: list[str]
+    fitted: list[str]
+    iterations: int | None
+
+    @property
+    def registration(self) -> Path:
+        """The file for --register."""
+        return self.output / REGISTRATION
+
+    @property
+    def val(self) -> str:
+        """The dataset to evaluate on."""
+        return f"{self.name}_val"
+
+
+def train_on_data(args: argparse.Namespace) -> None:
+    """Run `vod2 train --data`: find, split, train, evaluate and report. A second call goes on where one stopped."""
+    if args.eval_only:
+        raise UserError("--eval-only is for a configuration: what --data has trained is evaluated by vod2 eval")
+    if args.iterations is not None and args.iterations < 3:
+        raise UserError(f"--iterations {args.iterations}: expected at least 3")
+    class_names = args.class_names and [name.strip() for name in args.class_names.split(",")]
+    layout = find_layout(args.data, args.format, class_names, args.video_root, args.video_suffix, args.first_frame)
+    stem = "".join(letter if letter.isalnum() else "_" for letter in _stem(Path(args.data)))
+    output = Path(args.output or f"output/{stem}")
+    name = f"data_{stem}"
+    register_data(name, layout.format, layout.parts, args.val_share, args.val_frames)
+    print(f"{args.data}: {layout.format}")
+    if layout.left_out:
+        print(f"not used: {', '.join(layout.left_out)}")
+    parts = {part: as_video_dicts(DatasetCatalog.get(f"{name}_{part}")) for part in ("train", "val")}
+    classes = list(MetadataCatalog.get(f"{name}_train").thing_classes)
+    print(describe(parts, classes))
+    print(_about_split(parts, layout))
+    fitted = fit_to_boxes(parts["train"])
+    keys = [
+        *("DATASETS.TRAIN", str((f"{name}_train",))),
+        *("DATASETS.TEST", str((f"{name}_val",))),
+        *("MODEL.ROI_HEADS.NUM_CLASSES", str(len(classes))),
+    ]
+    _write_registration(output, name, layout, args)
+    words = ["--register", str(output / REGISTRATION), "--num-gpus", str(args.num_gpus), "--resume"]
+    task = Task(name, output, words, [*keys, *args.opts], fitted.options(), args.iterations)
+    if args.config_file:
+        runs = _train_given(task, args.config_file)
+    else:
+        print(
+            f"Images are resized to {fitted.min_size} pixels, anchors there have {fitted.anchor_sizes} pixels and "
+            f"height / width {fitted.aspect_ratios}."
+        )
+        runs = _train_both(task)
+    _finish(task, runs, parts["val"])
+
+
+def _stem(path: Path) -> str:
+    return path.resolve().name.split(".")[0] or "data"
+
+
+def describe(parts: dict[str, list[dict]], classes: Sequence[str]) -> str:
+    """A table of videos, frames and objects of each class."""
+    rows: dict[str, list] = {"videos": [], "frames": []}
+    for records in parts.values():
+        rows["videos"].append(len({record["video_id"] for record in records}))
+        rows["frames"].append(len(records))
+    lines = [[name, *numbers] for name, numbers in rows.items()]
+    counts = []  # of each part, the objects by label
+    for records in parts.values():
+        counts.append(Counter(found["category_id"] for record in records for found in record.get("annotations", [])))
+    for label, name in enumerate(classes):
+        lines.append([f"objects: {name}", *(of_part[label] for of_part in counts)])
+    return tabulate(lines, ["", *parts])
+
+
+def _about_split(parts: dict[str, list[dict]], layout: Layout) -> str:
+    if "val" in layout.parts:
+        return "The data have a part to train on and one to evaluate on."
+    shared = {record["video_id"] for record in parts["train"]} & {record["video_id"] for record in parts["val"]}
+    if shared:
+        return (
+            "There are too few videos to hold some out, so the last frames of each are: what is measured on them does "
+            "not say how well other videos are detected."
+        )
+    return "The last videos of each class, by their names, are held out."
+
+
+def _write_registration(output: Path, name: str, layout: Layout, args: argparse.Namespace) -> None:
+    """Write the file for --register; raises UserError if the folder has another one, whose training this is not."""
+    path = output / REGISTRATION
+    text = registration_text(name, layout, args.val_share, args.val_frames)
+    if path.is_file() and path.read_text(encoding="utf-8") != text:
+        raise UserError(
+            f"{path} is of other data, or of another split: give another --output, or move {output} out of the way"
+        )
+    output.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _train_both(task: Task) -> dict[str, Path]:
+    """The single frame, then RDN from its weights; returns their folders by name."""
+    total = ITERATIONS if task.iterations is None else task.iterations
+    runs = {"single frame": task.output / "single_frame", "RDN": task.output / "rdn"}
+    # RDN's own part is a third: what it starts with is the detector itself.
+    of_rdn = max(total // 3, 1)
+    steps = [("single frame", "FasterRCNN.yaml", total - of_rdn), ("RDN", "RDN.yaml", of_rdn)]
+    weights: list[str] = []
+    for name, config, iterations in steps:
+        train_step(
+            f"{name}: train and evaluate",
+            runs[name],
+            task.val,
+            *("--config-file", str(package_files.CONFIGS / "data" / config)),
+            *task.words,
+            *task.fitted,
+            *task.keys,
+            *("SOLVER.MAX_ITER", str(iterations)),
+            *weights,
+        )
+        weights = ["MODEL.WEIGHTS", str(runs[name] / "model_final.safetensors")]
+    return runs
+
+
+def _train_given(task: Task, config: str) -> dict[str, Path]:
+    """The detector of the configuration that was given; returns its folder by its name."""
+    name = config_name(config)
+    run = task.output / re.sub(r"\W", "_", name)
+    iterations = [] if task.iterations is None else ["SOLVER.MAX_ITER", str(task.iterations)]
+    train_step(
+        f"{name}: train and evaluate", run, task.val, "--config-file", config, *task.words, *task.keys, *iterations
+    )
+    return {name: run}
+
+
+def _finish(task: Task, runs: dict[str, Path], val: Sequence[dict]) -> None:
+    """The reports, and what to do next."""
+    folders = [f"{name}={folder}" for name, folder in runs.items()]
+    page = task.output / "report.html"
+    run_step("Report", "report", *folders, "--register", task.registration, "--output", page)
+    last = list(runs.values())[-1]
+    model = ["--config-file", str(last / "config.yaml")]
+    weights = ["--opts", "MODEL.WEIGHTS", str(last / "model_final.safetensors")]
+    if len(val) and (video := _video_of(val[0])) is not None:
+        page_of_video = task.output / "video.html"
+        run_step("A held-out video", "detect", *model, "--video-input", video, "--report", page_of_video, *weights)
+    print(f"\nThe report is {page}. Objects in other videos:\n")
+    print(f"  {command_line('detect')} {' '.join(model)} --video-input VIDEO --output out.mp4 {' '.join(weights)}")
+
+
+def _video_of(record: dict) -> str | None:
+    """The video of a frame, for `vod2 detect`; None if it is too long for a page, or not alone in a folder."""
+    if record["video_length"] > MOST_SHOWN:
+        return None
+    if "video_file" in record:
+        return record["video_file"]
+    folder = Path(record["file_name"]).parent
+    return str(folder) if len(images_in(folder)) == record["video_length"] else None

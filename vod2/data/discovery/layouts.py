@@ -1,0 +1,295 @@
+"""Which layout a folder of annotated videos has, and which parts: what to register for it."""
+
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vod2.bounded import load_json
+from vod2.data.checks import FORMATS
+from vod2.data.datasets import (
+    load_mot,
+    register_coco_video,
+    register_imagenet_vid,
+    register_mot,
+    register_uavdt,
+    register_yolo_video,
+)
+from vod2.data.datasets.common import read_text
+from vod2.data.datasets.files import folders_in, is_foreign
+from vod2.data.datasets.ilsvrc import VID_CLASSES, VID_WNIDS
+from vod2.data.datasets.imagenet_vid import default_classes
+from vod2.data.datasets.mot import find_sequences
+from vod2.data.datasets.uavdt import UAVDT_SEQUENCES
+from vod2.errors import UserError
+
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
+"""Suffixes of video files that are looked for beside annotations."""
+
+_ROLES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+_NAMES = ("classes.txt", "obj.names", "labels/classes.txt", "predefined_classes.txt")
+
+
+REGISTER: dict[str, Callable[..., None]] = {
+    "imagenet_vid": register_imagenet_vid,
+    "uavdt": register_uavdt,
+    "mot": register_mot,
+    "yolo": register_yolo_video,
+    "coco_video": register_coco_video,
+}
+"""{format: the function that registers a dataset of it, under a name, with the arguments of a part}."""
+
+Parts = dict[str, dict[str, Any]]
+"""{name: arguments of the format's function in `REGISTER`}: plain values, so that they can be written to a file."""
+
+
+class Layout(NamedTuple):
+    """What was found in a folder.
+
+    Attributes:
+        format: in `vod2.data.checks.FORMATS`.
+        parts: by role: "train", perhaps with "val", or "" alone where the data are one.
+        left_out: names of parts that are not used, such as a test set beside a validation set.
+    """
+
+    format: str
+    parts: Parts
+    left_out: tuple[str, ...] = ()
+
+
+def find_layout(
+    path: str | os.PathLike,
+    format: str | None = None,
+    class_names: Sequence[str] | None = None,
+    video_root: str | os.PathLike | None = None,
+    video_suffix: str | None = None,
+    first_frame: int | None = None,
+) -> Layout:
+    """Find out how annotated videos are laid out (datasets/README.md), and where frames and classes are.
+
+    Args:
+        path: a folder, or for a format of one file that file.
+        format: in `FORMATS`; None for the first whose layout is there.
+        class_names: the classes to keep, by category id; None for those of the annotations.
+        video_root, video_suffix: where the video files are; None looks for them where no images are.
+        first_frame: what the annotations' numbers of frames count from.
+
+    Raises:
+        UserError: nothing is there, no layout fits, or it does not say what is needed; names the option that would.
+    """
+    path = Path(path).resolve()
+    if not path.exists():
+        raise UserError(f"--data {path}: there is no such file or folder, expected one with annotated videos")
+    finders = _FINDERS if format is None else {format: _FINDERS.get(format)}
+    given = {"class_names": class_names, "video_root": video_root and str(video_root)}
+    given |= {"video_suffix": video_suffix, "first_frame": first_frame}
+    options = {key: value for key, value in given.items() if value is not None}
+    for name, find in finders.items():
+        if find is None:
+            raise UserError(f"--format {name}: expected one of {', '.join(_FINDERS)}")
+        if format is None and not _is(name, path):
+            continue
+        parts = find(path, dict(options))
+        if not parts:
+            raise UserError(f"--data {path}: there is nothing in it that --format {name} reads: see datasets/README.md")
+        return _by_role(name, parts, path)
+    raise UserError(
+        f"--data {path}: this is in no known layout ({', '.join(_FINDERS)}): give --format, or lay it out as "
+        "datasets/README.md says"
+    )
+
+
+def _is(name: str, path: Path) -> bool:
+    # A check of this format takes the JSON file alone; here a folder with such files is one, too.
+    if name == "coco_video" and path.is_dir():
+        return bool(_json_files(path))
+    return FORMATS[name].recognizes(path)
+
+
+def _by_role(format: str, parts: Parts, path: Path) -> Layout:
+    """Parts by name -> by role: train and val, of which a test set with annotations may take the place."""
+    names: dict[str, str] = {}
+    for name in parts:
+        role = role_of(name) or ""
+        if role in names:
+            raise UserError(
+                f"--data {path}: both {names[role]!r} and {name!r} look like its {role or 'only'} part: name a folder "
+                "or file that holds one of them"
+            )
+        names[role] = name
+    if len(parts) == 1:
+        (only,) = parts.values()
+        return Layout(format, {"": only})
+    if "train" not in names:
+        raise UserError(f"--data {path}: its parts are {', '.join(parts)}, expected one that is called train")
+    used = {"train": names["train"]}
+    if held_out := names.get("val") or names.get("test"):
+        used["val"] = held_out
+    left_out = tuple(name for name in parts if name not in used.values())
+    return Layout(format, {role: parts[name] for role, name in used.items()}, left_out)
+
+
+def role_of(name: str) -> str | None:
+    """What the part of a dataset with this name is for: "train", "val" or "test"; None if the name does not say.
+
+    Example:
+        >>> role_of("instances_train2019"), role_of("valid"), role_of("strain")
+        ('train', 'val', None)
+    """
+    for word in re.split(r"[^a-z]+", name.lower()):
+        if word in _ROLES:
+            return _ROLES[word]
+    return None
+
+
+# ---- the formats ----
+
+
+def _coco_parts(path: Path, options: dict) -> Parts:
+    files = _json_files(path) if path.is_dir() else [path]
+    parts: Parts = {}
+    for file in files:
+        arguments = {"json_file": str(file), **options}
+        if "video_root" not in options:
+            arguments |= _videos_of_json(file, path if path.is_dir() else path.parent)
+        parts[file.name.split(".")[0]] = arguments
+    return parts
+
+
+def _json_files(folder: Path) -> list[Path]:
+    """Annotation files in a folder or in `annotations` below it: those with videos, or all if none can be told."""
+    folders = [folder, folder / "annotations"]
+    files = [file for place in folders if place.is_dir() for file in sorted(place.iterdir())]
+    files = [file for file in files if file.name.endswith((".json", ".json.gz")) and not is_foreign(file.name)]
+    return [file for file in files if _has_videos(file)]
+
+
+def _has_videos(file: Path) -> bool:
+    """Whether a JSON file is of videos, and not of results, say, which may lie beside it.
+
+    A broken one counts, so that its reader says what is wrong with it.
+    """
+    try:
+        data = load_json(read_text(file, "annotations"))
+    except (ValueError, UserError):
+        return True
+    return isinstance(data, dict) and "videos" in data and "categories" in data
+
+
+def _videos_of_json(file: Path, root: Path) -> dict[str, str]:
+    """`video_root` and `video_suffix`, where the videos of a JSON file are found as files; {} where they are not."""
+    try:
+        videos = load_json(read_text(file, "annotations")).get("videos")
+        names = [str(video["name"]) for video in videos if "name" in video]
+    except (ValueError, TypeError, AttributeError, UserError):
+        return {}  # the reader says what is wrong with the file
+    return _video_files(names, [file.parent, file.parent / "videos", root, root / "videos", root.parent / "videos"])
+
+
+def _video_files(names: Sequence[str], folders: Sequence[Path]) -> dict[str, str]:
+    """The first of the folders, and the suffix, in which there is a video file of the first name."""
+    for folder in folders:
+        for suffix in VIDEO_SUFFIXES:
+            if names and (folder / f"{names[0]}{suffix}").is_file():
+                return {"video_root": str(folder), "video_suffix": suffix}
+    return {}
+
+
+def _mot_parts(path: Path, options: dict) -> Parts:
+    names = options.pop("class_names", None)
+    options.pop("first_frame", None)  # MOT counts from 1
+    splits = {"": path} if find_sequences(path) else {folder.name: folder for folder in folders_in(path)}
+    parts: Parts = {}
+    for split, folder in splits.items():
+        sequences = [sequence for sequence in find_sequences(folder) if (sequence / "gt" / "gt.txt").is_file()]
+        if not sequences:  # the ground truth of a test set is often not public
+            continue
+        arguments = {"root": str(path), "split": split, "sequences": [sequence.name for sequence in sequences]}
+        if "video_root" not in options and not any((sequence / "img1").is_dir() for sequence in sequences):
+            arguments |= _video_files([sequences[0].name], [folder, path, path / "videos", path.parent / "videos"])
+        parts[split] = arguments | options
+    if names is None:
+        # Labels have to mean the same in all parts, and each may lack objects of some class.
+        names = list(dict.fromkeys(name for arguments in parts.values() for name in _classes_that_occur(arguments)))
+    for arguments in parts.values():
+        arguments["keep_classes"] = names
+    return parts
+
+
+def _classes_that_occur(arguments: Mapping[str, Any]) -> list[str]:
+    """Of MOT17's thirteen classes, or those of labels.txt, the ones that have objects."""
+    loaded = load_mot(**arguments)
+    labels = {annotation["category_id"] for record in loaded.dicts for annotation in record["annotations"]}
+    return [loaded.class_names[label] for label in sorted(labels)]
+
+
+def _yolo_parts(path: Path, options: dict) -> Parts:
+    names = options.pop("class_names", None) or _yolo_names(path)
+    separate = (path / "images").is_dir() or (path / "labels").is_dir()
+    labels = path / "labels" if separate and not (path / "images").is_dir() else path / ("images" if separate else "")
+    splits = [folder.name for folder in folders_in(labels) if role_of(folder.name) and folders_in(folder)] or [""]
+    parts: Parts = {}
+    for split in splits:
+        arguments = {"root": str(path), "class_names": names, "split": split}
+        if "video_root" not in options and not (path / "images").is_dir() and separate:
+            videos = [folder.name for folder in folders_in(path / "labels" / split)]
+            arguments |= _video_files(videos, [path / "videos" / split, path / "videos", path])
+        parts[split] = arguments | options
+    return parts
+
+
+def _yolo_names(path: Path) -> str | list[str]:
+    """The path of a data.yaml, or the lines of another list of classes."""
+    for name in ("data.yaml", "data.yml", "dataset.yaml"):
+        if (path / name).is_file():
+            return str(path / name)
+    for name in _NAMES:
+        if (path / name).is_file():
+            lines = read_text(path / name, "the names of the classes").splitlines()
+            return [line.strip() for line in lines if line.strip()]
+    raise UserError(
+        f"--data {path}: YOLO's labels have numbers for classes, and there is no data.yaml with their names: write one "
+        "(names: [elf, gnome]), or give --class-names elf,gnome"
+    )
+
+
+def _vid_parts(path: Path, options: dict) -> Parts:
+    splits = [folder.name for folder in folders_in(path / "Data" / "VID")]
+    names = options.get("class_names") or _names_in_xml(path)
+    parts: Parts = {}
+    for split in splits:
+        if (path / "Annotations" / "VID" / split).is_dir():
+            arguments = {"root": str(path), "split": split, "class_names": list(names)}
+            parts[split] = arguments
+    return parts
+
+
+def _names_in_xml(path: Path) -> Sequence[str]:
+    """The classes of a folder in the layout of ImageNet VID: VID's, or those of the set, or all names in its XML."""
+    names = default_classes(path)
+    known = {*names, *VID_WNIDS}
+    found: set[str] = set()
+    for file in (path / "Annotations" / "VID").rglob("*.xml"):
+        if not is_foreign(file.name):
+            found.update(re.findall(r"<name>\s*([^<]+?)\s*</name>", file.read_text(encoding="utf-8", errors="replace")))
+            if tuple(names) == VID_CLASSES and found and found <= known:
+                return names  # the first file tells ImageNet VID itself, which has a million of them
+    return names if found <= known else sorted(found)
+
+
+def _uavdt_parts(path: Path, options: dict) -> Parts:
+    parts: Parts = {}
+    for split, sequences in UAVDT_SEQUENCES.items():
+        if all((path / "UAV-benchmark-M" / name).is_dir() for name in sequences):
+            parts[split] = {"root": str(path), "split": split}
+    return parts
+
+
+_FINDERS: dict[str, Callable[[Path, dict], Parts] | None] = {
+    "imagenet_vid": _vid_parts,
+    "uavdt": _uavdt_parts,
+    "mot": _mot_parts,
+    "yolo": _yolo_parts,
+    "coco_video": _coco_parts,
+}

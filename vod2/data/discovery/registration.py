@@ -1,0 +1,65 @@
+"""Registers what was found: in this process, and by a file for --register in later ones."""
+
+import pprint
+from collections.abc import Mapping
+from typing import Any
+
+from vod2.data.datasets.derived import register_derived
+from vod2.data.discovery.layouts import REGISTER, Layout
+from vod2.data.discovery.splitting import first_frames, split_videos
+from vod2.errors import UserError
+
+
+def register_data(
+    name: str,
+    format: str,
+    parts: Mapping[str, Mapping[str, Any]],
+    val_share: float = 0.25,
+    val_frames: int | None = None,
+) -> None:
+    """Register the datasets `<name>_train` and `<name>_val`; nothing is read before one is used.
+
+    Args:
+        name: begins their names.
+        format, parts: of a `Layout`. Of one part without a val, videos are held out as `split_videos` says; its whole
+            is `<name>_all`.
+        val_share: of the videos that are held out then, in (0, 1).
+        val_frames: about how many frames the val has at most, the first ones of each video; None for all.
+
+    Raises:
+        UserError: the format is unknown, or a number is out of its range.
+    """
+    if format not in REGISTER:
+        raise UserError(f"format {format!r} is unknown, expected one of {', '.join(REGISTER)}")
+    if not 0 < val_share < 1:
+        raise UserError(f"the share of videos to hold out is {val_share}, expected a number between 0 and 1")
+    if val_frames is not None and val_frames < 1:
+        raise UserError(f"the number of held-out frames is {val_frames}, expected at least 1")
+
+    def few(records: list[dict]) -> list[dict]:
+        return records if val_frames is None else first_frames(records, val_frames)
+
+    if "val" in parts:
+        REGISTER[format](f"{name}_train", **parts["train"])
+        REGISTER[format](f"{name}_val_all", **parts["val"])
+        register_derived(f"{name}_val", f"{name}_val_all", few)
+    else:
+        (part,) = parts.values()
+        REGISTER[format](f"{name}_all", **part)
+        register_derived(
+            f"{name}_train", f"{name}_all", lambda records: split_videos(records, val_share).train(records)
+        )
+        register_derived(
+            f"{name}_val", f"{name}_all", lambda records: few(split_videos(records, val_share).held_out(records))
+        )
+
+
+def registration_text(name: str, layout: Layout, val_share: float, val_frames: int | None) -> str:
+    """A Python file that calls `register_data`, for --register of all commands; arguments as there."""
+    arguments = {"format": layout.format, "parts": layout.parts, "val_share": val_share, "val_frames": val_frames}
+    lines = "".join(f"    {key}={pprint.pformat(value, width=100)},\n" for key, value in arguments.items())
+    return (
+        f'"""Registers {name}_train and {name}_val: give this file to other commands with --register."""\n\n'
+        "from vod2.data.discovery import register_data\n\n"
+        f"register_data(\n    {name!r},\n{lines})\n"
+    )

@@ -1,0 +1,129 @@
+"""Which videos to train on and which to hold out, where a dataset does not say.
+
+Videos are "video dataset dicts" (`vod2.data.datasets.video_index.as_video_dicts`): one dict for each frame.
+"""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from vod2.errors import UserError
+from vod2.video import natural_key
+
+
+class Split(NamedTuple):
+    """What is held out.
+
+    Attributes:
+        videos: ids of the videos that are held out as a whole.
+        cuts: {video id: first frame that is held out}, where one video has to serve for both.
+    """
+
+    videos: frozenset[str]
+    cuts: dict[str, int]
+
+    def train(self, records: Sequence[dict]) -> list[dict]:
+        """The dicts to train on. A video that is cut ends at the cut, so that its supports do, too."""
+        kept = []
+        for record in records:
+            cut = self.cuts.get(record["video_id"])
+            if cut is not None and record["frame_index"] < cut:
+                kept.append(record | {"video_length": cut})
+            elif cut is None and record["video_id"] not in self.videos:
+                kept.append(record)
+        return kept
+
+    def held_out(self, records: Sequence[dict]) -> list[dict]:
+        """The dicts to evaluate on."""
+        kept = []
+        for record in records:
+            cut = self.cuts.get(record["video_id"])
+            if record["video_id"] in self.videos or (cut is not None and record["frame_index"] >= cut):
+                kept.append(record)
+        return kept
+
+
+def split_videos(records: Sequence[dict], share: float) -> Split:
+    """Hold out the last videos of each class, in the natural order of their names; the same at each call.
+
+    Neighbouring videos are often pieces of one recording, and so belong on the same side: the split is not random. The
+    class of a video is the one that most of its objects have, the first of several; videos without objects are a class
+    of their own. Of a class with one video nothing is held out. Where that leaves nothing at all, each video is cut
+    instead: its last frames are held out.
+
+    Args:
+        records: at least two of them have objects.
+        share: of the videos of a class (at least one of two), or of the frames; in (0, 1).
+
+    Raises:
+        UserError: there are too few frames with objects.
+
+    Example:
+        >>> def frame(video, index, label):
+        ...     annotation = {"category_id": label}
+        ...     return {"video_id": video, "frame_index": index, "video_length": 4, "annotations": [annotation]}
+        >>> frames = [frame(video, 0, label) for video, label in [("a1", 0), ("a2", 0), ("a10", 0), ("b1", 1)]]
+        >>> sorted(split_videos(frames, 0.25).videos)
+        ['a10']
+        >>> split_videos([frame("a", index, 0) for index in range(4)], 0.25).cuts
+        {'a': 3}
+    """
+    labels: dict[str, Counter] = defaultdict(Counter)
+    for record in records:
+        labels[record["video_id"]].update(annotation["category_id"] for annotation in record.get("annotations", []))
+    videos_of_class: dict[int, list[str]] = defaultdict(list)
+    for video, counts in labels.items():
+        # -1 stands for no objects. Of equal counts the lower label, whatever order the file has.
+        label = min(counts, key=lambda label: (-counts[label], label), default=-1)
+        videos_of_class[label].append(video)
+
+    held_out: set[str] = set()
+    for videos in videos_of_class.values():
+        videos.sort(key=natural_key)
+        count = min(max(round(share * len(videos)), 1), len(videos) - 1)
+        held_out.update(videos[len(videos) - count :])
+    if any(labels[video] for video in held_out):
+        return Split(frozenset(held_out), {})
+    return Split(frozenset(), _cuts(records, share))
+
+
+def _cuts(records: Sequence[dict], share: float) -> dict[str, int]:
+    """{video id: first frame of its last ones}, such that on both sides there are frames with objects."""
+    frames: dict[str, list[int]] = defaultdict(list)
+    for record in records:
+        if record.get("annotations"):
+            frames[record["video_id"]].append(record["frame_index"])
+    cuts = {}
+    for video, indices in frames.items():
+        indices.sort()
+        count = min(max(math.ceil(share * len(indices)), 1), len(indices) - 1)
+        if count:
+            cuts[video] = indices[len(indices) - count]
+    if not cuts:
+        total = sum(map(len, frames.values()))
+        raise UserError(f"{total} frames have objects, too few to hold some out: expected at least two of a video")
+    return cuts
+
+
+def first_frames(records: Sequence[dict], most: int) -> list[dict]:
+    """At most about `most` frames: of each video the first ones, as many of each, and never fewer than one.
+
+    The videos then end there, so that a detector does not look at frames behind them, either. Of a video that was cut
+    they are the first ones behind the cut.
+    """
+    videos: dict[str, list[dict]] = defaultdict(list)
+    for record in records:
+        videos[record["video_id"]].append(record)
+    per_video = max(most // max(len(videos), 1), 1)
+    kept = []
+    for of_video in videos.values():
+        chosen = sorted(of_video, key=lambda record: record["frame_index"])[:per_video]
+        if len(chosen) < len(of_video):
+            chosen = [record | {"video_length": chosen[-1]["frame_index"] + 1} for record in chosen]
+        kept += chosen
+    return kept
+
+
+SplitFunction = Callable[[list[dict]], list[dict]]
+"""Takes video dataset dicts and returns some of them."""
