@@ -9,6 +9,7 @@ are read from the evaluated dataset, which has to be registered.
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -122,8 +123,8 @@ def _add_results(page: Page, runs: Mapping[str, Evaluated]) -> None:
     data = next(iter(runs.values())).run.data
     objects = int((~data.truth.ignore).sum())
     page.text(
-        f"{data.name}: {data.num_videos} videos, {len(data.image_ids)} frames, {objects} objects. AP in percent at an "
-        "IoU of .5; any class: as if all classes were one."
+        f"{data.name}; videos: {data.num_videos}, frames: {len(data.image_ids)}, objects: {objects}. AP in percent at "
+        "an IoU of .5; any class: as if all classes were one."
     )
     rows: list[list[object]] = []
     labels = {"AP50": "AP50", "AP50-any-class": "AP50, any class"}
@@ -197,7 +198,9 @@ def _add_pictures(page: Page, name: str, run: Run, dataset: str) -> None:
         page.text(f"The dataset {dataset} is not registered here, so its images are not shown: give --register FILE.")
         return
     judged = judge(run)
-    worst = most_errors(judged, run, _PICTURES).tolist()
+    # One of each video, where there are enough videos.
+    per_video = math.ceil(_PICTURES / max(run.data.num_videos, 1))
+    worst = most_errors(judged, run, _PICTURES, per_video).tolist()
     spread = np.unique(np.linspace(0, len(run.data.image_ids) - 1, _PICTURES).round().astype(int)).tolist()
     for heading, frames in ((f"{name}: frames with most errors", worst), (f"{name}: other frames", spread)):
         if frames:
@@ -222,8 +225,9 @@ def _add_commands(page: Page, configuration: Path, weights: Path) -> None:
         f"{command_line('detect')} {model} --webcam 0 --lookahead 0 --jsonl found.jsonl {options}",
         "",
         "from vod2 import VideoPredictor",
+        "from vod2.video import VideoReader",
         f"predictor = VideoPredictor({str(configuration)!r}, {str(weights)!r})",
-        'for frame in predictor("in.mp4"):',
+        'for frame in predictor.stream(VideoReader("in.mp4")):',
         "    print(frame.to_dict())",
     ]
     page.code("\n".join(lines))

@@ -1,5 +1,5 @@
-"""What a configuration is: the rows of a paper's tables, one row of them, or all keys and values; what keys mean; what an
-evaluation has measured.
+"""What a configuration is: the rows of a paper's tables, one row of them, or all keys and values; what keys mean; what
+an evaluation has measured.
 
 vod2 show configs/ablations/rdn.yaml           # its rows, and the paper's numbers
 vod2 show configs/ablations/rdn.yaml:T3        # what that row is, and how it is run

@@ -85,8 +85,9 @@ def fit_to_boxes(records: Sequence[dict]) -> Fitted:
     # Of the longest frames, so that none is resized by another factor than the anchors are made for.
     max_size = math.ceil(min_size * float((long_side / short_side).max()))
     stride = 8 if min_size * np.quantile(sides, 0.25) < _SMALL_OBJECT else 16
-    sizes = _apart(min_size * np.quantile(sides, [0.05, 0.25, 0.5, 0.75, 0.95]), _ALIKE)
-    aspect = _apart(np.quantile(ratios, [0.1, 0.5, 0.9]), _MANY_RATIOS)
+    # Those of objects that are there: between two kinds of objects nothing would have the size that lies in the middle.
+    sizes = _apart(min_size * np.quantile(sides, [0.05, 0.25, 0.5, 0.75, 0.95], method="nearest"), _ALIKE)
+    aspect = _apart(np.quantile(ratios, [0.1, 0.5, 0.9], method="nearest"), _MANY_RATIOS)
     return Fitted(
         min_size,
         max_size,

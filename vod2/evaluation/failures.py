@@ -73,7 +73,7 @@ def most_errors(judged: Judged, run: Run, count: int, per_video: int = 1) -> np.
 
 
 def _first_of_videos(order: np.ndarray, badness: np.ndarray, run: Run, count: int, per_video: int) -> np.ndarray:
-    """(c,) the first frames of an order by falling `badness` (F,) while it is above 0, `per_video` of a video at most."""
+    """(c,) the first frames of an order by falling `badness` (F,), those above 0; at most `per_video` of a video."""
     chosen: list[int] = []
     count_of_video = np.zeros(run.data.num_videos, dtype=np.int64)
     for frame in order:

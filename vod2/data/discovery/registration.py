@@ -4,6 +4,7 @@ import pprint
 from collections.abc import Mapping
 from typing import Any
 
+from vod2.d2 import DatasetCatalog, MetadataCatalog
 from vod2.data.datasets.derived import register_derived
 from vod2.data.discovery.layouts import REGISTER, Layout
 from vod2.data.discovery.splitting import first_frames, split_videos
@@ -18,6 +19,8 @@ def register_data(
     val_frames: int | None = None,
 ) -> None:
     """Register the datasets `<name>_train` and `<name>_val`; nothing is read before one is used.
+
+    Those of an earlier call are replaced.
 
     Args:
         name: begins their names.
@@ -39,6 +42,10 @@ def register_data(
     def few(records: list[dict]) -> list[dict]:
         return records if val_frames is None else first_frames(records, val_frames)
 
+    for part in ("train", "val", "all", "val_all"):
+        if f"{name}_{part}" in DatasetCatalog.list():
+            DatasetCatalog.remove(f"{name}_{part}")
+            MetadataCatalog.remove(f"{name}_{part}")  # the classes of other data
     if "val" in parts:
         REGISTER[format](f"{name}_train", **parts["train"])
         REGISTER[format](f"{name}_val_all", **parts["val"])

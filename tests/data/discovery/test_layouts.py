@@ -1,0 +1,112 @@
+"""Which layout a folder has, and what is registered for it."""
+
+import json
+
+import pytest
+
+from helpers.own_data import CLASSES, box_at, coco_json, write_layout
+from vod2.d2 import DatasetCatalog, MetadataCatalog
+from vod2.data.discovery import find_layout, register_data, registration_text, role_of
+from vod2.engine.registration import register_files
+from vod2.errors import UserError
+
+FORMATS = {
+    "coco": "coco_video",
+    "coco_split": "coco_video",
+    "coco_files": "coco_video",
+    "mot": "mot",
+    "yolo": "yolo",
+    "yolo_split": "yolo",
+    "vid": "imagenet_vid",
+}
+
+
+def registered(name: str, layout, **options) -> dict[str, list[dict]]:
+    register_data(name, layout.format, layout.parts, **options)
+    return {part: DatasetCatalog.get(f"{name}_{part}") for part in ("train", "val")}
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_every_layout_is_found_and_gives_the_same_objects(tmp_path, kind):
+    layout = find_layout(write_layout(tmp_path / "mine", kind))
+    assert layout.format == FORMATS[kind] and not layout.left_out
+    assert set(layout.parts) == ({"train", "val"} if kind.endswith("split") else {""})
+    parts = registered(f"layouts_{kind}", layout, val_share=0.5)
+    names = {part: sorted({record["video_id"].split("/")[-1] for record in of}) for part, of in parts.items()}
+    assert names == {"train": ["a1", "b1"], "val": ["a2", "b2"]}, "the last of each class"
+    for part, records in parts.items():
+        assert MetadataCatalog.get(f"layouts_{kind}_{part}").thing_classes == CLASSES
+        for record in records:
+            (found,) = record["annotations"]
+            x1, y1, x2, y2 = found["bbox"]
+            assert (x1, y1, x2, y2) == pytest.approx(box_at(record["frame_index"]), abs=1e-3)
+            assert found["category_id"] == record["video_id"].split("/")[-1].startswith("b")
+
+
+def test_what_is_registered_by_a_file_is_the_same_in_another_process(tmp_path):
+    layout = find_layout(write_layout(tmp_path / "mine", "coco"))
+    here = registered("layouts_here", layout, val_share=0.3, val_frames=4)
+    file = tmp_path / "datasets.py"
+    file.write_text(registration_text("layouts_there", layout, 0.3, 4))
+    register_files([str(file)])
+    assert DatasetCatalog.get("layouts_there_val") == here["val"]
+    assert DatasetCatalog.get("layouts_there_train") == here["train"]
+
+
+def test_a_test_set_is_held_out_where_there_is_no_validation_and_said_to_be_unused_where_there_is(tmp_path):
+    root = write_layout(tmp_path / "mine", "coco_split")
+    annotations = root / "annotations"
+    (annotations / "test.json").write_text(json.dumps(coco_json({"b2": 1}, 6)))
+    layout = find_layout(root)
+    assert set(layout.parts) == {"train", "val"} and layout.left_out == ("test",)
+    (annotations / "instances_val.json").unlink()
+    assert find_layout(root).parts["val"]["json_file"].endswith("test.json")
+
+
+def test_other_json_files_are_not_annotations(tmp_path):
+    root = write_layout(tmp_path / "mine", "coco")
+    (root / "results.json").write_text('[{"image_id": 1}]')
+    (root / "._mine.json").write_text("from macOS")
+    assert find_layout(root).parts[""]["json_file"].endswith("mine.json")
+
+
+def test_yolo_takes_its_names_from_other_lists_too(tmp_path):
+    root = write_layout(tmp_path / "mine", "yolo")
+    (root / "data.yaml").unlink()
+    with pytest.raises(UserError, match="no data.yaml with their names.*--class-names elf,gnome"):
+        find_layout(root)
+    assert find_layout(root, class_names=CLASSES).parts[""]["class_names"] == CLASSES
+    (root / "classes.txt").write_text("elf\n\ngnome\n")
+    assert find_layout(root).parts[""]["class_names"] == CLASSES
+
+
+@pytest.mark.parametrize(
+    "name, role",
+    [("train", "train"), ("instances_val2017", "val"), ("valid", "val"), ("Test-dev", "test"), ("strain", None)],
+)
+def test_roles_are_words_of_the_name(name, role):
+    assert role_of(name) == role
+
+
+def test_mistakes_are_told_with_what_to_do(tmp_path):
+    with pytest.raises(UserError, match="there is no such file or folder"):
+        find_layout(tmp_path / "nothing")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="in no known layout .*give --format"):
+        find_layout(tmp_path / "empty")
+    with pytest.raises(UserError, match="nothing in it that --format mot reads"):
+        find_layout(tmp_path / "empty", "mot")
+    root = write_layout(tmp_path / "two", "coco")
+    (root / "second.json").write_text(json.dumps(coco_json({"b2": 1}, 6)))
+    with pytest.raises(UserError, match="both 'mine' and 'second' look like its only part"):
+        find_layout(root)
+    root = write_layout(tmp_path / "parts", "coco_split")
+    (root / "annotations" / "instances_train.json").rename(root / "annotations" / "instances.json")
+    with pytest.raises(UserError, match="expected one that is called train"):
+        find_layout(root)
+    layout = find_layout(root / "annotations" / "instances.json")
+    for share, frames in ((0.0, None), (1.0, None), (0.5, 0)):
+        with pytest.raises(UserError, match="expected"):
+            register_data("layouts_wrong", layout.format, layout.parts, share, frames)
+    with pytest.raises(UserError, match="format 'x' is unknown"):
+        register_data("layouts_wrong", "x", layout.parts)

@@ -1,0 +1,83 @@
+"""Commands that a command runs: failures, interruptions, what is finished already."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from vod2.commands import steps
+from vod2.errors import UserError
+
+SLEEPER = """
+import os, signal, sys, time
+signal.signal(signal.SIGTERM, lambda number, frame: (time.sleep(0.3), print("saved", flush=True), os._exit(75)))
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+class Started(subprocess.Popen):
+    """Any `vod2 COMMAND` is this program instead."""
+
+    program = ""
+
+    def __init__(self, words, **options):
+        self.words = words[3:]
+        super().__init__([sys.executable, "-c", self.program], **options)
+
+
+@pytest.fixture
+def run(monkeypatch):
+    def prepare(program: str):
+        monkeypatch.setattr(Started, "program", program)
+        monkeypatch.setattr(steps.subprocess, "Popen", Started)
+
+    return prepare
+
+
+def test_a_failure_is_an_error_and_an_interruption_keeps_its_exit_code(run):
+    run("import sys; sys.exit(2)")
+    with pytest.raises(UserError, match="vod2 train failed, its message stands above"):
+        steps.run_step("A step", "train")
+    for code in (75, 130):
+        run(f"import sys; sys.exit({code})")
+        with pytest.raises(SystemExit) as stopped:
+            steps.run_step("A step", "train")
+        assert stopped.value.code == code
+    run("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    with pytest.raises(UserError, match="vod2 train was ended by SIGKILL"):
+        steps.run_step("A step", "train")
+
+
+def test_sigterm_is_passed_on_and_what_the_command_saves_is_waited_for(run, capfd):
+    run(SLEEPER)
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+
+    def stop() -> None:
+        while "ready" not in capfd.readouterr().out:
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    with pytest.raises(SystemExit) as stopped:
+        steps.run_step("A step", "train")
+    thread.join()
+    assert stopped.value.code == 75 and "saved" in capfd.readouterr().out
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+def test_a_training_that_is_finished_is_not_run_again(run, tmp_path):
+    run("import sys; sys.exit(9)")
+    results = tmp_path / "inference" / "mine_val"
+    results.mkdir(parents=True)
+    (results / "results.json").write_text(json.dumps({"vid": {"AP50": 12.5}}))
+    with pytest.raises(UserError, match="failed"):  # without final weights it is not
+        steps.train_step("A step", tmp_path, "mine_val")
+    (tmp_path / "model_final.safetensors").write_bytes(b"")
+    assert steps.train_step("A step", tmp_path, "mine_val") == {"AP50": 12.5}

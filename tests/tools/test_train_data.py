@@ -1,0 +1,92 @@
+"""`vod2 train --data`: what is run, and what is told; tests/tools/test_own_videos.py trains."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from helpers.own_data import write_layout
+from vod2.commands import train, train_data
+from vod2.errors import UserError
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """What would have been run: (command, words)."""
+    made = []
+    monkeypatch.setattr(
+        train_data, "run_step", lambda step, command, *words: made.append((command, [*map(str, words)]))
+    )
+
+    def train_step(step, output, dataset, *words):
+        made.append(("train", [*map(str, words), "OUTPUT_DIR", str(output)]))
+        return {}
+
+    monkeypatch.setattr(train_data, "train_step", train_step)
+    monkeypatch.setattr(sys, "argv", ["vod2 train"])
+    return made
+
+
+def value(words: list[str], key: str) -> str:
+    return words[words.index(key) + 1]
+
+
+def test_the_single_frame_and_rdn_share_the_iterations_and_the_settings(tmp_path, calls, capsys):
+    root = write_layout(tmp_path / "my videos", "coco")
+    out = tmp_path / "out"
+    train.main(["--data", str(root), "--iterations", "300", "--output", str(out), "SEED", "3"])
+    (_, single), (_, rdn), (report, page), (detect, video) = calls
+    assert value(single, "SOLVER.MAX_ITER") == "200" and value(rdn, "SOLVER.MAX_ITER") == "100"
+    assert value(rdn, "MODEL.WEIGHTS") == str(out / "single_frame" / "model_final.safetensors")
+    assert single[1].endswith("configs/data/FasterRCNN.yaml") and rdn[1].endswith("configs/data/RDN.yaml")
+    for words in (single, rdn):
+        assert value(words, "DATASETS.TRAIN") == "('data_my_videos_train',)" and value(words, "SEED") == "3"
+        assert value(words, "MODEL.ROI_HEADS.NUM_CLASSES") == "2" and "--resume" in words
+        assert value(words, "--register") == str(out / "datasets.py")
+        assert value(words, "MODEL.ANCHOR_GENERATOR.SIZES").startswith("[[")
+    assert (report, detect) == ("report", "detect")
+    assert page[:2] == [f"single frame={out / 'single_frame'}", f"RDN={out / 'rdn'}"]
+    assert value(video, "--video-input") == str(root / "images" / "a2"), "a held-out one"
+    told = capsys.readouterr().out
+    assert "objects: gnome" in told and "The last videos of each class, by their names, are held out." in told
+
+
+def test_a_configuration_is_trained_as_it_is(tmp_path, calls):
+    root = write_layout(tmp_path / "mine", "yolo_split")
+    words = ["--data", str(root), "--output", str(tmp_path / "out"), "--config-file", "quick/SELSA.yaml"]
+    train.main(words)
+    ((_, only), *_) = calls
+    assert len(calls) == 3 and value(only, "--config-file") == "quick/SELSA.yaml"
+    assert "SOLVER.MAX_ITER" not in only and "MODEL.ANCHOR_GENERATOR.SIZES" not in only
+    assert value(only, "MODEL.ROI_HEADS.NUM_CLASSES") == "2"
+    train.main([*words, "--iterations", "7"])
+    assert value(calls[3][1], "SOLVER.MAX_ITER") == "7"
+
+
+def test_another_folder_of_data_does_not_get_the_same_output(tmp_path, calls):
+    first, second = write_layout(tmp_path / "mine", "coco"), write_layout(tmp_path / "other" / "mine", "coco")
+    out = ["--output", str(tmp_path / "out")]
+    train.main(["--data", str(first), *out])
+    train.main(["--data", str(first), *out])  # goes on
+    with pytest.raises(UserError, match="is of other data, or of another split: give another --output"):
+        train.main(["--data", str(second), *out])
+
+
+def test_what_is_held_out_of_one_video_is_said_to_say_little(tmp_path, calls, capsys):
+    root = write_layout(tmp_path / "mine", "coco", {"a1": 0})
+    train.main(["--data", str(root), "--output", str(tmp_path / "out")])
+    told = capsys.readouterr().out
+    assert "There are too few videos to hold some out" in told
+
+
+def test_options_of_data_need_data_and_data_does_not_evaluate(tmp_path, calls):
+    with pytest.raises(UserError, match="--iterations is for --data PATH"):
+        train.main(["--config-file", "quick/RDN.yaml", "--iterations", "5"])
+    with pytest.raises(UserError, match="--val-share is for --data PATH"):
+        train.main(["--config-file", "quick/RDN.yaml", "--val-share", ".5"])
+    root = write_layout(tmp_path / "mine", "coco")
+    with pytest.raises(UserError, match="what --data has trained is evaluated by vod2 eval"):
+        train.main(["--data", str(root), "--eval-only"])
+    with pytest.raises(UserError, match="--iterations 2: expected at least 3"):
+        train.main(["--data", str(root), "--iterations", "2"])
+    assert not calls and not Path("output").joinpath("mine").exists()
