@@ -4,7 +4,8 @@ from pathlib import Path
 
 TESTS = Path(__file__).resolve().parent
 PACKAGE = TESTS.parent / "vod2"
-OTHERS = {"contracts", "helpers", "reference", "tools"}  # what all of a kind promise, what tests share, tools/
+# What all of a kind promise, what a user does from end to end, what tests share, tools/
+OTHERS = {"contracts", "e2e", "helpers", "reference", "tools"}
 
 
 def tested_folders() -> list[Path]:

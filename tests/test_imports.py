@@ -74,6 +74,7 @@ ROOMS_OF_DATA = {
     "datasets": {"synthetic", "damage"},
     "clips": {"datasets", "damage"},
     "checks": {"datasets", "synthetic"},
+    "discovery": {"datasets", "checks"},
 }
 """What each room of vod2/data may import of the others. All may import what the part may."""
 
