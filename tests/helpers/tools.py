@@ -32,9 +32,7 @@ def cvat_project(*tasks):
 def cvat_box(frame, box, outside=0, occluded=0, keyframe=1, more=""):
     sides = " ".join(f'{side}="{value:.2f}"' for side, value in zip(("xtl", "ytl", "xbr", "ybr"), box, strict=True))
     flags = f'keyframe="{keyframe}" outside="{outside}" occluded="{occluded}"'
-    return (
-        f'<box frame="{frame}" {flags} {sides} z_order="0"{more}><attribute name="age">7</attribute></box>\n'
-    )
+    return f'<box frame="{frame}" {flags} {sides} z_order="0"{more}><attribute name="age">7</attribute></box>\n'
 
 
 def cvat_track(id, label, *boxes, more=""):

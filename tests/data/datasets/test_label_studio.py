@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 
 from helpers.checking import check, kinds
-from helpers.fuzz import FUZZ, mutated_json
+from helpers.fuzz import fuzz, mutated_json
 from helpers.loaders import assert_loaders_show_the_right_frames, forget
 from helpers.tools import key, label_studio_task
 from helpers.videos import write_numbered_images, write_numbered_video
@@ -86,7 +86,12 @@ def test_the_frames_may_be_in_a_video_file(write, tmp_path):
 
 @pytest.mark.parametrize(
     "address",
-    ["clip 1.mp4", "s3://bucket/x/clip%201.mp4", "https://a.b/clip%201.mp4?token=1", "/data/local-files/?d=x/clip 1.mp4"],
+    [
+        "clip 1.mp4",
+        "s3://bucket/x/clip%201.mp4",
+        "https://a.b/clip%201.mp4?token=1",
+        "/data/local-files/?d=x/clip 1.mp4",
+    ],
 )
 def test_a_video_is_found_by_the_name_of_its_file(write, address):
     path = write([label_studio_task(CAR, video=address)])
@@ -150,7 +155,7 @@ def test_what_is_broken_is_refused_with_its_place_and_found_by_the_check(write, 
     assert check(path, format="label_studio").count("error")
 
 
-@FUZZ
+@fuzz(50)
 @given(data=mutated_json([label_studio_task(CAR, PERSON)]))
 def test_no_file_ends_in_another_error(tmp_path_factory, data):
     folder = tmp_path_factory.getbasetemp()

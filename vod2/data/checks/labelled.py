@@ -8,11 +8,15 @@ from typing import Any
 
 from vod2.data.checks.findings import CheckedFrame, CheckedObject, CheckedVideo, Finding, finding_of
 from vod2.data.checks.labels import LabelFormat
+from vod2.data.datasets.bdd import read_bdd
 from vod2.data.datasets.coco_video import require_categories
 from vod2.data.datasets.cvat import cvat_file, read_cvat
+from vod2.data.datasets.epic import read_epic
 from vod2.data.datasets.faults import Report
+from vod2.data.datasets.files import files_in
 from vod2.data.datasets.label_studio import read_label_studio
 from vod2.data.datasets.labelled import LabelledSet, LabelledVideo
+from vod2.data.datasets.visdrone import read_visdrone
 from vod2.errors import UserError
 
 _FRAMES = frozenset({"image_root", "video_root", "video_suffix"})
@@ -119,3 +123,48 @@ class LabelStudio(LabelledFormat):
 
     def read(self, report: Report) -> LabelledSet:
         return read_label_studio(self._root, report, **self._options)
+
+
+class VisDrone(LabelledFormat):
+    """<path>/sequences/<video>/0000001.jpg, <path>/annotations/<video>.txt; arguments as of `load_visdrone`."""
+
+    name = "visdrone"
+    options = frozenset({"class_names", "list_file", "sequences"})
+    boxes_may_leave = True
+
+    @classmethod
+    def recognizes(cls, path: str | os.PathLike) -> bool:
+        return Path(path, "sequences").is_dir() and Path(path, "annotations").is_dir()
+
+    def read(self, report: Report) -> LabelledSet:
+        return read_visdrone(self._root, report, **self._options)
+
+
+class Bdd(LabelledFormat):
+    """JSON of BDD100K, one file or a folder of them; arguments as of `load_bdd`."""
+
+    name = "bdd"
+    options = frozenset({"class_names", "list_file", "image_root"})
+
+    @classmethod
+    def recognizes(cls, path: str | os.PathLike) -> bool:
+        head = head_of(next(iter(sorted(files_in(Path(path), ".json"))), path))
+        return any(key in head for key in (b'"videoName"', b'"video_name"', b'"box2d"'))
+
+    def read(self, report: Report) -> LabelledSet:
+        return read_bdd(self._root, report, class_names=self._kept, **self._options)
+
+
+class Epic(LabelledFormat):
+    """The object labels of EPIC-KITCHENS-55, a CSV file; arguments as of `load_epic`."""
+
+    name = "epic"
+    options = frozenset({"class_names", "list_file"}) | _FRAMES
+
+    @classmethod
+    def recognizes(cls, path: str | os.PathLike) -> bool:
+        line = head_of(path).split(b"\n")[0]
+        return b"noun_class" in line and b"bounding_boxes" in line
+
+    def read(self, report: Report) -> LabelledSet:
+        return read_epic(self._root, report, **self._options)

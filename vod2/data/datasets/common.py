@@ -204,7 +204,7 @@ def keep_listed(dicts: list[dict], list_file: str | os.PathLike | None) -> list[
 
 def without_list(options: dict) -> dict:
     """The options of a loader for all frames."""
-    return {key: value for key, value in options.items() if key != "list_file"}
+    return {key: value for key, value in options.items() if key not in ("list_file", "key_flag")}
 
 
 def video_file(video_root: str | os.PathLike, video: str, suffix: str) -> str:

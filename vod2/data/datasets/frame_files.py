@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +12,8 @@ from vod2.data.datasets.files import image_files_in, leads_out
 from vod2.data.datasets.images import image_size
 from vod2.errors import UserError
 from vod2.video import VideoReader
+
+_NUMBERED = re.compile(r"(.*?)([0-9]+)(\.[^./\\]+)", re.DOTALL)  # the last number in a name
 
 
 class FrameFiles(NamedTuple):
@@ -105,3 +107,32 @@ def _of_folder(folder: Path, images: list[Path], numbers: Sequence[int] | None) 
         value, remedy = str(error), "get the image again"
         raise Fault.at(Place(images[0]), value, "an image", "unreadable_image", remedy) from error
     return FrameFiles(files, size, max(files) + 1, False)
+
+
+def template_of(files: Mapping[int, str]) -> tuple[str, int] | None:
+    """(template, first) so that frame i is the file `template % (i + first)`, if files say so that are there.
+
+    It names the images of frames that an annotation file leaves out: where names end in numbers that count like the
+    frames, and the first frame that is missing among them has an image.
+
+    Args:
+        files: {number of a frame: its image}, those that are annotated.
+
+    Example:
+        >>> template_of({0: "a/1.jpg", 1: "a/2.jpg"})  # no frame is left out
+    """
+    numbers = sorted(files)
+    missing = next((number + 1 for number in numbers[:-1] if number + 1 not in files), None)
+    if missing is None:
+        return None
+    matches = {number: _NUMBERED.fullmatch(files[number]) for number in numbers}
+    heads = {(match[1], match[3]) for match in matches.values() if match}
+    offsets = {int(match[2]) - number for number, match in matches.items() if match}
+    if None in matches.values() or len(heads) != 1 or len(offsets) != 1:
+        return None
+    ((head, tail),), first = heads, offsets.pop()
+    # Names with leading zeros have a constant number of digits, others the digits that they need.
+    digits = min(len(match[2]) for match in matches.values() if match)
+    template = f"{head.replace('%', '%%')}%0{digits}d{tail.replace('%', '%%')}"
+    fits = all(template % (number + first) == files[number] for number in numbers)
+    return (template, first) if fits and os.path.isfile(template % (missing + first)) else None
