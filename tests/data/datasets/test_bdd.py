@@ -4,10 +4,8 @@ import json
 import logging
 
 import pytest
-from hypothesis import given
 
 from helpers.checking import check, kinds
-from helpers.fuzz import fuzz, mutated_json
 from helpers.loaders import assert_loaders_show_the_right_frames, forget
 from helpers.videos import write_numbered_images
 from vod2.data.datasets import BDD_CLASSES, load_bdd, register_bdd
@@ -120,14 +118,3 @@ def test_what_is_broken_is_refused_with_its_place_and_found_by_the_check(tmp_pat
     with pytest.raises(UserError, match=message), caplog.at_level(logging.ERROR):
         load_bdd(path, images)
     assert check(path, format="bdd", image_root=images).count("error")
-
-
-@fuzz(50)
-@given(data=mutated_json(frames()))
-def test_no_file_ends_in_another_error(tmp_path, images, data):
-    path = tmp_path / "fuzzed.json"
-    path.write_text(json.dumps(data))
-    try:
-        load_bdd(path, images)
-    except UserError:
-        pass

@@ -35,7 +35,7 @@ def tao():
         "info": {}, "licenses": [], "images": images, "annotations": annotations,
         "videos": [{"id": 2, "name": VIDEO, "neg_category_ids": [1], "not_exhaustive_category_ids": [], **SIZE}],
         "tracks": [{"id": 3, "category_id": 805, "video_id": 2}],
-        "categories": [{"id": 805, "name": "person", "synset": "person.n.01", "frequency": "f"}, {"id": 1, "name": "b"}],
+        "categories": [{"id": 805, "name": "person", "synset": "person.n.01"}, {"id": 1, "name": "b"}],
     }  # fmt: skip
 
 

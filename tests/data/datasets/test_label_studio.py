@@ -4,10 +4,8 @@ import json
 import logging
 
 import pytest
-from hypothesis import given
 
 from helpers.checking import check, kinds
-from helpers.fuzz import fuzz, mutated_json
 from helpers.loaders import assert_loaders_show_the_right_frames, forget
 from helpers.tools import key, label_studio_task
 from helpers.videos import write_numbered_images, write_numbered_video
@@ -153,17 +151,3 @@ def test_what_is_broken_is_refused_with_its_place_and_found_by_the_check(write, 
     with pytest.raises(UserError, match=message):
         load_label_studio(path)
     assert check(path, format="label_studio").count("error")
-
-
-@fuzz(50)
-@given(data=mutated_json([label_studio_task(CAR, PERSON)]))
-def test_no_file_ends_in_another_error(tmp_path_factory, data):
-    folder = tmp_path_factory.getbasetemp()
-    if not (folder / "clip 1").is_dir():
-        write_numbered_images(folder / "clip 1", [f"{index}.png" for index in range(6)])
-    path = folder / "fuzzed.json"
-    path.write_text(json.dumps(data))
-    try:
-        load_label_studio(path)
-    except UserError:
-        pass

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from vod2.data.checks.findings import CheckedFrame, CheckedObject, CheckedVideo, Finding, finding_of
+from vod2.data.checks.findings import ERROR, CheckedFrame, CheckedObject, CheckedVideo, Finding, finding_of
 from vod2.data.checks.labels import LabelFormat
 from vod2.data.datasets.bdd import read_bdd
 from vod2.data.datasets.coco_video import require_categories
@@ -63,6 +63,9 @@ class LabelledFormat(LabelFormat):
         listed = self._listed
         asked = [f for f in findings if listed is None or not f.entries or not listed.isdisjoint(f.entries)]
         yield CheckedVideo("", findings=asked)
+        if labelled.videos and not self.classes:
+            findings = [Finding(ERROR, "unknown_class", str(self._root), "no classes", "at least one object")]
+            yield CheckedVideo("", findings=findings)
         known = set(labelled.class_names)
         for video in labelled.videos:
             yield self._finish(self._checked(video, known))

@@ -101,7 +101,7 @@ def read_bdd(
         except Fault as fault:
             report(fault)
             continue
-        config += [name for name in names if name not in config]
+        config = list(dict.fromkeys([*config, *names]))
         ignored = set(_IGNORED) - set(config) - set(class_names or ())
         for position, entry in enumerate(entries):
             _add_frame(videos, entry, Place(file, entry=f"[{position}]"), root, ignored, report)
@@ -180,7 +180,7 @@ def _add_frame(
 
 
 def _size(file: Path, place: Place) -> tuple[int, int]:
-    if not file.is_file():
+    if not os.path.isfile(file):
         raise Fault.at(place, f"its image {file} is not there", "it", "missing_frame", "give image_root")
     try:
         return image_size(file)

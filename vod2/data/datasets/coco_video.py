@@ -216,7 +216,7 @@ def _dicts(
     boxes.warn()
     if without:
         _LOGGER.warning(
-            "%d videos, the first is %r: images are not numbered like their frames, so that only key frames are supports",
+            "%d videos, first %r: images are not numbered like their frames, so that only key frames are supports",
             len(without),
             without[0],
         )

@@ -149,7 +149,7 @@ def _add_images(video: LabelledVideo, task: ParsedTask, root: FrameRoot, report:
     """The frames of "CVAT for images", which has their names."""
     folders = [Path(root.images), Path(root.images, "images")]
     first = task.images[min(task.images)].file_name
-    folder = next((folder for folder in folders if (folder / first).is_file()), folders[0])
+    folder = next((folder for folder in folders if os.path.isfile(folder / first)), folders[0])
     for index in sorted(task.images):
         image = task.images[index]
         if leads_out(image.file_name):

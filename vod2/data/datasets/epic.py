@@ -143,7 +143,11 @@ def _class_names(path: Path, report: Report) -> dict[int, str]:
     names: dict[int, str] = {}
     for place, row in _rows(path, _NAMES, report) if path.is_file() else ():
         try:
-            names[whole(row["noun_id"], place, "noun_id", 0, kind="bad_line")] = row["class_key"]
+            noun = whole(row["noun_id"], place, "noun_id", 0, kind="bad_line")
+            if noun in names or row["class_key"] in names.values():
+                value = f"noun_id {noun}, class_key {row['class_key']!r:.40}"
+                raise Fault.at(place, value, "each of them once", "duplicate_line", "get the file again")
+            names[noun] = row["class_key"]
         except Fault as fault:
             report(fault)
     return names
@@ -218,12 +222,12 @@ class _Reader:
             self._files[name] = (found.files[0], found.size)
         else:
             images = Path(self._root.images)
-            folder = next((f for f in (images / participant / name, images / name) if f.is_dir()), images / name)
+            folder = next((f for f in (images / participant / name, images / name) if os.path.isdir(f)), images / name)
             file = _image(folder, index)
             try:
                 self._files[name] = (folder, image_size(file))  # one head tells the size of all
-            except (UserError, OSError) as error:
-                kind = "unreadable_image" if file.is_file() else "missing_frame"
+            except (UserError, OSError, ValueError) as error:  # ValueError: a name that no file can have
+                kind = "unreadable_image" if os.path.isfile(file) else "missing_frame"
                 value, remedy = f"its image {file} cannot be read ({error})", "give image_root, or video_root"
                 raise Fault.at(place, value, "an image", kind, remedy) from error
         self.videos[name] = video
@@ -234,7 +238,7 @@ def _image(folder: Path, index: int) -> Path:
     """The image of a frame: those of the object labels have plain numbers, those of the actions begin with frame_."""
     plain = folder / f"{index + 1:010d}.jpg"
     other = folder / f"frame_{index + 1:010d}.jpg"
-    return other if other.is_file() and not plain.is_file() else plain
+    return other if os.path.isfile(other) and not os.path.isfile(plain) else plain
 
 
 def _boxes(text: str, place: Place) -> list[Box]:

@@ -71,7 +71,7 @@ class FrameRoot(NamedTuple):
         folders = [above / name for name in names for above in (root, root / "images")]
         folders += [root / "images", root] if alone else []
         for folder in folders:
-            images = image_files_in(folder) if folder.is_dir() else []
+            images = image_files_in(folder) if os.path.isdir(folder) else []  # no error for a name that none can have
             if images:
                 return _of_folder(folder, images, numbers)
         value, expected = "its images are not there", f"a folder with them, {' or '.join(map(str, folders))}"
