@@ -178,9 +178,9 @@ class CocoFile(DetectionFile):
 
 
 class _Boxed(NamedTuple):
-    """A box (xyxy pixels) of a track in frame `index`."""
+    """A box (xyxy pixels) of a track in frame `frame`, from 0."""
 
-    index: int
+    frame: int
     box: list[float]
     score: float
     filled: bool
@@ -194,22 +194,22 @@ class _TrackFile(DetectionFile):
 
     def __init__(self, path: str | os.PathLike, video: VideoFacts) -> None:
         super().__init__(path, video)
-        self._tracks: dict[tuple, list[_Boxed]] = {}
+        self._tracks: dict[tuple[int | str, int], list[_Boxed]] = {}
         self._alone = self._length = 0
 
     def _add(self, index: int, time: float, detections: list[dict]) -> None:
         self._length = max(self._length, index + 1)
         for detection in detections:
             label, score = detection["label"], detection["score"]
-            key = (detection.get("track"), label)
-            if key[0] is None:
-                key, self._alone = ("alone", label, self._alone), self._alone + 1
+            track = detection.get("track")
+            if track is None:
+                track, self._alone = f"alone {self._alone}", self._alone + 1
             boxed = _Boxed(index, detection["box"], score, bool(detection.get("filled")))
-            self._tracks.setdefault(key, []).append(boxed)
+            self._tracks.setdefault((track, label), []).append(boxed)
 
     def _labelled_tracks(self) -> Iterator[tuple[str, list[_Boxed]]]:
         """The name of the class of each track and its boxes, in the order in which the tracks begin."""
-        for (_, label, *_), boxes in self._tracks.items():
+        for (_, label), boxes in self._tracks.items():
             yield class_name(label, self.video.class_names), boxes
 
     @property
@@ -232,9 +232,9 @@ class CvatFile(_TrackFile):
             for number, (name, boxes) in enumerate(self._labelled_tracks()):
                 file.write(f'  <track id="{number}" label={_quoted(name)} source="auto">\n')
                 for boxed, is_last in _pieces(boxes):
-                    file.write(_cvat_box(boxed.index, boxed.box, outside=False, keyframe=not boxed.filled))
-                    if is_last and boxed.index + 1 < self._length:
-                        file.write(_cvat_box(boxed.index + 1, boxed.box, outside=True, keyframe=True))
+                    file.write(_cvat_box(boxed.frame, boxed.box, outside=False, keyframe=not boxed.filled))
+                    if is_last and boxed.frame + 1 < self._length:
+                        file.write(_cvat_box(boxed.frame + 1, boxed.box, outside=True, keyframe=True))
                 file.write("  </track>\n")
             file.write("</annotations>\n")
 
@@ -279,7 +279,7 @@ class LabelStudioFile(_TrackFile):
         across, down = self.video.size
         sides = {"x": x / across, "y": y / down, "width": width / across, "height": height / down}
         # Frames count from 1 there, and the time of one is its end.
-        number = boxed.index + 1
+        number = boxed.frame + 1
         times = {"frame": number, "time": round(number / float(self.video.fps), 6)}
         percents = {side: round(100 * share, 6) for side, share in sides.items()}
         return {**times, "enabled": not is_last, "rotation": 0, **percents}
@@ -328,7 +328,7 @@ def as_record(index: int, time: float, detections: list[dict], class_names: Sequ
 def _pieces(boxes: Sequence[_Boxed]) -> Iterator[tuple[_Boxed, bool]]:
     """The boxes of a track, and whether each is the last one before a gap, or of all."""
     for position, boxed in enumerate(boxes):
-        is_last = position + 1 == len(boxes) or boxes[position + 1].index > boxed.index + 1
+        is_last = position + 1 == len(boxes) or boxes[position + 1].frame > boxed.frame + 1
         yield boxed, is_last
 
 

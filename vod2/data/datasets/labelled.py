@@ -182,6 +182,7 @@ def register_labelled(
     path: str | os.PathLike,
     class_names: Sequence[str] | None,
     options: dict[str, Any],
+    **metadata: Any,
 ) -> None:
     """Register a dataset of one of these formats.
 
@@ -192,6 +193,7 @@ def register_labelled(
         path: what is loaded.
         class_names: None for those that `load` returns, when the dataset is first used.
         options: further keywords.
+        metadata: further values of the metadata.
     """
     options = {"class_names": class_names} | options
     register_dataset(
@@ -200,6 +202,7 @@ def register_labelled(
         class_names,
         frame_annotations=LoadedAnnotations(_load, {"load": load, "path": path} | without_list(options)),
         check_source={"format": layout, "path": str(path), **options},
+        **metadata,
     )
 
 

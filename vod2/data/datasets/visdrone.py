@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vod2.d2 import MetadataCatalog
 from vod2.data.datasets.common import VideoDataset, fields_of
 from vod2.data.datasets.faults import Fault, Place, Report, number, refuse, track_number, whole
 from vod2.data.datasets.files import folders_in, image_files_in
@@ -58,8 +57,9 @@ def register_visdrone(
         root, class_names, options: see `load_visdrone`.
     """
     names = list(VISDRONE_CLASSES) if class_names is None else class_names
-    register_labelled(name, load_visdrone, "visdrone", root, names, options)
-    MetadataCatalog.get(name).set(evaluator_type="uavdt", image_root=str(root))
+    register_labelled(
+        name, load_visdrone, "visdrone", root, names, options, evaluator_type="uavdt", image_root=str(root)
+    )
 
 
 def load_visdrone(
