@@ -180,10 +180,10 @@ class _Reader:
             return
         where, size = self._files[video.name]
         if video.in_file and index >= video.length:
-            fault = Fault.at(
+            beyond = Fault.at(
                 place, f"frame {index + 1}", f"1 to {video.length}", "video_length", "give the right video"
             )
-            report_of_frame(self._report, fault, video.name, index)
+            report_of_frame(self._report, beyond, video.name, index)
             return
         if index not in video.frames:
             file = str(where) if video.in_file else str(_image(Path(where), index))
