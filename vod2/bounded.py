@@ -11,8 +11,8 @@ import math
 import os
 import zipfile
 import zlib
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO, TypeVar
 from xml.etree import ElementTree
 
 import numpy as np
@@ -24,6 +24,8 @@ MAX_RATIO = 100
 """Beyond `MAX_UNPACKED`, a compressed file may expand to this many times its size. Boxes and JSON reach about 30."""
 MAX_YAML_NODES = 10**6
 """Keys and values of a YAML file, each counted as often as aliases repeat it."""
+MAX_XML_DEPTH = 100
+"""Levels of elements in an XML file that is read element by element."""
 MAX_DIGITS = 1000
 """Digits of an integer in YAML, which may be hexadecimal. In JSON, Python itself reads at most 4300."""
 
@@ -231,6 +233,59 @@ def parse_xml(content: bytes) -> ElementTree.Element:
         return parser.close()
     except (ElementTree.ParseError, LookupError) as error:  # LookupError: unknown encoding
         raise ValueError(str(error)) from error
+
+
+class _StreamedTree(_WithoutDoctype):
+    """Hands over the children of the root as they are complete, and forgets them."""
+
+    def __init__(self, root: str) -> None:
+        super().__init__()
+        self._root = root
+        self._open: list[ElementTree.Element] = []
+        self.complete: list[ElementTree.Element] = []
+
+    def start(self, tag: str, attributes: dict[str, str]) -> ElementTree.Element:
+        if not self._open and tag != self._root:
+            raise ValueError(f"its root is <{tag:.40}>, expected <{self._root}>")
+        if len(self._open) == MAX_XML_DEPTH:
+            raise LimitError(f"its elements are nested too deeply, the limit is {MAX_XML_DEPTH}")
+        self._open.append(super().start(tag, attributes))
+        return self._open[-1]
+
+    def end(self, tag: str) -> ElementTree.Element:
+        element = super().end(tag)
+        self._open.pop()
+        if len(self._open) == 1:
+            self.complete.append(element)
+            self._open[0].clear()
+        return element
+
+    def take(self) -> list[ElementTree.Element]:
+        """Those that are complete since the last call."""
+        taken, self.complete = self.complete, []
+        return taken
+
+
+def stream_xml(file: BinaryIO, root: str) -> Iterator[ElementTree.Element]:
+    """The children of the root of an XML document, one after the other; only a few are in memory at a time.
+
+    Args:
+        file: the document.
+        root: tag that its root must have.
+
+    Raises:
+        ValueError: it is malformed, or has another root; LimitError: it has a DOCTYPE, or is nested too deeply.
+    """
+    tree = _StreamedTree(root)
+    parser = ElementTree.XMLParser(target=tree)
+    try:
+        while part := file.read(_CHUNK):
+            parser.feed(part)
+            yield from tree.take()
+        parser.close()
+    except (ElementTree.ParseError, LookupError) as error:  # LookupError: unknown encoding
+        raise ValueError(str(error)) from error
+    yield from tree.take()
 
 
 def _sentence(error: Exception) -> str:

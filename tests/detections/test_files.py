@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from vod2.detections import link, read_detections
+from vod2.detections.files import FIRST_FRAME
 from vod2.errors import UserError
 from vod2.evaluation.detection_files import FORMATS, VideoFacts
 
@@ -71,7 +72,7 @@ def test_the_first_frame_may_have_another_number(tmp_path):
     assert [len(frame) for frame in found.frames] == [1, 0, 1]
 
 
-@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("kind", FIRST_FRAME)
 def test_what_is_written_is_read_again(tmp_path, kind):
     seen = ([BOX], [0.5], [3])
     frames = link([seen, ([], [], []), seen], fill_gaps=1)

@@ -146,7 +146,7 @@ def test_the_threshold_decides_what_is_kept(demo, monkeypatch, arguments, tmp_pa
 def test_every_format_of_text_tells_the_same(demo, monkeypatch, arguments, tmp_path):
     monkeypatch.setattr(FakePredictor, "has_tracks", True)
     del arguments["--output"]
-    for kind in ("json", "jsonl", "mot", "coco"):
+    for kind in ("json", "jsonl", "mot", "coco", "cvat", "label-studio"):
         arguments = {f"--{kind}": str(tmp_path / f"out.{kind}")} | arguments
     call(demo, monkeypatch, arguments)
     frames = json.loads((tmp_path / "out.json").read_text())["frames"]
@@ -159,6 +159,12 @@ def test_every_format_of_text_tells_the_same(demo, monkeypatch, arguments, tmp_p
         {"image_id": i, "category_id": 1, "bbox": [i, 0, 20, 20], "score": 0.75, "time": i / 10, "track_id": 7}
         for i in range(3)
     ]
+    xml = (tmp_path / "out.cvat").read_text()
+    assert xml.count("<track ") == 1 and all(f'xtl="{i}.00" ytl="0.00" xbr="{20 + i}.00"' in xml for i in range(3))
+    ((region,),) = [
+        task["predictions"][0]["result"] for task in json.loads((tmp_path / "out.label-studio").read_text())
+    ]
+    assert [item["frame"] for item in region["value"]["sequence"]] == [1, 2, 3]
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])

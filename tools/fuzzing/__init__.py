@@ -6,7 +6,7 @@ A target makes its folder once: what else the reader needs is there and whole, a
 from collections.abc import Callable
 from pathlib import Path
 
-from fuzzing import datasets, media, results, settings
+from fuzzing import annotators, datasets, media, results, settings
 from fuzzing.target import Target
 
 _MAKERS = (
@@ -14,6 +14,8 @@ _MAKERS = (
     *(datasets.vid_list, datasets.vid_sidecar, datasets.synthetic_manifest, datasets.benchmark_manifest),
     *(datasets.annotation_cache, datasets.det_list, datasets.mot, datasets.mot_seqinfo, datasets.mot_labels),
     *(datasets.uavdt, datasets.yolo, datasets.yolo_names, datasets.matlab, datasets.workbook),
+    *(annotators.cvat, annotators.label_studio, annotators.visdrone, annotators.bdd, annotators.epic),
+    *(annotators.epic_nouns,),
     *(settings.names_json, settings.names_text, settings.config, settings.overrides, settings.rows, settings.suite),
     *(settings.registered_file, settings.frame_kinds, settings.seconds),
     *(results.weights, results.pth, results.pkl, results.checkpoint_manifest, results.last_checkpoint),

@@ -25,7 +25,7 @@ from vod2.errors import UserError
 _UNREAD = ("bad_line", "broken_annotation", "missing_annotation")  # kinds of findings that stop a loader
 
 
-def _both(load: Callable[[], Any], path: Path, **options: Any) -> Callable[[], None]:
+def both(load: Callable[[], Any], path: Path, **options: Any) -> Callable[[], None]:
     """The check of a dataset and its loader, which agree: what has no error loads, what it cannot read does not."""
 
     def read() -> None:
@@ -60,7 +60,7 @@ def coco(folder: Path) -> Target:
         "categories": categories,
     }
     file = folder / "set.json"
-    return Target(file, (text(videos), text(tracks)), _both(lambda: load_coco_video(file), file))
+    return Target(file, (text(videos), text(tracks)), both(lambda: load_coco_video(file), file))
 
 
 def coco_of_files(folder: Path) -> Target:
@@ -107,7 +107,7 @@ def vid_xml(folder: Path) -> Target:
     """An annotation of ImageNet."""
     file = _vid(folder) / "000000.xml"
     declared = b'<?xml version="1.0" encoding="utf-8"?>' + _XML
-    load = _both(lambda: read_annotations([str(file)], {"n02118333": 11}, quiet=True), folder, split="val")
+    load = both(lambda: read_annotations([str(file)], {"n02118333": 11}, quiet=True), folder, split="val")
     return Target(file, (_XML, declared, declared.decode().replace("utf-8", "utf-16").encode("utf-16")), load)
 
 
@@ -117,7 +117,7 @@ def vid_list(folder: Path) -> Target:
     file = folder / "ImageSets" / "VID_val_videos.txt"
     file.parent.mkdir()
     seeds = (b"val/a 1 0 2\n", b"a/000001 1\nval/a/000000 2\n", b"val/a 1 1 2\nval/a 1 0 2\n")
-    return Target(file, seeds, _both(lambda: read_frame_list(file, folder, "val"), folder, split="val"))
+    return Target(file, seeds, both(lambda: read_frame_list(file, folder, "val"), folder, split="val"))
 
 
 def vid_sidecar(folder: Path) -> Target:
@@ -128,7 +128,7 @@ def vid_sidecar(folder: Path) -> Target:
         read_sidecar(folder, "val/a")
         load_imagenet_vid(folder, "val")
 
-    return Target(file, (text({"0": {"3": {"defocus": 0.5}}}),), _both(load, folder, split="val"))
+    return Target(file, (text({"0": {"3": {"defocus": 0.5}}}),), both(load, folder, split="val"))
 
 
 def synthetic_manifest(folder: Path) -> Target:
@@ -170,7 +170,7 @@ def det_list(folder: Path) -> Target:
     annotation.write_bytes(_XML)
     file = folder / "ImageSets" / "DET_train_30classes.txt"
     file.parent.mkdir()
-    return Target(file, (b"train/a/0 1\n",), _both(lambda: load_imagenet_det(folder), folder))
+    return Target(file, (b"train/a/0 1\n",), both(lambda: load_imagenet_det(folder), folder))
 
 
 def _mot(folder: Path) -> Path:
@@ -185,20 +185,20 @@ def _mot(folder: Path) -> Path:
 def mot(folder: Path) -> Target:
     """The ground truth of MOTChallenge."""
     file = _mot(folder) / "gt" / "gt.txt"
-    return Target(file, (file.read_bytes(),), _both(lambda: load_mot(folder), folder))
+    return Target(file, (file.read_bytes(),), both(lambda: load_mot(folder), folder))
 
 
 def mot_seqinfo(folder: Path) -> Target:
     """seqinfo.ini of MOTChallenge."""
     file = _mot(folder) / "seqinfo.ini"
     text = b"[Sequence]\nname=A\nimDir=img1\nframeRate=30\nseqLength=2\nimWidth=12\nimHeight=8\nimExt=.jpg\n"
-    return Target(file, (text,), _both(lambda: load_mot(folder), folder))
+    return Target(file, (text,), both(lambda: load_mot(folder), folder))
 
 
 def mot_labels(folder: Path) -> Target:
     """The names of classes that CVAT writes."""
     file = _mot(folder) / "gt" / "labels.txt"
-    return Target(file, (b"elf\ngnome\n",), _both(lambda: load_mot(folder), folder))
+    return Target(file, (b"elf\ngnome\n",), both(lambda: load_mot(folder), folder))
 
 
 def uavdt(folder: Path) -> Target:
@@ -208,7 +208,7 @@ def uavdt(folder: Path) -> Target:
     (folder / "GT").mkdir()
     file = folder / "GT" / "M0203_gt_whole.txt"
     seed = b"1,1,1,1,4,4,1,1,1\n2,1,1,1,4,4,2,3,1\n"
-    return Target(file, (seed,), _both(lambda: load_uavdt(folder, "test", ["M0203"]), folder, sequences=["M0203"]))
+    return Target(file, (seed,), both(lambda: load_uavdt(folder, "test", ["M0203"]), folder, sequences=["M0203"]))
 
 
 def _yolo(folder: Path) -> Path:
@@ -222,7 +222,7 @@ def _yolo(folder: Path) -> Path:
 def yolo(folder: Path) -> Target:
     """YOLO's labels of a frame."""
     file = _yolo(folder)
-    load = _both(lambda: load_yolo_video(folder, CLASSES), folder, format="yolo", class_names=CLASSES)
+    load = both(lambda: load_yolo_video(folder, CLASSES), folder, format="yolo", class_names=CLASSES)
     return Target(file, (file.read_bytes(),), load)
 
 
@@ -231,7 +231,7 @@ def yolo_names(folder: Path) -> Target:
     _yolo(folder)
     file = folder / "data.yaml"
     seeds = (b"path: x\nnames:\n  0: elf\n  1: gnome\n", b"names: [elf, gnome, 2001-01-01]\nnc: 0x3\n")
-    return Target(file, seeds, _both(lambda: load_yolo_video(folder, file), folder, format="yolo"))
+    return Target(file, seeds, both(lambda: load_yolo_video(folder, file), folder, format="yolo"))
 
 
 def matlab(folder: Path) -> Target:

@@ -27,7 +27,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--format", choices=list(FORMATS), help="layout of PATH; found out by itself where it can be")
     parser.add_argument("--split", help="such as train; all that are there without it")
     parser.add_argument("--class-names", metavar="NAME,NAME", help="the classes, if the layout does not say")
-    parser.add_argument("--image-root", metavar="DIR", help="coco_video: the folder that names of images begin at")
+    parser.add_argument("--image-root", metavar="DIR", help="the folder that names of images begin at")
     parser.add_argument("--video-root", metavar="DIR", help="the frames are in video files DIR/<video>, not in images")
     parser.add_argument("--video-suffix", metavar=".EXT", help="of these files (.mp4)")
     parser.add_argument("--first-frame", type=int, metavar="N", help="what numbers of frames count from (0)")

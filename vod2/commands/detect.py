@@ -72,6 +72,10 @@ def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--jsonl", metavar="FILE", help="as JSON lines, each as soon as its frame is finished")
     parser.add_argument("--mot", metavar="FILE", help="as MOTChallenge text")
     parser.add_argument("--coco", metavar="FILE", help="as COCO results")
+    parser.add_argument(
+        "--cvat", metavar="FILE", help='as XML that CVAT imports ("CVAT for video 1.1"), to be corrected'
+    )
+    parser.add_argument("--label-studio", metavar="FILE", help="as JSON that Label Studio imports, to be corrected")
     parser.add_argument("--report", metavar="FILE", help="a page with the video and scores over time, such as out.html")
     parser.add_argument(
         "--reconnect",
@@ -114,7 +118,7 @@ def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="configuration keys")
     args = parser.parse_args(words)
     if not any(getattr(args, kind) for kind in OUTPUTS):
-        parser.error(f"nothing to write: give at least one of {', '.join(f'--{kind}' for kind in OUTPUTS)}")
+        parser.error(f"nothing to write: give at least one of {', '.join(map(_option, OUTPUTS))}")
     if args.compare and not (args.output or args.report):
         parser.error("--compare draws: it needs --output or --report")
     if args.report and len(args.compare) > 1:
@@ -200,7 +204,7 @@ def jobs_of(args: argparse.Namespace, detectors: Sequence[Detector]) -> list[Job
     patterns = {kind: getattr(args, kind) for kind in OUTPUTS if getattr(args, kind)}  # of the files that are asked for
     for kind, pattern in patterns.items():
         if len(inputs) > 1 and "{name}" not in pattern:
-            raise UserError(f"--{kind} {pattern} is one file for {len(inputs)} inputs: put {{name}} into it")
+            raise UserError(f"{_option(kind)} {pattern} is one file for {len(inputs)} inputs: put {{name}} into it")
     files_read = [find_config(args.config_file)]
     for config, weights in args.compare:
         files_read += [find_config(config), weights]
@@ -234,7 +238,12 @@ def refuse_paths(paths: Mapping[str, str], files_read: Sequence[str]) -> None:
         if kind == "output":
             # What an interruption leaves, and the picture of --show-relations.
             written += [written[0].with_suffix(f".partial{written[0].suffix}"), _relations_path(written[0])]
-        refuse_inputs(f"--{kind} {path}", written, files_read)
+        refuse_inputs(f"{_option(kind)} {path}", written, files_read)
+
+
+def _option(kind: str) -> str:
+    """The option that asks for a file of `OUTPUTS`."""
+    return f"--{kind.replace('_', '-')}"
 
 
 def _relations_path(output: Path) -> Path:

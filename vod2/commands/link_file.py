@@ -108,7 +108,11 @@ def _format(asked: str | None, output: Path, of_input: str) -> str:
     if asked:
         return asked
     suffix = output.suffix.lower()
+    if suffix == ".xml":
+        return "cvat"
     if suffix not in SUFFIXES:
-        raise UserError(f"--output {output}: expected {', '.join(SUFFIXES)}, or --format {'|'.join(FORMATS)}")
+        raise UserError(
+            f"--output {output}: expected {', '.join(SUFFIXES)} or .xml (cvat), or --format {'|'.join(FORMATS)}"
+        )
     kinds = SUFFIXES[suffix].split(" or ")
     return of_input if of_input in kinds else kinds[0]

@@ -2,17 +2,21 @@
 
 import json
 import os
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
+from xml.sax.saxutils import escape, quoteattr
 
 from vod2.atomic import replacing, write_json
 from vod2.d2 import Instances
 from vod2.visualization import class_name
+
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")  # what XML cannot hold
 
 
 @dataclass(frozen=True)
@@ -173,11 +177,121 @@ class CocoFile(DetectionFile):
         write_json(self.path, self._results)
 
 
+class _Boxed(NamedTuple):
+    """A box (xyxy pixels) of a track in frame `frame`, from 0."""
+
+    frame: int
+    box: list[float]
+    score: float
+    filled: bool
+
+
+class _TrackFile(DetectionFile):
+    """Collects the boxes of each track, for formats whose entries are tracks.
+
+    A box without a track is one of its own, in its frame alone. A label that changes within a track begins another.
+    """
+
+    def __init__(self, path: str | os.PathLike, video: VideoFacts) -> None:
+        super().__init__(path, video)
+        self._tracks: dict[tuple[int | str, int], list[_Boxed]] = {}
+        self._alone = self._length = 0
+
+    def _add(self, index: int, time: float, detections: list[dict]) -> None:
+        self._length = max(self._length, index + 1)
+        for detection in detections:
+            label, score = detection["label"], detection["score"]
+            track = detection.get("track")
+            if track is None:
+                track, self._alone = f"alone {self._alone}", self._alone + 1
+            boxed = _Boxed(index, detection["box"], score, bool(detection.get("filled")))
+            self._tracks.setdefault((track, label), []).append(boxed)
+
+    def _labelled_tracks(self) -> Iterator[tuple[str, list[_Boxed]]]:
+        """The name of the class of each track and its boxes, in the order in which the tracks begin."""
+        for (_, label), boxes in self._tracks.items():
+            yield class_name(label, self.video.class_names), boxes
+
+    @property
+    def _names(self) -> list[str]:
+        """The classes of the model, and others that occur."""
+        return list(dict.fromkeys([*self.video.class_names, *(name for name, _ in self._labelled_tracks())]))
+
+
+class CvatFile(_TrackFile):
+    """XML of "CVAT for video 1.1", which CVAT imports into a task of the same video, to be corrected there.
+
+    The labels of the task must have the names of the classes. Where a track is gone, its next box is `outside`; a box
+    that was interpolated in a gap of its track is no keyframe. The format has no place for scores.
+    """
+
+    def _save(self) -> None:
+        with replacing(self.path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+            file.write('<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n  <version>1.1</version>\n')
+            file.write(f"  <meta>{self._task()}</meta>\n")
+            for number, (name, boxes) in enumerate(self._labelled_tracks()):
+                file.write(f'  <track id="{number}" label={_quoted(name)} source="auto">\n')
+                for boxed, is_last in _pieces(boxes):
+                    file.write(_cvat_box(boxed.frame, boxed.box, outside=False, keyframe=not boxed.filled))
+                    if is_last and boxed.frame + 1 < self._length:
+                        file.write(_cvat_box(boxed.frame + 1, boxed.box, outside=True, keyframe=True))
+                file.write("  </track>\n")
+            file.write("</annotations>\n")
+
+    def _task(self) -> str:
+        width, height = self.video.size
+        labels = "".join(f"<label><name>{_escaped(name)}</name><attributes/></label>" for name in self._names)
+        name = Path(self.video.name).name
+        return (
+            f"<task><id>0</id><name>{_escaped(Path(name).stem)}</name><size>{self._length}</size>"
+            f"<mode>interpolation</mode><overlap>0</overlap><start_frame>0</start_frame>"
+            f"<stop_frame>{max(self._length - 1, 0)}</stop_frame><frame_filter></frame_filter><labels>{labels}</labels>"
+            f"<original_size><width>{width}</width><height>{height}</height></original_size>"
+            f"<source>{_escaped(name)}</source></task>"
+        )
+
+
+class LabelStudioFile(_TrackFile):
+    """Tasks of Label Studio with one prediction, to be imported and corrected there.
+
+    They fit a labeling interface with `<Video name="video" value="$video"/>`, `<VideoRectangle name="box"
+    toName="video"/>` and `<Labels name="labels" toName="video">`. `video` is the name of the file as it was given:
+    replace it by the address at which Label Studio finds it. The score of a region is the mean of its boxes.
+    """
+
+    def _save(self) -> None:
+        results = []
+        for number, (name, boxes) in enumerate(self._labelled_tracks()):
+            value = {
+                "framesCount": self._length,
+                "duration": round(self._length / float(self.video.fps), 6),
+                "sequence": [self._keyframe(boxed, is_last) for boxed, is_last in _pieces(boxes)],
+                "labels": [name],
+            }
+            score = sum(boxed.score for boxed in boxes) / len(boxes)
+            result = {"id": f"track{number}", "type": "videorectangle", "from_name": "box", "to_name": "video"}
+            results.append({**result, "value": value, "score": score})
+        prediction = {"model_version": "vod2", "result": results}
+        write_json(self.path, [{"data": {"video": self.video.name}, "predictions": [prediction]}])
+
+    def _keyframe(self, boxed: _Boxed, is_last: bool) -> dict:
+        x, y, width, height = as_xywh(boxed.box)
+        across, down = self.video.size
+        sides = {"x": x / across, "y": y / down, "width": width / across, "height": height / down}
+        # Frames count from 1 there, and the time of one is its end.
+        number = boxed.frame + 1
+        times = {"frame": number, "time": round(number / float(self.video.fps), 6)}
+        percents = {side: round(100 * share, 6) for side, share in sides.items()}
+        return {**times, "enabled": not is_last, "rotation": 0, **percents}
+
+
 FORMATS: dict[str, type[DetectionFile]] = {
     "json": JsonFile,
     "jsonl": JsonLinesFile,
     "mot": MotFile,
     "coco": CocoFile,
+    "cvat": CvatFile,
+    "label_studio": LabelStudioFile,
 }
 """By the names that command lines use."""
 
@@ -209,6 +323,28 @@ def as_record(index: int, time: float, detections: list[dict], class_names: Sequ
         # The union keeps the order of its left side.
         records.append({"box": detection["box"], "class": name} | detection)  # box and class come first
     return {"index": index, "time": time, "detections": records}
+
+
+def _pieces(boxes: Sequence[_Boxed]) -> Iterator[tuple[_Boxed, bool]]:
+    """The boxes of a track, and whether each is the last one before a gap, or of all."""
+    for position, boxed in enumerate(boxes):
+        is_last = position + 1 == len(boxes) or boxes[position + 1].frame > boxed.frame + 1
+        yield boxed, is_last
+
+
+def _cvat_box(index: int, box: Sequence[float], outside: bool, keyframe: bool) -> str:
+    sides = " ".join(f'{side}="{value:.2f}"' for side, value in zip(("xtl", "ytl", "xbr", "ybr"), box, strict=True))
+    flags = f'keyframe="{int(keyframe)}" outside="{int(outside)}" occluded="0"'
+    return f'    <box frame="{index}" {flags} {sides} z_order="0"></box>\n'
+
+
+def _escaped(text: str) -> str:
+    """`text` in XML, which has no place for control characters."""
+    return escape(_CONTROL.sub("\N{REPLACEMENT CHARACTER}", text))
+
+
+def _quoted(text: str) -> str:
+    return quoteattr(_CONTROL.sub("\N{REPLACEMENT CHARACTER}", text))
 
 
 def as_xywh(box: Sequence[float]) -> list[float]:

@@ -26,7 +26,16 @@ class CocoVideo(CheckFormat):
 
     name = "coco_video"
     options = frozenset(
-        {"image_root", "class_names", "video_root", "video_suffix", "first_frame", "list_file", "group_keys"}
+        {
+            "image_root",
+            "class_names",
+            "video_root",
+            "video_suffix",
+            "first_frame",
+            "list_file",
+            "group_keys",
+            "key_flag",
+        }
     )
 
     def __init__(
@@ -39,6 +48,7 @@ class CocoVideo(CheckFormat):
         first_frame: int = 0,
         list_file: str | os.PathLike | None = None,
         group_keys: Sequence[str] = (),
+        key_flag: str | None = None,
     ) -> None:
         self._listed = read_image_ids(list_file)
         if not Path(path).is_file():
@@ -47,7 +57,7 @@ class CocoVideo(CheckFormat):
         self._image_root = image_root
         self._kept = None if class_names is None else list(class_names)
         self._video_root, self._suffix = video_root, video_suffix
-        self._first, self._group_keys = first_frame, group_keys
+        self._first, self._group_keys, self._key_flag = first_frame, group_keys, key_flag
         self._ids: list[Hashable] = []
 
     @classmethod
@@ -66,6 +76,7 @@ class CocoVideo(CheckFormat):
             first_frame=self._first,
             group_keys=self._group_keys,
             image_root=self._image_root,
+            key_flag=self._key_flag,  # frames that are no key frames are supports, and checked as well
         )
         self.classes = list(parsed.categories.values())
         root = find_image_root(parsed, self._path, self._image_root)

@@ -8,15 +8,17 @@ from vod2.d2 import BoxMode, DatasetCatalog, MetadataCatalog
 from vod2.data.checks.coco import CocoVideo
 from vod2.data.checks.findings import ERROR, CheckedFrame, CheckedObject, CheckedVideo, CheckFormat, Finding, write_ids
 from vod2.data.checks.ilsvrc import ImageNetDet, ImageNetVid
+from vod2.data.checks.labelled import Bdd, Cvat, Epic, LabelStudio, VisDrone
 from vod2.data.checks.labels import Mot, Uavdt
 from vod2.data.checks.yolo import YoloVideo
 from vod2.data.datasets.records import RecordCheck
 from vod2.data.datasets.video_index import as_video_dicts, frame_path
 from vod2.errors import UserError
 
-FORMATS: dict[str, type[CheckFormat]] = {
-    layout.name: layout for layout in (ImageNetVid, ImageNetDet, CocoVideo, Uavdt, Mot, YoloVideo)
-}
+# Of two that recognize a file, the first is taken: a JSON file may be any that ends in .json.
+_LAYOUTS = (ImageNetVid, ImageNetDet, Uavdt, Mot, YoloVideo, Cvat, LabelStudio, VisDrone, Bdd, Epic, CocoVideo)
+
+FORMATS: dict[str, type[CheckFormat]] = {layout.name: layout for layout in _LAYOUTS}
 """Layouts by the name that --format takes. Constructors take a path and, as keywords, the options of their loader."""
 
 

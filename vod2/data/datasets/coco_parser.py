@@ -46,11 +46,13 @@ class ParsedFrame:
         size: (height, width) in pixels; None where there is none that can be read.
         groups: that it and its video belong to, in lower case.
         objects: in the order of the file.
+        is_key: what the key `key_flag` says; true where nobody asks for one.
     """
 
     file_name: str | None
     size: tuple[int, int] | None
     groups: tuple[str, ...] = ()
+    is_key: bool = True
     objects: list[ParsedObject] = field(default_factory=list)
 
 
@@ -87,6 +89,7 @@ def parse_coco_video(
     first_frame: int = 0,
     group_keys: Sequence[str] = (),
     image_root: str | os.PathLike | None = None,
+    key_flag: str | None = None,
 ) -> ParsedFile:
     """Parse a JSON file of either kind, COCO-style or YouTube-VIS, told apart by its keys.
 
@@ -99,8 +102,9 @@ def parse_coco_video(
         group_keys: keys of videos and images whose values name groups.
         image_root: folder that the names of images are relative to. They may lead to any place in it, and in the folder
             above that of the file, as "../images/0.jpg" does; a name that leads elsewhere is a fault.
+        key_flag: key of images that says whether they are key frames (true or false); None for all.
     """
-    return _Parser(path, report, keep, in_files, first_frame, group_keys, image_root).parse()
+    return _Parser(path, report, keep, in_files, first_frame, group_keys, image_root, key_flag).parse()
 
 
 @dataclass
@@ -120,8 +124,9 @@ class _Parser:
         first_frame: int,
         group_keys: Sequence[str],
         image_root: str | os.PathLike | None,
+        key_flag: str | None,
     ) -> None:
-        self._path, self._report, self._keep = path, report, keep
+        self._path, self._report, self._keep, self._key_flag = path, report, keep, key_flag
         self._in_files, self._first, self._group_keys = in_files, first_frame, group_keys
         beside = os.path.dirname(os.path.abspath(path))
         self._start = beside if image_root is None else os.path.abspath(image_root)
@@ -294,8 +299,16 @@ class _Parser:
             )
             frame.size = (height, width)
             frame.groups = self._groups(video.entry, video.place) + self._groups(image, place)
+            frame.is_key = self._key_flag is None or self._is_key(image, place)
         except Fault as fault:
             self._report_of_frame(fault, parsed, index)
+
+    def _is_key(self, image: dict, place: Place) -> bool:
+        value = image.get(self._key_flag)
+        if not isinstance(value, bool):
+            expected, remedy = "true or false", "fix the file, or leave key_flag out"
+            raise Fault.at(place, f"{self._key_flag} is {value!r:.40}", expected, remedy=remedy)
+        return value
 
     def _require_inside(self, file_name: str, place: Place) -> None:
         # Most names have neither, and there may be millions of them.

@@ -14,6 +14,7 @@ YouTube-VIS: each object is annotated through its whole video, and there are no 
      "categories":  [{"id", "name"}]}
 """
 
+import logging
 import os
 from collections.abc import Hashable, Iterator, Sequence
 from typing import Any
@@ -31,7 +32,10 @@ from vod2.data.datasets.common import (
 )
 from vod2.data.datasets.faults import Fault
 from vod2.data.datasets.frame_annotations import LoadedAnnotations
+from vod2.data.datasets.frame_files import template_of
 from vod2.errors import UserError
+
+_LOGGER = logging.getLogger(__name__)
 
 
 def register_coco_video(
@@ -77,6 +81,7 @@ def load_coco_video(
     first_frame: int = 0,
     list_file: str | os.PathLike | None = None,
     group_keys: Sequence[str] = (),
+    key_flag: str | None = None,
 ) -> VideoDataset:
     """Read a JSON file of either kind, told apart by its keys (see the module).
 
@@ -92,9 +97,13 @@ def load_coco_video(
         first_frame: what "frame_id" counts from, 0 or 1.
         list_file: JSON list of the image ids to take; None for all.
         group_keys: keys of videos and images, such as "weather", whose values name groups that a frame belongs to.
+        key_flag: take only images with this key true, such as mmtracking's "is_vid_train_frame", 15 of each video of
+            ImageNet VID; the others are supports. None for all images.
 
     Returns:
         The dicts, one for each image, or each frame of a YouTube-VIS video, video after video; and the class names.
+        Frames between them, as in TAO, where each thirtieth is annotated, are supports, too, if their images are there
+        and numbered alike; a warning says where `key_flag` leaves out frames that cannot be found so.
         With `group_keys` each has `groups`, names in lower case, those of its video before its own. Boxes are clipped
         to the image, those without area dropped, and a warning counts both. `track_id` is absent where a COCO-style
         annotation has none. Without "annotations" in the JSON (a test set), the dicts have none.
@@ -110,6 +119,7 @@ def load_coco_video(
         first_frame=first_frame,
         group_keys=group_keys,
         image_root=image_root,
+        key_flag=key_flag,
     )
     ids = _category_ids(parsed.categories, class_names, json_file)
     suffix = None if video_root is None else video_suffix
@@ -185,20 +195,38 @@ def _dicts(
         root: folder of the images, or of the video files where there is a `video_suffix`.
     """
     boxes = BoxCheck()
+    without = []  # videos whose other frames cannot be found
     for video in parsed.videos:
-        for index in sorted(video.frames):
+        taken = sorted(index for index, frame in video.frames.items() if frame.is_key)
+        template = _template(video, taken, root) if video_suffix is None else {}
+        if len(taken) < len(video.frames) and video_suffix is None and not template:
+            without.append(video.name)
+        for index in taken:
             frame = video.frames[index]
             if video_suffix is not None:
                 source = {"video_file": video_file(root, video.name, video_suffix)}
             else:
                 assert frame.file_name is not None  # only frames of video files have none
                 source = {"file_name": os.path.join(root, frame.file_name)}
-            record = _record(video, index, source, groups)
+            record = _record(video, index, source, groups) | template
             if parsed.annotated:
                 record["annotations"] = list(_annotations(frame, ids, boxes))
             yield record
     # At the end, as one warning for the whole file.
     boxes.warn()
+    if without:
+        _LOGGER.warning(
+            "%d videos, first %r: images are not numbered like their frames, so that only key frames are supports",
+            len(without),
+            without[0],
+        )
+
+
+def _template(video: ParsedVideo, taken: Sequence[int], root: str | os.PathLike) -> dict:
+    """How frames that are not taken are found, as keys of a dict; none if there are none, or they cannot be."""
+    names = {index: video.frames[index].file_name for index in taken}
+    found = template_of({index: os.path.join(root, name) for index, name in names.items() if name is not None})
+    return {} if found is None else {"frame_template": found[0], "frame_offset": found[1]}
 
 
 def _record(video: ParsedVideo, index: int, source: dict, groups: bool) -> dict:

@@ -31,7 +31,8 @@ def register_dataset(
 ) -> None:
     """Register the dataset `name`; `load` is called when it is used.
 
-    `thing_classes` are `class_names`, or where those are None, what `load` returns, from its first call on.
+    `thing_classes` are `class_names`, or where those are None, what `load` returns, from its first call on. It is
+    evaluated by VID AP, unless `metadata` has another `evaluator_type`.
     """
 
     def dicts() -> list[dict]:
@@ -44,7 +45,7 @@ def register_dataset(
         ]
 
     DatasetCatalog.register(name, dicts)
-    MetadataCatalog.get(name).set(evaluator_type="vid", **metadata)
+    MetadataCatalog.get(name).set(**{"evaluator_type": "vid"} | metadata)
     if class_names is not None:
         MetadataCatalog.get(name).set(thing_classes=list(class_names))
 
@@ -204,7 +205,7 @@ def keep_listed(dicts: list[dict], list_file: str | os.PathLike | None) -> list[
 
 def without_list(options: dict) -> dict:
     """The options of a loader for all frames."""
-    return {key: value for key, value in options.items() if key != "list_file"}
+    return {key: value for key, value in options.items() if key not in ("list_file", "key_flag")}
 
 
 def video_file(video_root: str | os.PathLike, video: str, suffix: str) -> str:
