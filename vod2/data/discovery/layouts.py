@@ -10,10 +10,15 @@ from vod2.bounded import load_json
 from vod2.data.checks import FORMATS
 from vod2.data.datasets import (
     load_mot,
+    register_bdd,
     register_coco_video,
+    register_cvat,
+    register_epic,
     register_imagenet_vid,
+    register_label_studio,
     register_mot,
     register_uavdt,
+    register_visdrone,
     register_yolo_video,
 )
 from vod2.data.datasets.common import read_text
@@ -36,6 +41,11 @@ REGISTER: dict[str, Callable[..., None]] = {
     "uavdt": register_uavdt,
     "mot": register_mot,
     "yolo": register_yolo_video,
+    "cvat": register_cvat,
+    "label_studio": register_label_studio,
+    "visdrone": register_visdrone,
+    "bdd": register_bdd,
+    "epic": register_epic,
     "coco_video": register_coco_video,
 }
 """{format: the function that registers a dataset of it, under a name, with the arguments of a part}."""
@@ -90,6 +100,8 @@ def find_layout(
             raise UserError(f"--format {name}: expected one of {', '.join(_FINDERS)}")
         if format is None and not _is(name, path):
             continue
+        if strange := sorted(options.keys() - FORMATS[name].options):
+            raise UserError(f"--{strange[0].replace('_', '-')} is no option of the format {name}: leave it out")
         parts = find(path, dict(options))
         if not parts:
             raise UserError(f"--data {path}: there is nothing in it that --format {name} reads: see datasets/README.md")
@@ -101,10 +113,15 @@ def find_layout(
 
 
 def _is(name: str, path: Path) -> bool:
-    # A check of this format takes the JSON file alone; here a folder with such files is one, too.
-    if name == "coco_video" and path.is_dir():
-        return bool(_json_files(path))
-    return FORMATS[name].recognizes(path)
+    if FORMATS[name].recognizes(path):
+        return True
+    # A check of these formats takes one file; here a folder with such files is one, too.
+    if name == "coco_video":
+        return path.is_dir() and bool(_json_files(path))
+    if name in _FILES:
+        return path.is_dir() and bool(_recognized_files(name, path))
+    # A folder of parts, each in a folder of its own.
+    return name in _FOLDERS and path.is_dir() and any(map(FORMATS[name].recognizes, folders_in(path)))
 
 
 def _by_role(format: str, parts: Parts, path: Path) -> Layout:
@@ -198,7 +215,6 @@ def _video_files(names: Sequence[str], folders: Sequence[Path]) -> dict[str, str
 
 def _mot_parts(path: Path, options: dict) -> Parts:
     names = options.pop("class_names", None)
-    options.pop("first_frame", None)  # MOT counts from 1
     splits = {"": path} if find_sequences(path) else {folder.name: folder for folder in folders_in(path)}
     parts: Parts = {}
     for split, folder in splits.items():
@@ -286,10 +302,68 @@ def _uavdt_parts(path: Path, options: dict) -> Parts:
     return parts
 
 
+_FILES = {"cvat": ("path", (".xml",)), "label_studio": ("json_file", (".json",)), "epic": ("csv_file", (".csv",))}
+"""{format: the argument that takes its file, the suffixes of such files}."""
+
+_FOLDERS = {"visdrone": "root", "bdd": "path"}
+"""{format: the argument that takes the folder of a part}."""
+
+
+def _recognized_files(name: str, folder: Path) -> list[Path]:
+    """The annotation files of a format in a folder, or in `annotations` or `labels` below it."""
+    found = []
+    for place in (folder, folder / "annotations", folder / "labels"):
+        files = sorted(place.iterdir()) if place.is_dir() else []
+        found += [file for file in files if file.name.endswith(_FILES[name][1]) and not is_foreign(file.name)]
+    return [file for file in found if FORMATS[name].recognizes(file)]
+
+
+def _parts_of_files(name: str) -> Callable[[Path, dict], Parts]:
+    """A part for each annotation file, with the video files beside it unless there is a folder of images."""
+
+    def find(path: Path, options: dict) -> Parts:
+        root = path if path.is_dir() else path.parent
+        parts: Parts = {}
+        for file in [path] if path.is_file() else _recognized_files(name, path):
+            arguments: dict[str, Any] = {_FILES[name][0]: str(file)}
+            if "video_root" not in options and not (root / "images").is_dir():
+                arguments |= _folder_of_videos([root, root / "videos", root.parent / "videos"])
+            parts[file.stem] = arguments | options
+        return parts
+
+    return find
+
+
+def _folder_of_videos(folders: Sequence[Path]) -> dict[str, str]:
+    """The first of the folders that has video files, and the suffix that most of them have."""
+    for folder in folders:
+        files = sorted(folder.iterdir()) if folder.is_dir() else []
+        suffixes = [file.suffix for file in files if file.suffix.lower() in VIDEO_SUFFIXES and file.is_file()]
+        if suffixes:
+            return {"video_root": str(folder), "video_suffix": max(sorted(set(suffixes)), key=suffixes.count)}
+    return {}
+
+
+def _parts_of_folders(name: str) -> Callable[[Path, dict], Parts]:
+    """A folder that is a part, or those below it that are."""
+
+    def find(path: Path, options: dict) -> Parts:
+        folders = [path] if FORMATS[name].recognizes(path) else folders_in(path)
+        kept = [folder for folder in folders if FORMATS[name].recognizes(folder)]
+        return {folder.name: {_FOLDERS[name]: str(folder)} | options for folder in kept}
+
+    return find
+
+
 _FINDERS: dict[str, Callable[[Path, dict], Parts] | None] = {
     "imagenet_vid": _vid_parts,
     "uavdt": _uavdt_parts,
     "mot": _mot_parts,
     "yolo": _yolo_parts,
+    "cvat": _parts_of_files("cvat"),
+    "label_studio": _parts_of_files("label_studio"),
+    "visdrone": _parts_of_folders("visdrone"),
+    "bdd": _parts_of_folders("bdd"),
+    "epic": _parts_of_files("epic"),
     "coco_video": _coco_parts,
 }
