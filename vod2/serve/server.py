@@ -132,6 +132,7 @@ class DetectionServer(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     server: DetectionServer
     protocol_version = "HTTP/1.1"
+    default_request_version = "HTTP/1.1"  # of what is no HTTP: an answer of HTTP/0.9 would have no headers
 
     def setup(self) -> None:
         self.connection = self.request
@@ -170,7 +171,7 @@ class _Handler(BaseHTTPRequestHandler):
                 raise RefusedError(411, "chunked bodies are not taken: send a Content-Length")
             self._route()
         except RefusedError as error:
-            self.send_error(error.status, str(error))
+            self._refuse(error.status, str(error))
 
     def _route(self) -> None:
         path, _, query = self.path.partition("?")
@@ -272,9 +273,11 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(status, json.dumps(value).encode(), "application/json")
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """A refusal as a line of text; also called for what is no HTTP."""
-        text = message or HTTPStatus(code).phrase
-        self._answer(code, f"{text}\n".encode(errors="replace"), "text/plain; charset=utf-8")
+        """Called for what is no HTTP, with a message that repeats it: that is not sent."""
+        self._refuse(code, HTTPStatus(code).phrase)
+
+    def _refuse(self, status: int, text: str) -> None:
+        self._answer(status, f"{text}\n".encode(errors="replace"), "text/plain; charset=utf-8")
         drain(self.connection)
 
     def _answer(self, status: int, body: bytes | BinaryIO, kind: str, headers: Mapping[str, str] | None = None) -> None:

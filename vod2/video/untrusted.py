@@ -91,7 +91,7 @@ class UntrustedVideo(VideoReader):
     def _require_within(self, frames: int, seconds: Fraction | float) -> None:
         if frames > self.limits.frames:
             raise VideoError(f"{str(self.path)!r} has more than {self.limits.frames} frames: cut it, and try again")
-        if seconds > self.limits.seconds:
+        if float(seconds) > self.limits.seconds:
             raise VideoError(f"{str(self.path)!r} lasts more than {self.limits.seconds:g} s: cut it, and try again")
 
 
