@@ -30,7 +30,8 @@ def words(tmp_path_factory) -> list[str]:
     folder = tmp_path_factory.mktemp("model")
     (folder / "tiny.yaml").write_text(tiny_cfg().dump())
     torch.save({"model": build_detector().state_dict()}, folder / "tiny.pth")
-    keys = ["--opts", "MODEL.WEIGHTS", str(folder / "tiny.pth")]
+    (folder / "names.txt").write_text("fox\nowl\nelf\ncat\ndog\n")
+    keys = ["--class-names", str(folder / "names.txt"), "--opts", "MODEL.WEIGHTS", str(folder / "tiny.pth")]
     return ["--port", "0", "--confidence-threshold", "0.1", "--config-file", str(folder / "tiny.yaml"), *keys]
 
 
@@ -103,7 +104,7 @@ def test_a_video_that_is_too_long_is_refused(client, tmp_path):
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["--port", "70000"], "--port 70000"),
+        (["--max-pixels", "0"], "--max-pixels 0"),
         (["--queue", "0"], "--queue 0"),
         (["--keep", "nan"], "--keep nan"),
         (["--max-size", "-1"], "--max-size -1"),
