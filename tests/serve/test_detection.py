@@ -217,9 +217,13 @@ def test_the_page_is_used_by_keyboard_in_a_browser(tmp_path):
         pytest.skip(reason)
     with serving(tmp_path) as (server, client), Browser() as browser:
         browser.open(f"http://127.0.0.1:{server.port}/")
-        browser.run("add([new File(['x'], 'a.mp4')]); window.confirm = () => true")
+        browser.run("add([new File(['x'], 'a.mp4')])")
         browser.wait("return document.querySelector('.job') && !document.querySelector('a.main').hidden")
-        browser.run("document.querySelector('.job button:last-child').focus()")
+        # A link of another site is followed without the cookie, which must not be replaced by a new one.
+        browser.open(f"data:text/html,<a href='http://127.0.0.1:{server.port}/'>vod2</a>")
+        browser.run("document.querySelector('a').click()")
+        browser.wait("return location.protocol === 'http:' && document.querySelector('.job')")
+        browser.run("window.confirm = () => true; document.querySelector('.job button:last-child').focus()")
         browser.press("\ue007")
         browser.wait("return !document.querySelector('.job') && document.activeElement.id === 'file'")
         assert list(tmp_path.iterdir()) == []

@@ -173,6 +173,14 @@ def test_a_browser_gets_a_cookie_for_the_token_that_scripts_cannot_read_and_othe
         assert client.ask("GET", "/api/jobs", authorization=None, cookie=wrong).status == 401
 
 
+def test_a_link_of_another_site_replaces_no_session_and_needs_the_token(protected):
+    running, client = protected
+    answer = client.ask("GET", f"/?token={running.access.token}", authorization=None, sec_fetch_site="cross-site")
+    assert answer.status == 200 and "set-cookie" not in answer.headers and b"refresh" in answer.body
+    refused = client.ask("GET", "/?token=wrong", authorization=None, sec_fetch_site="cross-site")
+    assert refused.status == 401 and running.access.token.encode() not in refused.body
+
+
 def test_on_this_machine_alone_no_token_is_needed(client):
     assert client.ask("GET", "/").status == 200 and client.ask("GET", "/api/jobs").status == 200
 

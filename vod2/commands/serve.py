@@ -116,7 +116,9 @@ class UploadDetector:
             task = job_of(video, job.name, paths, self._args.confidence_threshold, [self._detector])
             run(task, self._args, [self._detector], [self._predictor], watch.frames)
         except UserError as error:
-            raise UserError(without_path(str(error), job.video, job.name)) from error
+            # Of the upload, and of what was to be written about it
+            message = without_path(str(error), job.video, job.name)
+            raise UserError(without_path(message, job.folder, job.name)) from error
         return task.complaint
 
 
@@ -175,11 +177,11 @@ def main(words: Sequence[str] | None = None) -> None:
     logging.getLogger("vod2.serve").setLevel(logging.INFO)
     detectors = detectors_of(args)
     limits = ServerLimits(int(args.max_size * 2**20), args.queue, 60 * args.keep)
+    signal.signal(signal.SIGTERM, _terminated)
     with work_folder(args.work) as folder:
         store = JobStore(folder, limits)
         with open_server(args, store, detectors[0].title) as server:  # before the model, whose loading may take long
             predictor = VideoPredictor(detectors[0].cfg, lookahead=args.lookahead)
-            signal.signal(signal.SIGTERM, _terminated)
             with Worker(store, UploadDetector(args, detectors[0], predictor)):
                 print(f"{address_of(server, args.host)}\nCtrl-C ends the server and deletes all results", flush=True)
                 server.serve_forever()

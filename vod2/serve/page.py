@@ -35,6 +35,9 @@ REPORT_POLICY = (
 )
 """Of a report, which shows the name of the upload. In the sandbox it has no origin, so no access to the server."""
 
+LINK_POLICY = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+"""Of the page that only leads to the page."""
+
 OTHER_POLICY = "default-src 'none'; sandbox; frame-ancestors 'none'"
 """Of everything else."""
 

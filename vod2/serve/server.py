@@ -30,7 +30,7 @@ from vod2.atomic import full_disk_errno
 from vod2.serve.access import Access
 from vod2.serve.connection import Deadline, TimedReader, drain, send
 from vod2.serve.jobs import Job, JobStore, RefusedError
-from vod2.serve.page import OTHER_POLICY, REPORT_POLICY, page, page_policy
+from vod2.serve.page import LINK_POLICY, OTHER_POLICY, REPORT_POLICY, page, page_policy
 from vod2.serve.worker import RESULTS
 from vod2.version import __version__
 
@@ -219,6 +219,12 @@ class _Handler(BaseHTTPRequestHandler):
         if access.session_of(self._header("Cookie")) is None:
             if not access.accepts(token):
                 raise RefusedError(401, "open the address with the token that the server has printed")
+            if self._header("Sec-Fetch-Site") in ("cross-site", "same-site"):
+                # A link of another site: the browser keeps our cookie back, and a new one would replace it.
+                address = f"/?token={access.token}" if access.token else "/"
+                again = f'<!DOCTYPE html><title>vod2</title><meta http-equiv="refresh" content="0;url={address}">'
+                self._answer(200, again.encode(), "text/html; charset=utf-8", {"Content-Security-Policy": LINK_POLICY})
+                return
             headers["Set-Cookie"] = access.set_cookie(access.new_session())
         self._answer(200, self.server.page, "text/html; charset=utf-8", headers)
 
@@ -234,7 +240,7 @@ class _Handler(BaseHTTPRequestHandler):
             if (self._header("Expect") or "").lower() == "100-continue":
                 self._deadline.set(_HEADER_SECONDS)
                 send(self.connection, b"HTTP/1.1 100 Continue\r\n\r\n", self._deadline)
-            self._deadline.set_for(int(length))
+            self._deadline.begin()
             with open(job.video, "xb") as file:
                 self._copy_body(file, int(length), job)
         except BaseException as error:
@@ -254,6 +260,7 @@ class _Handler(BaseHTTPRequestHandler):
                 raise RefusedError(409, "the upload was cancelled")
             length -= len(block)
             file.write(block)
+            self._deadline.moved(len(block))
 
     def _send_result(self, job: Job, kind: str) -> None:
         result = RESULTS[kind]
@@ -288,7 +295,7 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in (_HEADERS | own | dict(headers or {})).items():
             self.send_header(name, value)
         self.end_headers()
-        self._deadline.set_for(length)
+        self._deadline.begin()
         send(self.connection, self.wfile.getvalue(), self._deadline)  # type: ignore[attr-defined]
         if isinstance(body, bytes):
             send(self.connection, body, self._deadline)
