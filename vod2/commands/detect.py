@@ -333,15 +333,7 @@ def run(
     interrupted = False
     expected_index = 0  # number of the frame that comes next, unless there is a gap
     with ExitStack() as stack:
-        if isinstance(job.source, Camera):
-            stack.enter_context(job.source)
-        # On the stack, each is finished whatever happens to the others.
-        for file in job.files:
-            stack.enter_context(file)
-        if job.writer:
-            stack.enter_context(job.writer)
-        if job.report:
-            stack.enter_context(job.report)
+        _open_all(job, stack)
         try:
             finished = detect_frames(job, times, args, detectors, predictors, watch)
             for frames in watched(finished, job.source.frame_count_hint):
@@ -372,6 +364,18 @@ def run(
         print(job.complaint, file=sys.stderr)
     if interrupted:
         raise KeyboardInterrupt
+
+
+def _open_all(job: Job, stack: ExitStack) -> None:
+    """On the stack, each is finished whatever happens to the others."""
+    if isinstance(job.source, Camera):
+        stack.enter_context(job.source)
+    for file in job.files:
+        stack.enter_context(file)
+    if job.writer:
+        stack.enter_context(job.writer)
+    if job.report:
+        stack.enter_context(job.report)
 
 
 def complaint(source: VideoReader | Camera) -> str:

@@ -138,7 +138,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.connection = self.request
         self._deadline = Deadline(_HEADER_SECONDS)
         self.rfile = io.BufferedReader(TimedReader(self.connection, self._deadline))
-        self.wfile = io.BytesIO()  # type: ignore[assignment]  # head of an answer, which `_answer` sends
+        self.wfile = io.BytesIO()  # head of an answer, which `_answer` sends
 
     def finish(self) -> None:
         self.rfile.close()
