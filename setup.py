@@ -153,6 +153,7 @@ setup(
         "vod2": ["py.typed"],
         "vod2.configs": ["*.yaml", "*/*.yaml"],
         "vod2.visualization": ["report_template.html"],
+        "vod2.serve": ["page.html"],
     },
     entry_points={"console_scripts": ["vod2 = vod2.commands:main"]},
     install_requires=REQUIREMENTS,

@@ -62,8 +62,9 @@ ALLOWED = {
     "ablation": {"checkpoint", "d2", "data", "engine", "keys"},
     "commands": CORE
     | {"temporal", "modeling", "data", "evaluation", "checkpoint", "visualization", "video", "engine", "archive"}
-    | {"detections"},
+    | {"detections", "serve"},
     "model_zoo": {"d2", "checkpoint", "engine"},
+    "serve": set(),
     "__main__": {"commands"},
     "archive": {"d2", "temporal", "modeling", "video", "evaluation", "visualization", "checkpoint", "engine"},
 }

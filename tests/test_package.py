@@ -109,7 +109,7 @@ def test_the_wheel_has_code_configurations_and_projects_and_nothing_else(wheel):
     code = {path.relative_to(ROOT).as_posix() for path in (ROOT / "vod2").rglob("*.py")}
     projects = {path.relative_to(ROOT).as_posix() for path in (ROOT / "projects").rglob("*.py")}
     wanted = code | {f"vod2/{name}" for name in configs | projects}
-    wanted |= {"vod2/py.typed", "vod2/visualization/report_template.html"}
+    wanted |= {"vod2/py.typed", "vod2/visualization/report_template.html", "vod2/serve/page.html"}
     own = {name for name in files if not name.startswith(f"vod2-{__version__}.dist-info/")}
     assert len(configs) > 80 and own == wanted
     assert max(files.values()) < MOST_BYTES

@@ -17,6 +17,7 @@ CONFIGS = _PACKAGE / "configs" if (_PACKAGE / "configs").is_dir() else _PACKAGE.
 
 TOOLS = {
     "detect": "demo",
+    "serve": "serve",
     "train": "train_net",
     "eval": "train_net",
     "link": "link_boxes",

@@ -30,6 +30,7 @@ class Command(NamedTuple):
 GROUPS = {
     "detection": {
         "detect": Command("detect", "objects in videos, folders of images or a camera, as video, text or page"),
+        "serve": Command("serve", "a page to upload videos to, which shows their reports"),
         "archive": Command("archive", "objects in thousands to millions of videos, resumable"),
         "link": Command("link", "link the boxes of any detector, or of an evaluation, into tracks"),
     },

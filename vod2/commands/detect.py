@@ -19,7 +19,7 @@ import itertools
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
@@ -43,7 +43,7 @@ from vod2.evaluation.detection_files import FORMATS, DetectionFile, VideoFacts
 from vod2.image_files import write_image
 from vod2.modeling import OnlineLinker, SeqNMS, build_box_linker
 from vod2.package_files import find_config
-from vod2.video import Camera, VideoReader, VideoWriter
+from vod2.video import Camera, VideoReader, VideoWriter, without_path
 from vod2.visualization import (
     ReportWriter,
     Trails,
@@ -59,8 +59,7 @@ OUTPUTS = ("output", "report", *FORMATS)
 
 def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
-    add_register_option(parser)
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="the YAML file of the model")
+    add_detector_options(parser)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--video-input", nargs="+", metavar="PATH", help="video files, or folders of images")
     source.add_argument(
@@ -84,17 +83,6 @@ def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="S",
         help="open a --webcam that breaks off again, for S seconds (default 0: it has ended)",
     )
-    parser.add_argument("--confidence-threshold", type=float, default=0.5, metavar="S", help="least score (default .5)")
-    parser.add_argument(
-        "--lookahead", type=int, metavar="N", help="frames to wait for: 0 is live (default: the model's)"
-    )
-    parser.add_argument(
-        "--link",
-        type=int,
-        metavar="W",
-        help="link what is kept to tracks, W frames at a time, by MODEL.VIDEO.LINKER (SeqNMS if that names none)",
-    )
-    parser.add_argument("--trail", type=int, default=30, metavar="N", help="frames of a track's trail (default 30)")
     parser.add_argument(
         "--compare",
         nargs=2,
@@ -109,13 +97,6 @@ def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="FRAME:X,Y",
         help="also draw, for the detection there, the support boxes that it took most from: out.relations.png",
     )
-    parser.add_argument(
-        "--class-names",
-        metavar="FILE",
-        help="names of the classes: a line each, a JSON list or a data.yaml (default: those of the weights' training, "
-        "or of the first test dataset)",
-    )
-    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="configuration keys")
     args = parser.parse_args(words)
     if not any(getattr(args, kind) for kind in OUTPUTS):
         parser.error(f"nothing to write: give at least one of {', '.join(map(_option, OUTPUTS))}")
@@ -129,11 +110,40 @@ def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error("--reconnect is for a camera: give it with --webcam")
     if not args.reconnect >= 0:
         parser.error(f"--reconnect {args.reconnect}: expected a number of seconds, at least 0")
-    if args.link is not None and args.link < 2:
-        parser.error(f"--link {args.link}: expected at least 2 frames")
+    require_link(parser, args)
     if args.show_relations and len(args.video_input or []) != 1:
         parser.error("--show-relations is for a frame of one video: give it with one --video-input")
     return args
+
+
+def add_detector_options(parser: argparse.ArgumentParser) -> None:
+    """The model, and what becomes of its detections; --opts takes all words that follow it."""
+    add_register_option(parser)
+    parser.add_argument("--config-file", required=True, metavar="FILE", help="the YAML file of the model")
+    parser.add_argument("--confidence-threshold", type=float, default=0.5, metavar="S", help="least score (default .5)")
+    parser.add_argument(
+        "--lookahead", type=int, metavar="N", help="frames to wait for: 0 is live (default: the model's)"
+    )
+    parser.add_argument(
+        "--link",
+        type=int,
+        metavar="W",
+        help="link what is kept to tracks, W frames at a time, by MODEL.VIDEO.LINKER (SeqNMS if that names none)",
+    )
+    parser.add_argument("--trail", type=int, default=30, metavar="N", help="frames of a track's trail (default 30)")
+    parser.add_argument(
+        "--class-names",
+        metavar="FILE",
+        help="names of the classes: a line each, a JSON list or a data.yaml (default: those of the weights' training, "
+        "or of the first test dataset)",
+    )
+    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="configuration keys")
+
+
+def require_link(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Ends the program if --link is no window."""
+    if args.link is not None and args.link < 2:
+        parser.error(f"--link {args.link}: expected at least 2 frames")
 
 
 def _frame_and_point(text: str) -> tuple[int, float, float]:
@@ -173,6 +183,13 @@ class Job(NamedTuple):
     files: list[DetectionFile]
     writer: VideoWriter | None
     report: ReportWriter | None
+    name: str = ""  # of the video in messages, where that is not its path
+
+    @property
+    def complaint(self) -> str:
+        """What was wrong with the source, by the name that the video has for its owner."""
+        text = complaint(self.source)
+        return without_path(text, self.source.path, self.name) if isinstance(self.source, VideoReader) else text
 
 
 def detectors_of(args: argparse.Namespace) -> list[Detector]:
@@ -215,20 +232,39 @@ def jobs_of(args: argparse.Namespace, detectors: Sequence[Detector]) -> list[Job
         paths = {kind: pattern.replace("{name}", name) for kind, pattern in patterns.items()}
         refuse_paths(paths, files_read)
         source = _camera(path, args.reconnect) if args.webcam else VideoReader(path)
-        facts = VideoFacts(path, source.fps, source.size, detectors[0].class_names, detectors[0].category_ids)
-        files = [file_kind(paths[kind], facts) for kind, file_kind in FORMATS.items() if kind in paths]
-        writer = None
-        if "output" in paths:
-            size = source.size
-            if len(detectors) > 1:
-                size = side_by_side_size(source.size, len(detectors))
-            writer = VideoWriter(paths["output"], source.fps, size)
-        report = None
-        if "report" in paths:
-            classes, threshold = detectors[0].class_names, args.confidence_threshold
-            report = ReportWriter(paths["report"], source.fps, classes, threshold, title=Path(path).name)
-        jobs.append(Job(source, files, writer, report))
+        jobs.append(job_of(source, path, paths, args.confidence_threshold, detectors))
     return jobs
+
+
+def job_of(
+    source: VideoReader | Camera,
+    name: str,
+    paths: Mapping[str, str | Path],
+    threshold: float,
+    detectors: Sequence[Detector],
+) -> Job:
+    """What becomes of one video.
+
+    Args:
+        source: opened.
+        name: its path, its address, or what its owner calls it.
+        paths: {one of `OUTPUTS`: the file to write}.
+        threshold: least score that is kept, in [0, 1].
+        detectors: as of `detectors_of`.
+    """
+    facts = VideoFacts(name, source.fps, source.size, detectors[0].class_names, detectors[0].category_ids)
+    files = [file_kind(paths[kind], facts) for kind, file_kind in FORMATS.items() if kind in paths]
+    writer = None
+    if "output" in paths:
+        size = source.size
+        if len(detectors) > 1:
+            size = side_by_side_size(source.size, len(detectors))
+        writer = VideoWriter(paths["output"], source.fps, size)
+    report = None
+    if "report" in paths:
+        classes = detectors[0].class_names
+        report = ReportWriter(paths["report"], source.fps, classes, threshold, title=Path(name).name)
+    return Job(source, files, writer, report, name)
 
 
 def refuse_paths(paths: Mapping[str, str], files_read: Sequence[str]) -> None:
@@ -279,10 +315,26 @@ def _camera(source: str, reconnect: float) -> Camera:
     return Camera(int(source) if source.isdigit() else source, reconnect=reconnect)
 
 
+def progress_bar(frames: Iterable[Any], total: int | None) -> Iterable[Any]:
+    """The finished frames as they are, counted on stderr."""
+    return tqdm(frames, total=total, unit="frame")
+
+
 def run(
-    job: Job, args: argparse.Namespace, detectors: Sequence[Detector], predictors: Sequence[VideoPredictor]
+    job: Job,
+    args: argparse.Namespace,
+    detectors: Sequence[Detector],
+    predictors: Sequence[VideoPredictor],
+    watched: Callable[[Iterable[Any], int | None], Iterable[Any]] = progress_bar,
 ) -> None:
-    """Detect in one video and write its files."""
+    """Detect in one video and write its files.
+
+    Args:
+        job: the video.
+        args: with confidence_threshold, link, trail and show_relations, and output if that is given.
+        detectors, predictors: in the same order.
+        watched: gets the finished frames and how many there will be, if that is known; returns the frames as they are.
+    """
     trails = [Trails(args.trail) for _ in detectors]
     # The relations are those of the detector, not of what it is compared with.
     watch = RelationWatch(predictors[0], args.show_relations[0]) if args.show_relations else None
@@ -290,17 +342,10 @@ def run(
     interrupted = False
     expected_index = 0  # number of the frame that comes next, unless there is a gap
     with ExitStack() as stack:
-        if isinstance(job.source, Camera):
-            stack.enter_context(job.source)
-        # On the stack, each is finished whatever happens to the others.
-        for file in job.files:
-            stack.enter_context(file)
-        if job.writer:
-            stack.enter_context(job.writer)
-        if job.report:
-            stack.enter_context(job.report)
+        _open_all(job, stack)
         try:
-            for frames in detect_frames(job, times, args, detectors, predictors, watch):
+            finished = detect_frames(job, times, args, detectors, predictors, watch)
+            for frames in watched(finished, job.source.frame_count_hint):
                 index, image = frames[0].index, frames[0].image  # the same for all detectors
                 time = times.take(index)
                 instances_of_all = [frame.output["instances"].to("cpu") for frame in frames]
@@ -316,20 +361,30 @@ def run(
                     job.report.write(image, instances_of_all[0], baseline, index > expected_index, time)
                 expected_index = index + 1
             if job.report:
-                job.report.note = complaint(job.source)
+                job.report.note = job.complaint
         except KeyboardInterrupt:
             if not isinstance(job.source, Camera):
                 raise
             interrupted = True  # a camera has no other end: what there is, is the whole
-    if interrupted:
-        if complaint(job.source):
-            print(complaint(job.source), file=sys.stderr)
-        raise KeyboardInterrupt
-    if watch and not watch.is_done:
+    if watch and not watch.is_done and not interrupted:
         print(f"--show-relations: there is no frame {watch.frame}, or it looks at no others", file=sys.stderr)
     # Not an error: what could be read has been written.
-    if complaint(job.source):
-        print(complaint(job.source), file=sys.stderr)
+    if job.complaint:
+        print(job.complaint, file=sys.stderr)
+    if interrupted:
+        raise KeyboardInterrupt
+
+
+def _open_all(job: Job, stack: ExitStack) -> None:
+    """On the stack, each is finished whatever happens to the others."""
+    if isinstance(job.source, Camera):
+        stack.enter_context(job.source)
+    for file in job.files:
+        stack.enter_context(file)
+    if job.writer:
+        stack.enter_context(job.writer)
+    if job.report:
+        stack.enter_context(job.report)
 
 
 def complaint(source: VideoReader | Camera) -> str:
@@ -369,7 +424,7 @@ def detect_frames(
             stream = link_stream(filter_frames(stream, args.confidence_threshold), detector.linker(args.link))
         streams.append(stream)
     # Strict: a stream that ends early is an error, not a shorter video.
-    return tqdm(zip(*streams, strict=True), total=job.source.frame_count_hint, unit="frame")
+    return zip(*streams, strict=True)
 
 
 def filter_frames(frames: Iterable[DetectedFrame], threshold: float) -> Iterator[DetectedFrame]:

@@ -5,6 +5,7 @@ from vod2.video.camera import Camera
 from vod2.video.decoding import Gap, VideoStatus
 from vod2.video.reader import VideoReader, images_in, natural_key, video_status
 from vod2.video.sources import MAX_PIXELS
+from vod2.video.untrusted import UntrustedVideo, VideoLimits, without_path
 from vod2.video.writer import VideoWriter
 
 __all__ = [
@@ -13,10 +14,13 @@ __all__ = [
     "Camera",
     "EmbeddedVideo",
     "Gap",
+    "UntrustedVideo",
+    "VideoLimits",
     "VideoReader",
     "VideoStatus",
     "VideoWriter",
     "images_in",
     "natural_key",
     "video_status",
+    "without_path",
 ]

@@ -1,5 +1,6 @@
 """Reading frames from a video file or from a folder of images."""
 
+import itertools
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -106,7 +107,9 @@ class VideoReader:
         """As iteration, with None for each frame that was lost, so that frames have the same numbers as in `read`."""
         known = 0
         for frame in self:
-            yield from [None] * sum(gap.missing for gap in self.gaps[known:])
+            yield from itertools.repeat(
+                None, sum(gap.missing for gap in self.gaps[known:])
+            )  # a damaged file has any number
             known = len(self.gaps)
             yield frame
 
