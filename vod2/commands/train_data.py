@@ -114,6 +114,11 @@ def train_on_data(args: argparse.Namespace) -> None:
     classes = list(MetadataCatalog.get(f"{name}_train").thing_classes)
     print(describe(parts, classes))
     print(_about_split(parts, layout))
+    if regions := sum(bool(record.get("ignore_regions")) for record in parts["val"]):
+        print(
+            f"{regions} held-out frames have regions that are not annotated. Training ignores them, the evaluation "
+            "does not: detections there count as false."
+        )
     fitted = fit_to_boxes(parts["train"])
     keys = [
         *("DATASETS.TRAIN", str((f"{name}_train",))),

@@ -5,6 +5,8 @@ import json
 import pytest
 
 from helpers.own_data import CLASSES, box_at, coco_json, write_layout
+from helpers.tools import cvat, cvat_box, cvat_task, cvat_track, key, label_studio_task
+from helpers.videos import write_numbered_images, write_numbered_video
 from vod2.d2 import DatasetCatalog, MetadataCatalog
 from vod2.data.discovery import find_layout, register_data, registration_text, role_of
 from vod2.engine.registration import register_files
@@ -110,3 +112,62 @@ def test_mistakes_are_told_with_what_to_do(tmp_path):
             register_data("layouts_wrong", layout.format, layout.parts, share, frames)
     with pytest.raises(UserError, match="format 'x' is unknown"):
         register_data("layouts_wrong", "x", layout.parts)
+
+
+def test_exports_of_annotation_tools_are_found_with_their_videos(tmp_path):
+    boxes = [cvat_box(frame, (4, 5, 14, 25)) for frame in range(6)]
+    root = tmp_path / "cvat"
+    write_numbered_video(root / "clip 1.mp4", 6)
+    (root / "job.xml").write_text(cvat(cvat_track(0, "car", *boxes), meta=cvat_task()))
+    layout = find_layout(root)
+    assert layout.format == "cvat"
+    assert layout.parts[""] == {"path": str(root / "job.xml"), "video_root": str(root), "video_suffix": ".mp4"}
+    parts = registered("layouts_cvat", layout)
+    assert [len(record["annotations"]) for record in parts["train"]] == [1] * 4 and len(parts["val"]) == 2
+
+    root = tmp_path / "studio"
+    write_numbered_video(root / "videos" / "clip 1.mp4", 6)
+    (root / "project.json").write_text(json.dumps([label_studio_task(("car", [key(1, (0, 0, 25, 50))]))]))
+    layout = find_layout(root)
+    assert layout.format == "label_studio" and layout.parts[""]["video_root"] == str(root / "videos")
+    assert MetadataCatalog.get("layouts_cvat_train").thing_classes == ["car", "person"]
+    assert len(registered("layouts_studio", layout)["train"]) == 4
+
+
+def test_data_sets_in_folders_of_their_parts_are_found(tmp_path):
+    root = tmp_path / "visdrone"
+    for part, name in (("VisDrone2019-VID-train", "uav1"), ("VisDrone2019-VID-val", "uav2")):
+        write_numbered_images(root / part / "sequences" / name, ["0000001.jpg", "0000002.jpg"])
+        (root / part / "annotations").mkdir()
+        (root / part / "annotations" / f"{name}.txt").write_text("1,5,4,6,10,12,1,4,0,0\n2,0,0,0,20,8,0,0,0,0\n")
+    layout = find_layout(root)
+    assert layout.format == "visdrone" and set(layout.parts) == {"train", "val"}
+    parts = registered("layouts_visdrone", layout)
+    assert parts["val"][1]["ignore_regions"] and MetadataCatalog.get("layouts_visdrone_val").evaluator_type == "vid"
+
+    root = tmp_path / "bdd"
+    for part in ("train", "val"):
+        write_numbered_images(root / "images" / part / f"b{part}", [f"b{part}-0000001.jpg"])
+        (root / "labels" / part).mkdir(parents=True)
+        box = {"id": "1", "category": "car", "box2d": {"x1": 1, "y1": 2, "x2": 11, "y2": 12}}
+        frame = {"name": f"b{part}-0000001.jpg", "labels": [box], "videoName": f"b{part}", "frameIndex": 0}
+        (root / "labels" / part / f"b{part}.json").write_text(json.dumps([frame]))
+    layout = find_layout(root / "labels")
+    assert layout.format == "bdd" and layout.parts["val"]["image_root"] == str(root / "images" / "val")
+    assert len(registered("layouts_bdd", layout)["train"]) == 1
+
+
+def test_the_table_of_epic_kitchens_is_found(tmp_path):
+    header = "noun_class,noun,participant_id,video_id,frame,bounding_boxes\n"
+    rows = [f'20,bag,P01,P01_01,{frame},"[(540, 960, 270, 480)]"\n' for frame in range(1, 5)]
+    (tmp_path / "EPIC_train_object_labels.csv").write_text(header + "".join(rows))
+    write_numbered_images(tmp_path / "P01" / "P01_01", [f"{index:010d}.jpg" for index in range(1, 5)])
+    layout = find_layout(tmp_path)
+    assert layout.format == "epic"
+    assert len(registered("layouts_epic", layout)["val"]) == 1
+
+
+def test_an_option_that_a_format_lacks_is_refused(tmp_path):
+    root = write_layout(tmp_path / "mine", "mot")
+    with pytest.raises(UserError, match="--first-frame is no option of the format mot"):
+        find_layout(root, first_frame=1)

@@ -92,7 +92,7 @@ def find_layout(
     if not path.exists():
         raise UserError(f"--data {path}: there is no such file or folder, expected one with annotated videos")
     finders = _FINDERS if format is None else {format: _FINDERS.get(format)}
-    given = {"class_names": class_names, "video_root": video_root and str(video_root)}
+    given: dict[str, Any] = {"class_names": class_names, "video_root": video_root and str(video_root)}
     given |= {"video_suffix": video_suffix, "first_frame": first_frame}
     options = {key: value for key, value in given.items() if value is not None}
     for name, find in finders.items():
@@ -349,10 +349,21 @@ def _parts_of_folders(name: str) -> Callable[[Path, dict], Parts]:
 
     def find(path: Path, options: dict) -> Parts:
         folders = [path] if FORMATS[name].recognizes(path) else folders_in(path)
-        kept = [folder for folder in folders if FORMATS[name].recognizes(folder)]
-        return {folder.name: {_FOLDERS[name]: str(folder)} | options for folder in kept}
+        parts: Parts = {}
+        for folder in folders:
+            if FORMATS[name].recognizes(folder):
+                parts[folder.name] = {_FOLDERS[name]: str(folder)} | _images_beside(name, folder) | options
+        return parts
 
     return find
+
+
+def _images_beside(name: str, folder: Path) -> dict[str, str]:
+    """`image_root`, where a format takes one and the images are in a folder `images` beside the annotations."""
+    beside = [folder.parent / "images" / folder.name, folder.parent.parent / "images" / folder.name]
+    beside.append(folder.parent / "images")
+    found = [place for place in beside if place.is_dir()]
+    return {"image_root": str(found[0])} if found and "image_root" in FORMATS[name].options else {}
 
 
 _FINDERS: dict[str, Callable[[Path, dict], Parts] | None] = {

@@ -20,7 +20,7 @@ def register_data(
 ) -> None:
     """Register the datasets `<name>_train` and `<name>_val`; nothing is read before one is used.
 
-    Those of an earlier call are replaced.
+    Those of an earlier call are replaced. The val is evaluated as ImageNet VID is, whatever its format suggests.
 
     Args:
         name: begins their names.
@@ -49,15 +49,18 @@ def register_data(
     if "val" in parts:
         REGISTER[format](f"{name}_train", **parts["train"])
         REGISTER[format](f"{name}_val_all", **parts["val"])
-        register_derived(f"{name}_val", f"{name}_val_all", few)
+        register_derived(f"{name}_val", f"{name}_val_all", few, evaluator_type="vid")
     else:
-        (part,) = parts.values()
-        REGISTER[format](f"{name}_all", **part)
+        (arguments,) = parts.values()
+        REGISTER[format](f"{name}_all", **arguments)
         register_derived(
             f"{name}_train", f"{name}_all", lambda records: split_videos(records, val_share).train(records)
         )
         register_derived(
-            f"{name}_val", f"{name}_all", lambda records: few(split_videos(records, val_share).held_out(records))
+            f"{name}_val",
+            f"{name}_all",
+            lambda records: few(split_videos(records, val_share).held_out(records)),
+            evaluator_type="vid",
         )
 
 
