@@ -1,58 +1,19 @@
 """Camera with a stream of the network: pictures over HTTP (motion JPEG), which breaks off, stalls, or is gone."""
 
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-import cv2
-import numpy as np
 import pytest
 
 import vod2.video.camera
+from helpers.network_camera import SECOND, address, streaming
 from vod2 import VideoError
 from vod2.video import Camera
-
-SECOND = 20  # frames
-
-
-class Stream(BaseHTTPRequestHandler):
-    """Gives `server.frames` pictures to each caller, at 20 a second, then goes, or stalls until the server ends."""
-
-    def do_GET(self):
-        server = self.server
-        server.calls += 1
-        self.send_response(200)
-        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
-        self.end_headers()
-        for number in range(server.frames):
-            image = np.full((48, 64, 3), 10 * (number % 20), np.uint8)
-            _, encoded = cv2.imencode(".jpg", image)
-            head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(encoded)}\r\n\r\n"
-            try:
-                self.wfile.write(head.encode() + encoded.tobytes() + b"\r\n")
-            except OSError:  # the caller has gone
-                return
-            time.sleep(1 / SECOND)
-        if server.stalls:
-            server.over.wait(20.0)
-
-    def log_message(self, *words):
-        """Say nothing."""
 
 
 @pytest.fixture
 def server():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Stream)
-    server.calls, server.frames, server.stalls, server.over = 0, SECOND, False, threading.Event()
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.over.set()
-    server.shutdown()
-    server.server_close()
-
-
-def address(server) -> str:
-    return f"http://127.0.0.1:{server.server_address[1]}/door.mjpg"
+    with streaming() as server:
+        yield server
 
 
 def test_a_stream_that_ends_is_over(server):

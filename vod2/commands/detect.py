@@ -4,6 +4,8 @@ r"""Detect objects in videos or in the pictures of a camera: draws them, and wri
         --opts MODEL.WEIGHTS rdn.pth
     vod2 detect --config-file configs/RDN_R101.yaml --webcam 0 --lookahead 0 --jsonl found.jsonl \
         --opts MODEL.WEIGHTS rdn.pth
+    vod2 detect --config-file configs/RDN_R101.yaml --webcam 0 rtsp://door/1 --lookahead 0 --jsonl {name}.jsonl \
+        --opts MODEL.WEIGHTS rdn.pth
     vod2 detect --config-file configs/RDN_R101.yaml --video-input day/*.mp4 --output drawn/{name}.mp4 \
         --mot drawn/{name}.txt --compare configs/FasterRCNN_R101.yaml single.pth --opts MODEL.WEIGHTS rdn.pth
 
@@ -29,6 +31,7 @@ import numpy as np
 from tqdm import tqdm
 
 from vod2.checkpoint import require_weights
+from vod2.commands.cameras import camera_names, run_together
 from vod2.commands.parsing import command_parser
 from vod2.d2 import CfgNode, Instances, MetadataCatalog
 from vod2.engine import VideoPredictor, load_config
@@ -63,7 +66,10 @@ def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--video-input", nargs="+", metavar="PATH", help="video files, or folders of images")
     source.add_argument(
-        "--webcam", metavar="N|URL", help="a camera: its number from 0, or an address such as rtsp://.."
+        "--webcam",
+        nargs="+",
+        metavar="N|URL",
+        help="cameras, all at the same time: the number of each from 0, or an address such as rtsp://..",
     )
     name = "{name} in it stands for the name of the input, which several inputs need"
     parser.add_argument("--output", metavar="FILE", help=f"the video to write, such as out.mp4; {name}")
@@ -214,10 +220,11 @@ def detectors_of(args: argparse.Namespace) -> list[Detector]:
 
 def jobs_of(args: argparse.Namespace, detectors: Sequence[Detector]) -> list[Job]:
     """Open every input; raises UserError where one cannot be read, or two would be written to one file."""
-    inputs = args.video_input or [args.webcam]
-    names = ["camera" if args.webcam else Path(path).resolve().stem for path in inputs]
+    inputs = args.video_input or args.webcam
+    names = camera_names(inputs) if args.webcam else [Path(path).resolve().stem for path in inputs]
     if len(set(names)) < len(names):
-        raise UserError(f"two inputs of --video-input have the same name ({', '.join(sorted(names))}): run them apart")
+        option = "--webcam" if args.webcam else "--video-input"
+        raise UserError(f"two inputs of {option} have the same name ({', '.join(sorted(names))}): run them apart")
     patterns = {kind: getattr(args, kind) for kind in OUTPUTS if getattr(args, kind)}  # of the files that are asked for
     for kind, pattern in patterns.items():
         if len(inputs) > 1 and "{name}" not in pattern:
@@ -232,7 +239,9 @@ def jobs_of(args: argparse.Namespace, detectors: Sequence[Detector]) -> list[Job
         paths = {kind: pattern.replace("{name}", name) for kind, pattern in patterns.items()}
         refuse_paths(paths, files_read)
         source = _camera(path, args.reconnect) if args.webcam else VideoReader(path)
-        jobs.append(job_of(source, path, paths, args.confidence_threshold, detectors))
+        # The password of a camera is for nobody who gets a result.
+        shown = str(source.name) if isinstance(source, Camera) else path
+        jobs.append(job_of(source, shown, paths, args.confidence_threshold, detectors))
     return jobs
 
 
@@ -395,7 +404,7 @@ def complaint(source: VideoReader | Camera) -> str:
             told.append(f"{source.skipped} frames came while the detector was busy, and were left out")
         if source.reconnections:
             told.append(f"it broke off and was opened again {source.reconnections} times")
-        return f"camera {source.source}: {'; '.join(told)}" if told else ""
+        return f"camera {source.name}: {'; '.join(told)}" if told else ""
     status = source.status
     if status is None or status.state == "ok":
         return ""
@@ -477,5 +486,8 @@ def main(words: Sequence[str] | None = None) -> None:
     predictors = [VideoPredictor(detectors[0].cfg, lookahead=args.lookahead)]
     # --lookahead is for the detector: another one may have no window to choose it from.
     predictors += [VideoPredictor(detector.cfg) for detector in detectors[1:]]
+    if args.webcam and len(jobs) > 1:
+        run_together(jobs, lambda job, watched: run(job, args, detectors, predictors, watched))
+        return
     for job in jobs:
         run(job, args, detectors, predictors)

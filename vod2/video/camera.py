@@ -1,6 +1,7 @@
 """Frames from a camera, or from an address that OpenCV plays."""
 
 import logging
+import re
 import threading
 import time
 from collections import deque
@@ -24,6 +25,19 @@ _SECONDS_TO_STOP = 2.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
 
 
+def without_password(source: int | str) -> int | str:
+    """The number or address of a camera, without the user's name and password in it.
+
+    Example:
+        >>> without_password("rtsp://me:secret@door:554/1"), without_password(0)
+        ('rtsp://door:554/1', 0)
+    """
+    if isinstance(source, int):
+        return source
+    # A password may hold an @ itself: what follows the last one before the path is the host.
+    return re.sub(r"^([\w+.-]+://)[^/?#]*@", r"\1", source)
+
+
 class _Arrival(NamedTuple):
     """A frame, how many were lost before it, and when it came (seconds of `time.monotonic`)."""
 
@@ -41,13 +55,14 @@ class Camera:
     come. A stream that breaks off is opened again where `reconnect` says so; what was missed counts as one lost frame.
 
     Attributes:
+        name: what messages call it: the number, or the address without the name and password of a user.
         fps: frames per second that the camera promises, 25 where it says nothing.
         size: (width, height) in pixels.
         frame_count_hint: None: nobody knows when it ends.
         skipped: frames so far that came while the caller was busy, and that he did not get.
         arrived: frames so far that the camera gave.
         reconnections: how often it was opened again.
-        delay: seconds that the frame that came last had waited for the caller.
+        delay, longest_delay: seconds that the frame that came last had waited for the caller, and that any had.
         time: seconds from the first frame's arrival to that of the frame that came last, a float.
 
     Example:
@@ -70,6 +85,7 @@ class Camera:
             VideoError: there is no such camera, or it gives no frame.
         """
         self.source, self.patience, self.reconnect = source, patience, reconnect
+        self.name = without_password(source)
         self._capture = cv2.VideoCapture(source)
         fps = self._capture.get(cv2.CAP_PROP_FPS)
         self.fps = Fraction(fps if 0 < fps <= 1000 else _UNKNOWN_FPS).limit_denominator(1001)
@@ -77,11 +93,11 @@ class Camera:
         if not is_read:
             self._capture.release()
             raise VideoError(
-                f"camera {source!r} gives no picture: expected the number of a camera from 0, or its address"
+                f"camera {self.name!r} gives no picture: expected the number of a camera from 0, or its address"
             )
         self.size = (first.shape[1], first.shape[0])
         self.skipped, self.reconnections, self.arrived = 0, 0, 1
-        self.time = self.delay = 0.0
+        self.time = self.delay = self.longest_delay = 0.0
         self._began = time.monotonic()
         self._is_file = self._capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0
         self._arrivals: deque[_Arrival] = deque([_Arrival(first, 0, self._began)])
@@ -96,22 +112,27 @@ class Camera:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the stream: who iterates gets no further frame. Any thread may call it, and call it again."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
         if self._thread is None:
             self._capture.release()
-        else:
+        elif self._thread is not threading.current_thread():
             # It lets go of the camera itself: OpenCV must not do so while it reads, which may take long.
             self._thread.join(_SECONDS_TO_STOP)
 
     def __iter__(self) -> Iterator[np.ndarray | None]:
         if self._thread is None:
-            self._thread = threading.Thread(target=self._read, name=f"camera {self.source}", daemon=True)
+            self._thread = threading.Thread(target=self._read, name=f"camera {self.name}", daemon=True)
             self._thread.start()
         while (arrival := self._next()) is not None:
             yield from [None] * arrival.missing
             self.time, self.delay = arrival.time - self._began, time.monotonic() - arrival.time
+            self.longest_delay = max(self.longest_delay, self.delay)
             yield arrival.frame
 
     def _next(self) -> _Arrival | None:
@@ -137,7 +158,7 @@ class Camera:
             logger.warning(
                 "Camera %r is faster than its frames are taken: from now on the newest is taken, and the frames before "
                 "it count as lost. Lower the rate of the camera, or take a quicker model",
-                self.source,
+                self.name,
             )
         self.skipped += skipped
         return waiting[-1]._replace(missing=skipped + sum(arrival.missing for arrival in waiting))
@@ -173,14 +194,14 @@ class Camera:
         if self._is_file or self.reconnect <= 0:
             return False
         pause, give_up = _FIRST_PAUSE, time.monotonic() + self.reconnect
-        logger.warning("camera %r gives no picture: it is opened again for %g s", self.source, self.reconnect)
+        logger.warning("camera %r gives no picture: it is opened again for %g s", self.name, self.reconnect)
         while time.monotonic() + pause <= give_up and self._pause(pause):
             self._capture.release()
             self._capture = cv2.VideoCapture(self.source)
             is_read, frame = self._capture.read()
             if is_read:
                 self.reconnections += 1
-                logger.warning("camera %r gives pictures again", self.source)
+                logger.warning("camera %r gives pictures again", self.name)
                 self._require_size(frame)
                 self._put(_Arrival(frame, 1, time.monotonic()))
                 return True
@@ -198,7 +219,7 @@ class Camera:
         if size != self.size:
             width, height = self.size
             raise VideoError(
-                f"camera {self.source!r} gives pictures of {size[0]} x {size[1]} pixels now, before they had "
+                f"camera {self.name!r} gives pictures of {size[0]} x {size[1]} pixels now, before they had "
                 f"{width} x {height}: begin another stream"
             )
 
