@@ -81,3 +81,15 @@ def test_a_training_that_is_finished_is_not_run_again(run, tmp_path):
         steps.train_step("A step", tmp_path, "mine_val")
     (tmp_path / "model_final.safetensors").write_bytes(b"")
     assert steps.train_step("A step", tmp_path, "mine_val") == {"AP50": 12.5}
+
+
+def test_other_settings_do_not_get_the_result_of_the_ones_before(run, tmp_path):
+    run("import sys; sys.exit(9)")
+    with pytest.raises(UserError, match="failed"):
+        steps.train_step("A step", tmp_path, "mine_val", "SOLVER.MAX_ITER", "10")
+    with pytest.raises(UserError, match=r"a training with other settings \(20 differs\): give another --output"):
+        steps.train_step("A step", tmp_path, "mine_val", "SOLVER.MAX_ITER", "20")
+    with pytest.raises(UserError, match=r"\(SEED, 1 differs\)"):
+        steps.train_step("A step", tmp_path, "mine_val", "SOLVER.MAX_ITER", "10", "SEED", "1")
+    with pytest.raises(UserError, match="failed"):
+        steps.train_step("A step", tmp_path, "mine_val", "SOLVER.MAX_ITER", "10")

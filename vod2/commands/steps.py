@@ -9,8 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from vod2.atomic import write_json
+from vod2.bounded import load_json
 from vod2.engine.interruption import EXIT_CODE
 from vod2.errors import UserError
+
+WORDS = "step.json"
+"""In the folder of a training: the words that it was called with."""
 
 
 def run_step(step: str, command: str, *words: str | Path) -> None:
@@ -68,9 +73,30 @@ def train_step(step: str, output: Path, dataset: str, *words: str | Path) -> dic
 
     Returns:
         Its metrics, those of `VIDEvaluator`.
+
+    Raises:
+        UserError: it has failed, or what is in `output` was trained with other words.
     """
+    _require_same_words(output, [*map(str, words)])
     results = output / "inference" / dataset / "results.json"
     # Both, as an interruption may come between the last checkpoint and the evaluation.
     if not (results.is_file() and (output / "model_final.safetensors").is_file()):
         run_step(step, "train", *words, "OUTPUT_DIR", output)
     return json.loads(results.read_text(encoding="utf-8"))["vid"]
+
+
+def _require_same_words(output: Path, words: list[str]) -> None:
+    """Keep the words of a training in its folder, and refuse to go on with others: its result would not be theirs."""
+    path = output / WORDS
+    if path.is_file():
+        before = load_json(path.read_text(encoding="utf-8"))
+        if before != words:
+            # One of each pair that differs is enough to see what was changed.
+            changed = [word for word in words if word not in before] or [word for word in before if word not in words]
+            told = ", ".join(changed) or "their order"
+            raise UserError(
+                f"{output} holds a training with other settings ({told} differs): give another --output, or move this "
+                "one out of the way"
+            )
+    else:
+        write_json(path, words)
