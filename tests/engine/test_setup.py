@@ -189,3 +189,35 @@ def test_with_a_gpu_the_device_stays(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert load_config("", ["MODEL.DEVICE", "cuda:0"]).MODEL.DEVICE == "cuda:0"
     assert load_config("", ["MODEL.DEVICE", "cpu"]).MODEL.DEVICE == "cpu"
+
+
+def test_a_base_may_be_the_name_of_a_configuration_that_comes_with_vod2(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text(
+        "_BASE_: quick/RDN.yaml\nSOLVER:\n  MAX_ITER: 7\nINPUT: {MIN_SIZE_TRAIN: [64]}\n"
+    )
+    (tmp_path / "longer.yaml").write_text("_BASE_: [mine.yaml]\nSOLVER: {BASE_LR: 0.5}\n")
+    keys = ["SOLVER.MAX_ITER", "7", "INPUT.MIN_SIZE_TRAIN", "(64,)"]
+    assert load_config("mine.yaml") == load_config("quick/RDN.yaml", keys)
+    assert load_config("longer.yaml") == load_config("quick/RDN.yaml", [*keys, "SOLVER.BASE_LR", "0.5"])
+
+
+def test_a_file_comes_before_a_configuration_of_that_name(tmp_path):
+    (tmp_path / "quick").mkdir()
+    (tmp_path / "quick" / "RDN.yaml").write_text("SOLVER: {MAX_ITER: 3}\n")
+    (tmp_path / "mine.yaml").write_text("_BASE_: quick/RDN.yaml\n")
+    cfg = load_config(str(tmp_path / "mine.yaml"))
+    assert cfg.SOLVER.MAX_ITER == 3 and cfg.MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME == ""
+
+
+def test_mistakes_in_a_file_on_such_a_base_are_told_with_the_file(tmp_path):
+    file = tmp_path / "mine.yaml"
+    for text, told in (
+        ("SOLVER: {MAX_ITERS: 7}", "Non-existent config key: SOLVER.MAX_ITERS"),
+        ("SOLVER: {BASE_LR: {A: 1}}", "SOLVER.BASE_LR|mine.yaml"),
+        ("SOLVER: [1]", "mine.yaml"),
+    ):
+        file.write_text(f"_BASE_: quick/RDN.yaml\n{text}\n")
+        with pytest.raises(UserError, match=told) as caught:
+            load_config(str(file))
+        assert str(file) in str(caught.value)

@@ -3,7 +3,9 @@
 import argparse
 import logging
 import os
+import tempfile
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import yaml
@@ -56,14 +58,26 @@ def _merge_configuration(cfg: CfgNode, config_file: str) -> None:
     if not os.path.isfile(file):
         raise UserError(f"configuration {file!r} does not exist: {_remedy(file)}")
     path, rows = resolve_rows(config_file)
-    require_keys_and_values(path)
-    _merge(cfg.merge_from_file, path, path)
+    merged = require_keys_and_values(path)
+    if merged is None:
+        _merge(cfg.merge_from_file, path, path)
+    else:
+        _merge(partial(_merge_mapping, cfg), merged, path)
     weights = f"{cfg.OUTPUT_DIR}/model_final.pth"
     for row in rows:
         _merge(cfg.merge_from_other_cfg, type(cfg)(row.settings(weights)), str(row))
         # Test settings that follow are evaluated with the weights of this training
         if row.kind == TRAIN:
             weights = f"{cfg.OUTPUT_DIR}/model_final.pth"
+
+
+def _merge_mapping(cfg: CfgNode, mapping: dict) -> None:
+    """By way of a file: Detectron2 looks at the version of a file, and at no other's."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = os.path.join(folder, "merged.yaml")
+        with open(file, "w", encoding="utf-8") as stream:
+            yaml.safe_dump(mapping, stream)
+        cfg.merge_from_file(file)
 
 
 def _remedy(file: str) -> str:
@@ -76,7 +90,7 @@ def _remedy(file: str) -> str:
     )
 
 
-def _merge(merge: Callable, argument: str | list[str] | CfgNode, source: str) -> None:
+def _merge(merge: Callable, argument: str | list[str] | dict | CfgNode, source: str) -> None:
     try:
         merge(argument)
     except (KeyError, AssertionError) as error:  # how yacs tells an unknown key, from a file and from a list

@@ -4,16 +4,22 @@ import os
 from pathlib import Path
 from typing import Any
 
-from vod2.bounded import LimitError, load_yaml
+from vod2.bounded import LimitError, load_yaml, shown
 from vod2.errors import UserError
+from vod2.package_files import find_config
 
 _BASE = "_BASE_"
 
 
-def require_keys_and_values(path: str | os.PathLike) -> None:
-    """Read a configuration file and all that its _BASE_ leads to, without merging them.
+def require_keys_and_values(path: str | os.PathLike) -> dict | None:
+    """Read a configuration file and all that its _BASE_ leads to.
 
-    Detectron2 would fetch a base from the network, and build whatever Python object a tag names.
+    Detectron2 would fetch a base from the network, and build whatever Python object a tag names. It also knows only
+    bases that are files; here one may be the name of a configuration that comes with vod2, as `find_config` takes it,
+    unless there is a file of that path.
+
+    Returns:
+        All keys and values, merged as Detectron2 does; None where all bases are files, which it can merge itself.
 
     Raises:
         UserError: a file is missing, no YAML, no mapping, nested too deeply, or has a tag of a Python object; or a
@@ -22,15 +28,19 @@ def require_keys_and_values(path: str | os.PathLike) -> None:
     Example:
         >>> require_keys_and_values("configs/quick/RDN.yaml")
     """
-    _walk(os.fspath(path), ())
+    merged, packaged = _walk(os.fspath(path), ())
+    return merged if packaged else None
 
 
-def _walk(path: str, above: tuple[str, ...]) -> None:
+def _walk(path: str, above: tuple[str, ...]) -> tuple[dict, bool]:
+    """The keys and values of a file and its bases, and whether one of the bases comes with vod2."""
     content = _read(path, above)
-    base = content.get(_BASE)
+    base = content.pop(_BASE, None)
     if base is None:
-        return
+        return content, False
     bases = base if isinstance(base, list) else [base]
+    merged: dict[str, Any] = {}
+    any_packaged = False
     for one in bases:
         if not isinstance(one, str) or not one:
             raise UserError(f"{path}: {_named_base(one)}, expected the path of a configuration file")
@@ -46,7 +56,23 @@ def _walk(path: str, above: tuple[str, ...]) -> None:
             raise UserError(f"{path}: {_named_base(one)}, which leads back to this file: name another base, or none")
         if "\\" in one and os.sep != "\\" and not os.path.isfile(found):
             raise UserError(f"{path}: {_named_base(one)}, expected slashes instead of backslashes")
-        _walk(found, chain)
+        packaged = not os.path.isfile(found) and os.path.isfile(find_config(one))
+        of_base, of_packaged = _walk(find_config(one) if packaged else found, chain)
+        _merge(of_base, merged, path)
+        any_packaged = any_packaged or packaged or of_packaged
+    _merge(content, merged, path)
+    return merged, any_packaged
+
+
+def _merge(keys: dict, into: dict, path: str) -> None:
+    """Merge one mapping into another; a mapping takes the place of none, nor is it taken by another value's."""
+    for key, value in keys.items():
+        if isinstance(value, dict) and key in into:
+            if not isinstance(into[key], dict):
+                raise UserError(f"{path}: {key} is {shown(into[key])} in a {_BASE}, and keys and values here: fix one")
+            _merge(value, into[key], path)
+        else:
+            into[key] = value
 
 
 def _named_base(value: Any) -> str:
