@@ -24,12 +24,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torchvision
-from speed import detectors, training
-from speed.machine import resident_mb, synchronize
-from speed.options import add_whole, positive
 from tabulate import tabulate
 from torch.nn.functional import normalize
 
+from speed import detectors, training
+from speed.machine import resident_mb, synchronize
+from speed.options import add_whole, positive
 from vod2.d2 import Boxes, BoxMode, DatasetCatalog, Instances, MetadataCatalog, build_model
 from vod2.engine import VideoPredictor, cli, inference_copy, load_config
 from vod2.engine.random_weights import damp_frozen_normalisation

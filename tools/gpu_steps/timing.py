@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from speed.machine import synchronize
+
 
 class Times(NamedTuple):
     """Seconds of one call, wall clock with the device idle before and after."""
@@ -16,12 +18,6 @@ class Times(NamedTuple):
     median: float
     p95: float
     count: int
-
-
-def synchronize(device: str) -> None:
-    """Wait until the device has done all that it was given."""
-    if device == "cuda":
-        torch.cuda.synchronize()
 
 
 def measure(call: Callable[[], object], device: str, count: int, warmup: int = 1, seconds: float = 1e9) -> Times:

@@ -19,8 +19,9 @@ class Rates(NamedTuple):
     bytes: float
 
 
-def synchronize(device: torch.device) -> None:
+def synchronize(device: torch.device | str) -> None:
     """Wait until the device has done all that it was given."""
+    device = torch.device(device)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
