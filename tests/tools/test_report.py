@@ -74,7 +74,7 @@ def test_mistakes_of_the_page_are_told(trainings, tmp_path):
         if file.is_file():
             (broken / file.name).write_bytes(file.read_bytes())
     (broken / "results.json").write_text("{}")
-    with pytest.raises(UserError, match=r"results.json holds no metrics"):
+    with pytest.raises(UserError, match="results.json holds nothing, expected the metrics vid"):
         report.main([str(tmp_path / "broken")])
 
 
@@ -89,6 +89,9 @@ def test_show_prints_metrics_alone_where_there_are_no_detections(trainings, tmp_
     (tmp_path / "results.json").write_text(json.dumps({"vid": {"AP50": 51.25}}))
     show.main([str(tmp_path / "results.json")])
     assert re.search(r"AP50 +51.25", capsys.readouterr().out)
+    (tmp_path / "results.json").write_text('{"uavdt": {}}')
+    with pytest.raises(UserError, match="holds uavdt, expected the metrics vid: the dataset needs evaluator_type"):
+        show.main([str(tmp_path)])
     (tmp_path / "results.json").write_text("[]")
     with pytest.raises(UserError, match="holds no metrics of an evaluation"):
         show.main([str(tmp_path)])

@@ -9,8 +9,11 @@ import threading
 import time
 
 import pytest
+import torch
 
+from vod2.checkpoint.files import write_checkpoint
 from vod2.commands import steps
+from vod2.engine import load_config
 from vod2.errors import UserError
 
 SLEEPER = """
@@ -72,24 +75,43 @@ def test_sigterm_is_passed_on_and_what_the_command_saves_is_waited_for(run, capf
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
 
 
-def test_a_training_that_is_finished_is_not_run_again(run, tmp_path):
-    run("import sys; sys.exit(9)")
+@pytest.fixture
+def finished(tmp_path):
+    """A finished training of quick/RDN.yaml with MAX_ITER 10."""
+    cfg = load_config("quick/RDN.yaml", ["SOLVER.MAX_ITER", "10", "OUTPUT_DIR", str(tmp_path)])
+    write_checkpoint(tmp_path, "model_final", {"a": torch.zeros(1)}, {}, {"configuration": cfg.dump()})
     results = tmp_path / "inference" / "mine_val"
     results.mkdir(parents=True)
     (results / "results.json").write_text(json.dumps({"vid": {"AP50": 12.5}}))
-    with pytest.raises(UserError, match="failed"):  # without final weights it is not
-        steps.train_step("A step", tmp_path, "mine_val")
-    (tmp_path / "model_final.safetensors").write_bytes(b"")
-    assert steps.train_step("A step", tmp_path, "mine_val") == {"AP50": 12.5}
+    return tmp_path
 
 
-def test_other_settings_do_not_get_the_result_of_the_ones_before(run, tmp_path):
+def step(output, *keys: str) -> dict:
+    return steps.train_step("A step", output, "mine_val", "quick/RDN.yaml", ["SOLVER.MAX_ITER", *keys])
+
+
+def test_a_training_that_is_finished_is_not_run_again(run, finished):
     run("import sys; sys.exit(9)")
-    with pytest.raises(UserError, match="failed"):
-        steps.train_step("A step", tmp_path, "mine_val", "SOLVER.MAX_ITER", "10")
-    with pytest.raises(UserError, match=r"a training with other settings \(20 differs\): give another --output"):
-        steps.train_step("A step", tmp_path, "mine_val", "SOLVER.MAX_ITER", "20")
-    with pytest.raises(UserError, match=r"\(SEED, 1 differs\)"):
-        steps.train_step("A step", tmp_path, "mine_val", "SOLVER.MAX_ITER", "10", "SEED", "1")
-    with pytest.raises(UserError, match="failed"):
-        steps.train_step("A step", tmp_path, "mine_val", "SOLVER.MAX_ITER", "10")
+    assert step(finished, "10") == {"AP50": 12.5}
+    assert step(finished, "10", "DATALOADER.NUM_WORKERS", "0", "MODEL.DEVICE", "cpu") == {"AP50": 12.5}
+    (finished / "model_final.safetensors").unlink()
+    with pytest.raises(UserError, match="failed"):  # without final weights it is not
+        step(finished, "10")
+
+
+def test_other_settings_do_not_get_the_result_of_the_ones_before(run, finished):
+    run("import sys; sys.exit(9)")
+    with pytest.raises(UserError, match=r"other settings \(SOLVER.MAX_ITER: 10 -> 20\): give another --output"):
+        step(finished, "20")
+    with pytest.raises(UserError, match=r"\(SEED: 0 -> 1\)"):
+        step(finished, "10", "SEED", "1")
+    (finished / "model_final.checkpoint.json").unlink()
+    with pytest.raises(UserError, match="does not say how it was trained"):
+        step(finished, "10")
+
+
+def test_a_command_that_failed_can_be_corrected(run, tmp_path):
+    run("import sys; sys.exit(2)")
+    for keys in (["10", "SOLVER.BASE_LRR", "1"], ["10"]):
+        with pytest.raises(UserError, match="vod2 train failed, its message"):
+            step(tmp_path / "out", *keys)

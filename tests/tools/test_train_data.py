@@ -1,5 +1,7 @@
 """`vod2 train --data`: what is run, and what is told; tests/tools/test_own_videos.py trains."""
 
+import json
+import re
 import sys
 from pathlib import Path
 
@@ -18,8 +20,8 @@ def calls(monkeypatch):
         train_data, "run_step", lambda step, command, *words: made.append((command, [*map(str, words)]))
     )
 
-    def train_step(step, output, dataset, *words):
-        made.append(("train", [*map(str, words), "OUTPUT_DIR", str(output)]))
+    def train_step(step, output, dataset, config, keys, words=()):
+        made.append(("train", ["--config-file", str(config), *words, *keys, "OUTPUT_DIR", str(output)]))
         return {}
 
     monkeypatch.setattr(train_data, "train_step", train_step)
@@ -41,7 +43,7 @@ def test_the_single_frame_and_rdn_share_the_iterations_and_the_settings(tmp_path
     assert single[1].endswith("configs/data/FasterRCNN.yaml") and rdn[1].endswith("configs/data/RDN.yaml")
     for words in (single, rdn):
         assert value(words, "DATASETS.TRAIN") == "('data_my_videos_train',)" and value(words, "SEED") == "3"
-        assert value(words, "MODEL.ROI_HEADS.NUM_CLASSES") == "2" and "--resume" in words
+        assert value(words, "MODEL.ROI_HEADS.NUM_CLASSES") == "2"
         assert value(words, "--register") == str(out / "datasets.py")
         assert value(words, "MODEL.ANCHOR_GENERATOR.SIZES").startswith("[[")
     assert (report, detect) == ("report", "detect")
@@ -68,8 +70,35 @@ def test_another_folder_of_data_does_not_get_the_same_output(tmp_path, calls):
     out = ["--output", str(tmp_path / "out")]
     train.main(["--data", str(first), *out])
     train.main(["--data", str(first), *out])  # goes on
-    with pytest.raises(UserError, match="is of other data, or of another split: give another --output"):
+    with pytest.raises(UserError, match="is of other data, of another split, or of annotations that have changed"):
         train.main(["--data", str(second), *out])
+    file = first / "mine.json"
+    file.write_text(file.read_text().replace('"bbox": [8, 20', '"bbox": [9, 20', 1))
+    with pytest.raises(UserError, match="annotations that have changed: give another --output"):
+        train.main(["--data", str(first), *out])
+
+
+def test_parts_with_other_lists_of_classes_get_one(tmp_path, calls, capsys):
+    root = write_layout(tmp_path / "mine", "coco_split", {"a1": 0, "b1": 1, "b2": 1})
+    file = root / "annotations" / "instances_val.json"
+    content = json.loads(file.read_text())
+    content["categories"] = [entry for entry in content["categories"] if entry["name"] == "gnome"]
+    file.write_text(json.dumps(content))
+    train.main(["--data", str(root), "--output", str(tmp_path / "out")])
+    told = capsys.readouterr().out
+    assert re.search(r"objects: elf +6 +0\n", told) and re.search(r"objects: gnome +6 +6\n", told)
+    assert "'class_names': ['elf', 'gnome']" in (tmp_path / "out" / "datasets.py").read_text()
+
+
+def test_a_long_video_gets_no_page_and_a_cut_one_is_shown_whole(tmp_path, calls, capsys, monkeypatch):
+    root = write_layout(tmp_path / "mine", "coco")
+    monkeypatch.setattr(train_data, "MOST_SHOWN", 5)
+    train.main(["--data", str(root), "--output", str(tmp_path / "out"), "--val-frames", "2"])
+    assert [command for command, _ in calls] == ["train", "train", "report"]
+    assert "No page of a held-out video" in capsys.readouterr().out
+    monkeypatch.setattr(train_data, "MOST_SHOWN", 6)
+    train.main(["--data", str(root), "--output", str(tmp_path / "out"), "--val-frames", "2"])
+    assert calls[-1][0] == "detect", "its folder has six images, though two frames are evaluated"
 
 
 def test_what_is_held_out_of_one_video_is_said_to_say_little(tmp_path, calls, capsys):
@@ -89,4 +118,15 @@ def test_options_of_data_need_data_and_data_does_not_evaluate(tmp_path, calls):
         train.main(["--data", str(root), "--eval-only"])
     with pytest.raises(UserError, match="--iterations 2: expected at least 3"):
         train.main(["--data", str(root), "--iterations", "2"])
+    with pytest.raises(UserError, match="SOLVER.MAX_ITER is set by --data: give --iterations"):
+        train.main(["--data", str(root), "SOLVER.BASE_LR", "1", "SOLVER.MAX_ITER", "2"])
+    with pytest.raises(UserError, match="trains on one machine"):
+        train.main(["--data", str(root), "--num-machines", "2"])
+    with pytest.raises(UserError, match="--context is for a configuration"):
+        train.main(["--data", str(root), "--context", "none"])
+    with pytest.raises(UserError, match="--class-names ' ,': expected names"):
+        train.main(["--data", str(root), "--class-names", " ,"])
+    split = write_layout(tmp_path / "split", "coco_split")
+    with pytest.raises(UserError, match="these have one: leave it out"):
+        train.main(["--data", str(split), "--val-share", ".5"])
     assert not calls and not Path("output").joinpath("mine").exists()

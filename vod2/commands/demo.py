@@ -26,7 +26,7 @@ ROWS = ("AP50", "AP50-clean", "AP50-motion_blur")
 
 def train(step: str, config: str, output: Path, *opts: str | Path) -> dict:
     """Train, or go on training, one detector and return its metrics on the held-out videos."""
-    metrics = train_step(step, output, "synthetic_val", "--config-file", CONFIGS / config, "--resume", *opts)
+    metrics = train_step(step, output, "synthetic_val", CONFIGS / config, [*map(str, opts)])
     return {row: metrics[row] for row in ROWS}
 
 

@@ -10,6 +10,7 @@ are read from the evaluated dataset, which has to be registered.
 
 import json
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from vod2.bounded import load_json
 from vod2.commands.parsing import command_parser
 from vod2.d2 import DatasetCatalog
 from vod2.engine.output_files import refuse_inputs
@@ -30,7 +30,16 @@ from vod2.evaluation.failures import Judged, judge, most_errors
 from vod2.evaluation.figures import average_precision_figure, precision_recall_figure
 from vod2.evaluation.judged_frames import draw_judged, read_images
 from vod2.evaluation.report import LINKED_NOTE, STABILITY
-from vod2.evaluation.runs import Run, find_results, name_of_results, read_run, refuse_differences, tally_run
+from vod2.evaluation.runs import (
+    RESULTS_FILE,
+    Run,
+    find_results,
+    name_of_results,
+    read_metrics,
+    read_run,
+    refuse_differences,
+    tally_run,
+)
 from vod2.package_files import command_line
 from vod2.visualization import Page
 
@@ -64,11 +73,7 @@ def read_evaluated(folder: Path) -> Evaluated:
         UserError: there are no results, or they are damaged; names the file.
     """
     results = find_results(folder)
-    path = results / "results.json"
-    try:
-        metrics = load_json(path.read_text(encoding="utf-8"))["vid"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} holds no metrics ({error}): evaluate again") from error
+    metrics = read_metrics(results)
     training = results.parents[1] if results.parent.name == "inference" else results
     files = [training / "config.yaml", training / "model_final.safetensors"]
     configuration, weights = (file if file.is_file() else None for file in files)
@@ -218,11 +223,11 @@ def _drawn(frames: Sequence[int], run: Run, judged: Judged, dataset: str) -> lis
 
 
 def _add_commands(page: Page, configuration: Path, weights: Path) -> None:
-    model = f"--config-file {configuration}"
-    options = f"--opts MODEL.WEIGHTS {weights}"
+    detect = f"{command_line('detect')} --config-file {shlex.quote(str(configuration))}"
+    options = f"--opts MODEL.WEIGHTS {shlex.quote(str(weights))}"
     lines = [
-        f"{command_line('detect')} {model} --video-input in.mp4 --output out.mp4 {options}",
-        f"{command_line('detect')} {model} --webcam 0 --lookahead 0 --jsonl found.jsonl {options}",
+        f"{detect} --video-input in.mp4 --output out.mp4 {options}",
+        f"{detect} --webcam 0 --lookahead 0 --jsonl found.jsonl {options}",
         "",
         "from vod2 import VideoPredictor",
         "from vod2.video import VideoReader",
@@ -262,7 +267,7 @@ def main(words: Sequence[str] | None = None) -> None:
     if args.output.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"--output {args.output}: expected a name that ends in .html")
     runs = {name: read_evaluated(folder) for name, folder in parse_runs(args.runs).items()}
-    refuse_inputs("--output", [args.output], [evaluated.folder / "results.json" for evaluated in runs.values()])
+    refuse_inputs("--output", [args.output], [evaluated.folder / RESULTS_FILE for evaluated in runs.values()])
     data: Any = next(iter(runs.values())).run.data
     page = build_page(runs, args.title or f"Detection in {data.name}", args.dataset)
     page.write(args.output)

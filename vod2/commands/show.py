@@ -16,20 +16,15 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from vod2.bounded import load_json
 from vod2.commands.parsing import command_parser
 from vod2.engine import load_config
 from vod2.engine.config_docs import key_page
 from vod2.engine.row_tables import row_description, row_listing
 from vod2.engine.rows import find_row, has_rows, load_rows
-from vod2.errors import UserError
 from vod2.evaluation.collect import DETECTIONS_FILE
 from vod2.evaluation.report import evaluation_report
-from vod2.evaluation.runs import find_results, read_run
+from vod2.evaluation.runs import RESULTS_FILE, find_results, read_metrics, read_run
 from vod2.package_files import config_names
-
-RESULTS = "results.json"
-"""Its name in the folder of an evaluation."""
 
 
 def results_of(path: Path) -> Path | None:
@@ -39,8 +34,8 @@ def results_of(path: Path) -> Path | None:
         UserError: a folder holds none, or those of several datasets.
     """
     if path.is_dir():
-        return path if (path / RESULTS).is_file() else find_results(path)
-    return path.parent if path.name == RESULTS and path.is_file() else None
+        return path if (path / RESULTS_FILE).is_file() else find_results(path)
+    return path.parent if path.name == RESULTS_FILE and path.is_file() else None
 
 
 def describe_results(folder: Path) -> str:
@@ -49,12 +44,7 @@ def describe_results(folder: Path) -> str:
     Raises:
         UserError: results.json is missing or broken.
     """
-    path = folder / RESULTS
-    try:
-        results = load_json(path.read_text(encoding="utf-8"))
-        metrics = results["vid"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} holds no metrics of an evaluation ({error}): evaluate again") from error
+    metrics = read_metrics(folder)
     if (folder / DETECTIONS_FILE).is_file():
         run = read_run(folder)
         return evaluation_report(metrics, run.data, run.detections)

@@ -4,18 +4,19 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from vod2.atomic import write_json
-from vod2.bounded import load_json
+from vod2.checkpoint.files import read_manifest
+from vod2.d2 import CfgNode
+from vod2.engine import load_config
 from vod2.engine.interruption import EXIT_CODE
+from vod2.engine.resume import changed_keys
 from vod2.errors import UserError
 
-WORDS = "step.json"
-"""In the folder of a training: the words that it was called with."""
+_WITHOUT_INFLUENCE = ("OUTPUT_DIR", "VERSION", "DATALOADER.NUM_WORKERS", "MODEL.DEVICE")  # on what is learned
 
 
 def run_step(step: str, command: str, *words: str | Path) -> None:
@@ -62,41 +63,53 @@ def _passing_signals_to(process: subprocess.Popen) -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def train_step(step: str, output: Path, dataset: str, *words: str | Path) -> dict[str, float]:
+def train_step(
+    step: str, output: Path, dataset: str, config: str | Path, keys: Sequence[str], words: Sequence[str | Path] = ()
+) -> dict[str, float]:
     """Train, or go on training, one detector; nothing is done where it is finished.
 
     Args:
         step: the heading.
         output: its OUTPUT_DIR.
         dataset: of DATASETS.TEST.
-        words: of `vod2 train`.
+        config: the configuration.
+        keys: KEY VALUE ... on top of it.
+        words: other options of `vod2 train`.
 
     Returns:
         Its metrics, those of `VIDEvaluator`.
 
     Raises:
-        UserError: it has failed, or what is in `output` was trained with other words.
+        UserError: it has failed, or the finished training in `output` had other settings.
     """
-    _require_same_words(output, [*map(str, words)])
     results = output / "inference" / dataset / "results.json"
+    weights = output / "model_final.safetensors"
     # Both, as an interruption may come between the last checkpoint and the evaluation.
-    if not (results.is_file() and (output / "model_final.safetensors").is_file()):
-        run_step(step, "train", *words, "OUTPUT_DIR", output)
+    if results.is_file() and weights.is_file():
+        _require_same_settings(output, weights, load_config(str(config), [*map(str, keys)]))
+    else:
+        options = ["--config-file", config, "--resume", *words]
+        run_step(step, "train", *options, "OUTPUT_DIR", output, *keys)
     return json.loads(results.read_text(encoding="utf-8"))["vid"]
 
 
-def _require_same_words(output: Path, words: list[str]) -> None:
-    """Keep the words of a training in its folder, and refuse to go on with others: its result would not be theirs."""
-    path = output / WORDS
-    if path.is_file():
-        before = load_json(path.read_text(encoding="utf-8"))
-        if before != words:
-            # One of each pair that differs is enough to see what was changed.
-            changed = [word for word in words if word not in before] or [word for word in before if word not in words]
-            told = ", ".join(changed) or "their order"
-            raise UserError(
-                f"{output} holds a training with other settings ({told} differs): give another --output, or move this "
-                "one out of the way"
-            )
-    else:
-        write_json(path, words)
+def _require_same_settings(output: Path, weights: Path, cfg: CfgNode) -> None:
+    """Raises UserError if a finished training was another one: its result would not be that of these settings."""
+    manifest = read_manifest(weights)
+    if manifest is None:
+        raise UserError(f"{weights} does not say how it was trained: give another --output, or move {output} away")
+    changes = changed_keys(manifest["about"]["configuration"], cfg)
+    # Those of one folder may have another path by now.
+    before, now = changes.get("MODEL.WEIGHTS", ("", ""))
+    if Path(str(before)).parts[-2:] == Path(str(now)).parts[-2:]:
+        changes.pop("MODEL.WEIGHTS", None)
+    told = []
+    for key, (before, now) in changes.items():
+        scaled = key.startswith("SOLVER.") and cfg.SOLVER.REFERENCE_WORLD_SIZE  # by the number of GPUs
+        if key not in _WITHOUT_INFLUENCE and not scaled:
+            told.append(f"{key}: {before} -> {now}")
+    if told:
+        raise UserError(
+            f"{output} holds a finished training with other settings ({'; '.join(told)}): give another --output, or "
+            "move this one away"
+        )

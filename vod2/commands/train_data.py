@@ -2,8 +2,9 @@
 
 import argparse
 import re
+import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,9 +13,18 @@ from tabulate import tabulate
 from vod2 import package_files
 from vod2.atomic import replacing
 from vod2.commands.steps import run_step, train_step
-from vod2.d2 import DatasetCatalog, MetadataCatalog
-from vod2.data.datasets.video_index import as_video_dicts
-from vod2.data.discovery import REGISTER, Layout, find_layout, register_data, registration_text
+from vod2.d2 import MetadataCatalog
+from vod2.data.discovery import (
+    REGISTER,
+    Layout,
+    common_classes,
+    digest_of,
+    find_layout,
+    load_parts,
+    register_data,
+    registration_text,
+    video_lengths,
+)
 from vod2.engine.recipe import fit_to_boxes
 from vod2.engine.rows import config_name
 from vod2.errors import UserError
@@ -23,7 +33,18 @@ from vod2.video import images_in
 
 ITERATIONS = 900
 VAL_FRAMES = 1000
+VAL_SHARE = 0.25
 REGISTRATION = "datasets.py"
+
+_DECIDED = {
+    "OUTPUT_DIR": "give --output",
+    "SOLVER.MAX_ITER": "give --iterations",
+    "DATASETS.TRAIN": "leave it out",
+    "DATASETS.TEST": "leave it out",
+    "TEST.CONTEXT": "leave it out, and evaluate with vod2 eval",
+    "MODEL.ROI_HEADS.NUM_CLASSES": "give --class-names",
+}
+"""{key: what to do instead of giving it}."""
 
 MOST_SHOWN = 3000
 """Frames of the longest video of which a page is made: the page holds all of them."""
@@ -34,7 +55,7 @@ _ONLY_WITH_DATA = {
     "video_root": None,
     "video_suffix": None,
     "first_frame": None,
-    "val_share": 0.25,
+    "val_share": None,
     "val_frames": VAL_FRAMES,
     "iterations": None,
     "output": None,
@@ -97,20 +118,9 @@ class Task(NamedTuple):
 
 def train_on_data(args: argparse.Namespace) -> None:
     """Run `vod2 train --data`: find, split, train, evaluate and report. A second call goes on where one stopped."""
-    if args.eval_only:
-        raise UserError("--eval-only is for a configuration: what --data has trained is evaluated by vod2 eval")
-    if args.iterations is not None and args.iterations < 3:
-        raise UserError(f"--iterations {args.iterations}: expected at least 3")
-    class_names = args.class_names and [name.strip() for name in args.class_names.split(",")]
-    layout = find_layout(args.data, args.format, class_names, args.video_root, args.video_suffix, args.first_frame)
-    stem = "".join(letter if letter.isalnum() else "_" for letter in _stem(Path(args.data)))
-    output = Path(args.output or f"output/{stem}")
-    name = f"data_{stem}"
-    register_data(name, layout.format, layout.parts, args.val_share, args.val_frames)
-    print(f"{args.data}: {layout.format}")
-    if layout.left_out:
-        print(f"not used: {', '.join(layout.left_out)}")
-    parts = {part: as_video_dicts(DatasetCatalog.get(f"{name}_{part}")) for part in ("train", "val")}
+    _refuse_other_options(args)
+    layout, name = _find(args)
+    parts = load_parts(name)
     classes = list(MetadataCatalog.get(f"{name}_train").thing_classes)
     print(describe(parts, classes))
     print(_about_split(parts, layout))
@@ -120,14 +130,18 @@ def train_on_data(args: argparse.Namespace) -> None:
             "does not: detections there count as false."
         )
     fitted = fit_to_boxes(parts["train"])
+    output = Path(args.output or Path("output", name.removeprefix("data_")))
+    _write_registration(output, name, layout, args, parts)
     keys = [
         *("DATASETS.TRAIN", str((f"{name}_train",))),
         *("DATASETS.TEST", str((f"{name}_val",))),
         *("MODEL.ROI_HEADS.NUM_CLASSES", str(len(classes))),
+        *args.opts,
     ]
-    _write_registration(output, name, layout, args)
-    words = ["--register", str(output / REGISTRATION), "--num-gpus", str(args.num_gpus), "--resume"]
-    task = Task(name, output, words, [*keys, *args.opts], fitted.options(), args.iterations)
+    words = ["--num-gpus", str(args.num_gpus)]
+    for file in [*(args.register or []), str(output / REGISTRATION)]:
+        words += ["--register", file]
+    task = Task(name, output, words, keys, fitted.options(), args.iterations)
     if args.config_file:
         runs = _train_given(task, args.config_file)
     else:
@@ -139,8 +153,45 @@ def train_on_data(args: argparse.Namespace) -> None:
     _finish(task, runs, parts["val"])
 
 
+def _refuse_other_options(args: argparse.Namespace) -> None:
+    """Raises UserError if something is asked for that --data decides itself, or a number is out of range."""
+    if args.eval_only or args.context:
+        option = "--eval-only" if args.eval_only else "--context"
+        raise UserError(f"{option} is for a configuration: what --data has trained is evaluated by vod2 eval")
+    if args.num_machines != 1 or args.machine_rank or args.dist_url != "auto":
+        raise UserError("--data trains on one machine: leave out --num-machines, --machine-rank and --dist-url")
+    if args.iterations is not None and args.iterations < 3:
+        raise UserError(f"--iterations {args.iterations}: expected at least 3")
+    for key in args.opts[::2]:
+        if key in _DECIDED:
+            raise UserError(f"{key} is set by --data: {_DECIDED[key]}")
+
+
+def _find(args: argparse.Namespace) -> tuple[Layout, str]:
+    """Find out what the data are and register them: the layout, and what the names of the datasets begin with."""
+    class_names = args.class_names and [name.strip() for name in args.class_names.split(",") if name.strip()]
+    if args.class_names is not None and not class_names:
+        raise UserError(
+            f"--class-names {args.class_names!r}: expected names with commas between them, such as elf,gnome"
+        )
+    layout = find_layout(args.data, args.format, class_names, args.video_root, args.video_suffix, args.first_frame)
+    if args.val_share is not None and "val" in layout.parts:
+        raise UserError("--val-share is for data without a part to evaluate on, but these have one: leave it out")
+    name = f"data_{_stem(Path(args.data))}"
+    register_data(name, layout.format, layout.parts, args.val_share or VAL_SHARE, args.val_frames)
+    print(f"{args.data}: {layout.format}")
+    if layout.left_out:
+        print(f"not used: {', '.join(layout.left_out)}")
+    common = common_classes(name, layout)
+    if common is not layout:
+        register_data(name, common.format, common.parts, args.val_share or VAL_SHARE, args.val_frames)
+    return common, name
+
+
 def _stem(path: Path) -> str:
-    return path.resolve().name.split(".")[0] or "data"
+    """The name of a folder or file without the suffix of annotations, as part of another name."""
+    name = re.sub(r"\.(json|json\.gz|xml|csv)$", "", path.resolve().name)
+    return re.sub(r"\W", "_", name) or "data"
 
 
 def describe(parts: dict[str, list[dict]], classes: Sequence[str]) -> str:
@@ -170,13 +221,17 @@ def _about_split(parts: dict[str, list[dict]], layout: Layout) -> str:
     return "The last videos of each class, by their names, are held out."
 
 
-def _write_registration(output: Path, name: str, layout: Layout, args: argparse.Namespace) -> None:
-    """Write the file for --register; raises UserError if the folder has another one, whose training this is not."""
+def _write_registration(
+    output: Path, name: str, layout: Layout, args: argparse.Namespace, parts: Mapping[str, Sequence[dict]]
+) -> None:
+    """Write the file for --register; raises UserError if the folder has that of other data or annotations."""
     path = output / REGISTRATION
-    text = registration_text(name, layout, args.val_share, args.val_frames)
+    text = registration_text(name, layout, args.val_share or VAL_SHARE, args.val_frames)
+    text += f"# SHA-256 of frames, classes and boxes: {digest_of(parts)}\n"
     if path.is_file() and path.read_text(encoding="utf-8") != text:
         raise UserError(
-            f"{path} is of other data, or of another split: give another --output, or move {output} out of the way"
+            f"{path} is of other data, of another split, or of annotations that have changed: give another --output, "
+            f"or move {output} away"
         )
     output.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
@@ -192,17 +247,9 @@ def _train_both(task: Task) -> dict[str, Path]:
     steps = [("single frame", "FasterRCNN.yaml", total - of_rdn), ("RDN", "RDN.yaml", of_rdn)]
     weights: list[str] = []
     for name, config, iterations in steps:
-        train_step(
-            f"{name}: train and evaluate",
-            runs[name],
-            task.val,
-            *("--config-file", str(package_files.CONFIGS / "data" / config)),
-            *task.words,
-            *task.fitted,
-            *task.keys,
-            *("SOLVER.MAX_ITER", str(iterations)),
-            *weights,
-        )
+        keys = [*task.fitted, *task.keys, "SOLVER.MAX_ITER", str(iterations), *weights]
+        file = package_files.CONFIGS / "data" / config
+        train_step(f"{name}: train and evaluate", runs[name], task.val, file, keys, task.words)
         weights = ["MODEL.WEIGHTS", str(runs[name] / "model_final.safetensors")]
     return runs
 
@@ -212,9 +259,7 @@ def _train_given(task: Task, config: str) -> dict[str, Path]:
     name = config_name(config)
     run = task.output / re.sub(r"\W", "_", name)
     iterations = [] if task.iterations is None else ["SOLVER.MAX_ITER", str(task.iterations)]
-    train_step(
-        f"{name}: train and evaluate", run, task.val, "--config-file", config, *task.words, *task.keys, *iterations
-    )
+    train_step(f"{name}: train and evaluate", run, task.val, config, [*task.keys, *iterations], task.words)
     return {name: run}
 
 
@@ -226,18 +271,24 @@ def _finish(task: Task, runs: dict[str, Path], val: Sequence[dict]) -> None:
     last = list(runs.values())[-1]
     model = ["--config-file", str(last / "config.yaml")]
     weights = ["--opts", "MODEL.WEIGHTS", str(last / "model_final.safetensors")]
-    if len(val) and (video := _video_of(val[0])) is not None:
+    length = video_lengths(task.name)[val[0]["video_id"]]
+    video = _video_of(val[0], length)
+    if video is None:
+        print(
+            f"\nNo page of a held-out video: {val[0]['video_id']} is longer than {MOST_SHOWN} frames, or not a folder."
+        )
+    else:
         page_of_video = task.output / "video.html"
         run_step("A held-out video", "detect", *model, "--video-input", video, "--report", page_of_video, *weights)
-    print(f"\nThe report is {page}. Objects in other videos:\n")
-    print(f"  {command_line('detect')} {' '.join(model)} --video-input VIDEO --output out.mp4 {' '.join(weights)}")
+    command = shlex.join([*model, "--video-input", "VIDEO", "--output", "out.mp4", *weights])
+    print(f"\nThe report is {page}. Objects in other videos:\n\n  {command_line('detect')} {command}")
 
 
-def _video_of(record: dict) -> str | None:
-    """The video of a frame, for `vod2 detect`; None if it is too long for a page, or not alone in a folder."""
-    if record["video_length"] > MOST_SHOWN:
+def _video_of(record: dict, length: int) -> str | None:
+    """The video of a frame, for `vod2 detect`; None if its `length` is too much for a page, or its folder has more."""
+    if length > MOST_SHOWN:
         return None
     if "video_file" in record:
         return record["video_file"]
     folder = Path(record["file_name"]).parent
-    return str(folder) if len(images_in(folder)) == record["video_length"] else None
+    return str(folder) if len(images_in(folder)) == length else None

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vod2.bounded import read_npz
+from vod2.bounded import load_json, read_npz
 from vod2.errors import UserError
 from vod2.evaluation.arrays import Detections, GroundTruth, pool_classes, take_rows
 from vod2.evaluation.bootstrap import Tally, tally_class
@@ -18,6 +18,9 @@ from vod2.evaluation.evaluated import TRUTH_FILE, EvaluatedDataset, read_evaluat
 from vod2.evaluation.groups import entries_of_empty_frames, ignored_by_objects
 from vod2.evaluation.matching import get_protocol, rank_detections
 from vod2.evaluation.stability import follow_tracks, stability_measures
+
+RESULTS_FILE = "results.json"
+"""All metrics of an evaluation, in its folder."""
 
 
 class Run(NamedTuple):
@@ -81,6 +84,27 @@ def name_of_results(folder: Path) -> str:
     # "." has no name of its own.
     folder = folder.resolve()
     return folder.parents[1].name if folder.parent.name == "inference" else folder.name
+
+
+def read_metrics(folder: Path) -> dict[str, float]:
+    """The metrics of `VIDEvaluator` in the folder of an evaluation.
+
+    Raises:
+        UserError: results.json is missing or broken, or is of another evaluator; names it.
+    """
+    path = folder / RESULTS_FILE
+    try:
+        results = load_json(path.read_text(encoding="utf-8"))
+        found = sorted(results)
+        metrics = results.get("vid")
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise UserError(f"{path} holds no metrics of an evaluation ({error}): evaluate again") from error
+    if not isinstance(metrics, dict):
+        raise UserError(
+            f"{path} holds {', '.join(found) or 'nothing'}, expected the metrics vid: the dataset needs evaluator_type "
+            '"vid" in its metadata (UAVDT and VisDrone have their own evaluation)'
+        )
+    return metrics
 
 
 def read_run(folder: Path, data: EvaluatedDataset | None = None) -> Run:

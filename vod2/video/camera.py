@@ -26,16 +26,20 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
 
 
 def without_password(source: int | str) -> int | str:
-    """The number or address of a camera, without the user's name and password in it.
+    """The number or address of a camera, without the user's name and password in it, nor a query, which may have them.
 
     Example:
         >>> without_password("rtsp://me:secret@door:554/1"), without_password(0)
         ('rtsp://door:554/1', 0)
+        >>> without_password("http://door/video.cgi?user=me&pwd=secret")
+        'http://door/video.cgi?...'
     """
-    if isinstance(source, int):
+    if isinstance(source, int) or "://" not in source:
         return source
-    # A password may hold an @ itself: what follows the last one before the path is the host.
-    return re.sub(r"^([\w+.-]+://)[^/?#]*@", r"\1", source)
+    scheme, rest = source.split("://", 1)
+    # A password may hold any character, an @ or a slash too: what follows the last @ is surely none of it.
+    rest = rest.rsplit("@", 1)[-1]
+    return f"{scheme}://{re.sub(r'[?].*', '?...', rest, flags=re.DOTALL)}"
 
 
 class _Arrival(NamedTuple):

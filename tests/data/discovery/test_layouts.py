@@ -84,7 +84,14 @@ def test_yolo_takes_its_names_from_other_lists_too(tmp_path):
 
 @pytest.mark.parametrize(
     "name, role",
-    [("train", "train"), ("instances_val2017", "val"), ("valid", "val"), ("Test-dev", "test"), ("strain", None)],
+    [
+        ("train", "train"),
+        ("instances_val2017", "val"),
+        ("valid", "val"),
+        ("Test-dev", "test"),
+        ("test_drive_train", "train"),
+        ("strain", None),
+    ],
 )
 def test_roles_are_words_of_the_name(name, role):
     assert role_of(name) == role
@@ -171,3 +178,73 @@ def test_an_option_that_a_format_lacks_is_refused(tmp_path):
     root = write_layout(tmp_path / "mine", "mot")
     with pytest.raises(UserError, match="--first-frame is no option of the format mot"):
         find_layout(root, first_frame=1)
+
+
+def test_flat_folders_of_yolo_are_refused_since_nobody_knows_their_videos(tmp_path):
+    for place in ("images/train", "labels/train"):
+        (tmp_path / "flat" / place).mkdir(parents=True)
+    write_numbered_images(tmp_path / "flat" / "images" / "train", ["a_0001.jpg", "a_0002.jpg"])
+    (tmp_path / "flat" / "data.yaml").write_text("names: [elf]\n")
+    with pytest.raises(UserError, match="images/train: 2 images lie in it, expected a folder for each video"):
+        find_layout(tmp_path / "flat")
+
+
+def test_yolo_is_found_as_roboflow_exports_it_and_with_video_files(tmp_path):
+    whole = write_layout(tmp_path / "whole", "yolo_split")
+    root = tmp_path / "roboflow"
+    for split, name in (("train", "train"), ("valid", "val")):
+        (root / split).mkdir(parents=True)
+        for part in ("images", "labels"):
+            (whole / part / name).rename(root / split / part)
+    (whole / "data.yaml").rename(root / "data.yaml")
+    layout = find_layout(root)
+    assert layout.format == "yolo" and set(layout.parts) == {"train", "val"}
+    assert len(registered("layouts_roboflow", layout)["val"]) == 12
+
+    root = write_layout(tmp_path / "files", "yolo")
+    (root / "images").rename(tmp_path / "gone")
+    for name in ("a1", "a2", "b1", "b2"):
+        write_numbered_video(root / "videos" / f"{name}.mp4", 6)
+        (root / "videos" / f"{name}.mp4").rename(root / "videos" / f"{name}.MP4")
+    layout = find_layout(root)
+    assert layout.parts[""]["video_suffix"] == ".MP4"
+    assert len(registered("layouts_files", layout)["train"]) == 12
+
+
+def test_copies_of_mot17_are_used_once(tmp_path, caplog):
+    root = write_layout(
+        tmp_path / "mine", "mot", {f"MOT17-0{n}-{d}": 0 for n in (2, 4) for d in ("DPM", "FRCNN", "SDP")}
+    )
+    layout = find_layout(root)
+    assert layout.parts[""]["sequences"] == ["MOT17-02-DPM", "MOT17-04-DPM"]
+    assert "copies of a sequence with the same images are not used: MOT17-02-FRCNN" in caplog.text
+
+
+def test_files_whose_names_differ_by_their_part_only_are_two_parts(tmp_path):
+    root = write_layout(tmp_path / "mine", "coco_split")
+    for split in ("train", "val"):
+        (root / "annotations" / f"instances_{split}.json").rename(root / f"2024.05.{split}.json")
+    assert set(find_layout(root).parts) == {"train", "val"}
+    (root / "annotations" / "2024.05.train.json").write_text((root / "2024.05.train.json").read_text())
+    with pytest.raises(UserError, match="two annotation files are called '2024.05.train'"):
+        find_layout(root)
+
+
+def test_the_paths_of_the_registration_do_not_depend_on_where_it_was_made(tmp_path, monkeypatch):
+    root = write_layout(tmp_path / "mine", "coco_files")
+    monkeypatch.chdir(root)
+    layout = find_layout("mine.json", video_root="videos")
+    assert layout.parts[""]["video_root"] == str(root / "videos")
+
+
+def test_why_a_folder_is_in_no_layout_is_said_where_it_is_known(tmp_path):
+    (tmp_path / "packed").mkdir()
+    (tmp_path / "packed" / "task.zip").write_bytes(b"PK")
+    with pytest.raises(UserError, match="task.zip is an archive: unpack it"):
+        find_layout(tmp_path / "packed")
+    stills = coco_json({"a": 0}, 2)
+    del stills["videos"]
+    (tmp_path / "stills").mkdir()
+    (tmp_path / "stills" / "instances.json").write_text(json.dumps(stills))
+    with pytest.raises(UserError, match="instances.json is COCO's JSON of still images: add videos to it"):
+        find_layout(tmp_path / "stills")

@@ -57,13 +57,35 @@ def test_too_little_is_said():
         split_videos(video("a", [0], length=1), 0.25)
 
 
+def of_videos(records: list[dict]) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {}
+    for record in records:
+        found.setdefault(record["video_id"], []).append(record["frame_index"])
+    return found
+
+
 def test_the_first_frames_of_each_video_and_where_they_end():
-    records = [*video("a", [0], length=9), *video("b", [0], length=2)]
-    few = first_frames(records[::-1], 6)
-    assert sorted((record["video_id"], record["frame_index"]) for record in few) == [
-        *(("a", index) for index in range(3)),
-        *(("b", index) for index in range(2)),
-    ]
-    assert {record["video_id"]: record["video_length"] for record in few} == {"a": 3, "b": 2}
-    assert records[0]["video_length"] == 9, "the dicts of the dataset are not changed"
-    assert len(first_frames(records, 1)) == 2, "never none of a video"
+    records = [*video("a", [0], length=99), *video("b", [0], length=2), *video("c", [0], length=99)]
+    few = first_frames(records, 92)
+    assert of_videos(few) == {"a": [*range(30)], "b": [0, 1], "c": [*range(60)]}, "c gets what b leaves over"
+    assert {record["video_id"]: record["video_length"] for record in few} == {"a": 30, "b": 2, "c": 60}
+    assert records[0]["video_length"] == 99, "the dicts of the dataset are not changed"
+    assert first_frames(records, 1000) == records
+
+
+def test_too_many_videos_for_the_frames_are_thinned_out_and_keep_enough_to_look_at():
+    records = []
+    for number in range(10):
+        records += video(f"v{number}", [0], length=50)
+    few = first_frames(records, 90)
+    assert of_videos(few) == {"v1": [*range(30)], "v5": [*range(30)], "v8": [*range(30)]}
+    assert of_videos(first_frames(records, 7)) == {"v5": [*range(7)]}
+
+
+def test_a_long_video_begins_with_its_first_object():
+    records = video("a", [], length=100)
+    for index in (60, 61, 80):
+        records[index]["annotations"] = [{"category_id": 0}]
+    few = first_frames(records, 30)
+    assert of_videos(few) == {"a": [*range(60, 90)]} and few[0]["video_length"] == 90
+    assert of_videos(first_frames(records, 60)) == {"a": [*range(60, 100)]}

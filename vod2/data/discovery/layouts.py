@@ -1,5 +1,6 @@
 """Which layout a folder of annotated videos has, and which parts: what to register for it."""
 
+import logging
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -22,15 +23,17 @@ from vod2.data.datasets import (
     register_yolo_video,
 )
 from vod2.data.datasets.common import read_text
-from vod2.data.datasets.files import folders_in, is_foreign
+from vod2.data.datasets.files import folders_in, image_files_in, is_foreign
 from vod2.data.datasets.ilsvrc import VID_CLASSES, VID_WNIDS
 from vod2.data.datasets.imagenet_vid import default_classes
 from vod2.data.datasets.mot import find_sequences
 from vod2.data.datasets.uavdt import UAVDT_SEQUENCES
 from vod2.errors import UserError
 
+_LOGGER = logging.getLogger(__name__)
+
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
-"""Suffixes of video files that are looked for beside annotations."""
+"""Suffixes of video files that are looked for beside annotations, in small or capital letters."""
 
 _ROLES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _NAMES = ("classes.txt", "obj.names", "labels/classes.txt", "predefined_classes.txt")
@@ -92,7 +95,9 @@ def find_layout(
     if not path.exists():
         raise UserError(f"--data {path}: there is no such file or folder, expected one with annotated videos")
     finders = _FINDERS if format is None else {format: _FINDERS.get(format)}
-    given: dict[str, Any] = {"class_names": class_names, "video_root": video_root and str(video_root)}
+    given: dict[str, Any] = {"class_names": class_names}
+    if video_root is not None:
+        given["video_root"] = str(Path(video_root).resolve())
     given |= {"video_suffix": video_suffix, "first_frame": first_frame}
     options = {key: value for key, value in given.items() if value is not None}
     for name, find in finders.items():
@@ -106,9 +111,22 @@ def find_layout(
         if not parts:
             raise UserError(f"--data {path}: there is nothing in it that --format {name} reads: see datasets/README.md")
         return _by_role(name, parts, path)
-    raise UserError(
-        f"--data {path}: this is in no known layout ({', '.join(_FINDERS)}): give --format, or lay it out as "
-        "datasets/README.md says"
+    raise UserError(f"--data {path}: {_why_unknown(path)}")
+
+
+def _why_unknown(path: Path) -> str:
+    """What keeps a path from being in a known layout, and what to do."""
+    files = [path] if path.is_file() else [file for file in sorted(path.rglob("*")) if not is_foreign(file.name)][:1000]
+    if packed := next((file for file in files if file.suffix.lower() in (".zip", ".tar", ".tgz", ".rar", ".7z")), None):
+        return f"{packed.name} is an archive: unpack it, and give the folder"
+    for file in files:
+        if file.suffix == ".json" and _has_keys(file, "images", "categories") and not _has_videos(file):
+            return (
+                f"{file.name} is COCO's JSON of still images: add videos to it, and video_id and frame_id to each "
+                "image, as datasets/README.md says"
+            )
+    return (
+        f"this is in no known layout ({', '.join(_FINDERS)}): give --format, or lay it out as datasets/README.md says"
     )
 
 
@@ -120,6 +138,8 @@ def _is(name: str, path: Path) -> bool:
         return path.is_dir() and bool(_json_files(path))
     if name in _FILES:
         return path.is_dir() and bool(_recognized_files(name, path))
+    if name == "yolo":  # also without images, and as Roboflow exports it
+        return path.is_dir() and ((path / "labels").is_dir() and (path / "videos").is_dir() or bool(_yolo_roots(path)))
     # A folder of parts, each in a folder of its own.
     return name in _FOLDERS and path.is_dir() and any(map(FORMATS[name].recognizes, folders_in(path)))
 
@@ -154,10 +174,9 @@ def role_of(name: str) -> str | None:
         >>> role_of("instances_train2019"), role_of("valid"), role_of("strain")
         ('train', 'val', None)
     """
-    for word in re.split(r"[^a-z]+", name.lower()):
-        if word in _ROLES:
-            return _ROLES[word]
-    return None
+    words = [word for word in re.split(r"[^a-z]+", name.lower()) if word in _ROLES]
+    # The last one: "test_drive_train" is the training part of a test drive.
+    return _ROLES[words[-1]] if words else None
 
 
 # ---- the formats ----
@@ -170,7 +189,7 @@ def _coco_parts(path: Path, options: dict) -> Parts:
         arguments = {"json_file": str(file), **options}
         if "video_root" not in options:
             arguments |= _videos_of_json(file, path if path.is_dir() else path.parent)
-        parts[file.name.split(".")[0]] = arguments
+        _add_part(parts, re.sub(r"\.json(\.gz)?$", "", file.name), arguments, path)
     return parts
 
 
@@ -183,15 +202,20 @@ def _json_files(folder: Path) -> list[Path]:
 
 
 def _has_videos(file: Path) -> bool:
-    """Whether a JSON file is of videos, and not of results, say, which may lie beside it.
+    """Whether a JSON file is of videos, and not of results, say, which may lie beside it: by its keys, without parsing.
 
     A broken one counts, so that its reader says what is wrong with it.
     """
+    return _has_keys(file, "videos", "categories")
+
+
+def _has_keys(file: Path, *keys: str) -> bool:
+    """Whether a text has the keys of JSON somewhere; True for one that cannot be read."""
     try:
-        data = load_json(read_text(file, "annotations"))
-    except (ValueError, UserError):
+        text = read_text(file, "annotations")
+    except UserError:
         return True
-    return isinstance(data, dict) and "videos" in data and "categories" in data
+    return all(re.search(rf'"{key}"\s*:', text) for key in keys)
 
 
 def _videos_of_json(file: Path, root: Path) -> dict[str, str]:
@@ -201,16 +225,33 @@ def _videos_of_json(file: Path, root: Path) -> dict[str, str]:
         names = [str(video["name"]) for video in videos if "name" in video]
     except (ValueError, TypeError, AttributeError, UserError):
         return {}  # the reader says what is wrong with the file
+    if _has_images(names, [file.parent, file.parent / "images", root / "images", root]):
+        return {}
     return _video_files(names, [file.parent, file.parent / "videos", root, root / "videos", root.parent / "videos"])
 
 
+def _has_images(names: Sequence[str], folders: Sequence[Path]) -> bool:
+    """Whether one of the folders has a folder of images of the first name."""
+    return bool(names) and any((folder / names[0]).is_dir() for folder in folders)
+
+
 def _video_files(names: Sequence[str], folders: Sequence[Path]) -> dict[str, str]:
-    """The first of the folders, and the suffix, in which there is a video file of the first name."""
+    """The first of the folders, and the suffix, in which there is a video file of one of the names.
+
+    The suffix is "" where the names have it already.
+    """
+    known = set(names)
     for folder in folders:
-        for suffix in VIDEO_SUFFIXES:
-            if names and (folder / f"{names[0]}{suffix}").is_file():
-                return {"video_root": str(folder), "video_suffix": suffix}
+        for file in _videos_in(folder):
+            if file.stem in known or file.name in known:
+                return {"video_root": str(folder), "video_suffix": "" if file.name in known else file.suffix}
     return {}
+
+
+def _videos_in(folder: Path) -> list[Path]:
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    files = [file for file in files if file.suffix.lower() in VIDEO_SUFFIXES and file.is_file()]
+    return [file for file in files if not is_foreign(file.name)]
 
 
 def _mot_parts(path: Path, options: dict) -> Parts:
@@ -219,6 +260,7 @@ def _mot_parts(path: Path, options: dict) -> Parts:
     parts: Parts = {}
     for split, folder in splits.items():
         sequences = [sequence for sequence in find_sequences(folder) if (sequence / "gt" / "gt.txt").is_file()]
+        sequences = _once(sequences)
         if not sequences:  # the ground truth of a test set is often not public
             continue
         arguments = {"root": str(path), "split": split, "sequences": [sequence.name for sequence in sequences]}
@@ -233,6 +275,16 @@ def _mot_parts(path: Path, options: dict) -> Parts:
     return parts
 
 
+def _once(sequences: Sequence[Path]) -> list[Path]:
+    """Of MOT17's copies of a sequence, one for each of three detectors with the same images, the first."""
+    kept: dict[str, Path] = {}
+    for sequence in sequences:
+        kept.setdefault(re.sub("-(DPM|FRCNN|SDP)$", "", sequence.name), sequence)
+    if left_out := [sequence.name for sequence in sequences if sequence not in kept.values()]:
+        _LOGGER.warning("copies of a sequence with the same images are not used: %s", ", ".join(left_out))
+    return list(kept.values())
+
+
 def _classes_that_occur(arguments: Mapping[str, Any]) -> list[str]:
     """Of MOT17's thirteen classes, or those of labels.txt, the ones that have objects."""
     loaded = load_mot(**arguments)
@@ -242,17 +294,36 @@ def _classes_that_occur(arguments: Mapping[str, Any]) -> list[str]:
 
 def _yolo_parts(path: Path, options: dict) -> Parts:
     names = options.pop("class_names", None) or _yolo_names(path)
-    separate = (path / "images").is_dir() or (path / "labels").is_dir()
-    labels = path / "labels" if separate and not (path / "images").is_dir() else path / ("images" if separate else "")
-    splits = [folder.name for folder in folders_in(labels) if role_of(folder.name) and folders_in(folder)] or [""]
+    # As Roboflow exports it: train/images, train/labels, valid/images ...
+    roots = {folder.name: folder for folder in _yolo_roots(path)}
     parts: Parts = {}
-    for split in splits:
-        arguments = {"root": str(path), "class_names": names, "split": split}
-        if "video_root" not in options and not (path / "images").is_dir() and separate:
-            videos = [folder.name for folder in folders_in(path / "labels" / split)]
-            arguments |= _video_files(videos, [path / "videos" / split, path / "videos", path])
-        parts[split] = arguments | options
+    for name, root in roots.items() or {"": path}.items():
+        separate = (root / "images").is_dir() or (root / "labels").is_dir()
+        images = (root / "images").is_dir() or not separate
+        where = root / ("" if not separate else "images" if images else "labels")
+        for split in [folder.name for folder in folders_in(where) if role_of(folder.name)] or [""]:
+            if images:
+                _require_folders_of_videos(where / split)
+            arguments = {"root": str(root), "class_names": names, "split": split}
+            if "video_root" not in options and not images:
+                videos = [folder.name for folder in folders_in(where / split)]
+                arguments |= _video_files(videos, [root / "videos" / split, root / "videos", root])
+            _add_part(parts, name or split, arguments | options, path)
     return parts
+
+
+def _yolo_roots(path: Path) -> list[Path]:
+    """The folders of parts with images of their own."""
+    return [folder for folder in folders_in(path) if role_of(folder.name) and (folder / "images").is_dir()]
+
+
+def _require_folders_of_videos(folder: Path) -> None:
+    """Raises UserError if images lie side by side: which of them are the frames of one video, nobody knows."""
+    if files := image_files_in(folder):
+        raise UserError(
+            f"{folder}: {len(files)} images lie in it, expected a folder for each video, such as "
+            f"{folder / 'clip1' / files[0].name}: sort them, and their labels, into folders"
+        )
 
 
 def _yolo_names(path: Path) -> str | list[str]:
@@ -328,17 +399,23 @@ def _parts_of_files(name: str) -> Callable[[Path, dict], Parts]:
             arguments: dict[str, Any] = {_FILES[name][0]: str(file)}
             if "video_root" not in options and not (root / "images").is_dir():
                 arguments |= _folder_of_videos([root, root / "videos", root.parent / "videos"])
-            parts[file.stem] = arguments | options
+            _add_part(parts, file.stem, arguments | options, path)
         return parts
 
     return find
 
 
+def _add_part(parts: Parts, name: str, arguments: dict[str, Any], path: Path) -> None:
+    """Raises UserError if there is a part of this name."""
+    if name in parts:
+        raise UserError(f"--data {path}: two annotation files are called {name!r}: keep one, or name the one to use")
+    parts[name] = arguments
+
+
 def _folder_of_videos(folders: Sequence[Path]) -> dict[str, str]:
     """The first of the folders that has video files, and the suffix that most of them have."""
     for folder in folders:
-        files = sorted(folder.iterdir()) if folder.is_dir() else []
-        suffixes = [file.suffix for file in files if file.suffix.lower() in VIDEO_SUFFIXES and file.is_file()]
+        suffixes = [file.suffix for file in _videos_in(folder)]
         if suffixes:
             return {"video_root": str(folder), "video_suffix": max(sorted(set(suffixes)), key=suffixes.count)}
     return {}

@@ -1,11 +1,15 @@
 """Registers what was found: in this process, and by a file for --register in later ones."""
 
+import hashlib
+import json
 import pprint
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vod2.d2 import DatasetCatalog, MetadataCatalog
+from vod2.data.checks import FORMATS
 from vod2.data.datasets.derived import register_derived
+from vod2.data.datasets.video_index import as_video_dicts
 from vod2.data.discovery.layouts import REGISTER, Layout
 from vod2.data.discovery.splitting import first_frames, split_videos
 from vod2.errors import UserError
@@ -73,3 +77,51 @@ def registration_text(name: str, layout: Layout, val_share: float, val_frames: i
         "from vod2.data.discovery import register_data\n\n"
         f"register_data(\n    {name!r},\n{lines})\n"
     )
+
+
+def load_parts(name: str) -> dict[str, list[dict]]:
+    """The video dataset dicts of "train" and "val" of what `register_data` has registered."""
+    return {part: as_video_dicts(DatasetCatalog.get(f"{name}_{part}")) for part in ("train", "val")}
+
+
+def video_lengths(name: str) -> dict[str, int]:
+    """{video id: frames} of the videos of the val, where `val_frames` and cuts do not end them."""
+    whole = f"{name}_val_all" if f"{name}_val_all" in DatasetCatalog.list() else f"{name}_all"
+    return {record["video_id"]: record["video_length"] for record in as_video_dicts(DatasetCatalog.get(whole))}
+
+
+def common_classes(name: str, layout: Layout) -> Layout:
+    """The layout with the same classes in the same order in all parts: `layout` itself, where they are.
+
+    A file often lists only the classes that occur in it, in an order of its own.
+
+    Args:
+        name: what `layout` was registered as.
+
+    Raises:
+        UserError: they differ, and the format cannot be told its classes.
+    """
+    if len(layout.parts) == 1:
+        return layout
+    lists = []
+    for part in ("train", "val_all"):
+        DatasetCatalog.get(f"{name}_{part}")  # some are known only when the annotations have been read
+        lists.append(list(MetadataCatalog.get(f"{name}_{part}").thing_classes))
+    if lists[0] == lists[1]:
+        return layout
+    if "class_names" not in FORMATS[layout.format].options:
+        raise UserError(f"the parts have other classes, {', '.join(lists[0])} and {', '.join(lists[1])}: fix the data")
+    names = list(dict.fromkeys([*lists[0], *lists[1]]))
+    parts = {part: {**arguments, "class_names": names} for part, arguments in layout.parts.items()}
+    return layout._replace(parts=parts)
+
+
+def digest_of(parts: Mapping[str, Sequence[dict]]) -> str:
+    """SHA-256 of the frames and objects of parts: it changes if an annotation does."""
+    digest = hashlib.sha256()
+    for part, records in parts.items():
+        for record in records:
+            objects = [(note["category_id"], [*map(float, note["bbox"])]) for note in record.get("annotations", [])]
+            frame = [part, record["video_id"], record["frame_index"], record["video_length"], objects]
+            digest.update(json.dumps(frame).encode())
+    return digest.hexdigest()

@@ -5,11 +5,13 @@ Videos are "video dataset dicts" (`vod2.data.datasets.video_index.as_video_dicts
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from vod2.errors import UserError
 from vod2.video import natural_key
+
+_LEAST_FRAMES = 30  # of a video that is evaluated: a window of 37 and tracks mean nothing in less
 
 
 class Split(NamedTuple):
@@ -47,7 +49,7 @@ class Split(NamedTuple):
 def split_videos(records: Sequence[dict], share: float) -> Split:
     """Hold out the last videos of each class, in the natural order of their names; the same at each call.
 
-    Neighbouring videos are often pieces of one recording, and so belong on the same side: the split is not random. The
+    Neighbouring videos are often pieces of one recording, and mostly stay on one side: the split is not random. The
     class of a video is the one that most of its objects have, the first of several; videos without objects are a class
     of their own. Of a class with one video nothing is held out. Where that leaves nothing at all, each video is cut
     instead: its last frames are held out.
@@ -107,23 +109,27 @@ def _cuts(records: Sequence[dict], share: float) -> dict[str, int]:
 
 
 def first_frames(records: Sequence[dict], most: int) -> list[dict]:
-    """At most about `most` frames: of each video the first ones, as many of each, and never fewer than one.
+    """At most `most` frames of videos, from the first with an object on, as many of each video.
 
-    The videos then end there, so that a detector does not look at frames behind them, either. Of a video that was cut
-    they are the first ones behind the cut.
+    Each gets at least 30, or `most` if that is less, so that a detector still has other frames to look at: where that
+    is too much for all videos, evenly spaced ones of them are taken. Each then ends with its last frame that is taken,
+    so that a detector does not look at frames behind it, either. A video without an object begins with its first frame.
     """
     videos: dict[str, list[dict]] = defaultdict(list)
-    for record in records:
+    for record in sorted(records, key=lambda record: record["frame_index"]):
         videos[record["video_id"]].append(record)
-    per_video = max(most // max(len(videos), 1), 1)
+    names = list(dict.fromkeys(record["video_id"] for record in records))
+    count = min(len(names), max(most // _LEAST_FRAMES, 1))
+    # In the middle of equal pieces of the list.
+    chosen = [names[(2 * place + 1) * len(names) // (2 * count)] for place in range(count)]
     kept = []
-    for of_video in videos.values():
-        chosen = sorted(of_video, key=lambda record: record["frame_index"])[:per_video]
-        if len(chosen) < len(of_video):
-            chosen = [record | {"video_length": chosen[-1]["frame_index"] + 1} for record in chosen]
-        kept += chosen
+    for number, name in enumerate(chosen):
+        # What shorter videos leave over is for those that come after them.
+        share = (most - len(kept)) // (count - number)
+        frames = videos[name]
+        begin = next((row for row, record in enumerate(frames) if record.get("annotations")), 0)
+        taken = frames[begin : begin + share]
+        if begin + share < len(frames):
+            taken = [record | {"video_length": taken[-1]["frame_index"] + 1} for record in taken]
+        kept += taken
     return kept
-
-
-SplitFunction = Callable[[list[dict]], list[dict]]
-"""Takes video dataset dicts and returns some of them."""
