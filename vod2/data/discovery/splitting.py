@@ -122,7 +122,7 @@ def first_frames(records: Sequence[dict], most: int) -> list[dict]:
     count = min(len(names), max(most // _LEAST_FRAMES, 1))
     # In the middle of equal pieces of the list.
     chosen = [names[(2 * place + 1) * len(names) // (2 * count)] for place in range(count)]
-    kept = []
+    kept: list[dict] = []
     for number, name in enumerate(chosen):
         # What shorter videos leave over is for those that come after them.
         share = (most - len(kept)) // (count - number)
