@@ -75,7 +75,11 @@ def ordered(boxes: Tensor, scores: Tensor, labels: Tensor) -> tuple[np.ndarray, 
     return boxes[order], scores[order], labels[order]
 
 
-@pytest.mark.parametrize("method", CONFIGS)
+# A minute each, which needs the outputs of the public code.
+LONG = {"fgfa", "mega", "dff"}
+
+
+@pytest.mark.parametrize("method", [pytest.param(m, marks=pytest.mark.slow) if m in LONG else m for m in CONFIGS])
 def test_boxes_scores_and_features_are_those_of_the_public_code_in_float64(method):
     public = public_outputs(method)
     model, schedule = build(method, torch.float64)

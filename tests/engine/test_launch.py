@@ -40,7 +40,7 @@ def wait_for(path, process, seconds=120):
     ("what", "named"),
     [
         ("mistake", "process 1 of 2 failed: the second process has no data: give it some"),
-        ("bug", "process 1 of 2 failed: a bug of the second process"),
+        pytest.param("bug", "process 1 of 2 failed: a bug of the second process", marks=pytest.mark.slow),
         ("killed", "process 1 of 2 was ended by SIGKILL"),
     ],
 )

@@ -194,6 +194,7 @@ def report_of_tool(folder, *words, **variables):
     return done, json.loads((folder / "report.json").read_text())
 
 
+@pytest.mark.slow  # a minute and a half, alone
 def test_the_real_steps_run_on_a_cpu_at_the_smallest_size(tmp_path):
     steps = ("machine", "ops", "sanitizer", "equality", "speed", "training", "learning")
     done, report = report_of_tool(tmp_path, "--minutes", "4", "--only", *steps)
