@@ -33,7 +33,7 @@ class _Not:
 NAMED, NONZERO, FILLED = _Not("''"), _Not("0"), _Not("()")
 
 Conditions = Mapping[str, Any]
-"""{key: a value, NAMED, NONZERO, FILLED, or a tuple of values of which the key must have one}; all of them must hold."""
+"""{key: a value, NAMED, NONZERO, FILLED, or a tuple of values of which the key must have one}; all must hold."""
 
 _READ_WHEN: dict[str, list[Conditions]] = defaultdict(list)
 

@@ -71,8 +71,8 @@ class VideoTrainer(DefaultTrainer):
 
     Datasets, OUTPUT_DIR and what the evaluation needs are checked before a model is built. Checkpoints are whole or not
     taken, resuming is exact, updates that are not finite are left out, and a signal saves and stops
-    (docs/reliability.md); TRACKING.WRITERS adds writers (docs/tracking.md); all other hooks and writers are Detectron2's.
-    A plain image detector trains and evaluates in it too: it ignores the supports. docs/extending.md trains with it.
+    (docs/reliability.md); TRACKING.WRITERS adds writers (docs/tracking.md); other hooks and writers are Detectron2's. A
+    plain image detector trains and evaluates in it too: it ignores the supports. docs/extending.md trains with it.
 
     SOLVER.IMS_PER_BATCH is what one update sees on all devices. With SOLVER.ACCUMULATE k, n devices make the update of
     n * k, see `AccumulatingTrainer`; SOLVER.REFERENCE_WORLD_SIZE counts them as n * k, too, see `scaled_to_devices`.
