@@ -81,7 +81,7 @@ def test_its_cells_run_in_order_in_one_process(notebook, tmp_path):
     )
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=700
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     metrics = [line for line in done.stdout.splitlines() if "AP50" in line]

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import sys
 
 import pytest
@@ -196,6 +197,18 @@ def test_names_of_project_and_run(tmp_path, monkeypatch):
             writer.start(0)
     assert [(run["project"], run["name"]) for run in wandb.inits] == [("elves", "output"), ("elves", "first")]
     assert [(run.experiment, run.name) for run in mlflow.runs.values()] == [("elves", "output"), ("elves", "first")]
+
+
+def test_the_end_of_a_training_waits_a_minute_for_wandb_or_as_long_as_its_own_setting_says(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", wandb := FakeWandb())
+    monkeypatch.setenv("WANDB_FINISH_TIMEOUT", "5")
+    (writer,) = build_trackers(config(tmp_path, wandb))
+    writer.file.parent.mkdir()
+    writer.start(0)
+    assert os.environ["WANDB_FINISH_TIMEOUT"] == "5"
+    monkeypatch.delenv("WANDB_FINISH_TIMEOUT")
+    writer.start(0)
+    assert os.environ["WANDB_FINISH_TIMEOUT"] == "60"
 
 
 @pytest.mark.parametrize("name", TRACKERS)

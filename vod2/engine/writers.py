@@ -6,11 +6,12 @@ scalars are in metrics.json, too.
 
 import importlib
 import logging
+import os
 import posixpath
 import re
 import secrets
 import time
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -26,6 +27,8 @@ from vod2.keys import leaves
 _LOGGER = logging.getLogger("vod2.engine")
 
 _WINDOW = 20  # iterations of the median of a noisy scalar, as in Detectron2's writers
+
+_WANDB_SECONDS = 60  # that the end of a training waits for what W&B has not sent
 
 _MLFLOW_BATCH = 100  # parameters that a server of MLflow takes in one request
 _MLFLOW_LONGEST = 500  # letters of a parameter that every server of MLflow takes
@@ -43,7 +46,7 @@ class StoredRun(NamedTuple):
     written: dict[str, int]
 
 
-class TrackingWriter(EventWriter):
+class TrackingWriter(EventWriter, ABC):
     """A training as a run of a tracker: every scalar once, the configuration as parameters.
 
     The id of the run and what it has are kept in OUTPUT_DIR/tracking_<tracker>.json, so that a resumed training goes on
@@ -175,7 +178,8 @@ class TrackingWriter(EventWriter):
 class WandbWriter(TrackingWriter):
     """A run of Weights & Biases, with its files in OUTPUT_DIR/wandb; WANDB_MODE=offline sends nothing.
 
-    Scalars have `iteration` as their axis: steps of W&B may not go back, as a resumed training does.
+    Scalars have `iteration` as their axis: steps of W&B may not go back, as a resumed training does. The end of the
+    training waits for what is not yet sent, as long as WANDB_FINISH_TIMEOUT says (60 s).
     """
 
     package = "wandb"
@@ -183,6 +187,8 @@ class WandbWriter(TrackingWriter):
     def _begin(self, run: str | None) -> str:
         # An id of ours, for W&B without a network gives none that could be resumed
         name = run or secrets.token_hex(4)
+        # By itself W&B waits forever, so that without a network a training that is done, or was stopped, would not end
+        os.environ.setdefault("WANDB_FINISH_TIMEOUT", str(_WANDB_SECONDS))
         self._open = self._library.init(
             project=self._project, name=self._name, id=name, resume="allow", dir=str(self._folder)
         )
