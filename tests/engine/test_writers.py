@@ -12,7 +12,7 @@ from helpers.models import tiny_cfg
 from helpers.trackers import FakeMlflow, FakeWandb
 from vod2.d2 import DatasetCatalog, EventStorage, HookBase, MetadataCatalog
 from vod2.engine import VideoTrainer
-from vod2.engine.writers import TRACKERS, build_trackers, check_tracking
+from vod2.engine.writers import TRACKERS, build_trackers, check_tracking, start_trackers
 from vod2.errors import UserError
 from vod2.keys import leaves
 
@@ -131,6 +131,17 @@ def test_a_run_that_cannot_begin_ends_a_new_training_before_its_first_iteration(
     with pytest.raises(UserError, match=rf"{tracker.__name__} cannot begin a run \(Broken: no route to host\): fix"):
         train(config(tmp_path, tracker))
     assert not list((tmp_path / "output").glob("model_*"))
+
+
+def test_where_one_run_cannot_begin_the_other_is_ended(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", wandb := FakeWandb())
+    monkeypatch.setitem(sys.modules, "mlflow", mlflow := FakeMlflow())
+    mlflow.fails.add("init")
+    trackers = build_trackers(config(tmp_path, wandb, TRACKING__WRITERS=("wandb", "mlflow")))
+    trackers[0].file.parent.mkdir()
+    with pytest.raises(UserError, match="mlflow cannot begin a run"):
+        start_trackers(trackers, 0)
+    assert wandb.ends() == [False]
 
 
 def test_a_run_that_cannot_go_on_is_a_warning_of_the_resumed_training(tmp_path, tracker, caplog):

@@ -55,7 +55,7 @@ from vod2.engine.resume import (
     require_same_model,
     use_hyperparameters,
 )
-from vod2.engine.writers import TrackingWriter, build_trackers, check_tracking
+from vod2.engine.writers import TrackingWriter, build_trackers, check_tracking, start_trackers
 from vod2.errors import UserError
 from vod2.evaluation import LinkingEvaluator, RelationWriter, StreamingModel, UAVDTEvaluator, VIDEvaluator
 from vod2.keys import default_config
@@ -246,8 +246,7 @@ class VideoTrainer(DefaultTrainer):
         """
         is_writer = comm.is_main_process() and self.cfg.OUTPUT_DIR
         with output_for_training(self.cfg.OUTPUT_DIR) if is_writer else nullcontext(), told_without_traceback():
-            for tracker in self._trackers:
-                tracker.start(self.start_iter)
+            start_trackers(self._trackers, self.start_iter)
             return super().train()
 
     @classmethod

@@ -13,7 +13,7 @@ import secrets
 import time
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -71,6 +71,7 @@ class TrackingWriter(EventWriter, ABC):
         self._written: dict[str, int] = {}
         self._run = ""
         self._is_active = False
+        self._is_complete = False
 
     @property
     def file(self) -> Path:
@@ -105,8 +106,10 @@ class TrackingWriter(EventWriter, ABC):
         """Send the scalars that the run does not have."""
         if not self._is_active:
             return
+        storage = get_event_storage()
+        self._is_complete = storage.iter >= self._max_iter  # it counts on after the last iteration
         by_iteration: dict[int, dict[str, float]] = defaultdict(dict)
-        for name, (value, iteration) in get_event_storage().latest_with_smoothing_hint(_WINDOW).items():
+        for name, (value, iteration) in storage.latest_with_smoothing_hint(_WINDOW).items():
             # Of each name, not of all: an evaluation after the last iteration has its number, too, where it is resumed
             if iteration > self._written.get(name, -1):
                 by_iteration[iteration][name] = float(value)
@@ -126,7 +129,7 @@ class TrackingWriter(EventWriter, ABC):
             return
         self._is_active = False
         try:
-            self._end(get_event_storage().iter >= self._max_iter)
+            self._end(self._is_complete)
         except Exception as error:
             self._give_up(error)
 
@@ -264,6 +267,21 @@ def build_trackers(cfg: CfgNode) -> list[TrackingWriter]:
     """
     names = dict.fromkeys(cfg.TRACKING.WRITERS)
     return [lookup(TRACKERS.items(), name, "TRACKING.WRITERS")(cfg) for name in names]
+
+
+def start_trackers(trackers: Sequence[TrackingWriter], start_iter: int) -> None:
+    """`TrackingWriter.start` of all of them.
+
+    Raises:
+        UserError: one cannot begin its run; the runs of the others are ended.
+    """
+    try:
+        for tracker in trackers:
+            tracker.start(start_iter)
+    except UserError:
+        for tracker in trackers:
+            tracker.close()
+        raise
 
 
 def _library(package: str) -> ModuleType:
