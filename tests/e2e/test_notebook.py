@@ -75,13 +75,15 @@ def test_its_links_and_options_exist(notebook):
         assert {word for word in command.words if word.startswith("--")} <= options_of(command.program)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_its_cells_run_in_order_in_one_process(notebook, tmp_path):
     program = BEFORE + "\n".join(
         re.sub(r"^!(.+)$", lambda line: f"shell({line[1]!r})", code, flags=re.MULTILINE) for code in code_of(notebook)
     )
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=700
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=880
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     metrics = [line for line in done.stdout.splitlines() if "AP50" in line]
