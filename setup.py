@@ -43,6 +43,8 @@ EXTRAS = {
     "fuzz": ["atheris"],  # a guided search for faults of readers (docs/reliability.md)
     "hooks": ["pre-commit", "pre-commit-hooks"],  # checks before each commit (CONTRIBUTING.md)
     "parquet": ["pyarrow"],  # results of archives as Parquet (docs/scaling.md)
+    "wandb": ["wandb"],  # TRACKING.WRITERS (docs/tracking.md)
+    "mlflow": ["mlflow"],
     "ray": ["ray"],  # suites and archives on a cluster (docs/ablations.md, docs/scaling.md)
     "test": ["pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "scipy", "ruff", "mypy"],
 }

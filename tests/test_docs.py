@@ -37,7 +37,12 @@ FOREIGN_FILES = {
 }
 
 # Options of programs that are not the project's.
-FOREIGN_OPTIONS = {"--inplace": "setup.py build_ext", "--no-build-isolation": "pip"}
+FOREIGN_OPTIONS = {
+    "--inplace": "setup.py build_ext",
+    "--no-build-isolation": "pip",
+    "--file": "docker build",
+    "--tag": "docker build",
+}
 
 # Words of capitals between backticks that are no keys of the configuration.
 NO_KEYS = {

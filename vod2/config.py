@@ -5,9 +5,9 @@ The comment beside a key, at the end of its line or in the lines above it, is wh
 """
 
 from vod2.d2 import CfgNode
-from vod2.keys import EXTENSIONS, NAMED, NONZERO, read_when, register_config
+from vod2.keys import EXTENSIONS, FILLED, NAMED, NONZERO, read_when, register_config
 
-__all__ = ["NAMED", "NONZERO", "add_video_config", "read_when", "register_config"]
+__all__ = ["FILLED", "NAMED", "NONZERO", "add_video_config", "read_when", "register_config"]
 
 
 def add_video_config(cfg: CfgNode) -> CfgNode:
@@ -242,3 +242,15 @@ def _add_engine(cfg: CfgNode) -> None:
 
 
 read_when({"SOLVER.OPTIMIZER": "SGD"}, "SOLVER.MOMENTUM", "SOLVER.NESTEROV")
+
+
+@register_config
+def _add_tracking(cfg: CfgNode) -> None:
+    # A training as a run of an experiment tracker, beside metrics.json and TensorBoard (docs/tracking.md)
+    tracking = cfg.TRACKING = CfgNode()
+    tracking.WRITERS = ()  # trackers: "wandb" (Weights & Biases), "mlflow", both, or () for none
+    tracking.PROJECT = "vod2"  # project of W&B, experiment of MLflow
+    tracking.NAME = ""  # name of the run; "" for the name of OUTPUT_DIR
+
+
+read_when({"TRACKING.WRITERS": FILLED}, "TRACKING.PROJECT", "TRACKING.NAME")

@@ -29,11 +29,11 @@ class _Not:
         return f"not {self.nothing}"
 
 
-# Both test that a value is not empty; they differ in how `when_read` words the condition
-NAMED, NONZERO = _Not("''"), _Not("0")
+# All test that a value is not empty; they differ in how `when_read` words the condition
+NAMED, NONZERO, FILLED = _Not("''"), _Not("0"), _Not("()")
 
 Conditions = Mapping[str, Any]
-"""{key: a value, NAMED, NONZERO, or a tuple of values of which the key must have one}; all of them must hold."""
+"""{key: a value, NAMED, NONZERO, FILLED, or a tuple of values of which the key must have one}; all must hold."""
 
 _READ_WHEN: dict[str, list[Conditions]] = defaultdict(list)
 

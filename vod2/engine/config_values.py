@@ -125,7 +125,9 @@ def _expected_of_list(key: str, value: Any, default: list | tuple) -> str | None
     if not len(value):
         return "a list that is not empty" if _is_among(key, _NOT_EMPTY) else None
     flat, flat_default = list(_flat(value)), list(_flat(default))
-    texts = key in ("DATASETS.TRAIN", "DATASETS.TEST") or (flat_default and isinstance(flat_default[0], str))
+    texts = key in ("DATASETS.TRAIN", "DATASETS.TEST", "TRACKING.WRITERS") or (
+        flat_default and isinstance(flat_default[0], str)
+    )
     if texts:
         return None if all(isinstance(one, str) for one in flat) else "a list of names"
     if not flat_default or not all(isinstance(one, Real) for one in flat_default):

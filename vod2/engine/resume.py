@@ -34,6 +34,8 @@ _MEANINGS = (
     ("DATALOADER", "from now on; clips may be drawn anew"),
     ("SEED", "from now on; clips are drawn anew"),
     ("TEST", "in evaluations from now on"),
+    ("TRACKING.WRITERS", "from now on"),
+    ("TRACKING", "not used by a run that goes on"),
     ("MODEL.WEIGHTS", "not used: a resumed training has its own weights"),
 )
 

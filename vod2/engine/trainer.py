@@ -30,6 +30,7 @@ from vod2.d2 import (
     DatasetEvaluator,
     DatasetEvaluators,
     DefaultTrainer,
+    EventWriter,
     HookBase,
     MetadataCatalog,
     PeriodicCheckpointer,
@@ -54,6 +55,7 @@ from vod2.engine.resume import (
     require_same_model,
     use_hyperparameters,
 )
+from vod2.engine.writers import TrackingWriter, build_trackers, check_tracking, start_trackers
 from vod2.errors import UserError
 from vod2.evaluation import LinkingEvaluator, RelationWriter, StreamingModel, UAVDTEvaluator, VIDEvaluator
 from vod2.keys import default_config
@@ -69,8 +71,8 @@ class VideoTrainer(DefaultTrainer):
 
     Datasets, OUTPUT_DIR and what the evaluation needs are checked before a model is built. Checkpoints are whole or not
     taken, resuming is exact, updates that are not finite are left out, and a signal saves and stops
-    (docs/reliability.md); all other hooks and the writers are Detectron2's. A plain image detector trains and evaluates
-    in it too: it ignores the supports. docs/extending.md trains with it.
+    (docs/reliability.md); TRACKING.WRITERS adds writers (docs/tracking.md); other hooks and writers are Detectron2's. A
+    plain image detector trains and evaluates in it too: it ignores the supports. docs/extending.md trains with it.
 
     SOLVER.IMS_PER_BATCH is what one update sees on all devices. With SOLVER.ACCUMULATE k, n devices make the update of
     n * k, see `AccumulatingTrainer`; SOLVER.REFERENCE_WORLD_SIZE counts them as n * k, too, see `scaled_to_devices`.
@@ -80,7 +82,9 @@ class VideoTrainer(DefaultTrainer):
         if cfg.SOLVER.AMP.ENABLED and not cfg.MODEL.DEVICE.startswith("cuda"):
             raise UserError(f"SOLVER.AMP.ENABLED needs a GPU, MODEL.DEVICE is {cfg.MODEL.DEVICE!r}: set it to False")
         check_values(cfg)
+        check_tracking(cfg)
         check_training(cfg)
+        self._trackers: list[TrackingWriter] = []
         if cfg.SOLVER.ACCUMULATE > 1 and cfg.TEST.PRECISE_BN.ENABLED:
             raise UserError("TEST.PRECISE_BN does not cut batches as SOLVER.ACCUMULATE does: use one of the two")
         if cfg.DATASETS.TEST:  # a mistake in it is told before the training, not at its first evaluation
@@ -123,6 +127,11 @@ class VideoTrainer(DefaultTrainer):
             elif not isinstance(hook, PeriodicCheckpointer):
                 hooks.append(hook)
         return [*hooks, StopHook()]
+
+    def build_writers(self) -> list[EventWriter]:
+        """Detectron2's, and those of TRACKING.WRITERS. In the main process."""
+        self._trackers = build_trackers(self.cfg)
+        return [*super().build_writers(), *self._trackers]
 
     def save(self, name: str) -> None:
         """Save the whole training as checkpoint `name` of OUTPUT_DIR. All processes must call it.
@@ -232,11 +241,12 @@ class VideoTrainer(DefaultTrainer):
             The metrics of the last evaluation, as in Detectron2.
 
         Raises:
-            UserError: another training writes to OUTPUT_DIR.
+            UserError: another training writes to OUTPUT_DIR, or a tracker cannot begin a run.
             OSError: the disk is full; the checkpoints before are whole.
         """
         is_writer = comm.is_main_process() and self.cfg.OUTPUT_DIR
         with output_for_training(self.cfg.OUTPUT_DIR) if is_writer else nullcontext(), told_without_traceback():
+            start_trackers(self._trackers, self.start_iter)
             return super().train()
 
     @classmethod
