@@ -29,7 +29,7 @@ from vod2.engine.recipe import fit_to_boxes
 from vod2.engine.rows import config_name
 from vod2.errors import UserError
 from vod2.package_files import command_line
-from vod2.video import images_in
+from vod2.video import images_in, quick_to_read
 
 ITERATIONS = 900
 VAL_FRAMES = 1000
@@ -59,6 +59,7 @@ _ONLY_WITH_DATA = {
     "val_frames": VAL_FRAMES,
     "iterations": None,
     "output": None,
+    "no_copies": False,
 }
 
 
@@ -74,6 +75,7 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     add("--video-root", metavar="DIR", help="the frames are in the video files of this folder")
     add("--video-suffix", metavar=".EXT", help="of these files")
     add("--first-frame", type=int, metavar="N", help="what the annotations count frames from (default 0)")
+    add("--no-copies", action="store_true", help="read videos as they are, also where copies would be read faster")
     add("--val-share", type=float, metavar="S", help="of the videos, to hold out where no split is made (default .25)")
     add("--val-frames", type=int, metavar="N", help=f"about how many held-out frames to evaluate ({VAL_FRAMES})")
     parser.set_defaults(**_ONLY_WITH_DATA)
@@ -120,6 +122,7 @@ def train_on_data(args: argparse.Namespace) -> None:
     """Run `vod2 train --data`: find, split, train, evaluate and report. A second call goes on where one stopped."""
     _refuse_other_options(args)
     layout, name = _find(args)
+    output = Path(args.output or Path("output", name.removeprefix("data_")))
     parts = load_parts(name)
     classes = list(MetadataCatalog.get(f"{name}_train").thing_classes)
     print(describe(parts, classes))
@@ -130,7 +133,7 @@ def train_on_data(args: argparse.Namespace) -> None:
             "does not: detections there count as false."
         )
     fitted = fit_to_boxes(parts["train"])
-    output = Path(args.output or Path("output", name.removeprefix("data_")))
+    layout = layout if args.no_copies else _with_copies(layout, parts, output)
     _write_registration(output, name, layout, args, parts)
     keys = [
         *("DATASETS.TRAIN", str((f"{name}_train",))),
@@ -186,6 +189,27 @@ def _find(args: argparse.Namespace) -> tuple[Layout, str]:
     if common is not layout:
         register_data(name, common.format, common.parts, args.val_share or VAL_SHARE, args.val_frames)
     return common, name
+
+
+def _with_copies(layout: Layout, parts: Mapping[str, Sequence[dict]], output: Path) -> Layout:
+    """The layout with copies of its video files to train on, where these are slow to read in any order."""
+    role = "train" if "train" in layout.parts else ""
+    arguments = layout.parts[role]
+    trained = {record["video_file"] for record in parts["train"] if "video_file" in record}
+    others = (
+        {record["video_file"] for record in parts["val"] if "video_file" in record} - trained if not role else set()
+    )
+    files = sorted(trained | others)
+    root, suffix = arguments.get("video_root"), arguments.get("video_suffix", ".mp4")
+    # A copy has the name of its video and .mp4.
+    is_flat = root is not None and all(Path(file).parent == Path(root) for file in files)
+    if not files or not is_flat or (not suffix and any(Path(file).suffix != ".mp4" for file in files)):
+        return layout
+    folder = (output / "videos").resolve()
+    if not quick_to_read(files, folder, unchanged=others):
+        return layout
+    copies = {"video_root": str(folder), "video_suffix": suffix and ".mp4"}
+    return layout._replace(parts={**layout.parts, role: {**arguments, **copies}})
 
 
 def _stem(path: Path) -> str:

@@ -1,0 +1,89 @@
+"""Copies whose frames are all keyframes."""
+
+import logging
+import os
+
+import av
+import numpy as np
+import pytest
+
+from helpers.videos import moving_frames, write_video
+from vod2.errors import VideoError
+from vod2.video import VideoReader, is_slow_to_seek, quick_to_read, write_keyframe_copy
+from vod2.video import keyframe_copies as module
+
+
+def keyframes(path) -> list[bool]:
+    with av.open(str(path)) as container:
+        return [packet.is_keyframe for packet in container.demux(container.streams.video[0]) if packet.size]
+
+
+@pytest.fixture
+def film(tmp_path):
+    return write_video(tmp_path / "film.mp4", moving_frames(30), gop=30)
+
+
+def test_a_copy_has_the_same_pixels_and_keyframes_only(film, tmp_path):
+    assert is_slow_to_seek(film) and write_keyframe_copy(film, tmp_path / "copy.mp4")
+    assert all(keyframes(tmp_path / "copy.mp4")) and len(keyframes(film)) == 30 > sum(keyframes(film))
+    assert not is_slow_to_seek(tmp_path / "copy.mp4")
+    for original, copied in zip(VideoReader(film), VideoReader(tmp_path / "copy.mp4"), strict=True):
+        assert np.array_equal(original, copied)
+    picked = VideoReader(tmp_path / "copy.mp4").read([17, 3])
+    expected = VideoReader(film).read([17, 3])
+    assert all(np.array_equal(picked[index], expected[index]) for index in expected)
+
+
+def test_a_variable_rate_changes_no_numbers(tmp_path):
+    film = write_video(tmp_path / "film.mp4", moving_frames(12), times=[0, 1, 2, 9, 10, 11, 30, 31, 32, 33, 60, 61])
+    assert write_keyframe_copy(film, tmp_path / "copy.mp4")
+    assert len(list(VideoReader(tmp_path / "copy.mp4"))) == 12
+
+
+def test_what_cannot_be_copied_exactly_is_not_copied(film, tmp_path, monkeypatch):
+    content = film.read_bytes()
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(content[: len(content) // 2])
+    (tmp_path / "text.mp4").write_text("no video")
+    ten_bits = tmp_path / "ten.mkv"
+    with av.open(str(ten_bits), "w") as container:
+        stream = container.add_stream("ffv1", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p10le"
+        for frame in moving_frames(4):
+            picture = av.VideoFrame.from_ndarray(frame, format="bgr24").reformat(format="yuv420p10le")
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
+    for path in (broken, tmp_path / "text.mp4", ten_bits):
+        assert not write_keyframe_copy(path, tmp_path / "copy.mp4"), path
+    monkeypatch.setattr(module, "_are_equal", lambda source, copy: False)
+    assert not write_keyframe_copy(film, tmp_path / "copy.mp4")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["broken.mp4", "film.mp4", "ten.mkv", "text.mp4"]
+
+
+def test_a_folder_has_copies_and_links_and_is_not_made_twice(film, tmp_path, caplog):
+
+    quick = tmp_path / "quick.mp4"
+    assert write_keyframe_copy(film, quick)
+    folder = tmp_path / "copies"
+    with caplog.at_level(logging.WARNING):
+        assert quick_to_read([film, quick], folder)
+    assert "read as they are" not in caplog.text, "one needs no copy"
+    assert (folder / "quick.mp4").is_symlink() and not (folder / "film.mp4").is_symlink()
+    before = os.stat(folder / "film.mp4").st_mtime_ns
+    assert quick_to_read([film, quick], folder) and os.stat(folder / "film.mp4").st_mtime_ns == before
+    later = os.stat(folder / "film.mp4").st_mtime + 10
+    os.utime(film, (later, later))
+    assert quick_to_read([film], folder) and os.stat(folder / "film.mp4").st_mtime_ns != before
+
+
+def test_no_folder_is_made_where_no_copy_helps_or_the_disk_is_full(film, tmp_path, monkeypatch, caplog):
+    quick = tmp_path / "quick.mp4"
+    assert write_keyframe_copy(film, quick)
+    assert not quick_to_read([quick], tmp_path / "copies") and not (tmp_path / "copies").exists()
+    monkeypatch.setattr(module, "_FREE", 2**60)
+    assert not quick_to_read([film], tmp_path / "copies", unchanged=[film]) and not (tmp_path / "copies").exists()
+    with caplog.at_level(logging.WARNING):
+        assert not quick_to_read([film], tmp_path / "copies")
+    assert "1 of 1 videos are read as they are" in caplog.text and (tmp_path / "copies" / "film.mp4").is_symlink()
+    with pytest.raises(VideoError, match="two of 2 video files have the same name"):
+        quick_to_read([film, tmp_path / "film.avi"], tmp_path / "copies")
