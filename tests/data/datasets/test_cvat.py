@@ -9,7 +9,10 @@ from helpers.loaders import assert_loaders_show_the_right_frames, forget
 from helpers.tools import cvat, cvat_box, cvat_project, cvat_task, cvat_track
 from helpers.videos import write_numbered_images, write_numbered_video
 from vod2.d2 import DatasetCatalog, MetadataCatalog
-from vod2.data.datasets import load_cvat, register_cvat
+from vod2.data.datasets import cvat_parser, load_cvat, register_cvat
+from vod2.data.datasets.cvat_parser import ParsedTrack
+from vod2.data.datasets.faults import Place
+from vod2.data.datasets.keyframes import Keyframe, fill_track
 from vod2.errors import UserError
 
 BOX = (4.0, 5.0, 14.0, 25.0)
@@ -232,3 +235,29 @@ def test_a_video_that_is_not_there_is_named(write, tmp_path):
     assert kinds(check(path)) == {("error", "missing_video")}
     with pytest.raises(UserError, match="neither a folder or file"):
         check(tmp_path / "other.xml", format="cvat")
+
+
+def test_a_track_takes_time_for_its_own_boxes_and_not_for_all_frames_or_tracks(write, monkeypatch):
+    class Frames(list):
+        def __iter__(self):
+            raise AssertionError("all frames were walked through for one track")
+
+    keys = [Keyframe(Place("a"), 2, BOX), Keyframe(Place("a"), 4, BOX, goes_on=False)]
+    assert [found.key.frame for found in fill_track(keys, Frames(range(9)))] == [2, 3, 4]
+
+    asked, passed = [], []
+
+    class Track(ParsedTrack):
+        def __getattribute__(self, name):
+            asked.append(name)
+            return super().__getattribute__(name)
+
+    def fill(keys, frames):
+        passed.append(frames)
+        return fill_track(keys, frames)
+
+    monkeypatch.setattr(cvat_parser, "ParsedTrack", Track)
+    monkeypatch.setattr("vod2.data.datasets.cvat.fill_track", fill)
+    load_cvat(write(cvat(*(cvat_track(number, "car", cvat_box(0, BOX)) for number in range(40)))))
+    assert asked.count("id") <= 40
+    assert len(passed) == 40 and all(frames is passed[0] for frames in passed)

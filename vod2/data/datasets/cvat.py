@@ -121,8 +121,9 @@ def read_cvat(
             report(fault)
             continue
         videos.append(video)
-        for track in task.tracks:
-            _add_track(video, task, track, report, counted)
+        numbers = sorted(video.frames)
+        for track in task.tracks.values():
+            _add_track(video, numbers, track, report, counted)
     for text in counted.texts():
         logger.warning("%s: %s", file, text)
     return LabelledSet(parsed.labels or names_met(videos), videos)
@@ -160,7 +161,9 @@ def _add_images(video: LabelledVideo, task: ParsedTask, root: FrameRoot, report:
     video.length = max(video.frames, default=-1) + 1
 
 
-def _add_track(video: LabelledVideo, task: ParsedTask, track: ParsedTrack, report: Report, counted: Counted) -> None:
+def _add_track(
+    video: LabelledVideo, numbers: Sequence[int], track: ParsedTrack, report: Report, counted: Counted
+) -> None:
     keys = []
     for key in track.keys:
         if key.frame in video.frames:
@@ -169,7 +172,7 @@ def _add_track(video: LabelledVideo, task: ParsedTask, track: ParsedTrack, repor
             value = f"frame {key.frame} of video {video.name!r}, which has {len(video.frames)} frames"
             fault = Fault.at(key.place, value, "one of its frames", "video_length", "give the right video")
             report_of_frame(report, fault, video.name, key.frame)
-    for key, made in fill_track(keys, sorted(video.frames)):
+    for key, made in fill_track(keys, numbers):
         box = key.box
         if made:
             kind = "interpolated between those of the file" if made == "interpolated" else "held until the video ends"
