@@ -23,6 +23,8 @@ _CONTAINERS = {
     "ogg": "Ogg",
     "asf": "WMV",
     "flv": "FLV",
+    "mxf": "MXF",
+    "mjpeg": "Motion JPEG",
 }
 _OPTIONS = {"format_whitelist": ",".join(_CONTAINERS), "protocol_whitelist": "file", "enable_drefs": "0"}
 # Their length is made up of their size.
