@@ -339,7 +339,7 @@ def test_archives_are_to_be_unpacked_and_a_folder_without_files_is_told(tmp_path
     path.parent.mkdir()
     with pytest.raises(UserError, match="there is no file of CVAT in it, expected annotations.xml"):
         load_cvat(path.parent)
-    with zipfile.ZipFile(path, "w") as archive:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("annotations.xml", cvat(CAR))
     for given in (path, path.parent):
         with pytest.raises(UserError, match="unpack"):
