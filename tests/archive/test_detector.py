@@ -94,6 +94,23 @@ def test_broken_videos_are_told_in_a_sentence_and_leave_no_file(tmp_path, detect
     assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
 
 
+def test_a_list_of_other_files_is_no_video_unless_it_is_asked_for(tmp_path, cfg, detector):
+    write_video(tmp_path / "secret.mp4", moving_frames(3))
+    path = tmp_path / "a.mp4"
+    path.write_text("ffconcat version 1.0\nfile secret.mp4\n")
+    reply = run(detector, path)
+    assert isinstance(reply, Broken) and "expected one of MP4" in reply.reason
+    trusting = make_detector(tmp_path / "trusting", cfg, any_container=True)
+    assert isinstance(run(trusting, path), Done)
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [("mxf", "mpeg2video"), ("mjpeg", "mjpeg"), ("m2ts", "libx264")])
+def test_containers_whose_suffixes_are_searched_for_are_opened(tmp_path, detector, suffix, codec):
+    path = write_video(tmp_path / f"a.{suffix}", moving_frames(3), codec=codec)
+    reply = run(detector, path)
+    assert isinstance(reply, Done) and reply.frames == 3, reply
+
+
 def test_a_folder_of_images_with_a_torn_one_is_done_with_a_note(tmp_path, detector):
     for number, frame in enumerate(moving_frames(4)):
         cv2.imwrite(str(tmp_path / f"{number}.png"), frame)

@@ -260,6 +260,29 @@ def test_the_own_page_may_change_things_and_no_other_origin_is_ever_allowed_to_r
         assert not any(name.startswith("access-control") for name in found.headers)
 
 
+def test_a_page_behind_a_proxy_with_tls_may_change_things_and_others_may_not(tmp_path):
+    """The proxy sends the address that it asks as Host, as nginx does unless it is told otherwise."""
+    with serving(tmp_path, names=("Vod.example",)) as (_, client):
+        for origin in ("https://vod.example", "http://vod.example", "https://VOD.example:8443"):
+            answer = client.ask("PUT", "/api/jobs?name=x", b"video", origin=origin, sec_fetch_site="same-origin")
+            assert answer.status == 201, origin
+        for origin in (
+            "https://evil.example",
+            "https://vod.example.evil.example",
+            "https://evil.example/vod.example",
+            "https://vod.example@evil.example",
+            "https://evilvod.example",
+            "ftp://vod.example",
+            "vod.example",
+            "https://localhost",  # a name of the server, but nobody has said that a page comes from there
+            "null",
+        ):
+            assert client.ask("PUT", "/api/jobs?name=x", b"video", origin=origin).status == 403, origin
+        # A page on another port of that host is none of the server's, as the browser says.
+        other = {"origin": "https://vod.example:9000", "sec_fetch_site": "same-site"}
+        assert client.ask("PUT", "/api/jobs?name=x", b"video", **other).status == 403
+
+
 # How much, how fast
 
 

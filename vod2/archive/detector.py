@@ -33,8 +33,9 @@ from vod2.engine import VideoPredictor
 from vod2.engine.streams import DetectedFrame, link_stream
 from vod2.errors import UserError, VideoError
 from vod2.modeling import OnlineLinker, SeqNMS, build_box_linker
-from vod2.video import VideoReader
+from vod2.video import MAX_PIXELS, VideoReader
 from vod2.video.seeking import open_video, read_table
+from vod2.video.untrusted import common_container
 
 
 class Layout(NamedTuple):
@@ -82,6 +83,7 @@ class Settings(NamedTuple):
         fused: run the faster copy of the model, see `inference_copy`.
         segment_frames: longer videos are cut; 0 for none.
         threads: of a worker's CPU kernels.
+        any_container: open whatever FFmpeg takes for a video, also lists of other files.
     """
 
     cfg: CfgNode
@@ -92,6 +94,7 @@ class Settings(NamedTuple):
     fused: bool = False
     segment_frames: int = 0
     threads: int = 1
+    any_container: bool = False
 
 
 class ArchiveDetector:
@@ -137,6 +140,9 @@ class ArchiveDetector:
 
     def _video(self, task: VideoTask) -> Reply:
         signature = signature_of(task.path)
+        # Nobody has looked at each of a million videos. Segments are of files that have passed: see the signature.
+        if not self.settings.any_container and not os.path.isdir(task.path):
+            common_container(task.path, MAX_PIXELS)
         reader = VideoReader(task.path)
         if self.settings.segment_frames and not task.whole:
             length = reader.frame_count()

@@ -86,6 +86,9 @@ def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--overlap", type=int, metavar="M", help="frames that neighbouring segments share (default: the least)"
     )
+    parser.add_argument(
+        "--any-container", action="store_true", help="whatever FFmpeg opens, also lists of other files such as HLS's"
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is a GPU")
     parser.add_argument(
         "--workers", type=int, metavar="N", help="processes (default: one for each GPU, or for each CPU core)"
@@ -122,6 +125,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
         layout=Layout(args.output.absolute(), args.format, uuid.uuid4().hex),
         class_names=tuple(names),
         threshold=args.confidence_threshold,
+        any_container=args.any_container,
         link=linked if args.link is None else args.link,
         fused=args.fused,
         segment_frames=args.segment_frames,

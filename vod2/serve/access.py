@@ -25,7 +25,7 @@ class Access:
     Args:
         host: the address that the server is bound to.
         needs_token: whether a token is required.
-        names: further names that the server is called by.
+        names: further names that the server is called by, also by browsers that reach it through a proxy.
         port: of the server, for the name of the cookie: all ports of a host share their cookies.
 
     Example:
@@ -42,7 +42,8 @@ class Access:
         self.token = secrets.token_urlsafe(32) if needs_token else None
         self.cookie = f"vod2-{port}"
         self._only_here = is_loopback(host)
-        self._names = {"localhost", *(name.lower() for name in names)}
+        self._given = frozenset(name.lower() for name in names)
+        self._names = {"localhost", *self._given}
         if not self._only_here:
             self._names |= {host.lower(), socket.gethostname().lower()}
         self._key = secrets.token_bytes(32)
@@ -66,15 +67,25 @@ class Access:
     def require_origin(self, origin: str | None, site: str | None, host: str) -> None:
         """Raises RefusedError for a request of another site's page.
 
+        The own page comes from the address that Host names, or where a proxy puts the server's address there, from one
+        of the names that were given, with any port: that of the proxy.
+
         Args:
             origin: the header Origin; None as of programs.
             site: the header Sec-Fetch-Site.
             host: the header Host, which `require_host` has seen.
         """
-        if origin is not None and origin.lower() not in (f"http://{host.lower()}", f"https://{host.lower()}"):
+        if origin is not None and not self._is_own(origin.lower(), host.lower()):
             raise RefusedError(403, "the request comes from the page of another site")
         if site is not None and site not in ("same-origin", "none"):
             raise RefusedError(403, "the request comes from the page of another site")
+
+    def _is_own(self, origin: str, host: str) -> bool:
+        scheme, _, address = origin.partition("://")
+        match = _HOST.fullmatch(address)
+        if scheme not in ("http", "https") or match is None:
+            return False
+        return address == host or match[1].strip("[]") in self._given
 
     def accepts(self, token: str | None) -> bool:
         """Whether this is the token; also without one where none is required."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from vod2.errors import VideoError
 from vod2.video.reader import VideoReader
-from vod2.video.sources import require_pixels
+from vod2.video.sources import require_file, require_pixels
 
 # FFmpeg also takes lists of files for videos (concat, HLS, DASH, SDP), and would read what a stranger's list names.
 _CONTAINERS = {
@@ -23,6 +23,8 @@ _CONTAINERS = {
     "ogg": "Ogg",
     "asf": "WMV",
     "flv": "FLV",
+    "mxf": "MXF",
+    "mjpeg": "Motion JPEG",
 }
 _OPTIONS = {"format_whitelist": ",".join(_CONTAINERS), "protocol_whitelist": "file", "enable_drefs": "0"}
 # Their length is made up of their size.
@@ -106,8 +108,9 @@ def common_container(path: str | os.PathLike, max_pixels: int) -> str:
         max_pixels: of a frame, as the header says.
 
     Raises:
-        VideoError: it is another container, or none, or its frames are larger.
+        VideoError: it is another container, or none, or no regular file; or its frames are larger.
     """
+    require_file(path)
     try:
         with av.open(str(Path(path).absolute()), options=_OPTIONS, metadata_errors="replace") as container:
             for stream in container.streams.video:

@@ -80,6 +80,23 @@ def test_old_keys_and_the_categories_of_the_file_are_known(tmp_path, images):
     assert load_bdd(path, images)[1] == ["tram", "car", "pedestrian"]
 
 
+def test_a_class_that_a_later_file_names_is_no_ignored_region_of_an_earlier_one(tmp_path, images):
+    config = {"categories": [{"name": name} for name in ("car", "other vehicle", "pedestrian")]}
+    folder = tmp_path / "labels"
+    folder.mkdir()
+    found = []
+    for first in (NAME, "b"):  # the one with the "config" is read first, then last
+        for name in (NAME, "b"):
+            data = {"frames": frames(name)} | ({"config": config} if name == first else {})
+            (folder / f"{name}.json").write_text(json.dumps(data))
+        found.append(load_bdd(folder, images))
+    assert found[0] == found[1]
+    dicts, names = found[0]
+    assert names == ["car", "other vehicle", "pedestrian"]
+    assert not any("ignore_regions" in record for record in dicts)
+    assert [note["category_id"] for note in dicts[4]["annotations"]] == [0, 2, 1]
+
+
 def test_loaders_show_the_right_frames(tmp_path, images):
     path = tmp_path / "all.json"
     path.write_text(json.dumps([f | {"labels": f["labels"] or frames()[0]["labels"]} for f in frames()]))

@@ -1,6 +1,7 @@
 """Videos annotated in CVAT; the samples are written here."""
 
 import logging
+import zipfile
 
 import pytest
 
@@ -9,7 +10,10 @@ from helpers.loaders import assert_loaders_show_the_right_frames, forget
 from helpers.tools import cvat, cvat_box, cvat_project, cvat_task, cvat_track
 from helpers.videos import write_numbered_images, write_numbered_video
 from vod2.d2 import DatasetCatalog, MetadataCatalog
-from vod2.data.datasets import load_cvat, register_cvat
+from vod2.data.datasets import cvat_parser, load_cvat, register_cvat
+from vod2.data.datasets.cvat_parser import ParsedTrack
+from vod2.data.datasets.faults import Place
+from vod2.data.datasets.keyframes import Keyframe, fill_track
 from vod2.errors import UserError
 
 BOX = (4.0, 5.0, 14.0, 25.0)
@@ -232,3 +236,129 @@ def test_a_video_that_is_not_there_is_named(write, tmp_path):
     assert kinds(check(path)) == {("error", "missing_video")}
     with pytest.raises(UserError, match="neither a folder or file"):
         check(tmp_path / "other.xml", format="cvat")
+
+
+def test_a_track_takes_time_for_its_own_boxes_and_not_for_all_frames_or_tracks(write, monkeypatch):
+    class Frames(list):
+        def __iter__(self):
+            raise AssertionError("all frames were walked through for one track")
+
+    keys = [Keyframe(Place("a"), 2, BOX), Keyframe(Place("a"), 4, BOX, goes_on=False)]
+    assert [found.key.frame for found in fill_track(keys, Frames(range(9)))] == [2, 3, 4]
+
+    asked, passed = [], []
+
+    class Track(ParsedTrack):
+        def __getattribute__(self, name):
+            asked.append(name)
+            return super().__getattribute__(name)
+
+    def fill(keys, frames):
+        passed.append(frames)
+        return fill_track(keys, frames)
+
+    monkeypatch.setattr(cvat_parser, "ParsedTrack", Track)
+    monkeypatch.setattr("vod2.data.datasets.cvat.fill_track", fill)
+    path = write(cvat(*(cvat_track(number, "car", cvat_box(0, BOX)) for number in range(40))))
+    cvat_parser.parse_cvat(path)
+    assert asked.count("id") <= 40  # by their number, tracks are not compared with each other
+    load_cvat(path)
+    assert len(passed) == 40 and all(frames is passed[0] for frames in passed)
+
+
+def write_single(folder, name, images, count=6, source="clip 1.mp4", label="car"):
+    """An export of one task, and its images."""
+    labels = f"<labels><label><name>{label}</name></label></labels>"
+    meta = cvat_task(name="walk", size=count, stop=count - 1, source=source, labels=labels)
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(cvat(cvat_track(0, label, cvat_box(count - 1, BOX)), meta=meta), encoding="utf-8")
+    if images:
+        write_numbered_images(folder / images, [f"frame_{index:06d}.PNG" for index in range(count)])
+    return path
+
+
+def test_a_folder_of_single_exports_is_one_dataset_in_natural_order(tmp_path, caplog):
+    write_single(tmp_path, "clip_10/annotations.xml", "clip_10/images", 3, "ten.mp4", "person")
+    write_single(tmp_path, "clip_2/annotations.xml", "clip_2", 4, "two.mp4")
+    write_single(tmp_path, "a.xml", "images/a", 2, "a.mp4")
+    write_single(tmp_path, "b.xml", "b", 2, "b.mp4", "bus")
+    with caplog.at_level(logging.WARNING):
+        dicts, names = load_cvat(tmp_path)
+    assert names == ["car", "bus", "person"]
+    found = {record["image_id"]: (record["file_name"], note["category_id"]) for record, note in annotated(dicts)}
+    assert found == {
+        "a/000001": (str(tmp_path / "images/a/frame_000001.PNG"), 0),
+        "b/000001": (str(tmp_path / "b/frame_000001.PNG"), 1),
+        "two/000003": (str(tmp_path / "clip_2/frame_000003.PNG"), 0),
+        "ten/000002": (str(tmp_path / "clip_10/images/frame_000002.PNG"), 2),
+    }
+    assert len(dicts) == 11 and caplog.text == ""
+    report = check(tmp_path)  # its layout is recognized
+    assert kinds(report) == set()
+    write_single(tmp_path, "annotations.xml", "")
+    with caplog.at_level(logging.WARNING), pytest.raises(UserError, match="its images are not there"):
+        load_cvat(tmp_path)
+    assert "only annotations.xml is read" in caplog.text and "b.xml" in caplog.text
+
+
+def annotated(dicts):
+    return [(record, note) for record in dicts for note in record["annotations"]]
+
+
+def test_videos_of_one_name_in_two_files_are_told_apart(tmp_path, caplog):
+    write_single(tmp_path, "one/annotations.xml", "one/images")
+    write_single(tmp_path, "two/annotations.xml", "two/images")
+    with caplog.at_level(logging.WARNING):
+        dicts, _ = load_cvat(tmp_path)
+    assert [record["image_id"] for record, _ in annotated(dicts)] == ["clip 1/000005", "two_clip 1/000005"]
+    assert "its video 'clip 1' is called 'two_clip 1', as" in caplog.text
+    # One file of both would be the same frames with other objects.
+    write_numbered_video(tmp_path / "videos" / "clip 1.mp4", 6)
+    with pytest.raises(UserError, match="frame 0 of its video 'two_clip 1' is .*clip 1.mp4, which .* has, too"):
+        load_cvat(tmp_path, video_root=tmp_path / "videos")
+    write_numbered_video(tmp_path / "videos" / "two_clip 1.mp4", 6)
+    dicts, _ = load_cvat(tmp_path, video_root=tmp_path / "videos")
+    assert dicts[6]["video_file"] == str(tmp_path / "videos" / "two_clip 1.mp4")
+
+
+def test_two_files_do_not_share_the_images_beside_them(tmp_path):
+    write_single(tmp_path, "a.xml", "images", source="a.mp4")
+    write_single(tmp_path, "b.xml", "", source="b.mp4")
+    with pytest.raises(UserError, match="its images are not there"):
+        load_cvat(tmp_path)
+    image = '<image id="0" name="frame_000000" width="48" height="32"></image>'
+    for name in "ab":
+        (tmp_path / f"{name}.xml").write_text(cvat(image, meta=cvat_task(name=name, source="", size=1)))
+    with pytest.raises(UserError, match=r"frame 0 of its video 'b' is .*frame_000000.PNG, which .*a.xml has, too"):
+        load_cvat(tmp_path)
+
+
+def test_archives_are_to_be_unpacked_and_a_folder_without_files_is_told(tmp_path):
+    path = tmp_path / "in" / "task.zip"
+    path.parent.mkdir()
+    with pytest.raises(UserError, match="there is no file of CVAT in it, expected annotations.xml"):
+        load_cvat(path.parent)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("annotations.xml", cvat(CAR))
+    for given in (path, path.parent):
+        with pytest.raises(UserError, match="unpack"):
+            load_cvat(given)
+        assert check(given, format="cvat").count("error") >= 1
+    with pytest.raises(UserError, match="a ZIP archive: unpack it"):
+        check(path)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".PNG", ".jpg"])
+def test_names_without_a_suffix_are_those_of_the_images_that_have_one(write, tmp_path, suffix):
+    names = [f"frame_{index:06d}" for index in range(3)]
+    images = [f'<image id="{i}" name="{name}" width="48" height="32"></image>' for i, name in enumerate(names)]
+    path = write(cvat(*images), images=0)
+    write_numbered_images(tmp_path / "images", [name + suffix for name in names])
+    dicts, _ = load_cvat(path)
+    assert [record["file_name"] for record in dicts] == [str(tmp_path / "images" / (n + suffix)) for n in names]
+    assert ("error", "missing_frame") not in kinds(check(path))
+    (tmp_path / "images" / (names[0] + suffix)).unlink()
+    with pytest.raises(UserError, match="its image .*images/frame_000000 is not there"):
+        load_cvat(path)
+    assert ("error", "missing_frame") in kinds(check(path))

@@ -1,6 +1,7 @@
 """The layouts that can be checked, and how one is chosen."""
 
 import os
+import zipfile
 from collections.abc import Collection, Hashable, Iterator
 from typing import Any
 
@@ -48,6 +49,8 @@ def open_source(source: str, format: str | None = None, **options: Any) -> Check
         )
     # Where a folder looks like several layouts, the first in FORMATS is taken.
     formats = [FORMATS[format]] if format is not None else [f for f in FORMATS.values() if f.recognizes(source)]
+    if not formats and zipfile.is_zipfile(source):
+        raise UserError(f"{source}: this is a ZIP archive: unpack it, and give the folder or file that was in it")
     if not formats:
         raise UserError(f"{source}: this is in no known layout: give it with --format {'|'.join(FORMATS)}")
     return _construct(formats[0], source, options)

@@ -10,7 +10,7 @@ from vod2.data.checks.findings import ERROR, CheckedFrame, CheckedObject, Checke
 from vod2.data.checks.labels import LabelFormat
 from vod2.data.datasets.bdd import read_bdd
 from vod2.data.datasets.coco_video import require_categories
-from vod2.data.datasets.cvat import cvat_file, read_cvat
+from vod2.data.datasets.cvat import cvat_files, read_cvat
 from vod2.data.datasets.epic import read_epic
 from vod2.data.datasets.faults import Report
 from vod2.data.datasets.files import files_in
@@ -97,7 +97,7 @@ def head_of(path: str | os.PathLike) -> bytes:
 
 
 class Cvat(LabelledFormat):
-    """An XML file of CVAT; arguments as of `load_cvat`."""
+    """An XML file of CVAT, or a folder of them; arguments as of `load_cvat`."""
 
     name = "cvat"
     options = frozenset({"class_names", "list_file"}) | _FRAMES
@@ -105,7 +105,7 @@ class Cvat(LabelledFormat):
 
     @classmethod
     def recognizes(cls, path: str | os.PathLike) -> bool:
-        return b"<annotations>" in head_of(cvat_file(path))
+        return any(b"<annotations>" in head_of(file) for file in cvat_files(path)[:1])
 
     def read(self, report: Report) -> LabelledSet:
         return read_cvat(self._root, report, **self._options)

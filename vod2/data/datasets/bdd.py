@@ -102,10 +102,13 @@ def read_bdd(
             report(fault)
             continue
         config = list(dict.fromkeys([*config, *names]))
-        ignored = set(_IGNORED) - set(config) - set(class_names or ())
         for position, entry in enumerate(entries):
-            _add_frame(videos, entry, Place(file, entry=f"[{position}]"), root, ignored, report)
+            _add_frame(videos, entry, Place(file, entry=f"[{position}]"), root, report)
+    # Any of the files may name a class that the others' objects are of, so all of them have to be read before.
+    ignored = set(_IGNORED) - set(config) - set(class_names or ())
     for video in videos.values():
+        for frame in video.frames.values():
+            _ignore(frame, ignored)
         video.length = max(video.frames) + 1
         template = template_of({index: frame.file for index, frame in video.frames.items()})
         video.template, video.first = template or (None, 0)
@@ -144,9 +147,7 @@ def _first(entry: dict, *keys: str) -> Any:
     return next((entry[key] for key in keys if entry.get(key) is not None), None)
 
 
-def _add_frame(
-    videos: dict[str, LabelledVideo], entry: object, place: Place, root: Path, ignored: set[str], report: Report
-) -> None:
+def _add_frame(videos: dict[str, LabelledVideo], entry: object, place: Place, root: Path, report: Report) -> None:
     try:
         if not isinstance(entry, dict):
             raise Fault.at(place, f"it is {shown(entry)}", "a frame")
@@ -174,7 +175,7 @@ def _add_frame(
     frame = video.frames[index] = LabelledFrame(str(file), size)
     for position, label in enumerate(labels):
         try:
-            _add_label(frame, label, place._replace(entry=f"{place.entry}: labels[{position}]"), ignored)
+            _add_label(frame, label, place._replace(entry=f"{place.entry}: labels[{position}]"))
         except Fault as fault:
             report_of_frame(report, fault, name, index)
 
@@ -188,7 +189,7 @@ def _size(file: Path, place: Place) -> tuple[int, int]:
         raise Fault.at(place, str(error), "an image", "unreadable_image", "get the image again") from error
 
 
-def _add_label(frame: LabelledFrame, label: object, place: Place, ignored: set[str]) -> None:
+def _add_label(frame: LabelledFrame, label: object, place: Place) -> None:
     if not isinstance(label, dict) or not isinstance(label.get("category"), str):
         raise Fault.at(place, f"it is {shown(label)}", "a label with a 'category'")
     box2d = label.get("box2d")
@@ -198,11 +199,14 @@ def _add_label(frame: LabelledFrame, label: object, place: Place, ignored: set[s
         raise Fault.at(place, f"box2d is {shown(box2d)}", "an object with x1, y1, x2, y2")
     x1, y1, x2, y2 = (number(box2d.get(side), place, f"{side} of box2d") for side in _SIDES)
     box: Box = (x1, y1, x2, y2)
-    if label["category"] in ignored:
-        frame.ignored.append(box)
-        return
     attributes = label.get("attributes")
     flags = attributes if isinstance(attributes, dict) else {}
     track = None if label.get("id") is None else whole(label["id"], place, "id")
     occluded, crowd = (int(bool(flags.get(flag))) for flag in ("occluded", "crowd"))
     frame.objects.append(LabelledObject(place, label["category"], box, track, occluded, crowd))
+
+
+def _ignore(frame: LabelledFrame, names: set[str]) -> None:
+    """Make ignored regions of the objects of these names."""
+    frame.ignored = [thing.box for thing in frame.objects if thing.name in names]
+    frame.objects = [thing for thing in frame.objects if thing.name not in names]

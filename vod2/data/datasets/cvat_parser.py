@@ -46,7 +46,7 @@ class ParsedTask:
         source: name of the video file that it was made of; "" for images.
         numbers: of its frames, as many as CVAT shows; None where the file does not say.
         size: (height, width) in pixels; None where the file does not say.
-        tracks, images: in the order of the file; there are images only in "CVAT for images".
+        tracks, images: by number, in the order of the file; there are images only in "CVAT for images".
     """
 
     place: Place
@@ -54,7 +54,7 @@ class ParsedTask:
     source: str = ""
     numbers: range | None = None
     size: tuple[int, int] | None = None
-    tracks: list[ParsedTrack] = field(default_factory=list)
+    tracks: dict[int, ParsedTrack] = field(default_factory=dict)
     images: dict[int, ParsedImage] = field(default_factory=dict)
 
 
@@ -147,7 +147,7 @@ class _Parser:
             task = self._task_of(element, place)
             # Tracks count from 0 in each file; their numbers mean nothing else.
             track = whole(element.get("id", self._tracks - 1), place, "id", 0)
-            if any(other.id == track for other in task.tracks):
+            if track in task.tracks:
                 raise Fault.at(place, f"another track has the id {track}", "each id once", "duplicate_line")
         except Fault as fault:
             self._report(fault)
@@ -163,7 +163,7 @@ class _Parser:
                 self._report(fault)
         if keys:
             ordered = _unwound([keys[frame] for frame in sorted(keys)])
-            task.tracks.append(ParsedTrack(place, track, element.get("label", ""), ordered))
+            task.tracks[track] = ParsedTrack(place, track, element.get("label", ""), ordered)
 
     def _read_image(self, element: ElementTree.Element, place: Place) -> None:
         try:

@@ -39,11 +39,25 @@ class FrameRoot(NamedTuple):
         images: folder of the videos' folders of images.
         videos: folder of video files; None for images.
         suffix: of the video files.
+        further: another folder like `images`, for videos that are not there.
     """
 
     images: str | os.PathLike
     videos: str | os.PathLike | None = None
     suffix: str = ".mp4"
+    further: str | os.PathLike | None = None
+
+    def folders(self, names: Sequence[str], place: Place, alone: bool = False) -> list[Path]:
+        """Where the images of a video may be, the likeliest folder first; arguments as of `frames`.
+
+        Raises:
+            Fault: a name leads out of these folders.
+        """
+        _require_inside(names, place)
+        first, *others = [Path(root) for root in (self.images, self.further) if root is not None]
+        found = [above / name for name in names for above in (first, first / "images")]
+        found += [first / "images", first] if alone else []
+        return found + [above / name for root in others for name in names for above in (root, root / "images")]
 
     def frames(
         self, names: Sequence[str], place: Place, numbers: Sequence[int] | None = None, alone: bool = False
@@ -60,16 +74,11 @@ class FrameRoot(NamedTuple):
         Raises:
             Fault: there is no such video, it cannot be read, or has another number of images than `numbers`.
         """
-        for name in names:
-            if leads_out(name):
-                value, expected = f"the video is called {name!r:.80}", "a name of a file or folder"
-                raise Fault.at(place, value, expected, remedy="rename the video")
         if self.videos is not None:
+            _require_inside(names, place)
             files = [video_file(self.videos, name, self.suffix) for name in names]
             return _of_file(next((file for file in files if os.path.isfile(file)), files[0]), place)
-        root = Path(self.images)
-        folders = [above / name for name in names for above in (root, root / "images")]
-        folders += [root / "images", root] if alone else []
+        folders = self.folders(names, place, alone)
         for folder in folders:
             images = image_files_in(folder) if os.path.isdir(folder) else []  # no error for a name that none can have
             if images:
@@ -77,6 +86,13 @@ class FrameRoot(NamedTuple):
         value, expected = "its images are not there", f"a folder with them, {' or '.join(map(str, folders))}"
         remedy = "give image_root, or video_root for a video file"
         raise Fault.at(place, value, expected, "missing_video", remedy)
+
+
+def _require_inside(names: Sequence[str], place: Place) -> None:
+    for name in names:
+        if leads_out(name):
+            value, expected = f"the video is called {name!r:.80}", "a name of a file or folder"
+            raise Fault.at(place, value, expected, remedy="rename the video")
 
 
 def _of_file(path: str, place: Place) -> FrameFiles:

@@ -4,6 +4,7 @@ A box is xyxy in any unit; a rotated one is turned by degrees, clockwise in an i
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -48,22 +49,22 @@ def fill_track(keys: Sequence[Keyframe], frames: Sequence[int]) -> Iterator[Trac
 
     Args:
         keys: in the order of their frames, each frame once.
-        frames: numbers of all frames that were annotated, ascending; all `keys` are among them.
+        frames: numbers of all frames that were annotated, ascending; all `keys` are among them. A track takes time
+            for its own boxes, not for all frames.
 
     Example:
         >>> first, last = Keyframe(Place("a"), 0, (0, 0, 4, 4)), Keyframe(Place("a"), 2, (2, 0, 6, 4), goes_on=False)
         >>> [(found.key.frame, found.key.box, found.made) for found in fill_track([first, last], range(9))][1]
         (1, (1.0, 0.0, 5.0, 4.0), 'interpolated')
     """
-    place = {number: position for position, number in enumerate(frames)}
     for position, key in enumerate(keys):
         if key.shown:
             yield TrackBox(key, "")
         if not key.goes_on:
             continue
         after = keys[position + 1] if position + 1 < len(keys) else None
-        end = len(frames) if after is None else place[after.frame]
-        for number in frames[place[key.frame] + 1 : end]:
+        end = len(frames) if after is None else bisect_left(frames, after.frame)
+        for number in frames[bisect_left(frames, key.frame) + 1 : end]:
             if after is None:
                 yield TrackBox(key._replace(frame=number, shown=True), "held")
             else:

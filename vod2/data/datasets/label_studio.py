@@ -116,14 +116,17 @@ def read_label_studio(
         video.in_file, video.length = found.in_file, found.length
         video.frames = {index: LabelledFrame(file, found.size) for index, file in sorted(found.files.items())}
         videos.append(video)
+        numbers = sorted(video.frames)
         for track, region in enumerate(task.regions):
-            _add_region(video, track, region, report, counted)
+            _add_region(video, numbers, track, region, report, counted)
     for text in counted.texts():
         logger.warning("%s: %s", json_file, text)
     return LabelledSet(names_met(videos), videos)
 
 
-def _add_region(video: LabelledVideo, track: int, region: ParsedRegion, report: Report, counted: Counted) -> None:
+def _add_region(
+    video: LabelledVideo, numbers: Sequence[int], track: int, region: ParsedRegion, report: Report, counted: Counted
+) -> None:
     keys = []
     for key in region.keys:
         if key.frame in video.frames:
@@ -136,7 +139,7 @@ def _add_region(video: LabelledVideo, track: int, region: ParsedRegion, report: 
         # Its browser counts by duration and rate: what was drawn in one frame may be another one here.
         what = f"regions of {video.name!r} say framesCount {region.frames_count}, but it has {video.length} frames"
         counted.add(f"{what}: see whether boxes are shifted", region.place)
-    for key, made in fill_track(keys, sorted(video.frames)):
+    for key, made in fill_track(keys, numbers):
         if made:
             kind = "interpolated between keyframes" if made == "interpolated" else "held until the video ends"
             counted.add(f"boxes {kind}", key.place)
