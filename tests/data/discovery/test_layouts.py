@@ -141,6 +141,20 @@ def test_exports_of_annotation_tools_are_found_with_their_videos(tmp_path):
     assert len(registered("layouts_studio", layout)["train"]) == 4
 
 
+@pytest.mark.parametrize("names", [["a.xml", "b.xml"], ["one/annotations.xml", "two/annotations.xml"]])
+def test_several_exports_of_cvat_are_one_dataset(tmp_path, names):
+    for number, name in enumerate(names):
+        boxes = [cvat_box(frame, (4, 5, 14, 25)) for frame in range(6)]
+        file = tmp_path / name
+        file.parent.mkdir(exist_ok=True)
+        write_numbered_video(tmp_path / f"clip {number}.mp4", 6)
+        file.write_text(cvat(cvat_track(0, "car", *boxes), meta=cvat_task(source=f"clip {number}.mp4")))
+    layout = find_layout(tmp_path)
+    assert layout.format == "cvat" and layout.parts[""]["path"] == str(tmp_path)
+    parts = registered(f"layouts_cvat_{len(names[0])}", layout)
+    assert {record["video_id"] for record in parts["val"]} == {"clip 1"} and len(parts["train"]) == 6
+
+
 def test_data_sets_in_folders_of_their_parts_are_found(tmp_path):
     root = tmp_path / "visdrone"
     for part, name in (("VisDrone2019-VID-train", "uav1"), ("VisDrone2019-VID-val", "uav2")):

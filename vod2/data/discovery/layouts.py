@@ -395,7 +395,10 @@ def _parts_of_files(name: str) -> Callable[[Path, dict], Parts]:
     def find(path: Path, options: dict) -> Parts:
         root = path if path.is_dir() else path.parent
         parts: Parts = {}
-        for file in [path] if path.is_file() else _recognized_files(name, path):
+        files = [path] if path.is_file() else _recognized_files(name, path)
+        if len(files) != 1 and FORMATS[name].recognizes(path) and not any(role_of(file.stem) for file in files):
+            files = [path]  # CVAT exports each task by itself: its reader takes the folder
+        for file in files:
             arguments: dict[str, Any] = {_FILES[name][0]: str(file)}
             if "video_root" not in options and not (root / "images").is_dir():
                 arguments |= _folder_of_videos([root, root / "videos", root.parent / "videos"])
