@@ -109,7 +109,7 @@ def quick_to_read(
     Raises:
         VideoError: two files have the same name.
     """
-    files = [Path(path).resolve() for path in dict.fromkeys(map(os.fspath, paths))]
+    files = list(dict.fromkeys(Path(path).resolve() for path in paths))
     if len({file.stem for file in files}) < len(files):
         raise VideoError(f"two of {len(files)} video files have the same name: rename one")
     kept = {Path(path).resolve() for path in unchanged}
