@@ -25,10 +25,11 @@ _CONTAINERS = {
     "flv": "FLV",
     "mxf": "MXF",
     "mjpeg": "Motion JPEG",
+    "jpeg_pipe": "Motion JPEG",  # whose images have a JFIF header
 }
 _OPTIONS = {"format_whitelist": ",".join(_CONTAINERS), "protocol_whitelist": "file", "enable_drefs": "0"}
 # Their length is made up of their size.
-_GUESSED_LENGTH = ("mpeg", "mpegts")
+_GUESSED_LENGTH = ("mpeg", "mpegts", "mjpeg", "jpeg_pipe")
 
 
 class VideoLimits(NamedTuple):
@@ -118,7 +119,7 @@ def common_container(path: str | os.PathLike, max_pixels: int) -> str:
                     require_pixels(path, stream.codec_context.width, stream.codec_context.height, max_pixels)
             return container.format.name
     except (av.FFmpegError, OSError, ValueError) as error:
-        names = ", ".join(_CONTAINERS.values())
+        names = ", ".join(dict.fromkeys(_CONTAINERS.values()))
         raise VideoError(
             f"{str(path)!r} cannot be read as a video: expected one of {names} that is not cut off or damaged"
         ) from error
