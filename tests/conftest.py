@@ -1,6 +1,8 @@
 """Makes tests/helpers and tests/reference importable, keeps tests on one thread, and adds --device and `decoded`."""
 
+import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,15 @@ def pytest_configure(config: pytest.Config) -> None:
     from helpers.device import choose_device
 
     choose_device(config.getoption("--device"))
+
+
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C is an exception here and in processes that are started: a worker of pytest-xdist ignores it, and so would
+    they."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

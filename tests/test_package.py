@@ -245,7 +245,7 @@ def call(*words: str) -> int:
 def test_an_unknown_command_is_told_with_the_one_that_is_meant(capsys):
     assert call("detct") == 2
     assert capsys.readouterr().err == "error: vod2 has no command 'detct': did you mean 'detect'?\n"
-    assert call("xyz") == 2 and "expected one of detect, archive" in capsys.readouterr().err
+    assert call("xyz") == 2 and "expected one of detect, serve, archive" in capsys.readouterr().err
     assert call() == 2 and capsys.readouterr().err.startswith("usage: vod2 COMMAND")
 
 
@@ -260,7 +260,9 @@ def test_the_help_of_a_command_names_it_and_no_file_of_tools(name, capsys, monke
 
 def test_every_tool_that_is_a_command_takes_the_same_options():
     for name, tool in package_files.TOOLS.items():
-        assert documents.options_of(f"vod2 {name}") == documents.options_of(f"tools/{tool}.py")
+        of_command, of_tool = documents.options_of(f"vod2 {name}"), documents.options_of(f"tools/{tool}.py")
+        # tools/train_net.py is both: what only a training takes is not for `vod2 eval`.
+        assert of_command <= of_tool if name == "eval" else of_command == of_tool
     assert package_files.TOOLS.keys() == COMMANDS.keys()
 
 

@@ -157,7 +157,7 @@ def test_only_this_machine_is_served_without_a_token(words, tmp_path):
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_it_ends_on_a_signal_and_deletes_everything(words, video, tmp_path, sent, code):
+def test_it_ends_on_a_signal_and_deletes_everything(words, video, tmp_path, sent, code, ctrl_c):
     command = [sys.executable, "-m", "vod2", "serve", "--work", str(tmp_path), *words]
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(

@@ -71,8 +71,9 @@ def test_a_bug_stays_a_bug():
         run_together([job("bug"), job("yard", 4)], work)
 
 
-def test_ctrl_c_ends_all_of_them_after_their_files_are_whole():
-    jobs, finished = [job("door"), job("yard")], []
+def test_ctrl_c_ends_all_of_them_after_their_files_are_whole(ctrl_c):
+    # Not endless, so that a Ctrl-C that is lost is a failure and no wait.
+    jobs, finished = [job("door", 2000), job("yard", 2000)], []
 
     def work_slowly(job, watched) -> None:
         work(job, watched)

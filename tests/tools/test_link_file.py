@@ -112,7 +112,7 @@ def test_boxes_that_are_not_of_this_video_are_told(found, capsys):
 WRONG = {
     "no output": ("found.jsonl", "nothing to write: give --output"),
     "the input": ("found.jsonl -o found.jsonl", "would overwrite"),
-    "suffix": ("found.jsonl -o linked.csv", "linked.csv: expected .json, .jsonl, .txt, or --format"),
+    "suffix": ("found.jsonl -o linked.csv", "linked.csv: expected .json, .jsonl, .txt or .xml"),
     "BLR": ("found.jsonl -o a.json --linker BLR", "relations"),
     "gaps": ("found.jsonl -o a.json --fill-gaps -1", "--fill-gaps is -1"),
     "rate": ("found.jsonl -o a.json --fps 0", "--fps is 0"),
