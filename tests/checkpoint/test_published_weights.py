@@ -111,6 +111,7 @@ def test_without_relations_float32_is_near_as_well(method):
         assert near.any(dim=1).all() and near.any(dim=0).all()
 
 
+@pytest.mark.slow
 def test_a_converted_detector_is_trained_further():
     """Eight small steps on one clip: drawn weights have large gradients. Nothing is drawn but the RoIs."""
     frames = public_outputs("mega")["frames"][:, :96, :128]

@@ -212,6 +212,7 @@ def report_has_kernels(report):
     return row["status"] == "passed"
 
 
+@pytest.mark.slow
 def test_later_steps_use_what_the_build_step_has_built(tmp_path):
     """Here a build without ops, which takes no compiler's time: the package is copied all the same."""
     words = ("--minutes", "2", "--only", "build", "ops")
@@ -220,6 +221,7 @@ def test_later_steps_use_what_the_build_step_has_built(tmp_path):
     assert row["of the build step"] is True
 
 
+@pytest.mark.slow
 def test_without_a_compiler_the_build_fails_with_its_reason_and_the_other_steps_run(tmp_path):
     words = ("--minutes", "2", "--only", "build", "machine")
     done, report = report_of_tool(tmp_path, *words, CC="/bin/false", CXX="/bin/false")
