@@ -1,6 +1,7 @@
 """`vod2 train --data`: what is run, and what is told; tests/tools/test_own_videos.py trains."""
 
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -76,6 +77,20 @@ def test_another_folder_of_data_does_not_get_the_same_output(tmp_path, calls):
     file.write_text(file.read_text().replace('"bbox": [8, 20', '"bbox": [9, 20', 1))
     with pytest.raises(UserError, match="annotations that have changed: give another --output"):
         train.main(["--data", str(first), *out])
+
+
+def test_copies_of_a_training_are_not_replaced_by_those_of_other_data(tmp_path, calls):
+    first = write_layout(tmp_path / "first" / "mine", "coco_files")
+    second = write_layout(tmp_path / "second" / "mine", "coco_files", count=9)
+    out = ["--output", str(tmp_path / "out")]
+    train.main(["--data", str(first), *out])
+    copy = tmp_path / "out" / "videos" / "a1.mp4"
+    before = copy.read_bytes()
+    for video in (second / "videos").iterdir():
+        os.utime(video, (2e9, 2e9))
+    with pytest.raises(UserError, match="is of other data"):
+        train.main(["--data", str(second), *out])
+    assert not copy.is_symlink() and copy.read_bytes() == before
 
 
 def test_parts_with_other_lists_of_classes_get_one(tmp_path, calls, capsys):

@@ -133,6 +133,7 @@ def train_on_data(args: argparse.Namespace) -> None:
             "does not: detections there count as false."
         )
     fitted = fit_to_boxes(parts["train"])
+    _refuse_other_data(output, _marks(args, parts))  # before a copy takes the place of one of another training
     layout = layout if args.no_copies else _with_copies(layout, parts, output)
     _write_registration(output, name, layout, args, parts)
     keys = [
@@ -245,18 +246,29 @@ def _about_split(parts: dict[str, list[dict]], layout: Layout) -> str:
     return "The last videos of each class, by their names, are held out."
 
 
+def _marks(args: argparse.Namespace, parts: Mapping[str, Sequence[dict]]) -> str:
+    """Comments by which the file for --register tells its data from others."""
+    return f"# {Path(args.data).resolve()}\n# SHA-256 of frames, classes and boxes: {digest_of(parts)}\n"
+
+
+def _refuse_other_data(output: Path, text: str) -> None:
+    """Raises UserError if the folder has a file for --register that does not end with `text`."""
+    path = output / REGISTRATION
+    if path.is_file() and not path.read_text(encoding="utf-8").endswith(text):
+        raise UserError(
+            f"{path} is of other data, of another split, or of annotations that have changed: give another --output, "
+            f"or move {output} away"
+        )
+
+
 def _write_registration(
     output: Path, name: str, layout: Layout, args: argparse.Namespace, parts: Mapping[str, Sequence[dict]]
 ) -> None:
     """Write the file for --register; raises UserError if the folder has that of other data or annotations."""
     path = output / REGISTRATION
     text = registration_text(name, layout, args.val_share or VAL_SHARE, args.val_frames)
-    text += f"# SHA-256 of frames, classes and boxes: {digest_of(parts)}\n"
-    if path.is_file() and path.read_text(encoding="utf-8") != text:
-        raise UserError(
-            f"{path} is of other data, of another split, or of annotations that have changed: give another --output, "
-            f"or move {output} away"
-        )
+    text += _marks(args, parts)
+    _refuse_other_data(output, text)
     output.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -57,7 +57,10 @@ class FrameRoot(NamedTuple):
         first, *others = [Path(root) for root in (self.images, self.further) if root is not None]
         found = [above / name for name in names for above in (first, first / "images")]
         found += [first / "images", first] if alone else []
-        return found + [above / name for root in others for name in names for above in (root, root / "images")]
+        for root in others:
+            for name in names:
+                found += [root / name, root / "images" / name]
+        return found
 
     def frames(
         self, names: Sequence[str], place: Place, numbers: Sequence[int] | None = None, alone: bool = False
