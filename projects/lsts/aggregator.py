@@ -13,7 +13,7 @@ from vod2.d2 import CfgNode, ShapeSpec
 from vod2.errors import UserError
 from vod2.modeling import PIXEL_AGGREGATOR_REGISTRY, Aggregated, PixelAggregator
 from vod2.modeling.backbone import forward_stages
-from vod2.modeling.pixel import Aligner, build_aligner
+from vod2.modeling.pixel import Aligner, KeyframeSteps, build_aligner
 from vod2.moved import moved
 from vod2.projects.lsts.modules import Aggregation, Layers, convolutions
 from vod2.structures import Frame, Role, Support, TemporalContext
@@ -140,6 +140,13 @@ class LSTSAggregator(PixelAggregator):
             carry[f"{CARRY}image"] = memory.image
         return Aggregated({self.stage: task}, carry=carry)
 
+    def keyframe_steps(self) -> KeyframeSteps | None:
+        """None where the aligner cannot be traced, or looks at images."""
+        aligners = [aligner for aligner in (self.align, self.dense_align) if aligner is not None]
+        if not all(aligner.portable and not aligner.needs_images for aligner in aligners):
+            return None
+        return KeyframeSteps(self.interval, self._updated, self._task_between, LOW)
+
     def _is_keyframe(self, frame: Support) -> bool:
         if frame.role is None:  # of the key frames of training clips, those between two keyframes
             return not self.training and frame.index % self.interval == 0
@@ -174,21 +181,34 @@ class LSTSAggregator(PixelAggregator):
     def _keyframe(self, frame: Frame, memory: KeyframeMemory | None) -> tuple[Tensor, KeyframeMemory]:
         """F of a keyframe and the memory before it -> its task feature and the memory after it."""
         feature, image = frame.features[self.stage], frame.features.get(IMAGE)
-        # The first keyframe is the memory; without an update each one is.
-        if memory is None or self.update is None:
+        # The first keyframe is the memory.
+        if memory is None:
             return feature, KeyframeMemory(feature, frame.index, image)
-        value = self.update(feature, self.align(memory.value, feature, memory.image, image))
-        # Section 3.3 makes the task feature of the new memory and the keyframe's own; public code takes the memory.
-        task = value if self.task_is_memory else self.update(feature, value)
+        task, value = self._updated(feature, memory.value, memory.image, image)
         return task, KeyframeMemory(value, frame.index, image)
+
+    def _updated(
+        self, feature: Tensor, memory: Tensor, memory_image: Tensor | None = None, image: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """F of a keyframe and F^memory before it -> its task feature and F^memory after it; equation 7."""
+        if self.update is None:  # each keyframe is the memory
+            return feature, feature
+        value = self.update(feature, self.align(memory, feature, memory_image, image))
+        # Section 3.3 makes the task feature of the new memory and the keyframe's own; public code takes the memory.
+        return value if self.task_is_memory else self.update(feature, value), value
 
     def _between(self, frame: Frame, memory: KeyframeMemory) -> Tensor:
         """The low-level feature of a frame between two keyframes and the memory -> its task feature."""
-        low = frame.features[LOW]
+        return self._task_between(frame.features[LOW], memory.value, memory.image, frame.features.get(IMAGE))
+
+    def _task_between(
+        self, low: Tensor, memory: Tensor, memory_image: Tensor | None = None, image: Tensor | None = None
+    ) -> Tensor:
+        """The low-level feature of a frame and F^memory -> its task feature; equation 8."""
         high = low if self.transform is None else self.transform(low)
         # The memory is aligned to the transformed feature, as it is made of high-level ones.
         align: Aligner = self.align if self.dense_align is None else self.dense_align
-        aligned = align(memory.value, high, memory.image, frame.features.get(IMAGE))
+        aligned = align(memory, high, memory_image, image)
         if self.dense is None:
             return aligned
         # "low": the transform only makes what the memory is compared with.

@@ -3,13 +3,14 @@
 N: reference proposals R^r, M: support pool R^s, A: advanced support pool R^sa, D: embedding.
 """
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vod2.d2 import CfgNode, configurable
-from vod2.layers import ModuleList, RelationModules, stacked_relations
+from vod2.layers import ModuleList, RelationModules, first_rows, stacked_relations
 from vod2.modeling import PROPOSAL_AGGREGATOR_REGISTRY, Aggregated, ProposalAggregator, build_relations
-from vod2.structures import ProposalSet, TemporalContext
+from vod2.structures import VALID, ProposalSet, TemporalContext
 
 
 @PROPOSAL_AGGREGATOR_REGISTRY.register()
@@ -27,6 +28,8 @@ class RDNAggregator(ProposalAggregator):
         >>> rdn(query, TemporalContext()).value.shape
         torch.Size([2, 64])
     """
+
+    takes_padding = True
 
     @configurable
     def __init__(
@@ -92,32 +95,45 @@ class RDNAggregator(ProposalAggregator):
         features, relations = self._basic_stage(query, support)
         # R^sa is taken of R^s as the box head embedded it: the basic stage updates the key frame alone.
         if self.refine is not None:
-            features = self._advanced_stage(features, query.boxes, support)
+            features = self._advanced_stage(features, query.boxes, support, self._advanced_pool(support, context))
         return Aggregated(features, relations=relations)
 
     def _basic_stage(self, query: ProposalSet, support: ProposalSet) -> tuple[Tensor, Tensor | None]:
         """Equations 3 and 4; the support features stay as they are. The relations (N, M) come second if kept."""
         pair = query.features, support.rows, query.boxes, support.boxes
-        return stacked_relations(self.basic, self.transform, *pair, keep=self.keep_relations)
+        mask = support.visible_to(len(query))
+        return stacked_relations(self.basic, self.transform, *pair, keep=self.keep_relations, mask=mask)
 
-    def _advanced_stage(self, features: Tensor, boxes: Tensor, support: ProposalSet) -> Tensor:
-        """Equations 5 to 7."""
+    def _advanced_stage(self, features: Tensor, boxes: Tensor, support: ProposalSet, pool: ProposalSet) -> Tensor:
+        """Equations 5 to 7, with `pool` for R^sa."""
         assert self.refine is not None and self.distill is not None  # who has no advanced stage does not come here
-        pool = self._advanced_pool(support)
         # Equation 6: the distilled supports look at all of R^s, themselves among them.
-        refined = pool.features + self.refine(pool.rows, support.rows, pool.boxes, support.boxes)
+        pair = pool.rows, support.rows, pool.boxes, support.boxes
+        refined = pool.features + self.refine(*pair, support.visible_to(len(pool)))
         if self.refine_transform is not None:
             refined = F.relu(self.refine_transform(refined))
         # Equation 7: the key frame's proposals look at the distilled supports alone.
-        return features + self.distill(features, refined, boxes, pool.boxes)
+        return features + self.distill(features, refined, boxes, pool.boxes, pool.visible_to(len(features)))
 
-    def _advanced_pool(self, support: ProposalSet) -> ProposalSet:
+    def _advanced_pool(self, support: ProposalSet, context: TemporalContext) -> ProposalSet:
         """R^sa: the share of R^s, or of each of its frames, that has the highest objectness; at least one proposal."""
         # Public code takes the share of K, the same number of every frame, also of one with fewer proposals.
         if self.advanced_pool == "frame":
-            return support[support.rank() < self._share(self.support_topk)]
+            return context.proposals(min(self._share(self.support_topk), self.support_topk), like=support)
+        if VALID in support.fields:
+            return self._padded_pool(support)
         best = support.scores.argsort(descending=True, stable=True)[: self._share(len(support))]
         return support[best.sort().values]  # frame after frame, as a set has to be
+
+    def _padded_pool(self, support: ProposalSet) -> ProposalSet:
+        """The share of the proposals that are no padding, filled up to the share of all rows."""
+        valid, size = support.fields[VALID], min(self._share(len(support)), len(support))
+        share = (self.advanced_ratio * valid.sum().double()).round().clamp(min=1)  # as `_share` of their number
+        best = support.scores.masked_fill(~valid, -torch.inf).topk(size).indices
+        is_in_share = torch.arange(size, device=valid.device) < share
+        chosen = torch.zeros_like(valid).scatter(0, best, is_in_share) & valid
+        rows, is_filler = first_rows(chosen, size)
+        return support[rows].with_fields(**{VALID: ~is_filler})
 
     def _share(self, count: int) -> int:
         return max(1, round(self.advanced_ratio * count))

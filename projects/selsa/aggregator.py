@@ -33,6 +33,8 @@ class SELSAAggregator(ProposalAggregator):
         torch.Size([2, 64])
     """
 
+    takes_padding = True
+
     @configurable
     def __init__(
         self,
@@ -89,20 +91,24 @@ class SELSAAggregator(ProposalAggregator):
         """The key frame's proposals (N, D) before activation and the context's -> (N, D) after the last activation."""
         support = context.proposals(self.support_topk, like=query)
         x, supports, relations = query.features, support.rows, None
+        mask = support.visible_to(len(query))
         for k, relation in enumerate(self.relation):
             if k > 0:
-                x, supports = self.transform[k - 1](x), self._next_supports(k, supports, support.boxes)
+                x, supports = self.transform[k - 1](x), self._next_supports(k, supports, support)
             pair = x, supports, query.boxes, support.boxes
             # `relation` itself never has the weights of all pairs: they are computed once more where they are kept.
             if self.keep_relations and k == len(self.relation) - 1:
                 with torch.no_grad():
                     relations = relation.weights(*pair).mean(dim=0)
-            x = F.relu(x + relation(*pair))
+            x = F.relu(x + relation(*pair, mask))
         return Aggregated(x, relations=relations)
 
-    def _next_supports(self, k: int, supports: Tensor | FeatureRows, boxes: Tensor) -> Tensor | FeatureRows:
-        """H_k -> H_{k+1}, both (M, D) before activation."""
+    def _next_supports(
+        self, k: int, supports: Tensor | FeatureRows, support: ProposalSet
+    ) -> Tensor | FeatureRows:
+        """H_k -> H_{k+1}, both (M, D) before activation, of the proposals `support`."""
         # By S_{k-1}, which the key frame's proposals have just gone through: supports get no relation of their own.
         if self.update_supports:
-            supports = as_tensor(supports) + self.relation[k - 1](supports, supports, boxes, boxes)
+            boxes, mask = support.boxes, support.visible_to(len(support))
+            supports = as_tensor(supports) + self.relation[k - 1](supports, supports, boxes, boxes, mask)
         return through(supports, self.transform[k - 1], before=F.relu)

@@ -5,10 +5,28 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from vod2.d2 import CfgNode
+from vod2.d2 import CfgNode, transforms
 from vod2.data.clips.resizing import build_test_resize
 from vod2.modeling import VideoRCNN
 from vod2.temporal import FrameMemory, SupportSchedule
+
+
+class FramePreparation:
+    """What is done to a frame of a stream before a model sees it: that of the test loader.
+
+    Args:
+        cfg: configuration with INPUT.MIN_SIZE_TEST, MAX_SIZE_TEST and FORMAT.
+    """
+
+    def __init__(self, cfg: CfgNode) -> None:
+        self.resize = build_test_resize(cfg)
+        self.rgb = cfg.INPUT.FORMAT == "RGB"
+
+    def __call__(self, frame: np.ndarray) -> torch.Tensor:
+        """BGR uint8 (H, W, 3) -> uint8 (3, H', W') in the size and channel order of the model."""
+        frame = frame[:, :, ::-1] if self.rgb else frame
+        resized = self.resize.get_transform(frame).apply_image(frame)
+        return torch.as_tensor(np.ascontiguousarray(resized.transpose(2, 0, 1)))
 
 
 class FrameDetector:
@@ -27,8 +45,12 @@ class FrameDetector:
         self, cfg: CfgNode, model: VideoRCNN, schedule: SupportSchedule, class_names: Sequence[str] = ()
     ) -> None:
         self.model, self.schedule, self.class_names = model, schedule, class_names
-        self.resize = build_test_resize(cfg)
-        self.rgb = cfg.INPUT.FORMAT == "RGB"
+        self.prepare = FramePreparation(cfg)
+
+    @property
+    def resize(self) -> transforms.Augmentation:
+        """How images are resized for the model."""
+        return self.prepare.resize
 
     def close(self) -> None:
         """Let go of the model; no stream may use the detector any more."""
@@ -41,7 +63,7 @@ class FrameDetector:
         """
         groups: dict[tuple[int, ...], list[tuple[dict, FrameMemory]]] = {}
         for memory, frame in frames:
-            image = self._prepare(frame)
+            image = self.prepare(frame)
             clip = {"image": image, "frame_index": memory.length}
             groups.setdefault(tuple(image.shape), []).append((clip, memory))
         for group in groups.values():
@@ -50,9 +72,3 @@ class FrameDetector:
     def detect(self, memory: FrameMemory, index: int, size: tuple[int, int]) -> dict:
         """{"instances": Instances} in frame `index` of the memory's video, in pixels of an image of (height, width)."""
         return self.model.detect_from(memory, {"frame_index": index, "height": size[0], "width": size[1]})
-
-    def _prepare(self, frame: np.ndarray) -> torch.Tensor:
-        """BGR (H, W, 3) -> (3, H, W) in the size and channel order of the model, as the test loader does."""
-        frame = frame[:, :, ::-1] if self.rgb else frame
-        resized = self.resize.get_transform(frame).apply_image(frame)
-        return torch.as_tensor(np.ascontiguousarray(resized.transpose(2, 0, 1)))

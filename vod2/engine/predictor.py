@@ -2,19 +2,15 @@
 
 import logging
 import os
-import weakref
-from collections.abc import Iterable, Iterator, Sequence
-
-import numpy as np
 
 from vod2.checkpoint import load_weights
-from vod2.d2 import CfgNode, build_model, transforms
+from vod2.d2 import CfgNode, build_model
 from vod2.engine.class_names import class_names_of
 from vod2.engine.frame_detector import FrameDetector
 from vod2.engine.fuse import inference_copy
 from vod2.engine.rows import split_row
 from vod2.engine.setup import load_config
-from vod2.engine.streams import DetectedFrame, VideoStream, step_together
+from vod2.engine.stream_predictor import StreamPredictor
 from vod2.engine.zoo import find_published, published_weights, stem_of
 from vod2.errors import UserError, settings
 from vod2.modeling import VideoRCNN
@@ -23,7 +19,7 @@ from vod2.temporal import SupportSchedule, build_support_schedule
 _LOGGER = logging.getLogger(__name__)
 
 
-class VideoPredictor:
+class VideoPredictor(StreamPredictor):
     """`DefaultPredictor` for videos: BGR images in, detections out, in the order of the frames.
 
     `stream` takes an iterable; `step`, `flush` and `reset` take one frame at a time; `open` makes a stream whose state
@@ -67,7 +63,7 @@ class VideoPredictor:
             config = config.clone()
             config.defrost()
             config.MODEL.WEIGHTS = os.fspath(weights)
-        schedule = _schedule_of_stream(config, lookahead)
+        schedule = schedule_of_stream(config, lookahead)
         model = build_model(config).eval()
         if not isinstance(model, VideoRCNN):
             raise UserError(
@@ -77,115 +73,14 @@ class VideoPredictor:
         load_weights(model, config.MODEL.WEIGHTS)
         if fused:
             model = inference_copy(model)
-        self._open_detector: FrameDetector | None = FrameDetector(config, model, schedule, _class_names(config))
-        # Streams that nobody holds any more are free already.
-        self._streams: weakref.WeakSet[VideoStream] = weakref.WeakSet()
-        self._default = self.open()
-
-    def __enter__(self) -> "VideoPredictor":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close all streams, without finishing the frames that wait, and free the model. Later calls raise UserError.
-
-        A model that the caller holds himself stays with him.
-        """
-        for stream in list(self._streams):
-            stream.close()
-        if self._open_detector is not None:
-            self._open_detector.close()  # streams that are still held refer to it
-        self._open_detector = None
-
-    @property
-    def _detector(self) -> FrameDetector:
-        if self._open_detector is None:
-            raise UserError("this VideoPredictor is closed: make a new one")
-        return self._open_detector
-
-    @property
-    def _own_stream(self) -> VideoStream:
-        """The stream of `step`, `flush` and `reset`."""
-        assert self._detector  # it raises where the predictor is closed
-        return self._default
+        super().__init__(FrameDetector(config, model, schedule, _class_names(config)))
 
     @property
     def model(self) -> VideoRCNN:
         """The detector, in evaluation mode."""
-        return self._detector.model
-
-    @property
-    def class_names(self) -> Sequence[str]:
-        """Names by label: those of the weights, or else of the first test dataset; empty where nobody knows them."""
-        return self._detector.class_names
-
-    @property
-    def schedule(self) -> SupportSchedule:
-        """What names the window of a frame."""
-        return self._detector.schedule
-
-    @property
-    def resize(self) -> transforms.Augmentation:
-        """How images are resized for the model."""
-        return self._detector.resize
-
-    @property
-    def lookahead(self) -> int:
-        """How many frames after frame t must come in before it is finished."""
-        assert self.schedule.lookahead is not None  # `_schedule_of_stream` gives no other
-        return self.schedule.lookahead
-
-    def open(self, video: str = "stream") -> VideoStream:
-        """A new stream with a memory of its own; the name only appears in messages."""
-        stream = VideoStream(self._detector, video)
-        self._streams.add(stream)
-        return stream
-
-    def step(self, frame: np.ndarray) -> list[DetectedFrame]:
-        """`VideoStream.step` of the predictor's own stream."""
-        return self._own_stream.step(frame)
-
-    def flush(self) -> list[DetectedFrame]:
-        """`VideoStream.flush` of the predictor's own stream."""
-        return self._own_stream.flush()
-
-    def reset(self) -> None:
-        """`VideoStream.reset` of the predictor's own stream: the next `step` begins another video."""
-        self._own_stream.reset()
-
-    def stream(self, frames: Iterable[np.ndarray | None], video: str = "stream") -> Iterator[DetectedFrame]:
-        """BGR uint8 images (H, W, 3) -> the same frames with detections, `lookahead` frames later.
-
-        None stands for a frame that was lost: it has a number and no detections, and no frame looks across it, see
-        `VideoStream.gap`. Each call is a stream of its own. An exception ends it, as it does any generator: to go on
-        after one, `open` a stream and `step` it.
-
-        Raises:
-            UserError: see `VideoStream.step`.
-        """
-        stream = self.open(video)
-        for frame in frames:
-            yield from stream.gap(missing=1) if frame is None else stream.step(frame)
-        yield from stream.flush()
-
-    def step_many(self, frames: Sequence[tuple[VideoStream, np.ndarray]]) -> list[list[DetectedFrame]]:
-        """The next frame of each of several streams -> for each what `VideoStream.step` returns, to rounding.
-
-        The backbone runs once for all frames that have one size after resizing; choose how many to give at once by
-        what fits into the memory of the device.
-
-        A stream that fails leaves the others alone. If a batch cannot be encoded, its frames are encoded one by one, so
-        that only those fail whose own frame does.
-
-        Raises:
-            StreamErrors: some streams failed. The others have been stepped: `found` of the exception is what would have
-                been returned, `errors` the exception of each stream that failed, by its position in `frames`. Such a
-                stream is as it was before, see `VideoStream.step`.
-            ValueError: a stream is given twice, or is one of another predictor; then no stream has taken in anything.
-        """
-        return step_together(self._detector, frames)
+        detector = self._detector
+        assert isinstance(detector, FrameDetector)  # that of `__init__`
+        return detector.model
 
 
 def _load(name: str, with_weights: bool) -> CfgNode:
@@ -210,7 +105,7 @@ def _class_names(cfg: CfgNode) -> list[str]:
         return []
 
 
-def _schedule_of_stream(cfg: CfgNode, lookahead: int | None) -> SupportSchedule:
+def schedule_of_stream(cfg: CfgNode, lookahead: int | None) -> SupportSchedule:
     """VIDEO.TEST_SCHEDULE with another lookahead, so that it can run without knowing the video's length."""
     schedule = build_support_schedule(cfg)
     if lookahead is None and schedule.lookahead is None:

@@ -2,6 +2,7 @@
 
 from vod2.layers.box_coding import PreciseBoxTransform, clip_boxes, half_open, inclusive, poolable
 from vod2.layers.deform_align import DeformAlign
+from vod2.layers.fixed_size import first_rows
 from vod2.layers.flow_warp import FlowNetS, FlowOutput, warp
 from vod2.layers.geometry import GeometryBias
 from vod2.layers.ignore_regions import covered
@@ -32,6 +33,7 @@ __all__ = [
     "RelationModules",
     "clip_boxes",
     "covered",
+    "first_rows",
     "half_open",
     "inclusive",
     "init_he",

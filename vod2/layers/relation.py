@@ -130,6 +130,7 @@ def stacked_relations(
     boxes: Tensor,
     support_boxes: Tensor,
     keep: bool = False,
+    mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Relations one after the other to supports that stay as they are: RDN's equations 3 and 4, MST's equation 10.
 
@@ -140,7 +141,8 @@ def stacked_relations(
         transforms: k - 1 modules D -> D.
         features, support: (N, D), (M, D).
         boxes, support_boxes: (N, 4), (M, 4) xyxy in pixels.
-        keep: also return the weights of the last relation.
+        keep: also return the weights of the last relation, which know no mask.
+        mask: (N, M) bool, see `RelationAttention.forward`, or None for all pairs.
 
     Returns:
         (N, D), and with `keep` (N, M), the mean over the heads of the last relation's weights, else None.
@@ -165,7 +167,7 @@ def stacked_relations(
             with torch.no_grad():
                 weights = relation.weights(features, support, boxes, support_boxes).mean(dim=0)
         # The supports are the same for all modules: RDN updates them in its advanced stage only.
-        features = features + relation(features, support, boxes, support_boxes)
+        features = features + relation(features, support, boxes, support_boxes, mask)
     return features, weights
 
 

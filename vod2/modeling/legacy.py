@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from vod2.d2 import CfgNode, FrozenBatchNorm2d, Instances
+from vod2.d2 import CfgNode, FrozenBatchNorm2d, Instances, detector_postprocess
 from vod2.layers import clip_boxes, half_open, inclusive
 from vod2.structures import PreciseBoxes
 
@@ -79,6 +79,20 @@ class LegacyConventions:
             pixel: (width, height) of a pixel of the resized image in pixels of the original one.
         """
         return PreciseBoxes(inclusive(boxes.tensor, pixel)) if self.inclusive_boxes else boxes
+
+    def rescaled(self, instances: Instances, size: tuple[int, int]) -> Instances:
+        """Detections in pixels of the resized image, as they are inside the detector, in those of one of `size`.
+
+        Args:
+            instances: with pred_boxes; `image_size` is that of the resized image.
+            size: (height, width) of the original image.
+        """
+        height, width = instances.image_size
+        scaled = detector_postprocess(instances, *size)
+        # After scaling: inside the detector the box was made longer by a pixel of the resized image.
+        pixel = scaled.image_size[1] / width, scaled.image_size[0] / height
+        scaled.pred_boxes = self.detected(scaled.pred_boxes, pixel)
+        return scaled
 
 
 CURRENT_CONVENTIONS = LegacyConventions()

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vod2.d2 import META_ARCH_REGISTRY, CfgNode, GeneralizedRCNN, Instances, configurable, detector_postprocess
+from vod2.d2 import META_ARCH_REGISTRY, CfgNode, GeneralizedRCNN, Instances, configurable
 from vod2.errors import UserError
 from vod2.modeling.aggregation import Aggregated, mean_losses, merge_disjoint
 from vod2.modeling.backbone import block_shapes, split_maps
@@ -205,8 +205,4 @@ class VideoRCNN(DeprecatedSteps, ExactBuffers, GeneralizedRCNN):
     def _rescale(self, instances: Instances, clip: dict) -> Instances:
         """Scale to the original size: the clip's height and width, or the resized image's where it has none."""
         height, width = instances.image_size
-        scaled = detector_postprocess(instances, clip.get("height", height), clip.get("width", width))
-        # After scaling: inside the detector the box was made longer by a pixel of the resized image.
-        pixel = scaled.image_size[1] / width, scaled.image_size[0] / height
-        scaled.pred_boxes = self.conventions.detected(scaled.pred_boxes, pixel)
-        return scaled
+        return self.conventions.rescaled(instances, (clip.get("height", height), clip.get("width", width)))

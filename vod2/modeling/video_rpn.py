@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision.ops import batched_nms
+from torchvision.ops import batched_nms, nms
 
 from vod2.d2 import (
     PROPOSAL_GENERATOR_REGISTRY,
@@ -22,9 +22,10 @@ from vod2.d2 import (
     pairwise_iou,
     subsample_labels,
 )
-from vod2.layers import PreciseBoxTransform, covered
+from vod2.layers import PreciseBoxTransform, covered, first_rows
 from vod2.modeling.draws import Draw, drawing_from
 from vod2.modeling.legacy import CURRENT_CONVENTIONS, LegacyConventions
+from vod2.ops import is_portable
 from vod2.structures import PreciseBoxes
 
 
@@ -80,6 +81,7 @@ class VideoRPN(RPN):
 
         Returns:
             B `Instances` with proposal_boxes and objectness_logits (descending); losses loss_rpn_cls and loss_rpn_loc.
+            Within `vod2.ops.portable` every frame has as many: what it lacks is padding, boxes of 0 with the logit -inf.
         """
         maps = [features[name] for name in self.in_features]
         anchors = self.anchor_generator(maps)
@@ -183,6 +185,8 @@ class VideoRPN(RPN):
             raise FloatingPointError("the RPN predicted boxes or scores that are not finite: training has diverged")
         boxes = self.conventions.clip(boxes, size)
         keep = finite & ((boxes[:, 2:] - boxes[:, :2]) > self.min_box_size).all(dim=1)
+        if is_portable():
+            return self._padded(boxes, scores.to(boxes.dtype), levels, keep, size)
         boxes, scores, levels = boxes[keep], scores[keep], levels[keep]
         kept = self._best(boxes, scores.to(boxes.dtype), levels, self.post_nms_topk[self.training])
         return Instances(size, proposal_boxes=PreciseBoxes(boxes[kept]), objectness_logits=scores[kept])
@@ -199,3 +203,25 @@ class VideoRPN(RPN):
             if len(kept) >= limit or len(rows) == len(order):
                 break
         return kept[:limit]
+
+    def _padded(self, boxes: Tensor, scores: Tensor, levels: Tensor, keep: Tensor, size: tuple[int, int]) -> Instances:
+        """The best of the boxes (R, 4) to `keep` (R,) after NMS within levels, and padding: as many for every frame.
+
+        What is not kept gets the score -inf: it comes after all others, and so suppresses none of them.
+        """
+        boxes = boxes.masked_fill(~keep[:, None], 0.0)
+        scores, order = scores.masked_fill(~keep, -torch.inf).topk(len(scores))
+        boxes = boxes[order]
+        # Boxes of different levels must not meet: each level has a place of its own.
+        apart = boxes + (levels[order].to(boxes.dtype) * (max(size) + 1))[:, None]
+        count = len(boxes)
+        # A mask and not the rows: how many NMS leaves depends on the boxes.
+        kept = torch.zeros(count, dtype=torch.bool, device=boxes.device)
+        kept = kept.index_put((nms(apart, scores, self.nms_thresh),), kept.new_ones(()))
+        kept = kept & (scores > -torch.inf)
+        rows, is_padding = first_rows(kept, min(self.post_nms_topk[False], count))
+        return Instances(
+            size,
+            proposal_boxes=PreciseBoxes(boxes[rows].masked_fill(is_padding[:, None], 0.0)),
+            objectness_logits=scores[rows].masked_fill(is_padding, -torch.inf),
+        )

@@ -4,6 +4,7 @@
 """
 
 from vod2.ops.library import compiled_device_types
+from vod2.ops.portable import is_portable, portable
 from vod2.ops.relation_geometry_bias import relation_geometry_bias, relation_geometry_bias_reference
 from vod2.ops.roi_align import ROIAlign, roi_align
 from vod2.ops.st_sampling import st_sampling, st_sampling_reference
@@ -11,6 +12,8 @@ from vod2.ops.st_sampling import st_sampling, st_sampling_reference
 __all__ = [
     "ROIAlign",
     "compiled_device_types",
+    "is_portable",
+    "portable",
     "relation_geometry_bias",
     "relation_geometry_bias_reference",
     "roi_align",

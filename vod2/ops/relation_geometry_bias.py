@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from vod2.ops.library import compiled_device_types
+from vod2.ops.portable import is_portable
 
 MIN_SIZE = 1e-3
 """Smallest width and height of a box in pixels: smaller or negative ones count as this, so none divides by zero."""
@@ -67,6 +68,8 @@ def relation_geometry_bias(
         torch.Size([16, 2, 2])
     """
     constants = (scale, wavelength, eps, floor, offset)
+    if is_portable():
+        return relation_geometry_bias_reference(query_boxes, key_boxes, weight, bias, *constants)
     if weight.device.type in compiled_device_types():
         return torch.ops.vod2.relation_geometry_bias(query_boxes, key_boxes, weight, bias, *constants)
     return relation_geometry_bias_chunked(query_boxes, key_boxes, weight, bias, *constants)

@@ -19,6 +19,7 @@ import torchvision
 from torch import Tensor, nn
 
 from vod2.ops.library import compiled_device_types
+from vod2.ops.portable import is_portable
 
 # Empty also where the extension was built before it had these kernels.
 COMPILED = compiled_device_types() if hasattr(torch.ops.vod2, "roi_align") else ()
@@ -36,7 +37,7 @@ def roi_align(
 
     A sample counts as 0 from one cell outside of the map on, and until there as the border. An infinite coordinate is
     one far outside. All bins of a RoI with a NaN are NaN, and give the map no gradient. torchvision's operator, which
-    runs where there are no kernels for the device, has no such rules: its coordinates must be finite.
+    runs where there are no kernels for the device, or `portable` is on, has no such rules: its coordinates must be finite.
 
     Args:
         features: (B, C, H, W) floating point, channels first or last in memory.
@@ -65,7 +66,7 @@ def roi_align(
     maps, boxes = features.to(dtype), rois.detach().to(dtype)
     options = (spatial_scale, sampling_ratio, aligned)
     with torch.autocast(features.device.type, enabled=False):
-        if features.device.type in COMPILED:
+        if features.device.type in COMPILED and not is_portable():
             out = torch.ops.vod2.roi_align(maps, boxes, *output_size, *options)
         else:
             out = torchvision.ops.roi_align(maps, boxes, tuple(output_size), *options)

@@ -29,6 +29,7 @@ from torch.nn import functional as F
 
 from vod2.moved import moved
 from vod2.ops.library import compiled_device_types
+from vod2.ops.portable import is_portable
 
 # Empty also where the extension was built before it had these kernels.
 COMPILED = compiled_device_types() if hasattr(torch.ops.vod2, "shift_sum") else ()
@@ -65,6 +66,8 @@ def st_sampling(value: Tensor, key: Tensor, query: Tensor, locations: Tensor, no
         >>> st_sampling(*maps, torch.tensor([[0.0, 0.0], [0.5, -1.5]])).shape
         torch.Size([1, 8, 6, 7])
     """
+    if is_portable():
+        return st_sampling_reference(value, key, query, locations, normaliser)
     _check_inputs(value, key, query, locations, normaliser)
     dtype = _compute_dtype(value, key, query, locations)
     with torch.autocast(value.device.type, enabled=False):

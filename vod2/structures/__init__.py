@@ -5,7 +5,7 @@ from vod2.structures.clip import Clip
 from vod2.structures.context import TemporalContext
 from vod2.structures.derived import FeatureRows, as_tensor, cat_rows, through, with_rows
 from vod2.structures.frame import Frame
-from vod2.structures.proposals import BACKGROUND, POOLED_MAPS, TRACK_IDS, UNKNOWN, ProposalSet
+from vod2.structures.proposals import BACKGROUND, POOLED_MAPS, TRACK_IDS, UNKNOWN, VALID, ProposalSet
 from vod2.structures.role import Role, Support
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "POOLED_MAPS",
     "TRACK_IDS",
     "UNKNOWN",
+    "VALID",
     "Clip",
     "FeatureRows",
     "Frame",

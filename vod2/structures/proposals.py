@@ -20,6 +20,8 @@ POOLED_MAPS = "pooled_maps"
 """The field (M, C, P, P) with what was pooled from each box."""
 TRACK_IDS = "track_ids"
 """The field (M,) int64 with the track of the object in each box."""
+VALID = "valid"
+"""The field (M,) bool of a set of a fixed size, False for the rows that only fill it up. Without it, all are proposals."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class ProposalSet:
         image_sizes: T pairs (height, width) of the resized images.
         fields: {name: (M, ...)} what else an aggregator has asked for of each proposal, see `ProposalNeeds`:
             POOLED_MAPS (M, C, P, P), what was pooled from its box; in training TRACK_IDS (M,) int64, the track of the
-            object in its box, or BACKGROUND, or UNKNOWN.
+            object in its box, or BACKGROUND, or UNKNOWN; in an exported graph VALID (M,) bool, False for padding.
 
     Raises:
         ValueError: if the lengths or shapes contradict each other.
@@ -154,6 +156,11 @@ class ProposalSet:
     def descending(self) -> "ProposalSet":
         """Those of a single frame in the order of their scores, which sampled RoIs do not have."""
         return self[self.scores.argsort(descending=True, stable=True)]
+
+    def visible_to(self, queries: int) -> Tensor | None:
+        """(N, M) bool: which of them each of N queries may look at, all but padding; None where none is padding."""
+        valid = self.fields.get(VALID)
+        return None if valid is None else valid[None].expand(queries, -1)
 
     def rank(self) -> Tensor:
         """(M,) int64: the place of each proposal among those of its frame, from 0."""

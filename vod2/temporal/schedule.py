@@ -52,6 +52,11 @@ class SupportSchedule(BuiltOfKeys, ABC):
     lookahead: int | None = 0
     period: int = 1
 
+    @property
+    def largest_window(self) -> int | None:
+        """The most entries that a window has, whatever the frame and the video; None where nobody knows."""
+        return None
+
     @abstractmethod
     def _window(self, t: int, length: int | None, video: str) -> list[Support]:
         """The window of t; t and length have been checked."""
@@ -103,6 +108,10 @@ class NoWindow(SupportSchedule):
 
     reads = {}
 
+    @property
+    def largest_window(self) -> int:
+        return 0
+
     def _window(self, t: int, length: int | None, video: str) -> list[Support]:
         return []
 
@@ -149,6 +158,10 @@ class SlidingWindow(SupportSchedule):
         if not 0 <= frames <= farthest:
             raise ValueError(f"SlidingWindow: expected a lookahead of 0 (causal) to {farthest} frames, got {frames}")
         return SlidingWindow(self.radius, frames, self.edge)
+
+    @property
+    def largest_window(self) -> int:
+        return self.radius + 1 + self.lookahead
 
     def _window(self, t: int, length: int | None, video: str) -> list[Support]:
         # Without a length the lookahead is 0 (`window` refuses others), and t is the last frame that there is.
@@ -207,6 +220,10 @@ class GlobalSample(SupportSchedule):
         if frames:
             return super().with_lookahead(frames)
         return GlobalSample(self.count, self.include_key, 0)
+
+    @property
+    def largest_window(self) -> int:
+        return self.count
 
     def _window(self, t: int, length: int | None, video: str) -> list[Support]:
         visible = length if self.lookahead is None else t + 1  # frames that the sample is taken from
@@ -301,6 +318,10 @@ class RollingGlobal(SupportSchedule):
             return super().with_lookahead(frames)
         return RollingGlobal(self.count, 0, self.orders)
 
+    @property
+    def largest_window(self) -> int:
+        return self.count
+
     def _window(self, t: int, length: int | None, video: str) -> list[Support]:
         # No rolling in a live stream: the frames that would come in have not arrived yet.
         if self.lookahead == 0:
@@ -339,6 +360,10 @@ class Keyframes(SupportSchedule):
             raise ValueError(f"Keyframes: expected an interval of at least 1, got {interval}")
         self.interval = self.period = interval
 
+    @property
+    def largest_window(self) -> int:
+        return 1
+
     def _window(self, t: int, length: int | None, video: str) -> list[Support]:
         return [Support(t - t % self.interval, Role.KEYFRAME)]
 
@@ -364,6 +389,12 @@ class ScheduleUnion(SupportSchedule):
             parts.append(part.with_lookahead(frames if isinstance(part, SlidingWindow) else 0))
         # Without a sliding window the union is causal: then the base class refuses any lookahead but 0.
         return SupportSchedule.with_lookahead(ScheduleUnion(parts), frames)
+
+    @property
+    def largest_window(self) -> int | None:
+        sizes = [schedule.largest_window for schedule in self.schedules]
+        known = [size for size in sizes if size is not None]
+        return sum(known) if len(known) == len(sizes) else None
 
     def _window(self, t: int, length: int | None, video: str) -> list[Support]:
         return [support for schedule in self.schedules for support in schedule.window(t, length, video)]

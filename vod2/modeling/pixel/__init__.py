@@ -4,6 +4,7 @@ from vod2.modeling.backbone import split_maps
 from vod2.modeling.pixel.aligner import ALIGNER_REGISTRY, Aligner, build_aligner, register_aligner
 from vod2.modeling.pixel.base import (
     PIXEL_AGGREGATOR_REGISTRY,
+    KeyframeSteps,
     PixelAggregator,
     aggregated_stage,
     build_pixel_aggregator,
@@ -20,6 +21,7 @@ __all__ = [
     "Aligner",
     "DAlign",
     "FlowNetSAligner",
+    "KeyframeSteps",
     "LearnedSamplingAligner",
     "MatchTransAligner",
     "NonLocal",

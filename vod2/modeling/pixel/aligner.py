@@ -22,9 +22,12 @@ class Aligner(nn.Module, ABC):
 
     Attributes:
         needs_images: whether `forward` looks at the images.
+        portable: whether all that it computes has a form that can be traced (`vod2.ops.portable`): then `vod2 export`
+            takes a method that aligns with it.
     """
 
     needs_images: bool = False
+    portable: bool = False
 
     @abstractmethod
     def forward(

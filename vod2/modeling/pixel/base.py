@@ -4,7 +4,8 @@ T: supports, C: channels, H, W: size of the map.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
@@ -20,6 +21,25 @@ PIXEL_AGGREGATOR_REGISTRY.__doc__ = """
 Subclasses of `PixelAggregator`, called with (cfg, {level: ShapeSpec} of the backbone).
 Chosen by MODEL.VIDEO.PIXEL_AGGREGATOR.NAME.
 """
+
+
+class KeyframeSteps(NamedTuple):
+    """A level 1 that carries nothing but one map, its memory, from keyframe to keyframe, as pure functions of maps.
+
+    Frame t is a keyframe where t is a multiple of the interval. All maps are (1, C, H, W); the first keyframe of a
+    video is its task map and the memory.
+
+    Attributes:
+        interval: distance of two keyframes.
+        at_keyframe: (map of the stage, memory) -> (task map, new memory).
+        between: (what `encode` keeps of a frame between two, memory) -> task map.
+        low: the name of what `encode` keeps of a frame between two.
+    """
+
+    interval: int
+    at_keyframe: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+    between: Callable[[Tensor, Tensor], Tensor]
+    low: str
 
 
 class PixelAggregator(DeprecatedPixelMethods, nn.Module, ABC):
@@ -46,6 +66,13 @@ class PixelAggregator(DeprecatedPixelMethods, nn.Module, ABC):
         has the role KEYFRAME where its clip has no supports, and KEY where the training schedule names it as one.
         """
         return split_maps(backbone(images))
+
+    def keyframe_steps(self) -> KeyframeSteps | None:
+        """What `vod2 export` makes graphs of; None, as here, for a method that it cannot export.
+
+        In a stream, whose frames come one after the other from number 0, `forward` must give what the steps give.
+        """
+        return None
 
     def support_features(self, frame: Frame, context: TemporalContext) -> dict[str, Tensor]:
         """What the proposals of a support are made of: {stage: (1, C, H, W)}, or {} for what `encode` made, as here.

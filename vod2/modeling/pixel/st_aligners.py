@@ -11,6 +11,8 @@ from vod2.modeling.pixel.aligner import ALIGNER_REGISTRY, Aligner, register_alig
 class LearnedSamplingAligner(Aligner):
     """`vod2.layers.LearnedSampling`, by the keys of MODEL.ALIGNER."""
 
+    portable = True
+
     @configurable
     def __init__(self, *, layer: nn.Module) -> None:
         """

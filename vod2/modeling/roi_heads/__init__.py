@@ -11,7 +11,7 @@ from vod2.modeling.roi_heads.base import (
 )
 from vod2.modeling.roi_heads.box_head import AveragedBoxHead, LinearBoxHead, require_linear_box_head
 from vod2.modeling.roi_heads.pooler import FastROIPooler
-from vod2.modeling.roi_heads.predictor import VideoBoxPredictor
+from vod2.modeling.roi_heads.predictor import DetectionSelection, VideoBoxPredictor
 from vod2.modeling.roi_heads.rfcn import RFCNHeads
 from vod2.modeling.roi_heads.video_roi_heads import HeadOutput, VideoROIHeads
 
@@ -19,6 +19,7 @@ __all__ = [
     "PROPOSAL_AGGREGATOR_REGISTRY",
     "AggregatorSequence",
     "AveragedBoxHead",
+    "DetectionSelection",
     "FastROIPooler",
     "HeadOutput",
     "LinearBoxHead",

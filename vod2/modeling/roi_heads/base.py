@@ -67,9 +67,12 @@ class ProposalAggregator(DeprecatedAggregate, nn.Module, ABC):
 
     Attributes:
         needs: what it asks the detector for.
+        takes_padding: whether it leaves out supports that are padding (`ProposalSet.visible_to`), and its results have
+            sizes that no value decides: then `vod2 export` takes it.
     """
 
     needs: ProposalNeeds = ProposalNeeds()
+    takes_padding: bool = False
 
     @classmethod
     def asks_for_ids(cls, cfg: CfgNode) -> bool:
@@ -115,6 +118,7 @@ class AggregatorSequence(ProposalAggregator):
             raise ValueError("AggregatorSequence: expected at least one aggregator")
         self.parts = ModuleList(parts)
         self.needs = ProposalNeeds.joined([needs_of(part) for part in parts])
+        self.takes_padding = all(part.takes_padding for part in parts)
 
     def forward(self, query: ProposalSet, context: TemporalContext) -> Aggregated[Tensor]:
         results = []

@@ -4,6 +4,7 @@ N: proposals of a frame, K: classes, k: boxes regressed from a proposal (1 or K)
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,6 +17,57 @@ from vod2.d2 import Box2BoxTransform, CfgNode, FastRCNNOutputLayers, Instances, 
 from vod2.layers import PreciseBoxTransform
 from vod2.modeling.legacy import CURRENT_CONVENTIONS, LegacyConventions
 from vod2.structures import PreciseBoxes
+
+
+@dataclass(frozen=True)
+class DetectionSelection:
+    """Which of the scored boxes of a frame are its detections.
+
+    Args:
+        score_thresh: scores that are not above it are dropped.
+        nms_thresh: boxes of a class with a higher IoU with a better one are dropped.
+        topk: the most detections; negative for all.
+        conventions: of the code that trained the weights.
+    """
+
+    score_thresh: float
+    nms_thresh: float
+    topk: int
+    conventions: LegacyConventions = CURRENT_CONVENTIONS
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> "DetectionSelection":
+        heads, conventions = cfg.MODEL.ROI_HEADS, LegacyConventions.from_config(cfg)
+        return cls(heads.SCORE_THRESH_TEST, heads.NMS_THRESH_TEST, cfg.TEST.DETECTIONS_PER_IMAGE, conventions)
+
+    def __call__(self, boxes: Tensor, probs: Tensor, size: tuple[int, int]) -> Instances:
+        """boxes (N, k*4) xyxy in pixels of an image of `size` (height, width), probs (N, K + 1), the last background.
+
+        Returns pred_boxes, scores (descending), pred_classes and proposal_index, the row that each came from.
+        """
+        finite = torch.isfinite(boxes).all(dim=1) & torch.isfinite(probs).all(dim=1)
+        # A row that is not finite gets 0 or NaN, which no threshold lets pass.
+        scores = probs[:, :-1] * finite[:, None]
+        boxes = self.conventions.clip(boxes.unflatten(1, (-1, 4)), size)  # (N, k, 4)
+        rows, classes = (scores > self.score_thresh).nonzero(as_tuple=True)
+        # Class-agnostic regression has one box for all classes.
+        boxes = boxes[rows, classes if boxes.shape[1] > 1 else torch.zeros_like(classes)]
+        scores = scores[rows, classes]
+        # NMS wants one dtype: under autocast scores are in half precision, boxes never.
+        kept = batched_nms(boxes, scores.to(boxes.dtype), classes, self.nms_thresh)
+        count = self.topk
+        if self.conventions.keep_ties and 0 < count < len(kept):
+            # `kept` descends by score, so those that tie with the last one follow it.
+            count = int((scores[kept] >= scores[kept[count - 1]]).sum())
+        if count >= 0:
+            kept = kept[:count]
+        return Instances(
+            size,
+            pred_boxes=PreciseBoxes(boxes[kept]),
+            scores=scores[kept],
+            pred_classes=classes[kept],
+            proposal_index=rows[kept],
+        )
 
 
 class VideoBoxPredictor(FastRCNNOutputLayers):
@@ -98,29 +150,9 @@ class VideoBoxPredictor(FastRCNNOutputLayers):
 
     def _select_detections(self, boxes: Tensor, probs: Tensor, size: tuple[int, int]) -> Instances:
         """boxes (N, k*4), probs (N, K+1) -> score threshold, NMS within classes, best `test_topk_per_image`."""
-        finite = torch.isfinite(boxes).all(dim=1) & torch.isfinite(probs).all(dim=1)
-        # A row that is not finite gets 0 or NaN, which no threshold lets pass.
-        scores = probs[:, :-1] * finite[:, None]
-        boxes = self.conventions.clip(boxes.unflatten(1, (-1, 4)), size)  # (N, k, 4)
-        rows, classes = (scores > self.test_score_thresh).nonzero(as_tuple=True)
-        # Class-agnostic regression has one box for all classes.
-        boxes = boxes[rows, classes if boxes.shape[1] > 1 else torch.zeros_like(classes)]
-        scores = scores[rows, classes]
-        # NMS wants one dtype: under autocast scores are in half precision, boxes never.
-        kept = batched_nms(boxes, scores.to(boxes.dtype), classes, self.test_nms_thresh)
-        count = self.test_topk_per_image
-        if self.conventions.keep_ties and 0 < count < len(kept):
-            # `kept` descends by score, so those that tie with the last one follow it.
-            count = int((scores[kept] >= scores[kept[count - 1]]).sum())
-        if count >= 0:
-            kept = kept[:count]
-        return Instances(
-            size,
-            pred_boxes=PreciseBoxes(boxes[kept]),
-            scores=scores[kept],
-            pred_classes=classes[kept],
-            proposal_index=rows[kept],
-        )
+        # Made here: a caller may change the thresholds of a predictor that is built.
+        thresholds = self.test_score_thresh, self.test_nms_thresh
+        return DetectionSelection(*thresholds, self.test_topk_per_image, self.conventions)(boxes, probs, size)
 
 
 def foreground_box_losses(

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.ops import ps_roi_align
+from torchvision.ops import ps_roi_align, roi_align
 
 from vod2.d2 import ROI_BOX_HEAD_REGISTRY, ROI_HEADS_REGISTRY, Boxes, CfgNode, ShapeSpec, configurable
 from vod2.errors import UserError
@@ -20,6 +20,7 @@ from vod2.layers import init_normal
 from vod2.layers.ps_roi_bags import position_sensitive_bags
 from vod2.modeling.roi_heads.predictor import VideoBoxPredictor
 from vod2.modeling.roi_heads.video_roi_heads import VideoROIHeads
+from vod2.ops import is_portable
 
 NUM_DELTAS = 8
 """Deltas of a RoI: 4 of the background, which nobody reads, then the 4 that all classes share (R-FCN's own layout)."""
@@ -59,7 +60,28 @@ def position_sensitive_align(
     rois = torch.cat(numbered)  # (M, 5)
     # ps_roi_align divides by the number of samples, which is 0 where a box is empty and decides about it.
     rois[:, 3:] += _SMALLEST * (rois[:, 3:] == rois[:, 1:3])
+    if is_portable():
+        return _bins_as_rois(maps.to(dtype), rois, resolution, scale, sampling_ratio)
     return ps_roi_align(maps.to(dtype), rois, resolution, scale, sampling_ratio)
+
+
+def _bins_as_rois(maps: Tensor, rois: Tensor, resolution: int, scale: float, sampling_ratio: int) -> Tensor:
+    """`ps_roi_align` by RoIAlign, which every runtime has: each bin is a RoI of one bin, on the maps of that bin.
+
+    maps (B, D*P*P, H, W), rois (M, 5) with the number of the map and xyxy -> (M, D, P, P).
+    """
+    P, bins = resolution, resolution**2
+    of_bins = maps.unflatten(1, (-1, bins)).transpose(1, 2).flatten(0, 1)  # (B, D*P*P, H, W) -> (B*P*P, D, H, W)
+    number, first, last = rois[:, :1], rois[:, None, 1:3], rois[:, None, 3:]  # (M, 1), (M, 1, 2) twice
+    place = torch.arange(bins, dtype=rois.dtype, device=rois.device)  # bins row by row
+    row = (place / P).floor()
+    corner = torch.stack([place - row * P, row], dim=1)  # (P*P, 2), x and y
+    size = (last - first) / P
+    start = first + corner * size  # (M, P*P, 2)
+    numbers = number * bins + place  # (M, P*P)
+    bin_rois = torch.cat([numbers[..., None], start, start + size], dim=2).flatten(0, 1)  # (M*P*P, 5)
+    pooled = roi_align(of_bins, bin_rois, 1, scale, sampling_ratio, aligned=True)  # (M*P*P, D, 1, 1)
+    return pooled.flatten(1).unflatten(0, (-1, P, P)).permute(0, 3, 1, 2)  # (M, P, P, D) -> (M, D, P, P)
 
 
 class PositionSensitivePooler(nn.Module):
@@ -99,7 +121,7 @@ class PositionSensitivePooler(nn.Module):
         (x,) = features
         tensors = [boxes_of_frame.tensor for boxes_of_frame in boxes]
         # On a CPU sums over cells are many times as fast; training stays with torchvision's gradient.
-        if x.device.type == "cpu" and not torch.is_grad_enabled():
+        if x.device.type == "cpu" and not torch.is_grad_enabled() and not is_portable():
             return self._forward_as_bags(x, tensors)
         maps = torch.cat([self.cls_score(x), self.bbox_pred(x)], dim=1)  # (B, D*P*P, H, W)
         return position_sensitive_align(maps, tensors, self.resolution, self.scale, self.sampling_ratio)

@@ -1,0 +1,112 @@
+"""What a folder of exported parts says of itself."""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from vod2.bounded import load_json
+from vod2.d2 import CfgNode
+from vod2.engine import load_config
+from vod2.errors import UserError
+
+MANIFEST, CONFIG = "export.json", "config.yaml"
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """An input or output of a part.
+
+    Attributes:
+        name: of the input or output in the file.
+        dtype: as PyTorch names it, such as "float32".
+        shape: its sizes, all of which are fixed.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PartSpec:
+    """A file of the folder: its name, and what goes in and comes out, in order."""
+
+    file: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    def input(self, name: str) -> TensorSpec:
+        return next(spec for spec in self.inputs if spec.name == name)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The content of `export.json`.
+
+    Attributes:
+        size: (height, width) of the images after resizing.
+        lookahead: frames that a frame waits for.
+        interval: distance of two keyframes; 0 for a method without any.
+        class_names: by label; empty where they are not known.
+        parts: {name: file}.
+    """
+
+    size: tuple[int, int]
+    lookahead: int
+    interval: int
+    class_names: tuple[str, ...]
+    parts: dict[str, PartSpec]
+
+    def text(self) -> str:
+        """As JSON."""
+        return json.dumps({"format": _FORMAT, **asdict(self)}, indent=1)
+
+    @staticmethod
+    def read(folder: str | os.PathLike) -> "Manifest":
+        """That of a folder.
+
+        Raises:
+            UserError: there is none, or it is broken, or of another version.
+        """
+        path = Path(folder) / MANIFEST
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(
+                f"{path} cannot be read ({error}): expected a folder that `vod2 export` has written"
+            ) from error
+        try:
+            content = load_json(text)
+            version = content["format"]
+            if version == _FORMAT:
+                return _manifest(content)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path} is broken ({type(error).__name__}: {error}): export the detector again") from error
+        raise UserError(f"{path} has the format {version!r}, expected {_FORMAT}: export the detector again")
+
+
+def _manifest(content: dict[str, Any]) -> Manifest:
+    parts = {}
+    for name, part in content["parts"].items():
+        parts[name] = PartSpec(os.path.basename(part["file"]), _specs(part["inputs"]), _specs(part["outputs"]))
+    height, width = content["size"]
+    return Manifest(
+        (int(height), int(width)),
+        int(content["lookahead"]),
+        int(content["interval"]),
+        tuple(map(str, content["class_names"])),
+        parts,
+    )
+
+
+def _specs(entries: Sequence[dict[str, Any]]) -> tuple[TensorSpec, ...]:
+    return tuple(TensorSpec(str(entry["name"]), str(entry["dtype"]), tuple(entry["shape"])) for entry in entries)
+
+
+def read_config(folder: str | os.PathLike) -> CfgNode:
+    """The configuration of the detector in a folder, on the CPU."""
+    return load_config(os.fspath(Path(folder) / CONFIG), ["MODEL.DEVICE", "cpu"])

@@ -1,0 +1,152 @@
+"""From a configuration with weights to a folder of files for other runtimes."""
+
+import contextlib
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vod2.atomic import replacing_all
+from vod2.d2 import CfgNode
+from vod2.engine import VideoPredictor
+from vod2.errors import UserError
+from vod2.export.graphs import Part, make_parts
+from vod2.export.manifest import CONFIG, MANIFEST, Manifest, PartSpec, TensorSpec
+from vod2.ops import portable
+
+FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
+"""{format: suffix of its files}."""
+OPSET = 20
+"""The version of ONNX's operators that the files are written in."""
+_MAX_BYTES = 2**31 - 2**24  # an ONNX file is one message of at most 2 GiB
+
+
+def require_packages(*names: str) -> None:
+    """Raises UserError if a package of the extra `export` is missing."""
+    missing = [name for name in names if find_spec(name) is None]
+    if missing:
+        raise UserError(f"this needs {' and '.join(missing)}, not installed here: pip install 'vod2[export]'")
+
+
+def export_detector(
+    cfg: CfgNode,
+    folder: str | os.PathLike,
+    size: tuple[int, int],
+    *,
+    lookahead: int | None = None,
+    form: str = "onnx",
+) -> Manifest:
+    """Write the parts of a detector, `export.json` and `config.yaml` to a folder, which is made.
+
+    Files of the same names are replaced, when all are whole.
+
+    Args:
+        cfg: with MODEL.WEIGHTS.
+        size: (height, width) of the images after resizing.
+        lookahead: see `VideoPredictor`.
+        form: one of `FORMATS`.
+
+    Raises:
+        UserError: the detector cannot be exported, see `make_parts`; a package is missing; the weights do not fit.
+    """
+    if form not in FORMATS:
+        raise UserError(f"format {form!r}: expected one of {', '.join(FORMATS)}")
+    if form == "onnx":
+        require_packages("onnx", "onnxscript")
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.DEVICE = "cpu"  # graphs belong to no device
+    predictor = VideoPredictor(cfg, lookahead=lookahead)
+    parts = make_parts(predictor.model, predictor.schedule, size)
+    suffix = FORMATS[form]
+    specs = {part.name: _spec(part, f"{part.name}{suffix}") for part in parts}
+    aggregator = predictor.model.pixel_aggregator
+    steps = None if aggregator is None else aggregator.keyframe_steps()
+    interval = 0 if steps is None else steps.interval
+    manifest = Manifest(size, predictor.lookahead, interval, tuple(predictor.class_names), specs)
+    files = [Path(folder) / spec.file for spec in specs.values()]
+    # The manifest comes last: who finds it finds the files that it names.
+    with replacing_all([*files, Path(folder) / CONFIG, Path(folder) / MANIFEST]) as temporaries:
+        for part, file in zip(parts, temporaries, strict=False):
+            _write(part, file, form)
+        temporaries[-2].write_text(cfg.dump(), encoding="utf-8")
+        temporaries[-1].write_text(manifest.text(), encoding="utf-8")
+    return manifest
+
+
+def _spec(part: Part, file: str) -> PartSpec:
+    inputs = tuple(_tensor(name, value) for name, value in part.inputs.items())
+    outputs = tuple(_tensor(name, value) for name, value in zip(part.outputs, part.run(), strict=True))
+    return PartSpec(file, inputs, outputs)
+
+
+def _tensor(name: str, value: Tensor) -> TensorSpec:
+    return TensorSpec(name, str(value.dtype).removeprefix("torch."), tuple(value.shape))
+
+
+def traced(part: Part) -> torch.export.ExportedProgram:
+    """A part as a graph of PyTorch.
+
+    Raises:
+        UserError: it does something that depends on values.
+    """
+    with torch.no_grad(), portable(), _quiet():
+        try:
+            return torch.export.export(part.module, tuple(part.inputs.values()), strict=False)
+        except Exception as error:
+            raise UserError(
+                f"the part {part.name!r} of this detector cannot be traced ({_first_line(error)}): a module of your own "
+                "may do what depends on values"
+            ) from error
+
+
+def _write(part: Part, file: Path, form: str) -> None:
+    program = traced(part)
+    if form == "torch":
+        torch.export.save(program, file)
+        return
+    tensors: Sequence[Any] = [*program.state_dict.values(), *program.constants.values()]
+    count = sum(value.numel() * value.element_size() for value in tensors if isinstance(value, Tensor))
+    if count > _MAX_BYTES:
+        raise UserError(
+            f"the part {part.name!r} has {count / 2**30:.1f} GiB of weights, an ONNX file holds 2 GiB: give --format "
+            "torch, or a smaller model"
+        )
+    with torch.no_grad(), _quiet():
+        converted = torch.onnx.export(
+            program,
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=list(part.inputs),
+            output_names=list(part.outputs),
+            verbose=False,
+        )
+    assert converted is not None  # without a file it returns the program
+    converted.save(os.fspath(file), external_data=False)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what the exporters say of their own insides."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
