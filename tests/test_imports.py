@@ -59,10 +59,11 @@ ALLOWED = {
     "engine": CORE
     | {"temporal", "ops", "layers", "modeling", "video", "data", "evaluation", "checkpoint", "visualization"}
     | {"config", "keys", "detections"},
+    "export": CORE | {"temporal", "ops", "modeling", "engine"},
     "ablation": {"checkpoint", "d2", "data", "engine", "keys"},
     "commands": CORE
     | {"temporal", "modeling", "data", "evaluation", "checkpoint", "visualization", "video", "engine", "archive"}
-    | {"detections", "serve"},
+    | {"detections", "serve", "export"},
     "model_zoo": {"d2", "checkpoint", "engine"},
     "serve": set(),
     "__main__": {"commands"},

@@ -27,6 +27,7 @@ TOOLS = {
     "archive": "detect_archive",
     "convert": "convert_checkpoint",
     "zoo": "model_zoo",
+    "export": "export_model",
     "analyze": "analyze_model",
     "show": "show_config",
     "synthetic": "make_synthetic",

@@ -103,9 +103,7 @@ class SELSAAggregator(ProposalAggregator):
             x = F.relu(x + relation(*pair, mask))
         return Aggregated(x, relations=relations)
 
-    def _next_supports(
-        self, k: int, supports: Tensor | FeatureRows, support: ProposalSet
-    ) -> Tensor | FeatureRows:
+    def _next_supports(self, k: int, supports: Tensor | FeatureRows, support: ProposalSet) -> Tensor | FeatureRows:
         """H_k -> H_{k+1}, both (M, D) before activation, of the proposals `support`."""
         # By S_{k-1}, which the key frame's proposals have just gone through: supports get no relation of their own.
         if self.update_supports:

@@ -12,7 +12,6 @@ from vod2.engine.streams import DetectedFrame, StreamDetector, VideoStream, step
 from vod2.errors import UserError
 from vod2.temporal import SupportSchedule
 
-
 Predictor = TypeVar("Predictor", bound="StreamPredictor")
 
 

@@ -1,7 +1,7 @@
 """The parts of a detector that are exported: pure functions of tensors whose sizes are fixed.
 
-H, W: size of the resized image, P: proposals of a frame, D: embedding, T: frames of a window, S: proposals of a support,
-K: classes, k: boxes regressed from a proposal (1 or K), C, h, w: a map.
+H, W: size of the resized image, P: proposals of a frame, D: embedding, T: frames of a window, S: proposals of a
+support, K: classes, k: boxes regressed from a proposal (1 or K), C, h, w: a map.
 """
 
 from collections.abc import Mapping
@@ -254,6 +254,6 @@ def _supported() -> str:
     default = PixelAggregator.keyframe_steps
     pixels = [name for name, kind in PIXEL_AGGREGATOR_REGISTRY if kind.keyframe_steps is not default]
     return (
-        f"no aggregator, one of {', '.join(proposals)}, or {', '.join(pixels)} with an aligner that needs no images and "
-        "no deformable convolution"
+        f"no aggregator, one of {', '.join(proposals)}, or {', '.join(pixels)} with an aligner that compares "
+        "maps by learned or fixed samples or by attention"
     )

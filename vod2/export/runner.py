@@ -19,7 +19,7 @@ from vod2.engine.stream_predictor import StreamPredictor
 from vod2.errors import UserError
 from vod2.export.graphs import AGGREGATE, BETWEEN, DETECT, FRAME, KEYFRAME
 from vod2.export.manifest import Manifest, read_config
-from vod2.export.writing import require_packages
+from vod2.export.session import OnnxGraph, require_packages
 from vod2.modeling.roi_heads import DetectionSelection
 from vod2.structures import Frame, ProposalSet, TemporalContext
 from vod2.temporal import FrameMemory, SupportSchedule
@@ -47,7 +47,7 @@ class OnnxPredictor(StreamPredictor):
         require_packages("onnxruntime")
         manifest = Manifest.read(folder)
         cfg = read_config(folder)
-        graphs = {name: _Graph(Path(folder) / part.file, providers) for name, part in manifest.parts.items()}
+        graphs = {name: OnnxGraph(Path(folder) / part.file, providers) for name, part in manifest.parts.items()}
         schedule = schedule_of_stream(cfg, manifest.lookahead)
         kinds = {FRAME: _WindowDetector, DETECT: _ImageDetector, KEYFRAME: _KeyframeDetector}
         kind = next((kind for name, kind in kinds.items() if name in graphs), None)
@@ -56,39 +56,11 @@ class OnnxPredictor(StreamPredictor):
         super().__init__(kind(cfg, manifest, graphs, schedule))
 
 
-class _Graph:
-    """A file in ONNX Runtime: tensors in, tensors out, by name."""
-
-    def __init__(self, file: Path, providers: Sequence[str] | None) -> None:
-        import onnxruntime
-
-        if file.suffix != ".onnx":
-            raise UserError(f"{file}: OnnxPredictor runs ONNX files, export the detector with --format onnx")
-        if not file.is_file():
-            raise UserError(f"{file} does not exist, though export.json names it: export the detector again")
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        options.inter_op_num_threads = 1
-        chosen = list(providers or ["CPUExecutionProvider"])
-        try:
-            self._session = onnxruntime.InferenceSession(os.fspath(file), options, providers=chosen)
-        # Its exceptions have no class in common but this.
-        except Exception as error:
-            reason = " ".join(str(error).split())
-            raise UserError(f"{file} does not load in ONNX Runtime ({reason:.300}): export it again") from error
-        self._outputs = [output.name for output in self._session.get_outputs()]
-
-    def __call__(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        arrays = {name: np.ascontiguousarray(value.numpy()) for name, value in inputs.items()}
-        found = self._session.run(self._outputs, arrays)
-        return {name: torch.from_numpy(np.asarray(value)) for name, value in zip(self._outputs, found, strict=True)}
-
-
 class _GraphDetector:
     """A `PredictorDetector` of graphs: what those of all methods do."""
 
     def __init__(
-        self, cfg: CfgNode, manifest: Manifest, graphs: Mapping[str, _Graph], schedule: SupportSchedule
+        self, cfg: CfgNode, manifest: Manifest, graphs: Mapping[str, OnnxGraph], schedule: SupportSchedule
     ) -> None:
         self.manifest, self.graphs, self.schedule = manifest, graphs, schedule
         self.class_names: Sequence[str] = manifest.class_names
@@ -159,8 +131,9 @@ class _WindowDetector(_GraphDetector):
     def _encoded(self, video: str, index: int, image: Tensor) -> Frame:
         found = self.graphs[FRAME]({_IMAGE: image})
         # Without padding, as the model's own memory has it.
-        rows = (found[name][found["valid"]] for name in ("boxes", "features", "objectness"))
-        return Frame(video, index, self.manifest.size, proposals=ProposalSet.of_frame(*rows, self.manifest.size))
+        boxes, features, objectness = (found[name][found["valid"]] for name in ("boxes", "features", "objectness"))
+        proposals = ProposalSet.of_frame(boxes, features, objectness, self.manifest.size)
+        return Frame(video, index, self.manifest.size, proposals=proposals)
 
     def _run(self, key: Frame, context: TemporalContext) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         shapes = self.manifest.parts[AGGREGATE].input

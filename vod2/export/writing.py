@@ -5,9 +5,8 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator, Sequence
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,8 +15,10 @@ from vod2.atomic import replacing_all
 from vod2.d2 import CfgNode
 from vod2.engine import VideoPredictor
 from vod2.errors import UserError
+from vod2.export.agreement import Agreement, agreement
 from vod2.export.graphs import Part, make_parts
 from vod2.export.manifest import CONFIG, MANIFEST, Manifest, PartSpec, TensorSpec
+from vod2.export.session import OnnxGraph, require_packages
 from vod2.ops import portable
 
 FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
@@ -27,11 +28,16 @@ OPSET = 20
 _MAX_BYTES = 2**31 - 2**24  # an ONNX file is one message of at most 2 GiB
 
 
-def require_packages(*names: str) -> None:
-    """Raises UserError if a package of the extra `export` is missing."""
-    missing = [name for name in names if find_spec(name) is None]
-    if missing:
-        raise UserError(f"this needs {' and '.join(missing)}, not installed here: pip install 'vod2[export]'")
+class Exported(NamedTuple):
+    """What `export_detector` has written.
+
+    Attributes:
+        manifest: the content of `export.json`.
+        agreement: {part: how far the file is from PyTorch}.
+    """
+
+    manifest: Manifest
+    agreement: dict[str, Agreement]
 
 
 def export_detector(
@@ -41,7 +47,8 @@ def export_detector(
     *,
     lookahead: int | None = None,
     form: str = "onnx",
-) -> Manifest:
+    optimise: bool = True,
+) -> Exported:
     """Write the parts of a detector, `export.json` and `config.yaml` to a folder, which is made.
 
     Files of the same names are replaced, when all are whole.
@@ -51,6 +58,8 @@ def export_detector(
         size: (height, width) of the images after resizing.
         lookahead: see `VideoPredictor`.
         form: one of `FORMATS`.
+        optimise: whether constants are folded and operators joined in ONNX files; without, they are written sooner, and
+            left to whoever loads them.
 
     Raises:
         UserError: the detector cannot be exported, see `make_parts`; a package is missing; the weights do not fit.
@@ -58,7 +67,7 @@ def export_detector(
     if form not in FORMATS:
         raise UserError(f"format {form!r}: expected one of {', '.join(FORMATS)}")
     if form == "onnx":
-        require_packages("onnx", "onnxscript")
+        require_packages("onnx", "onnxscript", "onnxruntime")
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.DEVICE = "cpu"  # graphs belong to no device
@@ -70,14 +79,15 @@ def export_detector(
     steps = None if aggregator is None else aggregator.keyframe_steps()
     interval = 0 if steps is None else steps.interval
     manifest = Manifest(size, predictor.lookahead, interval, tuple(predictor.class_names), specs)
+    agreements: dict[str, Agreement] = {}
     files = [Path(folder) / spec.file for spec in specs.values()]
     # The manifest comes last: who finds it finds the files that it names.
     with replacing_all([*files, Path(folder) / CONFIG, Path(folder) / MANIFEST]) as temporaries:
         for part, file in zip(parts, temporaries, strict=False):
-            _write(part, file, form)
+            agreements[part.name] = _write(part, file, form, optimise)
         temporaries[-2].write_text(cfg.dump(), encoding="utf-8")
         temporaries[-1].write_text(manifest.text(), encoding="utf-8")
-    return manifest
+    return Exported(manifest, agreements)
 
 
 def _spec(part: Part, file: str) -> PartSpec:
@@ -101,23 +111,21 @@ def traced(part: Part) -> torch.export.ExportedProgram:
             return torch.export.export(part.module, tuple(part.inputs.values()), strict=False)
         except Exception as error:
             raise UserError(
-                f"the part {part.name!r} of this detector cannot be traced ({_first_line(error)}): a module of your own "
-                "may do what depends on values"
+                f"the part {part.name!r} of this detector cannot be traced ({_first_line(error)}): what a module "
+                "does must not depend on values"
             ) from error
 
 
-def _write(part: Part, file: Path, form: str) -> None:
+def _write(part: Part, file: Path, form: str, optimise: bool) -> Agreement:
+    """Write the file of a part, and run it on the examples."""
     program = traced(part)
+    expected = dict(zip(part.outputs, part.run(), strict=True))
     if form == "torch":
         torch.export.save(program, file)
-        return
-    tensors: Sequence[Any] = [*program.state_dict.values(), *program.constants.values()]
-    count = sum(value.numel() * value.element_size() for value in tensors if isinstance(value, Tensor))
-    if count > _MAX_BYTES:
-        raise UserError(
-            f"the part {part.name!r} has {count / 2**30:.1f} GiB of weights, an ONNX file holds 2 GiB: give --format "
-            "torch, or a smaller model"
-        )
+        with torch.no_grad():
+            found = torch.export.load(file).module()(*part.inputs.values())
+        return agreement(expected, dict(zip(part.outputs, found, strict=True)))
+    _require_small(part, program)
     with torch.no_grad(), _quiet():
         converted = torch.onnx.export(
             program,
@@ -125,10 +133,22 @@ def _write(part: Part, file: Path, form: str) -> None:
             opset_version=OPSET,
             input_names=list(part.inputs),
             output_names=list(part.outputs),
+            optimize=optimise,
             verbose=False,
         )
     assert converted is not None  # without a file it returns the program
     converted.save(os.fspath(file), external_data=False)
+    return agreement(expected, OnnxGraph(file)(part.inputs))
+
+
+def _require_small(part: Part, program: torch.export.ExportedProgram) -> None:
+    tensors: Sequence[Any] = [*program.state_dict.values(), *program.constants.values()]
+    count = sum(value.numel() * value.element_size() for value in tensors if isinstance(value, Tensor))
+    if count > _MAX_BYTES:
+        raise UserError(
+            f"the part {part.name!r} has {count / 2**30:.1f} GiB of weights, an ONNX file holds 2 GiB: give --format "
+            "torch, or a smaller model"
+        )
 
 
 @contextlib.contextmanager

@@ -81,7 +81,7 @@ class VideoRPN(RPN):
 
         Returns:
             B `Instances` with proposal_boxes and objectness_logits (descending); losses loss_rpn_cls and loss_rpn_loc.
-            Within `vod2.ops.portable` every frame has as many: what it lacks is padding, boxes of 0 with the logit -inf.
+            Within `vod2.ops.portable` all frames have as many: what one lacks is padding, boxes of 0 with logit -inf.
         """
         maps = [features[name] for name in self.in_features]
         anchors = self.anchor_generator(maps)

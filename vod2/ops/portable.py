@@ -1,4 +1,4 @@
-"""A switch between the operators as they run here, and forms of them that any runtime of graphs knows (docs/export.md)."""
+"""A switch between the operators as they run here, and forms of them that other runtimes know (docs/export.md)."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -37,7 +37,8 @@ def roi_align(
 
     A sample counts as 0 from one cell outside of the map on, and until there as the border. An infinite coordinate is
     one far outside. All bins of a RoI with a NaN are NaN, and give the map no gradient. torchvision's operator, which
-    runs where there are no kernels for the device, or `portable` is on, has no such rules: its coordinates must be finite.
+    runs where there are no kernels for the device, or `portable` is on, has no such rules: its coordinates must be
+    finite.
 
     Args:
         features: (B, C, H, W) floating point, channels first or last in memory.

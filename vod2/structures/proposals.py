@@ -21,7 +21,7 @@ POOLED_MAPS = "pooled_maps"
 TRACK_IDS = "track_ids"
 """The field (M,) int64 with the track of the object in each box."""
 VALID = "valid"
-"""The field (M,) bool of a set of a fixed size, False for the rows that only fill it up. Without it, all are proposals."""
+"""The field (M,) bool of a set of a fixed size, False for the rows that fill it up. Without it, all are proposals."""
 
 
 @dataclass(frozen=True)
