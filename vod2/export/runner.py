@@ -63,7 +63,7 @@ class _GraphDetector:
         self, cfg: CfgNode, manifest: Manifest, graphs: Mapping[str, OnnxGraph], schedule: SupportSchedule
     ) -> None:
         self.manifest, self.graphs, self.schedule = manifest, graphs, schedule
-        self.class_names: Sequence[str] = manifest.class_names
+        self.class_names: Sequence[str] = list(manifest.class_names)
         self.prepare = FramePreparation(cfg)
         self.selection = DetectionSelection.from_config(cfg)
 

@@ -84,7 +84,7 @@ def export_detector(
     # The manifest comes last: who finds it finds the files that it names.
     with replacing_all([*files, Path(folder) / CONFIG, Path(folder) / MANIFEST]) as temporaries:
         for part, file in zip(parts, temporaries, strict=False):
-            agreements[part.name] = _write(part, file, form, optimise)
+            agreements[part.name] = write_part(part, file, form, optimise)
         temporaries[-2].write_text(cfg.dump(), encoding="utf-8")
         temporaries[-1].write_text(manifest.text(), encoding="utf-8")
     return Exported(manifest, agreements)
@@ -116,8 +116,8 @@ def traced(part: Part) -> torch.export.ExportedProgram:
             ) from error
 
 
-def _write(part: Part, file: Path, form: str, optimise: bool) -> Agreement:
-    """Write the file of a part, and run it on the examples."""
+def write_part(part: Part, file: Path, form: str, optimise: bool) -> Agreement:
+    """Write the file of a part, and run it on the examples. Arguments as in `export_detector`."""
     program = traced(part)
     expected = dict(zip(part.outputs, part.run(), strict=True))
     if form == "torch":
@@ -154,7 +154,7 @@ def _require_small(part: Part, program: torch.export.ExportedProgram) -> None:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Without what the exporters say of their own insides."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.__trace", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)

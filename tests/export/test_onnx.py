@@ -1,0 +1,192 @@
+"""Exported files in ONNX Runtime: part by part, and in streams, against the detector that they were made of."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from helpers.exports import EXPORTED, bgr_video, cfg_with_weights
+from helpers.models import IMAGE_SIZE, build_detector
+from vod2 import UserError, VideoPredictor
+from vod2.d2 import Instances
+from vod2.export import FORMATS, Manifest, OnnxPredictor, export_detector, make_parts
+from vod2.export.agreement import Agreement, agreement
+from vod2.export.writing import write_part
+from vod2.temporal import SlidingWindow
+
+for _package in ("onnx", "onnxscript", "onnxruntime"):
+    pytest.importorskip(_package, reason=f"{_package} is not installed: pip install 'vod2[export]'")
+
+TOLERANCE = 1e-4
+PIXELS = 1e-3  # of boxes, whose coordinates have 1e-5 in their last digit
+
+
+_SLOW = ("R-FCN", "SELSA", "LSTS")  # what is special to these is tested part by part, too
+_EXPORTS: dict[str, tuple] = {}
+
+
+def export_once(method: str, tmp_path_factory) -> tuple:
+    """(configuration, folder, what the export said); an export takes seconds."""
+    if method not in _EXPORTS:
+        folder = tmp_path_factory.mktemp("export")
+        cfg = cfg_with_weights(folder, EXPORTED[method])
+        said = export_detector(cfg, folder / "out", IMAGE_SIZE, optimise=False)
+        _EXPORTS[method] = cfg, folder / "out", said
+    return _EXPORTS[method]
+
+
+@pytest.fixture(
+    params=[pytest.param(name, marks=pytest.mark.slow) if name in _SLOW else name for name in EXPORTED],
+)
+def exported(request, tmp_path_factory) -> tuple:
+    return export_once(request.param, tmp_path_factory)
+
+
+@pytest.fixture
+def single(tmp_path_factory) -> Path:
+    """A folder with the single frame detector."""
+    return export_once("single", tmp_path_factory)[1]
+
+
+def assert_agrees(found: Agreement) -> None:
+    assert found.differences and found.missing == 0
+    for output, difference in found.differences.items():
+        assert difference <= (PIXELS if output == "boxes" else TOLERANCE), (output, found)
+
+
+def by_proposal(instances: Instances) -> Instances:
+    """In an order that nearly equal scores do not change."""
+    return instances[(instances.pred_classes * 1000 + instances.proposal_index).argsort()]
+
+
+def assert_same_stream(expected, found) -> None:
+    for one, other in zip(expected, found, strict=True):
+        assert one.index == other.index
+        assert len(one.instances) == len(other.instances) > 0
+        assert one.instances.image_size == other.instances.image_size
+        instances, others = by_proposal(one.instances), by_proposal(other.instances)
+        assert instances.pred_classes.tolist() == others.pred_classes.tolist()
+        assert instances.proposal_index.tolist() == others.proposal_index.tolist()
+        assert torch.allclose(instances.scores, others.scores, atol=1e-3)
+        assert torch.allclose(instances.pred_boxes.tensor, others.pred_boxes.tensor, atol=1e-2)
+
+
+def test_every_part_agrees_with_pytorch(exported):
+    for part in exported[2].agreement.values():
+        assert_agrees(part)
+
+
+@pytest.mark.parametrize(("method", "name"), [("R-FCN", "detect"), ("SELSA", "aggregate"), ("LSTS", "between")])
+def test_a_part_that_is_special_to_a_method_agrees_with_pytorch(method, name, tmp_path):
+    model = build_detector(EXPORTED[method] | {"MODEL.DEVICE": "cpu"})
+    (part,) = [part for part in make_parts(model, SlidingWindow(1), IMAGE_SIZE) if part.name == name]
+    assert_agrees(write_part(part, tmp_path / "part.onnx", "onnx", optimise=False))
+
+
+def test_streams_are_those_of_the_detector(exported):
+    """The first frames, a whole window, a lost frame, the end; a video that is shorter than the window; two at once."""
+    cfg, folder, _ = exported
+    model, runner = VideoPredictor(cfg), OnnxPredictor(folder)
+    frames = bgr_video(6)
+    assert runner.lookahead == model.lookahead and runner.class_names == model.class_names == []
+    assert_same_stream(model.stream(frames), runner.stream(frames))
+    assert_same_stream(model.stream(frames[5:]), runner.stream(frames[5:]))
+    with_gap = [*frames[:3], None, frames[4]]
+    assert_same_stream(model.stream(with_gap), runner.stream(with_gap))
+    streams = [runner.open("a"), runner.open("b")]
+    found: list[list] = [[], []]
+    for pair in zip(frames[:3], frames[3:], strict=True):
+        for row, done in enumerate(runner.step_many(list(zip(streams, pair, strict=True)))):
+            found[row] += done
+    for row, stream in enumerate(streams):
+        assert_same_stream(model.stream(frames[3 * row : 3 * row + 3]), found[row] + stream.flush())
+
+
+def test_frames_are_resized_as_for_the_detector_and_boxes_scaled_back(exported):
+    cfg, folder, _ = exported
+    frames = [np.repeat(np.repeat(frame, 2, axis=0), 2, axis=1) for frame in bgr_video(2)]
+    assert_same_stream(VideoPredictor(cfg).stream(frames), OnnxPredictor(folder).stream(frames))
+
+
+def test_a_frame_of_another_shape_is_refused_with_the_size_to_export(single):
+    frame = np.zeros((64, 64, 3), np.uint8)
+    with pytest.raises(UserError, match="64x64.* take 64x96: export the detector again with --size 64x64"):
+        OnnxPredictor(single).step(frame)
+
+
+def test_a_closed_runner_is_named(single):
+    with OnnxPredictor(single) as runner:
+        pass
+    with pytest.raises(UserError, match="this OnnxPredictor is closed"):
+        runner.open()
+
+
+def broken(single, tmp_path, change):
+    folder = tmp_path / "copy"
+    shutil.copytree(single, folder)
+    change(folder)
+    with pytest.raises(UserError) as error:
+        OnnxPredictor(folder)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def rewritten(**changes):
+    def change(folder):
+        content = json.loads((folder / "export.json").read_text())
+        (folder / "export.json").write_text(json.dumps(content | changes))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda folder: (folder / "export.json").unlink(), "expected a folder that `vod2 export` has written"),
+        (lambda folder: (folder / "export.json").write_text("{"), "is broken"),
+        (lambda folder: (folder / "export.json").write_text("[1]"), "is broken"),
+        (rewritten(format=2), "has the format 2, expected 1"),
+        (rewritten(size=[64]), "is broken"),
+        (rewritten(parts={}), "none of which begins a frame"),
+        (lambda folder: (folder / "detect.onnx").unlink(), "detect.onnx does not exist"),
+        (lambda folder: (folder / "detect.onnx").write_bytes(b"\x08\x01"), "does not load in ONNX Runtime"),
+        (lambda folder: (folder / "config.yaml").unlink(), "config.yaml"),
+    ],
+)
+def test_a_broken_folder_is_named(single, tmp_path, change, said):
+    assert said in broken(single, tmp_path, change)
+
+
+def test_a_folder_of_torch_files_gives_what_the_detector_gives_and_is_refused_by_the_runner(tmp_path):
+    cfg = cfg_with_weights(tmp_path, {})
+    said = export_detector(cfg, tmp_path / "out", IMAGE_SIZE, form="torch")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["config.yaml", "detect.pt2", "export.json"]
+    assert max(said.agreement["detect"].differences.values()) <= PIXELS
+    with pytest.raises(UserError, match="--format onnx"):
+        OnnxPredictor(tmp_path / "out")
+
+
+def test_the_manifest_reads_back(single):
+    manifest = Manifest.read(single)
+    image = manifest.parts["detect"].input("image")
+    assert (image.dtype, image.shape, manifest.interval, manifest.lookahead) == ("uint8", (1, 3, *IMAGE_SIZE), 0, 0)
+    assert [output.name for output in manifest.parts["detect"].outputs] == ["boxes", "scores", "valid"]
+
+
+def test_agreement_finds_what_is_other():
+    boxes, valid = torch.tensor([[0.0, 0, 8, 8], [9, 9, 20, 20], [0, 0, 0, 0]]), torch.tensor([True, True, False])
+    moved = boxes.clone()
+    moved[1] += 5
+    found = agreement({"boxes": boxes, "valid": valid}, {"boxes": moved, "valid": valid})
+    assert (found.rows, found.missing) == (2, 1) and "1 of 2 boxes are others" in str(found)
+    nothing = agreement({"boxes": boxes, "valid": valid}, {"boxes": boxes, "valid": torch.zeros_like(valid)})
+    assert nothing.missing == 2
+
+
+def test_an_unknown_format_is_refused(tmp_path):
+    assert set(FORMATS) == {"onnx", "torch"}
+    with pytest.raises(UserError, match="format 'tflite': expected one of onnx, torch"):
+        export_detector(cfg_with_weights(tmp_path, {}), tmp_path / "out", IMAGE_SIZE, form="tflite")
