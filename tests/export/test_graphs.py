@@ -85,7 +85,9 @@ def test_boxes_that_are_not_finite_or_empty_are_padding():
 def test_bins_as_rois_pool_as_position_sensitive_pooling_does(samples):
     rng = torch.Generator().manual_seed(0)
     maps = torch.randn(2, 5 * 9, 4, 6, generator=rng, dtype=torch.float64)
-    boxes = torch.tensor([[16.0, 8.0, 80.0, 60.0], [3.3, 2.1, 9.7, 30.9], [-40.0, -40.0, 20.0, 25.0], [9.0, 9.0, 9.0, 9.0]])
+    boxes = torch.tensor(
+        [[16.0, 8.0, 80.0, 60.0], [3.3, 2.1, 9.7, 30.9], [-40.0, -40.0, 20.0, 25.0], [9.0, 9.0, 9.0, 9.0]]
+    )
     arguments = maps, [boxes.double(), boxes.double()[:1]], 3, 1 / 16, samples
     expected = position_sensitive_align(*arguments)
     with portable():

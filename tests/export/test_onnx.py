@@ -7,15 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
 from helpers.exports import EXPORTED, bgr_video, cfg_with_weights
-from helpers.models import IMAGE_SIZE, build_detector
+from helpers.models import IMAGE_SIZE
 from vod2 import UserError, VideoPredictor
 from vod2.d2 import Instances
-from vod2.export import FORMATS, Manifest, OnnxPredictor, export_detector, make_parts
+from vod2.export import FORMATS, Manifest, OnnxPredictor, Part, export_detector
 from vod2.export.agreement import Agreement, agreement
 from vod2.export.writing import write_part
-from vod2.temporal import SlidingWindow
+from vod2.modeling.roi_heads.rfcn import position_sensitive_align
+from vod2.ops import st_sampling
 
 for _package in ("onnx", "onnxscript", "onnxruntime"):
     pytest.importorskip(_package, reason=f"{_package} is not installed: pip install 'vod2[export]'")
@@ -24,7 +26,11 @@ TOLERANCE = 1e-4
 PIXELS = 1e-3  # of boxes, whose coordinates have 1e-5 in their last digit
 
 
-_SLOW = ("R-FCN", "SELSA", "LSTS")  # what is special to these is tested part by part, too
+_SLOW = (
+    "R-FCN",
+    "SELSA",
+    "LSTS",
+)  # their operators are tested alone, too, and their graphs by PyTorch in test_graphs.py
 _EXPORTS: dict[str, tuple] = {}
 
 
@@ -79,11 +85,29 @@ def test_every_part_agrees_with_pytorch(exported):
         assert_agrees(part)
 
 
-@pytest.mark.parametrize(("method", "name"), [("R-FCN", "detect"), ("SELSA", "aggregate"), ("LSTS", "between")])
-def test_a_part_that_is_special_to_a_method_agrees_with_pytorch(method, name, tmp_path):
-    model = build_detector(EXPORTED[method] | {"MODEL.DEVICE": "cpu"})
-    (part,) = [part for part in make_parts(model, SlidingWindow(1), IMAGE_SIZE) if part.name == name]
+class _Pooling(nn.Module):
+    """R-FCN's pooling."""
+
+    def forward(self, maps: Tensor, boxes: Tensor) -> tuple[Tensor]:
+        return (position_sensitive_align(maps, [boxes], 3, 1 / 16, 2),)
+
+
+class _Sampling(nn.Module):
+    """LSTS's sampling."""
+
+    def forward(self, maps: Tensor, boxes: Tensor) -> tuple[Tensor]:
+        return (st_sampling(maps, maps.flip(2), maps.flip(3), boxes[:, :2] / 16),)
+
+
+@pytest.mark.parametrize("module", [_Pooling(), _Sampling()], ids=["R-FCN", "LSTS"])
+def test_the_operators_of_other_methods_agree_with_pytorch(module, tmp_path):
+    maps = torch.randn(1, 18, 4, 6, generator=torch.Generator().manual_seed(0))
+    boxes = torch.tensor([[16.0, 8.0, 80.0, 60.0], [-40.0, -40.0, 20.0, 25.0], [9.0, 9.0, 9.0, 9.0]])
+    part = Part("part", module, {"maps": maps, "boxes": boxes}, ("values",))
     assert_agrees(write_part(part, tmp_path / "part.onnx", "onnx", optimise=False))
+    # Against the operators as they run in the detector, too.
+    with torch.no_grad():
+        assert torch.allclose(module(maps, boxes)[0], part.run()[0], atol=1e-4)
 
 
 def test_streams_are_those_of_the_detector(exported):

@@ -1,14 +1,13 @@
 """The command line of tools/export_model.py: what it refuses, before anything is built, and what it writes."""
 
-import json
-
 import pytest
 
 from helpers.exports import cfg_with_weights
 from helpers.models import ROOT
 from vod2 import UserError
 from vod2.commands.export import image_size, main, require_folder
-from vod2.export import session
+from vod2.export import Manifest, session
+from vod2.export.manifest import PartSpec
 
 
 @pytest.mark.parametrize("text", ["600", "600x", "0x64", "16x64", "9000x64", "64X96", "64x96x3", "1e3x64", "-64x96"])
@@ -51,17 +50,15 @@ def test_an_export_is_replaced_only_when_asked_to_and_leaves_no_part_behind(tmp_
     cfg = cfg_with_weights(tmp_path, {})
     (tmp_path / "tiny.yaml").write_text(cfg.dump())
     folder = tmp_path / "out"
+    folder.mkdir()
+    old = Manifest((64, 96), 0, 3, (), {"between": PartSpec("between.onnx", (), ())})
+    (folder / "export.json").write_text(old.text())
+    (folder / "between.onnx").write_bytes(b"old")
     words = ["--config-file", str(tmp_path / "tiny.yaml"), "--size", "64x96", "--output", str(folder)]
-    main([*words, "--format", "torch"])
-    assert f"Wrote {folder / 'detect.pt2'}" in capsys.readouterr().out
-    # As if the old export had a part more.
-    content = json.loads((folder / "export.json").read_text())
-    content["parts"]["between"] = content["parts"]["detect"] | {"file": "between.pt2"}
-    (folder / "export.json").write_text(json.dumps(content))
-    (folder / "between.pt2").write_bytes(b"old")
     with pytest.raises(UserError, match="replace it with --overwrite"):
         main([*words, "--format", "torch"])
     main([*words, "--format", "torch", "--overwrite"])
+    assert f"Wrote {folder / 'detect.pt2'}" in capsys.readouterr().out
     assert sorted(path.name for path in folder.iterdir()) == ["config.yaml", "detect.pt2", "export.json"]
 
 
