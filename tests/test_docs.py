@@ -28,6 +28,7 @@ LANGUAGES = {"sh", "python", "yaml", "json", "text"}
 # Names of files in the documents that are no files of the project.
 FOREIGN_FILES = {
     "data.yaml": "a file of a YOLO dataset",
+    "config.yaml": "written by vod2 export",
     "results.md": "written by tools/ablate.py",
     "gpu.md": "written by tools/gpu_report.py",
     "B.yaml": "stands for any configuration",
