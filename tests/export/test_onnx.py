@@ -26,11 +26,8 @@ TOLERANCE = 1e-4
 PIXELS = 1e-3  # of boxes, whose coordinates have 1e-5 in their last digit
 
 
-_SLOW = (
-    "R-FCN",
-    "SELSA",
-    "LSTS",
-)  # their operators are tested alone, too, and their graphs by PyTorch in test_graphs.py
+# Their operators are tested alone, too, and their graphs by PyTorch in test_graphs.py.
+_SLOW = ("R-FCN", "SELSA", "LSTS")
 _EXPORTS: dict[str, tuple] = {}
 
 

@@ -118,11 +118,11 @@ def test_proposals_beyond_support_topk_do_not_matter():
 def test_the_advanced_pool_is_a_share_of_all_support_proposals_or_of_those_of_each_frame(pool, expected):
     """Half of 2 frames of 4; three of the best four are of the first frame. By hand."""
     scores = torch.tensor([9.0, 8.0, 5.0, 1.0, 6.0, 4.0, 3.0, 2.0])
-    support = ProposalSet.cat(
-        [ProposalSet.of_frame(torch.rand(4, 4), torch.rand(4, SMALL), part, IMAGE_SIZE) for part in scores.split(4)]
-    )
+    sets = [ProposalSet.of_frame(torch.rand(4, 4), torch.rand(4, SMALL), part, IMAGE_SIZE) for part in scores.split(4)]
+    frames = tuple(Frame("video", index, IMAGE_SIZE, proposals=proposals) for index, proposals in enumerate(sets))
+    context = TemporalContext(frames, (Role.LOCAL, Role.LOCAL))
     rdn = make_rdn(support_topk=4, advanced_ratio=0.5, advanced_pool=pool)
-    assert rdn._advanced_pool(support).scores.equal(scores[expected])
+    assert rdn._advanced_pool(ProposalSet.cat(sets), context).scores.equal(scores[expected])
 
 
 def test_no_parameter_is_shared_between_relation_modules():
