@@ -1,19 +1,16 @@
 """vod2 as it is installed: the files of its wheel, and its commands in an environment that knows no checkout."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
 import sys
-import sysconfig
-import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
 
 from helpers import documents
+from helpers.installed import ROOT, Installed, build
 from helpers.videos import moving_frames, write_video
 from vod2 import package_files
 from vod2.commands import COMMANDS, main
@@ -21,7 +18,6 @@ from vod2.engine import load_config
 from vod2.errors import UserError
 from vod2.version import __version__
 
-ROOT = Path(__file__).resolve().parents[1]
 MOST_BYTES = 200_000  # of a file of the wheel: of code and text, not of data
 
 
@@ -29,76 +25,6 @@ MOST_BYTES = 200_000  # of a file of the wheel: of code and text, not of data
 def own_words(monkeypatch) -> None:
     """`main` changes the words of the process."""
     monkeypatch.setattr(sys, "argv", ["pytest"])
-
-
-def run(*command: str | Path, cwd: Path, **variables: str) -> subprocess.CompletedProcess:
-    """A process that does not know this checkout."""
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    environment |= {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", **variables}
-    return subprocess.run(list(map(str, command)), cwd=cwd, env=environment, capture_output=True, text=True)
-
-
-def build(folder: Path, **variables: str) -> Path:
-    """The wheel of what lies in a folder, as pip builds it."""
-    words = ("-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", "wheels", ".")
-    done = run(sys.executable, *words, cwd=folder, **variables)
-    assert done.returncode == 0, done.stderr
-    (wheel,) = (folder / "wheels").glob("*.whl")
-    return wheel
-
-
-@pytest.fixture(scope="module")
-def sources(tmp_path_factory) -> Path:
-    """The unpacked source distribution of this checkout."""
-    checkout, folder = tmp_path_factory.mktemp("checkout"), tmp_path_factory.mktemp("sdist")
-    for path in ROOT.iterdir():
-        if path.name in ("vod2", "projects", "configs"):
-            shutil.copytree(path, checkout / path.name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
-        elif path.is_file():
-            shutil.copy(path, checkout)
-    done = run(sys.executable, "setup.py", "sdist", "--dist-dir", folder, cwd=checkout, VOD2_BUILD_OPS="0")
-    assert done.returncode == 0, done.stderr
-    with tarfile.open(folder / f"vod2-{__version__}.tar.gz") as archive:
-        archive.extractall(folder, filter="data")
-    return folder / f"vod2-{__version__}"
-
-
-@pytest.fixture(scope="module")
-def wheel(sources) -> Path:
-    """Built from the source distribution, without a compiler."""
-    return build(sources, VOD2_BUILD_OPS="0")
-
-
-class Installed:
-    """An environment with the wheel and what this one has beside vod2; `folder` is where its programs run."""
-
-    def __init__(self, wheel: Path, root: Path) -> None:
-        subprocess.run([sys.executable, "-m", "venv", "--without-pip", root / "venv"], check=True)
-        self.python = root / "venv" / "bin" / "python"
-        packages = sysconfig.get_path("purelib", vars={"base": str(root / "venv"), "platbase": str(root / "venv")})
-        # A path in a .pth is searched last, and .pth files there, such as that of an editable vod2, are not read.
-        own = (ROOT, ROOT / "tests", ROOT / "tools")
-        known = [path for path in sys.path if Path(path).is_dir() and Path(path).resolve() not in own]
-        Path(packages, "others.pth").write_text("\n".join(known))
-        words = ("install", "--no-deps", "--no-index", "--force-reinstall", "--ignore-installed", wheel)
-        done = run(sys.executable, "-m", "pip", "--python", self.python, *words, cwd=root)
-        assert done.returncode == 0, done.stderr
-        self.folder = root / "empty"
-        self.folder.mkdir()
-
-    def command(self, *words: str | Path) -> str:
-        """What `vod2 WORDS` prints; it must end well."""
-        return self.call(self.python.with_name("vod2"), *words)
-
-    def call(self, *command: str | Path) -> str:
-        done = run(*command, cwd=self.folder)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-
-@pytest.fixture(scope="module")
-def installed(wheel, tmp_path_factory) -> Installed:
-    return Installed(wheel, tmp_path_factory.mktemp("installed"))
 
 
 def test_the_wheel_has_code_configurations_and_projects_and_nothing_else(wheel):
