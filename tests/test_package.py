@@ -87,6 +87,7 @@ print("places:", *vod2.__path__, vod2.package_files.CONFIGS, vod2.projects.rdn._
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_a_wheel_with_compiled_ops_is_one_of_its_platform_and_runs_them(sources, tmp_path):
     """Where there is a compiler; without one the wheel is still built, and says so (tests/test_build.py)."""
     if shutil.which("c++") is None:
