@@ -160,6 +160,12 @@ print("places:", *vod2.__path__, vod2.package_files.CONFIGS, vod2.projects.rdn._
     assert all(Path(place).is_relative_to(installed.python.parents[1]) for place in places.split())
 
 
+def test_a_packaged_configuration_is_measured(installed):
+    """Its memory by a process of its own, which is no file of tools/."""
+    words = "--config-file quick/FasterRCNN.yaml --size 48x64 --frames 1 --threads 1".split()
+    assert "| FasterRCNN |" in installed.command("benchmark", "detectors", *words)
+
+
 @pytest.mark.slow
 def test_a_wheel_with_compiled_ops_is_one_of_its_platform_and_runs_them(sources, tmp_path):
     """Where there is a compiler; without one the wheel is still built, and says so (tests/test_build.py)."""

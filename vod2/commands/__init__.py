@@ -46,6 +46,7 @@ GROUPS = {
         "zoo": Command("zoo", "published weights by name: the list, or download and convert"),
         "convert": Command("convert", "published weights to those of vod2"),
         "analyze": Command("analyze", "parameters, operations and time of a detector"),
+        "benchmark": Command("benchmark", "time and memory of detectors, of training steps and of single parts"),
     },
     "to try it": {
         "demo": Command("demo", "synthetic videos, two trainings and their comparison, in about ten minutes"),
