@@ -120,6 +120,11 @@ def test_the_installed_command_lists_its_commands(installed):
     assert listed == list(COMMANDS)
 
 
+def test_the_installed_command_lists_its_commands_without_pytorch(installed):
+    done = run(installed.python.with_name("vod2"), "--help", cwd=installed.folder, PYTHONPROFILEIMPORTTIME="1")
+    assert " vod2.commands\n" in done.stderr and " torch\n" not in done.stderr
+
+
 def test_a_video_is_detected_with_a_packaged_configuration_and_random_weights(installed):
     write_video(installed.folder / "in.mp4", moving_frames(4))
     words = "--video-input in.mp4 --output out.mp4 --json out.json --report out.html --confidence-threshold 0".split()
