@@ -77,6 +77,23 @@ def read_text(path: str | os.PathLike, what: str) -> str:
         raise Fault.at(Place(path), value, "a text in UTF-8", kind, remedy) from error
 
 
+def read_json(path: str | os.PathLike, what: str, expected: str) -> Any:
+    """The content of a JSON file, packed if its name ends in .gz.
+
+    Args:
+        path: the file.
+        what: it should be, and `expected`, what it should hold, for messages.
+
+    Raises:
+        Fault: it cannot be read, or is no JSON.
+    """
+    try:
+        return load_json(read_text(path, what))
+    except ValueError as error:
+        reason = error if os.path.getsize(path) else "an empty file"
+        raise Fault.at(Place(path), f"broken JSON ({reason})", expected) from error
+
+
 def lines_of(path: str | os.PathLike, what: str, report: Report) -> list[str]:
     """The lines of a text in UTF-8; what is not UTF-8 comes as U+FFFD, so that only its own line is wrong.
 
