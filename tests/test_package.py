@@ -46,6 +46,11 @@ def test_the_installed_command_lists_its_commands(installed):
     assert listed == list(COMMANDS)
 
 
+def test_the_installed_command_lists_its_commands_without_pytorch(installed):
+    done = run(installed.python.with_name("vod2"), "--help", cwd=installed.folder, PYTHONPROFILEIMPORTTIME="1")
+    assert " vod2.commands\n" in done.stderr and " torch\n" not in done.stderr
+
+
 def test_a_video_is_detected_with_a_packaged_configuration_and_random_weights(installed):
     write_video(installed.folder / "in.mp4", moving_frames(4))
     words = "--video-input in.mp4 --output out.mp4 --json out.json --report out.html --confidence-threshold 0".split()
@@ -84,6 +89,12 @@ print("places:", *vod2.__path__, vod2.package_files.CONFIGS, vod2.projects.rdn._
     printed, places = installed.call(installed.python, "-c", before + example + after).split("places:\n")
     assert [line.split()[0] for line in printed.splitlines() if "Boxes(" in line] == ["0", "1"]
     assert all(Path(place).is_relative_to(installed.python.parents[1]) for place in places.split())
+
+
+def test_a_packaged_configuration_is_measured(installed):
+    """Its memory by a process of its own, which is no file of tools/."""
+    words = "--config-file quick/FasterRCNN.yaml --size 48x64 --frames 1 --threads 1".split()
+    assert "| FasterRCNN |" in installed.command("benchmark", "detectors", *words)
 
 
 @pytest.mark.slow

@@ -28,6 +28,7 @@ TOOLS = {
     "convert": "convert_checkpoint",
     "zoo": "model_zoo",
     "analyze": "analyze_model",
+    "benchmark": "benchmark",
     "show": "show_config",
     "synthetic": "make_synthetic",
     "demo": "run_demo",
