@@ -48,7 +48,7 @@ GROUPS = {
         "analyze": Command("analyze", "parameters, operations and time of a detector"),
     },
     "to try it": {
-        "demo": Command("demo", "synthetic videos, two trainings and their comparison, in about ten minutes"),
+        "demo": Command("demo", "a single frame against RDN on synthetic videos, in a minute"),
         "synthetic": Command("synthetic", "make synthetic videos with annotations"),
     },
 }
