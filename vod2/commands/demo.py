@@ -1,4 +1,4 @@
-"""A single-frame detector against RDN on synthetic videos that neither was trained on, with weights that come with vod2.
+"""A single-frame detector against RDN on synthetic videos that are new to both, with weights that come with vod2.
 
     vod2 demo --output output/demo
     vod2 demo --train --output output/demo_training
