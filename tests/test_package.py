@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from helpers import documents
-from helpers.installed import ROOT, Installed, build
+from helpers.installed import ROOT, Installed, build, run
 from helpers.videos import moving_frames, write_video
 from vod2 import package_files
 from vod2.commands import COMMANDS, main
