@@ -32,7 +32,7 @@ from vod2.errors import UserError
 from vod2.package_files import command_line
 from vod2.video import images_in, quick_to_read
 
-ITERATIONS = 900
+ITERATIONS = 600
 VAL_FRAMES = 1000
 VAL_SHARE = 0.25
 REGISTRATION = "datasets.py"
