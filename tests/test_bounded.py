@@ -15,7 +15,7 @@ import yaml
 
 from vod2 import bounded
 from vod2.ablation.suite import load_suite
-from vod2.bounded import LimitError, load_yaml, parse_xml, read_npz, shown
+from vod2.bounded import LimitError, load_json_at, load_yaml, parse_xml, read_npz, shown
 from vod2.checkpoint.files import find_whole
 from vod2.checkpoint.io import read_tensors
 from vod2.checkpoint.public_file import read_public
@@ -274,3 +274,19 @@ def test_a_huge_length_of_a_video_is_refused(tmp_path):
     (tmp_path / "set.json").write_text(json.dumps({"videos": videos, "annotations": [], "categories": []}))
     with pytest.raises(UserError, match=rf"length is 10*, expected a whole number of .*at most {2**22}"):
         load_coco_video(tmp_path / "set.json", video_root=tmp_path)
+
+
+@pytest.mark.parametrize(("text", "value"), [('{"a":  [1, 2], "b"', [1, 2]), ('{"a":3', 3), ('{"a":\n"x" y', "x")])
+def test_a_value_inside_of_json_is_read_without_what_follows(text, value):
+    assert load_json_at(text, text.index(":") + 1) == value
+
+
+@pytest.mark.parametrize("text", ["", "  ", "[1, 2", "nothing"])
+def test_where_there_is_no_value_of_json_it_is_an_error(text):
+    with pytest.raises(ValueError):
+        load_json_at(text, 0)
+
+
+def test_a_value_that_is_nested_too_deeply_is_refused():
+    with pytest.raises(LimitError, match="nested too deeply"):
+        load_json_at("x" + "[" * 100_000, 1)

@@ -1,4 +1,5 @@
-"""Who may import whom: d2 <- structures <- {temporal, ops, layers} <- modeling <- engine <- {ablation, archive}.
+"""Who may import whom: d2 <- structures <- {temporal, ops, layers} <- modeling <- engine <- {ablation, archive,
+benchmark}.
 
 The commands stand above all, the projects outside.
 """
@@ -63,7 +64,8 @@ ALLOWED = {
     "ablation": {"checkpoint", "d2", "data", "engine", "keys"},
     "commands": CORE
     | {"temporal", "modeling", "data", "evaluation", "checkpoint", "visualization", "video", "engine", "archive"}
-    | {"detections", "serve", "export"},
+    | {"detections", "serve", "benchmark", "export"},
+    "benchmark": {"d2", "temporal", "ops", "layers", "video", "data", "evaluation", "engine"},
     "model_zoo": {"d2", "checkpoint", "engine"},
     "serve": set(),
     "__main__": {"commands"},
@@ -228,6 +230,7 @@ def test_the_package_never_names_a_project():
     """
     assert PROJECT_NAMES, "there are no projects to look for"
     other_code = {"checkpoint/sources": set(PROJECT_NAMES), "evaluation": {"fgfa", "mega"}}
+    other_code["benchmark"] = set(PROJECT_NAMES)  # configurations that are measured
     other_code["commands"] = {"rdn"}  # the method of the demo and of examples
     for path in sources(PACKAGE):
         words = {word for text in texts_of(path) for word in split_words(text)}

@@ -1,19 +1,16 @@
 """vod2 as it is installed: the files of its wheel, and its commands in an environment that knows no checkout."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
 import sys
-import sysconfig
-import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
 
 from helpers import documents
+from helpers.installed import ROOT, Installed, build, run
 from helpers.videos import moving_frames, write_video
 from vod2 import package_files
 from vod2.commands import COMMANDS, main
@@ -21,7 +18,6 @@ from vod2.engine import load_config
 from vod2.errors import UserError
 from vod2.version import __version__
 
-ROOT = Path(__file__).resolve().parents[1]
 MOST_BYTES = 200_000  # of a file of the wheel: of code and text, not of data
 
 
@@ -31,77 +27,7 @@ def own_words(monkeypatch) -> None:
     monkeypatch.setattr(sys, "argv", ["pytest"])
 
 
-def run(*command: str | Path, cwd: Path, **variables: str) -> subprocess.CompletedProcess:
-    """A process that does not know this checkout."""
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    environment |= {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", **variables}
-    return subprocess.run(list(map(str, command)), cwd=cwd, env=environment, capture_output=True, text=True)
-
-
-def build(folder: Path, **variables: str) -> Path:
-    """The wheel of what lies in a folder, as pip builds it."""
-    words = ("-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", "wheels", ".")
-    done = run(sys.executable, *words, cwd=folder, **variables)
-    assert done.returncode == 0, done.stderr
-    (wheel,) = (folder / "wheels").glob("*.whl")
-    return wheel
-
-
-@pytest.fixture(scope="module")
-def sources(tmp_path_factory) -> Path:
-    """The unpacked source distribution of this checkout."""
-    checkout, folder = tmp_path_factory.mktemp("checkout"), tmp_path_factory.mktemp("sdist")
-    for path in ROOT.iterdir():
-        if path.name in ("vod2", "projects", "configs"):
-            shutil.copytree(path, checkout / path.name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
-        elif path.is_file():
-            shutil.copy(path, checkout)
-    done = run(sys.executable, "setup.py", "sdist", "--dist-dir", folder, cwd=checkout, VOD2_BUILD_OPS="0")
-    assert done.returncode == 0, done.stderr
-    with tarfile.open(folder / f"vod2-{__version__}.tar.gz") as archive:
-        archive.extractall(folder, filter="data")
-    return folder / f"vod2-{__version__}"
-
-
-@pytest.fixture(scope="module")
-def wheel(sources) -> Path:
-    """Built from the source distribution, without a compiler."""
-    return build(sources, VOD2_BUILD_OPS="0")
-
-
-class Installed:
-    """An environment with the wheel and what this one has beside vod2; `folder` is where its programs run."""
-
-    def __init__(self, wheel: Path, root: Path) -> None:
-        subprocess.run([sys.executable, "-m", "venv", "--without-pip", root / "venv"], check=True)
-        self.python = root / "venv" / "bin" / "python"
-        packages = sysconfig.get_path("purelib", vars={"base": str(root / "venv"), "platbase": str(root / "venv")})
-        # A path in a .pth is searched last, and .pth files there, such as that of an editable vod2, are not read.
-        own = (ROOT, ROOT / "tests", ROOT / "tools")
-        known = [path for path in sys.path if Path(path).is_dir() and Path(path).resolve() not in own]
-        Path(packages, "others.pth").write_text("\n".join(known))
-        words = ("install", "--no-deps", "--no-index", "--force-reinstall", "--ignore-installed", wheel)
-        done = run(sys.executable, "-m", "pip", "--python", self.python, *words, cwd=root)
-        assert done.returncode == 0, done.stderr
-        self.folder = root / "empty"
-        self.folder.mkdir()
-
-    def command(self, *words: str | Path) -> str:
-        """What `vod2 WORDS` prints; it must end well."""
-        return self.call(self.python.with_name("vod2"), *words)
-
-    def call(self, *command: str | Path) -> str:
-        done = run(*command, cwd=self.folder)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-
-@pytest.fixture(scope="module")
-def installed(wheel, tmp_path_factory) -> Installed:
-    return Installed(wheel, tmp_path_factory.mktemp("installed"))
-
-
-def test_the_wheel_has_code_configurations_and_projects_and_nothing_else(wheel):
+def test_the_wheel_has_code_configurations_projects_and_weights_and_nothing_else(wheel):
     assert wheel.name == f"vod2-{__version__}-py3-none-any.whl"
     with zipfile.ZipFile(wheel) as archive:
         files = {entry.filename: entry.file_size for entry in archive.infolist()}
@@ -109,15 +35,22 @@ def test_the_wheel_has_code_configurations_and_projects_and_nothing_else(wheel):
     code = {path.relative_to(ROOT).as_posix() for path in (ROOT / "vod2").rglob("*.py")}
     projects = {path.relative_to(ROOT).as_posix() for path in (ROOT / "projects").rglob("*.py")}
     wanted = code | {f"vod2/{name}" for name in configs | projects}
-    wanted |= {"vod2/py.typed", "vod2/visualization/report_template.html", "vod2/serve/page.html"}
+    checkpoints = {path.relative_to(ROOT).as_posix() for path in (ROOT / "vod2" / "checkpoints").rglob("*.*")}
+    assert any(name.endswith(".safetensors") for name in checkpoints)
+    wanted |= checkpoints | {"vod2/py.typed", "vod2/visualization/report_template.html", "vod2/serve/page.html"}
     own = {name for name in files if not name.startswith(f"vod2-{__version__}.dist-info/")}
     assert len(configs) > 80 and own == wanted
-    assert max(files.values()) < MOST_BYTES
+    assert max(size for name, size in files.items() if not name.endswith(".safetensors")) < MOST_BYTES
 
 
 def test_the_installed_command_lists_its_commands(installed):
     listed = re.findall(r"^  (\w+)  ", installed.command("--help"), flags=re.MULTILINE)
     assert listed == list(COMMANDS)
+
+
+def test_the_installed_command_lists_its_commands_without_pytorch(installed):
+    done = run(installed.python.with_name("vod2"), "--help", cwd=installed.folder, PYTHONPROFILEIMPORTTIME="1")
+    assert " vod2.commands\n" in done.stderr and " torch\n" not in done.stderr
 
 
 def test_a_video_is_detected_with_a_packaged_configuration_and_random_weights(installed):
@@ -160,7 +93,14 @@ print("places:", *vod2.__path__, vod2.package_files.CONFIGS, vod2.projects.rdn._
     assert all(Path(place).is_relative_to(installed.python.parents[1]) for place in places.split())
 
 
+def test_a_packaged_configuration_is_measured(installed):
+    """Its memory by a process of its own, which is no file of tools/."""
+    words = "--config-file quick/FasterRCNN.yaml --size 48x64 --frames 1 --threads 1".split()
+    assert "| FasterRCNN |" in installed.command("benchmark", "detectors", *words)
+
+
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_a_wheel_with_compiled_ops_is_one_of_its_platform_and_runs_them(sources, tmp_path):
     """Where there is a compiler; without one the wheel is still built, and says so (tests/test_build.py)."""
     if shutil.which("c++") is None:

@@ -8,46 +8,52 @@ Example:
     True
 """
 
-from vod2.config import add_video_config, register_config
-from vod2.data import VideoDatasetMapper, build_video_test_loader, build_video_train_loader
-from vod2.detections import DetectionLinker, Result, link
-from vod2.engine import VideoPredictor, VideoTrainer
-from vod2.errors import UserError, VideoError
-from vod2.evaluation import StreamingModel, UAVDTEvaluator, VIDEvaluator
-from vod2.modeling import (
-    BLR,
-    BOX_LINKER_REGISTRY,
-    PIXEL_AGGREGATOR_REGISTRY,
-    PROPOSAL_AGGREGATOR_REGISTRY,
-    Aggregated,
-    BoxLinker,
-    GreedyLinking,
-    OnlineLinker,
-    PixelAggregator,
-    ProposalAggregator,
-    SeqNMS,
-    TubeletLinking,
-    VideoRCNN,
-    VideoROIHeads,
-    VideoRPN,
-)
-from vod2.moved import moved as _moved
-from vod2.projects import import_all as _import_projects
-from vod2.structures import Frame, ProposalSet, Role, Support, TemporalContext
-from vod2.temporal import (
-    FrameMemory,
-    GlobalSample,
-    Keyframes,
-    RandomNear,
-    RandomVideo,
-    ScheduleUnion,
-    SlidingWindow,
-)
+from typing import TYPE_CHECKING
+
+from vod2.commands import only_prints as _only_prints
 from vod2.version import __version__
 
-_import_projects()
+# `vod2 --help` is answered without these, which take seconds.
+if TYPE_CHECKING or not _only_prints():
+    from vod2.config import add_video_config, register_config
+    from vod2.data import VideoDatasetMapper, build_video_test_loader, build_video_train_loader
+    from vod2.detections import DetectionLinker, Result, link
+    from vod2.engine import VideoPredictor, VideoTrainer
+    from vod2.errors import UserError, VideoError
+    from vod2.evaluation import StreamingModel, UAVDTEvaluator, VIDEvaluator
+    from vod2.modeling import (
+        BLR,
+        BOX_LINKER_REGISTRY,
+        PIXEL_AGGREGATOR_REGISTRY,
+        PROPOSAL_AGGREGATOR_REGISTRY,
+        Aggregated,
+        BoxLinker,
+        GreedyLinking,
+        OnlineLinker,
+        PixelAggregator,
+        ProposalAggregator,
+        SeqNMS,
+        TubeletLinking,
+        VideoRCNN,
+        VideoROIHeads,
+        VideoRPN,
+    )
+    from vod2.moved import moved as _moved
+    from vod2.projects import import_all as _import_projects
+    from vod2.structures import Frame, ProposalSet, Role, Support, TemporalContext
+    from vod2.temporal import (
+        FrameMemory,
+        GlobalSample,
+        Keyframes,
+        RandomNear,
+        RandomVideo,
+        ScheduleUnion,
+        SlidingWindow,
+    )
 
-__getattr__ = _moved(__name__, {"Union": "vod2.temporal:ScheduleUnion"})
+    _import_projects()
+
+    __getattr__ = _moved(__name__, {"Union": "vod2.temporal:ScheduleUnion"})
 
 __all__ = [
     "BLR",

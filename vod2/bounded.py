@@ -9,6 +9,7 @@ import io
 import json
 import math
 import os
+import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -29,6 +30,7 @@ MAX_XML_DEPTH = 100
 MAX_DIGITS = 1000
 """Digits of an integer in YAML, which may be hexadecimal. In JSON, Python itself reads at most 4300."""
 
+_TOO_DEEP_JSON = "it is nested too deeply, the limit is Python's: about 900 brackets"
 _CHUNK = 2**20  # bytes decompressed at a time
 
 _Value = TypeVar("_Value")
@@ -144,7 +146,21 @@ def load_json(text: str | bytes) -> Any:
     try:
         return json.loads(text)
     except RecursionError as error:
-        raise LimitError("it is nested too deeply, the limit is Python's: about 900 brackets") from error
+        raise LimitError(_TOO_DEEP_JSON) from error
+
+
+def load_json_at(text: str, position: int) -> Any:
+    """The JSON value that begins at `position` of a text, whatever follows it; blanks before it are skipped.
+
+    Raises:
+        ValueError: there is none, or it is nested too deeply.
+    """
+    start = re.compile(r"\s*").match(text, position)
+    assert start is not None  # it matches nothing, too
+    try:
+        return json.JSONDecoder().raw_decode(text, start.end())[0]
+    except RecursionError as error:
+        raise LimitError(_TOO_DEEP_JSON) from error
 
 
 def load_yaml(text: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> Any:

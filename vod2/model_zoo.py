@@ -1,8 +1,9 @@
-"""Models by name, like `detectron2.model_zoo`: configurations that come with vod2, and weights that others published.
+"""Models by name, like `detectron2.model_zoo`: configurations, and trained weights for some of them.
 
-A name is that of a configuration, such as "RDN_R101" or "quick/RDN". Published weights belong to the configurations of
-configs/published, which are the models of the code that trained them: "published/RDN_R101" is another model than
-"RDN_R101". `PUBLISHED` lists them, with the mAP and the licence that their publishers state.
+A name is that of a configuration, such as "RDN_R101" or "quick/RDN". The weights of small models come with vod2
+(vod2/checkpoints/README.md); others are published by those who trained them. Published weights belong to the
+configurations of configs/published, which are the models of the code that trained them: "published/RDN_R101" is
+another model than "RDN_R101". `PUBLISHED` lists them, with the mAP and the licence that their publishers state.
 
 Example:
     >>> from vod2 import model_zoo
@@ -18,7 +19,7 @@ from vod2.checkpoint import load_weights
 from vod2.checkpoint.sources.published import PUBLISHED, PublishedModel
 from vod2.d2 import CfgNode, build_model
 from vod2.engine import load_config
-from vod2.engine.zoo import find_published, published_weights, require_published, stem_of
+from vod2.engine.zoo import find_published, published_weights, require_published, stem_of, trained_weights
 from vod2.package_files import find_config
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "get_config",
     "get_config_file",
     "published_weights",
+    "trained_weights",
 ]
 
 
@@ -61,13 +63,13 @@ def get_config(name: str, trained: bool = False) -> CfgNode:
 
     Args:
         name: see `get_config_file`.
-        trained: MODEL.WEIGHTS are the published weights of that model, downloaded and converted if need be; otherwise
-            they are what the configuration begins its training with.
+        trained: MODEL.WEIGHTS are the trained weights of that model, which come with vod2 or are published and are
+            downloaded and converted if need be; otherwise they are what the configuration begins its training with.
 
     Raises:
-        UserError: there is no such configuration, or nobody has published weights for it, or see `published_weights`.
+        UserError: there is no such configuration, or there are no weights for it, or see `published_weights`.
     """
-    weights = published_weights(name) if trained else None
+    weights = trained_weights(name) if trained else None
     cfg = load_config(get_config_file(name))
     if weights is not None:
         cfg.MODEL.WEIGHTS = weights
@@ -79,7 +81,7 @@ def get(name: str, trained: bool = True, device: str | None = None) -> nn.Module
 
     Args:
         name: see `get_config_file`.
-        trained: with its published weights; otherwise with random ones.
+        trained: with its trained weights; otherwise with random ones.
         device: of its parameters; by default MODEL.DEVICE, a GPU where there is one.
 
     Raises:

@@ -15,6 +15,9 @@ _PACKAGE = Path(__file__).resolve().parent
 CONFIGS = _PACKAGE / "configs" if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent / "configs"
 """The folder of the configurations."""
 
+CHECKPOINTS = _PACKAGE / "checkpoints"
+"""The folder of the trained weights that come with vod2; its README.md says how each was made."""
+
 TOOLS = {
     "detect": "demo",
     "serve": "serve",
@@ -29,6 +32,7 @@ TOOLS = {
     "zoo": "model_zoo",
     "export": "export_model",
     "analyze": "analyze_model",
+    "benchmark": "benchmark",
     "show": "show_config",
     "synthetic": "make_synthetic",
     "demo": "run_demo",
@@ -62,6 +66,17 @@ def config_names() -> list[str]:
         True
     """
     return sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml"))
+
+
+def shipped_weights() -> dict[str, Path]:
+    """{name of a configuration without .yaml: the trained weights of its model that come with vod2}, sorted.
+
+    Example:
+        >>> all(f"{name}.yaml" in config_names() for name in shipped_weights())
+        True
+    """
+    files = sorted(CHECKPOINTS.rglob("*.safetensors"))
+    return {file.relative_to(CHECKPOINTS).with_suffix("").as_posix(): file for file in files}
 
 
 def similar_config(file: str) -> str | None:

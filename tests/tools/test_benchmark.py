@@ -1,35 +1,27 @@
-"""tools/benchmark.py: whole detectors and trainings side by side."""
+"""vod2 benchmark: whole detectors and trainings side by side."""
 
-import importlib.util
 import json
-import sys
 
 import pytest
 import torch
 from torch import nn
 
 from helpers.models import ROOT
+from vod2.benchmark import detectors, parts
+from vod2.benchmark.comparing import Comparison, require_kernels
+from vod2.benchmark.parts.evaluating import evaluate_in_loops, fill_evaluator, moving_objects, random_instances
+from vod2.commands.benchmark import main
 from vod2.errors import UserError
+from vod2.package_files import config_names
 
 QUICK = ROOT / "configs" / "quick"
-TOOL = ROOT / "tools" / "benchmark.py"
 
 
-@pytest.fixture(scope="module")
-def tool():
-    sys.path.insert(0, str(TOOL.parent))
-    spec = importlib.util.spec_from_file_location("benchmark_tool", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
-    sys.path.remove(str(TOOL.parent))
-
-
-def test_detectors_are_measured_side_by_side(tool, tmp_path, capsys):
+def test_detectors_are_measured_side_by_side(tmp_path, capsys):
     out = tmp_path / "speed.json"
     configs = [str(QUICK / "FasterRCNN.yaml"), str(QUICK / "LSTS.yaml")]
     words = ["--config-file", *configs, "--size", "48x64", "--frames", "3", "--threads", "1", "--json", str(out)]
-    tool.main(["detectors", *words])
+    main(["detectors", *words])
     document = json.loads(out.read_text())
     single, lsts = document["rows"]
     assert [row["config"] for row in (single, lsts)] == configs
@@ -46,11 +38,11 @@ def test_detectors_are_measured_side_by_side(tool, tmp_path, capsys):
     assert "FasterRCNN" in printed and "48 x 64 pixels on cpu, threads: 1" in printed
 
 
-def test_trainings_are_measured_side_by_side(tool, tmp_path):
+def test_trainings_are_measured_side_by_side(tmp_path):
     out = tmp_path / "speed.json"
     configs = [str(QUICK / "FasterRCNN.yaml"), str(QUICK / "RDN.yaml")]
     words = ["--config-file", *configs, "--size", "64x96", "--steps", "2", "--batch", "2", "--threads", "1"]
-    tool.main(["training", *words, "--json", str(out)])
+    main(["training", *words, "--json", str(out)])
     single, rdn = json.loads(out.read_text())["rows"]
     assert single["images"] == 2 < rdn["images"]  # key frames, and their supports
     assert rdn["images_s"] == pytest.approx(rdn["images"] / rdn["median_s"])
@@ -84,9 +76,7 @@ class Part(nn.Module):
         self._work(self._seconds / 2)
 
 
-def test_a_part_is_not_counted_in_that_which_calls_it(tool, monkeypatch):
-    from speed import detectors
-
+def test_a_part_is_not_counted_in_that_which_calls_it(monkeypatch):
     now = [0.0]
 
     def work(seconds):
@@ -102,16 +92,67 @@ def test_a_part_is_not_counted_in_that_which_calls_it(tool, monkeypatch):
 
 
 @pytest.mark.parametrize("size", ["600", "0x10", "600x1000x3", "axb"])
-def test_a_size_that_is_none_is_refused(tool, size, capsys):
+def test_a_size_that_is_none_is_refused(size, capsys):
     with pytest.raises(SystemExit):
-        tool.main(["detectors", "--config-file", "a.yaml", "--size", size])
+        main(["detectors", "--config-file", "a.yaml", "--size", size])
     assert f"{size!r}: expected HEIGHTxWIDTH" in capsys.readouterr().err
 
 
-def test_without_a_detector_the_error_says_how_to_name_one(tool):
+def test_without_a_detector_the_error_says_how_to_name_one():
     with pytest.raises(UserError, match=r"give --config-file FILE \.\.\. or --all"):
-        tool.main(["detectors"])
+        main(["detectors"])
     with pytest.raises(UserError, match=r"give --config-file FILE \.\.\."):
-        tool.main(["training"])
+        main(["training"])
     with pytest.raises(UserError, match="--size 48x64: .*from 64"):
-        tool.main(["training", "--config-file", "a.yaml", "--size", "48x64"])
+        main(["training", "--config-file", "a.yaml", "--size", "48x64"])
+
+
+def test_all_methods_come_with_vod2():
+    assert set(detectors.METHODS) <= set(config_names())
+
+
+def test_parts_are_listed_with_what_they_compare(capsys):
+    main(["parts", "--list"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in lines] == list(parts.BENCHMARKS)
+    assert "geometry_bias: The bias of 300 key boxes against 2775 support boxes" in lines[0]
+
+
+def test_a_part_is_measured_beside_the_plain_way(monkeypatch, capsys):
+    calls = []
+
+    def part(device):
+        return [
+            Comparison("both", lambda: calls.append("plain"), lambda: calls.append("ours")),
+            Comparison("one", None, int),
+        ]
+
+    monkeypatch.setattr(parts, "BENCHMARKS", {"part": part, "other": None})
+    main(["parts", "part", "--repeats", "2"])
+    printed = capsys.readouterr().out
+    assert printed.startswith("part on cpu, threads: 1\n\n| ") and "| both |" in printed and "| one " in printed
+    # One call to warm up, two that are timed, one whose memory is watched.
+    assert calls == ["ours"] * 4 + ["plain"] * 4
+
+
+def test_a_part_that_does_not_exist_is_told_with_those_that_do():
+    with pytest.raises(UserError, match="no benchmark is named geometry; there are: geometry_bias, patch_attention"):
+        main(["parts", "geometry", "evaluation"])
+
+
+def test_a_part_without_compiled_kernels_says_how_to_get_them():
+    with pytest.raises(UserError, match="no kernels for meta.*install vod2 where there is a compiler"):
+        require_kernels(torch.device("meta"))
+
+
+def test_the_arrays_and_the_loops_of_the_evaluation_agree():
+    # The beginnings of three videos: of slow, of less slow and of fast objects.
+    records = [record for record in moving_objects(660) if record["frame_index"] < 15]
+    generator = torch.Generator().manual_seed(0)
+    instances = [random_instances(record, generator) for record in records]
+    metrics = fill_evaluator(records).evaluate()["vid"]
+    in_loops = evaluate_in_loops(records, instances)
+    assert len(in_loops) == 4 and 0 < in_loops[0] < 100
+    assert in_loops == pytest.approx(
+        [metrics[key] for key in ("AP50", "AP50-slow", "AP50-medium", "AP50-fast")], nan_ok=True
+    )

@@ -8,8 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from helpers.counting import count_readings
 from helpers.own_data import write_layout
+from helpers.tools import key, label_studio_task
+from helpers.videos import write_numbered_images, write_numbered_video
 from vod2.commands import train, train_data
+from vod2.data.datasets import readings
 from vod2.errors import UserError
 
 
@@ -103,6 +107,43 @@ def test_parts_with_other_lists_of_classes_get_one(tmp_path, calls, capsys):
     told = capsys.readouterr().out
     assert re.search(r"objects: elf +6 +0\n", told) and re.search(r"objects: gnome +6 +6\n", told)
     assert "'class_names': ['elf', 'gnome']" in (tmp_path / "out" / "datasets.py").read_text()
+
+
+@pytest.mark.parametrize(
+    ("layout", "files", "reads", "parses"),
+    [
+        # Once for the names of the videos, which are not parsed with the rest.
+        ("coco", ["mine.json"], 2, 1),
+        ("coco_files", ["mine.json"], 2, 1),
+        ("coco_split", ["instances_train.json", "instances_val.json"], 2, 1),
+        ("label_studio", ["mine.json"], 1, 1),
+        ("bdd", ["a.json", "b.json"], 1, 1),
+    ],
+)
+def test_annotations_are_read_once_or_twice_and_forgotten_before_the_training(
+    tmp_path, calls, monkeypatch, layout, files, reads, parses
+):
+    root = tmp_path / "mine"
+    if layout == "label_studio":
+        write_numbered_video(root / "clip.mp4", 6)
+        task = label_studio_task(("car", [key(1, (0, 0, 25, 50))]), video="clip.mp4")
+        (root / "mine.json").write_text(json.dumps([task]))
+    elif layout == "bdd":
+        for name in ("a", "b"):
+            write_numbered_images(root / name, ["0000001.jpg"])
+            box = {"id": "1", "category": "car", "box2d": {"x1": 1, "y1": 2, "x2": 11, "y2": 12}}
+            frame = {"name": "0000001.jpg", "labels": [box], "videoName": name, "frameIndex": 0}
+            (root / f"{name}.json").write_text(json.dumps([frame]))
+    else:
+        write_layout(root, layout)
+    counted = count_readings(monkeypatch)
+    kept = []
+    monkeypatch.setattr(train_data, "_train_both", lambda task: kept.append(readings._kept) or {"RDN": task.output})
+    words = ["--data", str(root), "--output", str(tmp_path / "out")]
+    train.main(words + (["--video-root", str(root)] if layout == "label_studio" else []))
+    for name in files:
+        assert [count[name] for count in counted] == [reads, parses]
+    assert kept == [None] and [command for command, _ in calls][0] == "report"
 
 
 def test_a_long_video_gets_no_page_and_a_cut_one_is_shown_whole(tmp_path, calls, capsys, monkeypatch):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from speed.machine import synchronize
+from vod2.benchmark.machine import synchronize
 
 
 class Times(NamedTuple):

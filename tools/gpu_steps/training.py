@@ -15,7 +15,7 @@ import torch
 from gpu_steps.step import Failed, NotApplicable, Step
 from gpu_steps.streams import configuration
 from gpu_steps.timing import PeakMemory
-from speed.machine import synchronize
+from vod2.benchmark.machine import synchronize
 from vod2.d2 import CfgNode, EventStorage, HookBase, seed_all_rng
 from vod2.data.datasets import register_imagenet_vid
 from vod2.data.synthetic import SYNTHETIC_CLASSES, SyntheticConfig, write_synthetic

@@ -15,7 +15,7 @@ import logging
 import os
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,14 +56,24 @@ class WholeCheckpoint:
     faults: tuple[str, ...] = ()
 
 
-def write_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+def write_weights(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str] | None = None,
+    classes: Sequence[str] | None = None,
+) -> None:
     """Write a .safetensors file, atomically, with a SHA-256 over its tensors that `read_weights` compares.
 
     Args:
         metadata: further strings in the file's header.
+        classes: names by label, which `stored_classes` reads.
     """
     with replacing(path) as temporary:
-        _write_tensors(temporary, tensors, metadata or {})
+        _write_tensors(temporary, tensors, {**(metadata or {}), **_classes_metadata(classes)})
+
+
+def _classes_metadata(classes: Sequence[str] | None) -> dict[str, str]:
+    return {} if classes is None else {_CLASSES: json.dumps(list(classes))}
 
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -142,9 +152,8 @@ def write_checkpoint(
         The file of the weights.
     """
     packed, tensors = pack(state)
-    classes = about.get("classes")
     # In the weights, too, which are copied without their manifest.
-    metadata = {} if classes is None else {_CLASSES: json.dumps(list(classes))}
+    metadata = _classes_metadata(about.get("classes"))
     names = [name + _WEIGHTS, name + _STATE, name + _MANIFEST]
     # Together, so that a disk that is full leaves an earlier checkpoint of this name whole. The manifest is the last.
     with replacing_all([folder / file for file in names]) as temporaries:

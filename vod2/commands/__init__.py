@@ -1,15 +1,17 @@
 """The command `vod2`: detection, training and what belongs to them, each also a file of tools/ in a checkout.
 
-A command is a module here with a function `main`, which takes its words or those of the process.
+A command is a module here with a function `main`, which takes its words or those of the process. Nothing else is
+imported before its command is called: the list of commands is printed at once.
 """
 
 import difflib
 import importlib
+import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from vod2.engine import cli
 from vod2.version import __version__
 
 _ROOM = 12  # characters of the column of names
@@ -47,9 +49,10 @@ GROUPS = {
         "convert": Command("convert", "published weights to those of vod2"),
         "export": Command("export", "a detector as ONNX files for other runtimes"),
         "analyze": Command("analyze", "parameters, operations and time of a detector"),
+        "benchmark": Command("benchmark", "time and memory of detectors, of training steps and of single parts"),
     },
     "to try it": {
-        "demo": Command("demo", "synthetic videos, two trainings and their comparison, in about ten minutes"),
+        "demo": Command("demo", "a single frame against RDN on synthetic videos, in a minute"),
         "synthetic": Command("synthetic", "make synthetic videos with annotations"),
     },
 }
@@ -78,6 +81,22 @@ def usage() -> str:
     return "\n".join(lines)
 
 
+def only_prints() -> bool:
+    """Whether this process is the command `vod2` with words that name no command: it prints something and ends.
+
+    `import vod2` asks this before it imports anything. It errs on the side of False, where the same is only slower.
+    """
+    program, *words = sys.argv or [""]
+    if words and words[0] in COMMANDS:
+        return False
+    if program == "-m":  # while Python looks for the module, whose name only the original words have
+        return sys.orig_argv[-len(sys.argv)] == "vod2"
+    # pip puts the command beside the interpreter. Elsewhere it may be somebody else's program, which uses vod2.
+    folder, name = os.path.split(os.path.realpath(program))
+    beside = folder == os.path.realpath(os.path.dirname(sys.executable or ""))
+    return beside and re.fullmatch(r"vod2(-script\.py|\.exe)?", name) is not None
+
+
 def main(words: Sequence[str] | None = None) -> None:
     """Run `vod2 WORDS ...`, by default those of the process; ends it with the exit code of the command."""
     words = list(sys.argv[1:] if words is None else words)
@@ -90,6 +109,8 @@ def main(words: Sequence[str] | None = None) -> None:
     elif name == "--version":
         print(f"vod2 {__version__}")
     elif name in COMMANDS:
+        from vod2.engine import cli  # PyTorch, for which a list of commands need not wait
+
         # What the parser, the help and the messages call the program
         sys.argv = [f"vod2 {name}", *rest]
         cli.run(importlib.import_module(f"{__name__}.{COMMANDS[name].module}").main)

@@ -31,6 +31,7 @@ from vod2.commands.parsing import described
 from vod2.commands.train_data import add_data_options, refuse_data_options, train_on_data
 from vod2.d2 import CfgNode, build_model, comm, default_argument_parser, verify_results
 from vod2.data import CONTEXTS
+from vod2.data.datasets.readings import reading_once
 from vod2.engine import VideoTrainer, check_evaluation, load_config, setup
 from vod2.engine.class_names import require_same_names
 from vod2.engine.config_values import building
@@ -53,6 +54,7 @@ def work(cfg: CfgNode, args: argparse.Namespace) -> dict:
         return trainer.train()
 
 
+@reading_once()  # for the check and the test, which forgets
 def evaluate(cfg: CfgNode, args: argparse.Namespace) -> dict:
     """Evaluate the weights of the configuration, in every process."""
     setup(cfg, args)

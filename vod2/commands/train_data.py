@@ -14,6 +14,7 @@ from vod2 import package_files
 from vod2.atomic import replacing
 from vod2.commands.steps import run_step, train_step
 from vod2.d2 import MetadataCatalog
+from vod2.data.datasets.readings import reading_once
 from vod2.data.discovery import (
     REGISTER,
     Layout,
@@ -31,7 +32,7 @@ from vod2.errors import UserError
 from vod2.package_files import command_line
 from vod2.video import images_in, quick_to_read
 
-ITERATIONS = 900
+ITERATIONS = 600
 VAL_FRAMES = 1000
 VAL_SHARE = 0.25
 REGISTRATION = "datasets.py"
@@ -121,6 +122,15 @@ class Task(NamedTuple):
 def train_on_data(args: argparse.Namespace) -> None:
     """Run `vod2 train --data`: find, split, train, evaluate and report. A second call goes on where one stopped."""
     _refuse_other_options(args)
+    # The annotations may have gigabytes, which are not kept while processes that read them train.
+    with reading_once():
+        task, held_out, length = _prepare(args)
+    runs = _train_given(task, args.config_file) if args.config_file else _train_both(task)
+    _finish(task, runs, held_out, length)
+
+
+def _prepare(args: argparse.Namespace) -> tuple[Task, dict, int]:
+    """Find, describe and register the data: what is to be done, a held-out frame, and how many its video has."""
     layout, name = _find(args)
     output = Path(args.output or Path("output", name.removeprefix("data_")))
     parts = load_parts(name)
@@ -145,16 +155,14 @@ def train_on_data(args: argparse.Namespace) -> None:
     words = ["--num-gpus", str(args.num_gpus)]
     for file in [*(args.register or []), str(output / REGISTRATION)]:
         words += ["--register", file]
-    task = Task(name, output, words, keys, fitted.options(), args.iterations)
-    if args.config_file:
-        runs = _train_given(task, args.config_file)
-    else:
+    if not args.config_file:
         print(
             f"Images are resized to {fitted.min_size} pixels, anchors there have {fitted.anchor_sizes} pixels and "
             f"height / width {fitted.aspect_ratios}."
         )
-        runs = _train_both(task)
-    _finish(task, runs, parts["val"])
+    held_out = parts["val"][0]
+    task = Task(name, output, words, keys, fitted.options(), args.iterations)
+    return task, held_out, video_lengths(name)[held_out["video_id"]]
 
 
 def _refuse_other_options(args: argparse.Namespace) -> None:
@@ -299,19 +307,19 @@ def _train_given(task: Task, config: str) -> dict[str, Path]:
     return {name: run}
 
 
-def _finish(task: Task, runs: dict[str, Path], val: Sequence[dict]) -> None:
-    """The reports, and what to do next."""
+def _finish(task: Task, runs: dict[str, Path], held_out: dict, length: int) -> None:
+    """The reports, among them one of the video of the held-out frame, which has `length`, and what to do next."""
     folders = [f"{name}={folder}" for name, folder in runs.items()]
     page = task.output / "report.html"
     run_step("Report", "report", *folders, "--register", task.registration, "--output", page)
     last = list(runs.values())[-1]
     model = ["--config-file", str(last / "config.yaml")]
     weights = ["--opts", "MODEL.WEIGHTS", str(last / "model_final.safetensors")]
-    length = video_lengths(task.name)[val[0]["video_id"]]
-    video = _video_of(val[0], length)
+    video = _video_of(held_out, length)
     if video is None:
         print(
-            f"\nNo page of a held-out video: {val[0]['video_id']} is longer than {MOST_SHOWN} frames, or not a folder."
+            f"\nNo page of a held-out video: {held_out['video_id']} is longer than {MOST_SHOWN} frames, or not a "
+            "folder."
         )
     else:
         page_of_video = task.output / "video.html"

@@ -1,15 +1,17 @@
 """A copy of a model that does the same in less time."""
 
 import copy
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from vod2.d2 import Conv2d, FrozenBatchNorm2d
 
+_Model = TypeVar("_Model", bound=nn.Module)
 
-def inference_copy(model: nn.Module) -> nn.Module:
+
+def inference_copy(model: _Model) -> _Model:
     """A copy in evaluation mode without gradients that gives the same to rounding, and is made for speed.
 
     Batch normalisation, frozen or with running statistics, is folded into the convolution before it. On a CPU the

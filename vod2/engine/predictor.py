@@ -11,7 +11,7 @@ from vod2.engine.fuse import inference_copy
 from vod2.engine.rows import split_row
 from vod2.engine.setup import load_config
 from vod2.engine.stream_predictor import StreamPredictor
-from vod2.engine.zoo import find_published, published_weights, stem_of
+from vod2.engine.zoo import find_published, stem_of, trained_weights
 from vod2.errors import UserError, settings
 from vod2.modeling import VideoRCNN
 from vod2.temporal import SupportSchedule, build_support_schedule
@@ -84,14 +84,14 @@ class VideoPredictor(StreamPredictor):
 
 
 def _load(name: str, with_weights: bool) -> CfgNode:
-    """The configuration of a file, or of the name of a model, which has no suffix, with its published weights."""
+    """The configuration of a file, or of the name of a model, which has no suffix, with its trained weights."""
     file, _ = split_row(name)
     if os.path.isfile(file) or file.endswith((".yaml", ".yml")):
         return load_config(name)
     published = find_published(name)
     cfg = load_config(published.config if published else f"{stem_of(name)}.yaml")
     if with_weights:
-        cfg.MODEL.WEIGHTS = published_weights(name)
+        cfg.MODEL.WEIGHTS = trained_weights(name)
     return cfg
 
 

@@ -39,6 +39,7 @@ from vod2.d2 import (
 )
 from vod2.d2 import hooks as d2_hooks
 from vod2.data import TrainingLoader, build_video_test_loader, build_video_train_loader, check_context
+from vod2.data.datasets.readings import forget_readings, reading_once
 from vod2.engine.accumulation import AccumulatingTrainer, accumulating, scaled_to_devices
 from vod2.engine.bad_steps import BadSteps
 from vod2.engine.config_values import building, check_values
@@ -78,6 +79,7 @@ class VideoTrainer(DefaultTrainer):
     n * k, see `AccumulatingTrainer`; SOLVER.REFERENCE_WORLD_SIZE counts them as n * k, too, see `scaled_to_devices`.
     """
 
+    @reading_once()  # for the checks and the loader; nothing is kept while it trains
     def __init__(self, cfg: CfgNode) -> None:
         if cfg.SOLVER.AMP.ENABLED and not cfg.MODEL.DEVICE.startswith("cuda"):
             raise UserError(f"SOLVER.AMP.ENABLED needs a GPU, MODEL.DEVICE is {cfg.MODEL.DEVICE!r}: set it to False")
@@ -280,9 +282,11 @@ class VideoTrainer(DefaultTrainer):
             evaluators.append(COCOEvaluator(dataset_name, tasks=("bbox",), output_dir=folder, allow_cached_coco=False))
         if cfg.MODEL.VIDEO.KEEP_RELATIONS and cfg.TEST.CONTEXT == "own":  # else they are relations to other frames
             evaluators.append(RelationWriter(folder))
+        forget_readings()  # the loader and the evaluators have what they need of the dataset
         return DatasetEvaluators(evaluators)
 
     @classmethod
+    @reading_once()  # for the loader and the evaluators
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> dict:
         """Detectron2's `test`; a `VideoRCNN` streams, with a memory of its own, other detectors get every frame alone.
         MODEL.VIDEO.LINKER links the detections of each video before the evaluators see them.

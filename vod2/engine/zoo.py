@@ -1,4 +1,6 @@
-"""Weights of published models: downloaded once, checked, converted, kept.
+"""Trained weights by name: those that come with vod2, and those of published models.
+
+The latter are downloaded once, checked, converted and kept.
 
 The cache is iopath's: $FVCORE_CACHE, or ~/.torch/iopath_cache; below it, vod2/zoo.
 """
@@ -18,7 +20,7 @@ from vod2.checkpoint.sources.published import PUBLISHED, PublishedModel
 from vod2.engine.conversion import convert_file
 from vod2.errors import UserError
 from vod2.locking import locked_file
-from vod2.package_files import command_line, config_names, similar_config
+from vod2.package_files import command_line, config_names, shipped_weights, similar_config
 
 _LOGGER = logging.getLogger("vod2.zoo")
 _PATIENCE = 3600.0  # seconds: several processes may begin at once, and one of them downloads
@@ -69,6 +71,16 @@ def cached_weights(model: PublishedModel) -> Path | None:
     """The converted weights, where they are there already."""
     path = cache_folder() / f"{model.alias}.safetensors"
     return path if path.is_file() else None
+
+
+def trained_weights(name: str) -> str:
+    """The path of the trained weights of a model: those that come with vod2, or see `published_weights`.
+
+    Raises:
+        UserError: there are none, or see `published_weights`.
+    """
+    shipped = shipped_weights().get(stem_of(name))
+    return str(shipped) if shipped else published_weights(name)
 
 
 def published_weights(name: str) -> str:

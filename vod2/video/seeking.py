@@ -218,6 +218,7 @@ class FrameCursor:
         self._max_pixels = max_pixels
         self._process = os.getpid()
         self._container: av.container.InputContainer | None = None
+        self._stream: av.VideoStream | None = None  # of the container
         self._frames: Iterator[tuple[int, av.VideoFrame]] = iter(())
         self._position: int | None = None  # number of the frame that came last
 
@@ -230,7 +231,7 @@ class FrameCursor:
         if self._container is not None:
             self._container.close()
         self._process = os.getpid()
-        self._container, self._position, self._frames = None, None, iter(())
+        self._container, self._stream, self._position, self._frames = None, None, None, iter(())
 
     def frame(self, index: int) -> av.VideoFrame | None:
         """Frame `index`, or None if the file ends before it or the decoder leaves it out.
@@ -258,21 +259,26 @@ class FrameCursor:
         return int(self._table.keys[row]) if row >= 0 else 0
 
     def _start(self, key: int) -> None:
-        self.close()
-        container, stream = open_video(self._path, self._max_pixels)
-        # A forked process that closes a decoder with threads would wait for them forever: it does not have them.
-        stream.codec_context.thread_count = 1
-        self._container, self._position = container, -1
+        """Go to a keyframe: in the open file, which takes a fraction of the time, or in one that is opened."""
+        is_open = self._container is not None and key > 0
+        if not is_open:
+            self.close()
+            container, stream = open_video(self._path, self._max_pixels)
+            # A forked process that closes a decoder with threads would wait for them forever: it does not have them.
+            stream.codec_context.thread_count = 1
+            self._container, self._stream = container, stream
+        assert self._container is not None and self._stream is not None
+        self._position = -1
         if key > 0 and self._table is not None:
             time = self._table.seek_times[np.searchsorted(self._table.keys, key)]
-            if stream.codec_context.name in _NEED_FIRST_PACKET:
-                _decode_first_packet(container, stream)
+            if not is_open and self._stream.codec_context.name in _NEED_FIRST_PACKET:
+                _decode_first_packet(self._container, self._stream)
             try:
-                container.seek(int(time), stream=stream)
+                self._container.seek(int(time), stream=self._stream)
             except av.FFmpegError:
                 self._start(0)
                 return
-        self._frames = self._decode(container, stream, self._table, from_start=key == 0)
+        self._frames = self._decode(self._container, self._stream, self._table, from_start=key == 0)
 
     # It does not know the cursor: a circle of the two would keep the file open until it is collected.
     @staticmethod

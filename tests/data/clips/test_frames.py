@@ -1,6 +1,8 @@
 """From dicts to pixels, of images and of video files."""
 
+import contextlib
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,8 +11,10 @@ from helpers.loaders import assert_loaders_show_the_right_frames, forget, loader
 from helpers.videos import SIZE, number_of, write_numbered_images, write_numbered_video, write_video
 from vod2.d2 import BoxMode, DatasetCatalog, MetadataCatalog
 from vod2.data import VideoIndex, build_video_test_loader
+from vod2.data.clips import frames as clip_frames
 from vod2.data.clips.frames import ClipReader, read_frames
 from vod2.errors import UserError, VideoError
+from vod2.video import VideoReader, seeking
 
 LENGTH = 14
 
@@ -84,14 +88,34 @@ def test_a_bad_frame_of_a_clip_is_an_error_only_where_it_is_read(video):
         read(video_dict(video), 99)
 
 
-def test_only_the_latest_video_file_stays_open(tmp_path, video):
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="the system does not list open files")
+@pytest.mark.parametrize(("frames", "most"), [(0.5, 1), (2, 2), (3.9, 3), (100, 5)])
+def test_files_stay_open_as_far_as_a_frame_of_each_has_room(tmp_path, monkeypatch, frames, most):
     paths = [write_numbered_video(tmp_path / f"{index}.mp4", 3) for index in range(5)]
-    before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else None
-    for path in paths:
-        read_frames(video_dict(path), [1])
-    if before is None:
-        pytest.skip("the system does not list open files")
-    assert len(os.listdir("/proc/self/fd")) <= before + 1
+    width, height = VideoReader(paths[0]).size
+    monkeypatch.setattr(clip_frames, "_open_readers", clip_frames._OpenReaders(int(frames * width * height)))
+
+    def is_open(path: Path) -> bool:
+        found = []
+        for entry in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(OSError):  # the one that lists them is gone
+                found.append(os.readlink(f"/proc/self/fd/{entry}"))
+        return str(path) in found
+
+    for path in [*paths, paths[-1]]:
+        assert number_of(read_frames(video_dict(path), [1])[1]) == 1
+    assert [is_open(path) for path in paths] == [False] * (5 - most) + [True] * most
+
+
+def test_a_file_in_which_a_frame_is_sought_is_opened_once(tmp_path, monkeypatch):
+    path = write_numbered_video(tmp_path / "v.mp4", 20, gop=5)
+    opened = []
+    monkeypatch.setattr(
+        seeking, "open_video", lambda *args, real=seeking.open_video: opened.append(args) or real(*args)
+    )
+    for number in (19, 8, 18, 7, 12):
+        assert number_of(read_frames(video_dict(path), [number])[number]) == number
+    assert len(opened) == 2  # for the times of its frames, and for its frames
 
 
 def test_a_file_that_is_replaced_is_read_anew(tmp_path):

@@ -2,6 +2,7 @@
 
 import functools
 import os
+from collections import OrderedDict
 from collections.abc import Iterable
 
 import cv2
@@ -15,6 +16,8 @@ from vod2.video import VideoReader
 
 # What is remembered of a file are the times of its frames: some ten bytes a frame.
 _REMEMBERED_FILES = 1024
+# Of one frame of each file that is kept open: eight of 1920 x 1080, two hundred of 256 x 320.
+_OPEN_PIXELS = 2**24
 
 
 def read_frames(
@@ -144,20 +147,37 @@ def _mismatch(image: np.ndarray, record: dict) -> str:
     )
 
 
-_latest: VideoReader | None = None
+class _OpenReaders:
+    """Readers that keep their files open, those used last; a loader goes through thousands of files.
+
+    Opening a file takes longer than decoding a frame, and a decoder holds several frames, so their pixels are bounded.
+    """
+
+    def __init__(self, most_pixels: int) -> None:
+        self._most_pixels = most_pixels
+        self._readers: OrderedDict[VideoReader, int] = OrderedDict()  # pixels of a frame; the last one used last
+
+    def use(self, reader: VideoReader) -> None:
+        """Keep a reader open, and close those that there is no room for beside it."""
+        width, height = reader.size
+        self._readers[reader] = width * height
+        self._readers.move_to_end(reader)
+        while len(self._readers) > 1 and sum(self._readers.values()) > self._most_pixels:
+            closed, _ = self._readers.popitem(last=False)
+            closed.close()
+
+
+_open_readers = _OpenReaders(_OPEN_PIXELS)
 
 
 def _reader(path: str | os.PathLike) -> VideoReader:
-    """The reader of a video file. Only the latest one keeps its file open: a loader goes through thousands of files."""
-    global _latest
+    """The reader of a video file, which stays open until others have taken its room."""
     try:
         changed = os.stat(path).st_mtime_ns
     except OSError as error:
         raise VideoError(f"there is no video {str(path)!r} ({error.strerror}): complete the dataset") from error
     reader = _cached_reader(os.fspath(path), changed)
-    if _latest is not None and _latest is not reader:
-        _latest.close()
-    _latest = reader
+    _open_readers.use(reader)
     return reader
 
 

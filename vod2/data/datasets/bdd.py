@@ -13,11 +13,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from vod2.bounded import load_json, shown
-from vod2.data.datasets.common import VideoDataset, read_text
+from vod2.bounded import shown
+from vod2.data.datasets.common import VideoDataset, read_json
 from vod2.data.datasets.faults import MAX_FRAMES, Fault, Place, Report, number, refuse, whole
 from vod2.data.datasets.files import files_in, leads_out
-from vod2.data.datasets.frame_files import template_of
 from vod2.data.datasets.images import image_size
 from vod2.data.datasets.labelled import (
     Box,
@@ -109,9 +108,7 @@ def read_bdd(
     for video in videos.values():
         for frame in video.frames.values():
             _ignore(frame, ignored)
-        video.length = max(video.frames) + 1
-        template = template_of({index: frame.file for index, frame in video.frames.items()})
-        video.template, video.first = template or (None, 0)
+        video.find_unlisted()
     found = [video for video in videos.values() if video.frames]
     met = names_met(found)
     names = list(BDD_CLASSES) if set(met) <= set(BDD_CLASSES) else config or met
@@ -120,15 +117,10 @@ def read_bdd(
 
 def _read(file: Path) -> tuple[list, list[str]]:
     """The frames of a file, and the names of its "config"."""
-    place = Place(file)
-    try:
-        data = load_json(read_text(file, "the JSON of labels"))
-    except ValueError as error:
-        reason = error if os.path.getsize(file) else "an empty file"
-        raise Fault.at(place, f"broken JSON ({reason})", _EXPECTED) from error
+    data = read_json(file, "the JSON of labels", _EXPECTED)
     frames = data.get("frames") if isinstance(data, dict) else data
     if not isinstance(frames, list):
-        raise Fault.at(place, f"the JSON is {shown(data)}", _EXPECTED)
+        raise Fault.at(Place(file), f"the JSON is {shown(data)}", _EXPECTED)
     config = data.get("config") if isinstance(data, dict) else None
     categories = config.get("categories") if isinstance(config, dict) else None
     return frames, list(_leaves(categories))

@@ -5,8 +5,7 @@ from collections.abc import Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vod2.bounded import load_json
-from vod2.data.datasets.common import read_text
+from vod2.data.datasets.common import read_json
 from vod2.data.datasets.faults import MAX_FRAMES, MAX_SIDE, Fault, Place, Report, number, refuse, track_number, whole
 from vod2.data.datasets.files import leads_out
 
@@ -156,14 +155,10 @@ class _Parser:
         return ParsedFile(self._categories, [video.parsed for video in videos.values()], annotated)
 
     def _read(self) -> dict:
-        place, expected = Place(self._path), "an object with 'videos' and 'categories'"
-        try:
-            data = load_json(read_text(self._path, "the JSON of a dataset"))
-        except ValueError as error:
-            reason = error if os.path.getsize(self._path) else "an empty file"
-            raise Fault.at(place, f"broken JSON ({reason})", expected) from error
+        expected = "an object with 'videos' and 'categories'"
+        data = read_json(self._path, "the JSON of a dataset", expected)
         if not isinstance(data, dict):
-            raise Fault.at(place, f"the JSON is {data!r:.80}", expected)
+            raise Fault.at(Place(self._path), f"the JSON is {data!r:.80}", expected)
         return data
 
     def _entries(self, key: str) -> Iterator[tuple[int, Place, dict]]:

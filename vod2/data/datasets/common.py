@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from vod2.bounded import load_json, unpack_gzip
 from vod2.d2 import BoxMode, DatasetCatalog, MetadataCatalog
 from vod2.data.datasets.faults import Fault, Place, Report
+from vod2.data.datasets.readings import content_of
 from vod2.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -29,19 +30,19 @@ class VideoDataset(NamedTuple):
 def register_dataset(
     name: str, load: Callable[[], VideoDataset], class_names: Sequence[str] | None = None, **metadata: Any
 ) -> None:
-    """Register the dataset `name`; `load` is called when it is used.
+    """Register the dataset `name`; `load` is called when it is used, inside of `reading_once` the first time only.
 
     `thing_classes` are `class_names`, or where those are None, what `load` returns, from its first call on. It is
     evaluated by VID AP, unless `metadata` has another `evaluator_type`.
     """
 
     def dicts() -> list[dict]:
-        loaded = load()
+        loaded = content_of(load)
         MetadataCatalog.get(name).set(thing_classes=loaded.class_names)
-        # Detectron2's conversion for COCO's AP wants the name of a file in every dict.
+        # Detectron2's conversion for COCO's AP wants the name of a file in every dict. Each is a copy, to which the
+        # caller may add keys.
         return [
-            {"file_name": record["video_file"]} | record if "video_file" in record else record
-            for record in loaded.dicts
+            ({"file_name": record["video_file"]} if "video_file" in record else {}) | record for record in loaded.dicts
         ]
 
     DatasetCatalog.register(name, dicts)
@@ -75,6 +76,23 @@ def read_text(path: str | os.PathLike, what: str) -> str:
         kind = "missing_annotation" if isinstance(error, FileNotFoundError) else "broken_annotation"
         value, remedy = f"{what} cannot be read ({reason})", "fix the file or give another one"
         raise Fault.at(Place(path), value, "a text in UTF-8", kind, remedy) from error
+
+
+def read_json(path: str | os.PathLike, what: str, expected: str) -> Any:
+    """The content of a JSON file, packed if its name ends in .gz.
+
+    Args:
+        path: the file.
+        what: it should be, and `expected`, what it should hold, for messages.
+
+    Raises:
+        Fault: it cannot be read, or is no JSON.
+    """
+    try:
+        return load_json(read_text(path, what))
+    except ValueError as error:
+        reason = error if os.path.getsize(path) else "an empty file"
+        raise Fault.at(Place(path), f"broken JSON ({reason})", expected) from error
 
 
 def lines_of(path: str | os.PathLike, what: str, report: Report) -> list[str]:

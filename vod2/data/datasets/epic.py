@@ -19,7 +19,7 @@ from typing import Any
 from vod2.data.datasets.common import VideoDataset, lines_of
 from vod2.data.datasets.faults import MAX_FRAMES, Fault, Place, Report, refuse, whole
 from vod2.data.datasets.files import leads_out
-from vod2.data.datasets.frame_files import FrameRoot, template_of
+from vod2.data.datasets.frame_files import FrameRoot
 from vod2.data.datasets.images import image_size
 from vod2.data.datasets.labelled import (
     Box,
@@ -105,9 +105,7 @@ def read_epic(
     videos = [video for video in reader.videos.values() if video is not None and video.frames]
     for video in videos:
         if not video.in_file:
-            video.length = max(video.frames) + 1
-            template = template_of({index: frame.file for index, frame in video.frames.items()})
-            video.template, video.first = template or (None, 0)
+            video.find_unlisted()
     for text in counted.texts():
         logger.warning("%s: %s", csv_file, text)
     return LabelledSet([names[key] for key in sorted(names)], videos)

@@ -8,8 +8,8 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from vod2.bounded import load_json, shown
-from vod2.data.datasets.common import read_text
+from vod2.bounded import shown
+from vod2.data.datasets.common import read_json
 from vod2.data.datasets.faults import MAX_FRAMES, Fault, Place, Report, number, refuse, whole
 from vod2.data.datasets.keyframes import Keyframe
 from vod2.data.datasets.labelled import Counted
@@ -80,16 +80,11 @@ class _Parser:
             yield task
 
     def _read(self) -> list:
-        place = Place(self._path)
-        try:
-            data = load_json(read_text(self._path, "the JSON of Label Studio"))
-        except ValueError as error:
-            reason = error if os.path.getsize(self._path) else "an empty file"
-            raise Fault.at(place, f"broken JSON ({reason})", _EXPECTED) from error
+        data = read_json(self._path, "the JSON of Label Studio", _EXPECTED)
         # Through its API a single task comes alone.
         data = [data] if isinstance(data, dict) else data
         if not isinstance(data, list):
-            raise Fault.at(place, f"the JSON is {shown(data)}", _EXPECTED, remedy=_REMEDY)
+            raise Fault.at(Place(self._path), f"the JSON is {shown(data)}", _EXPECTED, remedy=_REMEDY)
         return data
 
     def _results(self, entry: object, place: Place) -> list | None:

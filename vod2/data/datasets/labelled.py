@@ -22,6 +22,7 @@ from vod2.data.datasets.common import (
 )
 from vod2.data.datasets.faults import Fault, Place, Report
 from vod2.data.datasets.frame_annotations import LoadedAnnotations
+from vod2.data.datasets.frame_files import template_of
 from vod2.errors import UserError
 
 Box = tuple[float, float, float, float]
@@ -85,6 +86,12 @@ class LabelledVideo:
     in_file: bool = False
     template: str | None = None
     first: int = 0
+
+    def find_unlisted(self) -> None:
+        """Of images: it ends with its last frame; others have files with names like those of `frames`, or none."""
+        self.length = max(self.frames) + 1
+        template = template_of({index: frame.file for index, frame in self.frames.items()})
+        self.template, self.first = template or (None, 0)
 
 
 class LabelledSet(NamedTuple):

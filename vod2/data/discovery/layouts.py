@@ -4,10 +4,11 @@ import logging
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vod2.bounded import load_json
+from vod2.bounded import load_json_at
 from vod2.data.checks import FORMATS
 from vod2.data.datasets import (
     load_mot,
@@ -120,7 +121,7 @@ def _why_unknown(path: Path) -> str:
     if packed := next((file for file in files if file.suffix.lower() in (".zip", ".tar", ".tgz", ".rar", ".7z")), None):
         return f"{packed.name} is an archive: unpack it, and give the folder"
     for file in files:
-        if file.suffix == ".json" and _has_keys(file, "images", "categories") and not _has_videos(file):
+        if file.suffix == ".json" and _glance(file).keys >= {"images", "categories"} and not _has_videos(file):
             return (
                 f"{file.name} is COCO's JSON of still images: add videos to it, and video_id and frame_id to each "
                 "image, as datasets/README.md says"
@@ -206,25 +207,46 @@ def _has_videos(file: Path) -> bool:
 
     A broken one counts, so that its reader says what is wrong with it.
     """
-    return _has_keys(file, "videos", "categories")
+    return _glance(file).keys >= {"videos", "categories"}
 
 
-def _has_keys(file: Path, *keys: str) -> bool:
-    """Whether a text has the keys of JSON somewhere; True for one that cannot be read."""
+class _Glance(NamedTuple):
+    """What a JSON file shows without being parsed: which of some keys it has somewhere, and the names of its videos."""
+
+    keys: frozenset[str]
+    names: tuple[str, ...]
+
+
+_KEYS = frozenset({"videos", "images", "categories"})
+
+
+def _glance(file: Path) -> _Glance:
+    """Look at a file; one that cannot be read has all keys. It is read once until it changes."""
     try:
-        text = read_text(file, "annotations")
-    except UserError:
-        return True
-    return all(re.search(rf'"{key}"\s*:', text) for key in keys)
+        about = file.stat()
+        return _glance_at(file, about.st_mtime_ns, about.st_size)
+    except (OSError, UserError):
+        return _Glance(_KEYS, ())
+
+
+@lru_cache(maxsize=64)
+def _glance_at(file: Path, changed: int, size: int) -> _Glance:
+    text = read_text(file, "annotations")
+    keys = frozenset(key for key in _KEYS if re.search(rf'"{key}"\s*:', text))
+    for found in re.finditer(r'"videos"\s*:', text):
+        try:
+            videos = load_json_at(text, found.end())
+        except ValueError:
+            continue  # the reader says what is wrong with the file
+        if isinstance(videos, list):
+            named = [video for video in videos if isinstance(video, dict) and "name" in video]
+            return _Glance(keys, tuple(str(video["name"]) for video in named))
+    return _Glance(keys, ())
 
 
 def _videos_of_json(file: Path, root: Path) -> dict[str, str]:
     """`video_root` and `video_suffix`, where the videos of a JSON file are found as files; {} where they are not."""
-    try:
-        videos = load_json(read_text(file, "annotations")).get("videos")
-        names = [str(video["name"]) for video in videos if "name" in video]
-    except (ValueError, TypeError, AttributeError, UserError):
-        return {}  # the reader says what is wrong with the file
+    names = _glance(file).names
     if _has_images(names, [file.parent, file.parent / "images", root / "images", root]):
         return {}
     return _video_files(names, [file.parent, file.parent / "videos", root, root / "videos", root.parent / "videos"])

@@ -3,20 +3,17 @@
 import argparse
 import subprocess
 import sys
-from pathlib import Path
 
 from vod2.errors import UserError
 
-_TOOL = Path(__file__).resolve().parents[1] / "benchmark.py"
-
 
 def peak_alone(command: str, config: str, args: argparse.Namespace, *more: str) -> float:
-    """In MiB, of `benchmark.py COMMAND --peak` with one configuration and the size, device and threads of `args`.
+    """In MiB, of `vod2 benchmark COMMAND --peak` with one configuration and the size, device and threads of `args`.
 
     Raises:
         UserError: the process failed; the message has its last line.
     """
-    words = [sys.executable, str(_TOOL), command, "--config-file", config, "--peak", *more]
+    words = [sys.executable, "-m", "vod2", "benchmark", command, "--config-file", config, "--peak", *more]
     words += ["--size", "x".join(map(str, args.size)), "--device", str(args.device), "--threads", str(args.threads)]
     process = subprocess.run(words, capture_output=True, text=True)
     if process.returncode:

@@ -17,14 +17,15 @@ import torch
 from tabulate import tabulate
 from torch import nn
 
-from speed.alone import peak_alone
-from speed.machine import Rates, measure_rates, peak_mb, synchronize
 from vod2.atomic import write_json
+from vod2.benchmark.alone import peak_alone
+from vod2.benchmark.machine import Rates, measure_rates, peak_mb, synchronize
 from vod2.d2 import build_model
 from vod2.engine import inference_copy, load_config
 from vod2.engine.analysis import RunningStream, analyze
 from vod2.engine.random_weights import damp_frozen_normalisation
 from vod2.errors import UserError
+from vod2.package_files import CONFIGS
 from vod2.temporal import build_support_schedule
 from vod2.video import VideoReader
 
@@ -43,7 +44,7 @@ METHODS = (
     "FGFA_R101.yaml",
     "LSTS_R101.yaml",
 )
-"""Configurations of --all, in configs; the first one is what the others are compared with."""
+"""Configurations of --all, those that come with vod2; the first one is what the others are compared with."""
 
 PARTS = {
     "backbone": "backbone",
@@ -138,7 +139,7 @@ class Breakdown:
     @staticmethod
     def _columns_of(model: nn.Module) -> dict[nn.Module, str]:
         """The column of each module: that of the innermost part that it is in."""
-        columns = {}
+        columns: dict[nn.Module, str] = {}
         for column, part in PARTS.items():
             # A part that a detector does not have is absent, or no module.
             module: Any = model
@@ -230,8 +231,7 @@ def run(args: argparse.Namespace) -> None:
     device, size = args.device, tuple(args.size)
     configs = list(args.config_file or [])
     if args.all:
-        folder = Path(__file__).resolve().parents[2] / "configs"
-        configs += [str(folder / name) for name in METHODS]
+        configs += [str(CONFIGS / name) for name in METHODS]
     if not configs:
         raise UserError("there is no detector to measure: give --config-file FILE ... or --all")
     if args.peak:

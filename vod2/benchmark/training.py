@@ -11,14 +11,14 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from tabulate import tabulate
 
-from speed.alone import peak_alone
-from speed.machine import peak_mb, synchronize
 from vod2.atomic import write_json
+from vod2.benchmark.alone import peak_alone
+from vod2.benchmark.machine import peak_mb, synchronize
 from vod2.d2 import EventStorage, seed_all_rng
 from vod2.data.datasets import register_imagenet_vid
 from vod2.data.synthetic import SYNTHETIC_CLASSES, SyntheticConfig, write_synthetic
@@ -56,7 +56,7 @@ class Training:
 
     def __init__(self, config: str, device: torch.device, batch: int, output: Path) -> None:
         self.config, self._device = config, device
-        keys = {
+        keys: dict[str, Any] = {
             "MODEL.WEIGHTS": "",
             "MODEL.DEVICE": str(device),
             "DATASETS.TRAIN": (DATASET,),

@@ -1,0 +1,104 @@
+"""What a dataset has read is kept where its files are asked for again and again, and nowhere else."""
+
+import gc
+import weakref
+
+import pytest
+
+from helpers.counting import count_readings
+from helpers.models import ROOT
+from helpers.own_data import write_layout
+from vod2.commands.train import evaluate
+from vod2.d2 import DatasetCatalog, default_argument_parser
+from vod2.data.datasets.readings import MOST_KEPT, content_of, forget_readings, reading_once
+from vod2.data.discovery import find_layout, register_data
+from vod2.engine import VideoTrainer, load_config
+
+
+class Source:
+    """Reads something new at each call."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self) -> set[int]:
+        self.calls += 1
+        return {self.calls}
+
+
+def test_it_is_kept_inside_only_and_the_outer_one_ends_it():
+    source = Source()
+    with reading_once():
+        first = content_of(source)
+        with reading_once():
+            assert content_of(source) is first
+        assert content_of(source) is first
+    assert content_of(source) == {2} and content_of(source) == {3}
+
+
+def test_a_failure_ends_it_and_what_could_not_be_read_is_read_again():
+    source = Source()
+
+    def broken():
+        source()
+        raise ValueError
+
+    with pytest.raises(ValueError), reading_once():
+        with pytest.raises(ValueError):
+            content_of(broken)
+        content_of(broken)
+    assert source.calls == 2
+    content_of(source), content_of(source)
+    assert source.calls == 4
+
+
+def test_only_the_latest_are_kept_and_all_can_be_forgotten():
+    sources = [Source() for _ in range(MOST_KEPT + 1)]
+    with reading_once():
+        content = weakref.ref(content_of(sources[0]))
+        for source in sources:
+            content_of(source)
+        gc.collect()
+        assert content() is None and [source.calls for source in sources] == [1] * len(sources)
+        content_of(sources[-1]), content_of(sources[0])
+        assert sources[-1].calls == 1 and sources[0].calls == 2
+        forget_readings()
+        content_of(sources[0])
+        assert sources[0].calls == 3
+    forget_readings()  # outside there is nothing to forget
+
+
+@pytest.fixture
+def cfg(tmp_path):
+    """A training of one COCO file, which is split."""
+    layout = find_layout(write_layout(tmp_path / "mine", "coco"))
+    register_data("readings", layout.format, layout.parts, val_share=0.5, val_frames=2)
+    words = ["DATASETS.TRAIN", "('readings_train',)", "DATASETS.TEST", "('readings_val',)", "MODEL.WEIGHTS", ""]
+    words += ["MODEL.ROI_HEADS.NUM_CLASSES", "2", "OUTPUT_DIR", str(tmp_path / "out"), "MODEL.DEVICE", "cpu"]
+    words += ["INPUT.MIN_SIZE_TEST", "64", "DATALOADER.NUM_WORKERS", "0"]
+    return load_config(str(ROOT / "configs" / "quick" / "FasterRCNN.yaml"), words)
+
+
+def test_a_trainer_reads_a_file_once_and_each_evaluation_once_more(cfg, monkeypatch):
+    read, parsed = count_readings(monkeypatch)
+    trainer = VideoTrainer(cfg)
+    assert read["mine.json"] == parsed["mine.json"] == 1
+    VideoTrainer.test(cfg, trainer.model)
+    assert read["mine.json"] == 2
+
+
+def test_an_evaluation_reads_a_file_once(cfg, monkeypatch, tmp_path):
+    trainer = VideoTrainer(cfg)
+    trainer.save("model")
+    cfg.defrost()
+    cfg.MODEL.WEIGHTS = str(tmp_path / "out" / "model.safetensors")
+    read, _ = count_readings(monkeypatch)
+    evaluate(cfg, default_argument_parser().parse_args(["--eval-only"]))
+    assert read["mine.json"] == 1
+
+
+def test_who_changes_a_dict_does_not_change_what_is_kept(cfg):
+    with reading_once():
+        for record in DatasetCatalog.get("readings_all"):
+            record["seen"] = True
+        assert not any("seen" in record for record in DatasetCatalog.get("readings_all"))

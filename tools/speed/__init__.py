@@ -1,1 +1,0 @@
-"""Speed of whole detectors and of their trainings, for tools/benchmark.py."""
