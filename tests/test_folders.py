@@ -8,14 +8,14 @@ PACKAGE = TESTS.parent / "vod2"
 OTHERS = {"contracts", "e2e", "helpers", "reference", "tools"}
 
 
-def tested_folders() -> list[Path]:
+def folders_of_tests() -> list[Path]:
     """Folders with tests of parts, as paths below tests/."""
     folders = {path.parent.relative_to(TESTS) for path in TESTS.rglob("test_*.py")} - {Path()}
     return sorted(folder for folder in folders if folder.parts[0] not in OTHERS)
 
 
 def test_every_folder_of_tests_is_a_folder_or_module_of_the_package():
-    folders = tested_folders()
+    folders = folders_of_tests()
     assert Path("data/clips") in folders
     strange = [folder for folder in folders if not (PACKAGE / folder).is_dir() and not is_module(PACKAGE / folder)]
     assert not strange, f"tests/{strange[0]} is named after nothing in vod2"
