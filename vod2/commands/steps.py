@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import logging
 import signal
 import subprocess
 import sys
@@ -56,7 +57,25 @@ def call_step(step: str, command: str, *words: str | Path) -> None:
     print(f"\n== {step}", flush=True)
     from vod2.commands import COMMANDS  # which lists this package's modules
 
-    importlib.import_module(f"vod2.commands.{COMMANDS[command].module}").main([*map(str, words)])
+    with _without_its_logs():
+        importlib.import_module(f"vod2.commands.{COMMANDS[command].module}").main([*map(str, words)])
+
+
+@contextmanager
+def _without_its_logs() -> Iterator[None]:
+    """Remove the handlers that a command adds: the next one would write to the log of this one, and print twice."""
+
+    def handlers() -> set[tuple[str, logging.Handler]]:
+        loggers = [logger for logger in logging.root.manager.loggerDict.values() if isinstance(logger, logging.Logger)]
+        return {(logger.name, handler) for logger in loggers for handler in logger.handlers}
+
+    before = handlers()
+    try:
+        yield
+    finally:
+        for name, handler in handlers() - before:
+            logging.getLogger(name).removeHandler(handler)
+            handler.flush()
 
 
 def evaluate_step(
