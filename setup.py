@@ -154,7 +154,7 @@ setup(
     packages=PACKAGES,
     package_dir=PACKAGE_FOLDERS,
     package_data={
-        "vod2": ["py.typed", "checkpoints/*/*.safetensors", "checkpoints/README.md"],
+        "vod2": ["py.typed", "checkpoints/**/*.safetensors", "checkpoints/README.md"],
         "vod2.configs": ["*.yaml", "*/*.yaml"],
         "vod2.visualization": ["report_template.html"],
         "vod2.serve": ["page.html"],

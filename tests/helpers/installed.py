@@ -41,7 +41,8 @@ def write_sources(folder: Path) -> Path:
     done = run(sys.executable, "setup.py", "sdist", "--dist-dir", folder, cwd=checkout, VOD2_BUILD_OPS="0")
     assert done.returncode == 0, done.stderr
     with tarfile.open(folder / f"vod2-{__version__}.tar.gz") as archive:
-        archive.extractall(folder, filter="data")
+        # Python 3.10 has the filter from its twelfth release on.
+        archive.extractall(folder, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
     return folder / f"vod2-{__version__}"
 
 

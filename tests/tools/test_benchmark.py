@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from helpers.models import ROOT
-from vod2.benchmark import detectors, parts
+from vod2.benchmark import detectors, machine, parts
 from vod2.benchmark.comparing import Comparison, require_kernels
 from vod2.benchmark.parts.evaluating import evaluate_in_loops, fill_evaluator, moving_objects, random_instances
 from vod2.commands.benchmark import main
@@ -156,3 +156,9 @@ def test_the_arrays_and_the_loops_of_the_evaluation_agree():
     assert in_loops == pytest.approx(
         [metrics[key] for key in ("AP50", "AP50-slow", "AP50-medium", "AP50-fast")], nan_ok=True
     )
+
+
+def test_where_memory_cannot_be_measured_a_sentence_says_so(monkeypatch, tmp_path):
+    monkeypatch.setattr(machine, "_STATUS", tmp_path / "status")
+    with pytest.raises(UserError, match="measured on Linux only"):
+        machine.peak_mb(torch.device("cpu"))

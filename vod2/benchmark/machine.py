@@ -8,6 +8,9 @@ from typing import NamedTuple
 
 import torch
 
+from vod2.errors import UserError
+
+_STATUS = Path("/proc/self/status")
 _SIDE = 2048  # of the matrices that are multiplied
 _COPIED = 2**28  # bytes that are copied, more than any cache holds
 
@@ -57,6 +60,12 @@ def peak_mb(device: torch.device) -> float:
 
 
 def resident_mb(field: str) -> float:
-    """A field of /proc/self/status, in MiB: VmRSS is what is resident now, VmHWM the most there has been."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    """A field of /proc/self/status, in MiB: VmRSS is what is resident now, VmHWM the most there has been.
+
+    Raises:
+        UserError: the system has no such file.
+    """
+    if not _STATUS.is_file():
+        raise UserError(f"the memory of a process is measured on Linux only, by {_STATUS}: run the benchmark there")
+    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(field))
     return int(line.split()[1]) / 1024

@@ -45,7 +45,7 @@ GROUPS = {
     },
     "models": {
         "show": Command("show", "configurations that come with vod2, rows of papers' tables, keys"),
-        "zoo": Command("zoo", "published weights by name: the list, or download and convert"),
+        "zoo": Command("zoo", "trained weights by name: the list, or download and convert"),
         "convert": Command("convert", "published weights to those of vod2"),
         "export": Command("export", "a detector as ONNX files for other runtimes"),
         "analyze": Command("analyze", "parameters, operations and time of a detector"),

@@ -45,12 +45,13 @@ def table(metrics: dict[str, dict[str, float]], rows: dict[str, str]) -> str:
 def show_trained(output: Path) -> None:
     """Evaluate the detectors that come with vod2 on a few videos, and show them side by side."""
     root, dataset = DATASETS / "vod_synth_1_demo", "vod_synth_1_demo_val"
+    single, rdn = trained_weights("vod_synth/FasterRCNN"), trained_weights("vod_synth/RDN")
     call_step("Synthetic videos", "synthetic", "--benchmark", "vod-synth-1", "--size", "demo", "--output", root)
     metrics, runs = {}, []
-    for title, config in (("single frame", "vod_synth/FasterRCNN"), ("RDN", "vod_synth/RDN")):
+    for title, config, weights in (("single frame", "FasterRCNN", single), ("RDN", "RDN", rdn)):
         folder = output / title.replace(" ", "_").lower()
-        keys = ["MODEL.WEIGHTS", trained_weights(config), "DATASETS.TEST", str((dataset,))]
-        found = evaluate_step(f"{title}: evaluate", folder, dataset, f"{config}.yaml", keys)
+        keys = ["MODEL.WEIGHTS", weights, "DATASETS.TEST", str((dataset,))]
+        found = evaluate_step(f"{title}: evaluate", folder, dataset, f"vod_synth/{config}.yaml", keys)
         metrics[title] = {row: found[row] for row in TRAINED_ROWS}
         runs.append(f"{title}={folder}")
     report, page, drawn = output / "report.html", output / "video.html", output / "video.mp4"
@@ -59,8 +60,8 @@ def show_trained(output: Path) -> None:
         "The first video, single frame on the left",
         "detect",
         *("--config-file", "vod_synth/RDN.yaml", "--video-input", root / "Data" / "VID" / VIDEO),
-        *("--compare", "vod_synth/FasterRCNN.yaml", trained_weights("vod_synth/FasterRCNN")),
-        *("--output", drawn, "--report", page, "--opts", "MODEL.WEIGHTS", trained_weights("vod_synth/RDN")),
+        *("--compare", "vod_synth/FasterRCNN.yaml", single),
+        *("--output", drawn, "--report", page, "--opts", "MODEL.WEIGHTS", rdn),
     )
     write_json(output / "metrics.json", metrics)
     print("\n" + table(metrics, TRAINED_ROWS))

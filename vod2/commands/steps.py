@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 from vod2.checkpoint.files import read_manifest
-from vod2.d2 import CfgNode
+from vod2.d2 import CfgNode, setup_logger
 from vod2.engine import load_config
 from vod2.engine.interruption import EXIT_CODE
 from vod2.engine.resume import changed_keys
@@ -76,6 +76,9 @@ def _without_its_logs() -> Iterator[None]:
         for name, handler in handlers() - before:
             logging.getLogger(name).removeHandler(handler)
             handler.flush()
+        # Detectron2's remembers what it was called with, and would add none of these handlers again.
+        if hasattr(setup_logger, "cache_clear"):
+            setup_logger.cache_clear()
 
 
 def evaluate_step(

@@ -32,7 +32,7 @@ class VideoPredictor(StreamPredictor):
     Args:
         cfg: configuration with MODEL.WEIGHTS, VIDEO.TEST_SCHEDULE and INPUT.MIN_SIZE_TEST, MAX_SIZE_TEST, FORMAT; or
             its file, or the name of one that comes with vod2, see `load_config`; or the name of a model, such as
-            "SELSA_R101_mmtracking", whose published weights are fetched, see `vod2.model_zoo`.
+            "SELSA_R101_mmtracking", whose weights come with vod2 or are fetched, see `vod2.model_zoo`.
         weights: instead of MODEL.WEIGHTS; "" for random ones.
         lookahead: how many frames after t frame t waits for: 0 is causal, for live pictures; up to the window's radius.
             None is what the configuration says (in the papers, the radius), and 0 where it asks for the whole video.

@@ -282,8 +282,7 @@ class VideoTrainer(DefaultTrainer):
             evaluators.append(COCOEvaluator(dataset_name, tasks=("bbox",), output_dir=folder, allow_cached_coco=False))
         if cfg.MODEL.VIDEO.KEEP_RELATIONS and cfg.TEST.CONTEXT == "own":  # else they are relations to other frames
             evaluators.append(RelationWriter(folder))
-        forget_readings()  # the loader and the evaluators have what they need of the dataset
-        return DatasetEvaluators(evaluators)
+        return DatasetEvaluators([*evaluators, _ForgetReadings()])
 
     @classmethod
     @reading_once()  # for the loader and the evaluators
@@ -309,11 +308,13 @@ class VideoTrainer(DefaultTrainer):
             cfg = cfg.clone()
             cfg.defrost()
             cfg.VIDEO.TEST_SCHEDULE = default_config().VIDEO.TEST_SCHEDULE  # NoWindow
+        if evaluators is not None:
+            given = evaluators if isinstance(evaluators, Sequence) else [evaluators]
+            evaluators = [DatasetEvaluators([evaluator, _ForgetReadings()]) for evaluator in given]
         if linker := build_box_linker(cfg):
             if evaluators is None:
                 evaluators = [cls.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
-            given = evaluators if isinstance(evaluators, Sequence) else [evaluators]
-            evaluators = [LinkingEvaluator(linker, evaluator, alone=context != "own") for evaluator in given]
+            evaluators = [LinkingEvaluator(linker, evaluator, alone=context != "own") for evaluator in evaluators]
         results = super().test(cfg, model, evaluators)
         if comm.is_main_process():
             for name in cfg.DATASETS.TEST:
@@ -321,6 +322,20 @@ class VideoTrainer(DefaultTrainer):
                 path = os.path.join(inference_folder(cfg.OUTPUT_DIR, name, context), "results.json")
                 write_json(path, {"context": context} | finite(found))
         return results
+
+
+class _ForgetReadings(DatasetEvaluator):
+    """Frees what `reading_once` keeps when an evaluation begins: by then its loader and evaluators have what they need
+    of the dataset."""
+
+    def reset(self) -> None:
+        forget_readings()
+
+    def process(self, inputs: Sequence[dict], outputs: Sequence[dict]) -> None:
+        """Nothing: it has no results."""
+
+    def evaluate(self) -> None:
+        """No results."""
 
 
 class _ToldOnce(logging.Filter):

@@ -4,6 +4,7 @@ Frames are numbered in presentation order, from 0. N: frames of the file, M: its
 """
 
 import contextlib
+import errno
 import os
 import re
 from collections.abc import Iterator
@@ -54,6 +55,8 @@ def open_video(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> Opened:
         # may be in any encoding.
         container = av.open(str(Path(path).absolute()), metadata_errors="replace")
     except (av.FFmpegError, OSError) as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise  # the machine is short of something, and the file may be whole
         raise VideoError(
             f"{str(path)!r} cannot be read as a video ({error.strerror}): it is none, or empty, cut off or damaged"
         ) from error

@@ -89,11 +89,11 @@ def test_a_bad_frame_of_a_clip_is_an_error_only_where_it_is_read(video):
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="the system does not list open files")
-@pytest.mark.parametrize(("frames", "most"), [(0.5, 1), (2, 2), (3.9, 3), (100, 5)])
-def test_files_stay_open_as_far_as_a_frame_of_each_has_room(tmp_path, monkeypatch, frames, most):
+@pytest.mark.parametrize(("frames", "files", "most"), [(0.5, 9, 1), (2, 9, 2), (3.9, 9, 3), (100, 9, 5), (100, 4, 4)])
+def test_files_stay_open_as_far_as_a_frame_of_each_has_room(tmp_path, monkeypatch, frames, files, most):
     paths = [write_numbered_video(tmp_path / f"{index}.mp4", 3) for index in range(5)]
     width, height = VideoReader(paths[0]).size
-    monkeypatch.setattr(clip_frames, "_open_readers", clip_frames._OpenReaders(int(frames * width * height)))
+    monkeypatch.setattr(clip_frames, "_open_readers", clip_frames._OpenReaders(int(frames * width * height), files))
 
     def is_open(path: Path) -> bool:
         found = []

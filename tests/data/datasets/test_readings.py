@@ -9,10 +9,12 @@ from helpers.counting import count_readings
 from helpers.models import ROOT
 from helpers.own_data import write_layout
 from vod2.commands.train import evaluate
-from vod2.d2 import DatasetCatalog, default_argument_parser
+from vod2.d2 import DatasetCatalog, DatasetEvaluator, default_argument_parser
+from vod2.data.datasets import readings
 from vod2.data.datasets.readings import MOST_KEPT, content_of, forget_readings, reading_once
 from vod2.data.discovery import find_layout, register_data
 from vod2.engine import VideoTrainer, load_config
+from vod2.evaluation import VIDEvaluator
 
 
 class Source:
@@ -87,14 +89,32 @@ def test_a_trainer_reads_a_file_once_and_each_evaluation_once_more(cfg, monkeypa
     assert read["mine.json"] == 2
 
 
-def test_an_evaluation_reads_a_file_once(cfg, monkeypatch, tmp_path):
+@pytest.mark.parametrize("linker", ["", "SeqNMS"])
+def test_an_evaluation_reads_a_file_once_and_keeps_nothing_of_it(cfg, monkeypatch, tmp_path, linker):
     trainer = VideoTrainer(cfg)
     trainer.save("model")
     cfg.defrost()
     cfg.MODEL.WEIGHTS = str(tmp_path / "out" / "model.safetensors")
+    cfg.MODEL.VIDEO.LINKER.NAME = linker
     read, _ = count_readings(monkeypatch)
+    kept = []
+    process = VIDEvaluator.process
+    monkeypatch.setattr(VIDEvaluator, "process", lambda *given: kept.append(len(readings._kept)) or process(*given))
     evaluate(cfg, default_argument_parser().parse_args(["--eval-only"]))
-    assert read["mine.json"] == 1
+    assert read["mine.json"] == 1 and kept and not any(kept)
+
+
+def test_given_evaluators_begin_without_what_was_read(cfg):
+    class Noted(DatasetEvaluator):
+        kept = None
+
+        def process(self, inputs, outputs):
+            self.kept = len(readings._kept)
+
+        def evaluate(self):
+            return {"noted": {"kept": self.kept}}
+
+    assert VideoTrainer.test(cfg, VideoTrainer(cfg).model, Noted()) == {"noted": {"kept": 0}}
 
 
 def test_who_changes_a_dict_does_not_change_what_is_kept(cfg):

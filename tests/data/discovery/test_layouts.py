@@ -262,3 +262,12 @@ def test_why_a_folder_is_in_no_layout_is_said_where_it_is_known(tmp_path):
     (tmp_path / "stills" / "instances.json").write_text(json.dumps(stills))
     with pytest.raises(UserError, match="instances.json is COCO's JSON of still images: add videos to it"):
         find_layout(tmp_path / "stills")
+
+
+def test_the_videos_of_a_file_are_those_of_its_own_list(tmp_path):
+    """Not a list of the same name that tells something else."""
+    root = write_layout(tmp_path / "mine", "coco_files")
+    (path,) = root.glob("*.json")
+    content = {"info": {"videos": ["day", "night"]}, **json.loads(path.read_text())}
+    path.write_text(json.dumps(content))
+    assert find_layout(root).parts[""]["video_root"] == str(root / "videos")

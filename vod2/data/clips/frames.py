@@ -16,8 +16,10 @@ from vod2.video import VideoReader
 
 # What is remembered of a file are the times of its frames: some ten bytes a frame.
 _REMEMBERED_FILES = 1024
-# Of one frame of each file that is kept open: eight of 1920 x 1080, two hundred of 256 x 320.
+# Of one frame of each file that is kept open: eight of 1920 x 1080. A decoder may hold sixteen frames.
 _OPEN_PIXELS = 2**24
+# However small their frames are: a process may open 256 files on some systems.
+_OPEN_FILES = 64
 
 
 def read_frames(
@@ -153,8 +155,8 @@ class _OpenReaders:
     Opening a file takes longer than decoding a frame, and a decoder holds several frames, so their pixels are bounded.
     """
 
-    def __init__(self, most_pixels: int) -> None:
-        self._most_pixels = most_pixels
+    def __init__(self, most_pixels: int = _OPEN_PIXELS, most_files: int = _OPEN_FILES) -> None:
+        self._most_pixels, self._most_files = most_pixels, most_files
         self._readers: OrderedDict[VideoReader, int] = OrderedDict()  # pixels of a frame; the last one used last
 
     def use(self, reader: VideoReader) -> None:
@@ -162,12 +164,15 @@ class _OpenReaders:
         width, height = reader.size
         self._readers[reader] = width * height
         self._readers.move_to_end(reader)
-        while len(self._readers) > 1 and sum(self._readers.values()) > self._most_pixels:
+        while len(self._readers) > 1 and not self._have_room():
             closed, _ = self._readers.popitem(last=False)
             closed.close()
 
+    def _have_room(self) -> bool:
+        return len(self._readers) <= self._most_files and sum(self._readers.values()) <= self._most_pixels
 
-_open_readers = _OpenReaders(_OPEN_PIXELS)
+
+_open_readers = _OpenReaders()
 
 
 def _reader(path: str | os.PathLike) -> VideoReader:

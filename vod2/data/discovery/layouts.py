@@ -238,8 +238,9 @@ def _glance_at(file: Path, changed: int, size: int) -> _Glance:
             videos = load_json_at(text, found.end())
         except ValueError:
             continue  # the reader says what is wrong with the file
-        if isinstance(videos, list):
-            named = [video for video in videos if isinstance(video, dict) and "name" in video]
+        entries = videos if isinstance(videos, list) else []
+        named = [video for video in entries if isinstance(video, dict) and "name" in video]
+        if named:  # another list of this name may stand in some other part of the file
             return _Glance(keys, tuple(str(video["name"]) for video in named))
     return _Glance(keys, ())
 
