@@ -1,6 +1,5 @@
 # make setup    creates .venv with the pinned packages and the package itself (ops compiled where there is a compiler)
-# make demo     compares a single-frame detector and RDN, trained ones that come with vod2, on videos new to both
-# make demo-train  makes synthetic videos, trains a single-frame detector and RDN on them, compares both, draws a video
+# make demo     makes synthetic videos, trains a single-frame detector and RDN on them, compares both, draws a video
 # make test     runs the test suite
 # make test-all runs the slow tests, too, and ten times as many examples of strange input
 # make lint     checks style, format and types
@@ -15,7 +14,7 @@ SOURCES := setup.py pyproject.toml constraints.txt $(wildcard vod2/csrc/*.* vod2
 # Two worker processes share the cores; more threads in each would only compete.
 TEST_FLAGS ?= -n 2
 
-.PHONY: setup demo demo-train test test-all lint clean
+.PHONY: setup demo test test-all lint clean
 
 setup: $(STAMP)
 
@@ -29,9 +28,6 @@ $(STAMP): $(SOURCES)
 
 demo: $(STAMP)
 	$(RUN) tools/run_demo.py --output output/demo
-
-demo-train: $(STAMP)
-	$(RUN) tools/run_demo.py --train --output output/demo_training
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest tests -m "not slow" $(TEST_FLAGS)
