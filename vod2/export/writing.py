@@ -62,7 +62,8 @@ def export_detector(
             left to whoever loads them.
 
     Raises:
-        UserError: the detector cannot be exported, see `make_parts`; a package is missing; the weights do not fit.
+        UserError: the detector cannot be exported, see `make_parts`; a package is missing; the weights do not fit; a
+            file does not give what PyTorch gives (`vod2.export.agreement`), and then nothing is put into the folder.
     """
     if form not in FORMATS:
         raise UserError(f"format {form!r}: expected one of {', '.join(FORMATS)}")
@@ -82,12 +83,34 @@ def export_detector(
     agreements: dict[str, Agreement] = {}
     files = [Path(folder) / spec.file for spec in specs.values()]
     # The manifest comes last: who finds it finds the files that it names.
-    with replacing_all([*files, Path(folder) / CONFIG, Path(folder) / MANIFEST]) as temporaries:
+    with _removing_empty(Path(folder)), replacing_all([*files, Path(folder) / CONFIG, Path(folder) / MANIFEST]) as temporaries:
         for part, file in zip(parts, temporaries, strict=False):
             agreements[part.name] = write_part(part, file, form, optimise)
+            _require_agreement(files[len(agreements) - 1], agreements[part.name])
         temporaries[-2].write_text(cfg.dump(), encoding="utf-8")
         temporaries[-1].write_text(manifest.text(), encoding="utf-8")
     return Exported(manifest, agreements)
+
+
+@contextlib.contextmanager
+def _removing_empty(folder: Path) -> Iterator[None]:
+    """Where the block raises, a folder that it has made is not left behind."""
+    is_new = not folder.exists()
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):  # something else is in it, or it was never made
+            if is_new:
+                folder.rmdir()
+        raise
+
+
+def _require_agreement(file: Path, found: Agreement) -> None:
+    if found.faults:
+        raise UserError(
+            f"{file.name} does not give what PyTorch gives, and nothing was put into {file.parent}: "
+            f"{'; '.join(found.faults)}. Try --format torch, or other versions of onnx, onnxscript and onnxruntime"
+        )
 
 
 def _spec(part: Part, file: str) -> PartSpec:
