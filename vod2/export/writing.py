@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.export import ExportedProgram
+from torch.export.graph_signature import ExportGraphSignature, InputKind
 
 from vod2.atomic import replacing_all
 from vod2.d2 import CfgNode
@@ -123,20 +125,50 @@ def _tensor(name: str, value: Tensor) -> TensorSpec:
     return TensorSpec(name, str(value.dtype).removeprefix("torch."), tuple(value.shape))
 
 
-def traced(part: Part) -> torch.export.ExportedProgram:
-    """A part as a graph of PyTorch.
+def traced(part: Part) -> ExportedProgram:
+    """A part as a graph of PyTorch, with the weights that it reads and no others.
 
     Raises:
         UserError: it does something that depends on values.
     """
     with torch.no_grad(), portable(), _quiet():
         try:
-            return torch.export.export(part.module, tuple(part.inputs.values()), strict=False)
+            program = torch.export.export(part.module, tuple(part.inputs.values()), strict=False)
         except Exception as error:
             raise UserError(
                 f"the part {part.name!r} of this detector cannot be traced ({_first_line(error)}): what a module "
                 "does must not depend on values"
             ) from error
+    return _without_unused(program)
+
+
+def _without_unused(program: ExportedProgram) -> ExportedProgram:
+    """The same graph without the weights that it does not read: a part is traced with the whole detector."""
+    graph, signature = program.graph_module.graph, program.graph_signature
+    unread = {node.name for node in graph.nodes if node.op == "placeholder" and not node.users}
+    kept, dropped = [], set()
+    for spec in signature.input_specs:
+        is_weight = spec.kind in (InputKind.PARAMETER, InputKind.BUFFER)
+        if is_weight and spec.arg.name in unread:
+            dropped.add(spec.arg.name)
+        else:
+            kept.append(spec)
+    for node in list(graph.nodes):
+        if node.op == "placeholder" and node.name in dropped:
+            graph.erase_node(node)
+    program.graph_module.recompile()
+    read = {spec.target for spec in kept if spec.kind != InputKind.USER_INPUT}
+    return ExportedProgram(
+        root=program.graph_module,
+        graph=graph,
+        graph_signature=ExportGraphSignature(kept, signature.output_specs),
+        state_dict={name: value for name, value in program.state_dict.items() if name in read},
+        range_constraints=program.range_constraints,
+        module_call_graph=program.module_call_graph,
+        example_inputs=program.example_inputs,
+        constants={name: value for name, value in program.constants.items() if name in read},
+        verifiers=program.verifiers,
+    )
 
 
 def write_part(part: Part, file: Path, form: str, optimise: bool) -> Agreement:
@@ -164,7 +196,7 @@ def write_part(part: Part, file: Path, form: str, optimise: bool) -> Agreement:
     return agreement(expected, OnnxGraph(file)(part.inputs))
 
 
-def _require_small(part: Part, program: torch.export.ExportedProgram) -> None:
+def _require_small(part: Part, program: ExportedProgram) -> None:
     tensors: Sequence[Any] = [*program.state_dict.values(), *program.constants.values()]
     count = sum(value.numel() * value.element_size() for value in tensors if isinstance(value, Tensor))
     if count > _MAX_BYTES:
