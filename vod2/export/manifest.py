@@ -2,15 +2,18 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from vod2.bounded import load_json
 from vod2.d2 import CfgNode
 from vod2.engine import load_config
 from vod2.errors import UserError
+from vod2.export.graphs import Part
 
 MANIFEST, CONFIG = "export.json", "config.yaml"
 _FORMAT = 1
@@ -40,7 +43,15 @@ class PartSpec:
     outputs: tuple[TensorSpec, ...]
 
     def input(self, name: str) -> TensorSpec:
-        return next(spec for spec in self.inputs if spec.name == name)
+        """
+        Raises:
+            UserError: there is none of this name.
+        """
+        for spec in self.inputs:
+            if spec.name == name:
+                return spec
+        names = [spec.name for spec in self.inputs]
+        raise UserError(f"{MANIFEST}: {self.file} has the inputs {names}, expected {name!r}: export the detector again")
 
 
 @dataclass(frozen=True)
@@ -89,6 +100,29 @@ class Manifest:
         raise UserError(f"{path} has the format {version!r}, expected {_FORMAT}: export the detector again")
 
 
+def describe(
+    parts: Sequence[Part],
+    size: tuple[int, int],
+    *,
+    lookahead: int = 0,
+    interval: int = 0,
+    class_names: Sequence[str] = (),
+    suffix: str = "",
+) -> Manifest:
+    """The manifest of parts, whose files are named after them, with a suffix. Runs each once."""
+    specs = {}
+    for part in parts:
+        outputs = zip(part.outputs, part.run(), strict=True)
+        specs[part.name] = PartSpec(f"{part.name}{suffix}", _described(part.inputs.items()), _described(outputs))
+    return Manifest(size, lookahead, interval, tuple(class_names), specs)
+
+
+def _described(tensors: Iterable[tuple[str, Tensor]]) -> tuple[TensorSpec, ...]:
+    return tuple(
+        TensorSpec(name, str(value.dtype).removeprefix("torch."), tuple(value.shape)) for name, value in tensors
+    )
+
+
 def _manifest(content: dict[str, Any]) -> Manifest:
     parts = {}
     for name, part in content["parts"].items():
@@ -104,7 +138,9 @@ def _manifest(content: dict[str, Any]) -> Manifest:
 
 
 def _specs(entries: Sequence[dict[str, Any]]) -> tuple[TensorSpec, ...]:
-    return tuple(TensorSpec(str(entry["name"]), str(entry["dtype"]), tuple(entry["shape"])) for entry in entries)
+    return tuple(
+        TensorSpec(str(entry["name"]), str(entry["dtype"]), tuple(map(int, entry["shape"]))) for entry in entries
+    )
 
 
 def read_config(folder: str | os.PathLike) -> CfgNode:

@@ -18,8 +18,9 @@ from vod2.d2 import CfgNode
 from vod2.engine import VideoPredictor
 from vod2.errors import UserError
 from vod2.export.agreement import Agreement, agreement
-from vod2.export.graphs import Part, make_parts
-from vod2.export.manifest import CONFIG, MANIFEST, Manifest, PartSpec, TensorSpec
+from vod2.export.contract import require_contract
+from vod2.export.graphs import Part, keyframe_interval, make_parts
+from vod2.export.manifest import CONFIG, MANIFEST, Manifest, describe
 from vod2.export.session import OnnxGraph, require_packages
 from vod2.ops import portable
 
@@ -64,7 +65,7 @@ def export_detector(
             left to whoever loads them.
 
     Raises:
-        UserError: the detector cannot be exported, see `make_parts`; a package is missing; the weights do not fit; a
+        UserError: the detector cannot be exported, see `make_parts` and `require_contract`; a package is missing; the weights do not fit; a
             file does not give what PyTorch gives (`vod2.export.agreement`), and then nothing is put into the folder.
     """
     if form not in FORMATS:
@@ -76,16 +77,22 @@ def export_detector(
     cfg.MODEL.DEVICE = "cpu"  # graphs belong to no device
     predictor = VideoPredictor(cfg, lookahead=lookahead)
     parts = make_parts(predictor.model, predictor.schedule, size)
-    suffix = FORMATS[form]
-    specs = {part.name: _spec(part, f"{part.name}{suffix}") for part in parts}
-    aggregator = predictor.model.pixel_aggregator
-    steps = None if aggregator is None else aggregator.keyframe_steps()
-    interval = 0 if steps is None else steps.interval
-    manifest = Manifest(size, predictor.lookahead, interval, tuple(predictor.class_names), specs)
+    require_contract(cfg, predictor.model, predictor.schedule, size)
+    manifest = describe(
+        parts,
+        size,
+        lookahead=predictor.lookahead,
+        interval=keyframe_interval(predictor.model),
+        class_names=predictor.class_names,
+        suffix=FORMATS[form],
+    )
     agreements: dict[str, Agreement] = {}
-    files = [Path(folder) / spec.file for spec in specs.values()]
+    files = [Path(folder) / spec.file for spec in manifest.parts.values()]
     # The manifest comes last: who finds it finds the files that it names.
-    with _removing_empty(Path(folder)), replacing_all([*files, Path(folder) / CONFIG, Path(folder) / MANIFEST]) as temporaries:
+    with (
+        _removing_empty(Path(folder)),
+        replacing_all([*files, Path(folder) / CONFIG, Path(folder) / MANIFEST]) as temporaries,
+    ):
         for part, file in zip(parts, temporaries, strict=False):
             agreements[part.name] = write_part(part, file, form, optimise)
             _require_agreement(files[len(agreements) - 1], agreements[part.name])
@@ -113,16 +120,6 @@ def _require_agreement(file: Path, found: Agreement) -> None:
             f"{file.name} does not give what PyTorch gives, and nothing was put into {file.parent}: "
             f"{'; '.join(found.faults)}. Try --format torch, or other versions of onnx, onnxscript and onnxruntime"
         )
-
-
-def _spec(part: Part, file: str) -> PartSpec:
-    inputs = tuple(_tensor(name, value) for name, value in part.inputs.items())
-    outputs = tuple(_tensor(name, value) for name, value in zip(part.outputs, part.run(), strict=True))
-    return PartSpec(file, inputs, outputs)
-
-
-def _tensor(name: str, value: Tensor) -> TensorSpec:
-    return TensorSpec(name, str(value.dtype).removeprefix("torch."), tuple(value.shape))
 
 
 def traced(part: Part) -> ExportedProgram:
