@@ -20,7 +20,7 @@ from vod2.errors import UserError
 from vod2.export.agreement import Agreement, agreement
 from vod2.export.contract import require_contract
 from vod2.export.graphs import Part, keyframe_interval, make_parts
-from vod2.export.manifest import CONFIG, MANIFEST, Manifest, describe
+from vod2.export.manifest import CONFIG, MANIFEST, Manifest, describe, with_settings
 from vod2.export.session import OnnxGraph, require_packages
 from vod2.ops import portable
 
@@ -65,8 +65,9 @@ def export_detector(
             left to whoever loads them.
 
     Raises:
-        UserError: the detector cannot be exported, see `make_parts` and `require_contract`; a package is missing; the weights do not fit; a
-            file does not give what PyTorch gives (`vod2.export.agreement`), and then nothing is put into the folder.
+        UserError: the detector cannot be exported, see `make_parts` and `require_contract`; a package is missing; the
+            weights do not fit; a file does not give what PyTorch gives (`vod2.export.agreement`), and then nothing is
+            put into the folder.
     """
     if form not in FORMATS:
         raise UserError(f"format {form!r}: expected one of {', '.join(FORMATS)}")
@@ -86,6 +87,7 @@ def export_detector(
         class_names=predictor.class_names,
         suffix=FORMATS[form],
     )
+    manifest = with_settings(manifest, cfg, predictor.schedule)
     agreements: dict[str, Agreement] = {}
     files = [Path(folder) / spec.file for spec in manifest.parts.values()]
     # The manifest comes last: who finds it finds the files that it names.

@@ -68,10 +68,10 @@ class ProposalAggregator(DeprecatedAggregate, nn.Module, ABC):
     Attributes:
         needs: what it asks the detector for.
         takes_padding: whether `vod2 export` takes it. It then leaves out supports that are padding
-            (`ProposalSet.visible_to`), its results have sizes that no value decides, and it reads nothing of its context
-            but the supports' proposals, of each the first MODEL.VIDEO.SUPPORT_TOPK: in a graph there are no others, all
-            roles are LOCAL, the video is "" and the frames are 0 .. T - 1 whatever they are in the stream, and T is that
-            of the largest window. It carries nothing. The export compares the two.
+            (`ProposalSet.visible_to`), its results have sizes that no value decides, it carries nothing, and it reads
+            nothing of its context but the supports' proposals, of each the first MODEL.VIDEO.SUPPORT_TOPK: in a graph
+            there are no others, all roles are LOCAL, the video is "" and the frames are 0 .. T - 1, where T is the
+            largest window, whatever they are in the stream. The export compares the two.
     """
 
     needs: ProposalNeeds = ProposalNeeds()
