@@ -79,6 +79,24 @@ def test_an_aggregator_that_breaks_the_contract_is_found(change, monkeypatch):
     assert next(model.parameters()).dtype == torch.float32
 
 
+def test_an_aggregator_that_runs_in_single_precision_alone_is_compared_in_it(monkeypatch, caplog):
+    keys = EXPORTED["RDN"] | {"MODEL.DEVICE": "cpu"}
+    cfg, model = tiny_cfg(keys), build_detector(keys)
+    schedule, kind = schedule_of_stream(cfg, None), type(model.roi_heads.aggregator)
+    true_forward = kind.forward
+
+    def forward(self, query, context):
+        torch.ones(1, 1) @ query.features[:1, :1]  # float32 by float64 is an error
+        return true_forward(self, query, context)
+
+    monkeypatch.setattr(kind, "forward", forward)
+    require_contract(cfg, model, schedule, IMAGE_SIZE)
+    assert "does not run in double precision" in caplog.text
+    breaking(kind, lambda context: 1000 * len(context.frames[0].video_id), monkeypatch)
+    with pytest.raises(UserError, match="does not give in its parts"):
+        require_contract(cfg, model, schedule, IMAGE_SIZE)
+
+
 def test_an_export_that_breaks_the_contract_writes_nothing(tmp_path, monkeypatch):
     cfg = cfg_with_weights(tmp_path, EXPORTED["RDN"])
     breaking(type(VideoPredictor(cfg).model.roi_heads.aggregator), CHANGES["the video"], monkeypatch)

@@ -1,6 +1,8 @@
 """Whether the parts of a detector, one after the other, give what its stream gives: what an aggregator must keep to."""
 
 import copy
+import logging
+import math
 
 import torch
 from torch import Tensor
@@ -8,7 +10,7 @@ from torch import Tensor
 from vod2.d2 import CfgNode
 from vod2.errors import UserError
 from vod2.export.agreement import agreement
-from vod2.export.graphs import Part, keyframe_interval, make_parts
+from vod2.export.graphs import Part, PartGraph, keyframe_interval, make_parts
 from vod2.export.manifest import describe
 from vod2.export.runner import graph_detector
 from vod2.modeling import VideoRCNN
@@ -16,6 +18,7 @@ from vod2.modeling.aggregation import merge_disjoint
 from vod2.structures import Clip, Support
 from vod2.temporal import FrameMemory, SupportSchedule
 
+_LOGGER = logging.getLogger(__name__)
 _LARGEST = 192  # pixels of a side: what is compared does not depend on the size of the images
 _LIMIT = 1e-6  # of numbers in double precision, where rounding makes 1e-13 in tiny detectors
 _LATER = 7  # frames
@@ -35,7 +38,19 @@ def require_contract(cfg: CfgNode, model: VideoRCNN, schedule: SupportSchedule, 
     Raises:
         UserError: they differ, since an aggregator does what a graph cannot (`ProposalAggregator.takes_padding`).
     """
-    model = copy.deepcopy(model).double()
+    try:
+        _compare(cfg, copy.deepcopy(model).double(), schedule, size, _LIMIT)
+    except RuntimeError as error:  # of an operator that is not there for float64, or that mixes both
+        _LOGGER.warning(
+            "the detector does not run in double precision (%s): its parts are compared with its stream in single "
+            "precision, within the limits of files",
+            str(error).split("\n")[0],
+        )
+        _compare(cfg, model, schedule, size, math.inf)
+
+
+def _compare(cfg: CfgNode, model: VideoRCNN, schedule: SupportSchedule, size: tuple[int, int], limit: float) -> None:
+    """`require_contract` in the precision of the model; no number may differ by more than `limit`."""
     size = min(size[0], _LARGEST), min(size[1], _LARGEST)
     interval = keyframe_interval(model)
     if interval:  # a first keyframe, one between, and a keyframe with a memory
@@ -57,7 +72,7 @@ def require_contract(cfg: CfgNode, model: VideoRCNN, schedule: SupportSchedule, 
             model.remember([{"image": image, "frame_index": index}], [memories[0]])
             detector.remember(memories[1], index, image[None])
         expected = _scored(model, parts[0], memories[0], t)
-        _require_same(model, expected, detector.scored(memories[1], t))
+        _require_same(model, expected, detector.scored(memories[1], t), limit)
 
 
 class _Later(SupportSchedule):
@@ -86,15 +101,18 @@ def _scored(model: VideoRCNN, part: Part, memory: FrameMemory, index: int) -> tu
     (clip,), _ = model.propose_clips(clips)
     (aggregated,) = model.roi_heads.aggregate([clip])
     memory.carry(merge_disjoint(result.carry for result in [*enhanced, aggregated]))
+    assert isinstance(part.module, PartGraph)  # all parts of `make_parts` are
     return part.module.predicted(aggregated.value, clip.key.require_proposals().boxes, clip.key.image_size)
 
 
-def _require_same(model: VideoRCNN, expected: tuple[Tensor, Tensor], found: tuple[Tensor, Tensor]) -> None:
+def _require_same(
+    model: VideoRCNN, expected: tuple[Tensor, Tensor], found: tuple[Tensor, Tensor], limit: float
+) -> None:
     named = []
     for boxes, scores in (expected, found):
         named.append({"boxes": boxes, "scores": scores, "valid": torch.ones(len(boxes), dtype=torch.bool)})
     compared = agreement(*named)
-    if not compared.faults and all(difference <= _LIMIT for difference in compared.differences.values()):
+    if not compared.faults and all(difference <= limit for difference in compared.differences.values()):
         return
     level = model.roi_heads.aggregator or model.pixel_aggregator
     name = type(model if level is None else level).__name__

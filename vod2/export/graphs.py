@@ -52,7 +52,7 @@ class Part:
         return dict(zip(self.outputs, found, strict=True))
 
 
-class _Graph(nn.Module):
+class PartGraph(nn.Module):
     """Steps of a detector that several parts have."""
 
     def __init__(self, model: VideoRCNN) -> None:
@@ -81,7 +81,7 @@ class _Graph(nn.Module):
         return boxes, scores, valid
 
 
-class DetectGraph(_Graph):
+class DetectGraph(PartGraph):
     """A detector without other frames: image (1, 3, H, W) uint8 -> `DETECTIONS`."""
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
@@ -89,7 +89,7 @@ class DetectGraph(_Graph):
         return self._detected(frame)
 
 
-class FrameGraph(_Graph):
+class FrameGraph(PartGraph):
     """What a memory keeps of a frame: image -> boxes (P, 4), features (P, D), objectness (P,), valid (P,).
 
     Rows that are padding come last, and are 0.
@@ -102,7 +102,7 @@ class FrameGraph(_Graph):
         return proposals.boxes, features, proposals.scores.masked_fill(~valid, 0.0), valid
 
 
-class AggregateGraph(_Graph):
+class AggregateGraph(PartGraph):
     """Level 2 and the prediction: the key frame's proposals and those of T supports -> boxes, scores.
 
     Rows of the key frame that are padding give rows without a meaning.
@@ -135,7 +135,7 @@ class AggregateGraph(_Graph):
         return self.predicted(aggregator(query, context).value, key_boxes, self.size)
 
 
-class _CarryingGraph(_Graph):
+class _CarryingGraph(PartGraph):
     """A part of a level 1 that carries a map from keyframe to keyframe."""
 
     def __init__(self, model: VideoRCNN, steps: KeyframeSteps) -> None:

@@ -154,7 +154,7 @@ def with_settings(manifest: Manifest, cfg: CfgNode, schedule: SupportSchedule) -
 
 def _arguments(schedule: SupportSchedule) -> dict[str, Any]:
     arguments: dict[str, Any] = {"name": type(schedule).__name__}
-    for name in schedule.reads:
+    for name in schedule.reads or ():
         value = getattr(schedule, name, None)  # schedules of others may call it otherwise
         if isinstance(value, bool | int | float | str):
             arguments[name] = value
