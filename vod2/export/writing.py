@@ -79,15 +79,7 @@ def export_detector(
     predictor = VideoPredictor(cfg, lookahead=lookahead)
     parts = make_parts(predictor.model, predictor.schedule, size)
     require_contract(cfg, predictor.model, predictor.schedule, size)
-    manifest = describe(
-        parts,
-        size,
-        lookahead=predictor.lookahead,
-        interval=keyframe_interval(predictor.model),
-        class_names=predictor.class_names,
-        suffix=FORMATS[form],
-    )
-    manifest = with_settings(manifest, cfg, predictor.schedule)
+    manifest = _manifest(cfg, predictor, parts, size, FORMATS[form])
     agreements: dict[str, Agreement] = {}
     files = [Path(folder) / spec.file for spec in manifest.parts.values()]
     # The manifest comes last: who finds it finds the files that it names.
@@ -101,6 +93,20 @@ def export_detector(
         temporaries[-2].write_text(cfg.dump(), encoding="utf-8")
         temporaries[-1].write_text(manifest.text(), encoding="utf-8")
     return Exported(manifest, agreements)
+
+
+def _manifest(
+    cfg: CfgNode, predictor: VideoPredictor, parts: Sequence[Part], size: tuple[int, int], suffix: str
+) -> Manifest:
+    manifest = describe(
+        parts,
+        size,
+        lookahead=predictor.lookahead,
+        interval=keyframe_interval(predictor.model),
+        class_names=predictor.class_names,
+        suffix=suffix,
+    )
+    return with_settings(manifest, cfg, predictor.schedule)
 
 
 @contextlib.contextmanager
