@@ -136,7 +136,7 @@ def test_what_is_padding_changes_nothing(keys, counts):
         fixed["support_objectness"][row, rows], fixed["support_valid"][row, rows] = support.scores, True
     with torch.no_grad():
         value = aggregator(query, TemporalContext(frames, (Role.LOCAL,) * len(frames))).value
-        boxes, scores = parts["aggregate"].module._predicted(value, query.boxes, IMAGE_SIZE)
+        boxes, scores = parts["aggregate"].module.predicted(value, query.boxes, IMAGE_SIZE)
         with portable():
             found_boxes, found_scores = parts["aggregate"].module(*(inputs | fixed).values())
     assert torch.allclose(found_boxes, boxes, atol=1e-3) and torch.allclose(found_scores, scores, atol=1e-5)

@@ -9,12 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from helpers.exports import EXPORTED, bgr_video, cfg_with_weights
+from helpers.exports import EXPORTED, assert_same_stream, bgr_video, cfg_with_weights
 from helpers.models import IMAGE_SIZE
 from vod2 import UserError, VideoPredictor
-from vod2.d2 import Instances
 from vod2.export import FORMATS, Manifest, OnnxPredictor, Part, export_detector
-from vod2.export.agreement import Agreement, agreement
+from vod2.export.agreement import Agreement
 from vod2.export.writing import write_part
 from vod2.modeling.roi_heads.rfcn import position_sensitive_align
 from vod2.ops import st_sampling
@@ -55,26 +54,9 @@ def single(tmp_path_factory) -> Path:
 
 
 def assert_agrees(found: Agreement) -> None:
-    assert found.differences and found.missing == 0
+    assert found.differences and not found.faults and found.missing == found.extra == 0
     for output, difference in found.differences.items():
         assert difference <= (PIXELS if output == "boxes" else TOLERANCE), (output, found)
-
-
-def by_proposal(instances: Instances) -> Instances:
-    """In an order that nearly equal scores do not change."""
-    return instances[(instances.pred_classes * 1000 + instances.proposal_index).argsort()]
-
-
-def assert_same_stream(expected, found) -> None:
-    for one, other in zip(expected, found, strict=True):
-        assert one.index == other.index
-        assert len(one.instances) == len(other.instances) > 0
-        assert one.instances.image_size == other.instances.image_size
-        instances, others = by_proposal(one.instances), by_proposal(other.instances)
-        assert instances.pred_classes.tolist() == others.pred_classes.tolist()
-        assert instances.proposal_index.tolist() == others.proposal_index.tolist()
-        assert torch.allclose(instances.scores, others.scores, atol=1e-3)
-        assert torch.allclose(instances.pred_boxes.tensor, others.pred_boxes.tensor, atol=1e-2)
 
 
 def test_every_part_agrees_with_pytorch(exported):
@@ -171,6 +153,7 @@ def rewritten(**changes):
         (lambda folder: (folder / "export.json").write_text("[1]"), "is broken"),
         (rewritten(format=2), "has the format 2, expected 1"),
         (rewritten(size=[64]), "is broken"),
+        (rewritten(interval=2), "need a part 'between'"),
         (rewritten(parts={}), "none of which begins a frame"),
         (lambda folder: (folder / "detect.onnx").unlink(), "detect.onnx does not exist"),
         (lambda folder: (folder / "detect.onnx").write_bytes(b"\x08\x01"), "does not load in ONNX Runtime"),
@@ -181,11 +164,29 @@ def test_a_broken_folder_is_named(single, tmp_path, change, said):
     assert said in broken(single, tmp_path, change)
 
 
+def without_input(folder):
+    content = json.loads((folder / "export.json").read_text())
+    content["parts"]["detect"]["inputs"] = []
+    (folder / "export.json").write_text(json.dumps(content))
+
+
+def test_an_input_that_is_missing_is_named(single, tmp_path):
+    said = broken(single, tmp_path, without_input)
+    assert "export.json: detect.onnx has the inputs [], expected 'image': export the detector again" in said
+
+
+def test_a_provider_that_is_not_there_is_refused_with_those_that_are(single):
+    for provider in ("CUDAExecutionProvider", ("CUDAExecutionProvider", {"device_id": 0})):
+        with pytest.raises(UserError, match=r"\['CUDAExecutionProvider'\] .*available are \[.*'CPUExecutionProvider'"):
+            OnnxPredictor(single, providers=[provider, "CPUExecutionProvider"])
+    assert OnnxPredictor(single, providers=["CPUExecutionProvider"]).lookahead == 0
+
+
 def test_a_folder_of_torch_files_gives_what_the_detector_gives_and_is_refused_by_the_runner(tmp_path):
     cfg = cfg_with_weights(tmp_path, {})
     said = export_detector(cfg, tmp_path / "out", IMAGE_SIZE, form="torch")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["config.yaml", "detect.pt2", "export.json"]
-    assert max(said.agreement["detect"].differences.values()) <= PIXELS
+    assert_agrees(said.agreement["detect"])
     with pytest.raises(UserError, match="--format onnx"):
         OnnxPredictor(tmp_path / "out")
 
@@ -195,16 +196,6 @@ def test_the_manifest_reads_back(single):
     image = manifest.parts["detect"].input("image")
     assert (image.dtype, image.shape, manifest.interval, manifest.lookahead) == ("uint8", (1, 3, *IMAGE_SIZE), 0, 0)
     assert [output.name for output in manifest.parts["detect"].outputs] == ["boxes", "scores", "valid"]
-
-
-def test_agreement_finds_what_is_other():
-    boxes, valid = torch.tensor([[0.0, 0, 8, 8], [9, 9, 20, 20], [0, 0, 0, 0]]), torch.tensor([True, True, False])
-    moved = boxes.clone()
-    moved[1] += 5
-    found = agreement({"boxes": boxes, "valid": valid}, {"boxes": moved, "valid": valid})
-    assert (found.rows, found.missing) == (2, 1) and "1 of 2 boxes are others" in str(found)
-    nothing = agreement({"boxes": boxes, "valid": valid}, {"boxes": boxes, "valid": torch.zeros_like(valid)})
-    assert nothing.missing == 2
 
 
 def test_an_unknown_format_is_refused(tmp_path):

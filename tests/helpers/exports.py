@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from helpers.models import LSTS_KEYS, RFCN_KEYS, build_detector, make_video, tiny_cfg
-from vod2.d2 import CfgNode
+from vod2.d2 import CfgNode, Instances
 
 RDN_KEYS = {
     "MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME": "RDNAggregator",
@@ -41,3 +41,20 @@ def cfg_with_weights(folder: Path, keys: dict) -> CfgNode:
 def bgr_video(length: int, size: tuple[int, int] = (64, 96)) -> list[np.ndarray]:
     """The frames of `make_video` as a stream takes them: (H, W, 3) uint8."""
     return [np.ascontiguousarray(frame.permute(1, 2, 0).numpy()) for frame in make_video(length, size=size)]
+
+
+def by_proposal(instances: Instances) -> Instances:
+    """In an order that nearly equal scores do not change."""
+    return instances[(instances.pred_classes * 1000 + instances.proposal_index).argsort()]
+
+
+def assert_same_stream(expected, found) -> None:
+    for one, other in zip(expected, found, strict=True):
+        assert one.index == other.index
+        assert len(one.instances) == len(other.instances) > 0
+        assert one.instances.image_size == other.instances.image_size
+        instances, others = by_proposal(one.instances), by_proposal(other.instances)
+        assert instances.pred_classes.tolist() == others.pred_classes.tolist()
+        assert instances.proposal_index.tolist() == others.proposal_index.tolist()
+        assert torch.allclose(instances.scores, others.scores, atol=1e-3)
+        assert torch.allclose(instances.pred_boxes.tensor, others.pred_boxes.tensor, atol=1e-2)

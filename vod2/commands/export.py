@@ -4,7 +4,8 @@
 
 The folder gets a file for each part, export.json, which lists what goes in and comes out, and config.yaml.
 `vod2.export.OnnxPredictor(folder)` runs streams with them in ONNX Runtime and gives what `vod2.VideoPredictor` gives.
-Each file is run once, and its largest differences from PyTorch are printed. docs/export.md has the details.
+Each file is run once, and its largest differences from PyTorch are printed; where one is too large, nothing is put into
+the folder and the command fails. docs/export.md has the details.
 """
 
 import argparse

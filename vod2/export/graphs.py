@@ -43,11 +43,16 @@ class Part:
 
     def run(self) -> tuple[Tensor, ...]:
         """What PyTorch makes of the examples."""
+        return tuple(self(self.inputs).values())
+
+    def __call__(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What PyTorch makes of other tensors than the examples, by name, as `OnnxGraph` does."""
         with torch.no_grad(), portable():
-            return self.module(*self.inputs.values())
+            found = self.module(*(inputs[name] for name in self.inputs))
+        return dict(zip(self.outputs, found, strict=True))
 
 
-class _Graph(nn.Module):
+class PartGraph(nn.Module):
     """Steps of a detector that several parts have."""
 
     def __init__(self, model: VideoRCNN) -> None:
@@ -60,7 +65,7 @@ class _Graph(nn.Module):
         proposals = proposed.require_proposals()
         return proposals, proposals.scores > -torch.inf
 
-    def _predicted(self, features: Tensor, boxes: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def predicted(self, features: Tensor, boxes: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Features (P, D) and boxes (P, 4) -> boxes (P, k, 4), not clipped, and probabilities (P, K + 1)."""
         predictor = self.model.roi_heads.box_predictor
         predictions = predictor(features)
@@ -72,11 +77,11 @@ class _Graph(nn.Module):
     def _detected(self, frame: Frame) -> tuple[Tensor, Tensor, Tensor]:
         """A frame with maps -> boxes (P, k, 4), scores (P, K + 1), valid (P,)."""
         proposals, valid = self._embedded(frame)
-        boxes, scores = self._predicted(proposals.features, proposals.boxes, frame.image_size)
+        boxes, scores = self.predicted(proposals.features, proposals.boxes, frame.image_size)
         return boxes, scores, valid
 
 
-class DetectGraph(_Graph):
+class DetectGraph(PartGraph):
     """A detector without other frames: image (1, 3, H, W) uint8 -> `DETECTIONS`."""
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
@@ -84,7 +89,7 @@ class DetectGraph(_Graph):
         return self._detected(frame)
 
 
-class FrameGraph(_Graph):
+class FrameGraph(PartGraph):
     """What a memory keeps of a frame: image -> boxes (P, 4), features (P, D), objectness (P,), valid (P,).
 
     Rows that are padding come last, and are 0.
@@ -97,7 +102,7 @@ class FrameGraph(_Graph):
         return proposals.boxes, features, proposals.scores.masked_fill(~valid, 0.0), valid
 
 
-class AggregateGraph(_Graph):
+class AggregateGraph(PartGraph):
     """Level 2 and the prediction: the key frame's proposals and those of T supports -> boxes, scores.
 
     Rows of the key frame that are padding give rows without a meaning.
@@ -127,10 +132,10 @@ class AggregateGraph(_Graph):
         context = TemporalContext(tuple(supports), (Role.LOCAL,) * len(supports))
         aggregator = self.model.roi_heads.aggregator
         assert aggregator is not None  # `make_parts` makes this of a model with level 2
-        return self._predicted(aggregator(query, context).value, key_boxes, self.size)
+        return self.predicted(aggregator(query, context).value, key_boxes, self.size)
 
 
-class _CarryingGraph(_Graph):
+class _CarryingGraph(PartGraph):
     """A part of a level 1 that carries a map from keyframe to keyframe."""
 
     def __init__(self, model: VideoRCNN, steps: KeyframeSteps) -> None:
@@ -204,6 +209,12 @@ def make_parts(model: VideoRCNN, schedule: SupportSchedule, size: tuple[int, int
     names = ("support_boxes", "support_features", "support_objectness", "support_valid")
     inputs = dict(zip((*keys, *names), (boxes, features, objectness, *supports, filled), strict=True))
     return [frame, Part(AGGREGATE, AggregateGraph(model, size), inputs, ("boxes", "scores"))]
+
+
+def keyframe_interval(model: VideoRCNN) -> int:
+    """The distance of two keyframes; 0 for a method without any."""
+    steps = None if model.pixel_aggregator is None else model.pixel_aggregator.keyframe_steps()
+    return 0 if steps is None else steps.interval
 
 
 def _support_topk(model: VideoRCNN) -> int:

@@ -4,7 +4,7 @@ P: proposals of a frame, D: embedding, T: frames of a window, S: proposals of a 
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,18 @@ from vod2.engine.predictor import schedule_of_stream
 from vod2.engine.stream_predictor import StreamPredictor
 from vod2.errors import UserError
 from vod2.export.graphs import AGGREGATE, BETWEEN, DETECT, FRAME, KEYFRAME
-from vod2.export.manifest import Manifest, read_config
+from vod2.export.manifest import MANIFEST, Manifest, read_config
 from vod2.export.session import OnnxGraph, require_packages
 from vod2.modeling.roi_heads import DetectionSelection
 from vod2.structures import Frame, ProposalSet, TemporalContext
 from vod2.temporal import FrameMemory, SupportSchedule
 
 _IMAGE, _MEMORY = "image", "memory"
+_ROWS = ("boxes", "features", "objectness")
+_AGAIN = "export the detector again"
+
+Graph = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
+"""Tensors in, tensors out, by name: an `OnnxGraph`, or a `Part` in PyTorch."""
 
 
 class OnnxPredictor(StreamPredictor):
@@ -39,8 +44,8 @@ class OnnxPredictor(StreamPredictor):
             many threads as PyTorch has.
 
     Raises:
-        UserError: the folder is none of an export, a file is missing or broken, or onnxruntime is not installed; in a
-            step, a frame has another size after resizing than the graphs.
+        UserError: the folder is none of an export, a file is missing or broken, onnxruntime is not installed, or it has
+            not one of the providers; in a step, a frame has another size after resizing than the graphs.
     """
 
     def __init__(self, folder: str | os.PathLike, providers: Sequence[str] | None = None) -> None:
@@ -49,18 +54,47 @@ class OnnxPredictor(StreamPredictor):
         cfg = read_config(folder)
         graphs = {name: OnnxGraph(Path(folder) / part.file, providers) for name, part in manifest.parts.items()}
         schedule = schedule_of_stream(cfg, manifest.lookahead)
-        kinds = {FRAME: _WindowDetector, DETECT: _ImageDetector, KEYFRAME: _KeyframeDetector}
-        kind = next((kind for name, kind in kinds.items() if name in graphs), None)
-        if kind is None:
-            raise UserError(f"{folder}: it has the parts {sorted(graphs)}, none of which begins a frame: export again")
-        super().__init__(kind(cfg, manifest, graphs, schedule))
+        super().__init__(graph_detector(cfg, manifest, graphs, schedule))
 
 
-class _GraphDetector:
-    """A `PredictorDetector` of graphs: what those of all methods do."""
+def graph_detector(
+    cfg: CfgNode, manifest: Manifest, graphs: Mapping[str, Graph], schedule: SupportSchedule
+) -> "GraphDetector":
+    """The detector that the parts of a manifest are those of; `graphs` are its parts by name."""
+    kinds = {FRAME: _WindowDetector, DETECT: _ImageDetector, KEYFRAME: _KeyframeDetector}
+    kind = next((kind for name, kind in kinds.items() if name in manifest.parts), None)
+    if kind is None:
+        raise UserError(f"the export has the parts {sorted(manifest.parts)}, none of which begins a frame: {_AGAIN}")
+    _require_inputs(manifest, kind.inputs)
+    if BETWEEN in manifest.parts:
+        _require_inputs(manifest, {BETWEEN: (_IMAGE, _MEMORY)})
+    elif manifest.interval > 1:
+        raise UserError(f"{MANIFEST}: keyframes every {manifest.interval} frames need a part {BETWEEN!r}: {_AGAIN}")
+    if kind is _KeyframeDetector and manifest.interval < 1:
+        raise UserError(f"{MANIFEST}: the interval of keyframes is {manifest.interval}, expected 1 or more: {_AGAIN}")
+    return kind(cfg, manifest, graphs, schedule)
+
+
+def _require_inputs(manifest: Manifest, inputs: Mapping[str, Sequence[str]]) -> None:
+    """Raises UserError if a part, or an input of it, is missing."""
+    for part, names in inputs.items():
+        if part not in manifest.parts:
+            raise UserError(f"{MANIFEST}: it has the parts {sorted(manifest.parts)}, expected {part!r}, too: {_AGAIN}")
+        for name in names:
+            manifest.parts[part].input(name)
+
+
+class GraphDetector:
+    """A `PredictorDetector` of graphs: what those of all methods do.
+
+    Attributes:
+        inputs: {part: names of inputs} that it cannot do without.
+    """
+
+    inputs: Mapping[str, Sequence[str]] = {}
 
     def __init__(
-        self, cfg: CfgNode, manifest: Manifest, graphs: Mapping[str, OnnxGraph], schedule: SupportSchedule
+        self, cfg: CfgNode, manifest: Manifest, graphs: Mapping[str, Graph], schedule: SupportSchedule
     ) -> None:
         self.manifest, self.graphs, self.schedule = manifest, graphs, schedule
         self.class_names: Sequence[str] = list(manifest.class_names)
@@ -72,12 +106,21 @@ class _GraphDetector:
 
     def encode(self, frames: Sequence[tuple[FrameMemory, np.ndarray]]) -> None:
         for memory, frame in frames:
-            memory.put(self._encoded(memory.video, memory.length or 0, self._image(frame)))
+            self.remember(memory, memory.length or 0, self._image(frame))
 
-    def detect(self, memory: FrameMemory, index: int, size: tuple[int, int]) -> dict:
+    def remember(self, memory: FrameMemory, index: int, image: Tensor) -> None:
+        """Put frame `index`, an image (1, 3, H', W') of the size that the graphs take, into a memory."""
+        memory.put(self._encoded(memory.video, index, image))
+
+    def scored(self, memory: FrameMemory, index: int) -> tuple[Tensor, Tensor]:
+        """Boxes (n, k, 4) and scores (n, K + 1) of a remembered frame, before any selection."""
         context = memory.context(index)
         boxes, scores, carry = self._run(memory.frame(index), context)
         memory.carry(carry)
+        return boxes, scores
+
+    def detect(self, memory: FrameMemory, index: int, size: tuple[int, int]) -> dict:
+        boxes, scores = self.scored(memory, index)
         found = self.selection(boxes.flatten(1), scores, self.manifest.size)
         return {"instances": self.selection.conventions.rescaled(found, size)}
 
@@ -102,15 +145,19 @@ class _GraphDetector:
         raise NotImplementedError
 
 
-class _ImageDetector(_GraphDetector):
+class _ImageDetector(GraphDetector):
     """A detector without other frames."""
+
+    inputs = {DETECT: (_IMAGE,)}
 
     def _run(self, key: Frame, context: TemporalContext) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         return *_valid_rows(self.graphs[DETECT]({_IMAGE: key.features[_IMAGE]})), {}
 
 
-class _KeyframeDetector(_GraphDetector):
+class _KeyframeDetector(GraphDetector):
     """A level 1 that carries a map from keyframe to keyframe, see `KeyframeSteps`."""
+
+    inputs = {KEYFRAME: (_IMAGE, _MEMORY, "is_first")}
 
     def _run(self, key: Frame, context: TemporalContext) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         image, memory = key.features[_IMAGE], context.carry.get(_MEMORY)
@@ -125,13 +172,18 @@ class _KeyframeDetector(_GraphDetector):
         return *_valid_rows(found), {_MEMORY: found["new_memory"]}
 
 
-class _WindowDetector(_GraphDetector):
+class _WindowDetector(GraphDetector):
     """A level 2 that looks at the proposals of the frames of a window."""
+
+    inputs = {
+        FRAME: (_IMAGE,),
+        AGGREGATE: tuple(f"{of}_{name}" for of in ("key", "support") for name in _ROWS) + ("support_valid",),
+    }
 
     def _encoded(self, video: str, index: int, image: Tensor) -> Frame:
         found = self.graphs[FRAME]({_IMAGE: image})
         # Without padding, as the model's own memory has it.
-        boxes, features, objectness = (found[name][found["valid"]] for name in ("boxes", "features", "objectness"))
+        boxes, features, objectness = (found[name][found["valid"]] for name in _ROWS)
         proposals = ProposalSet.of_frame(boxes, features, objectness, self.manifest.size)
         return Frame(video, index, self.manifest.size, proposals=proposals)
 
@@ -142,7 +194,9 @@ class _WindowDetector(_GraphDetector):
         for name, value in _tensors(proposals).items():
             inputs[f"key_{name}"] = _filled(value, len(proposals), shapes(f"key_{name}").shape)
         window, count = shapes("support_valid").shape
-        supports = {name: torch.zeros(shapes(f"support_{name}").shape) for name in _tensors(proposals)}
+        supports = {}
+        for name, value in _tensors(proposals).items():
+            supports[name] = value.new_zeros(shapes(f"support_{name}").shape)
         valid = torch.zeros(window, count, dtype=torch.bool)
         for row, frame in enumerate(context.frames):
             support = frame.require_proposals()[:count]
@@ -160,7 +214,7 @@ def _tensors(proposals: ProposalSet) -> dict[str, Tensor]:
 
 def _filled(value: Tensor, count: int, shape: Sequence[int]) -> Tensor:
     """`count` rows, and zeros up to `shape`."""
-    filled = torch.zeros(tuple(shape))
+    filled = value.new_zeros(tuple(shape))
     filled[:count] = value
     return filled
 

@@ -10,14 +10,17 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.export import ExportedProgram
+from torch.export.graph_signature import ExportGraphSignature, InputKind
 
 from vod2.atomic import replacing_all
 from vod2.d2 import CfgNode
 from vod2.engine import VideoPredictor
 from vod2.errors import UserError
 from vod2.export.agreement import Agreement, agreement
-from vod2.export.graphs import Part, make_parts
-from vod2.export.manifest import CONFIG, MANIFEST, Manifest, PartSpec, TensorSpec
+from vod2.export.contract import require_contract
+from vod2.export.graphs import Part, keyframe_interval, make_parts
+from vod2.export.manifest import CONFIG, MANIFEST, Manifest, describe, with_settings
 from vod2.export.session import OnnxGraph, require_packages
 from vod2.ops import portable
 
@@ -62,7 +65,9 @@ def export_detector(
             left to whoever loads them.
 
     Raises:
-        UserError: the detector cannot be exported, see `make_parts`; a package is missing; the weights do not fit.
+        UserError: the detector cannot be exported, see `make_parts` and `require_contract`; a package is missing; the
+            weights do not fit; a file does not give what PyTorch gives (`vod2.export.agreement`), and then nothing is
+            put into the folder.
     """
     if form not in FORMATS:
         raise UserError(f"format {form!r}: expected one of {', '.join(FORMATS)}")
@@ -73,47 +78,102 @@ def export_detector(
     cfg.MODEL.DEVICE = "cpu"  # graphs belong to no device
     predictor = VideoPredictor(cfg, lookahead=lookahead)
     parts = make_parts(predictor.model, predictor.schedule, size)
-    suffix = FORMATS[form]
-    specs = {part.name: _spec(part, f"{part.name}{suffix}") for part in parts}
-    aggregator = predictor.model.pixel_aggregator
-    steps = None if aggregator is None else aggregator.keyframe_steps()
-    interval = 0 if steps is None else steps.interval
-    manifest = Manifest(size, predictor.lookahead, interval, tuple(predictor.class_names), specs)
+    require_contract(cfg, predictor.model, predictor.schedule, size)
+    manifest = _manifest(cfg, predictor, parts, size, FORMATS[form])
     agreements: dict[str, Agreement] = {}
-    files = [Path(folder) / spec.file for spec in specs.values()]
+    files = [Path(folder) / spec.file for spec in manifest.parts.values()]
     # The manifest comes last: who finds it finds the files that it names.
-    with replacing_all([*files, Path(folder) / CONFIG, Path(folder) / MANIFEST]) as temporaries:
+    with (
+        _removing_empty(Path(folder)),
+        replacing_all([*files, Path(folder) / CONFIG, Path(folder) / MANIFEST]) as temporaries,
+    ):
         for part, file in zip(parts, temporaries, strict=False):
             agreements[part.name] = write_part(part, file, form, optimise)
+            _require_agreement(files[len(agreements) - 1], agreements[part.name])
         temporaries[-2].write_text(cfg.dump(), encoding="utf-8")
         temporaries[-1].write_text(manifest.text(), encoding="utf-8")
     return Exported(manifest, agreements)
 
 
-def _spec(part: Part, file: str) -> PartSpec:
-    inputs = tuple(_tensor(name, value) for name, value in part.inputs.items())
-    outputs = tuple(_tensor(name, value) for name, value in zip(part.outputs, part.run(), strict=True))
-    return PartSpec(file, inputs, outputs)
+def _manifest(
+    cfg: CfgNode, predictor: VideoPredictor, parts: Sequence[Part], size: tuple[int, int], suffix: str
+) -> Manifest:
+    manifest = describe(
+        parts,
+        size,
+        lookahead=predictor.lookahead,
+        interval=keyframe_interval(predictor.model),
+        class_names=predictor.class_names,
+        suffix=suffix,
+    )
+    return with_settings(manifest, cfg, predictor.schedule)
 
 
-def _tensor(name: str, value: Tensor) -> TensorSpec:
-    return TensorSpec(name, str(value.dtype).removeprefix("torch."), tuple(value.shape))
+@contextlib.contextmanager
+def _removing_empty(folder: Path) -> Iterator[None]:
+    """Where the block raises, a folder that it has made is not left behind."""
+    is_new = not folder.exists()
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):  # something else is in it, or it was never made
+            if is_new:
+                folder.rmdir()
+        raise
 
 
-def traced(part: Part) -> torch.export.ExportedProgram:
-    """A part as a graph of PyTorch.
+def _require_agreement(file: Path, found: Agreement) -> None:
+    if found.faults:
+        raise UserError(
+            f"{file.name} does not give what PyTorch gives, and nothing was put into {file.parent}: "
+            f"{'; '.join(found.faults)}. Try --format torch, or other versions of onnx, onnxscript and onnxruntime"
+        )
+
+
+def traced(part: Part) -> ExportedProgram:
+    """A part as a graph of PyTorch, with the weights that it reads and no others.
 
     Raises:
         UserError: it does something that depends on values.
     """
     with torch.no_grad(), portable(), _quiet():
         try:
-            return torch.export.export(part.module, tuple(part.inputs.values()), strict=False)
+            program = torch.export.export(part.module, tuple(part.inputs.values()), strict=False)
         except Exception as error:
             raise UserError(
                 f"the part {part.name!r} of this detector cannot be traced ({_first_line(error)}): what a module "
                 "does must not depend on values"
             ) from error
+    return _without_unused(program)
+
+
+def _without_unused(program: ExportedProgram) -> ExportedProgram:
+    """The same graph without the weights that it does not read: a part is traced with the whole detector."""
+    graph, signature = program.graph_module.graph, program.graph_signature
+    unread = {node.name for node in graph.nodes if node.op == "placeholder" and not node.users}
+    kept, dropped = [], set()
+    for spec in signature.input_specs:
+        is_weight = spec.kind in (InputKind.PARAMETER, InputKind.BUFFER)
+        if is_weight and spec.arg.name in unread:
+            dropped.add(spec.arg.name)
+        else:
+            kept.append(spec)
+    for node in list(graph.nodes):
+        if node.op == "placeholder" and node.name in dropped:
+            graph.erase_node(node)
+    program.graph_module.recompile()
+    read = {spec.target for spec in kept if spec.kind != InputKind.USER_INPUT}
+    return ExportedProgram(
+        root=program.graph_module,
+        graph=graph,
+        graph_signature=ExportGraphSignature(kept, signature.output_specs),
+        state_dict={name: value for name, value in program.state_dict.items() if name in read},
+        range_constraints=program.range_constraints,
+        module_call_graph=program.module_call_graph,
+        example_inputs=program.example_inputs,
+        constants={name: value for name, value in program.constants.items() if name in read},
+        verifiers=program.verifiers,
+    )
 
 
 def write_part(part: Part, file: Path, form: str, optimise: bool) -> Agreement:
@@ -141,7 +201,7 @@ def write_part(part: Part, file: Path, form: str, optimise: bool) -> Agreement:
     return agreement(expected, OnnxGraph(file)(part.inputs))
 
 
-def _require_small(part: Part, program: torch.export.ExportedProgram) -> None:
+def _require_small(part: Part, program: ExportedProgram) -> None:
     tensors: Sequence[Any] = [*program.state_dict.values(), *program.constants.values()]
     count = sum(value.numel() * value.element_size() for value in tensors if isinstance(value, Tensor))
     if count > _MAX_BYTES:

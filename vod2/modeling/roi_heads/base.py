@@ -67,8 +67,11 @@ class ProposalAggregator(DeprecatedAggregate, nn.Module, ABC):
 
     Attributes:
         needs: what it asks the detector for.
-        takes_padding: whether it leaves out supports that are padding (`ProposalSet.visible_to`), and its results have
-            sizes that no value decides: then `vod2 export` takes it.
+        takes_padding: whether `vod2 export` takes it. It then leaves out supports that are padding
+            (`ProposalSet.visible_to`), its results have sizes that no value decides, it carries nothing, and it reads
+            nothing of its context but the supports' proposals, of each the first MODEL.VIDEO.SUPPORT_TOPK: in a graph
+            there are no others, all roles are LOCAL, the video is "" and the frames are 0 .. T - 1, where T is the
+            largest window, whatever they are in the stream. The export compares the two.
     """
 
     needs: ProposalNeeds = ProposalNeeds()
