@@ -62,6 +62,7 @@ def test_a_name_that_another_page_describes_is_a_link_to_it():
     page = hooks.api_markdown("vod2", PACKAGES)
     assert "[`VideoPredictor`][vod2.engine.VideoPredictor]" in page and "::: vod2.VideoPredictor\n" not in page
     assert "::: vod2.UserError\n" in page
+    assert "::: vod2.ops.roi_align.roi_align\n" in hooks.api_markdown("vod2.ops", PACKAGES)
     assert "[`vod2.data.datasets`](vod2.data.datasets.md)" in hooks.api_markdown("vod2.data", PACKAGES)
 
 
@@ -105,6 +106,7 @@ def test_linked_files_that_are_no_pages_go_to_the_site():
     files = hooks.linked_files(PAGES)
     assert {"LICENSE", "CITATION.cff", "docs/demo.png", "docs/schedules.yaml"} <= files
     assert not files & set(PAGES)
+    assert not [path for path in files if path.startswith(".") or "/." in path], "MkDocs leaves hidden files out"
 
 
 def test_a_link_to_a_folder_becomes_its_text():
@@ -160,7 +162,10 @@ def test_the_packages_of_the_extra_are_pinned():
     (line,) = re.findall(r'^    "docs": \[(.*)\],', (ROOT / "setup.py").read_text(), flags=re.MULTILINE)
     pins = set(re.findall(r"^([\w-]+)==", (ROOT / "constraints.txt").read_text(), flags=re.MULTILINE))
     named = re.findall(r'"([\w-]+)(?:\[\w+\])?"', line)
-    assert {"mkdocs", "mkdocs-material", "mkdocstrings"} == set(named) and {*named, "mkdocstrings-python"} <= pins
+    assert {"mkdocs", "mkdocs-material", "mkdocstrings", "ruff"} == set(named) and {
+        *named,
+        "mkdocstrings-python",
+    } <= pins
 
 
 @pytest.mark.slow
@@ -179,6 +184,10 @@ def test_the_site_builds_without_a_warning_and_without_importing_vod2(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     pages = {path.parent.relative_to(tmp_path / "site").as_posix() for path in (tmp_path / "site").rglob("index.html")}
     assert {".", "docs/faq", "datasets", "projects/rdn", "api/vod2.projects.rdn"} <= pages
+    start = (tmp_path / "site" / "index.html").read_text()
+    needed = re.findall(r'(?:href|src)="?([^" >]+\.(?:css|js|png))', start)
+    assert any(path.endswith(".css") for path in needed) and any(path.endswith(".js") for path in needed)
+    assert [path for path in needed if not (tmp_path / "site" / path).is_file()] == []
     rdn = (tmp_path / "site" / "api" / "vod2.projects.rdn" / "index.html").read_text()
     assert 'id="vod2.projects.rdn.RDNAggregator"' in rdn and "Equations 3 to 7" in rdn
     assert (tmp_path / "site" / "docs" / "demo.png").read_bytes() == (ROOT / "docs" / "demo.png").read_bytes()

@@ -1,7 +1,8 @@
 """What MkDocs does not do by itself (mkdocs.yml): pages from all over the repository, and those of the API.
 
-The site has the folders of the repository, so links from one Markdown file to another hold on both. A linked file that is
-no page, such as a picture, a YAML file or the licence, is put on the site as it is; a link to a folder becomes its text.
+The site has the folders of the repository, so links from one Markdown file to another hold on both. A linked file that
+is no page, such as a picture, a YAML file or the licence, is put on the site as it is; a link to a folder becomes its
+text.
 """
 
 import ast
@@ -36,7 +37,8 @@ def on_files(files: "Files", config: "MkDocsConfig") -> "Files":
     from mkdocs.structure.files import File
 
     for file in list(files):
-        files.remove(file)
+        if file.src_dir == config.docs_dir:  # others are the theme's
+            files.remove(file)
     packages = api_packages(config.extra["api"])
     api = {api_page(name): api_markdown(name, packages) for name in packages}
     pages = [path for path in nav_paths(config.nav) if path not in api]
@@ -85,8 +87,8 @@ def without_links_to_folders(text: str, path: str) -> str:
 def reindented(text: str) -> str:
     """Markdown with what belongs to an item of a list indented by four spaces a level, as Python-Markdown wants it.
 
-    On GitHub it is indented by the width of the item's marker: two spaces after "- ", three after "1. ". Python-Markdown
-    sees an item only in a block of lines that begins with one, and none further in than it is itself.
+    On GitHub it is indented by the width of the item's marker: two spaces after "- ", three after "1. ".
+    Python-Markdown sees an item only in a block of lines that begins with an item, and with none further in.
     """
     lines: list[str] = []
     columns: list[int] = []  # where the text of each open item begins
@@ -151,7 +153,7 @@ def public_names(package: str) -> dict[str, str]:
 
 
 def api_markdown(package: str, packages: list[str]) -> str:
-    """The page of a package: its docstring, and for each public name its documentation, or a link to the page with it."""
+    """The page of a package: its docstring, and of each public name its documentation, or a link to where that is."""
     described, elsewhere = [], []
     for name, origin in public_names(package).items():
         if f"{package}.{name}" in packages:
@@ -159,7 +161,10 @@ def api_markdown(package: str, packages: list[str]) -> str:
         elif origin in packages and origin != package:
             elsewhere.append(f"[`{name}`][{origin}.{name}]")
         else:
-            described.append(f"::: {package}.{name}\n")
+            # vod2.ops.roi_align is a module, too, and its function has to be asked for there
+            is_module = source_of(f"{package}.{name}").is_file()
+            described.append(f"::: {origin if is_module else package}.{name}\n")
     head = f"# {package}\n\n::: {package}\n    options:\n      members: false\n      show_root_heading: false\n"
+    head += "      show_root_toc_entry: false\n"
     links = [f"Documented on pages of their own: {', '.join(elsewhere)}.\n"] if elsewhere else []
     return "\n".join([head, *links, *described])
