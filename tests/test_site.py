@@ -190,4 +190,5 @@ def test_the_site_builds_without_a_warning_and_without_importing_vod2(tmp_path):
     assert [path for path in needed if not (tmp_path / "site" / path).is_file()] == []
     rdn = (tmp_path / "site" / "api" / "vod2.projects.rdn" / "index.html").read_text()
     assert 'id="vod2.projects.rdn.RDNAggregator"' in rdn and "Equations 3 to 7" in rdn
+    assert '<span class="gp">&gt;&gt;&gt; </span>' in rdn, "its example is no code"
     assert (tmp_path / "site" / "docs" / "demo.png").read_bytes() == (ROOT / "docs" / "demo.png").read_bytes()
