@@ -3,6 +3,7 @@
 # make test     runs the test suite
 # make test-all runs the slow tests, too, and ten times as many examples of strange input
 # make lint     checks style, format and types
+# make docs     builds the site of the documents, output/site/index.html
 # make clean    removes what the others made
 
 PYTHON ?= python3
@@ -14,7 +15,10 @@ SOURCES := setup.py pyproject.toml constraints.txt $(wildcard vod2/csrc/*.* vod2
 # Two worker processes share the cores; more threads in each would only compete.
 TEST_FLAGS ?= -n 2
 
-.PHONY: setup demo test test-all lint clean
+DOCS_VENV := output/docs_venv
+DOCS_RUN := $(DOCS_VENV)/bin/python
+
+.PHONY: setup demo test test-all lint docs clean
 
 setup: $(STAMP)
 
@@ -39,6 +43,15 @@ lint: $(STAMP)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+
+docs: $(DOCS_VENV)/.installed
+	$(DOCS_RUN) -m mkdocs build --strict
+
+# Of the extra "docs" alone, in an environment of its own: the sources are read and not imported, so PyTorch is not needed.
+$(DOCS_VENV)/.installed: setup.py constraints.txt
+	test -x $(DOCS_RUN) || $(PYTHON) -m venv $(DOCS_VENV)
+	$(DOCS_RUN) -m pip install -c constraints.txt $$(sed -n 's/^    "docs": \[\(.*\)\].*/\1/p' setup.py | tr -d '",')
+	touch $@
 
 clean:
 	rm -rf $(VENV) build dist output *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis vod2/_C*.so

