@@ -75,7 +75,6 @@ def test_its_links_and_options_exist(notebook):
         assert {word for word in command.words if word.startswith("--")} <= options_of(command.program)
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_its_cells_run_in_order_in_one_process(notebook, tmp_path):
     program = BEFORE + "\n".join(
