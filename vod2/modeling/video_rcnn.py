@@ -19,6 +19,7 @@ from vod2.modeling.exact_buffers import ExactBuffers
 from vod2.modeling.legacy import CURRENT_CONVENTIONS, LegacyConventions
 from vod2.modeling.modes import require_eval
 from vod2.modeling.pixel import PixelAggregator, build_pixel_aggregator, enhance_clips
+from vod2.modeling.preprocessing import PortablePadding
 from vod2.modeling.propose import prepare_supports, propose_clips
 from vod2.modeling.roi_heads import HeadOutput, VideoROIHeads
 from vod2.modeling.unused import with_zero_gradients
@@ -28,7 +29,7 @@ from vod2.temporal import FrameMemory
 
 
 @META_ARCH_REGISTRY.register()
-class VideoRCNN(DeprecatedSteps, ExactBuffers, GeneralizedRCNN):
+class VideoRCNN(DeprecatedSteps, ExactBuffers, PortablePadding, GeneralizedRCNN):
     """`GeneralizedRCNN` for clips. It needs a `VideoRPN` and `VideoROIHeads`, and holds no state of a video.
 
     A clip is Detectron2's dict (image, height, width, in training instances) plus video_id, frame_index and

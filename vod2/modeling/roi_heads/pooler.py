@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
 
-from vod2.d2 import CfgNode, ROIPooler, ShapeSpec
-from vod2.ops import ROIAlign
+from vod2.d2 import Boxes, CfgNode, ROIPooler, ShapeSpec
+from vod2.ops import ROIAlign, is_portable
 
 
 class FastROIPooler(ROIPooler):
@@ -33,6 +35,19 @@ class FastROIPooler(ROIPooler):
             self.level_poolers = nn.ModuleList(
                 ROIAlign(self.output_size, scale, sampling_ratio, aligned) for scale in scales
             )
+
+    def forward(self, x: list[Tensor], box_lists: list[Boxes]) -> Tensor:
+        """Maps (B, C, H, W) of each level and the boxes of B images, (M, 4) xyxy in all -> (M, C, P, P).
+
+        Within `vod2.ops.portable` there is one level, and the number of boxes is that of their tensors, which a traced
+        program knows.
+        """
+        if not is_portable() or len(self.level_poolers) > 1:
+            return super().forward(x, box_lists)
+        rois = []
+        for image, boxes in enumerate(box_lists):
+            rois.append(functional.pad(boxes.tensor, (1, 0), value=float(image)))  # the number of the image comes first
+        return self.level_poolers[0](x[0], torch.cat(rois))
 
 
 def build_pooler(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> FastROIPooler:
