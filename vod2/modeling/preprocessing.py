@@ -33,6 +33,9 @@ class PortablePadding(_Base):
         (height, width), *others = {tuple(image.shape[-2:]) for image in images}
         if others:
             raise ValueError(f"images of {1 + len(others)} sizes: a traced program has one")
+        # Detectron2's ViT; the stand-in's backbones have no such constraints.
+        if getattr(self.backbone, "padding_constraints", {}).get("square_size", 0):
+            raise ValueError(f"{type(self.backbone).__name__} wants square images, which is not traced")
         step = max(self.backbone.size_divisibility, 1)
         padded = [functional.pad(image, (0, -width % step, 0, -height % step)) for image in images]
         return ImageList(torch.stack(padded), [(height, width)] * len(images))
