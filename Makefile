@@ -1,5 +1,6 @@
 # make setup    creates .venv with the pinned packages and the package itself (ops compiled where there is a compiler)
-# make demo     makes synthetic videos, trains a single-frame detector and RDN on them, compares both, draws a video
+# make demo     compares a single-frame detector and RDN, trained ones that come with vod2, on videos new to both
+# make demo-train  makes synthetic videos, trains a single-frame detector and RDN on them, compares both, draws a video
 # make test     runs the test suite
 # make test-all runs the slow tests, too, and ten times as many examples of strange input
 # make lint     checks style, format and types
@@ -18,7 +19,7 @@ TEST_FLAGS ?= -n 2
 DOCS_VENV := output/docs_venv
 DOCS_RUN := $(DOCS_VENV)/bin/python
 
-.PHONY: setup demo test test-all lint docs clean
+.PHONY: setup demo demo-train test test-all lint docs clean
 
 setup: $(STAMP)
 
@@ -32,6 +33,9 @@ $(STAMP): $(SOURCES)
 
 demo: $(STAMP)
 	$(RUN) tools/run_demo.py --output output/demo
+
+demo-train: $(STAMP)
+	$(RUN) tools/run_demo.py --train --output output/demo_training
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest tests -m "not slow" $(TEST_FLAGS)

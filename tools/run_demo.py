@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The main job in one command: make a synthetic set, train a single-frame detector and RDN on it, compare them.
+"""The main job in one command: a single-frame detector against RDN on videos that are new to both.
 
 The command `vod2 demo` (vod2/commands/demo.py), for a checkout: python tools/run_demo.py --help
 """

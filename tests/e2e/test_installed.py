@@ -57,6 +57,17 @@ def test_own_videos_become_a_detector_and_a_report(installed, tmp_path, layout):
         assert "train and evaluate" not in again and "== Report" in again, "what is finished is not trained again"
 
 
+def test_the_demo_shows_what_other_frames_are_good_for(installed, tmp_path):
+    told = installed.command("demo", cwd=tmp_path)
+    metrics = json.loads((tmp_path / "output/demo/metrics.json").read_text())
+    assert metrics["RDN"]["AP50-deteriorated"] > metrics["single frame"]["AP50-deteriorated"] + 10
+    assert re.search(r"^RDN +[\d.]+ +[\d.]+ +[\d.]+ +[\d.]+$", told, flags=re.MULTILINE)
+    report = (tmp_path / "output/demo/report.html").read_text()
+    assert "Against single frame" in report and report.count("data:image/jpeg") >= 6
+    assert "<video" in (tmp_path / "output/demo/video.html").read_text()
+    assert (tmp_path / "output/demo/video.mp4").stat().st_size
+
+
 def test_the_results_of_another_detector_are_linked_and_filled(installed, tmp_path):
     """MOT text: an object moves right, and its detector has missed it in two frames."""
     seen = [0, 1, 4, 5]

@@ -1,18 +1,21 @@
 """Commands that a command runs: failures, interruptions, what is finished already."""
 
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+import types
 
 import pytest
 import torch
 
 from vod2.checkpoint.files import write_checkpoint
 from vod2.commands import steps
+from vod2.d2 import setup_logger
 from vod2.engine import load_config
 from vod2.errors import UserError
 
@@ -115,3 +118,43 @@ def test_a_command_that_failed_can_be_corrected(run, tmp_path):
     for keys in (["10", "SOLVER.BASE_LRR", "1"], ["10"]):
         with pytest.raises(UserError, match="vod2 train failed, its message"):
             step(tmp_path / "out", *keys)
+
+
+def test_a_step_in_this_process_gets_its_words_and_leaves_no_handler_of_its_logs(monkeypatch, tmp_path, capsys):
+    """Otherwise a second evaluation would print each line twice, and write to the log of the first."""
+    called = []
+
+    def main(words):
+        called.append(words)
+        setup_logger(words[-1], name="vod2.steps_test")
+        logging.getLogger("vod2.steps_test").info("evaluated into %s", words[-1])
+
+    monkeypatch.setitem(sys.modules, "vod2.commands.evaluate", types.SimpleNamespace(main=main))
+    for name in ("a", "b"):
+        steps.call_step(f"Step {name}", "eval", "--x", tmp_path / name)
+    assert called == [["--x", str(tmp_path / name)] for name in ("a", "b")]
+    said = capsys.readouterr().out
+    assert said.count("evaluated into") == 2 and "== Step b" in said
+    for name in ("a", "b"):
+        assert (tmp_path / name / "log.txt").read_text().count("evaluated into") == 1
+    assert logging.getLogger("vod2.steps_test").handlers == []
+
+
+def test_of_an_evaluation_the_warnings_are_printed_and_all_is_in_its_log(monkeypatch, tmp_path, capsys):
+    def main(words):
+        output = tmp_path / "out"
+        setup_logger(str(output), name="vod2.steps_test")
+        log = logging.getLogger("vod2.steps_test")
+        log.info("the configuration:\nKEY: 'WARNING'")
+        log.warning("no network:\nexpected one")
+        results = output / "inference" / "held_out" / "results.json"
+        results.parent.mkdir(parents=True)
+        results.write_text(json.dumps({"vid": {"AP50": 1.5}}))
+
+    monkeypatch.setitem(sys.modules, "vod2.commands.evaluate", types.SimpleNamespace(main=main))
+    metrics = steps.evaluate_step("Held-out videos", tmp_path / "out", "held_out", "c.yaml", [])
+    said = capsys.readouterr().out
+    assert metrics == {"AP50": 1.5}
+    assert f"== Held-out videos (log: {tmp_path / 'out' / 'log.txt'})" in said
+    assert "no network:\nexpected one" in said and "KEY" not in said
+    assert "KEY: 'WARNING'" in (tmp_path / "out" / "log.txt").read_text()

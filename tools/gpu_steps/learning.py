@@ -1,4 +1,4 @@
-"""Does it learn on this device? The two trainings of `make demo`, with their AP50 beside that of the CPU."""
+"""Does it learn on this device? The two trainings of `make demo-train`, with their AP50 beside that of the CPU."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 from gpu_steps.step import Failed, Step
 
 CPU_AP50 = {"FasterRCNN": 93.0, "RDN": 100.0}
-"""Of the same recipe on a CPU, one run (README.md, `make demo`)."""
+"""Of the same recipe on a CPU, one run (docs/model_zoo.md, `make demo-train`)."""
 
 TOLERANCE = 4.0
 """Points of AP50 by which a run may lie below: seeds of this set differ by about two."""
@@ -24,7 +24,7 @@ def run(step: Step) -> None:
     datasets = Path(os.environ["DETECTRON2_DATASETS"])
     words = SMALL_DATASET if step.small else DATASET
     step.case("videos", partial(_tool, step, "make_synthetic.py", "--output", str(datasets / "synthetic"), *words))
-    # RDN begins from the single frame half-way, as in tools/run_demo.py, so that both train for as long.
+    # RDN begins from the single frame half-way, as in `vod2 demo --train`, so that both train for as long.
     half = step.folder / "FasterRCNN" / f"model_{'0000001' if step.small else '0000799'}.safetensors"
     step.case("FasterRCNN", partial(_train, step, "FasterRCNN"), needs=20 if step.small else 60)
     step.case("RDN", partial(_train, step, "RDN", "MODEL.WEIGHTS", str(half)), needs=20 if step.small else 60)

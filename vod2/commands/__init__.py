@@ -52,7 +52,7 @@ GROUPS = {
         "benchmark": Command("benchmark", "time and memory of detectors, of training steps and of single parts"),
     },
     "to try it": {
-        "demo": Command("demo", "synthetic videos, two trainings and their comparison, in about ten minutes"),
+        "demo": Command("demo", "a single frame against RDN on synthetic videos, in a minute"),
         "synthetic": Command("synthetic", "make synthetic videos with annotations"),
     },
 }

@@ -40,6 +40,11 @@ TOOL = Path(__file__).parents[3] / "tools" / "make_synthetic.py"
 SMALLEST = VodSynth("smallest", 2, 9, 2, 41, stills=3, height=96, width=128, classes=6)
 
 
+@pytest.fixture(autouse=True)
+def _smallest_size(monkeypatch):
+    monkeypatch.setitem(SIZES, "smallest", SMALLEST)
+
+
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     output = tmp_path_factory.mktemp("vod_synth") / "set"
@@ -371,6 +376,16 @@ def test_a_set_that_was_interrupted_is_not_read(written, tmp_path):
             load_vod_synth(tmp_path / "set", part, "smallest", "test")
 
 
+def test_a_size_without_stills_needs_no_list_of_them(monkeypatch, tmp_path):
+    """Such as that of the demo, which has no training videos either."""
+    bare = VodSynth("bare", 0, 0, 1, 3, stills=0, height=96, width=128, classes=6)
+    monkeypatch.setitem(SIZES, "bare", bare)
+    write_vod_synth(bare, tmp_path / "set")
+    assert len(load_vod_synth(tmp_path / "set", "val", "bare", "test")) == 3
+    with pytest.raises(UserError):
+        load_vod_synth(tmp_path / "set", "det", "bare", "test")
+
+
 def test_a_folder_with_another_size_is_refused_and_left_alone(written):
     before = _contents(written)
     with pytest.raises(UserError, match="another synthetic set .*size 'smallest', not 'other'"):
@@ -386,7 +401,6 @@ def test_a_wrong_value_is_named(change):
 
 
 def test_the_command_makes_a_size_and_tells_beforehand_what_it_will_be(written, tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(SIZES, "smallest", SMALLEST)
     words = ["--benchmark", "vod-synth-1", "--size", "smallest", "--output", str(tmp_path / "set"), "--workers", "1"]
     _tool().main([*words, "--dry-run"])
     assert "2 training videos of 9 frames, 2 validation videos of 41, 3 stills" in capsys.readouterr().out

@@ -5,7 +5,7 @@ import os
 from vod2.d2 import DatasetCatalog, MetadataCatalog
 from vod2.data.datasets.imagenet_det import find_det_list, load_imagenet_det
 from vod2.data.datasets.imagenet_vid import XmlAnnotations, default_classes, find_list, load_imagenet_vid
-from vod2.data.synthetic.vod_synth import BENCHMARK, SIZES, check_version
+from vod2.data.synthetic.vod_synth import BENCHMARK, SIZES, VodSynth, check_version
 from vod2.errors import UserError
 from vod2.package_files import command_line
 
@@ -46,7 +46,7 @@ def load_vod_synth(root: str | os.PathLike, part: str, size: str, name: str) -> 
     remedy = f"make it with {command_line('synthetic')} --benchmark {BENCHMARK} --size {size} --output {root}"
     # First of all, as the lists and classes of another version would be read without complaint.
     check_version(root, size, remedy)
-    _require_lists(root, remedy)
+    _require_lists(root, SIZES[size], remedy)
     class_names = default_classes(root)
     if part == "det":
         return load_imagenet_det(root, name=name, class_names=class_names, remedy=remedy)
@@ -54,9 +54,14 @@ def load_vod_synth(root: str | os.PathLike, part: str, size: str, name: str) -> 
     return load_imagenet_vid(root, split, class_names, every_frame=every_frame, name=name, remedy=remedy)
 
 
-def _require_lists(root: str | os.PathLike, remedy: str) -> None:
+def _require_lists(root: str | os.PathLike, synth: VodSynth, remedy: str) -> None:
     """The lists are written last: without them the set is a part, which the readers of ImageNet would take for all."""
-    if os.path.isdir(root) and None in (find_list(root, "train"), find_list(root, "val"), find_det_list(root)):
+    if not os.path.isdir(root):
+        return
+    lists = [find_list(root, "train"), find_list(root, "val")]
+    if synth.stills:
+        lists.append(find_det_list(root))
+    if None in lists:
         raise UserError(f"{root}: the set is not complete, its lists are missing: {remedy}")
 
 

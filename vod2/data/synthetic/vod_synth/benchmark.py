@@ -112,6 +112,8 @@ class VodSynth(Splits):
 SIZES: dict[str, VodSynth] = {
     synth.size: synth
     for synth in (
+        # The first validation videos of "tiny", for `vod2 demo`: nothing to train on.
+        VodSynth("demo", 0, 0, 4, 256, stills=0, height=128, width=192, classes=12),
         VodSynth("tiny", 240, 14_400, 48, 3_072, stills=3_000, height=128, width=192, classes=12),
         VodSynth("small", 1_000, 60_000, 150, 9_000, stills=10_000, height=256, width=384),
         # As many videos, frames and stills as ImageNet VID and the DET list that goes with it.
