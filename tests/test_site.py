@@ -12,11 +12,10 @@ import yaml
 
 from helpers import documents as docs
 from helpers.documents import ROOT
+from helpers.modules import load_module
 
 SETTINGS = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
-_SPEC = importlib.util.spec_from_file_location("site_hooks", ROOT / "docs" / "site" / "hooks.py")
-hooks = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(hooks)
+hooks = load_module(ROOT / "docs" / "site" / "hooks.py")
 
 PAGES = list(hooks.nav_paths(SETTINGS["nav"]))
 PACKAGES = hooks.api_packages(SETTINGS["extra"]["api"])
