@@ -12,7 +12,7 @@ from vod2 import UserError
 from vod2.d2 import EventStorage, ShapeSpec, build_model
 from vod2.engine import load_config
 from vod2.modeling import VideoROIHeads
-from vod2.projects.troialign import TemporalAttention, TemporalROIHeads, TemporalRoIAlign, align, most_similar_rois
+from vod2.projects.troialign import TemporalAttention, TemporalRoIAlign, TemporalROIHeads, align, most_similar_rois
 from vod2.structures import Role
 from vod2.temporal import FrameMemory, SlidingWindow
 

@@ -253,8 +253,8 @@ def _require_exportable(model: VideoRCNN) -> None:
         )
     if model.roi_heads.needs.feature_maps:
         raise UserError(
-            f"{type(model.roi_heads).__name__} with {type(proposal).__name__} look at the feature maps of supports, which "
-            f"cannot be exported: expected {_supported()}, on VideoROIHeads"
+            f"{type(model.roi_heads).__name__} with {type(proposal).__name__} look at the feature maps of supports, "
+            f"which cannot be exported: expected {_supported()}, on VideoROIHeads"
         )
     if len(model.roi_heads.box_in_features) > 1:
         raise UserError(
