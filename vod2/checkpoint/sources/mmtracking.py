@@ -59,10 +59,7 @@ def _default_config(state: State) -> str:
 
 
 def _settings(state: State, target: Target) -> dict[str, object]:
-    # The number of cells and heads leaves no trace in the weights: it is that of mmtracking's configurations.
-    temporal: dict[str, object] = {"MODEL.TROIALIGN.NUM_SIMILAR": 2, "MODEL.TROIALIGN.NUM_HEADS": 4}
-    of_method = temporal if _method(state) == "TROIAlign" else {}
-    return imagenet_colours(target) | of_method | {
+    settings = imagenet_colours(target) | {
         "MODEL.RESNETS.STRIDE_IN_1X1": False,
         "MODEL.RESNETS.RES5_DILATION": 2,
         "MODEL.HEAD_MAP.DILATION": 1,
@@ -73,6 +70,10 @@ def _settings(state: State, target: Target) -> dict[str, object]:
         "MODEL.SELSA.NUM_HEADS": 16,
         "MODEL.SELSA.UPDATE_SUPPORTS": False,
     }
+    # The numbers of cells and heads leave no trace in the weights: they are those of mmtracking's configurations.
+    if _method(state) == "TROIAlign":
+        settings |= {"MODEL.TROIALIGN.NUM_SIMILAR": 2, "MODEL.TROIALIGN.NUM_HEADS": 4}
+    return settings
 
 
 SOURCE = Source(rules=lambda state: _RULES, default_config=_default_config, settings=_settings)
