@@ -181,6 +181,19 @@ CASES = {
         variants={"relations": {"MODEL.VIDEO.KEEP_RELATIONS": True, "MODEL.MST.NUM_PROPOSAL": 0}},
         no_gradient=("key.bias",),
     ),
+    "MAMBAAggregator": Case(
+        image_detector=rdn_without_supports,  # the activation is the aggregator's, the layers have the same names
+        variants={
+            name: {"MODEL.ROI_BOX_HEAD.NAME": "LinearBoxHead", "MODEL.MAMBA.NUM_HEADS": 4} | keys
+            for name, keys in {
+                "full": {"MODEL.MAMBA.MEMORY": 40, "MODEL.MAMBA.KEYS": 10},
+                "three": {"MODEL.MAMBA.NUM_LAYERS": 3, "MODEL.MAMBA.SAMPLING": "frequency"},
+                "without bank": {"MODEL.MAMBA.MEMORY": 0, "MODEL.VIDEO.KEEP_RELATIONS": True},
+            }.items()
+        },
+        no_gradient=("key.bias",),
+        recurrent=("full", "three"),
+    ),
     # Heads, not an aggregator: each variant names the one that they host.
     "TemporalROIHeads": Case(
         image_detector=temporal_without_supports,
