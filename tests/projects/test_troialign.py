@@ -11,6 +11,7 @@ from reference.troialign import aggregated_roi, most_similar_roi
 from vod2 import UserError
 from vod2.d2 import EventStorage, ShapeSpec, build_model
 from vod2.engine import load_config
+from vod2.export.graphs import make_parts
 from vod2.modeling import VideoROIHeads
 from vod2.projects.troialign import TemporalAttention, TemporalRoIAlign, TemporalROIHeads, align, most_similar_rois
 from vod2.structures import Role
@@ -197,6 +198,11 @@ class TestHeads:
     def test_what_it_cannot_do_is_refused(self, keys, message):
         with pytest.raises(UserError, match=message):
             build_model(tiny_cfg(KEYS | keys))
+
+
+    def test_it_is_not_exported(self):
+        with pytest.raises(UserError, match="TemporalROIHeads with SELSAAggregator look at the feature maps of supports"):
+            make_parts(build_detector(KEYS), SlidingWindow(1), (64, 96))
 
 
 def without_heads(keys: dict) -> dict:
