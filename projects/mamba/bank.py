@@ -45,7 +45,9 @@ class FeatureBank(NamedTuple):
         return FeatureBank(*(carry[f"{name}.{part}"] for part in FeatureBank._fields))
 
     def as_carry(self, name: str) -> dict[str, Tensor]:
-        """{name: tensor} of all of it."""
+        """{name: tensor} of all of it; {} of an empty bank, so that who asks sees that nothing is carried."""
+        if len(self.features) == 0:
+            return {}
         return {f"{name}.{part}": value for part, value in self._asdict().items()}
 
     def at(self, rows: Tensor) -> "FeatureBank":

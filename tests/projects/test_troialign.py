@@ -201,7 +201,7 @@ class TestHeads:
 
 
     def test_it_is_not_exported(self):
-        with pytest.raises(UserError, match="TemporalROIHeads with SELSAAggregator look at the feature maps of supports"):
+        with pytest.raises(UserError, match="TemporalROIHeads with SELSAAggregator look at the feature maps"):
             make_parts(build_detector(KEYS), SlidingWindow(1), (64, 96))
 
 
