@@ -107,7 +107,8 @@ class MAMBAAggregator(ProposalAggregator):
         keys = self.rules.read(bank, window, t or 0).features
 
         support = context.proposals(self.support_topk, like=query)
-        x, supports, relations, layers = query.features, support.rows, None, []
+        x, supports, relations = query.features, support.rows, None
+        layers: list[Tensor] = []
         for k, relation in enumerate(self.relation):
             if k > 0:
                 x, supports = self.transform[k - 1](x), through(supports, self.transform[k - 1], before=F.relu)
