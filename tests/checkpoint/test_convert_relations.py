@@ -131,14 +131,20 @@ def test_deltas_of_mmtracking_decode_to_the_same_boxes(weights):
     torch.testing.assert_close(found, wanted)
 
 
-@pytest.mark.parametrize("name", ["SELSA_mmtracking_R50", "TROIAlign_mmtracking_R50"])
-def test_the_configuration_of_mmtracking_has_a_place_for_every_name(name):
-    config = f"published/{name}.yaml"
+@pytest.mark.parametrize(
+    "config, default",
+    [
+        ("published/SELSA_mmtracking_R50.yaml", "published/SELSA_mmtracking_R50.yaml"),
+        ("published/TROIAlign_mmtracking_R50.yaml", "published/TROIAlign_mmtracking_R50.yaml"),
+        ("MAMBA_R101.yaml", "published/SELSA_mmtracking_R101.yaml"),  # the same names: a user names the configuration
+    ],
+)
+def test_the_configuration_of_mmtracking_has_a_place_for_every_name(config, default):
     model = on_nothing(config)
     theirs = {}
     for ours, value in model.state_dict().items():
         theirs[mmtracking_name(ours)] = torch.zeros(1).expand(value.shape)
-    assert default_config(theirs, "mmtracking-selsa") == config
+    assert default_config(theirs, "mmtracking-selsa") == default
     done = convert(theirs, "mmtracking-selsa", Target(bottom_up=True, box_weights=(5.0, 5.0, 5.0, 5.0)))
     report = compare(model, done.state, "")
     assert not done.unused and not report.new and not report.other_shape and not report.unused
