@@ -199,7 +199,6 @@ class TestHeads:
         with pytest.raises(UserError, match=message):
             build_model(tiny_cfg(KEYS | keys))
 
-
     def test_it_is_not_exported(self):
         with pytest.raises(UserError, match="TemporalROIHeads with SELSAAggregator look at the feature maps"):
             make_parts(build_detector(KEYS), SlidingWindow(1), (64, 96))
