@@ -131,12 +131,20 @@ def test_deltas_of_mmtracking_decode_to_the_same_boxes(weights):
     torch.testing.assert_close(found, wanted)
 
 
-def test_the_configuration_of_mmtracking_has_a_place_for_every_name():
-    model = on_nothing("published/SELSA_mmtracking_R50.yaml")
+@pytest.mark.parametrize(
+    "config, default",
+    [
+        ("published/SELSA_mmtracking_R50.yaml", "published/SELSA_mmtracking_R50.yaml"),
+        ("published/TROIAlign_mmtracking_R50.yaml", "published/TROIAlign_mmtracking_R50.yaml"),
+        ("MAMBA_R101.yaml", "published/SELSA_mmtracking_R101.yaml"),  # the same names: a user names the configuration
+    ],
+)
+def test_the_configuration_of_mmtracking_has_a_place_for_every_name(config, default):
+    model = on_nothing(config)
     theirs = {}
-    for name, value in model.state_dict().items():
-        theirs[mmtracking_name(name)] = torch.zeros(1).expand(value.shape)
-    assert default_config(theirs, "mmtracking-selsa") == "published/SELSA_mmtracking_R50.yaml"
+    for ours, value in model.state_dict().items():
+        theirs[mmtracking_name(ours)] = torch.zeros(1).expand(value.shape)
+    assert default_config(theirs, "mmtracking-selsa") == default
     done = convert(theirs, "mmtracking-selsa", Target(bottom_up=True, box_weights=(5.0, 5.0, 5.0, 5.0)))
     report = compare(model, done.state, "")
     assert not done.unused and not report.new and not report.other_shape and not report.unused
@@ -154,6 +162,8 @@ def mmtracking_name(name: str) -> str:
         ("proposal_generator.rpn_head.anchor_deltas", "detector.rpn_head.rpn_reg"),
         ("roi_heads.box_head.fc1", "detector.roi_head.bbox_head.shared_fcs.0"),
         ("roi_heads.aggregator.transform.0", "detector.roi_head.bbox_head.shared_fcs.1"),
+        ("roi_heads.aggregator.transform.1", "detector.roi_head.bbox_head.shared_fcs.2"),
+        ("roi_heads.temporal.attention.embed", "detector.roi_head.bbox_roi_extractor.embed_network.conv"),
         ("roi_heads.aggregator.relation", "detector.roi_head.bbox_head.aggregator"),
         ("roi_heads.box_predictor.cls_score", "detector.roi_head.bbox_head.fc_cls"),
         ("roi_heads.box_predictor.bbox_pred", "detector.roi_head.bbox_head.fc_reg"),

@@ -49,6 +49,7 @@ HVR = "HVRAggregator"
 CASES = {
     "RDN": case("RDNAggregator", {}, lambda rdn: rdn.basic[-1]),
     "SELSA": case("SELSAAggregator", LINEAR, lambda selsa: selsa.relation[-1]),
+    "MAMBA": case("MAMBAAggregator", LINEAR | {"MODEL.MAMBA.NUM_HEADS": 4}, lambda mamba: mamba.relation[-1]),
     "MST": case("MSTAggregator", {}, lambda mst: mst.relations[-1]),
     "MST, proposal level": case("MSTAggregator", {"MODEL.MST.INSTANCE": False}, lambda mst: mst.relations[-1]),
     "HVR-Net": case(HVR, LINEAR, lambda hvr: hvr.relation[3]),

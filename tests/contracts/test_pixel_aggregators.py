@@ -119,6 +119,24 @@ CASES = {
             }.items()
         },
     ),
+    # With a bank it is recurrent: tests/projects/test_mamba.py
+    "MAMBAPixels": Case(
+        variants={
+            name: {"MODEL.MAMBA.PIXEL.NUM_HEADS": 4, "MODEL.MAMBA.PIXEL.MEMORY": 0} | keys
+            for name, keys in {
+                "res5": {"MODEL.RPN.IN_FEATURES": ["res5"]},
+                "some cells of res4": {"MODEL.MAMBA.PIXEL.STAGE": "res4", "MODEL.MAMBA.PIXEL.CELLS": 7},
+                "with instances": {
+                    "MODEL.MAMBA.PIXEL.STAGE": "res4",
+                    "MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME": "MAMBAAggregator",
+                    "MODEL.ROI_BOX_HEAD.NAME": "LinearBoxHead",
+                    "MODEL.MAMBA.NUM_HEADS": 4,
+                    "MODEL.MAMBA.MEMORY": 0,
+                },
+            }.items()
+        },
+        no_gradient=("key.bias",),
+    ),
     "DFFAggregator": Case(
         variants={
             name: {"MODEL.FLOWNET.WIDTH": 0.0625, "VIDEO.TEST_SCHEDULE.INTERVAL": 3} | keys

@@ -64,6 +64,13 @@ def rdn_without_supports(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], d
     return kept, {"MODEL.ROI_BOX_HEAD.NUM_FC": 1 + len(transforms)}
 
 
+def temporal_without_supports(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict]:
+    """Without supports nothing of the temporal attention is used; then as RDN."""
+    return rdn_without_supports(
+        {name: value for name, value in state.items() if not name.startswith("roi_heads.temporal.")}
+    )
+
+
 @dataclass(frozen=True)
 class Case:
     """What the contracts need to know of an aggregator.
@@ -172,6 +179,35 @@ CASES = {
     "RDNAggregator+MSTAggregator": Case(
         image_detector=rdn_without_supports,
         variants={"relations": {"MODEL.VIDEO.KEEP_RELATIONS": True, "MODEL.MST.NUM_PROPOSAL": 0}},
+        no_gradient=("key.bias",),
+    ),
+    "MAMBAAggregator": Case(
+        image_detector=rdn_without_supports,  # the activation is the aggregator's, the layers have the same names
+        variants={
+            name: {"MODEL.ROI_BOX_HEAD.NAME": "LinearBoxHead", "MODEL.MAMBA.NUM_HEADS": 4} | keys
+            for name, keys in {
+                "full": {"MODEL.MAMBA.MEMORY": 40, "MODEL.MAMBA.KEYS": 10},
+                "three": {"MODEL.MAMBA.NUM_LAYERS": 3, "MODEL.MAMBA.SAMPLING": "frequency"},
+                "without bank": {"MODEL.MAMBA.MEMORY": 0, "MODEL.VIDEO.KEEP_RELATIONS": True},
+            }.items()
+        },
+        no_gradient=("key.bias",),
+        recurrent=("full", "three"),
+    ),
+    # Heads, not an aggregator: each variant names the one that they host.
+    "TemporalROIHeads": Case(
+        image_detector=temporal_without_supports,
+        variants={
+            name: {"MODEL.ROI_HEADS.NAME": "TemporalROIHeads", "MODEL.ROI_BOX_HEAD.NAME": "LinearBoxHead"} | keys
+            for name, keys in {
+                "SELSA": {"MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME": "SELSAAggregator"},
+                "mean": {
+                    "MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME": "SELSAAggregator",
+                    "MODEL.TROIALIGN.NUM_HEADS": 0,
+                    "MODEL.VIDEO.KEEP_RELATIONS": True,
+                },
+            }.items()
+        },
         no_gradient=("key.bias",),
     ),
     "HVRAggregator": Case(

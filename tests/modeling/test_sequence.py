@@ -145,8 +145,9 @@ class TestWhatItAsksFor:
         sequence = self.make({}, {})
         assert sequence.needs == ProposalNeeds() == ProposalNeeds(False, None, None)
 
-    def test_maps_if_one_of_them_does(self):
-        assert self.make({}, {"pooled_maps": True}).needs.pooled_maps
+    @pytest.mark.parametrize("kind", ["pooled_maps", "feature_maps"])
+    def test_maps_if_one_of_them_does(self, kind):
+        assert self.make({}, {kind: True}).needs == ProposalNeeds(**{kind: True})
 
     @pytest.mark.parametrize(("pools", "joined"), [((None, 3, 8), 8), ((3, 0), 0), ((None, None), None)])
     def test_the_largest_pool_of_supports_where_zero_stands_for_all(self, pools, joined):

@@ -251,6 +251,11 @@ def _require_exportable(model: VideoRCNN) -> None:
         raise UserError(
             "MODEL.VIDEO.KEEP_RELATIONS asks for the weights of relations, which are not exported: set it to False"
         )
+    if model.roi_heads.needs.feature_maps:
+        raise UserError(
+            f"{type(model.roi_heads).__name__} with {type(proposal).__name__} look at the feature maps of supports, "
+            f"which cannot be exported: expected {_supported()}, on VideoROIHeads"
+        )
     if len(model.roi_heads.box_in_features) > 1:
         raise UserError(
             f"MODEL.ROI_HEADS.IN_FEATURES is {list(model.roi_heads.box_in_features)}: which level a box is pooled from "

@@ -111,15 +111,17 @@ def prepare_supports(
 ) -> list[Frame]:
     """Encoded frames of streams as their memories keep them: with the proposals that other frames will look at.
 
-    Feature maps stay where level 1 will look at them.
+    Feature maps stay where level 1, or who asks for `ProposalNeeds.feature_maps`, will look at them.
 
     Args:
         aggregator: level 1, or None.
         contexts: what the memory of each frame's stream holds by now.
     """
-    # Nothing reads the maps again, and they are most of what a frame holds.
     if aggregator is None:
-        return [frame.with_(features={}) for frame in propose_frames(rpn, heads, frames)[0]]
+        # Nothing reads other maps again, and they are most of what a frame holds.
+        levels = heads.box_in_features if heads.needs.feature_maps else ()
+        proposed, _ = propose_frames(rpn, heads, frames)
+        return [frame.with_(features={level: frame.features[level] for level in levels}) for frame in proposed]
     if heads.aggregator is None:  # level 1 looks at maps only
         return list(frames)
     if aggregator.per_key_frame:

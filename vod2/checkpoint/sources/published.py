@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 _DRIVE = "https://drive.usercontent.google.com/download?export=download&confirm=t&id="
-_OPENMMLAB = "https://download.openmmlab.com/mmtracking/vid/selsa"
+_OPENMMLAB = "https://download.openmmlab.com/mmtracking/vid"
 
 
 class PublishedModel(NamedTuple):
@@ -46,19 +46,28 @@ def _mega(name: str, drive_id: str, ap50: float) -> PublishedModel:
     return PublishedModel(f"published/{name}", f"{name}_mega", "mega", _DRIVE + drive_id, page, ap50, license)
 
 
-def _selsa(depth: str, file: str, ap50: float) -> PublishedModel:
-    stem = f"selsa_faster_rcnn_{depth.lower()}_dc5_1x_imagenetvid"
+def _mmtracking(method: str, depth: str, folder: str, stem: str, file: str, ap50: float) -> PublishedModel:
+    """`stem` names the model, `file` is the date and hash that end the name of its file."""
     return PublishedModel(
-        name=f"published/SELSA_mmtracking_{depth}",
-        alias=f"SELSA_{depth}_mmtracking",
+        name=f"published/{method}_mmtracking_{depth}",
+        alias=f"{method}_{depth}_mmtracking",
         source="mmtracking-selsa",
-        url=f"{_OPENMMLAB}/{stem}/{stem}_{file}.pth",
-        page="https://github.com/open-mmlab/mmtracking/tree/master/configs/vid/selsa",
+        url=f"{_OPENMMLAB}/{folder}/{stem}/{stem}_{file}.pth",
+        page=f"https://github.com/open-mmlab/mmtracking/tree/master/configs/vid/{folder}",
         ap50=ap50,
         license="Apache-2.0",
         # OpenMMLab's names of files end in the first digits of their SHA-256.
         sha256=file.rpartition("-")[2],
     )
+
+
+def _selsa(depth: str, file: str, ap50: float) -> PublishedModel:
+    return _mmtracking("SELSA", depth, "selsa", f"selsa_faster_rcnn_{depth.lower()}_dc5_1x_imagenetvid", file, ap50)
+
+
+def _temporal(depth: str, file: str, ap50: float) -> PublishedModel:
+    stem = f"selsa_troialign_faster_rcnn_{depth.lower()}_dc5_7e_imagenetvid"
+    return _mmtracking("TROIAlign", depth, "temporal_roi_align", stem, file, ap50)
 
 
 PUBLISHED = (
@@ -76,5 +85,8 @@ PUBLISHED = (
     _selsa("R50", "20201227_204835-2f5a4952", 78.4),
     _selsa("R101", "20201218_172724-aa961bcc", 81.5),
     _selsa("X101", "20210825_205641-10252965", 83.1),
+    _temporal("R50", "20210820_162714-939fd657", 79.8),
+    _temporal("R101", "20210822_111621-22cb96b9", 82.6),
+    _temporal("X101", "20210822_164036-4471ac42", 84.1),
 )
 """Every model whose published weights `vod2.model_zoo` can fetch and convert."""

@@ -8,6 +8,7 @@ from vod2.modeling.roi_heads.base import (
     asks_for_ids,
     build_proposal_aggregator,
     build_relations,
+    with_features,
 )
 from vod2.modeling.roi_heads.box_head import AveragedBoxHead, LinearBoxHead, require_linear_box_head
 from vod2.modeling.roi_heads.pooler import FastROIPooler
@@ -32,4 +33,5 @@ __all__ = [
     "build_proposal_aggregator",
     "build_relations",
     "require_linear_box_head",
+    "with_features",
 ]

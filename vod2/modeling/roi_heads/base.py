@@ -32,11 +32,14 @@ class ProposalNeeds:
             None for no such field.
         support_pool: proposals of a support that are embedded in training, at least MODEL.VIDEO.SUPPORT_TOPK (None); 0
             for all.
+        feature_maps: frames keep the maps that boxes are pooled from (MODEL.ROI_HEADS.IN_FEATURES), in a memory, too.
+            There must be no level 1, whose maps may depend on the key frame.
     """
 
     pooled_maps: bool = False
     track_iou: float | None = None
     support_pool: int | None = None
+    feature_maps: bool = False
 
     @staticmethod
     def joined(needs: Sequence["ProposalNeeds"]) -> "ProposalNeeds":
@@ -59,6 +62,7 @@ class ProposalNeeds:
             pooled_maps=any(part.pooled_maps for part in needs),
             track_iou=asked[0] if asked else None,
             support_pool=largest,
+            feature_maps=any(part.feature_maps for part in needs),
         )
 
 
@@ -136,14 +140,14 @@ class AggregatorSequence(ProposalAggregator):
         results_of_parts = []
         for part in self.parts:
             results = part.forward_clips(clips)
-            clips = [_with_features(clip, result.value) for clip, result in zip(clips, results, strict=True)]
+            clips = [with_features(clip, result.value) for clip, result in zip(clips, results, strict=True)]
             results_of_parts.append(results)
         # From all clips of a part to all parts of a clip.
         return [_joined(results_of_clip) for results_of_clip in zip(*results_of_parts, strict=True)]
 
 
-def _with_features(clip: Clip, features: Tensor) -> Clip:
-    """The clip whose key frame's proposals have other features; its context stays as it is."""
+def with_features(clip: Clip, features: Tensor) -> Clip:
+    """The clip whose key frame's proposals have other features (N, D); its context stays as it is."""
     return replace(clip, key=clip.key.with_(proposals=replace(clip.key.require_proposals(), features=features)))
 
 

@@ -3,7 +3,7 @@
 B: frames, N: proposals of a frame, D: embedding.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -181,19 +181,9 @@ class VideoROIHeads(StandardROIHeads):
 
         What is pooled of a box ends an image's size beyond the image; the features of one with a NaN are NaN.
         """
-        maps = []
-        for level in self.box_in_features:
-            value = features[level]
-            maps.append(value if self.reduce is None else self.reduce[level](value))
-
-        # RoIAlign makes indices of coordinates. A box with a NaN is pooled somewhere, and its features are NaN.
-        boxes = [self.conventions.pooled(of_frame.proposal_boxes.tensor) for of_frame in proposals]
-        bounded = []
-        for tensor, of_frame in zip(boxes, proposals, strict=True):
-            bounded.append(PreciseBoxes(poolable(tensor, of_frame.image_size)))
-        pooled = self.box_pooler(maps, bounded)
-        unknown = torch.cat(boxes).isnan().any(dim=1)
-        embedded = self.box_head(pooled).masked_fill(unknown[:, None], torch.nan)
+        boxes = [of_frame.proposal_boxes.tensor for of_frame in proposals]
+        pooled = self.pool(self.maps_to_pool(features), boxes, [of_frame.image_size for of_frame in proposals])
+        embedded = self.embed_pooled(pooled, torch.cat(boxes))
 
         # All frames have been embedded at once; take them apart.
         counts = [len(of_frame) for of_frame in proposals]
@@ -209,6 +199,26 @@ class VideoROIHeads(StandardROIHeads):
                 )
             )
         return sets
+
+    def maps_to_pool(self, features: Mapping[str, Tensor]) -> list[Tensor]:
+        """{level: (B, C, H, W)} of a backbone -> the maps that boxes are pooled from, with reduced channels."""
+        levels = [(level, features[level]) for level in self.box_in_features]
+        return [value if self.reduce is None else self.reduce[level](value) for level, value in levels]
+
+    def pool(self, maps: list[Tensor], boxes: Sequence[Tensor], image_sizes: Sequence[tuple[int, int]]) -> Tensor:
+        """`maps_to_pool` of B frames, the boxes (N, 4) and (height, width) of each -> (M, C, P, P), frame after frame.
+
+        Boxes are xyxy in pixels of the resized image.
+        """
+        # RoIAlign makes indices of coordinates: what is pooled of a box ends an image's size beyond the image.
+        bounded = []
+        for of_frame, size in zip(boxes, image_sizes, strict=True):
+            bounded.append(PreciseBoxes(poolable(self.conventions.pooled(of_frame), size)))
+        return self.box_pooler(maps, bounded)
+
+    def embed_pooled(self, pooled: Tensor, boxes: Tensor) -> Tensor:
+        """What was pooled (M, C, P, P) from boxes (M, 4) -> (M, D); NaN for a box with a NaN, pooled from somewhere."""
+        return self.box_head(pooled).masked_fill(boxes.isnan().any(dim=1)[:, None], torch.nan)
 
     def detect(self, clips: Sequence[Clip]) -> HeadOutput:
         """Level 2 and the prediction, in both modes.
