@@ -29,6 +29,7 @@ from vod2.evaluation.error_split import ERROR_TYPES
 from vod2.evaluation.failures import Judged, judge, most_errors
 from vod2.evaluation.figures import average_precision_figure, precision_recall_figure
 from vod2.evaluation.judged_frames import draw_judged, read_images
+from vod2.evaluation.mot_metrics import MOT_METRICS, PER_CLASS
 from vod2.evaluation.report import LINKED_NOTE, STABILITY
 from vod2.evaluation.runs import (
     RESULTS_FILE,
@@ -134,13 +135,28 @@ def _add_results(page: Page, runs: Mapping[str, Evaluated]) -> None:
     rows: list[list[object]] = []
     labels = {"AP50": "AP50", "AP50-any-class": "AP50, any class"}
     labels |= {measure: f"{measure}: {meaning}" for measure, meaning in STABILITY.items()}
+    labels |= {measure: f"{measure}: {meaning}" for measure, meaning in MOT_METRICS.items()}
     for metric, label in labels.items():
         values = [evaluated.metrics.get(metric) for evaluated in runs.values()]
         if any(value is not None for value in values):
             rows.append([label, *map(_number, values)])
     page.table(["", *runs], rows)
+    _add_identities(page, runs)
     if data.linked_identities:
         page.text(LINKED_NOTE)
+
+
+def _add_identities(page: Page, runs: Mapping[str, Evaluated]) -> None:
+    """Of each class, where there are tracks; a row for each class and run."""
+    rows: list[list[object]] = []
+    for name, evaluated in runs.items():
+        for label in evaluated.run.data.class_names:
+            values = [evaluated.metrics.get(f"{measure}-{label}") for measure in PER_CLASS]
+            if any(value is not None for value in values):
+                rows.append([f"{name}: {label}", *map(_number, values)])
+    if rows:
+        page.text("Whether linked detections keep the annotated identities, of each class:")
+        page.table(["", *PER_CLASS], rows)
 
 
 def _number(value: float | None) -> str:

@@ -23,7 +23,8 @@ DETECTIONS_FILE = "detections.npz"
 
 class _Frames(NamedTuple):
     """The detections of some frames. `frame` (F,) int32 is the row in the dataset, `count` (F,) int32 how many each
-    has; `boxes` (n, 4) float32 xyxy, `scores` (n,) float32 and `labels` (n,) int32 follow one another frame by frame.
+    has; `boxes` (n, 4) float32 xyxy, `scores` (n,) float32, `labels` (n,) int32 and `track_ids` (n,) int64 follow one
+    another frame by frame. `track_ids` is None where no detection has any.
     """
 
     frame: np.ndarray
@@ -31,10 +32,11 @@ class _Frames(NamedTuple):
     boxes: np.ndarray
     scores: np.ndarray
     labels: np.ndarray
+    track_ids: np.ndarray | None
 
 
 class DetectionCollector:
-    """Keeps detections as compact arrays, 24 bytes each.
+    """Keeps detections as compact arrays, 24 bytes each, 32 of linked ones.
 
     Attributes:
         evaluated: (F,) bool: the frame was processed; known after `gather`.
@@ -79,7 +81,8 @@ class DetectionCollector:
 
         Args:
             inputs: dicts with `image_id`.
-            outputs: dicts with `instances`: Instances of pred_boxes, scores and pred_classes, in original pixels.
+            outputs: dicts with `instances`: Instances of pred_boxes, scores and pred_classes, in original pixels, and
+                track_ids where they were linked.
 
         Raises:
             UserError: a label that the dataset has no class for.
@@ -132,14 +135,19 @@ class DetectionCollector:
         count = collected.count[first]
         image = np.repeat(frames, count)
         if np.array_equal(first, np.arange(len(collected.frame))):  # one process, in order: nothing to copy
-            return Detections(image, collected.boxes, collected.scores, collected.labels)
+            return Detections(image, *_columns(collected))
         # Detections of a frame follow one another before and after. So they all move by the same number of rows, from
         # where the frame begins in `collected` to where it begins in the result.
         # int64: the counts are int32, their sums may be larger.
         begins_in_collected = (np.cumsum(collected.count, dtype=np.int64) - collected.count)[first]
         begins_in_result = np.cumsum(count, dtype=np.int64) - count
         order = np.arange(len(image)) + np.repeat(begins_in_collected - begins_in_result, count)
-        return Detections(image, collected.boxes[order], collected.scores[order], collected.labels[order])
+        return Detections(image, *(None if column is None else column[order] for column in _columns(collected)))
+
+
+def _columns(frames: _Frames) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
+    """Those of `Detections` after `image`."""
+    return frames.boxes, frames.scores, frames.labels, frames.track_ids
 
 
 def _as_arrays(frame: int, instances: Instances) -> _Frames:
@@ -147,7 +155,8 @@ def _as_arrays(frame: int, instances: Instances) -> _Frames:
     boxes = instances.pred_boxes.tensor.detach().cpu().float().numpy()
     scores = instances.scores.detach().cpu().float().numpy()
     labels = instances.pred_classes.cpu().numpy().astype(np.int32)
-    return _Frames(np.array([frame], np.int32), np.array([len(scores)], np.int32), boxes, scores, labels)
+    track_ids = instances.track_ids.cpu().numpy().astype(np.int64) if instances.has("track_ids") else None
+    return _Frames(np.array([frame], np.int32), np.array([len(scores)], np.int32), boxes, scores, labels, track_ids)
 
 
 def _concatenate(parts: Sequence[_Frames]) -> _Frames:
@@ -155,13 +164,23 @@ def _concatenate(parts: Sequence[_Frames]) -> _Frames:
         return parts[0]  # a copy would hold all detections twice
     # An empty part first: without frames there would be nothing to concatenate.
     empty = np.empty(0, np.int32)
-    parts = [_Frames(empty, empty, np.empty((0, 4), np.float32), np.empty(0, np.float32), empty), *parts]
+    parts = [_Frames(empty, empty, np.empty((0, 4), np.float32), np.empty(0, np.float32), empty, None), *parts]
     return _Frames(
         frame=np.concatenate([part.frame for part in parts]),
         count=np.concatenate([part.count for part in parts]),
         boxes=np.concatenate([part.boxes for part in parts]),
         scores=np.concatenate([part.scores for part in parts]),
         labels=np.concatenate([part.labels for part in parts]),
+        track_ids=_concatenated_tracks(parts),
+    )
+
+
+def _concatenated_tracks(parts: Sequence[_Frames]) -> np.ndarray | None:
+    if all(part.track_ids is None for part in parts):
+        return None
+    # A detection of a frame without tracks, beside others with tracks, is of none.
+    return np.concatenate(
+        [np.full(len(part.labels), -1) if part.track_ids is None else part.track_ids for part in parts]
     )
 
 
@@ -179,12 +198,14 @@ def write_evaluation(
 
     detections.npz holds `image_ids` (F,) of all frames of the dataset, `evaluated` (F,) bool: the frame was processed,
     and of the detections `image` (n,) rows of it, `boxes` (n, 4) xyxy, `scores` and `labels` (n,), frames in the order
-    of the dataset; `ignored` (n,) bool where the evaluation drops some before it matches.
+    of the dataset; `track_ids` (n,) where they were linked; `ignored` (n,) bool where the evaluation drops some before
+    it matches.
     """
     without_nan = {}  # JSON has no NaN
     for key, value in results.items():
         without_nan[key] = value if np.isfinite(value) else None
-    arrays = {"image_ids": np.array(data.image_ids), "evaluated": evaluated, **vars(detections)}
+    arrays = {"image_ids": np.array(data.image_ids), "evaluated": evaluated}
+    arrays |= {name: values for name, values in vars(detections).items() if values is not None}
     if ignored is not None:
         arrays["ignored"] = ignored
     atomic.write_json(folder / "results.json", {task: without_nan})
