@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -59,6 +60,7 @@ from vod2.engine.writers import TrackingWriter, build_trackers, check_tracking, 
 from vod2.errors import UserError
 from vod2.evaluation import LinkingEvaluator, RelationWriter, StreamingModel, UAVDTEvaluator, VIDEvaluator
 from vod2.evaluation.coco import build_coco_evaluator
+from vod2.evaluation.collect import read_confusion
 from vod2.evaluation.mot_metrics import check_mot
 from vod2.keys import default_config
 from vod2.modeling import VideoRCNN, asks_for_ids, build_box_linker
@@ -320,8 +322,9 @@ class VideoTrainer(DefaultTrainer):
         if comm.is_main_process():
             for name in cfg.DATASETS.TEST:
                 found = results if len(cfg.DATASETS.TEST) == 1 else results[name]
-                path = os.path.join(inference_folder(cfg.OUTPUT_DIR, name, context), "results.json")
-                write_json(path, {"context": context} | finite(found))
+                path = Path(inference_folder(cfg.OUTPUT_DIR, name, context), "results.json")
+                metrics = finite(found)
+                write_json(path, {"context": context} | read_confusion(path, metrics) | metrics)
         return results
 
 

@@ -4,6 +4,7 @@ from vod2.evaluation.arrays import Detections, GroundTruth
 from vod2.evaluation.coco import HotCOCOEvaluator, build_coco_evaluator
 from vod2.evaluation.collect import DETECTIONS_FILE
 from vod2.evaluation.comparison import Comparison, Difference, compare_methods
+from vod2.evaluation.confusion import confusion_matrix
 from vod2.evaluation.curves import Curve
 from vod2.evaluation.error_split import ERROR_TYPES, ErrorSplit, classify_errors, split_errors
 from vod2.evaluation.evaluated import EvaluatedDataset, load_evaluated_dataset
@@ -59,6 +60,7 @@ __all__ = [
     "build_groups",
     "classify_errors",
     "compare_methods",
+    "confusion_matrix",
     "get_protocol",
     "index_tracks",
     "is_ignored",

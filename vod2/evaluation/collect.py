@@ -4,13 +4,14 @@ Shape alphabet: F frames, n detections of all of them.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from vod2 import atomic
+from vod2.bounded import load_json
 from vod2.d2 import Instances, comm
 from vod2.errors import UserError
 from vod2.evaluation.arrays import Detections
@@ -19,6 +20,8 @@ from vod2.evaluation.evaluated import TRUTH_FILE, EvaluatedDataset, save_evaluat
 logger = logging.getLogger(__name__)
 
 DETECTIONS_FILE = "detections.npz"
+CONFUSION = "confusion"
+"""The key of the confusion matrix in results.json."""
 
 
 class _Frames(NamedTuple):
@@ -184,6 +187,21 @@ def _concatenated_tracks(parts: Sequence[_Frames]) -> np.ndarray | None:
     )
 
 
+def read_confusion(path: Path, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """{CONFUSION: what stands there} of the results.json of an evaluation, {} where there is none.
+
+    Args:
+        metrics: {task: results} with None for NaN; a file of other metrics is of another evaluation.
+    """
+    try:
+        written = load_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    if CONFUSION not in written or written.get("vid") != metrics.get("vid"):
+        return {}
+    return {CONFUSION: written[CONFUSION]}
+
+
 def write_evaluation(
     folder: Path,
     task: str,
@@ -192,9 +210,10 @@ def write_evaluation(
     detections: Detections,
     evaluated: np.ndarray,
     ignored: np.ndarray | None = None,
+    others: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write {task: results} to results.json, with null for NaN, the detections to detections.npz and what they are held
-    against to truth.npz (see `save_evaluated_dataset`).
+    """Write {task: results} and `others` to results.json, with null for NaN, the detections to detections.npz and what
+    they are held against to truth.npz (see `save_evaluated_dataset`).
 
     detections.npz holds `image_ids` (F,) of all frames of the dataset, `evaluated` (F,) bool: the frame was processed,
     and of the detections `image` (n,) rows of it, `boxes` (n, 4) xyxy, `scores` and `labels` (n,), frames in the order
@@ -208,7 +227,7 @@ def write_evaluation(
     arrays |= {name: values for name, values in vars(detections).items() if values is not None}
     if ignored is not None:
         arrays["ignored"] = ignored
-    atomic.write_json(folder / "results.json", {task: without_nan})
+    atomic.write_json(folder / "results.json", {task: without_nan} | dict(others or {}))
     with atomic.replacing(folder / DETECTIONS_FILE) as path:
         np.savez_compressed(path, **arrays)
     save_evaluated_dataset(folder / TRUTH_FILE, data)

@@ -8,6 +8,7 @@ from tabulate import tabulate
 from vod2.evaluation.arrays import Detections
 from vod2.evaluation.error_split import ERROR_TYPES
 from vod2.evaluation.evaluated import EvaluatedDataset
+from vod2.evaluation.groups import CLEAN, DETERIORATED
 from vod2.evaluation.mot_metrics import MOT_METRICS, PER_CLASS
 
 LINKED_NOTE = (
@@ -76,8 +77,28 @@ def _classes(results: Mapping[str, float], data: EvaluatedDataset, detections: D
 
 
 def _errors(results: Mapping[str, float]) -> str:
-    rows = [(name, results[f"dAP50-{name}"], int(results[f"errors-{name}"])) for name in ERROR_TYPES]
-    return _table(["lost to", "dAP50", "errors"], rows)
+    rows = [(name, *values) for name, values in error_columns(results).items()]
+    return _table(["lost to", *error_headers(results)], rows)
+
+
+def error_headers(results: Mapping[str, float]) -> list[str]:
+    """Of `error_columns`: AP50 lost and errors, of all frames and of each group that the results have."""
+    return [f"{column}{suffix.replace('-', ' ')}" for suffix in _parts(results) for column in ("dAP50", "errors")]
+
+
+def error_columns(results: Mapping[str, float]) -> dict[str, list[float | int | None]]:
+    """{error: values}; those of NaN in a results.json are None."""
+    rows: dict[str, list[float | int | None]] = {}
+    for name in ERROR_TYPES:
+        rows[name] = []
+        for suffix in _parts(results):
+            rows[name] += [results[f"dAP50-{name}{suffix}"], int(results[f"errors-{name}{suffix}"])]
+    return rows
+
+
+def _parts(results: Mapping[str, float]) -> list[str]:
+    suffixes = ("", f"-{CLEAN}", f"-{DETERIORATED}")
+    return [suffix for suffix in suffixes if f"errors-{ERROR_TYPES[0]}{suffix}" in results]
 
 
 def _table(headers: list[str], rows: list) -> str:
