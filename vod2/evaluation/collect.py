@@ -138,19 +138,15 @@ class DetectionCollector:
         count = collected.count[first]
         image = np.repeat(frames, count)
         if np.array_equal(first, np.arange(len(collected.frame))):  # one process, in order: nothing to copy
-            return Detections(image, *_columns(collected))
+            return Detections(image, *collected[2:])
         # Detections of a frame follow one another before and after. So they all move by the same number of rows, from
         # where the frame begins in `collected` to where it begins in the result.
         # int64: the counts are int32, their sums may be larger.
         begins_in_collected = (np.cumsum(collected.count, dtype=np.int64) - collected.count)[first]
         begins_in_result = np.cumsum(count, dtype=np.int64) - count
         order = np.arange(len(image)) + np.repeat(begins_in_collected - begins_in_result, count)
-        return Detections(image, *(None if column is None else column[order] for column in _columns(collected)))
-
-
-def _columns(frames: _Frames) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
-    """Those of `Detections` after `image`."""
-    return frames.boxes, frames.scores, frames.labels, frames.track_ids
+        tracks = None if collected.track_ids is None else collected.track_ids[order]
+        return Detections(image, collected.boxes[order], collected.scores[order], collected.labels[order], tracks)
 
 
 def _as_arrays(frame: int, instances: Instances) -> _Frames:
@@ -223,7 +219,7 @@ def write_evaluation(
     without_nan = {}  # JSON has no NaN
     for key, value in results.items():
         without_nan[key] = value if np.isfinite(value) else None
-    arrays = {"image_ids": np.array(data.image_ids), "evaluated": evaluated}
+    arrays: dict[str, Any] = {"image_ids": np.array(data.image_ids), "evaluated": evaluated}
     arrays |= {name: values for name, values in vars(detections).items() if values is not None}
     if ignored is not None:
         arrays["ignored"] = ignored

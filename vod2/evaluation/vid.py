@@ -6,6 +6,8 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from vod2.d2 import CfgNode, DatasetCatalog, DatasetEvaluator
 from vod2.errors import settings
 from vod2.evaluation.arrays import Detections, pool_classes, take_rows
@@ -33,7 +35,7 @@ class VIDEvaluator(DatasetEvaluator):
     there were no other frames. For a group of objects the objects outside it are ignored: a detection that finds one is
     neither right nor wrong, and detections that find nothing are false in every group ("fgfa", "mega": weighed).
 
-    Then AP with all classes as one, what AP is lost to (`split_errors`; results.json has a `confusion_matrix`, too), and
+    Then AP with all classes as one, what AP is lost to (`split_errors`; results.json also has a `confusion_matrix`), and
     how steadily tracks are found (`stability`); of linked detections, how well they keep identities (`mot_metrics`).
     AP by the size of objects is `COCOEvaluator`'s, which `VideoTrainer` runs beside this one.
 
@@ -177,15 +179,18 @@ class VIDEvaluator(DatasetEvaluator):
 
     def _errors(self, detections: Detections) -> dict[str, float]:
         """What AP50 is lost to: in all frames, and in those that are and are not deteriorated, if any are."""
-        data, results = self._data, {}
-        parts = {"": (detections, data.truth)}
-        for name in (CLEAN, DETERIORATED) if DETERIORATED in data.groups else ():
-            frames = data.groups[name].frames
+        data = self._data
+        results: dict[str, float] = {}
+        parts: list[tuple[str, np.ndarray | None]] = [("", None)]
+        if DETERIORATED in data.groups:
+            parts += [(f"-{name}", data.groups[name].frames) for name in (CLEAN, DETERIORATED)]
+        for suffix, frames in parts:
+            if suffix and frames is None:  # groups of objects have no detections of their own
+                continue
+            found, truth = detections, data.truth
             if frames is not None:
-                rows = frames[detections.image], frames[data.truth.image]
-                parts[f"-{name}"] = take_rows(detections, rows[0]), take_rows(data.truth, rows[1])
-        for suffix, part in parts.items():
-            errors = split_errors(*part, len(data.class_names), self._protocol)
+                found, truth = take_rows(found, frames[found.image]), take_rows(truth, frames[truth.image])
+            errors = split_errors(found, truth, len(data.class_names), self._protocol)
             results.update({f"dAP50-{name}{suffix}": 100 * gain for name, gain in errors.gain.items()})
             results.update({f"errors-{name}{suffix}": float(count) for name, count in errors.count.items()})
         return results
