@@ -35,7 +35,7 @@ class VIDEvaluator(DatasetEvaluator):
     there were no other frames. For a group of objects the objects outside it are ignored: a detection that finds one is
     neither right nor wrong, and detections that find nothing are false in every group ("fgfa", "mega": weighed).
 
-    Then AP with all classes as one, what AP is lost to (`split_errors`; results.json also has a `confusion_matrix`), and
+    Then AP with all classes as one, what AP is lost to (`split_errors`; results.json has a `confusion_matrix`), and
     how steadily tracks are found (`stability`); of linked detections, how well they keep identities (`mot_metrics`).
     AP by the size of objects is `COCOEvaluator`'s, which `VideoTrainer` runs beside this one.
 
