@@ -44,12 +44,14 @@ EXTRAS = {
     "hooks": ["pre-commit", "pre-commit-hooks"],  # checks before each commit (CONTRIBUTING.md)
     "docs": ["mkdocs", "mkdocs-material", "mkdocstrings[python]", "ruff"],  # the site; ruff wraps its signatures
     "export": ["onnx", "onnxscript", "onnxruntime"],  # graphs for other runtimes (docs/export.md)
+    "mot": ["trackers>=2.3"],  # HOTA, IDF1 and MOTA (docs/evaluation.md)
+    "coco": ["hotcoco>=1.3"],  # COCO's AP in less time and memory (docs/evaluation.md)
     "parquet": ["pyarrow"],  # results of archives as Parquet (docs/scaling.md)
     "wandb": ["wandb"],  # TRACKING.WRITERS (docs/tracking.md)
     "mlflow": ["mlflow"],
     "ray": ["ray"],  # suites and archives on a cluster (docs/ablations.md, docs/scaling.md)
     "test": ["pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "scipy", "ruff", "mypy"]
-    + ["onnx", "onnxscript", "onnxruntime"],
+    + ["onnx", "onnxscript", "onnxruntime", "trackers>=2.3", "hotcoco>=1.3"],
 }
 
 

@@ -238,7 +238,10 @@ def _add_engine(cfg: CfgNode) -> None:
     cfg.TEST.FRAME_KINDS = ""  # JSON file of deteriorated frames (docs/evaluation.md); "" for that of the metadata
     # What a frame looks at: frames of its "own" video, "none", or "foreign" ones, of another video (docs/ablations.md)
     cfg.TEST.CONTEXT = "own"
-    cfg.TEST.COCO_AP = True  # whether the AP of COCO, by pycocotools, is evaluated, too
+    # An error before the evaluation, in place of a warning after it, where HOTA, IDF1 and MOTA cannot be computed: they
+    # need MODEL.VIDEO.LINKER.NAME and the extra "mot"
+    cfg.TEST.REQUIRE_HOTA = False
+    cfg.TEST.COCO_AP = True  # whether COCO's AP is evaluated, too, by hotcoco (extra "coco") or else pycocotools
 
 
 read_when({"SOLVER.OPTIMIZER": "SGD"}, "SOLVER.MOMENTUM", "SOLVER.NESTEROV")

@@ -257,7 +257,7 @@ def test_a_dataset_that_does_not_say_how_it_is_evaluated_is_named_once(
     trainer._warn_without_evaluator_type.cache_clear()
     # Detectron2 logs into files and streams of its own.
     monkeypatch.setattr(trainer._LOGGER, "propagate", True)
-    monkeypatch.setattr(trainer, "COCOEvaluator", lambda *_, **__: None)
+    monkeypatch.setattr(trainer, "build_coco_evaluator", lambda *_: None)
     name = register(([], []), evaluator_type=evaluator_type)
     config = Path(__file__).parents[2] / "configs" / "quick" / "RDN.yaml"
     cfg = load_config(str(config), ["OUTPUT_DIR", str(tmp_path)])

@@ -71,6 +71,8 @@ def test_linked_boxes_are_written_with_tracks_and_ap_is_printed(link_boxes, resu
     rows = {line.split()[0]: line.split()[1:] for line in printed.splitlines() if len(line.split()) == 3}
     assert rows["AP50"] == ["91.67", "100.00"] and "nan" not in printed
     assert json.loads(Path("linked", "results.json").read_text())["vid"]["AP50"] == 100
+    # THERE has a score of .5 and is a false track: three of four boxes are right. Boxes were no tracks before.
+    assert rows["HOTA"] == ["-", "86.60"] and rows["MOTA"] == ["-", "66.67"]
     expect_linked("linked/detections.npz")
 
 

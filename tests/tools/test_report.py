@@ -38,6 +38,8 @@ def test_a_page_of_two_runs_has_their_metrics_and_differences(trainings, tmp_pat
     assert "<h1>A &lt;b&gt;</h1>" in text and "Against weak" in text and "Training" in text
     assert text.count("data:image/svg") == 3
     assert "is not registered here, so its images are not shown" in text
+    assert "RDN: what is taken for what" in text and "<th>missed</th>" in text and "<td>no object</td>" in text
+    assert "<th>dAP50 deteriorated</th>" in text
 
 
 def test_frames_are_shown_where_the_dataset_is_registered(trainings, tmp_path, monkeypatch):

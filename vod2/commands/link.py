@@ -11,9 +11,10 @@ interpolated boxes there, marked "filled". What linking did to flicker, delay, g
 printed: see docs/linking.md.
 
 With --dataset, DETECTIONS are the detections.npz that VIDEvaluator writes, or a .json of results in COCO's format
-(image_id, category_id from 0, bbox x y width height, score). Prints AP before and after. --output is a folder that gets
-what VIDEvaluator writes of the linked boxes; its detections.npz also has `track_ids` (n,), which count from 0 in each
-video.
+(image_id, category_id from 0, bbox x y width height, score). Prints AP before and after; of the linked boxes HOTA, IDF1
+and MOTA, too, if objects have track_id and the extra "mot" is installed (docs/evaluation.md). --output is a folder that
+gets what VIDEvaluator writes of the linked boxes; its detections.npz also has `track_ids` (n,), which count from 0 in
+each video.
 
 Settings (--opts) are those of MODEL.VIDEO.LINKER. repp-like (GreedyLinking), tubelets (TubeletLinking) and BLR want
 boxes after non-maximum suppression, seqnms (SeqNMS) those before it: evaluate with MODEL.ROI_HEADS.NMS_THRESH_TEST 1.0
@@ -29,7 +30,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vod2 import atomic
 from vod2.bounded import load_json, read_npz
 from vod2.commands.link_file import link_file
 from vod2.commands.parsing import command_parser
@@ -41,8 +41,9 @@ from vod2.engine import cli, load_config
 from vod2.engine.output_files import refuse_inputs
 from vod2.engine.registration import add_register_option
 from vod2.errors import UserError
-from vod2.evaluation import DETECTIONS_FILE, RELATIONS_FILE, UAVDTEvaluator, VIDEvaluator, read_relations
+from vod2.evaluation import RELATIONS_FILE, UAVDTEvaluator, VIDEvaluator, read_relations
 from vod2.evaluation.detection_files import FORMATS
+from vod2.evaluation.mot_metrics import check_mot
 from vod2.evaluation.relations import Relations
 from vod2.modeling import BLR, BOX_LINKER_REGISTRY, BoxLinker, build_box_linker
 from vod2.structures import PreciseBoxes
@@ -163,18 +164,6 @@ def evaluate(
     return metrics
 
 
-def add_tracks(path: Path, records: Sequence[dict], frames: Sequence[Instances]) -> None:
-    """Add `track_ids` to the detections.npz that an evaluation of these frames has just written."""
-    with np.load(path) as file:
-        arrays = dict(file)
-    rows = {image_id: row for row, image_id in enumerate(arrays["image_ids"].tolist())}
-    # The evaluator writes in the order of the dataset, the linked frames are in that of a stream.
-    order = sorted(range(len(records)), key=lambda k: rows[records[k]["image_id"]])
-    arrays["track_ids"] = torch.cat([frames[k].track_ids for k in order]).numpy()
-    with atomic.replacing(path) as temporary:
-        np.savez_compressed(temporary, **arrays)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = command_parser(__doc__)
     add_register_option(parser)
@@ -245,6 +234,7 @@ def link_evaluation(args: argparse.Namespace, cfg: CfgNode, linker: BoxLinker) -
         refuse_inputs("--output", [args.output / args.results.name], [args.results])
     results = read_results(args.results)
     cli.require_dataset(args.dataset)
+    check_mot(cfg, is_linked=True)
     records = in_stream_order(as_video_dicts(DatasetCatalog.get(args.dataset)))
     relations = read_relations(args.results.parent / RELATIONS_FILE) if isinstance(linker, BLR) else None
     frames = by_frame(results, records, args.results, relations)
@@ -252,13 +242,13 @@ def link_evaluation(args: argparse.Namespace, cfg: CfgNode, linker: BoxLinker) -
     before = evaluate(cfg, args.dataset, records, frames, None)
     linked = link_videos(linker, records, frames)
     after = evaluate(cfg, args.dataset, records, linked, args.output)
-    if args.output:
-        add_tracks(args.output / DETECTIONS_FILE, records, linked)
-    width = max(len(name) for name in before)
+    width = max(len(name) for name in after)
     print(f"{'':{width}}  {'before':>7}  {'after':>7}")
-    for name, value in before.items():
+    for name, value in after.items():
         if np.isnan(value):  # a class without ground truth
             continue
-        print(f"{name:{width}}  {value:7.2f}  {after[name]:7.2f}")
+        # What says whether identities are kept needs tracks, which only linking gives.
+        said = f"{before[name]:7.2f}" if name in before else f"{'-':>7}"
+        print(f"{name:{width}}  {said}  {value:7.2f}")
     if args.output:
         print(f"Wrote {args.output}")

@@ -24,12 +24,14 @@ from vod2.engine.output_files import refuse_inputs
 from vod2.engine.registration import add_register_option
 from vod2.errors import UserError
 from vod2.evaluation.comparison import TOO_FEW, TRACK_METRICS, compare_methods
+from vod2.evaluation.confusion import confusion_matrix
 from vod2.evaluation.curves import CURVES_FILE, load_curves
-from vod2.evaluation.error_split import ERROR_TYPES
 from vod2.evaluation.failures import Judged, judge, most_errors
 from vod2.evaluation.figures import average_precision_figure, precision_recall_figure
 from vod2.evaluation.judged_frames import draw_judged, read_images
-from vod2.evaluation.report import LINKED_NOTE, STABILITY
+from vod2.evaluation.matching import get_protocol
+from vod2.evaluation.mot_metrics import MOT_METRICS, PER_CLASS
+from vod2.evaluation.report import LINKED_NOTE, STABILITY, error_columns, error_headers
 from vod2.evaluation.runs import (
     RESULTS_FILE,
     Run,
@@ -40,10 +42,12 @@ from vod2.evaluation.runs import (
     refuse_differences,
     tally_run,
 )
+from vod2.evaluation.stability import SCORE_THRESHOLD
 from vod2.package_files import command_line
 from vod2.visualization import Page
 
 _PICTURES = 6  # of the frames with most errors, and as many evenly spread ones
+_MATRIX_CLASSES = 30  # in the matrix of what is taken for what
 _SMOOTHED = 9  # points of the loss, over which its median is drawn
 
 
@@ -114,6 +118,7 @@ def build_page(runs: Mapping[str, Evaluated], title: str, dataset: str | None = 
     page.figure(average_precision_figure(table), f"Bars of the AP50 of each class and group of {name}")
     page.figure(precision_recall_figure(table), f"Curves of precision over recall of {name}")
     _add_errors(page, name, last)
+    _add_confusion(page, name, last.run)
     if any(len(evaluated.losses) > 1 for evaluated in runs.values()):
         page.section("Training")
         page.figure(loss_figure(runs), "The loss over the iterations of each training")
@@ -134,13 +139,28 @@ def _add_results(page: Page, runs: Mapping[str, Evaluated]) -> None:
     rows: list[list[object]] = []
     labels = {"AP50": "AP50", "AP50-any-class": "AP50, any class"}
     labels |= {measure: f"{measure}: {meaning}" for measure, meaning in STABILITY.items()}
+    labels |= {measure: f"{measure}: {meaning}" for measure, meaning in MOT_METRICS.items()}
     for metric, label in labels.items():
         values = [evaluated.metrics.get(metric) for evaluated in runs.values()]
         if any(value is not None for value in values):
             rows.append([label, *map(_number, values)])
     page.table(["", *runs], rows)
+    _add_identities(page, runs)
     if data.linked_identities:
         page.text(LINKED_NOTE)
+
+
+def _add_identities(page: Page, runs: Mapping[str, Evaluated]) -> None:
+    """Of each class, where there are tracks; a row for each class and run."""
+    rows: list[list[object]] = []
+    for name, evaluated in runs.items():
+        for label in evaluated.run.data.class_names:
+            values = [evaluated.metrics.get(f"{measure}-{label}") for measure in PER_CLASS]
+            if any(value is not None for value in values):
+                rows.append([f"{name}: {label}", *map(_number, values)])
+    if rows:
+        page.text("Whether linked detections keep the annotated identities, of each class:")
+        page.table(["", *PER_CLASS], rows)
 
 
 def _number(value: float | None) -> str:
@@ -169,15 +189,36 @@ def _add_comparison(page: Page, runs: Mapping[str, Evaluated]) -> None:
 
 def _add_errors(page: Page, name: str, evaluated: Evaluated) -> None:
     """What AP50 is lost to."""
-    rows = []
-    for error in ERROR_TYPES:
-        lost, count = evaluated.metrics.get(f"dAP50-{error}"), evaluated.metrics.get(f"errors-{error}")
-        if lost is not None and count is not None:
-            rows.append([error, f"{lost:.1f}", int(count)])
-    if rows:
+    headers = error_headers(evaluated.metrics)
+    if headers:
         page.section(f"{name}: what AP50 is lost to")
         page.text("How much AP50 would rise if errors of one kind were corrected (docs/evaluation.md).")
-        page.table(["", "AP50", "errors"], rows)
+        rows = []
+        for error, values in error_columns(evaluated.metrics).items():
+            rows.append([error, *(value if isinstance(value, int) else _number(value) for value in values)])
+        page.table(["", *headers], rows)
+
+
+def _add_confusion(page: Page, name: str, run: Run) -> None:
+    """What the objects of each class are taken for, of the classes with most mistakes if there are many."""
+    names = run.data.class_names
+    counts = confusion_matrix(run.detections, run.data.truth, len(names), get_protocol(run.data.protocol))
+    mistakes = counts.sum(axis=0) + counts.sum(axis=1) - 2 * counts.diagonal()
+    present = np.flatnonzero((counts.sum(axis=0) + counts.sum(axis=1))[:-1])
+    shown = np.sort(present[np.argsort(-mistakes[present], kind="stable")][:_MATRIX_CLASSES])
+    page.section(f"{name}: what is taken for what")
+    page.text(
+        f"Objects by row, what they are taken for by column, of detections of a score of at least {SCORE_THRESHOLD:g} "
+        "(docs/evaluation.md). In the last row are detections where there is no object."
+    )
+    if len(shown) < len(present):
+        page.text(f"Of {len(present)} classes the {len(shown)} with most mistakes; all are in results.json.")
+    last = len(names)
+    matrix = counts[np.ix_([*shown, last], [*shown, last])].tolist()
+    matrix[-1][-1] = "-"
+    labels = [names[k] for k in shown]
+    rows = [[label, *row] for label, row in zip([*labels, "no object"], matrix, strict=True)]
+    page.table(["", *labels, "missed"], rows)
 
 
 def loss_figure(runs: Mapping[str, Evaluated]) -> Figure:

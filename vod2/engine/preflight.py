@@ -17,6 +17,7 @@ from vod2.data.datasets.records import RecordCheck, is_whole, place_of
 from vod2.errors import UserError
 from vod2.evaluation.evaluated import load_evaluated_dataset
 from vod2.evaluation.frame_kinds import read_frame_kinds
+from vod2.evaluation.mot_metrics import check_mot
 from vod2.modeling import asks_for_ids
 from vod2.package_files import command_line
 
@@ -246,6 +247,7 @@ def _evaluation_faults(cfg: CfgNode, name: str, records: Sequence[dict], sample:
     metadata = MetadataCatalog.get(name)
     try:
         check_context(cfg.TEST.CONTEXT)
+        check_mot(cfg, is_linked=bool(cfg.MODEL.VIDEO.LINKER.NAME))
         if cfg.TEST.CONTEXT == "foreign" and len({record.get("video_id") for record in records}) < 2:
             faults.append(f"{name}: TEST.CONTEXT is 'foreign', expected at least two videos: there is one")
         if metadata.get("evaluator_type") in ("vid", "uavdt"):

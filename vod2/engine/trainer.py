@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,7 +27,6 @@ from vod2.checkpoint.files import WholeCheckpoint, read_manifest
 from vod2.checkpoint.io import read_shapes
 from vod2.d2 import (
     CfgNode,
-    COCOEvaluator,
     DatasetEvaluator,
     DatasetEvaluators,
     DefaultTrainer,
@@ -59,6 +59,9 @@ from vod2.engine.resume import (
 from vod2.engine.writers import TrackingWriter, build_trackers, check_tracking, start_trackers
 from vod2.errors import UserError
 from vod2.evaluation import LinkingEvaluator, RelationWriter, StreamingModel, UAVDTEvaluator, VIDEvaluator
+from vod2.evaluation.coco import build_coco_evaluator
+from vod2.evaluation.collect import read_confusion
+from vod2.evaluation.mot_metrics import check_mot
 from vod2.keys import default_config
 from vod2.modeling import VideoRCNN, asks_for_ids, build_box_linker
 from vod2.temporal import build_support_schedule
@@ -268,6 +271,7 @@ class VideoTrainer(DefaultTrainer):
         """What the dataset's metadata calls for (evaluator_type), with COCO AP beside it (TEST.COCO_AP); COCO AP alone
         for datasets that are not of videos; a warning names a dataset that does not say what it is.
         """
+        check_mot(cfg, is_linked=bool(cfg.MODEL.VIDEO.LINKER.NAME))
         folder = inference_folder(cfg.OUTPUT_DIR, dataset_name, cfg.TEST.CONTEXT)
         evaluators: list[DatasetEvaluator] = []
         evaluator_type = MetadataCatalog.get(dataset_name).get("evaluator_type")
@@ -278,8 +282,7 @@ class VideoTrainer(DefaultTrainer):
         elif evaluator_type is None:
             _warn_without_evaluator_type(dataset_name)
         if cfg.TEST.COCO_AP or not evaluators:
-            # A cached conversion would outlive a change of the annotations.
-            evaluators.append(COCOEvaluator(dataset_name, tasks=("bbox",), output_dir=folder, allow_cached_coco=False))
+            evaluators.append(build_coco_evaluator(dataset_name, folder))
         if cfg.MODEL.VIDEO.KEEP_RELATIONS and cfg.TEST.CONTEXT == "own":  # else they are relations to other frames
             evaluators.append(RelationWriter(folder))
         return DatasetEvaluators([*evaluators, _ForgetReadings()])
@@ -319,8 +322,9 @@ class VideoTrainer(DefaultTrainer):
         if comm.is_main_process():
             for name in cfg.DATASETS.TEST:
                 found = results if len(cfg.DATASETS.TEST) == 1 else results[name]
-                path = os.path.join(inference_folder(cfg.OUTPUT_DIR, name, context), "results.json")
-                write_json(path, {"context": context} | finite(found))
+                path = Path(inference_folder(cfg.OUTPUT_DIR, name, context), "results.json")
+                metrics = finite(found)
+                write_json(path, {"context": context} | read_confusion(path, metrics) | metrics)
         return results
 
 

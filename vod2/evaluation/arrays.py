@@ -19,12 +19,15 @@ class Detections:
         boxes: (n, 4) xyxy.
         scores: (n,), higher is surer. Equal scores rank in the order given here.
         labels: (n,) integer in [0, K).
+        track_ids: (n,) integer: detections of one number in one video are one object, -1 where none is known. None
+            where the detections were not linked.
     """
 
     image: np.ndarray
     boxes: np.ndarray
     scores: np.ndarray
     labels: np.ndarray
+    track_ids: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         _check_lengths(self)
@@ -73,7 +76,7 @@ def take_rows(arrays: _Arrays, rows: np.ndarray) -> _Arrays:
         >>> take_rows(detections, detections.scores > 0.85).labels
         array([5])
     """
-    return type(arrays)(**{name: values[rows] for name, values in vars(arrays).items()})
+    return type(arrays)(**{name: values[rows] for name, values in vars(arrays).items() if values is not None})
 
 
 def pool_classes(arrays: _Arrays) -> _Arrays:
@@ -84,6 +87,8 @@ def pool_classes(arrays: _Arrays) -> _Arrays:
 def _check_lengths(arrays: Detections | GroundTruth) -> None:
     length = len(arrays.image)
     for name, array in vars(arrays).items():
+        if array is None:
+            continue
         expected = (length, 4) if name == "boxes" else (length,)
         if array.shape != expected:
             raise ValueError(f"{type(arrays).__name__}.{name} has the shape {array.shape}, expected {expected}")

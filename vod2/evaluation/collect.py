@@ -4,13 +4,14 @@ Shape alphabet: F frames, n detections of all of them.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from vod2 import atomic
+from vod2.bounded import load_json
 from vod2.d2 import Instances, comm
 from vod2.errors import UserError
 from vod2.evaluation.arrays import Detections
@@ -19,11 +20,14 @@ from vod2.evaluation.evaluated import TRUTH_FILE, EvaluatedDataset, save_evaluat
 logger = logging.getLogger(__name__)
 
 DETECTIONS_FILE = "detections.npz"
+CONFUSION = "confusion"
+"""The key of the confusion matrix in results.json."""
 
 
 class _Frames(NamedTuple):
     """The detections of some frames. `frame` (F,) int32 is the row in the dataset, `count` (F,) int32 how many each
-    has; `boxes` (n, 4) float32 xyxy, `scores` (n,) float32 and `labels` (n,) int32 follow one another frame by frame.
+    has; `boxes` (n, 4) float32 xyxy, `scores` (n,) float32, `labels` (n,) int32 and `track_ids` (n,) int64 follow one
+    another frame by frame. `track_ids` is None where no detection has any.
     """
 
     frame: np.ndarray
@@ -31,10 +35,11 @@ class _Frames(NamedTuple):
     boxes: np.ndarray
     scores: np.ndarray
     labels: np.ndarray
+    track_ids: np.ndarray | None
 
 
 class DetectionCollector:
-    """Keeps detections as compact arrays, 24 bytes each.
+    """Keeps detections as compact arrays, 24 bytes each, 32 of linked ones.
 
     Attributes:
         evaluated: (F,) bool: the frame was processed; known after `gather`.
@@ -79,7 +84,8 @@ class DetectionCollector:
 
         Args:
             inputs: dicts with `image_id`.
-            outputs: dicts with `instances`: Instances of pred_boxes, scores and pred_classes, in original pixels.
+            outputs: dicts with `instances`: Instances of pred_boxes, scores and pred_classes, in original pixels, and
+                track_ids where they were linked.
 
         Raises:
             UserError: a label that the dataset has no class for.
@@ -132,14 +138,15 @@ class DetectionCollector:
         count = collected.count[first]
         image = np.repeat(frames, count)
         if np.array_equal(first, np.arange(len(collected.frame))):  # one process, in order: nothing to copy
-            return Detections(image, collected.boxes, collected.scores, collected.labels)
+            return Detections(image, *collected[2:])
         # Detections of a frame follow one another before and after. So they all move by the same number of rows, from
         # where the frame begins in `collected` to where it begins in the result.
         # int64: the counts are int32, their sums may be larger.
         begins_in_collected = (np.cumsum(collected.count, dtype=np.int64) - collected.count)[first]
         begins_in_result = np.cumsum(count, dtype=np.int64) - count
         order = np.arange(len(image)) + np.repeat(begins_in_collected - begins_in_result, count)
-        return Detections(image, collected.boxes[order], collected.scores[order], collected.labels[order])
+        tracks = None if collected.track_ids is None else collected.track_ids[order]
+        return Detections(image, collected.boxes[order], collected.scores[order], collected.labels[order], tracks)
 
 
 def _as_arrays(frame: int, instances: Instances) -> _Frames:
@@ -147,7 +154,8 @@ def _as_arrays(frame: int, instances: Instances) -> _Frames:
     boxes = instances.pred_boxes.tensor.detach().cpu().float().numpy()
     scores = instances.scores.detach().cpu().float().numpy()
     labels = instances.pred_classes.cpu().numpy().astype(np.int32)
-    return _Frames(np.array([frame], np.int32), np.array([len(scores)], np.int32), boxes, scores, labels)
+    track_ids = instances.track_ids.cpu().numpy().astype(np.int64) if instances.has("track_ids") else None
+    return _Frames(np.array([frame], np.int32), np.array([len(scores)], np.int32), boxes, scores, labels, track_ids)
 
 
 def _concatenate(parts: Sequence[_Frames]) -> _Frames:
@@ -155,14 +163,39 @@ def _concatenate(parts: Sequence[_Frames]) -> _Frames:
         return parts[0]  # a copy would hold all detections twice
     # An empty part first: without frames there would be nothing to concatenate.
     empty = np.empty(0, np.int32)
-    parts = [_Frames(empty, empty, np.empty((0, 4), np.float32), np.empty(0, np.float32), empty), *parts]
+    parts = [_Frames(empty, empty, np.empty((0, 4), np.float32), np.empty(0, np.float32), empty, None), *parts]
     return _Frames(
         frame=np.concatenate([part.frame for part in parts]),
         count=np.concatenate([part.count for part in parts]),
         boxes=np.concatenate([part.boxes for part in parts]),
         scores=np.concatenate([part.scores for part in parts]),
         labels=np.concatenate([part.labels for part in parts]),
+        track_ids=_concatenated_tracks(parts),
     )
+
+
+def _concatenated_tracks(parts: Sequence[_Frames]) -> np.ndarray | None:
+    if all(part.track_ids is None for part in parts):
+        return None
+    # A detection of a frame without tracks, beside others with tracks, is of none.
+    return np.concatenate(
+        [np.full(len(part.labels), -1) if part.track_ids is None else part.track_ids for part in parts]
+    )
+
+
+def read_confusion(path: Path, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """{CONFUSION: what stands there} of the results.json of an evaluation, {} where there is none.
+
+    Args:
+        metrics: {task: results} with None for NaN; a file of other metrics is of another evaluation.
+    """
+    try:
+        written = load_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    if CONFUSION not in written or written.get("vid") != metrics.get("vid"):
+        return {}
+    return {CONFUSION: written[CONFUSION]}
 
 
 def write_evaluation(
@@ -173,21 +206,24 @@ def write_evaluation(
     detections: Detections,
     evaluated: np.ndarray,
     ignored: np.ndarray | None = None,
+    others: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write {task: results} to results.json, with null for NaN, the detections to detections.npz and what they are held
-    against to truth.npz (see `save_evaluated_dataset`).
+    """Write {task: results} and `others` to results.json, with null for NaN, the detections to detections.npz and what
+    they are held against to truth.npz (see `save_evaluated_dataset`).
 
     detections.npz holds `image_ids` (F,) of all frames of the dataset, `evaluated` (F,) bool: the frame was processed,
     and of the detections `image` (n,) rows of it, `boxes` (n, 4) xyxy, `scores` and `labels` (n,), frames in the order
-    of the dataset; `ignored` (n,) bool where the evaluation drops some before it matches.
+    of the dataset; `track_ids` (n,) where they were linked; `ignored` (n,) bool where the evaluation drops some before
+    it matches.
     """
     without_nan = {}  # JSON has no NaN
     for key, value in results.items():
         without_nan[key] = value if np.isfinite(value) else None
-    arrays = {"image_ids": np.array(data.image_ids), "evaluated": evaluated, **vars(detections)}
+    arrays: dict[str, Any] = {"image_ids": np.array(data.image_ids), "evaluated": evaluated}
+    arrays |= {name: values for name, values in vars(detections).items() if values is not None}
     if ignored is not None:
         arrays["ignored"] = ignored
-    atomic.write_json(folder / "results.json", {task: without_nan})
+    atomic.write_json(folder / "results.json", {task: without_nan} | dict(others or {}))
     with atomic.replacing(folder / DETECTIONS_FILE) as path:
         np.savez_compressed(path, **arrays)
     save_evaluated_dataset(folder / TRUTH_FILE, data)

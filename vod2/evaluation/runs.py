@@ -121,7 +121,8 @@ def read_run(folder: Path, data: EvaluatedDataset | None = None) -> Run:
     path = folder / DETECTIONS_FILE
     try:
         arrays = read_npz(path)
-        detections = Detections(*(arrays[name] for name in ("image", "boxes", "scores", "labels")))
+        image, boxes, scores, labels = (arrays[name] for name in ("image", "boxes", "scores", "labels"))
+        detections = Detections(image, boxes, scores, labels, arrays.get("track_ids"))
         image_ids = arrays["image_ids"].tolist()
     except Exception as error:  # numpy and zipfile raise a dozen kinds for a damaged file
         raise UserError(f"{path} holds no detections ({error}): evaluate again") from error

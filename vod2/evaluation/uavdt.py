@@ -17,6 +17,8 @@ from vod2.evaluation.collect import DetectionCollector, write_evaluation
 from vod2.evaluation.curves import mean_average_precision
 from vod2.evaluation.evaluated import load_evaluated_dataset
 from vod2.evaluation.matching import MatchingProtocol, average_precision, match_detections
+from vod2.evaluation.mot_metrics import VideoFrames, mot_metrics_if_possible
+from vod2.evaluation.regions import is_ignored
 from vod2.evaluation.report import LINKED_NOTE
 from vod2.evaluation.stability import stability
 
@@ -71,7 +73,7 @@ class UAVDTEvaluator(DatasetEvaluator):
         self._data = load_evaluated_dataset(dataset_name, protocol="fixed", dataset=dataset)
         self._ground_truth, self._tracks = self._data.truth, self._data.tracks
         self._collector = DetectionCollector(dataset_name, self._data.image_ids, len(self._class_names), distributed)
-        self._regions = [np.array(r.get("ignore_regions") or (), np.float64).reshape(-1, 4) for r in dataset]
+        self._frames = VideoFrames.of(dataset, self._data.video)
         # "AP70-pooled" would be the name of two metrics.
         if "pooled" in self._class_names:
             raise ValueError(f"Dataset {dataset_name!r}: a class is called 'pooled', like all of them: rename it")
@@ -90,12 +92,13 @@ class UAVDTEvaluator(DatasetEvaluator):
         Returns:
             {"uavdt": {"AP70-pooled", "AP50-pooled", "AP70", "AP50", "AP70-<class>"..., "AP50-<class>"...}} in percent,
             NaN where there is no ground truth, then the numbers of `stability`, and "linked-identities" 1.0 where their
-            tracks were linked; empty in all processes but the first.
+            tracks were linked; of linked detections those of `mot_metrics`, if its package is installed. Empty in all
+            processes but the first.
         """
         collected = self._collector.gather()
         if collected is None:
             return OrderedDict()
-        ignored = is_ignored(collected, self._regions)
+        ignored = is_ignored(collected, self._frames.regions)
         detections = take_rows(collected, ~ignored)
         pooled, single = self._average_precisions(detections)
         # The benchmark's own figure comes first.
@@ -107,6 +110,8 @@ class UAVDTEvaluator(DatasetEvaluator):
         results.update(stability(detections, self._ground_truth, self._tracks))
         if self._data.linked_identities and "flicker" in results:
             results["linked-identities"] = 1.0
+        truth, tracks = self._ground_truth, self._tracks
+        results.update(mot_metrics_if_possible(detections, truth, tracks, self._frames, self._class_names))
         lines = [f"{key:16} {value:6.2f}" for key, value in results.items()]
         lines.append(f"{ignored.sum()} of {len(ignored)} detections lie in ignored regions")
         if "linked-identities" in results:
@@ -134,52 +139,3 @@ class UAVDTEvaluator(DatasetEvaluator):
 
 def _constant(iou: float) -> MatchingProtocol:
     return MatchingProtocol(pixel_offset=0.0, threshold=lambda width, height: np.full(width.shape, iou))
-
-
-def is_ignored(detections: Detections, regions: Sequence[np.ndarray]) -> np.ndarray:
-    """Which detections lie in ignore regions: those of which at least half the area is covered by them together.
-
-    The benchmark says "inside" and no more; this is the rule of VisDrone's evaluation, which has such regions, too.
-
-    Args:
-        detections: `image` is a row of `regions`.
-        regions: for each of F frames (r, 4) xyxy, which may overlap.
-
-    Returns:
-        (n,) bool; False for boxes without area.
-
-    Example:
-        >>> boxes = np.array([[0.0, 0, 10, 10], [6, 0, 16, 10]])
-        >>> detections = Detections(np.zeros(2, int), boxes, np.ones(2), np.zeros(2, int))
-        >>> is_ignored(detections, [np.array([[0.0, 0, 10, 10], [0, 0, 9, 9]])])
-        array([ True, False])
-    """
-    ignored = np.zeros(len(detections), dtype=bool)
-    order = np.argsort(detections.image, kind="stable")
-    ends = np.searchsorted(detections.image, np.arange(len(regions) + 1), sorter=order)
-    cells, previous = np.empty((0, 4)), np.empty((0, 4))
-    for frame, region in enumerate(regions):
-        rows = order[ends[frame] : ends[frame + 1]]
-        if not len(region) or not len(rows):
-            continue
-        if not np.array_equal(region, previous):  # neighbouring frames mostly have the same
-            cells, previous = _disjoint(region), region
-        box = detections.boxes[rows].astype(np.float64)
-        size = np.maximum(box[:, 2:] - box[:, :2], 0)
-        area = size[:, 0] * size[:, 1]
-        common = np.minimum(box[:, None, 2:], cells[:, 2:]) - np.maximum(box[:, None, :2], cells[:, :2])
-        # The cells do not overlap, so no part of a box counts twice.
-        covered = np.maximum(common, 0).prod(axis=2).sum(axis=1)
-        ignored[rows] = (area > 0) & (covered >= area / 2)
-    return ignored
-
-
-def _disjoint(boxes: np.ndarray) -> np.ndarray:
-    """Boxes (c, 4) that do not overlap and cover what `boxes` (r, 4) cover: cells between all their sides."""
-    x, y = np.unique(boxes[:, [0, 2]]), np.unique(boxes[:, [1, 3]])
-    left, top = (grid.ravel() for grid in np.meshgrid(x[:-1], y[:-1]))
-    right, bottom = (grid.ravel() for grid in np.meshgrid(x[1:], y[1:]))
-    cells = np.stack([left, top, right, bottom], axis=1)
-    corner, end = cells[:, None, :2], cells[:, None, 2:]
-    inside = np.all((corner >= boxes[:, :2]) & (end <= boxes[:, 2:]), axis=2)  # (cells, boxes)
-    return cells[np.any(inside, axis=1)]

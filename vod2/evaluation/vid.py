@@ -6,16 +6,20 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 
-from vod2 import atomic
-from vod2.d2 import BoxMode, CfgNode, DatasetEvaluator
+import numpy as np
+
+from vod2.d2 import CfgNode, DatasetCatalog, DatasetEvaluator
 from vod2.errors import settings
-from vod2.evaluation.arrays import Detections, pool_classes
-from vod2.evaluation.collect import DetectionCollector, write_evaluation
+from vod2.evaluation.arrays import Detections, pool_classes, take_rows
+from vod2.evaluation.coco import COCO_RESULTS_FILE, write_coco_results
+from vod2.evaluation.collect import CONFUSION, DetectionCollector, write_evaluation
+from vod2.evaluation.confusion import confusion_matrix, describe_confusion
 from vod2.evaluation.curves import CURVES_FILE, CurveTable, mean_average_precision, save_curves
 from vod2.evaluation.error_split import split_errors
 from vod2.evaluation.evaluated import load_evaluated_dataset
-from vod2.evaluation.groups import group_curves
+from vod2.evaluation.groups import CLEAN, DETERIORATED, group_curves
 from vod2.evaluation.matching import get_protocol, precision_recall
+from vod2.evaluation.mot_metrics import VideoFrames, mot_metrics_if_possible
 from vod2.evaluation.report import evaluation_report
 from vod2.evaluation.stability import stability
 
@@ -31,8 +35,9 @@ class VIDEvaluator(DatasetEvaluator):
     there were no other frames. For a group of objects the objects outside it are ignored: a detection that finds one is
     neither right nor wrong, and detections that find nothing are false in every group ("fgfa", "mega": weighed).
 
-    Then AP with all classes as one, what AP is lost to (`split_errors`), and how steadily tracks are found
-    (`stability`). AP by the size of objects is `COCOEvaluator`'s, which `VideoTrainer` runs beside this one.
+    Then AP with all classes as one, what AP is lost to (`split_errors`; results.json has a `confusion_matrix`), and
+    how steadily tracks are found (`stability`); of linked detections, how well they keep identities (`mot_metrics`).
+    AP by the size of objects is `COCOEvaluator`'s, which `VideoTrainer` runs beside this one.
 
     Example:
         >>> from vod2.d2 import Boxes, BoxMode, DatasetCatalog, Instances, MetadataCatalog
@@ -84,7 +89,9 @@ class VIDEvaluator(DatasetEvaluator):
         """
         self._output_dir = None if output_dir is None else Path(output_dir)
         self._write_json = write_json
-        self._data = data = load_evaluated_dataset(dataset_name, protocol, groups, frame_kinds)
+        dataset = DatasetCatalog.get(dataset_name)
+        self._data = data = load_evaluated_dataset(dataset_name, protocol, groups, frame_kinds, dataset)
+        self._frames = VideoFrames.of(dataset, data.video)
         self._protocol = get_protocol(protocol)
         self._collector = DetectionCollector(dataset_name, data.image_ids, len(data.class_names), distributed)
 
@@ -137,7 +144,9 @@ class VIDEvaluator(DatasetEvaluator):
             {"vid": metrics}, in percent, NaN where there is no ground truth: "AP50", "AP50-<group>"...,
             "AP50-any-class" (labels are ignored), "AP50-<class>"...; where the annotations tell tracks, "flicker",
             "delay", "gap", "coverage" (see `stability`), and "linked-identities" 1.0 where those tracks were linked;
-            "dAP50-<error>"... and "errors-<error>"..., the AP50 that each kind of error costs and how many there are.
+            where the detections have tracks, too, what `mot_metrics` returns, if its package is installed;
+            "dAP50-<error>"... and "errors-<error>"..., the AP50 that each kind of error costs and how many there are,
+            and with "-clean" and "-deteriorated" those of these groups, if they are groups of frames.
             Empty in all processes but the first.
         """
         # Only the main process has the detections of all; it evaluates, the others return nothing.
@@ -153,17 +162,38 @@ class VIDEvaluator(DatasetEvaluator):
         # Only where tracks have been evaluated do the results depend on the linking.
         if data.linked_identities and steadiness:
             results["linked-identities"] = 1.0
-        errors = split_errors(detections, data.truth, num_classes, self._protocol)
-        results.update((f"dAP50-{name}", 100 * gain) for name, gain in errors.gain.items())
-        results.update((f"errors-{name}", float(count)) for name, count in errors.count.items())
+        results.update(mot_metrics_if_possible(detections, data.truth, data.tracks, self._frames, data.class_names))
+        results.update(self._errors(detections))
+        confusion = confusion_matrix(detections, data.truth, num_classes, self._protocol)
 
         logger.info("Evaluation of %s:\n%s", data.name, evaluation_report(results, data, detections))
         if self._output_dir is not None:
-            write_evaluation(self._output_dir, "vid", results, data, detections, self._collector.evaluated)
+            others = {CONFUSION: describe_confusion(confusion, data.class_names)}
+            evaluated = self._collector.evaluated
+            write_evaluation(self._output_dir, "vid", results, data, detections, evaluated, others=others)
             save_curves(self._output_dir / CURVES_FILE, table)
             if self._write_json:
-                self._write_coco_results(self._output_dir, detections)
+                file = self._output_dir / COCO_RESULTS_FILE
+                write_coco_results(file, data.image_ids, range(num_classes), detections)
         return OrderedDict(vid=results)
+
+    def _errors(self, detections: Detections) -> dict[str, float]:
+        """What AP50 is lost to: in all frames, and in those that are and are not deteriorated, if any are."""
+        data = self._data
+        results: dict[str, float] = {}
+        parts: list[tuple[str, np.ndarray | None]] = [("", None)]
+        if DETERIORATED in data.groups:
+            parts += [(f"-{name}", data.groups[name].frames) for name in (CLEAN, DETERIORATED)]
+        for suffix, frames in parts:
+            if suffix and frames is None:  # groups of objects have no detections of their own
+                continue
+            found, truth = detections, data.truth
+            if frames is not None:
+                found, truth = take_rows(found, frames[found.image]), take_rows(truth, frames[truth.image])
+            errors = split_errors(found, truth, len(data.class_names), self._protocol)
+            results.update({f"dAP50-{name}{suffix}": 100 * gain for name, gain in errors.gain.items()})
+            results.update({f"errors-{name}{suffix}": float(count) for name, count in errors.count.items()})
+        return results
 
     def _average_precisions(self, table: CurveTable, detections: Detections) -> OrderedDict[str, float]:
         per_class = 100 * table.average_precision()
@@ -176,12 +206,3 @@ class VIDEvaluator(DatasetEvaluator):
         for name, ap in zip(table.classes, per_class[0], strict=True):
             results[f"AP50-{name}"] = float(ap)
         return results
-
-    def _write_coco_results(self, folder: Path, detections: Detections) -> None:
-        images, labels, scores = detections.image.tolist(), detections.labels.tolist(), detections.scores.tolist()
-        boxes = BoxMode.convert(detections.boxes, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS).tolist()
-        entries = []
-        for image, label, box, score in zip(images, labels, boxes, scores, strict=True):
-            image_id = self._data.image_ids[image]
-            entries.append({"image_id": image_id, "category_id": label, "bbox": box, "score": score})
-        atomic.write_json(folder / "coco_instances_results.json", entries)
