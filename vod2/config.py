@@ -86,6 +86,14 @@ def _add_levels(cfg: CfgNode) -> None:
     relation.GEOMETRY_WAVELENGTH = 1000.0  # longest wavelength of the embedding
 
 
+@register_config
+def _add_freezing(cfg: CfgNode) -> None:
+    # What does not learn, beside MODEL.BACKBONE.FREEZE_AT: "detector" for all but the aggregators, "" for nothing
+    cfg.MODEL.FREEZE = ""
+
+
+read_when({"MODEL.META_ARCHITECTURE": "VideoRCNN"}, "MODEL.FREEZE")
+
 _VIDEO_HEADS = {"MODEL.ROI_HEADS.NAME": ("VideoROIHeads", "RFCNHeads")}
 read_when({"MODEL.META_ARCHITECTURE": "VideoRCNN"}, "MODEL.VIDEO.PIXEL_AGGREGATOR")
 read_when(_VIDEO_HEADS, "MODEL.VIDEO.PROPOSAL_AGGREGATOR", "MODEL.VIDEO.OHEM", "MODEL.VIDEO.IGNORE_OVERLAP")
