@@ -197,7 +197,6 @@ CASES = {
                     "MODEL.HVRNET.MINING": "kernel",
                 },
                 "without the relation between videos": {"MODEL.HVRNET.TEST_INTER": "none"},
-                "pyramid": PYRAMID_KEYS | {"MODEL.HVRNET.VIDEO_LEVEL": "p4"},
             }.items()
         },
         no_gradient=("key.bias",),

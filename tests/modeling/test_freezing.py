@@ -63,7 +63,5 @@ def test_an_unknown_value_is_refused():
 
 
 def test_level_1_on_a_pyramid_is_told_what_it_needs():
-    with pytest.raises(
-        UserError, match="'LSTSAggregator', which needs one map .*p3, p4.*without a pyramid"
-    ):
+    with pytest.raises(UserError, match="'LSTSAggregator', which needs one map .*p3, p4.*without a pyramid"):
         build_detector(LSTS | PYRAMID_KEYS)
