@@ -19,7 +19,7 @@ def add_hvrnet_config(cfg: CfgNode) -> None:
     node.VIDEO_SIMILARITY = "mean"
     # Which video is V-: the one most like the "target", or like target and V+, "both" (public code)
     node.VIDEO_NEGATIVE = "target"
-    node.VIDEO_LEVEL = "res4"  # feature map that videos are compared by: "res4" or "res5"
+    node.VIDEO_LEVEL = "res4"  # feature map that videos are compared by: "res4", "res5", or "p4" of a pyramid
     node.PROPOSALS = "hard"  # what a proposal attends to: its "hard" P+ and P-, or "all" key proposals of the triplet
     # What P+ and P- are chosen by: the cosine of "features" after the relations within the video (section 3.3), or
     # query and key of the first relation between videos, its "kernel" (public code). The relation loss compares the

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vod2.d2 import Instances
+from vod2.errors import UserError
 from vod2.layers import RelationAttention
 from vod2.projects.hvrnet.mining import (
     Selected,
@@ -226,6 +227,11 @@ class InterVideo:
 
     def _pooled(self, frame: Frame, canvas: tuple[int, int]) -> Tensor:
         """(C,): the mean of a frame's map over its cells, without those that pad it to the largest frame `canvas`."""
+        if self.video_level not in frame.features:
+            raise UserError(
+                f"MODEL.HVRNET.VIDEO_LEVEL is {self.video_level!r}: expected a map of the backbone, one of "
+                f"{', '.join(frame.features)}"
+            )
         value = frame.features[self.video_level][0]
         rows = math.ceil(value.shape[1] * frame.image_size[0] / canvas[0])
         columns = math.ceil(value.shape[2] * frame.image_size[1] / canvas[1])

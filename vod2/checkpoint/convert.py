@@ -11,6 +11,7 @@ from torch import Tensor
 from vod2.checkpoint import normalisation
 from vod2.checkpoint.report import size
 from vod2.checkpoint.sources import SOURCES, Rule, Source, Target
+from vod2.checkpoint.sources.rules import name_in_aggregator
 from vod2.errors import UserError
 
 
@@ -182,7 +183,7 @@ def _our_name(rule: Rule, name: str, target: Target) -> str:
     # Rules name a bare ResNet; in a model with more on top it is `backbone.bottom_up`
     if target.bottom_up:
         ours = re.sub(r"^backbone\.(?=stem\.|res\d)", "backbone.bottom_up.", ours)
-    return ours
+    return name_in_aggregator(ours, target.box_fcs)
 
 
 def _group(name: str) -> str:

@@ -21,6 +21,7 @@ _FIXED = {
     "MODEL.META_ARCHITECTURE": "the weights are of another model",
     "MODEL.ROI_HEADS.NUM_CLASSES": "the weights of the last layers are of other classes",
     "MODEL.BACKBONE.FREEZE_AT": "the optimizer's state is of other parameters",
+    "MODEL.FREEZE": "the optimizer's state is of other parameters",
 }
 
 # What a change of other keys means, by how they begin; the first that fits.

@@ -43,6 +43,7 @@ from vod2.data.datasets.readings import forget_readings, reading_once
 from vod2.engine.accumulation import AccumulatingTrainer, accumulating, scaled_to_devices
 from vod2.engine.bad_steps import BadSteps
 from vod2.engine.config_values import building, check_values
+from vod2.engine.frozen import require_frozen_weights, tell_frozen
 from vod2.engine.hooks import BestSaving, PeriodicSaving, StopHook
 from vod2.engine.machines import output_for_training
 from vod2.engine.optimizer import build_video_optimizer
@@ -170,8 +171,9 @@ class VideoTrainer(DefaultTrainer):
         networks then begin with MODEL.FLOWNET.WEIGHTS.
 
         Raises:
-            UserError: if one of these files cannot be had or read, or is of another backbone or flow network; to
-                resume, if no checkpoint is whole, or the training was of another model, classes or optimizer.
+            UserError: if one of these files cannot be had or read, or is of another backbone or flow network, or lacks
+                something that MODEL.FREEZE keeps as it is; to resume, if no checkpoint is whole, or the training was of
+                another model, classes or optimizer.
         """
         if comm.is_main_process() and self.cfg.OUTPUT_DIR:
             for path in remove_leftovers(self.cfg.OUTPUT_DIR):
@@ -181,6 +183,7 @@ class VideoTrainer(DefaultTrainer):
         whole = comm.all_gather(whole)[0]
         if whole is None:
             report = load_initial_weights(self.checkpointer.model, self.cfg.MODEL.WEIGHTS)
+            require_frozen_weights(_without_ddp(self.checkpointer.model), self.cfg.MODEL.FREEZE, report)
             if self.cfg.MODEL.FLOWNET.WEIGHTS:
                 load_flow_weights(self.checkpointer.model, self.cfg.MODEL.FLOWNET.WEIGHTS)
             return report
@@ -253,6 +256,12 @@ class VideoTrainer(DefaultTrainer):
         with output_for_training(self.cfg.OUTPUT_DIR) if is_writer else nullcontext(), told_without_traceback():
             start_trackers(self._trackers, self.start_iter)
             return super().train()
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        model = super().build_model(cfg)
+        tell_frozen(model, cfg.MODEL.FREEZE)
+        return model
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:

@@ -1,7 +1,7 @@
 """The detector and the contracts of its three levels of aggregation."""
 
 from vod2.modeling.aggregation import Aggregated
-from vod2.modeling.anchors import PreciseAnchorGenerator, RoundedAnchorGenerator
+from vod2.modeling.anchors import PreciseAnchorGenerator, RoundedAnchorGenerator, TorchvisionAnchorGenerator
 from vod2.modeling.backbone import build_narrow_resnet_backbone
 from vod2.modeling.efficientnet import build_efficientnet_lite_backbone
 from vod2.modeling.legacy import LegacyConventions
@@ -44,6 +44,7 @@ __all__ = [
     "ProposalNeeds",
     "RoundedAnchorGenerator",
     "SeqNMS",
+    "TorchvisionAnchorGenerator",
     "TubeletLinking",
     "VideoRCNN",
     "VideoROIHeads",

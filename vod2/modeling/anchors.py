@@ -23,16 +23,20 @@ class PreciseAnchorGenerator(DefaultAnchorGenerator):
     def forward(self, features: list[Tensor]) -> list[Boxes]:
         """L maps (B, A_l, H, W) -> L sets of H*W*A boxes, xyxy pixels of the padded image."""
         return [
-            PreciseBoxes(self._anchors(cells, stride, feature))
-            for cells, stride, feature in zip(self.cell_anchors, self.strides, features, strict=True)
+            PreciseBoxes(self._anchors(cells, strides, feature))
+            for cells, strides, feature in zip(self.cell_anchors, self._strides_of(features), features, strict=True)
         ]
 
-    def _anchors(self, cells: Tensor, stride: int, feature: Tensor) -> Tensor:
+    def _strides_of(self, features: list[Tensor]) -> list[tuple[int, int]]:
+        """(vertical, horizontal) distance of two cells of each map, in pixels."""
+        return [(stride, stride) for stride in self.strides]
+
+    def _anchors(self, cells: Tensor, strides: tuple[int, int], feature: Tensor) -> Tensor:
         # Under autocast maps are in half precision, which cannot tell the pixels of an image apart.
         dtype = torch.promote_types(feature.dtype, torch.float32)
         rows, columns = (
             (torch.arange(size, dtype=dtype, device=feature.device) + self.offset) * stride
-            for size in feature.shape[-2:]
+            for size, stride in zip(feature.shape[-2:], strides, strict=True)
         )
         y, x = torch.meshgrid(rows, columns, indexing="ij")
         shift = torch.stack([x, y, x, y], dim=-1)  # (H, W, 4)
@@ -66,3 +70,33 @@ class RoundedAnchorGenerator(PreciseAnchorGenerator):
                 x, y = width * size / stride / 2, height * size / stride / 2
                 anchors.append([-x, -y, x, y])
         return torch.tensor(anchors)
+
+
+@ANCHOR_GENERATOR_REGISTRY.register()
+class TorchvisionAnchorGenerator(PreciseAnchorGenerator):
+    """Anchors as torchvision's detectors make them, for weights that were trained with these. Same keys and order.
+
+    Their corners are rounded to whole pixels around (0, 0). The distance of two cells is that of the padded image
+    divided by the number of cells, in whole pixels: where a level has a cell for a rest (p6 of 800 pixels: 13 cells,
+    one for each 61 pixels, not 64), its anchors are closer together.
+
+    Example:
+        >>> import torch
+        >>> from vod2.modeling.anchors import TorchvisionAnchorGenerator
+        >>> generator = TorchvisionAnchorGenerator(sizes=[[32]], aspect_ratios=[[0.5]], strides=[4])
+        >>> generator([torch.zeros(1, 1, 1, 2)])[0].tensor.tolist()
+        [[-23.0, -11.0, 23.0, 11.0], [-19.0, -11.0, 27.0, 11.0]]
+    """
+
+    def generate_cell_anchors(
+        self, sizes: tuple[float, ...] = (32, 64, 128, 256, 512), aspect_ratios: tuple[float, ...] = (0.5, 1, 2)
+    ) -> Tensor:
+        """(A, 4) anchors centred at (0, 0), size by size, ratio (height / width) by ratio."""
+        return super().generate_cell_anchors(sizes, aspect_ratios).round()
+
+    def _strides_of(self, features: list[Tensor]) -> list[tuple[int, int]]:
+        # The image is padded to whole cells of all levels but p6, so the finest map tells its size.
+        height, width = (int(size) * self.strides[0] for size in features[0].shape[-2:])
+        return [
+            (height // max(int(feature.shape[-2]), 1), width // max(int(feature.shape[-1]), 1)) for feature in features
+        ]

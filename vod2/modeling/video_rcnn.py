@@ -16,6 +16,7 @@ from vod2.modeling.backbone import block_shapes, split_maps
 from vod2.modeling.clips import images_of, make_clips
 from vod2.modeling.deprecated_steps import DeprecatedSteps
 from vod2.modeling.exact_buffers import ExactBuffers
+from vod2.modeling.freezing import FREEZE, freeze_detector, keep_statistics
 from vod2.modeling.legacy import CURRENT_CONVENTIONS, LegacyConventions
 from vod2.modeling.modes import require_eval
 from vod2.modeling.pixel import PixelAggregator, build_pixel_aggregator, enhance_clips
@@ -56,9 +57,16 @@ class VideoRCNN(DeprecatedSteps, ExactBuffers, PortablePadding, GeneralizedRCNN)
         *,
         pixel_aggregator: PixelAggregator | None = None,
         conventions: LegacyConventions = CURRENT_CONVENTIONS,
+        freeze: str = "",
         **kwargs: Any,
     ) -> None:
-        """Level 1, or None; the conventions of the code that trained the weights; what `GeneralizedRCNN` takes."""
+        """
+        Args:
+            pixel_aggregator: level 1, or None.
+            conventions: of the code that trained the weights.
+            freeze: "detector" where the aggregators alone learn, else "".
+            kwargs: what `GeneralizedRCNN` takes.
+        """
         super().__init__(**kwargs)
         # GeneralizedRCNN makes float32 buffers of these: .double() alone would keep their rounding.
         self.keep_exact(pixel_mean=kwargs["pixel_mean"], pixel_std=kwargs["pixel_std"])
@@ -76,13 +84,26 @@ class VideoRCNN(DeprecatedSteps, ExactBuffers, PortablePadding, GeneralizedRCNN)
         self.pixel_aggregator = pixel_aggregator
         self.conventions = conventions
         conventions.configure(self.backbone)
+        if freeze not in FREEZE:
+            raise UserError(f"MODEL.FREEZE is {freeze!r}: expected one of {', '.join(map(repr, FREEZE))}")
+        self.frozen = freeze == "detector"
+        if self.frozen:
+            freeze_detector(self)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
         ret = super().from_config(cfg)
         backbone = ret["backbone"]
         pixel_aggregator = build_pixel_aggregator(cfg, backbone.output_shape() | block_shapes(backbone))
-        return ret | {"pixel_aggregator": pixel_aggregator, "conventions": LegacyConventions.from_config(cfg)}
+        ret |= {"pixel_aggregator": pixel_aggregator, "conventions": LegacyConventions.from_config(cfg)}
+        return ret | {"freeze": cfg.MODEL.FREEZE}
+
+    def train(self, mode: bool = True) -> "VideoRCNN":
+        """As in PyTorch; a frozen detector keeps the statistics of its normalisation."""
+        super().train(mode)
+        if mode and self.frozen:
+            keep_statistics(self)
+        return self
 
     def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
         """B clips -> losses in training, else B times {"instances": Instances} in original pixels.

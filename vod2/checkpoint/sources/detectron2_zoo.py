@@ -8,7 +8,7 @@ import re
 
 import torch
 
-from vod2.checkpoint.sources.rules import FROZEN_BN_EPS, Rule, Source, State, start_config
+from vod2.checkpoint.sources.rules import FROZEN_BN_EPS, Rule, Source, State, backbone_name, start_config
 
 _CAFFE2_CONVS = {"branch1": "shortcut", "branch2a": "conv1", "branch2b": "conv2", "branch2c": "conv3"}
 _CAFFE2_NORM = {"s": "weight", "b": "bias", "rm": "running_mean", "riv": "running_var"}
@@ -50,11 +50,21 @@ def _with_statistics(state: State) -> State:
     return complete
 
 
+def _detector(state: State) -> str:
+    """ "FPN" or "DC5" of a Faster R-CNN of the zoo whose heads have two fully connected layers; "" of all else."""
+    if not {"roi_heads.box_predictor.cls_score.weight", "roi_heads.box_head.fc2.weight"} <= state.keys():
+        return ""
+    return "FPN" if "backbone.fpn_lateral2.weight" in state else "DC5"
+
+
 def _default_config(state: State) -> str:
     caffe2 = {re.sub(r"(res\d)_(\d+)_branch2b_w", r"\1.\2.conv2.weight", name): state[name] for name in state}
     for prefix in ("backbone.bottom_up.", "backbone.", ""):
         if f"{prefix}res2.0.conv2.weight" in caffe2:
-            return start_config(caffe2, prefix + "res{}.{}.{}.weight", first=2)
+            names = prefix + "res{}.{}.{}.weight"
+            if kind := _detector(state):
+                return f"COCO/FasterRCNN_{backbone_name(caffe2, names, first=2)}_{kind}.yaml"
+            return start_config(caffe2, names, first=2)
     raise ValueError("it has no ResNet of bottleneck blocks")
 
 

@@ -4,7 +4,7 @@ A: anchors of a cell, K: classes.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -18,6 +18,8 @@ State = Mapping[str, Tensor]
 FROZEN_BN_EPS = 1e-5
 """What Detectron2 adds to the variance of its normalisation."""
 
+_BOX_FC, _TRANSFORM = "roi_heads.box_head.fc", "roi_heads.aggregator.transform."
+
 
 @dataclass(frozen=True)
 class Target:
@@ -29,6 +31,9 @@ class Target:
         box_weights: what its box predictor's deltas are divided by.
         norm_eps: what the normalisation of its backbone adds to the variance.
         ratios: of the aspect ratios of its anchors.
+        pyramid: its backbone is a feature pyramid.
+        box_fcs: how many fully connected layers its box head keeps, where the aggregator has those that follow; None
+            where the box head has all of them.
     """
 
     bottom_up: bool = False
@@ -36,17 +41,21 @@ class Target:
     box_weights: tuple[float, ...] = (10.0, 10.0, 5.0, 5.0)
     norm_eps: float = FROZEN_BN_EPS
     ratios: int = 3
+    pyramid: bool = False
+    box_fcs: int | None = None
 
     @classmethod
     def of(cls, cfg: CfgNode, model: nn.Module) -> "Target":
         """The model that `cfg` describes."""
-        frozen = cfg.MODEL.RESNETS.NORM == "FrozenBN"
+        frozen, names = cfg.MODEL.RESNETS.NORM == "FrozenBN", model.state_dict()
         return cls(
-            bottom_up=any(name.startswith("backbone.bottom_up.") for name in model.state_dict()),
+            bottom_up=any(name.startswith("backbone.bottom_up.") for name in names),
             bgr=cfg.INPUT.FORMAT == "BGR",
             box_weights=tuple(cfg.MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS),
             norm_eps=cfg.MODEL.LEGACY.FROZEN_BN_EPS if frozen else FROZEN_BN_EPS,
             ratios=len(cfg.MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS[0]),
+            pyramid=any(name.startswith("backbone.fpn_") for name in names),
+            box_fcs=box_fcs_of(names),
         )
 
 
@@ -152,6 +161,34 @@ BACKGROUND_LAST = Transform("background: first row to last", _background_last)
 WITHOUT_BACKGROUND = Transform("background: first 4 rows dropped", _without_background)
 REVERSE_COLOURS = Transform("input channels RGB to INPUT.FORMAT", _reverse_colours)
 FLAT = Transform("1x1 convolution to linear", lambda tensor, target: tensor.flatten(1))
+
+
+def box_fcs_of(names: Collection[str]) -> int | None:
+    """How many fully connected layers a model has before its aggregator, which has the next ones; None without.
+
+    Args:
+        names: of the model's tensors.
+    """
+    if f"{_TRANSFORM}0.weight" not in names:
+        return None
+    return sum(re.fullmatch(rf"{re.escape(_BOX_FC)}\d+\.weight", name) is not None for name in names)
+
+
+def name_in_aggregator(name: str, box_fcs: int | None) -> str:
+    """The name of a layer of the box head in a model whose aggregator has all but its first `box_fcs` layers.
+
+    A relation stands between two fully connected layers of the image detector (RDN's equation 4, SELSA's head): there
+    the second is `transform.0` of the aggregator. All other names stay.
+
+    Example:
+        >>> from vod2.checkpoint.sources.rules import name_in_aggregator
+        >>> name_in_aggregator("roi_heads.box_head.fc2.bias", 1)
+        'roi_heads.aggregator.transform.0.bias'
+    """
+    match = re.fullmatch(rf"{re.escape(_BOX_FC)}(\d+)\.(weight|bias)", name)
+    if box_fcs is None or match is None or int(match[1]) <= box_fcs:
+        return name
+    return f"{_TRANSFORM}{int(match[1]) - box_fcs - 1}.{match[2]}"
 
 
 def of_resnet(name: str) -> bool:

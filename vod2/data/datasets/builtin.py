@@ -6,7 +6,8 @@ perhaps below the one that VOD2_REAL_DIR names.
 
 import os
 
-from vod2.d2 import DatasetCatalog, MetadataCatalog
+from vod2.coco import COCO_CLASSES, COCO_IDS
+from vod2.d2 import DatasetCatalog, MetadataCatalog, register_coco_instances
 from vod2.data.datasets.damaged import register_damaged
 from vod2.data.datasets.derived import register_every_nth
 from vod2.data.datasets.drones import DRONE_SENSORS, DRONE_SPLITS, drones_root, register_drones
@@ -22,7 +23,7 @@ from vod2.package_files import command_line
 def register_builtin_datasets(folder: str) -> None:
     """Register those of the builtin names that are not taken yet.
 
-    `folder` holds ILSVRC2015, UAVDT, synthetic, vod_synth_1_<size> for each size, and drones_<sensor>.
+    `folder` holds ILSVRC2015, UAVDT, coco, synthetic, vod_synth_1_<size> for each size, and drones_<sensor>.
     """
     imagenet, synthetic = os.path.join(folder, "ILSVRC2015"), os.path.join(folder, "synthetic")
     # A name may be taken by whoever registered data of their own under it; the catalog refuses a second one.
@@ -50,7 +51,18 @@ def register_builtin_datasets(folder: str) -> None:
         for part in VOD_SYNTH_PARTS:
             if f"{root}_{part}" not in registered:
                 register_vod_synth(f"{root}_{part}", os.path.join(folder, root), part, root.rpartition("_")[2])
+    _register_coco(os.path.join(folder, "coco"), registered)
     _register_drones(folder, registered)
+
+
+def _register_coco(folder: str, registered: set[str]) -> None:
+    """The still images of COCO 2017, where the backend has not done so, as Detectron2 has: names, layout, metadata."""
+    labels = {number: label for label, number in enumerate(COCO_IDS)}
+    metadata = {"thing_classes": list(COCO_CLASSES), "thing_dataset_id_to_contiguous_id": labels}
+    for split in ("train", "val"):
+        name, annotations = f"coco_2017_{split}", os.path.join(folder, "annotations", f"instances_{split}2017.json")
+        if name not in registered:
+            register_coco_instances(name, metadata, annotations, os.path.join(folder, f"{split}2017"))
 
 
 def _register_drones(folder: str, registered: set[str]) -> None:
