@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 from collections.abc import Collection, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 
@@ -22,6 +23,7 @@ _PROBED = 250  # packets that are looked at for keyframes
 _ENOUGH = 0.5  # share of keyframes with which a copy is not worth it
 _RATE = 25  # of the copies: frames are read by number
 _FREE = 2 * 2**30  # bytes that stay free on the disk
+_MOST_THREADS = 8  # each holds the frames that its encoder waits for
 
 
 def is_slow_to_seek(path: str | os.PathLike) -> bool:
@@ -118,17 +120,27 @@ def quick_to_read(
         return False
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    refused = 0
-    for file in tqdm(files, desc="copies with keyframes only", unit="video"):
+
+    def prepare(file: Path) -> bool:
+        """Make the copy or the link of a file; returns whether a copy was wanted and could not be made."""
         target = folder / f"{file.stem}.mp4"
         if target.is_file() and not target.is_symlink() and target.stat().st_mtime >= file.stat().st_mtime:
-            continue
+            return False
         has_space = shutil.disk_usage(folder).free > _FREE
         if file in slow and has_space and write_keyframe_copy(file, target):
-            continue
-        refused += file in slow
+            return False
         target.unlink(missing_ok=True)
         target.symlink_to(file)
+        return file in slow
+
+    # Threads: FFmpeg works without the interpreter's lock.
+    pool = ThreadPoolExecutor(max_workers=min(os.cpu_count() or 1, _MOST_THREADS))
+    try:
+        results = pool.map(prepare, files)
+        refused = sum(tqdm(results, total=len(files), desc="copies with keyframes only", unit="video"))
+    finally:
+        # After Ctrl-C, those that have not begun never do.
+        pool.shutdown(cancel_futures=True)
     if refused:
         _LOGGER.warning("%d of %d videos are read as they are, without a copy: they take longer", refused, len(slow))
     return refused < len(slow)
