@@ -38,6 +38,8 @@ def read_frames(path: Path, first: int, end: int | None, scale: float) -> tuple[
     frames = []
     for frame in itertools.islice(reader, first, end):
         frames.append(cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC))
+    if reader.status is not None and reader.status.state != "ok":
+        print(f"{path}: {reader.status.state}, frames that cannot be read are left out")
     if not frames:
         raise UserError(f"{path}: has {reader.frame_count()} frames, expected more than {first}")
     return frames, float(reader.fps)

@@ -11,6 +11,7 @@ import os
 import re
 import socket
 import tempfile
+import threading
 import time
 import zlib
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 _DAY = 24 * 3600.0
+_UMASK = threading.Lock()
 
 
 def _host() -> str:
@@ -50,8 +52,10 @@ def temporary_path(path: str | os.PathLike, folder: str | os.PathLike | None = N
 
 def _open_to_all(path: str | os.PathLike) -> None:
     """Everyone may read and write whom the umask lets, as any new file."""
-    umask = os.umask(0)
-    os.umask(umask)
+    # Of the whole process, and it can only be read by setting it.
+    with _UMASK:
+        umask = os.umask(0)
+        os.umask(umask)
     os.chmod(path, 0o666 & ~umask)
 
 

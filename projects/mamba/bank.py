@@ -110,13 +110,17 @@ class BankRules:
         return FeatureBank(*(torch.cat(pair) for pair in zip(kept, new, strict=True)))
 
 
-def choose(scores: Tensor, count: int, sampling: str, seed: int) -> Tensor:
-    """At most `count` rows of `scores` (n,), int64, ascending, by a rule of `BankRules`; all where n <= count."""
+def choose(scores: Tensor, count: int, sampling: str, seed: int | None) -> Tensor:
+    """At most `count` rows of `scores` (n,), int64, ascending, by a rule of `BankRules`; all where n <= count.
+
+    Drawn from `seed`, or where that is None from the global generator.
+    """
     n = len(scores)
     if n <= count:
         return torch.arange(n, device=scores.device)
     # Drawn on the CPU: every device takes the same rows.
-    noise = torch.rand(n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(scores.device)
+    generator = None if seed is None else torch.Generator().manual_seed(seed)
+    noise = torch.rand(n, generator=generator, dtype=torch.float64).to(scores.device)
     if sampling == "random":
         priority = noise
     elif sampling == "score":

@@ -99,5 +99,6 @@ class MAMBAPixels(PixelAggregator):
         height, width = (math.ceil(side / self.stride) for side in frame.image_size)
         cells = values[0, :, :height, :width].flatten(1).T
         scores = torch.linalg.vector_norm(cells.detach(), dim=1)
-        rows = choose(scores, self.cells, self.rules.sampling, seed=frame.index)
+        # In a stream the same cells whenever it is read; in training others each time.
+        rows = choose(scores, self.cells, self.rules.sampling, seed=None if self.training else frame.index)
         return cells[rows], scores[rows]

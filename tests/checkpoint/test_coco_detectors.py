@@ -133,6 +133,16 @@ def test_rows_of_ids_that_no_category_has_are_dropped():
     assert "ids without a category dropped" in done.table()
 
 
+def test_a_detector_of_90_other_classes_keeps_them_all():
+    rows = torch.arange(91.0)
+    state = {"roi_heads.box_predictor.cls_score.bias": rows, "roi_heads.box_predictor.cls_score.weight": rows[:, None]}
+    state |= {"roi_heads.box_predictor.bbox_pred.bias": rows.repeat_interleave(4)}
+    state |= {"backbone.body.conv1.weight": torch.ones(1, 3, 1, 1)}
+    done = convert(state, "torchvision", Target(classes=90)).state
+    assert done["roi_heads.box_predictor.cls_score.bias"].tolist() == [*range(1, 91), 0]
+    assert len(done["roi_heads.box_predictor.bbox_pred.bias"]) == 4 * 90
+
+
 def test_weights_of_torchvision_tell_what_another_pyramid_needs():
     cfg = coco_cfg("FasterRCNN_R50_FPN")
     state = {name: torch.ones(1) for name in ("backbone.body.bn1.bias", "roi_heads.box_predictor.cls_score.weight")}
@@ -232,6 +242,16 @@ def test_an_aggregator_begins_with_the_second_layer_of_the_detectors_head(config
     assert done.state[f"{layer}.bias"].equal(weights["roi_heads.box_head.fc2.bias"])
     if config != "HVRNet_R50_FPN":  # which has further layers, that begin anew
         assert_is_the_detector(model, theirs)
+
+
+def test_the_first_of_several_aggregators_gets_it_too(zoo):
+    theirs, path = zoo
+    model = build_model(
+        coco_cfg("RDN_R50_FPN", *NARROW, "MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME", "RDNAggregator+RDNAggregator")
+    )
+    load_initial_weights(model, path)
+    second = theirs.state_dict()["roi_heads.box_head.fc2.weight"]
+    assert model.state_dict()["roi_heads.aggregator.parts.0.transform.0.weight"].equal(second)
 
 
 def assert_is_the_detector(model: VideoRCNN, detector: nn.Module) -> None:

@@ -89,5 +89,5 @@ def test_a_detector_that_would_stay_random_is_refused(tmp_path, detector):
     del other["proposal_generator.rpn_head.conv.bias"]
     other["roi_heads.box_predictor.cls_score.bias"] = torch.zeros(3)
     save_file(other, tmp_path / "other.safetensors")
-    with pytest.raises(UserError, match="2 of .* parameters of the detector are not in .*rpn_head.conv.bias"):
+    with pytest.raises(UserError, match="2 of .* tensors of the detector are not in .*rpn_head.conv.bias"):
         train(config(tmp_path / "some", MODEL__WEIGHTS=str(tmp_path / "other.safetensors")))

@@ -18,10 +18,11 @@ class Recorder(DatasetEvaluator):
     """Keeps what it is given."""
 
     def reset(self):
-        self.seen = []
+        self.seen, self.tracks = [], []
 
     def process(self, inputs, outputs):
         for given, output in zip(inputs, outputs, strict=True):
+            self.tracks.append(output["instances"].has("track_ids"))
             self.seen.append((given["image_id"], output["instances"].scores.tolist(), sorted(given)))
 
     def evaluate(self):
@@ -60,6 +61,8 @@ def test_frames_that_are_alone_are_not_linked():
     feed(evaluator, [("a0", "a", None, 0.75), ("a1", "a", 0, 0.25)])
     assert evaluator.evaluate() == {"frames": 2}
     assert [(name, scores) for name, scores, _ in recorder.seen] == [("a0", [0.75]), ("a1", [0.25])]
+    # The surest box of each would be number 0, and look like a track.
+    assert recorder.tracks == [False, False]
 
 
 def test_resetting_forgets_the_video_that_was_running():

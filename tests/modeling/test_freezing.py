@@ -13,6 +13,7 @@ from vod2.temporal import SlidingWindow
 
 FROZEN = {"MODEL.FREEZE": "detector"}
 RDN = {"MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME": "RDNAggregator"}
+TEMPORAL = RDN | {"MODEL.ROI_HEADS.NAME": "TemporalROIHeads"}
 LSTS = LSTS_KEYS | {"MODEL.VIDEO.PIXEL_AGGREGATOR.NAME": "LSTSAggregator"}
 
 
@@ -21,7 +22,7 @@ def step(model: nn.Module) -> dict[str, torch.Tensor]:
     return losses_of_step(model.train(), [clip])
 
 
-@pytest.mark.parametrize("keys", [RDN, LSTS], ids=["level 2", "level 1"])
+@pytest.mark.parametrize("keys", [RDN, LSTS, TEMPORAL], ids=["level 2", "level 1", "pooling"])
 def test_only_the_aggregator_gets_gradients(keys):
     model = build_detector(keys | FROZEN)
     sum(step(model).values()).backward()

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 
 import av
 import numpy as np
@@ -55,7 +56,7 @@ def test_what_cannot_be_copied_exactly_is_not_copied(film, tmp_path, monkeypatch
         container.mux(stream.encode(None))
     for path in (broken, tmp_path / "text.mp4", ten_bits):
         assert not write_keyframe_copy(path, tmp_path / "copy.mp4"), path
-    monkeypatch.setattr(module, "_are_equal", lambda source, copy: False)
+    monkeypatch.setattr(module, "_are_equal", lambda *given: False)
     assert not write_keyframe_copy(film, tmp_path / "copy.mp4")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["broken.mp4", "film.mp4", "ten.mkv", "text.mp4"]
 
@@ -87,3 +88,37 @@ def test_no_folder_is_made_where_no_copy_helps_or_the_disk_is_full(film, tmp_pat
     assert "1 of 1 videos are read as they are" in caplog.text and (tmp_path / "copies" / "film.mp4").is_symlink()
     with pytest.raises(VideoError, match="two of 2 video files have the same name"):
         quick_to_read([film, tmp_path / "film.avi"], tmp_path / "copies")
+
+
+def test_several_are_copied_at_the_same_time(tmp_path):
+    films = [write_video(tmp_path / f"film{number}.mp4", moving_frames(30), gop=30) for number in range(5)]
+    before = os.umask(0o027)
+    try:
+        assert quick_to_read(films, tmp_path / "copies")
+        assert os.umask(0o027) == 0o027, "reading the umask of the process sets it, which no two threads may do at once"
+    finally:
+        os.umask(before)
+    for film in films:
+        copy = tmp_path / "copies" / film.name
+        assert not copy.is_symlink() and all(keyframes(copy)) and copy.stat().st_mode & 0o777 == 0o640
+
+
+def test_ctrl_c_ends_the_copies_that_are_running(tmp_path, monkeypatch):
+    films = [write_video(tmp_path / f"film{number}.mp4", moving_frames(30), gop=30) for number in range(3)]
+
+    def encode(source, target, may_go_on):
+        until = time.monotonic() + 60
+        while may_go_on() and time.monotonic() < until:
+            time.sleep(0.01)
+        return False
+
+    def interrupted(*given, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "_encode", encode)
+    monkeypatch.setattr(module, "tqdm", interrupted)
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        quick_to_read(films, tmp_path / "copies")
+    assert time.monotonic() - start < 30
+    assert not [file.name for file in (tmp_path / "copies").iterdir() if file.name.startswith(".vod2")]

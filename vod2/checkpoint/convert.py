@@ -183,7 +183,7 @@ def _our_name(rule: Rule, name: str, target: Target) -> str:
     # Rules name a bare ResNet; in a model with more on top it is `backbone.bottom_up`
     if target.bottom_up:
         ours = re.sub(r"^backbone\.(?=stem\.|res\d)", "backbone.bottom_up.", ours)
-    return name_in_aggregator(ours, target.box_fcs)
+    return name_in_aggregator(ours, target.later_fcs)
 
 
 def _group(name: str) -> str:

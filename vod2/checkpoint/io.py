@@ -15,7 +15,7 @@ from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from vod2.checkpoint.files import DamagedError, read_weights, require_moderate_archive
 from vod2.checkpoint.report import LoadReport, compare
-from vod2.checkpoint.sources.rules import box_fcs_of, name_in_aggregator
+from vod2.checkpoint.sources.rules import later_fcs_of, name_in_aggregator
 from vod2.checkpoint.training import not_finite
 from vod2.d2 import DetectionCheckpointer, PathManager
 from vod2.errors import UserError
@@ -178,9 +178,9 @@ def _read(model: nn.Module, path: str) -> MutableMapping[str, Tensor]:
 def _move_to_aggregator(model: nn.Module, state: MutableMapping[str, Tensor], path: str) -> None:
     """Give fully connected layers of an image detector, in place, the names that they have in an aggregator."""
     wanted = model.state_dict()
-    box_fcs = box_fcs_of(wanted)
+    later = later_fcs_of(wanted)
     for name in list(state):
-        new = name_in_aggregator(name, box_fcs)
+        new = name_in_aggregator(name, later)
         # An own checkpoint has both names as they are
         if name not in wanted and new in wanted and new not in state:
             state[new] = state.pop(name)

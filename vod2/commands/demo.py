@@ -5,7 +5,7 @@
 
 Ends with a page of metrics and one of a video, which the single frame is lost in and RDN is not. With --train, both
 detectors are trained first, on a synthetic set that is easier, for the same number of iterations: RDN starts from the
-single frame's weights half-way. What exists already is reused; an interrupted run goes on where it stopped.
+single frame's weights half-way; what exists already is reused, and an interrupted run goes on where it stopped.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Commands that another command runs one after the other, each in a process of its own."""
+"""Commands that another command runs one after the other: long ones in a process of their own, quick ones in this."""
 
 import importlib
 import io

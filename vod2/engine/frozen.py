@@ -6,6 +6,7 @@ from torch import nn
 
 from vod2.checkpoint import LoadReport
 from vod2.errors import UserError
+from vod2.modeling.freezing import is_of_aggregator
 
 _LOGGER = logging.getLogger("vod2.engine")
 
@@ -29,7 +30,7 @@ def tell_frozen(model: nn.Module, value: str) -> None:
 
 
 def require_frozen_weights(model: nn.Module, value: str, report: LoadReport | None) -> None:
-    """Make sure that no frozen parameter would keep a random value.
+    """Make sure that nothing that is frozen would keep its initial value.
 
     Args:
         model: that is to be trained.
@@ -41,18 +42,17 @@ def require_frozen_weights(model: nn.Module, value: str, report: LoadReport | No
     """
     if not value:
         return
-    frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
-    missing = frozen if report is None else [name for name in frozen if name not in report.loaded]
-    if not missing:
-        return
     start = f"MODEL.FREEZE is {value!r}, but "
     if report is None:
         raise UserError(
             f"{start}MODEL.WEIGHTS is empty: a detector that stays random detects nothing, give the weights of one"
         )
-    reason = (
-        f"{len(missing)} of {len(frozen)} parameters of the detector are not in {report.path}, {missing[0]!r} first"
-    )
+    # Buffers among them: the statistics and factors of a frozen normalisation.
+    missing = [name for name in (*report.new, *report.other_shape) if not is_of_aggregator(name)]
+    if not missing:
+        return
+    total = len(missing) + sum(not is_of_aggregator(name) for name in report.loaded)
+    reason = f"{len(missing)} of {total} tensors of the detector are not in {report.path}, {missing[0]!r} first"
     shapes = report.other_shape.get(missing[0])
     if shapes:
         reason += f", whose shape is {shapes[0]} there and {shapes[1]} here"

@@ -247,7 +247,7 @@ def _evaluation_faults(cfg: CfgNode, name: str, records: Sequence[dict], sample:
     metadata = MetadataCatalog.get(name)
     try:
         check_context(cfg.TEST.CONTEXT)
-        check_mot(cfg, is_linked=bool(cfg.MODEL.VIDEO.LINKER.NAME))
+        check_mot(cfg, is_linked=bool(cfg.MODEL.VIDEO.LINKER.NAME) and cfg.TEST.CONTEXT == "own")
         if cfg.TEST.CONTEXT == "foreign" and len({record.get("video_id") for record in records}) < 2:
             faults.append(f"{name}: TEST.CONTEXT is 'foreign', expected at least two videos: there is one")
         if metadata.get("evaluator_type") in ("vid", "uavdt"):

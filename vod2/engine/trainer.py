@@ -280,7 +280,7 @@ class VideoTrainer(DefaultTrainer):
         """What the dataset's metadata calls for (evaluator_type), with COCO AP beside it (TEST.COCO_AP); COCO AP alone
         for datasets that are not of videos; a warning names a dataset that does not say what it is.
         """
-        check_mot(cfg, is_linked=bool(cfg.MODEL.VIDEO.LINKER.NAME))
+        check_mot(cfg, is_linked=bool(cfg.MODEL.VIDEO.LINKER.NAME) and cfg.TEST.CONTEXT == "own")
         folder = inference_folder(cfg.OUTPUT_DIR, dataset_name, cfg.TEST.CONTEXT)
         evaluators: list[DatasetEvaluator] = []
         evaluator_type = MetadataCatalog.get(dataset_name).get("evaluator_type")

@@ -95,7 +95,7 @@ def check_mot(cfg: CfgNode, is_linked: bool) -> None:
     if not is_linked:
         raise UserError(
             "TEST.REQUIRE_HOTA is True, but detections that are not linked have no tracks: set "
-            "MODEL.VIDEO.LINKER.NAME, or TEST.REQUIRE_HOTA to False"
+            "MODEL.VIDEO.LINKER.NAME and TEST.CONTEXT 'own', or TEST.REQUIRE_HOTA to False"
         )
     require_trackers()
 
@@ -108,7 +108,10 @@ def mot_metrics_if_possible(
     class_names: Sequence[str],
 ) -> dict[str, float]:
     """`mot_metrics`; {} where detections or objects have no tracks, and with a warning where the package is missing."""
-    if detections.track_ids is None or not _has_identity(truth, tracks).any():
+    if detections.track_ids is None:
+        return {}
+    if not _has_identity(truth, tracks).any():
+        logger.warning("no annotated object has a track: HOTA, IDF1 and MOTA are left out")
         return {}
     try:
         require_trackers()

@@ -111,7 +111,7 @@ class UAVDTEvaluator(DatasetEvaluator):
         if self._data.linked_identities and "flicker" in results:
             results["linked-identities"] = 1.0
         truth, tracks = self._ground_truth, self._tracks
-        results.update(mot_metrics_if_possible(detections, truth, tracks, self._frames, self._class_names))
+        results.update(mot_metrics_if_possible(collected, truth, tracks, self._frames, self._class_names))
         lines = [f"{key:16} {value:6.2f}" for key, value in results.items()]
         lines.append(f"{ignored.sum()} of {len(ignored)} detections lie in ignored regions")
         if "linked-identities" in results:

@@ -83,7 +83,7 @@ class TorchvisionAnchorGenerator(PreciseAnchorGenerator):
     Example:
         >>> import torch
         >>> from vod2.modeling.anchors import TorchvisionAnchorGenerator
-        >>> generator = TorchvisionAnchorGenerator(sizes=[[32]], aspect_ratios=[[0.5]], strides=[4])
+        >>> generator = TorchvisionAnchorGenerator(sizes=[[32]], aspect_ratios=[[0.5]], strides=[4], offset=0.0)
         >>> generator([torch.zeros(1, 1, 1, 2)])[0].tensor.tolist()
         [[-23.0, -11.0, 23.0, 11.0], [-19.0, -11.0, 27.0, 11.0]]
     """

@@ -8,7 +8,11 @@ from vod2.errors import UserError
 FREEZE = ("", "detector")
 """Values of MODEL.FREEZE: "" for MODEL.BACKBONE.FREEZE_AT alone, "detector" for all but the aggregators."""
 
-_AGGREGATORS = ("pixel_aggregator.", "roi_heads.aggregator.")  # how the names of their parameters begin
+_AGGREGATORS = (
+    "pixel_aggregator.",
+    "roi_heads.aggregator.",
+    "roi_heads.temporal.",
+)  # how the names of their parameters begin
 
 
 def is_of_aggregator(name: str) -> bool:

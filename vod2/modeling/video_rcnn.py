@@ -73,12 +73,12 @@ class VideoRCNN(DeprecatedSteps, ExactBuffers, PortablePadding, GeneralizedRCNN)
         if not isinstance(self.proposal_generator, VideoRPN):
             raise UserError("VideoRCNN needs MODEL.PROPOSAL_GENERATOR.NAME 'VideoRPN'")
         if not isinstance(self.roi_heads, VideoROIHeads):
-            raise UserError("VideoRCNN needs MODEL.ROI_HEADS.NAME 'VideoROIHeads' or 'RFCNHeads'")
+            raise UserError("VideoRCNN needs MODEL.ROI_HEADS.NAME 'VideoROIHeads', 'RFCNHeads' or 'TemporalROIHeads'")
         if pixel_aggregator is not None and self.roi_heads.needs.feature_maps:
             # A memory holds the maps from before level 1, a clip those from after it.
             raise UserError(
-                f"{type(self.roi_heads).__name__} with {type(self.roi_heads.aggregator).__name__} look at the feature "
-                "maps of supports, which level 1 would change: set MODEL.VIDEO.PIXEL_AGGREGATOR.NAME to '', it builds "
+                f"{type(self.roi_heads).__name__} or their aggregator look at the feature maps of supports, which "
+                "level 1 would change: set MODEL.VIDEO.PIXEL_AGGREGATOR.NAME to '', it builds "
                 f"{type(pixel_aggregator).__name__}"
             )
         self.pixel_aggregator = pixel_aggregator

@@ -4,7 +4,8 @@ import itertools
 import logging
 import os
 import shutil
-from collections.abc import Collection, Iterable
+import threading
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
@@ -40,19 +41,26 @@ def is_slow_to_seek(path: str | os.PathLike) -> bool:
     return len(packets) > 1 and sum(packet.is_keyframe for packet in packets) < _ENOUGH * len(packets)
 
 
-def write_keyframe_copy(source: str | os.PathLike, target: str | os.PathLike) -> bool:
+def write_keyframe_copy(
+    source: str | os.PathLike, target: str | os.PathLike, may_go_on: Callable[[], bool] = lambda: True
+) -> bool:
     """Write `target`, all of whose frames are keyframes with the pixels of those of `source`, lossless, without sound.
 
     It takes about fifty times the space, and a tenth of the time to read a frame in its middle. Both are read and
     compared before `target` appears.
 
+    Args:
+        source: a video file.
+        target: .mp4.
+        may_go_on: asked at each frame; where it says False, the copy is given up.
+
     Returns:
-        Whether it was written: not if the video is damaged, has another pixel format than 8-bit 4:2:0, is rotated or
-        has sides of an odd length, if FFmpeg has no H.264 encoder, or if any pixel would differ.
+        Whether it was written: not if it was given up, if the video is damaged, has another pixel format than 8-bit
+        4:2:0, is rotated or has sides of an odd length, if FFmpeg has no H.264 encoder, or if any pixel would differ.
     """
     temporary = temporary_path(target)
     try:
-        if not _encode(source, temporary) or not _are_equal(source, temporary):
+        if not _encode(source, temporary, may_go_on) or not _are_equal(source, temporary, may_go_on):
             return False
         move_into_place(temporary, Path(target))
         return True
@@ -62,7 +70,7 @@ def write_keyframe_copy(source: str | os.PathLike, target: str | os.PathLike) ->
         temporary.unlink(missing_ok=True)
 
 
-def _encode(source: str | os.PathLike, target: Path) -> bool:
+def _encode(source: str | os.PathLike, target: Path, may_go_on: Callable[[], bool]) -> bool:
     with av.open(str(source)) as read, av.open(str(target), "w", format="mp4") as written:
         given = read.streams.video[0]
         context = given.codec_context
@@ -76,6 +84,8 @@ def _encode(source: str | os.PathLike, target: Path) -> bool:
         for name in ("color_range", "colorspace", "color_primaries", "color_trc"):
             setattr(stream.codec_context, name, getattr(context, name))
         for index, frame in enumerate(read.decode(given)):
+            if not may_go_on():
+                return False
             frame.pts, frame.time_base = index, Fraction(1, _RATE)
             frame.pict_type = 0  # the encoder's choice, not that of the file
             written.mux(stream.encode(frame))
@@ -83,10 +93,10 @@ def _encode(source: str | os.PathLike, target: Path) -> bool:
     return True
 
 
-def _are_equal(source: str | os.PathLike, copy: Path) -> bool:
+def _are_equal(source: str | os.PathLike, copy: Path, may_go_on: Callable[[], bool]) -> bool:
     readers = [VideoReader(source), VideoReader(copy)]
     for original, copied in itertools.zip_longest(*readers):
-        if original is None or copied is None or not np.array_equal(original, copied):
+        if original is None or copied is None or not np.array_equal(original, copied) or not may_go_on():
             return False
     return all(reader.status is not None and reader.status.state == "ok" for reader in readers)
 
@@ -121,13 +131,18 @@ def quick_to_read(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
 
+    stopped = threading.Event()
+
+    def may_go_on() -> bool:
+        # Also of the disk: several copies grow at the same time.
+        return not stopped.is_set() and shutil.disk_usage(folder).free > _FREE
+
     def prepare(file: Path) -> bool:
         """Make the copy or the link of a file; returns whether a copy was wanted and could not be made."""
         target = folder / f"{file.stem}.mp4"
         if target.is_file() and not target.is_symlink() and target.stat().st_mtime >= file.stat().st_mtime:
             return False
-        has_space = shutil.disk_usage(folder).free > _FREE
-        if file in slow and has_space and write_keyframe_copy(file, target):
+        if file in slow and may_go_on() and write_keyframe_copy(file, target, may_go_on):
             return False
         target.unlink(missing_ok=True)
         target.symlink_to(file)
@@ -139,7 +154,8 @@ def quick_to_read(
         results = pool.map(prepare, files)
         refused = sum(tqdm(results, total=len(files), desc="copies with keyframes only", unit="video"))
     finally:
-        # After Ctrl-C, those that have not begun never do.
+        # After Ctrl-C, those that have not begun never do, and the others end at their next frame.
+        stopped.set()
         pool.shutdown(cancel_futures=True)
     if refused:
         _LOGGER.warning("%d of %d videos are read as they are, without a copy: they take longer", refused, len(slow))

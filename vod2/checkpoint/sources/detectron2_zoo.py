@@ -62,8 +62,9 @@ def _default_config(state: State) -> str:
     for prefix in ("backbone.bottom_up.", "backbone.", ""):
         if f"{prefix}res2.0.conv2.weight" in caffe2:
             names = prefix + "res{}.{}.{}.weight"
-            if kind := _detector(state):
-                return f"COCO/FasterRCNN_{backbone_name(caffe2, names, first=2)}_{kind}.yaml"
+            backbone = backbone_name(caffe2, names, first=2)
+            if (kind := _detector(state)) and backbone in ("R50", "R101"):
+                return f"COCO/FasterRCNN_{backbone}_{kind}.yaml"
             return start_config(caffe2, names, first=2)
     raise ValueError("it has no ResNet of bottleneck blocks")
 

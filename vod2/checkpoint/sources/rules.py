@@ -18,7 +18,16 @@ State = Mapping[str, Tensor]
 FROZEN_BN_EPS = 1e-5
 """What Detectron2 adds to the variance of its normalisation."""
 
-_BOX_FC, _TRANSFORM = "roi_heads.box_head.fc", "roi_heads.aggregator.transform."
+_BOX_FC = "roi_heads.box_head.fc"
+_TRANSFORMS = ("roi_heads.aggregator.transform.", "roi_heads.aggregator.parts.0.transform.")
+"""Where an aggregator, or the first of several, has the fully connected layers that follow its relations."""
+
+
+class LaterLayers(NamedTuple):
+    """Where a model has the fully connected layers of a detector's box head from number `kept` + 1 on."""
+
+    kept: int
+    prefix: str
 
 
 @dataclass(frozen=True)
@@ -32,8 +41,9 @@ class Target:
         norm_eps: what the normalisation of its backbone adds to the variance.
         ratios: of the aspect ratios of its anchors.
         pyramid: its backbone is a feature pyramid.
-        box_fcs: how many fully connected layers its box head keeps, where the aggregator has those that follow; None
-            where the box head has all of them.
+        later_fcs: where its aggregator has fully connected layers that follow those of the box head; None where the
+            box head has all of them.
+        classes: that its box predictor tells apart.
     """
 
     bottom_up: bool = False
@@ -42,7 +52,8 @@ class Target:
     norm_eps: float = FROZEN_BN_EPS
     ratios: int = 3
     pyramid: bool = False
-    box_fcs: int | None = None
+    later_fcs: LaterLayers | None = None
+    classes: int = 80
 
     @classmethod
     def of(cls, cfg: CfgNode, model: nn.Module) -> "Target":
@@ -55,7 +66,8 @@ class Target:
             norm_eps=cfg.MODEL.LEGACY.FROZEN_BN_EPS if frozen else FROZEN_BN_EPS,
             ratios=len(cfg.MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS[0]),
             pyramid=any(name.startswith("backbone.fpn_") for name in names),
-            box_fcs=box_fcs_of(names),
+            later_fcs=later_fcs_of(names),
+            classes=cfg.MODEL.ROI_HEADS.NUM_CLASSES,
         )
 
 
@@ -163,32 +175,34 @@ REVERSE_COLOURS = Transform("input channels RGB to INPUT.FORMAT", _reverse_colou
 FLAT = Transform("1x1 convolution to linear", lambda tensor, target: tensor.flatten(1))
 
 
-def box_fcs_of(names: Collection[str]) -> int | None:
-    """How many fully connected layers a model has before its aggregator, which has the next ones; None without.
+def later_fcs_of(names: Collection[str]) -> LaterLayers | None:
+    """Where a model has the fully connected layers that follow those of its box head; None where there are none.
 
     Args:
         names: of the model's tensors.
     """
-    if f"{_TRANSFORM}0.weight" not in names:
-        return None
-    return sum(re.fullmatch(rf"{re.escape(_BOX_FC)}\d+\.weight", name) is not None for name in names)
+    for prefix in _TRANSFORMS:
+        if f"{prefix}0.weight" in names:
+            kept = sum(re.fullmatch(rf"{re.escape(_BOX_FC)}\d+\.weight", name) is not None for name in names)
+            return LaterLayers(kept, prefix)
+    return None
 
 
-def name_in_aggregator(name: str, box_fcs: int | None) -> str:
-    """The name of a layer of the box head in a model whose aggregator has all but its first `box_fcs` layers.
+def name_in_aggregator(name: str, later: LaterLayers | None) -> str:
+    """The name of a layer of the box head in a model whose aggregator has all but the first layers.
 
     A relation stands between two fully connected layers of the image detector (RDN's equation 4, SELSA's head): there
     the second is `transform.0` of the aggregator. All other names stay.
 
     Example:
-        >>> from vod2.checkpoint.sources.rules import name_in_aggregator
-        >>> name_in_aggregator("roi_heads.box_head.fc2.bias", 1)
+        >>> from vod2.checkpoint.sources.rules import LaterLayers, name_in_aggregator
+        >>> name_in_aggregator("roi_heads.box_head.fc2.bias", LaterLayers(1, "roi_heads.aggregator.transform."))
         'roi_heads.aggregator.transform.0.bias'
     """
     match = re.fullmatch(rf"{re.escape(_BOX_FC)}(\d+)\.(weight|bias)", name)
-    if box_fcs is None or match is None or int(match[1]) <= box_fcs:
+    if later is None or match is None or int(match[1]) <= later.kept:
         return name
-    return f"{_TRANSFORM}{int(match[1]) - box_fcs - 1}.{match[2]}"
+    return f"{later.prefix}{int(match[1]) - later.kept - 1}.{match[2]}"
 
 
 def of_resnet(name: str) -> bool:

@@ -30,10 +30,14 @@ _COCO_ROWS = 91  # the background, and one for each of the ids 1 .. 90, of which
 
 
 def _coco_scores(tensor: Tensor, target: Target) -> Tensor:
+    if target.classes == _COCO_ROWS - 1:  # a detector of as many classes that are not COCO's
+        return BACKGROUND_LAST.apply(tensor, target)
     return tensor[[*COCO_IDS, 0]]
 
 
 def _coco_deltas(tensor: Tensor, target: Target) -> Tensor:
+    if target.classes == _COCO_ROWS - 1:
+        return WITHOUT_BACKGROUND.apply(tensor, target)
     return tensor.unflatten(0, (-1, 4))[list(COCO_IDS)].flatten(0, 1)
 
 
