@@ -50,6 +50,7 @@ def test_the_error_of_the_process_that_failed_is_the_last_line(tmp_path, what, n
     assert err.strip().splitlines()[-1].startswith(f"error: {named}")
 
 
+@pytest.mark.slow
 def test_two_jobs_at_once_do_not_meet(tmp_path):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()

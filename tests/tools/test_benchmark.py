@@ -38,6 +38,7 @@ def test_detectors_are_measured_side_by_side(tmp_path, capsys):
     assert "FasterRCNN" in printed and "48 x 64 pixels on cpu, threads: 1" in printed
 
 
+@pytest.mark.slow
 def test_trainings_are_measured_side_by_side(tmp_path):
     out = tmp_path / "speed.json"
     configs = [str(QUICK / "FasterRCNN.yaml"), str(QUICK / "RDN.yaml")]
