@@ -30,7 +30,7 @@ PARTS = (
 
 
 _LONGEST_CARRY = 400
-"""Steps that may pass until nothing carried grows any more: the longest memory that comes with vod2 is full after 267."""
+"""Steps that may pass until nothing carried grows any more: the longest memory of a paper is full after 267."""
 
 
 class PartCost(NamedTuple):
