@@ -61,7 +61,9 @@ def make_synthetic(folder: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("mode", [(), ("--eval-only",)], ids=["train", "eval"])
+@pytest.mark.parametrize(
+    "mode", [pytest.param((), id="train"), pytest.param(("--eval-only",), id="eval", marks=pytest.mark.slow)]
+)
 def test_missing_weights_are_named_with_the_remedy(tmp_path, mode):
     make_synthetic(tmp_path)
     done = train_net(tmp_path, "--config-file", QUICK, *mode, "MODEL.WEIGHTS", "nowhere.pth")
