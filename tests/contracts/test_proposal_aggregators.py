@@ -174,6 +174,13 @@ CASES = {
         variants={"relations": {"MODEL.VIDEO.KEEP_RELATIONS": True, "MODEL.MST.NUM_PROPOSAL": 0}},
         no_gradient=("key.bias",),
     ),
+    "YOLOVAggregator": Case(
+        image_detector=rdn_without_supports,  # likewise
+        variants={
+            "four heads": {"MODEL.YOLOV.SIMILARITY": 0.3},
+            "one head": {"MODEL.YOLOV.NUM_HEADS": 1},
+        },
+    ),
     "HVRAggregator": Case(
         image_detector=rdn_without_supports,  # likewise
         variants={
