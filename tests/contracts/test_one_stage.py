@@ -40,7 +40,12 @@ ONE_MAP = {
     "MODEL.FCOS.SIZES": [],
 }
 """Level 1 aggregates one map of a ResNet, not a pyramid."""
-FGFA = ONE_MAP | {"MODEL.VIDEO.PIXEL_AGGREGATOR.NAME": "FGFAAggregator"}
+FGFA = ONE_MAP | {
+    "MODEL.VIDEO.PIXEL_AGGREGATOR.NAME": "FGFAAggregator",
+    "MODEL.FGFA.STAGE": "res4",
+    "MODEL.FGFA.EMBEDDING_DIMS": (8, 8, 16),
+    "MODEL.FLOWNET.WIDTH": 0.0625,
+}
 CASES = {
     "FCOS": {},
     **LEVEL_2,

@@ -12,8 +12,8 @@ from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
 from vod2.d2 import PROPOSAL_GENERATOR_REGISTRY, CfgNode, Instances, ShapeSpec, configurable
 from vod2.errors import UserError, settings
-from vod2.layers import clip_boxes
 from vod2.modeling.box_source import BoxSource
+from vod2.modeling.legacy import CURRENT_CONVENTIONS, LegacyConventions
 from vod2.modeling.one_stage.head import Dense, FCOSHead, features_at
 from vod2.modeling.one_stage.selection import BoxSelection
 from vod2.modeling.one_stage.targets import (
@@ -47,6 +47,7 @@ class FCOS(BoxSource):
         focal_alpha: float = 0.25,
         focal_gamma: float = 2.0,
         ignore_overlap: float = 0.5,
+        conventions: LegacyConventions = CURRENT_CONVENTIONS,
     ) -> None:
         """
         Args:
@@ -57,6 +58,7 @@ class FCOS(BoxSource):
             aggregated: whether something aggregates the boxes: else nobody asks for any in training.
             focal_alpha, focal_gamma: of the focal loss of the classes.
             ignore_overlap: cells in ignore regions are background only where it is 0.
+            conventions: of the boxes.
         """
         super().__init__()
         self.head = head
@@ -66,6 +68,7 @@ class FCOS(BoxSource):
         self.aggregated = aggregated
         self.focal_alpha, self.focal_gamma = focal_alpha, focal_gamma
         self.ignore_overlap = ignore_overlap
+        self.conventions = conventions
         self.min_box_size = 0.0
 
     @classmethod
@@ -97,6 +100,7 @@ class FCOS(BoxSource):
             "focal_alpha": node.FOCAL_ALPHA,
             "focal_gamma": node.FOCAL_GAMMA,
             "ignore_overlap": cfg.MODEL.VIDEO.IGNORE_OVERLAP,
+            "conventions": LegacyConventions.from_config(cfg),
         }
 
     @classmethod
@@ -152,7 +156,7 @@ class FCOS(BoxSource):
             predicted = boxes_at(points, dense.distances[row, rows])
             box_losses.append(generalized_box_iou_loss(predicted, matched, reduction="sum"))
             centers = centerness_of(distances_to(points, matched))
-            found = dense.centerness[row, rows].to(centers.dtype)
+            found = dense.centerness[row, rows]
             center_losses.append(functional.binary_cross_entropy_with_logits(found, centers, reduction="sum"))
             count += len(rows)
         return {
@@ -174,9 +178,9 @@ class FCOS(BoxSource):
     def _boxes_of(self, locations: Locations, dense: Dense, row: int, size: tuple[int, int]) -> Instances:
         """The boxes that are taken of one frame, the best first."""
         with torch.no_grad():
-            boxes = clip_boxes(boxes_at(locations.points, dense.distances[row]), size)
+            boxes = self.conventions.clip(boxes_at(locations.points, dense.distances[row]), size)
             # The square root of the product: as the later version of the paper, it changes no order within a class.
-            scores = (dense.logits[row].sigmoid() * dense.centerness[row].sigmoid()[:, None]).sqrt().to(boxes.dtype)
+            scores = (dense.logits[row].sigmoid() * dense.centerness[row].sigmoid()[:, None]).sqrt()
             best = scores.amax(dim=1)
             usable = torch.isfinite(boxes).all(dim=1) & torch.isfinite(best)
             usable &= ((boxes[:, 2:] - boxes[:, :2]) > self.min_box_size).all(dim=1)

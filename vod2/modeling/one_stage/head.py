@@ -74,8 +74,7 @@ class FCOSHead(nn.Module):
             of_classes, of_boxes = self.cls_tower(x), self.box_tower(x)
             logits.append(_cells(self.cls_logits(of_classes)))
             exponent = (scale * _cells(self.bbox_pred(of_boxes))).clamp(max=_LARGEST_EXPONENT)
-            # In pixels of the level's stride, and in single precision also under autocast, as all boxes.
-            distances.append(stride * exponent.to(torch.promote_types(exponent.dtype, torch.float32)).exp())
+            distances.append(stride * exponent.exp())
             centerness.append(_cells(self.centerness(of_boxes))[..., 0])
             towers.append(torch.cat([of_classes, of_boxes], dim=1))
         return Dense(torch.cat(logits, dim=1), torch.cat(distances, dim=1), torch.cat(centerness, dim=1), towers)
@@ -116,5 +115,5 @@ def _tower(channels: int, num_convs: int, norm: str) -> nn.Sequential:
 
 
 def _cells(x: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, H*W, C)."""
-    return x.flatten(2).transpose(1, 2)
+    """(B, C, H, W) -> (B, H*W, C), in single precision also under autocast, as all boxes and losses."""
+    return x.flatten(2).transpose(1, 2).to(torch.promote_types(x.dtype, torch.float32))

@@ -97,7 +97,7 @@ class VideoHeads(nn.Module, ABC):
     def add_relations(
         self, detected: Sequence[Instances], clips: Sequence[Clip], aggregated: Sequence[Aggregated[Tensor]]
     ) -> None:
-        """Give the detections of each clip, by their proposal_index, the relations to the next frame, if there are any."""
+        """Give the detections, by their proposal_index, the relations to the next frame, where level 2 keeps any."""
         for clip, result, detections in zip(clips, aggregated, detected, strict=True):
             if result.relations is not None:
                 # Rows of proposals become rows of detections: several classes may keep the same proposal.
