@@ -124,7 +124,7 @@ def tiny_cfg(keys: dict | None = None) -> CfgNode:
 
 
 def build_detector(keys: dict | None = None, seed: int = 0, dtype: torch.dtype = torch.float32) -> VideoDetector:
-    """The tiny VideoRCNN, or what `keys` make of it, in inference mode; its weights make scores and boxes that differ."""
+    """The tiny VideoRCNN, or what `keys` make of it, in inference mode; weights make scores and boxes differ."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # of what draw_weights leaves as it was initialised, such as LSTS's locations
         model = build_model(tiny_cfg(keys))
