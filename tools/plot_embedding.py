@@ -40,7 +40,7 @@ from vod2.engine.output_files import refuse_inputs
 from vod2.engine.registration import add_register_option
 from vod2.errors import UserError
 from vod2.evaluation import StreamingModel
-from vod2.modeling import VideoRCNN
+from vod2.modeling import VideoDetector
 from vod2.structures import ProposalSet
 from vod2.temporal import build_support_schedule
 from vod2.visualization import class_color, class_name
@@ -98,7 +98,7 @@ class ClassSample:
 
 
 @contextlib.contextmanager
-def watch_proposals(model: VideoRCNN) -> Iterator[list[tuple[ProposalSet, Tensor]]]:
+def watch_proposals(model: VideoDetector) -> Iterator[list[tuple[ProposalSet, Tensor]]]:
     """A list that holds, after each step, the key frame's proposals and their aggregated features (N, D)."""
     heads, latest = model.roi_heads, []
     aggregate = heads.aggregate
@@ -160,7 +160,7 @@ def only_classes(dicts: Sequence[dict], chosen: Sequence[str], names: Sequence[s
 
 
 def collect(
-    cfg: CfgNode, model: VideoRCNN, dicts: Sequence[dict], per_class: int, generator: np.random.Generator
+    cfg: CfgNode, model: VideoDetector, dicts: Sequence[dict], per_class: int, generator: np.random.Generator
 ) -> list[Proposal]:
     """Stream the videos, and draw from the proposals that show an object.
 

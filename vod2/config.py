@@ -92,12 +92,13 @@ def _add_freezing(cfg: CfgNode) -> None:
     cfg.MODEL.FREEZE = ""
 
 
-read_when({"MODEL.META_ARCHITECTURE": "VideoRCNN"}, "MODEL.FREEZE")
-
-_VIDEO_HEADS = {"MODEL.ROI_HEADS.NAME": ("VideoROIHeads", "RFCNHeads")}
-read_when({"MODEL.META_ARCHITECTURE": "VideoRCNN"}, "MODEL.VIDEO.PIXEL_AGGREGATOR")
-read_when(_VIDEO_HEADS, "MODEL.VIDEO.PROPOSAL_AGGREGATOR", "MODEL.VIDEO.OHEM", "MODEL.VIDEO.IGNORE_OVERLAP")
-read_when({"MODEL.PROPOSAL_GENERATOR.NAME": "VideoRPN"}, "MODEL.VIDEO.IGNORE_OVERLAP")
+_VIDEO_DETECTORS = {"MODEL.META_ARCHITECTURE": ("VideoRCNN", "VideoOneStage")}
+_POOLING_HEADS = {"MODEL.ROI_HEADS.NAME": ("VideoROIHeads", "RFCNHeads")}
+_VIDEO_HEADS = {"MODEL.ROI_HEADS.NAME": ("VideoROIHeads", "RFCNHeads", "RescoringHeads")}
+read_when(_VIDEO_DETECTORS, "MODEL.FREEZE", "MODEL.VIDEO.PIXEL_AGGREGATOR")
+read_when(_VIDEO_HEADS, "MODEL.VIDEO.PROPOSAL_AGGREGATOR", "MODEL.VIDEO.IGNORE_OVERLAP")
+read_when(_POOLING_HEADS, "MODEL.VIDEO.OHEM")
+read_when({"MODEL.PROPOSAL_GENERATOR.NAME": ("VideoRPN", "FCOS")}, "MODEL.VIDEO.IGNORE_OVERLAP")
 read_when({"MODEL.ROI_HEADS.NAME": "VideoROIHeads"}, "MODEL.VIDEO.REDUCE_CHANNELS")
 # Without level 2 supports get no proposals
 read_when({"MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME": NAMED}, "MODEL.VIDEO.SUPPORT_TOPK", "MODEL.VIDEO.KEEP_RELATIONS")
@@ -158,7 +159,7 @@ def _add_older_conventions(cfg: CfgNode) -> None:
     legacy.FROZEN_BN_EPS = 1e-5
 
 
-read_when({"MODEL.META_ARCHITECTURE": "VideoRCNN"}, "MODEL.LEGACY")
+read_when(_VIDEO_DETECTORS, "MODEL.LEGACY")
 read_when({"MODEL.RESNETS.NORM": "FrozenBN"}, "MODEL.LEGACY.FROZEN_BN_EPS")
 
 
@@ -178,11 +179,44 @@ def _add_backbones(cfg: CfgNode) -> None:
     # feature pyramid
     narrow.STRIDES = [1, 2, 2, 1]
 
+    # A feature pyramid (MODEL.FPN) on any ResNet
+    pyramid = cfg.MODEL.PYRAMID = CfgNode()
+    pyramid.BOTTOM_UP = "build_resnet_backbone"  # the ResNet, in BACKBONE_REGISTRY
+    pyramid.TOP_LEVELS = 2  # further levels, each a convolution with stride 2 of the one below
+
 
 read_when({"MODEL.BACKBONE.NAME": "build_head_map_backbone"}, "MODEL.HEAD_MAP")
-for _key in ("MODEL.BACKBONE.NAME", "MODEL.HEAD_MAP.BOTTOM_UP"):
+read_when({"MODEL.BACKBONE.NAME": "build_pyramid_backbone"}, "MODEL.PYRAMID")
+for _key in ("MODEL.BACKBONE.NAME", "MODEL.HEAD_MAP.BOTTOM_UP", "MODEL.PYRAMID.BOTTOM_UP"):
     read_when({_key: "build_narrow_resnet_backbone"}, "MODEL.NARROW_RESNET")
 read_when({"MODEL.BACKBONE.NAME": "build_narrow_resnet_fpn_backbone"}, "MODEL.NARROW_RESNET")
+
+
+@register_config
+def _add_one_stage(cfg: CfgNode) -> None:
+    # The dense head of a one-stage detector (Tian et al., ICCV 2019)
+    fcos = cfg.MODEL.FCOS = CfgNode()
+    fcos.IN_FEATURES = ["p3", "p4", "p5", "p6", "p7"]  # the maps that it reads, all of as many channels
+    # The largest distance of a location to a side of its box, in pixels, from which on an object belongs to the next
+    # level: one number less than there are levels
+    fcos.SIZES = [64, 128, 256, 512]
+    # A location shows an object within so many strides of its centre (centre sampling); 0 for its whole box
+    fcos.CENTER_RADIUS = 1.5
+    fcos.NUM_CONVS = 4  # convolutions of each of the two towers
+    fcos.NORM = "GN"  # normalisation of the towers; "" for none
+    fcos.PRIOR = 0.01  # score of every class in every cell before training, between 0 and 1
+    fcos.FOCAL_ALPHA = 0.25  # weight of the objects in the focal loss, in [0, 1]
+    fcos.FOCAL_GAMMA = 2.0  # exponent of the focal loss
+    fcos.PRE_NMS_TOPK = 1000  # boxes of each level that go into NMS, those of the highest score
+    # Which of its boxes are scored anew with other frames, and how (Shi et al., AAAI 2023)
+    rescoring = cfg.MODEL.RESCORING = CfgNode()
+    rescoring.TOPK = 30  # boxes of a frame, a in the paper, in training and in inference
+    rescoring.NMS_THRESH = 0.75  # IoU with a better box, of whatever class, over which a box is not taken
+    rescoring.MATCH_IOU = 0.5  # least IoU of a box with the object that it is trained to show
+
+
+read_when({"MODEL.PROPOSAL_GENERATOR.NAME": "FCOS"}, "MODEL.FCOS")
+read_when({"MODEL.ROI_HEADS.NAME": "RescoringHeads", "MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME": NAMED}, "MODEL.RESCORING")
 
 
 @register_config

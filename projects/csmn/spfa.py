@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vod2.d2 import CfgNode, build_backbone, configurable
+from vod2.errors import UserError
 from vod2.layers import ModuleList, PatchAttention, PatchImportance, RelationAttention, init_xavier
 from vod2.modeling import PROPOSAL_AGGREGATOR_REGISTRY, Aggregated, ProposalAggregator, ProposalNeeds
 from vod2.modeling.roi_heads import require_linear_box_head
@@ -196,4 +197,9 @@ def _pooled_channels(cfg: CfgNode) -> int:
         return cfg.MODEL.VIDEO.REDUCE_CHANNELS
     with torch.device("meta"):  # only its shapes are wanted
         shapes = build_backbone(cfg).output_shape()
-    return shapes[cfg.MODEL.ROI_HEADS.IN_FEATURES[0]].channels
+    names = list(cfg.MODEL.ROI_HEADS.IN_FEATURES)
+    if names[0] not in shapes:
+        raise UserError(
+            f"MODEL.ROI_HEADS.IN_FEATURES is {names}, which SPFA pools from: the backbone gives {', '.join(shapes)}"
+        )
+    return shapes[names[0]].channels

@@ -215,6 +215,13 @@ CASES = {
         },
         no_gradient=("key.bias",),
     ),
+    "YOLOVAggregator": Case(
+        image_detector=rdn_without_supports,  # likewise
+        variants={
+            "four heads": {"MODEL.YOLOV.SIMILARITY": 0.3},
+            "one head": {"MODEL.YOLOV.NUM_HEADS": 1},
+        },
+    ),
     "HVRAggregator": Case(
         image_detector=rdn_without_supports,  # likewise
         variants={

@@ -12,12 +12,12 @@ from helpers.models import assert_same_detections, make_targets, make_video
 from helpers.streams import detect_as_stream, foreign_clips, lone_clips, step_clip, window_clip
 from vod2.d2 import EventStorage
 from vod2.evaluation import StreamingModel
-from vod2.modeling import VideoRCNN
+from vod2.modeling import VideoDetector
 from vod2.structures import Frame, ProposalSet, Role, TemporalContext
 from vod2.temporal import FrameMemory, SlidingWindow, SupportSchedule
 
 
-def losses_of_step(model: VideoRCNN, inputs: list[dict], seed: int = 0) -> dict[str, Tensor]:
+def losses_of_step(model: VideoDetector, inputs: list[dict], seed: int = 0) -> dict[str, Tensor]:
     """One training step; the seed decides which anchors and RoIs are sampled."""
     torch.manual_seed(seed)
     with EventStorage():
@@ -56,7 +56,7 @@ class Untouched:
             assert tensor.equal(clone) and tensor._version == version
 
 
-def check_stream_equals_clips(model: VideoRCNN, schedule: SupportSchedule, tolerance: float) -> None:
+def check_stream_equals_clips(model: VideoDetector, schedule: SupportSchedule, tolerance: float) -> None:
     """Frames fed one by one through the memory give what the whole window in one clip gives."""
     video = make_video(7)
     for t, streamed in enumerate(detect_as_stream(model, video, schedule)):
@@ -65,7 +65,7 @@ def check_stream_equals_clips(model: VideoRCNN, schedule: SupportSchedule, toler
 
 
 def check_stream_equals_clips_until_a_frame_leaves(
-    model: VideoRCNN, schedule: SupportSchedule, tolerance: float
+    model: VideoDetector, schedule: SupportSchedule, tolerance: float
 ) -> None:
     """The same for a model that carries something of the frames that have left the window, which a clip does not hold.
 
@@ -83,7 +83,7 @@ def check_stream_equals_clips_until_a_frame_leaves(
         before = window
 
 
-def check_interleaved_videos(model: VideoRCNN, schedule: SupportSchedule) -> None:
+def check_interleaved_videos(model: VideoDetector, schedule: SupportSchedule) -> None:
     """Two videos whose frames take turns give what each gives alone."""
     videos = {"first": make_video(5, seed=1), "second": make_video(5, seed=2)}
     memories = {}
@@ -100,7 +100,7 @@ def check_interleaved_videos(model: VideoRCNN, schedule: SupportSchedule) -> Non
             assert_same_detections(actual, expected)
 
 
-def check_memory_is_left_as_it_was(model: VideoRCNN, schedule: SupportSchedule) -> None:
+def check_memory_is_left_as_it_was(model: VideoDetector, schedule: SupportSchedule) -> None:
     """What was put into the memory at frame 0 is not written to by frames 1 to 3."""
     video, memory = make_video(4), FrameMemory(schedule)
     memory.start("video", len(video))
@@ -111,7 +111,9 @@ def check_memory_is_left_as_it_was(model: VideoRCNN, schedule: SupportSchedule) 
     untouched.check()
 
 
-def check_gradients(model: VideoRCNN, clip: dict, no_gradient: tuple[str, ...], others: Sequence[dict] = ()) -> None:
+def check_gradients(
+    model: VideoDetector, clip: dict, no_gradient: tuple[str, ...], others: Sequence[dict] = ()
+) -> None:
     """One training step on the clip gives every parameter a finite gradient, and one that is not 0.
 
     `no_gradient`: ends of the names of parameters whose gradient is 0 by construction. `others`: further clips of the
@@ -126,7 +128,7 @@ def check_gradients(model: VideoRCNN, clip: dict, no_gradient: tuple[str, ...], 
             assert parameter.grad.ne(0).any(), f"the gradient of {name} is 0"
 
 
-def check_autocast(model: VideoRCNN, schedule: SupportSchedule, dtype: torch.dtype) -> None:
+def check_autocast(model: VideoDetector, schedule: SupportSchedule, dtype: torch.dtype) -> None:
     """The whole detector detects something finite in half precision."""
     with autocast(dtype):
         for instances in detect_as_stream(model, make_video(3), schedule):
@@ -134,7 +136,7 @@ def check_autocast(model: VideoRCNN, schedule: SupportSchedule, dtype: torch.dty
             assert instances.scores.isfinite().all() and instances.pred_boxes.tensor.isfinite().all()
 
 
-def check_context_none(model: VideoRCNN, schedule: SupportSchedule) -> None:
+def check_context_none(model: VideoDetector, schedule: SupportSchedule) -> None:
     """Without context a frame is detected exactly as the only frame of a video; nothing is left of those before it."""
     video = make_video(3)
     alone = StreamingModel(model, schedule, "none")
@@ -143,7 +145,7 @@ def check_context_none(model: VideoRCNN, schedule: SupportSchedule) -> None:
         assert_same_detections(alone([clip])[0]["instances"], still)
 
 
-def check_context_foreign(model: VideoRCNN, schedule: SupportSchedule) -> None:
+def check_context_foreign(model: VideoDetector, schedule: SupportSchedule) -> None:
     """A frame is detected exactly as if it stood in its place in the other video; nothing is left of those before it.
 
     Of an own frame that a causal stream of the other video meets at t, nothing before t can know. So this reference

@@ -12,7 +12,7 @@ import vod2
 from helpers.device import device
 from vod2.d2 import Boxes, CfgNode, GeneralizedRCNN, Instances, ROIPooler, build_model, get_cfg
 from vod2.engine.random_weights import draw_weights
-from vod2.modeling import VideoRCNN
+from vod2.modeling import VideoDetector
 from vod2.modeling.roi_heads.pooler import build_pooler
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -78,6 +78,25 @@ RFCN_KEYS = {
 }
 """R-FCN's heads on the tiny VideoRCNN."""
 
+FCOS_KEYS = {
+    "MODEL.META_ARCHITECTURE": "VideoOneStage",
+    "MODEL.BACKBONE.NAME": "build_pyramid_backbone",
+    "MODEL.PYRAMID.BOTTOM_UP": "build_narrow_resnet_backbone",
+    "MODEL.PYRAMID.TOP_LEVELS": 1,
+    "MODEL.RESNETS.OUT_FEATURES": ["res3", "res4"],
+    "MODEL.FPN.IN_FEATURES": ["res3", "res4"],
+    "MODEL.FPN.OUT_CHANNELS": 16,
+    "MODEL.PROPOSAL_GENERATOR.NAME": "FCOS",
+    "MODEL.FCOS.IN_FEATURES": ["p3", "p4", "p5"],
+    "MODEL.FCOS.SIZES": [16, 28],
+    "MODEL.FCOS.NUM_CONVS": 1,
+    "MODEL.FCOS.NORM": "",
+    "MODEL.FCOS.PRE_NMS_TOPK": 30,
+    "MODEL.ROI_HEADS.NAME": "RescoringHeads",
+    "MODEL.RESCORING.TOPK": 8,
+}
+"""The tiny detector as a VideoOneStage: FCOS on maps of 8 x 12, 4 x 6 and 2 x 3 cells."""
+
 
 _LEVELS = ["p3", "p4", "p5"]
 PYRAMID_KEYS = {
@@ -104,8 +123,8 @@ def tiny_cfg(keys: dict | None = None) -> CfgNode:
     return cfg
 
 
-def build_detector(keys: dict | None = None, seed: int = 0, dtype: torch.dtype = torch.float32) -> VideoRCNN:
-    """The tiny VideoRCNN in inference mode, with weights for which scores and boxes differ clearly."""
+def build_detector(keys: dict | None = None, seed: int = 0, dtype: torch.dtype = torch.float32) -> VideoDetector:
+    """The tiny VideoRCNN, or what `keys` make of it, in inference mode; weights make scores and boxes differ."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # of what draw_weights leaves as it was initialised, such as LSTS's locations
         model = build_model(tiny_cfg(keys))

@@ -15,7 +15,7 @@ from vod2.archive.results import FrameRecord, read_records
 from vod2.archive.tasks import Segment
 from vod2.d2 import Boxes, pairwise_iou
 from vod2.errors import UserError
-from vod2.modeling import PixelAggregator, VideoRCNN
+from vod2.modeling import PixelAggregator, VideoDetector
 from vod2.modeling.linking import continue_tracks
 from vod2.temporal import Keyframes, NoWindow, ScheduleUnion, SlidingWindow, SupportSchedule
 
@@ -30,7 +30,7 @@ class Reach(NamedTuple):
     after: int
 
 
-def reach_of(schedule: SupportSchedule, model: VideoRCNN | None = None) -> Reach | None:
+def reach_of(schedule: SupportSchedule, model: VideoDetector | None = None) -> Reach | None:
     """How far detections look; None where a frame looks at a sample of the whole video, or of all frames until now.
 
     Args:
@@ -65,7 +65,7 @@ def _reach_of_window(schedule: SupportSchedule) -> Reach | None:
     return None
 
 
-def _supports_look_back(model: VideoRCNN) -> bool:
+def _supports_look_back(model: VideoDetector) -> bool:
     aggregator = model.pixel_aggregator
     if aggregator is None or aggregator.per_key_frame:
         return False

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from vod2.engine.random_weights import damp_frozen_normalisation
-from vod2.modeling import VideoRCNN
+from vod2.modeling import VideoDetector
 from vod2.ops import compiled_device_types
 from vod2.temporal import FrameMemory, SupportSchedule
 
@@ -19,14 +19,16 @@ PARTS = (
     "backbone",
     "pixel_aggregator",
     "proposal_generator.rpn_head",
+    "proposal_generator.head",
     "roi_heads.reduce",
     "roi_heads.box_pooler",
     "roi_heads.box_head",
     "roi_heads.temporal",
     "roi_heads.aggregator",
     "roi_heads.box_predictor",
+    "roi_heads.rescoring",
 )
-"""Sub-modules of `VideoRCNN` that make a row each; one that is absent or costs nothing makes none."""
+"""Sub-modules of `VideoDetector` that make a row each; one that is absent or costs nothing makes none."""
 
 
 _LONGEST_CARRY = 400
@@ -42,7 +44,7 @@ class PartCost(NamedTuple):
     flops: float
 
 
-def analyze(model: VideoRCNN, schedule: SupportSchedule, size: tuple[int, int]) -> list[PartCost]:
+def analyze(model: VideoDetector, schedule: SupportSchedule, size: tuple[int, int]) -> list[PartCost]:
     """What one frame of a running stream costs: its new frame is encoded, its window is full.
 
     Where some frames cost more than others (keyframes), the mean over a period.
@@ -103,7 +105,7 @@ class RunningStream:
         size: (height, width) of the resized image.
     """
 
-    def __init__(self, model: VideoRCNN, schedule: SupportSchedule, size: tuple[int, int]) -> None:
+    def __init__(self, model: VideoDetector, schedule: SupportSchedule, size: tuple[int, int]) -> None:
         # Sets the factor rather than multiplying by it, so that a second stream of the model finds the same weights
         damp_frozen_normalisation(model.backbone)
         self.period = schedule.period
@@ -131,7 +133,7 @@ class RunningStream:
             self.step()
 
 
-def frame_seconds(model: VideoRCNN, schedule: SupportSchedule, size: tuple[int, int], repeats: int = 3) -> float:
+def frame_seconds(model: VideoDetector, schedule: SupportSchedule, size: tuple[int, int], repeats: int = 3) -> float:
     """Seconds that a frame of a running stream takes: the mean over a period, the median of so many periods.
 
     On the model's device, of what `analyze` counts; reading and resizing of images, and the linking of boxes, are not
@@ -164,7 +166,7 @@ def frame_seconds(model: VideoRCNN, schedule: SupportSchedule, size: tuple[int, 
     return statistics.median(seconds)
 
 
-def _stream_flops(model: VideoRCNN, schedule: SupportSchedule, size: tuple[int, int]) -> dict[str, float]:
+def _stream_flops(model: VideoDetector, schedule: SupportSchedule, size: tuple[int, int]) -> dict[str, float]:
     """{sub-module name: operations}, "" for the whole: the mean over one period of the schedule, far from both ends."""
     stream = RunningStream(model, schedule, size)
     counter = FlopCounterMode(display=False, custom_mapping=_operators())
@@ -175,7 +177,7 @@ def _stream_flops(model: VideoRCNN, schedule: SupportSchedule, size: tuple[int, 
     return {name: n / stream.period for name, n in by_part.items()}
 
 
-def _fill(model: VideoRCNN, memory: FrameMemory, image: torch.Tensor, last: int) -> None:
+def _fill(model: VideoDetector, memory: FrameMemory, image: torch.Tensor, last: int) -> None:
     """Leave `memory` as it is after frame `last`: the window full, and all carried that a stream carries.
 
     Only one image is encoded, all frames are copies of it. Frames before are detected until the carry stops growing.
@@ -210,9 +212,9 @@ def _operators() -> dict:
 
 
 class _Step(nn.Module):
-    """`VideoRCNN.step` as the call of a module, from which the counter takes the names of the parts."""
+    """`VideoDetector.step` as the call of a module, from which the counter takes the names of the parts."""
 
-    def __init__(self, model: VideoRCNN) -> None:
+    def __init__(self, model: VideoDetector) -> None:
         super().__init__()
         self.model = model
 

@@ -7,7 +7,7 @@ import torch
 
 from vod2.d2 import CfgNode, transforms
 from vod2.data.clips.resizing import build_test_resize
-from vod2.modeling import VideoRCNN
+from vod2.modeling import VideoDetector
 from vod2.temporal import FrameMemory, SupportSchedule
 
 
@@ -42,7 +42,7 @@ class FrameDetector:
     """
 
     def __init__(
-        self, cfg: CfgNode, model: VideoRCNN, schedule: SupportSchedule, class_names: Sequence[str] = ()
+        self, cfg: CfgNode, model: VideoDetector, schedule: SupportSchedule, class_names: Sequence[str] = ()
     ) -> None:
         self.model, self.schedule, self.class_names = model, schedule, class_names
         self.prepare = FramePreparation(cfg)

@@ -13,7 +13,7 @@ from vod2.engine.setup import load_config
 from vod2.engine.stream_predictor import StreamPredictor
 from vod2.engine.zoo import find_published, stem_of, trained_weights
 from vod2.errors import UserError, settings
-from vod2.modeling import VideoRCNN
+from vod2.modeling import VideoDetector
 from vod2.temporal import SupportSchedule, build_support_schedule
 
 _LOGGER = logging.getLogger(__name__)
@@ -65,10 +65,10 @@ class VideoPredictor(StreamPredictor):
             config.MODEL.WEIGHTS = os.fspath(weights)
         schedule = schedule_of_stream(config, lookahead)
         model = build_model(config).eval()
-        if not isinstance(model, VideoRCNN):
+        if not isinstance(model, VideoDetector):
             raise UserError(
                 f"MODEL.META_ARCHITECTURE is {config.MODEL.META_ARCHITECTURE!r}: a stream needs 'VideoRCNN', which is "
-                "the same detector without aggregators"
+                "the same detector without aggregators, or 'VideoOneStage'"
             )
         load_weights(model, config.MODEL.WEIGHTS)
         if fused:
@@ -76,7 +76,7 @@ class VideoPredictor(StreamPredictor):
         super().__init__(FrameDetector(config, model, schedule, _class_names(config)))
 
     @property
-    def model(self) -> VideoRCNN:
+    def model(self) -> VideoDetector:
         """The detector, in evaluation mode."""
         detector = self._detector
         assert isinstance(detector, FrameDetector)  # that of `__init__`

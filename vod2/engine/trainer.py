@@ -64,7 +64,7 @@ from vod2.evaluation.coco import build_coco_evaluator
 from vod2.evaluation.collect import read_confusion
 from vod2.evaluation.mot_metrics import check_mot
 from vod2.keys import default_config
-from vod2.modeling import VideoRCNN, asks_for_ids, build_box_linker
+from vod2.modeling import VideoDetector, asks_for_ids, build_box_linker
 from vod2.temporal import build_support_schedule
 from vod2.version import __version__
 
@@ -299,11 +299,11 @@ class VideoTrainer(DefaultTrainer):
     @classmethod
     @reading_once()  # for the loader and the evaluators
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> dict:
-        """Detectron2's `test`; a `VideoRCNN` streams, with a memory of its own, other detectors get every frame alone.
+        """Detectron2's `test`; a `VideoDetector` streams, with a memory of its own, others get every frame alone.
         MODEL.VIDEO.LINKER links the detections of each video before the evaluators see them.
 
         TEST.CONTEXT chooses what a frame looks at, see `StreamingModel`. Where that is not its own video ("none",
-        "foreign"), a linker gets every frame alone, too. A detector that is no `VideoRCNN` is the same in all of them.
+        "foreign"), a linker gets every frame alone, too. What is no `VideoDetector` is the same in all of them.
 
         The metrics of each dataset and the context are also written to results.json in `inference_folder`.
 
@@ -314,7 +314,7 @@ class VideoTrainer(DefaultTrainer):
         check_datasets(cfg, cfg.DATASETS.TEST, load=True)
         share_buffers(model)
         detector = _without_ddp(model)
-        if isinstance(detector, VideoRCNN):
+        if isinstance(detector, VideoDetector):
             model = StreamingModel(detector, build_support_schedule(cfg), context)
         else:
             cfg = cfg.clone()

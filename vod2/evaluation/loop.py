@@ -3,12 +3,12 @@
 from torch import nn
 
 from vod2.data import check_context
-from vod2.modeling import VideoRCNN
+from vod2.modeling import VideoDetector
 from vod2.temporal import FrameMemory, SupportSchedule
 
 
 class StreamingModel(nn.Module):
-    """Makes a `VideoRCNN` a model for `inference_on_dataset`: it holds the memory of the video that is running.
+    """Makes a `VideoDetector` a model for `inference_on_dataset`: it holds the memory of the video that is running.
 
     The loader must yield whole videos, the frames of each in order, each with only its new frames
     (`vod2.data.build_video_test_loader`).
@@ -38,7 +38,7 @@ class StreamingModel(nn.Module):
         >>> streaming = StreamingModel(build_model(cfg), build_support_schedule(cfg), cfg.TEST.CONTEXT)
     """
 
-    def __init__(self, model: VideoRCNN, schedule: SupportSchedule, context: str = "own") -> None:
+    def __init__(self, model: VideoDetector, schedule: SupportSchedule, context: str = "own") -> None:
         super().__init__()
         self.model = model
         self.memory = FrameMemory(schedule)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vod2.d2 import Instances
 from vod2.errors import UserError
-from vod2.modeling import VideoRCNN, propose_frames
+from vod2.modeling import VideoDetector, VideoRCNN, propose_frames
 from vod2.modeling.pixel import PIXEL_AGGREGATOR_REGISTRY, KeyframeSteps, PixelAggregator
 from vod2.modeling.pixel.enhance import replace_maps
 from vod2.modeling.roi_heads import PROPOSAL_AGGREGATOR_REGISTRY
@@ -235,6 +235,19 @@ def _keyframe_parts(model: VideoRCNN, image: Tensor) -> list[Part]:
     if steps.interval > 1:
         parts.append(Part(BETWEEN, BetweenGraph(model, steps), inputs, DETECTIONS))
     return parts
+
+
+def two_stage(model: VideoDetector) -> VideoRCNN:
+    """The detector, if it is of the kind that graphs are made of.
+
+    Raises:
+        UserError: it is not.
+    """
+    if not isinstance(model, VideoRCNN):
+        raise UserError(
+            f"MODEL.META_ARCHITECTURE is {type(model).__name__!r}, which cannot be exported: expected 'VideoRCNN'"
+        )
+    return model
 
 
 def _require_exportable(model: VideoRCNN) -> None:

@@ -19,7 +19,7 @@ from vod2.engine import VideoPredictor
 from vod2.errors import UserError
 from vod2.export.agreement import Agreement, agreement
 from vod2.export.contract import require_contract
-from vod2.export.graphs import Part, keyframe_interval, make_parts
+from vod2.export.graphs import Part, keyframe_interval, make_parts, two_stage
 from vod2.export.manifest import CONFIG, MANIFEST, Manifest, describe, with_settings
 from vod2.export.session import OnnxGraph, require_packages
 from vod2.ops import portable
@@ -77,8 +77,9 @@ def export_detector(
     cfg.defrost()
     cfg.MODEL.DEVICE = "cpu"  # graphs belong to no device
     predictor = VideoPredictor(cfg, lookahead=lookahead)
-    parts = make_parts(predictor.model, predictor.schedule, size)
-    require_contract(cfg, predictor.model, predictor.schedule, size)
+    model = two_stage(predictor.model)
+    parts = make_parts(model, predictor.schedule, size)
+    require_contract(cfg, model, predictor.schedule, size)
     manifest = _manifest(cfg, predictor, parts, size, FORMATS[form])
     agreements: dict[str, Agreement] = {}
     files = [Path(folder) / spec.file for spec in manifest.parts.values()]
@@ -102,7 +103,7 @@ def _manifest(
         parts,
         size,
         lookahead=predictor.lookahead,
-        interval=keyframe_interval(predictor.model),
+        interval=keyframe_interval(two_stage(predictor.model)),
         class_names=predictor.class_names,
         suffix=suffix,
     )

@@ -15,8 +15,10 @@ from vod2.modeling.linking import (
     TubeletLinking,
     build_box_linker,
 )
+from vod2.modeling.one_stage import FCOS, RescoringHeads, VideoOneStage
 from vod2.modeling.pixel import PIXEL_AGGREGATOR_REGISTRY, PixelAggregator
 from vod2.modeling.propose import propose_clips, propose_frames
+from vod2.modeling.pyramid import build_pyramid_backbone
 from vod2.modeling.roi_heads import (
     PROPOSAL_AGGREGATOR_REGISTRY,
     ProposalAggregator,
@@ -25,12 +27,14 @@ from vod2.modeling.roi_heads import (
     asks_for_ids,
     build_relations,
 )
+from vod2.modeling.video_detector import VideoDetector
 from vod2.modeling.video_rcnn import VideoRCNN
 from vod2.modeling.video_rpn import VideoRPN
 
 __all__ = [
     "BLR",
     "BOX_LINKER_REGISTRY",
+    "FCOS",
     "PIXEL_AGGREGATOR_REGISTRY",
     "PROPOSAL_AGGREGATOR_REGISTRY",
     "Aggregated",
@@ -42,10 +46,13 @@ __all__ = [
     "PreciseAnchorGenerator",
     "ProposalAggregator",
     "ProposalNeeds",
+    "RescoringHeads",
     "RoundedAnchorGenerator",
     "SeqNMS",
     "TorchvisionAnchorGenerator",
     "TubeletLinking",
+    "VideoDetector",
+    "VideoOneStage",
     "VideoRCNN",
     "VideoROIHeads",
     "VideoRPN",
@@ -53,6 +60,7 @@ __all__ = [
     "build_box_linker",
     "build_efficientnet_lite_backbone",
     "build_narrow_resnet_backbone",
+    "build_pyramid_backbone",
     "build_relations",
     "propose_clips",
     "propose_frames",

@@ -1,6 +1,6 @@
 """Clips from the dicts that a loader makes.
 
-A clip is Detectron2's dict with `support`, see `VideoRCNN`.
+A clip is Detectron2's dict with `support`, see `VideoDetector`.
 """
 
 from collections.abc import Iterator, Sequence

@@ -8,11 +8,8 @@ from vod2.errors import UserError
 FREEZE = ("", "detector")
 """Values of MODEL.FREEZE: "" for MODEL.BACKBONE.FREEZE_AT alone, "detector" for all but the aggregators."""
 
-_AGGREGATORS = (
-    "pixel_aggregator.",
-    "roi_heads.aggregator.",
-    "roi_heads.temporal.",
-)  # how the names of their parameters begin
+# How the names of their parameters begin; a one-stage detector has layers that only its level 2 needs
+_AGGREGATORS = ("pixel_aggregator.", "roi_heads.aggregator.", "roi_heads.temporal.", "roi_heads.rescoring.")
 
 
 def is_of_aggregator(name: str) -> bool:

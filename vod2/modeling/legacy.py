@@ -40,7 +40,7 @@ class LegacyConventions:
                 module.eps = self.frozen_bn_eps
 
     def training_input(self, clip: dict) -> dict:
-        """A training clip, see `VideoRCNN`, with the boxes of all its frames as the detector has them inside.
+        """A training clip, see `VideoDetector`, with the boxes of all its frames as the detector has them inside.
 
         `clip` stays as it is.
         """

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from vod2.d2 import Instances
+from vod2.modeling.box_source import BoxSource
 from vod2.modeling.object_ids import with_track_ids
 from vod2.modeling.pixel import PixelAggregator, enhance_supports, keeps_boxes
-from vod2.modeling.roi_heads import VideoROIHeads
-from vod2.modeling.video_rpn import VideoRPN
+from vod2.modeling.roi_heads import VideoHeads
 from vod2.structures import Clip, Frame, PreciseBoxes, ProposalSet, TemporalContext
 
 
@@ -27,11 +27,12 @@ class _Waiting(NamedTuple):
 
 
 def propose_clips(
-    rpn: VideoRPN, heads: VideoROIHeads, clips: Sequence[Clip], with_supports: bool
+    rpn: BoxSource, heads: VideoHeads, clips: Sequence[Clip], with_supports: bool
 ) -> tuple[list[Clip], dict[str, Tensor]]:
     """Embedded proposals for all frames of clips that have none yet, and the losses of the RPN on the key frames.
 
     Args:
+        rpn: the RPN, or the dense head in its place; so in all functions here.
         with_supports: whether somebody asks for the proposals of supports.
     """
     # The same frame may stand in several places, so frames are told apart by their identity.
@@ -67,8 +68,8 @@ def propose_clips(
 
 
 def propose_frames(
-    rpn: VideoRPN,
-    heads: VideoROIHeads,
+    rpn: BoxSource,
+    heads: VideoHeads,
     frames: Sequence[Frame],
     targets: Sequence[Instances | None] | None = None,
     ignored: Sequence[Tensor | None] | None = None,
@@ -104,8 +105,8 @@ def propose_frames(
 def prepare_supports(
     backbone: nn.Module,
     aggregator: PixelAggregator | None,
-    rpn: VideoRPN,
-    heads: VideoROIHeads,
+    rpn: BoxSource,
+    heads: VideoHeads,
     frames: Sequence[Frame],
     contexts: Sequence[TemporalContext],
 ) -> list[Frame]:
@@ -133,7 +134,7 @@ def prepare_supports(
     return [frame.with_(proposals=support.proposals) for frame, support in zip(frames, proposed, strict=True)]
 
 
-def propose_boxes(rpn: VideoRPN, frames: Sequence[Frame]) -> list[Frame]:
+def propose_boxes(rpn: BoxSource, frames: Sequence[Frame]) -> list[Frame]:
     """The frames with proposals that nothing has been pooled from: features (N, 0)."""
     sizes = [frame.image_size for frame in frames]
     proposals, _ = rpn.propose(sizes, stacked_maps(frames, rpn.in_features))

@@ -23,6 +23,7 @@ from vod2.d2 import (
     subsample_labels,
 )
 from vod2.layers import PreciseBoxTransform, covered, first_rows
+from vod2.modeling.box_source import BoxSource
 from vod2.modeling.draws import Draw, drawing_from
 from vod2.modeling.legacy import CURRENT_CONVENTIONS, LegacyConventions
 from vod2.ops import is_portable
@@ -30,7 +31,7 @@ from vod2.structures import PreciseBoxes
 
 
 @PROPOSAL_GENERATOR_REGISTRY.register()
-class VideoRPN(RPN):
+class VideoRPN(RPN, BoxSource):
     """Detectron2's RPN with its keys and parameters, in any precision, where only key frames have targets."""
 
     @configurable

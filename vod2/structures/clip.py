@@ -15,14 +15,14 @@ from vod2.structures.role import Role
 
 @dataclass(frozen=True)
 class Clip:
-    """A key frame with its context: what every step of `VideoRCNN` takes and returns. Read-only.
+    """A key frame with its context: what every step of `VideoDetector` takes and returns. Read-only.
 
     Args:
         key: the frame that is detected in.
         context: the frames that it looks at. One of role KEY is the key frame itself.
         targets: in training the ground truth of the key frame, gt_boxes (xyxy in pixels of the resized image) and
             gt_classes in [0, K); else None.
-        inputs: the dict that the clip was made of, see `VideoRCNN`; empty where there was none.
+        inputs: the dict that the clip was made of, see `VideoDetector`; empty where there was none.
 
     Example:
         >>> from vod2.structures import Clip, Frame, Role, TemporalContext

@@ -10,7 +10,7 @@ from vod2.temporal.schedule import SupportSchedule
 
 
 class FrameMemory:
-    """The encoded frames of one video that its next detections still need; owned by the caller of `VideoRCNN.step`.
+    """The encoded frames of one video that its next detections still need; owned by the caller of `VideoDetector.step`.
 
     Its size is bounded: after `context(t)` it holds exactly the frames of window(t) and t itself.
 

@@ -13,6 +13,7 @@ from vod2.d2 import CfgNode, Registry, ShapeSpec
 from vod2.errors import UserError, lookup, settings
 from vod2.modeling.aggregation import Aggregated
 from vod2.modeling.backbone import split_maps
+from vod2.modeling.box_source import maps_read
 from vod2.modeling.deprecated import DeprecatedPixelMethods, honour_old_names
 from vod2.structures import Frame, Role, Support, TemporalContext
 
@@ -132,8 +133,7 @@ def aggregated_stage(cfg: CfgNode, shapes: dict[str, ShapeSpec], stage: str, key
     if stage not in available:
         raise UserError(f"{key} is {stage!r}: the backbone {cfg.MODEL.BACKBONE.NAME} has {', '.join(available)}")
     # A map from before the stage would stay without context, and nothing would say so.
-    read = (*cfg.MODEL.RPN.IN_FEATURES, *cfg.MODEL.ROI_HEADS.IN_FEATURES)
-    before = [level for level in read if level in STAGES[: STAGES.index(stage)]]
+    before = [level for level in maps_read(cfg) if level in STAGES[: STAGES.index(stage)]]
     if before:
         raise UserError(
             f"{key} is {stage!r}, but MODEL.RPN.IN_FEATURES or MODEL.ROI_HEADS.IN_FEATURES name {before[0]!r}, which "

@@ -14,7 +14,8 @@ from vod2.modeling.roi_heads.box_head import AveragedBoxHead, LinearBoxHead, req
 from vod2.modeling.roi_heads.pooler import FastROIPooler
 from vod2.modeling.roi_heads.predictor import DetectionSelection, VideoBoxPredictor
 from vod2.modeling.roi_heads.rfcn import RFCNHeads
-from vod2.modeling.roi_heads.video_roi_heads import HeadOutput, VideoROIHeads
+from vod2.modeling.roi_heads.video_heads import HeadOutput, VideoHeads
+from vod2.modeling.roi_heads.video_roi_heads import VideoROIHeads
 
 __all__ = [
     "PROPOSAL_AGGREGATOR_REGISTRY",
@@ -28,6 +29,7 @@ __all__ = [
     "ProposalNeeds",
     "RFCNHeads",
     "VideoBoxPredictor",
+    "VideoHeads",
     "VideoROIHeads",
     "asks_for_ids",
     "build_proposal_aggregator",

@@ -4,7 +4,7 @@ B: frames, N: proposals of a frame, D: embedding.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,25 +21,18 @@ from vod2.d2 import (
 )
 from vod2.errors import UserError
 from vod2.layers import covered, poolable, zero_bias
-from vod2.modeling.aggregation import Aggregated, mean_losses, next_relations
+from vod2.modeling.aggregation import Aggregated, mean_losses
 from vod2.modeling.draws import Draw, drawing_from
 from vod2.modeling.legacy import CURRENT_CONVENTIONS, LegacyConventions
-from vod2.modeling.roi_heads.base import ProposalAggregator, build_proposal_aggregator, needs_of
+from vod2.modeling.roi_heads.base import ProposalAggregator, build_proposal_aggregator
 from vod2.modeling.roi_heads.pooler import build_pooler
 from vod2.modeling.roi_heads.predictor import VideoBoxPredictor
+from vod2.modeling.roi_heads.video_heads import VideoHeads
 from vod2.structures import POOLED_MAPS, Clip, Frame, PreciseBoxes, ProposalSet
 
 
-class HeadOutput(NamedTuple):
-    """What `VideoROIHeads.detect` returns: instances in inference, losses in training, level 2's results in both."""
-
-    instances: list[Instances]
-    losses: dict[str, Tensor]
-    aggregated: list[Aggregated[Tensor]]
-
-
 @ROI_HEADS_REGISTRY.register()
-class VideoROIHeads(StandardROIHeads):
+class VideoROIHeads(StandardROIHeads, VideoHeads):
     """`StandardROIHeads` (box head only) with level 2 between box_head and box_predictor.
 
     Without an aggregator it is the image detector with the same parameters. With one and an empty context it is an
@@ -67,10 +60,8 @@ class VideoROIHeads(StandardROIHeads):
             kwargs: those of `StandardROIHeads`.
         """
         super().__init__(**kwargs)
-        self.aggregator = aggregator
-        self.needs = needs_of(aggregator)
+        self.host(aggregator, support_topk)
         self.reduce = reduce
-        self.support_topk = support_topk
         self.conventions = conventions
         self.ignore_overlap = ignore_overlap
 
@@ -140,9 +131,7 @@ class VideoROIHeads(StandardROIHeads):
             candidates.append(self._outside_regions(proposals[row], target, regions))
         drawn = [None if seeds is None else seeds[row] for row in trained]
         sampled = self._sample(candidates, list(trained.values()), drawn)
-        # All others are supports, whose best come first.
-        kept = self._embedded_in_training()
-        selected = [of_frame[:kept] if kept is not None else of_frame for of_frame in proposals]
+        selected = self.top_of_supports(proposals)
         for row, sample in zip(trained, sampled, strict=True):
             selected[row] = sample
         return selected
@@ -158,14 +147,6 @@ class VideoROIHeads(StandardROIHeads):
             with drawing_from(seed, Draw.ROIS, of_frame.objectness_logits.device):
                 sampled += self.label_and_sample_proposals([of_frame], [target])
         return sampled
-
-    def _embedded_in_training(self) -> int | None:
-        """How many proposals of a support; None for all."""
-        # The best come first: who asks for fewer than others finds them among more.
-        asked = self.needs.support_pool
-        if asked is None:
-            return self.support_topk
-        return max(self.support_topk, asked) if asked else None
 
     def _outside_regions(self, proposals: Instances, targets: Instances, regions: Tensor | None) -> Instances:
         """The proposals without those in ignore regions that show no object."""
@@ -220,15 +201,6 @@ class VideoROIHeads(StandardROIHeads):
         """What was pooled (M, C, P, P) from boxes (M, 4) -> (M, D); NaN for a box with a NaN, pooled from somewhere."""
         return self.box_head(pooled).masked_fill(boxes.isnan().any(dim=1)[:, None], torch.nan)
 
-    def detect(self, clips: Sequence[Clip]) -> HeadOutput:
-        """Level 2 and the prediction, in both modes.
-
-        Args:
-            clips: with embedded proposals; in training key frames also have the sampled RoIs as `targets`.
-        """
-        aggregated = self.aggregate(clips)
-        return HeadOutput(*self.predict(clips, aggregated), aggregated)
-
     def predict(
         self, clips: Sequence[Clip], aggregated: Sequence[Aggregated[Tensor]]
     ) -> tuple[list[Instances], dict[str, Tensor]]:
@@ -242,18 +214,8 @@ class VideoROIHeads(StandardROIHeads):
             for clip in clips
         ]
         instances, _ = self.box_predictor.inference(predictions, proposals)
-        for clip, result, detections in zip(clips, aggregated, instances, strict=True):
-            if result.relations is not None:
-                # Rows of proposals become rows of detections: several classes may keep the same proposal.
-                table = next_relations(result.relations, clip.context, clip.key.index, self.support_topk)
-                detections.next_relation = table[detections.proposal_index]
+        self.add_relations(instances, clips, aggregated)
         return instances, {}
-
-    def aggregate(self, clips: Sequence[Clip]) -> list[Aggregated[Tensor]]:
-        """Level 2: what the proposals of the key frames become, (N, D) each."""
-        if self.aggregator is None:
-            return [Aggregated(clip.key.require_proposals().features) for clip in clips]
-        return self.aggregator.forward_clips(clips)
 
 
 def _reduction(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> nn.ModuleDict:
