@@ -286,17 +286,15 @@ def test_the_model_zoo_has_the_numbers_of_the_papers_tables():
     assert compared > 10
 
 
-def test_the_numbers_of_the_demo_are_those_of_the_model_zoo():
-    """Also those to which the report of a GPU compares its own."""
-    readme = (ROOT / "README.md").read_text()
+def test_the_report_of_a_gpu_compares_its_training_with_the_numbers_of_the_model_zoo():
     zoo = (ROOT / "docs" / "model_zoo.md").read_text()
-    told = {}
-    for name, row in (("FasterRCNN", "single frame"), ("RDN", "RDN, same number of iterations")):
-        (numbers,) = re.findall(rf"^\| {row} \|(.*)\|$", readme, flags=re.MULTILINE)
-        assert f"| configs/quick/{name}.yaml |{numbers}|" in zoo.splitlines()
-        told[name] = float(numbers.split("|")[0])
+    on_a_cpu = {}
+    for name in ("FasterRCNN", "RDN"):
+        # The first table of the synthetic set is that of these two trainings.
+        row = re.search(rf"^\| configs/quick/{name}.yaml \| ([\d.]+) \|", zoo, flags=re.MULTILINE)
+        on_a_cpu[name] = float(row[1])
     learning = (ROOT / "tools" / "gpu_steps" / "learning.py").read_text()
-    assert f"CPU_AP50 = {told}".replace("'", '"') in learning
+    assert f"CPU_AP50 = {on_a_cpu}".replace("'", '"') in learning
 
 
 def test_the_readme_links_to_every_document():

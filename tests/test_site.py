@@ -12,11 +12,10 @@ import yaml
 
 from helpers import documents as docs
 from helpers.documents import ROOT
+from helpers.modules import load_module
 
 SETTINGS = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
-_SPEC = importlib.util.spec_from_file_location("site_hooks", ROOT / "docs" / "site" / "hooks.py")
-hooks = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(hooks)
+hooks = load_module(ROOT / "docs" / "site" / "hooks.py")
 
 PAGES = list(hooks.nav_paths(SETTINGS["nav"]))
 PACKAGES = hooks.api_packages(SETTINGS["extra"]["api"])
@@ -104,7 +103,7 @@ def test_what_a_link_leads_to(page, target, path):
 
 def test_linked_files_that_are_no_pages_go_to_the_site():
     files = hooks.linked_files(PAGES)
-    assert {"LICENSE", "CITATION.cff", "docs/demo.png", "docs/schedules.yaml"} <= files
+    assert {"LICENSE", "CITATION.cff", "docs/demo.webp", "docs/schedules.yaml"} <= files
     assert not files & set(PAGES)
     assert not [path for path in files if path.startswith(".") or "/." in path], "MkDocs leaves hidden files out"
 
@@ -191,4 +190,4 @@ def test_the_site_builds_without_a_warning_and_without_importing_vod2(tmp_path):
     rdn = (tmp_path / "site" / "api" / "vod2.projects.rdn" / "index.html").read_text()
     assert 'id="vod2.projects.rdn.RDNAggregator"' in rdn and "Equations 3 to 7" in rdn
     assert '<span class="gp">&gt;&gt;&gt; </span>' in rdn, "its example is no code"
-    assert (tmp_path / "site" / "docs" / "demo.png").read_bytes() == (ROOT / "docs" / "demo.png").read_bytes()
+    assert (tmp_path / "site" / "docs" / "demo.webp").read_bytes() == (ROOT / "docs" / "demo.webp").read_bytes()

@@ -1,6 +1,5 @@
 """The trained weights that come with vod2, and the tool that puts them there."""
 
-import importlib.util
 import re
 import sys
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from helpers.modules import load_module
 from vod2 import VideoPredictor, model_zoo, package_files
 from vod2.checkpoint.files import read_weights, stored_classes, write_weights
 from vod2.commands import zoo
@@ -20,9 +20,7 @@ SHIPPED = package_files.shipped_weights()
 
 @pytest.fixture
 def pack(monkeypatch, tmp_path):
-    spec = importlib.util.spec_from_file_location("pack_checkpoint", ROOT / "tools" / "pack_checkpoint.py")
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+    tool = load_module(ROOT / "tools" / "pack_checkpoint.py")
     monkeypatch.setattr(tool, "CHECKPOINTS", tmp_path / "checkpoints")
     return tool
 

@@ -4,7 +4,6 @@ SMALL: options that make RDN's basic stage on ResNet-50 (CONFIG) narrow.
 """
 
 import functools
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from helpers.models import ROOT
+from helpers.modules import load_module
 from vod2.d2 import build_model
 from vod2.engine import load_config
 from vod2.errors import UserError
@@ -98,10 +98,7 @@ def _public_name(name: str) -> str:
 @functools.cache
 def tool_main() -> Callable[[list[str]], None]:
     """The main function of tools/convert_checkpoint.py."""
-    spec = importlib.util.spec_from_file_location("convert_checkpoint", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
+    return load_module(TOOL).main
 
 
 def arguments(source: str, path: str, *more: str, opts: tuple[str, ...] = ()) -> list[str]:

@@ -1,7 +1,6 @@
 """What public code computed, from the folder ../shared/parity beside the repository or from VOD2_PARITY_DIR."""
 
 import functools
-import importlib.util
 import json
 import os
 from pathlib import Path
@@ -10,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+
+from helpers.modules import load_module
 
 PARITY = Path(os.environ.get("VOD2_PARITY_DIR") or Path(__file__).resolve().parents[3] / "shared" / "parity")
 
@@ -46,7 +47,5 @@ def public_outputs(method: str) -> dict[str, np.ndarray]:
 
 @functools.cache
 def _weight_function():
-    spec = importlib.util.spec_from_file_location("parity_weights", parity_file("weights.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_module(parity_file("weights.py"))
     return module.weight

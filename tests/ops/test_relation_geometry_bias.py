@@ -109,7 +109,9 @@ def test_constants_other_than_the_usual_are_respected(function):
 
 
 @pytest.mark.parametrize("function", [relation_geometry_bias, relation_geometry_bias_chunked])
-@pytest.mark.parametrize("shape", [(5, 7, 3, 16), (3, 300, 16, 64), (40, 128, 17, 64), (1, 1, 1, 8)])
+@pytest.mark.parametrize(
+    "shape", [(5, 7, 3, 16), (3, 300, 16, 64), (40, 128, 17, 64), (2, 63, 5, 24), (2, 65, 6, 8), (1, 1, 1, 8)]
+)
 def test_float64_agrees_with_the_reference_to_twelve_digits(function, shape):
     inputs = make_inputs(*shape)
     actual = forward_and_gradients(function, *inputs)

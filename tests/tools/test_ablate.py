@@ -6,11 +6,11 @@ import signal
 import subprocess
 import sys
 import time
-from importlib import util
 from pathlib import Path
 
 import pytest
 
+from helpers.modules import load_module
 from helpers.suites import QUICK, calls, fake_train_net, write_suite
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,9 +29,7 @@ sys.exit({})
 @pytest.fixture
 def ablate(tmp_path, monkeypatch, capsys):
     """Calls the tool in this process, with a train_net.py that trains nothing; returns its exit code and output."""
-    spec = util.spec_from_file_location("ablate", ABLATE)
-    tool = util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+    tool = load_module(ABLATE)
     monkeypatch.chdir(tmp_path)
     before = signal.getsignal(signal.SIGTERM)
 

@@ -1,10 +1,9 @@
 """Costs of detectors, one by one and as tables beside what papers print."""
 
-import importlib.util
-
 import pytest
 
 from helpers.models import ROOT
+from helpers.modules import load_module
 from vod2.engine.row_costs import CostMeter, RowCost, cost_table, tables_of
 from vod2.engine.rows import load_rows
 from vod2.errors import UserError
@@ -36,10 +35,7 @@ def rows(tmp_path):
 
 @pytest.fixture(scope="module")
 def tool():
-    spec = importlib.util.spec_from_file_location("analyze_model", ROOT / "tools" / "analyze_model.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_module(ROOT / "tools" / "analyze_model.py")
 
 
 def test_tables_are_named_by_number_or_are_those_that_print_a_cost(rows):

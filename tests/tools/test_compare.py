@@ -1,6 +1,5 @@
 """tools/compare.py: folders of evaluations in, differences with intervals out; what cannot be compared is refused."""
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 
 from helpers.evaluations import CLASSES, evaluate, make_videos
+from helpers.modules import load_module
 from vod2.d2 import DatasetCatalog, MetadataCatalog
 from vod2.errors import UserError
 
@@ -18,10 +18,7 @@ VIDEOS = 12
 
 @pytest.fixture(scope="module")
 def compare():
-    spec = importlib.util.spec_from_file_location("compare", ROOT / "tools" / "compare.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
+    return load_module(ROOT / "tools" / "compare.py").main
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """The GPU report on a CPU: one step's failure never costs the others, and what is written says so."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -10,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from helpers.modules import load_module
+
 ROOT = Path(__file__).resolve().parents[2]
 TOOL = ROOT / "tools" / "gpu_report.py"
 
@@ -18,9 +19,7 @@ TOOL = ROOT / "tools" / "gpu_report.py"
 def tool():
     """tools/gpu_report.py as a module."""
     sys.path.insert(0, str(ROOT / "tools"))
-    spec = importlib.util.spec_from_file_location("gpu_report", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_module(TOOL)
     yield module
     sys.path.remove(str(ROOT / "tools"))
 

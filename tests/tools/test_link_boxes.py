@@ -1,6 +1,5 @@
 """tools/link_boxes.py: a results file in, linked boxes and AP before and after out."""
 
-import importlib.util
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from helpers.modules import load_module
 from vod2.d2 import Boxes, BoxMode, DatasetCatalog, Instances, MetadataCatalog
 from vod2.errors import UserError
 from vod2.evaluation import RelationWriter
@@ -21,10 +21,7 @@ COLUMNS = ("image", "boxes", "scores", "labels")
 
 @pytest.fixture(scope="module")
 def link_boxes() -> Callable[[list[str]], None]:
-    spec = importlib.util.spec_from_file_location("link_boxes", ROOT / "tools" / "link_boxes.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
+    return load_module(ROOT / "tools" / "link_boxes.py").main
 
 
 @pytest.fixture(autouse=True)

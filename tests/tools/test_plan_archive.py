@@ -1,19 +1,16 @@
 """The simulation of an archive, by hand."""
 
-from importlib import util
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from helpers.modules import load_module
+
 
 @pytest.fixture(scope="module")
 def tool():
-    spec = util.spec_from_file_location(
-        "plan_archive", Path(__file__).resolve().parents[2] / "tools" / "plan_archive.py"
-    )
-    tool = util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+    tool = load_module(Path(__file__).resolve().parents[2] / "tools" / "plan_archive.py")
     return tool
 
 

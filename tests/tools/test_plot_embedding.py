@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from helpers.models import tiny_cfg
+from helpers.modules import load_module
 from vod2 import VideoPredictor
 from vod2.d2 import BoxMode, DatasetCatalog, MetadataCatalog
 from vod2.engine.cli import run
@@ -20,9 +21,7 @@ from vod2.modeling import propose_frames
 from vod2.structures import Clip, Role, TemporalContext
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "plot_embedding.py"
-SPEC = importlib.util.spec_from_file_location("plot_embedding", TOOL)
-plot_embedding = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(plot_embedding)
+plot_embedding = load_module(TOOL)
 
 VIDEOS, FRAMES, HEIGHT, WIDTH = 4, 3, 128, 192
 OBJECTS = [[x, y, 28, 28] for x in range(0, WIDTH - 28, 10) for y in range(0, HEIGHT - 28, 10)]

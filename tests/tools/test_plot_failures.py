@@ -1,6 +1,5 @@
 """tools/plot_failures.py: which frames are chosen, and what is drawn of them."""
 
-import importlib.util
 import sys
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 
 from helpers.evaluations import evaluate
+from helpers.modules import load_module
 from vod2.d2 import BoxMode, DatasetCatalog
 from vod2.engine.cli import run
 from vod2.evaluation import judged_frames
@@ -17,9 +17,7 @@ from vod2.evaluation.runs import read_run
 from vod2.visualization import class_color
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "plot_failures.py"
-SPEC = importlib.util.spec_from_file_location("plot_failures", TOOL)
-plot_failures = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(plot_failures)
+plot_failures = load_module(TOOL)
 
 BOXES = np.array([[20.0, 20, 120, 120], [200, 20, 300, 120], [20, 200, 120, 300]])
 """The objects of every frame: a cat, a dog and a fox."""

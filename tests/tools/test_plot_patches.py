@@ -1,6 +1,5 @@
 """tools/plot_patches.py: where a patch lies in its RoI, and whose numbers are drawn where."""
 
-import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -11,6 +10,7 @@ import pytest
 import torch
 
 from helpers.models import make_video, tiny_cfg
+from helpers.modules import load_module
 from vod2 import UserError, VideoPredictor
 from vod2.engine.random_weights import draw_weights
 
@@ -28,10 +28,7 @@ KEYS = {
 
 @pytest.fixture(scope="module")
 def plot_patches() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("plot_patches", ROOT / "tools" / "plot_patches.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_module(ROOT / "tools" / "plot_patches.py")
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """tools/plot_results.py on two folders: the classes that changed most."""
 
-import importlib.util
 import json
 import shutil
 import sys
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 
 from helpers.evaluations import CLASSES, evaluate, make_videos
+from helpers.modules import load_module
 from vod2.engine.cli import run
 from vod2.evaluation.curves import Curve, CurveTable, save_curves
 
@@ -18,10 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def tool(name: str):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_module(ROOT / "tools" / f"{name}.py")
 
 
 plot_results = tool("plot_results")

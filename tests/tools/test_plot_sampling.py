@@ -1,6 +1,5 @@
 """tools/plot_sampling.py: the motion of objects, by hand, and the picture of a training."""
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from helpers.modules import load_module
 from vod2.d2 import BoxMode, DatasetCatalog, MetadataCatalog
 from vod2.data.datasets import register_imagenet_vid
 from vod2.data.synthetic import SYNTHETIC_CLASSES, SyntheticConfig, write_synthetic
@@ -24,10 +24,7 @@ LSTS = str(ROOT / "configs" / "quick" / "LSTS.yaml")
 
 @pytest.fixture(scope="module")
 def plot_sampling() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("plot_sampling", ROOT / "tools" / "plot_sampling.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_module(ROOT / "tools" / "plot_sampling.py")
 
 
 def moved(tool: ModuleType, *frames: list[tuple[int, float, float]], steps=(1,)) -> list:

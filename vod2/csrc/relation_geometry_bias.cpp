@@ -77,6 +77,7 @@ GeometryInputs prepare_geometry_inputs(
       key_boxes.to(dtype).contiguous(),
       at::cat({weight.to(dtype), bias.to(dtype).unsqueeze(1)}, 1),
       frequencies.to(dtype),
+      frequencies,
       eps,
       floor,
       offset};

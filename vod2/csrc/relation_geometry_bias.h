@@ -23,6 +23,7 @@ struct GeometryInputs {
   at::Tensor key;          // (M, 4)
   at::Tensor affine;       // (H, D + 1)
   at::Tensor frequencies;  // (F,) scale / wavelength^(k / F), on the CPU
+  at::Tensor exact_frequencies;  // the same in float64
   double eps;
   double floor;
   double offset;

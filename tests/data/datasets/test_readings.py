@@ -9,8 +9,9 @@ from helpers.counting import count_readings
 from helpers.models import ROOT
 from helpers.own_data import write_layout
 from vod2.commands.train import evaluate
-from vod2.d2 import DatasetCatalog, DatasetEvaluator, default_argument_parser
+from vod2.d2 import DatasetCatalog, DatasetEvaluator, MetadataCatalog, default_argument_parser
 from vod2.data.datasets import readings
+from vod2.data.datasets.common import register_frames
 from vod2.data.datasets.readings import MOST_KEPT, content_of, forget_readings, reading_once
 from vod2.data.discovery import find_layout, register_data
 from vod2.engine import VideoTrainer, load_config
@@ -122,3 +123,23 @@ def test_who_changes_a_dict_does_not_change_what_is_kept(cfg):
         for record in DatasetCatalog.get("readings_all"):
             record["seen"] = True
         assert not any("seen" in record for record in DatasetCatalog.get("readings_all"))
+
+
+def test_frames_of_known_classes_are_read_once_too_and_copied():
+    calls = []
+
+    def load():
+        calls.append(1)
+        return [{"image_id": "a"}]
+
+    register_frames("readings_frames", load, thing_classes=["x"], evaluator_type="uavdt")
+    try:
+        with reading_once():
+            DatasetCatalog.get("readings_frames")[0]["seen"] = True
+            assert DatasetCatalog.get("readings_frames") == [{"image_id": "a"}] and len(calls) == 1
+        DatasetCatalog.get("readings_frames")
+        assert len(calls) == 2
+        assert MetadataCatalog.get("readings_frames").evaluator_type == "uavdt"
+    finally:
+        DatasetCatalog.remove("readings_frames")
+        MetadataCatalog.remove("readings_frames")

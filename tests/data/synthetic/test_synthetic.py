@@ -1,6 +1,5 @@
 """The synthetic benchmark: what its videos guarantee, and how they lie on disk."""
 
-import importlib.util
 import json
 import os
 from collections import defaultdict
@@ -13,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
+from helpers.modules import load_module
 from vod2.atomic import write_json
 from vod2.data.synthetic import (
     SYNTHETIC_CLASSES,
@@ -45,10 +45,7 @@ def written(tmp_path_factory):
 
 
 def _tool():
-    spec = importlib.util.spec_from_file_location("make_synthetic", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_module(TOOL)
 
 
 def _contents(folder):

@@ -1,7 +1,6 @@
 """VOD-Synth 1: what its frames guarantee, its bytes, its files, and its versions."""
 
 import hashlib
-import importlib.util
 import json
 import shutil
 from collections import Counter
@@ -12,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
+from helpers.modules import load_module
 from vod2.data.checks.ilsvrc import ImageNetDet, ImageNetVid
 from vod2.data.checks.walk import check_dataset
 from vod2.data.datasets.imagenet_vid import load_imagenet_vid
@@ -66,10 +66,7 @@ def _contents(folder):
 
 
 def _tool():
-    spec = importlib.util.spec_from_file_location("make_synthetic", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_module(TOOL)
 
 
 def _digest(folder):

@@ -1,6 +1,14 @@
-// CPU kernel of relation_geometry_bias. Works on tiles of one query box and kTile key boxes, whose embedding (D + 1
-// rows of kTile numbers) stays in the cache: the (N, M, D) embedding never exists.
+// CPU kernel of relation_geometry_bias. Works on tiles of one query box and kTile key boxes, whose embedding stays in the
+// cache: the (N, M, D) embedding never exists.
+//
+// Of the four quantities of a pair, the two of position belong to the pair alone. The two of size are differences
+// u - v of a logarithm of the query box and one of the key box, and
+//
+//     a sin(u - v) + b cos(u - v) = (b sin u - a cos u) sin v + (a sin u + b cos u) cos v
+//
+// so that sines and cosines of sizes are computed once for each box, and the query's go into its own affine matrix.
 #include "../relation_geometry_bias.h"
+#include "multiversion.h"
 
 #include <ATen/Dispatch.h>
 #include <ATen/Functions.h>
@@ -10,21 +18,15 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
+#include <limits>
 #include <numeric>
 #include <vector>
-
-// The compiler makes one version of the hot loops per instruction set, and the loader picks the processor's.
-#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
-#define VOD2_MULTIVERSION __attribute__((target_clones("arch=skylake-avx512", "arch=haswell", "default")))
-#else
-#define VOD2_MULTIVERSION
-#endif
-#define VOD2_INLINE inline __attribute__((always_inline))
 
 namespace vod2 {
 namespace {
 
-constexpr int64_t kTile = 128;
+constexpr int64_t kTile = 64;
 
 // Above this angle the three-part reduction of pi / 2 below loses accuracy in float32.
 constexpr float kLargestFastAngle = 8192.0f;
@@ -74,60 +76,174 @@ void sincos(const float* x, float frequency, int64_t n, float* sines, float* cos
   }
 }
 
-// logits (rows, kTile) = affine (rows, columns) x embedding (columns, kTile)
+// Logarithm of n positive normal numbers without a branch. x = 2^e m with m in [sqrt(1/2), sqrt(2)), and
+// log m = 2 artanh s, s = (m - 1) / (m + 1), by five terms of its series: |s| < .172, so the sixth is below 1e-9.
+VOD2_MULTIVERSION void fast_log(const float* x, int64_t n, float* out) {
+  constexpr int32_t sqrt_half = 0x3f3504f3;  // the bits of sqrt(1/2)
+  constexpr float ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f;  // the first is exact times any exponent
+  for (int64_t j = 0; j < n; ++j) {
+    int32_t bits;
+    std::memcpy(&bits, x + j, sizeof bits);
+    const int32_t exponent = (bits - sqrt_half) >> 23;
+    const int32_t mantissa = bits - exponent * (1 << 23);
+    float m;
+    std::memcpy(&m, &mantissa, sizeof m);
+    const float e = static_cast<float>(exponent);
+    const float s = (m - 1.0f) / (m + 1.0f);
+    const float s2 = s * s;
+    const float series = s2 * (1.0f / 3 + s2 * (1.0f / 5 + s2 * (1.0f / 7 + s2 * (1.0f / 9))));
+    const float twice = s + s;
+    out[j] = e * ln2_high + (twice + (twice * series + e * ln2_low));
+  }
+}
+
 template <typename T>
-VOD2_INLINE void multiply_body(const T* affine, int64_t rows, int64_t columns, const T* embedding, T* logits) {
+void exact_log(const T* x, int64_t n, T* out) {
+  for (int64_t j = 0; j < n; ++j) {
+    out[j] = std::log(x[j]);
+  }
+}
+
+// out may be x.
+void logarithms(const double* x, int64_t n, double* out) {
+  exact_log(x, n, out);
+}
+
+void logarithms(const float* x, int64_t n, float* out) {
+  bool fast = true;
+  for (int64_t j = 0; j < n; ++j) {
+    fast &= x[j] >= std::numeric_limits<float>::min() && x[j] <= std::numeric_limits<float>::max();  // false for NaN
+  }
+  if (fast) {
+    fast_log(x, n, out);
+  } else {
+    exact_log(x, n, out);
+  }
+}
+
+// The embedding (columns, kTile) of one query and a tile of key boxes: rows of the pairs, then rows of the key boxes.
+// A last row of ones, which is not stored, multiplies the bias.
+template <typename T>
+struct Embedding {
+  const T* pairs;
+  const T* keys;
+  int64_t split;    // rows of pairs
+  int64_t columns;  // all rows, without the ones
+  VOD2_INLINE const T* row(int64_t d) const { return d < split ? pairs + d * kTile : keys + (d - split) * kTile; }
+};
+
+// logits (kRows, kTile) = affine (kRows, columns + 1) x embedding: each row of the embedding is loaded once for kRows.
+template <typename T, int64_t kRows>
+VOD2_INLINE void multiply_rows(const T* affine, const Embedding<T>& embedding, T* logits) {
   constexpr int64_t kLane = 32;  // sums that stay in registers
-  for (int64_t row = 0; row < rows; ++row) {
-    for (int64_t start = 0; start < kTile; start += kLane) {
-      T sums[kLane] = {};
-      for (int64_t d = 0; d < columns; ++d) {
-        const T factor = affine[row * columns + d];
-        const T* source = embedding + d * kTile + start;
+  const int64_t stride = embedding.columns + 1;
+  for (int64_t start = 0; start < kTile; start += kLane) {
+    T sums[kRows][kLane];
+    for (int64_t row = 0; row < kRows; ++row) {
+      std::fill(sums[row], sums[row] + kLane, affine[row * stride + embedding.columns]);
+    }
+    for (int64_t d = 0; d < embedding.columns; ++d) {
+      const T* source = embedding.row(d) + start;
+      for (int64_t row = 0; row < kRows; ++row) {
+        const T factor = affine[row * stride + d];
         for (int64_t j = 0; j < kLane; ++j) {
-          sums[j] += factor * source[j];
+          sums[row][j] += factor * source[j];
         }
       }
-      std::copy(sums, sums + kLane, logits + row * kTile + start);
+    }
+    for (int64_t row = 0; row < kRows; ++row) {
+      std::copy(sums[row], sums[row] + kLane, logits + row * kTile + start);
     }
   }
 }
-
-VOD2_MULTIVERSION void multiply(const float* a, int64_t rows, int64_t columns, const float* e, float* out) {
-  multiply_body(a, rows, columns, e, out);
-}
-
-VOD2_MULTIVERSION void multiply(const double* a, int64_t rows, int64_t columns, const double* e, double* out) {
-  multiply_body(a, rows, columns, e, out);
-}
-
-// lanes (rows, columns, kLanes) += grad (rows, kTile) x embedding^T (kTile, columns), where every kLanes-th product
-// goes to the same lane: the lanes are summed once at the end, not once a tile.
-constexpr int64_t kLanes = 16;
 
 template <typename T>
-VOD2_INLINE void accumulate_body(const T* grad, int64_t rows, int64_t columns, const T* embedding, T* lanes) {
-  for (int64_t row = 0; row < rows; ++row) {
-    for (int64_t d = 0; d < columns; ++d) {
-      T* target = lanes + (row * columns + d) * kLanes;
-      T sums[kLanes];
-      std::copy(target, target + kLanes, sums);
-      for (int64_t start = 0; start < kTile; start += kLanes) {
+VOD2_INLINE void multiply_body(const T* affine, int64_t rows, const Embedding<T>& embedding, T* logits) {
+  constexpr int64_t kRows = 4;
+  const int64_t stride = embedding.columns + 1;
+  int64_t row = 0;
+  for (; row + kRows <= rows; row += kRows) {
+    multiply_rows<T, kRows>(affine + row * stride, embedding, logits + row * kTile);
+  }
+  for (; row < rows; ++row) {
+    multiply_rows<T, 1>(affine + row * stride, embedding, logits + row * kTile);
+  }
+}
+
+VOD2_MULTIVERSION void multiply(const float* a, int64_t rows, const Embedding<float>& e, float* out) {
+  multiply_body(a, rows, e, out);
+}
+
+VOD2_MULTIVERSION void multiply(const double* a, int64_t rows, const Embedding<double>& e, double* out) {
+  multiply_body(a, rows, e, out);
+}
+
+// lanes (rows, columns + 1, kLanes) += grad (rows, kTile) x embedding^T (kTile, columns + 1), where every kLanes-th
+// product goes to the same lane: the lanes are summed once at the end, not once a tile.
+constexpr int64_t kLanes = 8;
+
+// The products of kRows rows of grad with kColumns rows of the embedding, each of which is loaded once for all.
+template <typename T, int64_t kRows, int64_t kColumns>
+VOD2_INLINE void accumulate_block(const T* grad, const T* source, int64_t stride, T* lanes) {
+  T sums[kRows][kColumns][kLanes];
+  for (int64_t row = 0; row < kRows; ++row) {
+    for (int64_t d = 0; d < kColumns; ++d) {
+      const T* target = lanes + (row * stride + d) * kLanes;
+      std::copy(target, target + kLanes, sums[row][d]);
+    }
+  }
+  for (int64_t start = 0; start < kTile; start += kLanes) {
+    for (int64_t row = 0; row < kRows; ++row) {
+      for (int64_t d = 0; d < kColumns; ++d) {
         for (int64_t j = 0; j < kLanes; ++j) {
-          sums[j] += grad[row * kTile + start + j] * embedding[d * kTile + start + j];
+          sums[row][d][j] += grad[row * kTile + start + j] * source[d * kTile + start + j];
         }
       }
-      std::copy(sums, sums + kLanes, target);
+    }
+  }
+  for (int64_t row = 0; row < kRows; ++row) {
+    for (int64_t d = 0; d < kColumns; ++d) {
+      std::copy(sums[row][d], sums[row][d] + kLanes, lanes + (row * stride + d) * kLanes);
     }
   }
 }
 
-VOD2_MULTIVERSION void accumulate(const float* g, int64_t rows, int64_t columns, const float* e, float* lanes) {
-  accumulate_body(g, rows, columns, e, lanes);
+template <typename T, int64_t kRows>
+VOD2_INLINE void accumulate_rows(const T* grad, const Embedding<T>& embedding, T* lanes) {
+  constexpr int64_t kColumns = 2;  // columns and split are multiples of 4
+  const int64_t stride = embedding.columns + 1;
+  for (int64_t d = 0; d < embedding.columns; d += kColumns) {
+    accumulate_block<T, kRows, kColumns>(grad, embedding.row(d), stride, lanes + d * kLanes);
+  }
+  for (int64_t row = 0; row < kRows; ++row) {
+    T* ones = lanes + (row * stride + embedding.columns) * kLanes;
+    for (int64_t start = 0; start < kTile; start += kLanes) {
+      for (int64_t j = 0; j < kLanes; ++j) {
+        ones[j] += grad[row * kTile + start + j];
+      }
+    }
+  }
 }
 
-VOD2_MULTIVERSION void accumulate(const double* g, int64_t rows, int64_t columns, const double* e, double* lanes) {
-  accumulate_body(g, rows, columns, e, lanes);
+template <typename T>
+VOD2_INLINE void accumulate_body(const T* grad, int64_t rows, const Embedding<T>& embedding, T* lanes) {
+  constexpr int64_t kRows = 4;
+  const int64_t stride = (embedding.columns + 1) * kLanes;
+  int64_t row = 0;
+  for (; row + kRows <= rows; row += kRows) {
+    accumulate_rows<T, kRows>(grad + row * kTile, embedding, lanes + row * stride);
+  }
+  for (; row < rows; ++row) {
+    accumulate_rows<T, 1>(grad + row * kTile, embedding, lanes + row * stride);
+  }
+}
+
+VOD2_MULTIVERSION void accumulate(const float* g, int64_t rows, const Embedding<float>& e, float* lanes) {
+  accumulate_body(g, rows, e, lanes);
+}
+
+VOD2_MULTIVERSION void accumulate(const double* g, int64_t rows, const Embedding<double>& e, double* lanes) {
+  accumulate_body(g, rows, e, lanes);
 }
 
 // Replaces n logits z by the gradient of log(max(z, floor)) times grad. Divides always, so that it vectorizes.
@@ -148,88 +264,178 @@ VOD2_MULTIVERSION void log_gradient(const double* grad, double floor, int64_t n,
   log_gradient_body(grad, floor, n, z);
 }
 
-// One thread's scratch memory, and what it computes tile by tile.
+// Sines and cosines of the frequencies times the logarithms of a box's width and height: of each of the two, F sines,
+// then F cosines. In float64: angles of hundreds of radians leave float32 few digits.
+template <typename T, typename Write>
+void embed_size(const CenteredBox<T>& box, const GeometryInputs& in, const Write& write) {
+  const double* frequencies = in.exact_frequencies.data_ptr<double>();
+  const int64_t F = in.exact_frequencies.size(0);
+  const double sizes[2] = {static_cast<double>(box.w), static_cast<double>(box.h)};
+  for (int64_t quantity = 0; quantity < 2; ++quantity) {
+    const double logarithm = std::log(sizes[quantity]);
+    for (int64_t k = 0; k < F; ++k) {
+      const double angle = logarithm * frequencies[k];
+      write(quantity * 2 * F + k, static_cast<T>(std::sin(angle)));
+      write(quantity * 2 * F + F + k, static_cast<T>(std::cos(angle)));
+    }
+  }
+}
+
+// What is computed once for each key box.
+template <typename T>
+class KeyTable {
+ public:
+  explicit KeyTable(const GeometryInputs& in)
+      : rows_(in.num_columns() / 2), cx_(in.num_key()), cy_(in.num_key()) {
+    const int64_t M = in.num_key();
+    // Tile by tile, each (4 F, kTile): what a tile reads lies together. Zero behind the last box.
+    embedding_.assign((M + kTile - 1) / kTile * rows_ * kTile, T(0));
+    const T* key = in.key.data_ptr<T>();
+    at::parallel_for(0, M, 256, [&](int64_t begin, int64_t end) {
+      for (int64_t j = begin; j < end; ++j) {
+        const auto box = centered(key + 4 * j, static_cast<T>(in.offset));
+        cx_[j] = box.cx;
+        cy_[j] = box.cy;
+        T* column = embedding_.data() + j / kTile * rows_ * kTile + j % kTile;
+        embed_size(box, in, [&](int64_t row, T value) { column[row * kTile] = value; });
+      }
+    });
+  }
+
+  const T* cx() const { return cx_.data(); }
+  const T* cy() const { return cy_.data(); }
+  const T* tile(int64_t first) const { return embedding_.data() + first * rows_; }
+
+ private:
+  int64_t rows_;
+  std::vector<T> cx_, cy_, embedding_;
+};
+
+// |center - key| / size + eps of n key boxes.
+template <typename T>
+VOD2_INLINE void distances(T center, T size, const T* key, T eps, int64_t n, T* out) {
+  for (int64_t j = 0; j < n; ++j) {
+    out[j] = std::abs(center - key[j]) / size + eps;
+  }
+}
+
+// One thread's scratch memory, and what it computes tile by tile for one query box after the other.
 template <typename T>
 class TileWorker {
  public:
-  explicit TileWorker(const GeometryInputs& in)
-      : rows_(in.num_heads()),
-        columns_(in.num_columns()),
-        eps_(static_cast<T>(in.eps)),
-        offset_(static_cast<T>(in.offset)),
-        key_(in.key.data_ptr<T>()),
-        affine_(in.affine.data_ptr<T>()),
-        frequencies_(in.frequencies.data_ptr<T>()),
-        num_frequencies_(in.frequencies.size(0)),
-        geometry_(4 * kTile, T(0)),
-        embedding_(columns_ * kTile, T(0)),
-        logits_(rows_ * kTile, T(0)) {
-    std::fill(embedding_.end() - kTile, embedding_.end(), T(1));  // multiplies the bias column
+  TileWorker(const GeometryInputs& in, const KeyTable<T>& keys)
+      : in_(in),
+        keys_(keys),
+        heads_(in.num_heads()),
+        columns_(in.num_columns() - 1),
+        half_(columns_ / 2),
+        query_size_(half_),
+        affine_(heads_ * (columns_ + 1)),
+        geometry_(2 * kTile, T(0)),
+        pairs_(half_ * kTile, T(0)),
+        logits_(heads_ * kTile, T(0)) {}
+
+  // The query box of what follows.
+  void set_query(int64_t i) {
+    query_ = centered(in_.query.data_ptr<T>() + 4 * i, static_cast<T>(in_.offset));
+    embed_size(query_, in_, [&](int64_t row, T value) { query_size_[row] = value; });
+    const T* weight = in_.affine.data_ptr<T>();
+    std::copy(weight, weight + affine_.size(), affine_.begin());
+    for (int64_t head = 0; head < heads_; ++head) {
+      T* size = affine_.data() + head * (columns_ + 1) + half_;
+      for_each_pair([&](int64_t sine, int64_t cosine) {
+        const T a = size[sine], b = size[cosine];
+        size[sine] = b * query_size_[sine] - a * query_size_[cosine];
+        size[cosine] = a * query_size_[sine] + b * query_size_[cosine];
+      });
+    }
   }
 
-  // Returns the logits (H, kTile) of `query` and the key boxes [first, first + n); columns from n on are stale.
-  T* logits(const CenteredBox<T>& query, int64_t first, int64_t n) {
-    for (int64_t j = 0; j < n; ++j) {
-      T pair[4];
-      pair_geometry(query, centered(key_ + 4 * (first + j), offset_), eps_, pair);
-      for (int64_t quantity = 0; quantity < 4; ++quantity) {
-        geometry_[quantity * kTile + j] = pair[quantity];
+  // Returns the logits (H, kTile) of the query and the key boxes [first, first + n); columns from n on are stale.
+  T* logits(int64_t first, int64_t n) {
+    const T eps = static_cast<T>(in_.eps);
+    T* of_x = geometry_.data();
+    T* of_y = of_x + kTile;
+    distances(query_.cx, query_.w, keys_.cx() + first, eps, n, of_x);
+    distances(query_.cy, query_.h, keys_.cy() + first, eps, n, of_y);
+    const int64_t F = half_ / 4;
+    const T* frequencies = in_.frequencies.data_ptr<T>();
+    for (int64_t quantity = 0; quantity < 2; ++quantity) {
+      T* values = geometry_.data() + quantity * kTile;
+      logarithms(values, n, values);
+      T* sines = pairs_.data() + quantity * 2 * F * kTile;
+      T* cosines = sines + F * kTile;
+      for (int64_t k = 0; k < F; ++k) {
+        sincos(values, frequencies[k], n, sines + k * kTile, cosines + k * kTile);
       }
     }
-    for (int64_t quantity = 0; quantity < 4; ++quantity) {
-      T* sines = embedding_.data() + quantity * 2 * num_frequencies_ * kTile;
-      T* cosines = sines + num_frequencies_ * kTile;
-      for (int64_t k = 0; k < num_frequencies_; ++k) {
-        sincos(geometry_.data() + quantity * kTile, frequencies_[k], n, sines + k * kTile, cosines + k * kTile);
-      }
-    }
-    multiply(affine_, rows_, columns_, embedding_.data(), logits_.data());
+    multiply(affine_.data(), heads_, embedding(first), logits_.data());
     return logits_.data();
   }
 
-  // Adds the gradient of the tile last computed; `grad` (H, kTile) is zero from column n on.
-  void accumulate_grad(const T* grad) {
-    lanes_.resize(rows_ * columns_ * kLanes, T(0));
-    accumulate(grad, rows_, columns_, embedding_.data(), lanes_.data());
+  // Adds the gradient of the tile at `first`, the one last computed; `grad` (H, kTile) is zero from column n on.
+  void accumulate_grad(int64_t first, const T* grad) {
+    lanes_.resize(affine_.size() * kLanes, T(0));
+    accumulate(grad, heads_, embedding(first), lanes_.data());
   }
 
-  // Writes the sum (H, D + 1) of what was accumulated, and starts over from zero.
+  // Writes the sum (H, D + 1) of what was accumulated for the query, and starts over from zero.
   void take_grad(double* total) {
-    for (int64_t entry = 0; entry < rows_ * columns_; ++entry) {
+    for (size_t entry = 0; entry < affine_.size(); ++entry) {
       const auto begin = lanes_.begin() + entry * kLanes;
       total[entry] = std::accumulate(begin, begin + kLanes, 0.0);
+    }
+    for (int64_t head = 0; head < heads_; ++head) {
+      double* size = total + head * (columns_ + 1) + half_;
+      // The transpose of what `set_query` does.
+      for_each_pair([&](int64_t sine, int64_t cosine) {
+        const double of_sine = size[sine], of_cosine = size[cosine];
+        size[sine] = of_cosine * query_size_[sine] - of_sine * query_size_[cosine];
+        size[cosine] = of_sine * query_size_[sine] + of_cosine * query_size_[cosine];
+      });
     }
     std::fill(lanes_.begin(), lanes_.end(), T(0));
   }
 
  private:
-  int64_t rows_, columns_;
-  T eps_, offset_;
-  const T* key_;
-  const T* affine_;
-  const T* frequencies_;
-  int64_t num_frequencies_;
-  std::vector<T> geometry_, embedding_, logits_, lanes_;
+  Embedding<T> embedding(int64_t first) const { return {pairs_.data(), keys_.tile(first), half_, columns_}; }
+
+  // The places of a sine and its cosine among the 4 F numbers of sizes.
+  template <typename Function>
+  void for_each_pair(const Function& function) const {
+    const int64_t F = half_ / 4;
+    for (int64_t quantity = 0; quantity < 2; ++quantity) {
+      for (int64_t k = 0; k < F; ++k) {
+        function(quantity * 2 * F + k, quantity * 2 * F + F + k);
+      }
+    }
+  }
+
+  const GeometryInputs& in_;
+  const KeyTable<T>& keys_;
+  int64_t heads_, columns_, half_;  // half of the columns are of positions, half of sizes
+  CenteredBox<T> query_{};
+  std::vector<T> query_size_, affine_, geometry_, pairs_, logits_, lanes_;
 };
 
 template <typename T>
 void forward_kernel(const GeometryInputs& in, T* out) {
   const int64_t N = in.num_query(), M = in.num_key(), H = in.num_heads();
-  const T* query = in.query.data_ptr<T>();
   const T floor = static_cast<T>(in.floor);
+  const KeyTable<T> keys(in);
   at::parallel_for(0, N, 1, [&](int64_t begin, int64_t end) {
-    TileWorker<T> worker(in);
+    TileWorker<T> worker(in, keys);
     for (int64_t i = begin; i < end; ++i) {
-      const auto box = centered(query + 4 * i, static_cast<T>(in.offset));
+      worker.set_query(i);
       for (int64_t first = 0; first < M; first += kTile) {
         const int64_t n = std::min(kTile, M - first);
-        const T* logits = worker.logits(box, first, n);
+        T* logits = worker.logits(first, n);
         for (int64_t h = 0; h < H; ++h) {
-          T* target = out + (h * N + i) * M + first;
+          T* z = logits + h * kTile;
           for (int64_t j = 0; j < n; ++j) {
-            const T z = logits[h * kTile + j];
-            target[j] = z < floor ? floor : z;
+            z[j] = z[j] < floor ? floor : z[j];
           }
+          logarithms(z, n, out + (h * N + i) * M + first);
         }
       }
     }
@@ -240,22 +446,22 @@ void forward_kernel(const GeometryInputs& in, T* out) {
 template <typename T>
 void backward_kernel(const GeometryInputs& in, const T* grad, double* totals) {
   const int64_t N = in.num_query(), M = in.num_key(), H = in.num_heads();
-  const T* query = in.query.data_ptr<T>();
   const T floor = static_cast<T>(in.floor);
+  const KeyTable<T> keys(in);
   at::parallel_for(0, N, 1, [&](int64_t begin, int64_t end) {
-    TileWorker<T> worker(in);
+    TileWorker<T> worker(in, keys);
     for (int64_t i = begin; i < end; ++i) {
-      const auto box = centered(query + 4 * i, static_cast<T>(in.offset));
+      worker.set_query(i);
       for (int64_t first = 0; first < M; first += kTile) {
         const int64_t n = std::min(kTile, M - first);
-        T* logits = worker.logits(box, first, n);
+        T* logits = worker.logits(first, n);
         for (int64_t h = 0; h < H; ++h) {
           const T* source = grad + (h * N + i) * M + first;
           T* z = logits + h * kTile;  // becomes the gradient of the logits in place
           log_gradient(source, floor, n, z);
           std::fill(z + n, z + kTile, T(0));
         }
-        worker.accumulate_grad(logits);
+        worker.accumulate_grad(first, logits);
       }
       worker.take_grad(totals + i * H * in.num_columns());
     }
@@ -279,7 +485,6 @@ at::Tensor relation_geometry_bias(
     AT_DISPATCH_FLOATING_TYPES(out.scalar_type(), "relation_geometry_bias", [&] {
       forward_kernel<scalar_t>(in, out.data_ptr<scalar_t>());
     });
-    out.log_();  // PyTorch's own vectorized logarithm
   }
   return out.to(weight.scalar_type());
 }

@@ -51,6 +51,19 @@ def register_dataset(
         MetadataCatalog.get(name).set(thing_classes=list(class_names))
 
 
+def register_frames(name: str, load: Callable[[], list[dict]], **metadata: Any) -> None:
+    """As `register_dataset`, where the classes are known before anything is read: they are among `metadata`.
+
+    Args:
+        name: in the DatasetCatalog.
+        load: returns video dataset dicts.
+        metadata: of the dataset.
+    """
+    # Copies, to which the caller may add keys.
+    DatasetCatalog.register(name, lambda: [dict(record) for record in content_of(load)])
+    MetadataCatalog.get(name).set(**metadata)
+
+
 def require_registered(name: str) -> None:
     """Raises UserError if no dataset of this name is registered; says which are, and how a tool gets to know others."""
     if name not in DatasetCatalog.list():

@@ -9,8 +9,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from vod2.d2 import DatasetCatalog, MetadataCatalog
-from vod2.data.datasets.common import annotation_dict, lines_of
+from vod2.data.datasets.common import annotation_dict, lines_of, register_frames
 from vod2.data.datasets.det_selection import derive_images
 from vod2.data.datasets.faults import Fault, Place, Report, refuse
 from vod2.data.datasets.files import leads_out
@@ -29,8 +28,9 @@ _REMEDY = "see datasets/README.md for how to lay it out"
 
 def register_imagenet_det(name: str, root: str | os.PathLike, list_file: str | os.PathLike | None = None) -> None:
     """Register the dataset `name`; nothing is read before it is used. Arguments as in `load_imagenet_det`."""
-    DatasetCatalog.register(name, lambda: load_imagenet_det(root, list_file, name=name))
-    MetadataCatalog.get(name).set(
+    register_frames(
+        name,
+        lambda: load_imagenet_det(root, list_file, name=name),
         thing_classes=list(VID_CLASSES),
         evaluator_type="vid",
         image_root=str(root),

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vod2.bounded import load_json, shown
-from vod2.d2 import BoxMode, DatasetCatalog, MetadataCatalog
+from vod2.d2 import BoxMode
+from vod2.data.datasets.common import register_frames
 from vod2.data.datasets.faults import Fault, Place
 from vod2.data.datasets.files import is_foreign
 from vod2.data.datasets.frame_annotations import FrameAnnotations
@@ -54,10 +55,11 @@ def register_imagenet_vid(
         root, split, class_names, options: see `load_imagenet_vid`.
     """
     class_names = list(class_names)
-    DatasetCatalog.register(name, lambda: load_imagenet_vid(root, split, class_names, name=name, **options))
     source = {"format": "imagenet_vid", "path": str(root), "split": split, "class_names": class_names}
     source |= {key: options[key] for key in ("list_file", "every_frame") if key in options}
-    MetadataCatalog.get(name).set(
+    register_frames(
+        name,
+        lambda: load_imagenet_vid(root, split, class_names, name=name, **options),
         thing_classes=class_names,
         evaluator_type="vid",
         image_root=str(root),

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from vod2.d2 import BoxMode, DatasetCatalog, MetadataCatalog
-from vod2.data.datasets.common import keep_listed, lines_of
+from vod2.d2 import BoxMode
+from vod2.data.datasets.common import keep_listed, lines_of, register_frames
 from vod2.data.datasets.faults import Fault, Place, Report, refuse
 from vod2.data.datasets.frame_annotations import LoadedAnnotations
 from vod2.data.datasets.ilsvrc import require_folder
@@ -45,8 +45,9 @@ _LARGEST = 2**31 - 1
 
 def register_uavdt(name: str, root: str | os.PathLike, split: str, list_file: str | os.PathLike | None = None) -> None:
     """Register the dataset `name`; nothing is read before it is used. Arguments as in `load_uavdt`."""
-    DatasetCatalog.register(name, lambda: load_uavdt(root, split, name=name, list_file=list_file))
-    MetadataCatalog.get(name).set(
+    register_frames(
+        name,
+        lambda: load_uavdt(root, split, name=name, list_file=list_file),
         thing_classes=list(UAVDT_CLASSES),
         evaluator_type="uavdt",
         image_root=str(root),

@@ -2,7 +2,7 @@
 
 import os
 
-from vod2.d2 import DatasetCatalog, MetadataCatalog
+from vod2.data.datasets.common import register_frames
 from vod2.data.datasets.imagenet_det import find_det_list, load_imagenet_det
 from vod2.data.datasets.imagenet_vid import XmlAnnotations, default_classes, find_list, load_imagenet_vid
 from vod2.data.synthetic.vod_synth import BENCHMARK, SIZES, VodSynth, check_version
@@ -15,7 +15,6 @@ VOD_SYNTH_PARTS: tuple[str, ...] = ("train", "train_all", "val", "det")
 def register_vod_synth(name: str, root: str | os.PathLike, part: str, size: str) -> None:
     """Register the dataset `name`; nothing is read before it is used. Arguments as in `load_vod_synth`."""
     root, class_names = str(root), list(SIZES[size].class_names)
-    DatasetCatalog.register(name, lambda: load_vod_synth(root, part, size, name))
     source: dict[str, object] = {"format": "imagenet_det", "path": root}
     metadata = {}
     if part != "det":
@@ -23,8 +22,14 @@ def register_vod_synth(name: str, root: str | os.PathLike, part: str, size: str)
         source = {"format": "imagenet_vid", "path": root, "split": split, "class_names": class_names}
         source |= {"every_frame": True} if every_frame else {}
         metadata["frame_annotations"] = XmlAnnotations(root, tuple(class_names))
-    MetadataCatalog.get(name).set(
-        thing_classes=class_names, evaluator_type="vid", image_root=root, check_source=source, **metadata
+    register_frames(
+        name,
+        lambda: load_vod_synth(root, part, size, name),
+        thing_classes=class_names,
+        evaluator_type="vid",
+        image_root=root,
+        check_source=source,
+        **metadata,
     )
 
 
