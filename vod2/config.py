@@ -174,13 +174,15 @@ def _add_backbones(cfg: CfgNode) -> None:
     narrow.STEM_CHANNELS = 16  # channels of the stem
     narrow.CHANNELS = [16, 32, 64, 96]  # channels of res2 .. res5
     narrow.BLOCKS = [1, 1, 1, 1]  # blocks of res2 .. res5
-    # Strides of res2 .. res5, after the stem's 4; [1, 2, 1, 1] for objects of some ten pixels
+    # Strides of res2 .. res5, after the stem's 4; [1, 2, 1, 1] for objects of some ten pixels; [1, 2, 2, 2] below a
+    # feature pyramid
     narrow.STRIDES = [1, 2, 2, 1]
 
 
 read_when({"MODEL.BACKBONE.NAME": "build_head_map_backbone"}, "MODEL.HEAD_MAP")
 for _key in ("MODEL.BACKBONE.NAME", "MODEL.HEAD_MAP.BOTTOM_UP"):
     read_when({_key: "build_narrow_resnet_backbone"}, "MODEL.NARROW_RESNET")
+read_when({"MODEL.BACKBONE.NAME": "build_narrow_resnet_fpn_backbone"}, "MODEL.NARROW_RESNET")
 
 
 @register_config

@@ -111,7 +111,7 @@ if BACKEND == "detectron2" and not TYPE_CHECKING:
     )
     from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
     from detectron2.modeling.backbone import BasicStem, BottleneckBlock
-    from detectron2.modeling.backbone.fpn import build_resnet_fpn_backbone
+    from detectron2.modeling.backbone.fpn import LastLevelMaxPool, build_resnet_fpn_backbone
     from detectron2.modeling.backbone.resnet import BasicBlock
     from detectron2.modeling.box_regression import Box2BoxTransform
     from detectron2.modeling.matcher import Matcher
@@ -215,7 +215,7 @@ else:
     )
     from vod2._d2lite.modeling.anchor_generator import DefaultAnchorGenerator
     from vod2._d2lite.modeling.backbone import BasicStem, BottleneckBlock
-    from vod2._d2lite.modeling.backbone.fpn import build_resnet_fpn_backbone
+    from vod2._d2lite.modeling.backbone.fpn import LastLevelMaxPool, build_resnet_fpn_backbone
     from vod2._d2lite.modeling.backbone.resnet import BasicBlock
     from vod2._d2lite.modeling.box_regression import Box2BoxTransform
     from vod2._d2lite.modeling.matcher import Matcher

@@ -35,6 +35,7 @@ from helpers.contracts import (
 from helpers.device import autocast, autocast_dtypes, batches_round_alike, device, tolerance
 from helpers.models import (
     DIM,
+    PYRAMID_KEYS,
     assert_same_detections,
     build_detector,
     build_image_detector,
@@ -44,8 +45,9 @@ from helpers.models import (
 )
 from helpers.proposals import random_context, random_proposals
 from helpers.streams import window_clip
+from vod2.d2 import GeneralizedRCNN
 from vod2.engine.random_weights import draw_weights
-from vod2.modeling import PROPOSAL_AGGREGATOR_REGISTRY, ProposalAggregator
+from vod2.modeling import PROPOSAL_AGGREGATOR_REGISTRY, ProposalAggregator, VideoRCNN
 from vod2.modeling.roi_heads import build_proposal_aggregator
 from vod2.temporal import GlobalSample, LocalMemoryGlobal, RandomVideo, SlidingWindow, TrainingSchedule
 
@@ -102,6 +104,7 @@ CASES = {
             "three": {"MODEL.RDN.NUM_BASIC": 3},
             "none": {"MODEL.RDN.NUM_BASIC": 0},
             "relations": {"MODEL.VIDEO.KEEP_RELATIONS": True},
+            "pyramid": PYRAMID_KEYS,
         },
         no_gradient=("key.bias",),  # adds the same to all logits of a query: the softmax does not see it
     ),
@@ -116,6 +119,7 @@ CASES = {
                 "one": {"MODEL.SELSA.NUM_LAYERS": 1},
                 "three": {"MODEL.SELSA.NUM_LAYERS": 3},
                 "relations": {"MODEL.VIDEO.KEEP_RELATIONS": True},
+                "pyramid": PYRAMID_KEYS,
             }.items()
         },
         no_gradient=("key.bias",),
@@ -151,6 +155,7 @@ CASES = {
             "local": {"MODEL.MEGA.NUM_GLOBAL": 0, "MODEL.MEGA.MEMORY": 0},
             "local and memory": {"MODEL.MEGA.NUM_GLOBAL": 0},
             "one stage": {"MODEL.MEGA.NUM_STAGES": 1},
+            "pyramid": PYRAMID_KEYS | {"MODEL.MEGA.NUM_STAGES": 2, "MODEL.MEGA.MEMORY": 0},
         },
         no_gradient=("key.bias",),
         training=LocalMemoryGlobal(radius=1, include_key=False),
@@ -238,13 +243,18 @@ def make_aggregator(keys: dict, dtype: torch.dtype) -> ProposalAggregator:
     return model.to(device(), dtype)
 
 
+def image_detector_of(case: Case, model: VideoRCNN, keys: dict) -> GeneralizedRCNN:
+    """The detector, on the same backbone, that the model is without supports."""
+    state, image_keys = case.image_detector(model.state_dict())
+    return build_image_detector(state, image_keys | {key: keys[key] for key in PYRAMID_KEYS if key in keys})
+
+
 # 1
 
 
 def test_without_supports_it_equals_the_image_detector_exactly(case, keys):
     model = build_detector(keys)
-    state, image_keys = case.image_detector(model.state_dict())
-    image_detector = build_image_detector(state, image_keys)
+    image_detector = image_detector_of(case, model, keys)
     for image in make_video(3):
         inputs = [{"image": image, "height": 128, "width": 192}]
         assert_same_detections(model(inputs)[0]["instances"], image_detector(inputs)[0]["instances"])
@@ -252,8 +262,7 @@ def test_without_supports_it_equals_the_image_detector_exactly(case, keys):
 
 def test_without_supports_it_has_the_losses_of_the_image_detector(case, keys):
     model = build_detector(keys).train()
-    state, image_keys = case.image_detector(model.state_dict())
-    image_detector = build_image_detector(state, image_keys).train()
+    image_detector = image_detector_of(case, model, keys).train()
     inputs = [{"image": image, "instances": make_targets()} for image in make_video(2)]
     losses, expected = (losses_of_step(detector, inputs) for detector in (model, image_detector))
     shared = {name: loss for name, loss in losses.items() if name not in case.own_losses}

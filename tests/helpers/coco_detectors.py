@@ -82,7 +82,9 @@ def draw_detector(model: nn.Module, detect: Callable[[], object], seed: int = 0)
     for deviations in _DEVIATIONS:
         layers = {}
         for name, layer in model.named_modules():
-            layers |= {layer: deviation for end, deviation in deviations.items() if name.endswith(end)}
+            found = [deviation for end, deviation in deviations.items() if name.endswith(end)]
+            if found:
+                layers[layer] = found[0]
         _standardise(layers, detect)
     scores = model.roi_heads.box_predictor.cls_score
     if len(scores.bias) == 91:

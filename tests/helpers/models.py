@@ -79,6 +79,22 @@ RFCN_KEYS = {
 """R-FCN's heads on the tiny VideoRCNN."""
 
 
+_LEVELS = ["p3", "p4", "p5"]
+PYRAMID_KEYS = {
+    "MODEL.BACKBONE.NAME": "build_narrow_resnet_fpn_backbone",
+    "MODEL.NARROW_RESNET.STRIDES": [1, 2, 2, 2],
+    "MODEL.RESNETS.OUT_FEATURES": ["res2", "res3", "res4", "res5"],
+    "MODEL.FPN.IN_FEATURES": ["res3", "res4", "res5"],
+    "MODEL.FPN.OUT_CHANNELS": 16,
+    "MODEL.FPN.NORM": "BN",
+    "MODEL.ANCHOR_GENERATOR.SIZES": [[24], [36], [54]],
+    "MODEL.RPN.IN_FEATURES": _LEVELS,
+    "MODEL.ROI_HEADS.IN_FEATURES": _LEVELS,
+    "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 1e-4,  # drawn weights see background in most boxes
+}
+"""A feature pyramid on the tiny VideoRCNN, small as its images are."""
+
+
 def tiny_cfg(keys: dict | None = None) -> CfgNode:
     """configs/quick/Base.yaml made smaller still, on the tests' device, with `keys` {dotted key: value} on top."""
     cfg = vod2.add_video_config(get_cfg())

@@ -8,7 +8,18 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from vod2.d2 import BACKBONE_REGISTRY, Backbone, BasicBlock, BasicStem, CfgNode, CNNBlockBase, ResNet, ShapeSpec
+from vod2.d2 import (
+    BACKBONE_REGISTRY,
+    FPN,
+    Backbone,
+    BasicBlock,
+    BasicStem,
+    CfgNode,
+    CNNBlockBase,
+    LastLevelMaxPool,
+    ResNet,
+    ShapeSpec,
+)
 from vod2.layers import init_normal
 
 
@@ -34,6 +45,23 @@ def build_narrow_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet
         )
         before = channels
     return ResNet(stem, stages, out_features=cfg.MODEL.RESNETS.OUT_FEATURES, freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT)
+
+
+@BACKBONE_REGISTRY.register()
+def build_narrow_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
+    """A feature pyramid with p6 on the narrow ResNet, whose stages then have twice the stride of the one before.
+
+    Reads MODEL.FPN and what `build_narrow_resnet_backbone` reads.
+    """
+    node = cfg.MODEL.FPN
+    return FPN(
+        bottom_up=build_narrow_resnet_backbone(cfg, input_shape),
+        in_features=node.IN_FEATURES,
+        out_channels=node.OUT_CHANNELS,
+        norm=node.NORM,
+        top_block=LastLevelMaxPool(),
+        fuse_type=node.FUSE_TYPE,
+    )
 
 
 @BACKBONE_REGISTRY.register()

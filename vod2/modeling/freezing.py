@@ -16,8 +16,10 @@ def is_of_aggregator(name: str) -> bool:
 
     Example:
         >>> from vod2.modeling.freezing import is_of_aggregator
-        >>> is_of_aggregator("roi_heads.aggregator.basic.0.query.weight"), is_of_aggregator("roi_heads.box_head.fc1.bias")
-        (True, False)
+        >>> is_of_aggregator("roi_heads.aggregator.basic.0.query.weight")
+        True
+        >>> is_of_aggregator("roi_heads.box_head.fc1.bias")
+        False
     """
     return f"{name}.".startswith(_AGGREGATORS)
 

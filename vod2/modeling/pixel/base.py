@@ -153,9 +153,9 @@ def build_pixel_aggregator(cfg: CfgNode, shapes: dict[str, ShapeSpec]) -> PixelA
         return None
     if not any(stage in shapes for stage in STAGES):
         raise UserError(
-            f"MODEL.VIDEO.PIXEL_AGGREGATOR.NAME is {name!r}, which needs one map of a ResNet ({', '.join(STAGES)}), but "
-            f"the backbone {cfg.MODEL.BACKBONE.NAME} gives {', '.join(shapes)}: take a ResNet without a pyramid, as "
-            "COCO/FasterRCNN_R50_DC5.yaml has, or a MODEL.VIDEO.PROPOSAL_AGGREGATOR"
+            f"MODEL.VIDEO.PIXEL_AGGREGATOR.NAME is {name!r}, which needs one map of a ResNet ({', '.join(STAGES)}), "
+            f"but the backbone {cfg.MODEL.BACKBONE.NAME} gives {', '.join(shapes)}: take a ResNet without a "
+            "pyramid, as COCO/FasterRCNN_R50_DC5.yaml has, or a MODEL.VIDEO.PROPOSAL_AGGREGATOR"
         )
     kind = lookup(PIXEL_AGGREGATOR_REGISTRY, name, "MODEL.VIDEO.PIXEL_AGGREGATOR.NAME")
     with settings(name):
