@@ -186,6 +186,34 @@ read_when({"MODEL.BACKBONE.NAME": "build_narrow_resnet_fpn_backbone"}, "MODEL.NA
 
 
 @register_config
+def _add_timm(cfg: CfgNode) -> None:
+    # A model of timm as backbone (docs/backbones.md)
+    timm = cfg.MODEL.TIMM = CfgNode()
+    # The model, as timm.list_models() has it, with or without a tag of weights ("swin_tiny_patch4_window7_224.ms_in1k")
+    timm.NAME = "convnext_tiny"
+    # Whether a new training begins with the weights that timm downloads; not where MODEL.WEIGHTS is set
+    timm.PRETRAINED = False
+    # File of timm's weights that a new training begins with instead; not where MODEL.WEIGHTS is set; "" for none
+    timm.WEIGHTS = ""
+    timm.OUT_FEATURES = ["res4", "res5"]  # maps of the backbone, res2 of stride 4 to res5 of stride 32
+    # Stride from which on maps keep their size, and are dilated instead: 32, or 16 for a res5 of stride 16; Swin takes
+    # 32 alone
+    timm.OUTPUT_STRIDE = 32
+    timm.DROP_PATH = 0.0  # probability, in [0, 1), that a block is left out in training, of the last block
+    # Whether normalisation over batches keeps the statistics and weights that it has; LayerNorm always learns
+    timm.FREEZE_NORM = True
+    timm.OPTIONS = ()  # further arguments of the model, pairs of name and value: [["embed_dim", 96]]
+
+
+_TIMM_PYRAMIDS = ("build_timm_fpn_backbone", "build_timm_vit_pyramid_backbone")
+_WITHOUT_PYRAMID = ({_key: "build_timm_backbone"} for _key in ("MODEL.BACKBONE.NAME", "MODEL.HEAD_MAP.BOTTOM_UP"))
+for _conditions in _WITHOUT_PYRAMID:
+    read_when(_conditions, "MODEL.TIMM", "MODEL.TIMM.OUT_FEATURES", "MODEL.TIMM.OUTPUT_STRIDE", "MODEL.TIMM.FREEZE_NORM")
+read_when({"MODEL.BACKBONE.NAME": _TIMM_PYRAMIDS}, "MODEL.TIMM")
+read_when({"MODEL.BACKBONE.NAME": "build_timm_fpn_backbone"}, "MODEL.TIMM.OUTPUT_STRIDE", "MODEL.TIMM.FREEZE_NORM")
+
+
+@register_config
 def _add_data(cfg: CfgNode) -> None:
     # Least number of still images that a class keeps: an image goes if each of its classes has so many without it; 0
     # for all images

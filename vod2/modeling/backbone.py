@@ -20,6 +20,7 @@ from vod2.d2 import (
     ResNet,
     ShapeSpec,
 )
+from vod2.errors import UserError
 from vod2.layers import init_normal
 
 
@@ -53,9 +54,14 @@ def build_narrow_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FP
 
     Reads MODEL.FPN and what `build_narrow_resnet_backbone` reads.
     """
+    return build_pyramid(cfg, build_narrow_resnet_backbone(cfg, input_shape))
+
+
+def build_pyramid(cfg: CfgNode, bottom_up: Backbone) -> FPN:
+    """The feature pyramid of MODEL.FPN, with p6, on a backbone."""
     node = cfg.MODEL.FPN
     return FPN(
-        bottom_up=build_narrow_resnet_backbone(cfg, input_shape),
+        bottom_up=bottom_up,
         in_features=node.IN_FEATURES,
         out_channels=node.OUT_CHANNELS,
         norm=node.NORM,
@@ -131,9 +137,19 @@ _IMAGES, _STEM = "images", "stem"
 
 
 def stages_of(backbone: Any) -> list[Stage]:
-    """The stages of a ResNet, or of a backbone that lists its own (`ordered_stages`), in their order."""
+    """The stages of a ResNet, or of a backbone that lists its own (`ordered_stages`), in their order.
+
+    Raises:
+        UserError: the backbone is none of these.
+    """
     if hasattr(backbone, "ordered_stages"):
         return backbone.ordered_stages()
+    if not hasattr(backbone, "stage_names"):
+        raise UserError(
+            f"MODEL.VIDEO.PIXEL_AGGREGATOR.NAME needs a backbone that runs stage after stage, which "
+            f"{type(backbone).__name__} of MODEL.BACKBONE.NAME does not: take a ResNet, a ConvNeXt or a Swin, or a "
+            "MODEL.VIDEO.PROPOSAL_AGGREGATOR instead"
+        )
     # Each stage reads the one before. The last name is the source of none, so the lists differ in length.
     names = [_STEM, *backbone.stage_names]
     sources = [_IMAGES, *names]
