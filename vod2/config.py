@@ -199,7 +199,8 @@ def _add_timm(cfg: CfgNode) -> None:
     # Stride from which on maps keep their size, and are dilated instead: 32, or 16 for a res5 of stride 16; Swin takes
     # 32 alone
     timm.OUTPUT_STRIDE = 32
-    timm.DROP_PATH = 0.0  # probability, in [0, 1), that a block is left out in training, of the last block
+    # Probability, in [0, 1), that the last block is left out in training; those before it are less often
+    timm.DROP_PATH = 0.0
     # Whether normalisation over batches keeps the statistics and weights that it has; LayerNorm always learns
     timm.FREEZE_NORM = True
     timm.OPTIONS = ()  # further arguments of the model, pairs of name and value: [["embed_dim", 96]]
@@ -208,7 +209,9 @@ def _add_timm(cfg: CfgNode) -> None:
 _TIMM_PYRAMIDS = ("build_timm_fpn_backbone", "build_timm_vit_pyramid_backbone")
 _WITHOUT_PYRAMID = ({_key: "build_timm_backbone"} for _key in ("MODEL.BACKBONE.NAME", "MODEL.HEAD_MAP.BOTTOM_UP"))
 for _conditions in _WITHOUT_PYRAMID:
-    read_when(_conditions, "MODEL.TIMM", "MODEL.TIMM.OUT_FEATURES", "MODEL.TIMM.OUTPUT_STRIDE", "MODEL.TIMM.FREEZE_NORM")
+    read_when(
+        _conditions, "MODEL.TIMM", "MODEL.TIMM.OUT_FEATURES", "MODEL.TIMM.OUTPUT_STRIDE", "MODEL.TIMM.FREEZE_NORM"
+    )
 read_when({"MODEL.BACKBONE.NAME": _TIMM_PYRAMIDS}, "MODEL.TIMM")
 read_when({"MODEL.BACKBONE.NAME": "build_timm_fpn_backbone"}, "MODEL.TIMM.OUTPUT_STRIDE", "MODEL.TIMM.FREEZE_NORM")
 

@@ -132,7 +132,10 @@ def test_the_embedding_and_the_first_blocks_can_be_frozen(timm, freeze_at, block
 @pytest.mark.parametrize(
     "keys, said",
     [
-        ({"MODEL.TIMM.NAME": "test_convnext"}, "no plain vision transformer: set MODEL.BACKBONE.NAME to 'build_timm_fpn"),
+        (
+            {"MODEL.TIMM.NAME": "test_convnext"},
+            "no plain vision transformer: set MODEL.BACKBONE.NAME to 'build_timm_fpn",
+        ),
         ({"MODEL.TIMM.NAME": "vit_small_patch32_224"}, "with patches of 32 pixels: expected 14 or 16"),
         (TRANSFORMERS["ViT"] | {"MODEL.BACKBONE.FREEZE_AT": 8}, "FREEZE_AT is 8: expected at most 7"),
     ],

@@ -15,7 +15,13 @@ pytest.importorskip("timm", reason="timm is not installed")
 
 LEVELS = ["res2", "res3", "res4", "res5"]
 BLOCKS_OF_STAGES = (1, 2, 2, 3, 3, 4, 1)
-LAYERS = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2", "_project_conv": "conv_pwl"}
+LAYERS = {
+    "_expand_conv": "conv_pw",
+    "_bn0": "bn1",
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn2",
+    "_project_conv": "conv_pwl",
+}
 LAYERS |= {"_bn2": "bn3"}
 FIRST_LAYERS = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
 
@@ -37,7 +43,9 @@ def named_as_timm(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def make(keys: dict) -> Backbone:
-    cfg = tiny_cfg({"MODEL.RESNETS.NORM": "BN", "MODEL.RESNETS.OUT_FEATURES": LEVELS, "MODEL.TIMM.OUT_FEATURES": LEVELS} | keys)
+    cfg = tiny_cfg(
+        {"MODEL.RESNETS.NORM": "BN", "MODEL.RESNETS.OUT_FEATURES": LEVELS, "MODEL.TIMM.OUT_FEATURES": LEVELS} | keys
+    )
     return BACKBONE_REGISTRY.get(cfg.MODEL.BACKBONE.NAME)(cfg, ShapeSpec(channels=3)).eval()
 
 

@@ -146,9 +146,9 @@ def stages_of(backbone: Any) -> list[Stage]:
         return backbone.ordered_stages()
     if not hasattr(backbone, "stage_names"):
         raise UserError(
-            f"MODEL.VIDEO.PIXEL_AGGREGATOR.NAME needs a backbone that runs stage after stage, which "
-            f"{type(backbone).__name__} of MODEL.BACKBONE.NAME does not: take a ResNet, a ConvNeXt or a Swin, or a "
-            "MODEL.VIDEO.PROPOSAL_AGGREGATOR instead"
+            f"{type(backbone).__name__} of MODEL.BACKBONE.NAME does not run stage after stage, as level 1 "
+            "(MODEL.VIDEO.PIXEL_AGGREGATOR) and build_head_map_backbone need it: take a ResNet, a ConvNeXt or a Swin, "
+            "or a MODEL.VIDEO.PROPOSAL_AGGREGATOR instead"
         )
     # Each stage reads the one before. The last name is the source of none, so the lists differ in length.
     names = [_STEM, *backbone.stage_names]

@@ -4,6 +4,7 @@ B: images, C: channels of the transformer, D: channels of the pyramid, H, W: siz
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -28,8 +29,8 @@ def build_timm_vit_pyramid_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> "Si
     Raises:
         UserError: timm is missing or does not have the model, or it is no vision transformer with patches of 14 or 16.
     """
-    settings = TimmSettings.from_config(cfg, input_shape)
-    model = create_timm_model(settings, num_classes=0)
+    settings = TimmSettings.from_config(cfg, input_shape)._replace(output_stride=32)
+    model: Any = create_timm_model(settings, num_classes=0)
     strides = {level["reduction"] for level in getattr(model, "feature_info", ())}
     if not (hasattr(model, "forward_intermediates") and hasattr(model, "blocks") and len(strides) == 1):
         raise UserError(
@@ -55,7 +56,9 @@ class PlainTransformer(Backbone):
         freeze_at: the first parts that do not learn: 1 the embedding, 2 the first block, too, and so on.
     """
 
-    def __init__(self, model: nn.Module, patch: int, freeze_at: int = 0) -> None:
+    model: Any
+
+    def __init__(self, model: Any, patch: int, freeze_at: int = 0) -> None:
         super().__init__()
         # Neither a classifier nor a pooling of its own: they would not learn
         model.prune_intermediate_layers(1, prune_norm=False, prune_head=True)
@@ -152,13 +155,16 @@ class SimplePyramid(Backbone):
         }
         self.levels = nn.ModuleDict(
             {
-                name: nn.Sequential(*layers, _convolution(before, channels, 1, norm), _convolution(channels, channels, 3, norm))
+                name: nn.Sequential(
+                    *layers, _convolution(before, channels, 1, norm), _convolution(channels, channels, 3, norm)
+                )
                 for name, (layers, before) in scaled.items()
             }
         )
         self.top_block = LastLevelMaxPool()
         self._shapes = {
-            f"p{level}": ShapeSpec(channels=channels, stride=2**level) for level in range(2, 6 + self.top_block.num_levels)
+            f"p{level}": ShapeSpec(channels=channels, stride=2**level)
+            for level in range(2, 6 + self.top_block.num_levels)
         }
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
@@ -187,6 +193,4 @@ def _twice(in_channels: int, out_channels: int, norm: str = "") -> list[nn.Modul
 
 
 def _convolution(in_channels: int, out_channels: int, size: int, norm: str) -> Conv2d:
-    return Conv2d(
-        in_channels, out_channels, size, padding=size // 2, bias=not norm, norm=get_norm(norm, out_channels)
-    )
+    return Conv2d(in_channels, out_channels, size, padding=size // 2, bias=not norm, norm=get_norm(norm, out_channels))

@@ -5,6 +5,7 @@ B: images, C: channels, H, W: size of a map.
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +28,7 @@ def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> "TimmBackbone":
     Raises:
         UserError: timm is missing or does not have the model, it has no such maps, or is a plain vision transformer.
     """
-    return _build(cfg, input_shape, cfg.MODEL.TIMM.OUT_FEATURES, "MODEL.TIMM.OUT_FEATURES")
+    return timm_backbone_of(cfg, input_shape, cfg.MODEL.TIMM.OUT_FEATURES, "MODEL.TIMM.OUT_FEATURES")
 
 
 @BACKBONE_REGISTRY.register()
@@ -36,19 +37,20 @@ def build_timm_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
 
     Reads MODEL.FPN and what `build_timm_backbone` reads, without OUT_FEATURES.
     """
-    bottom_up = _build(cfg, input_shape, cfg.MODEL.FPN.IN_FEATURES, "MODEL.FPN.IN_FEATURES")
+    bottom_up = timm_backbone_of(cfg, input_shape, cfg.MODEL.FPN.IN_FEATURES, "MODEL.FPN.IN_FEATURES")
     return build_pyramid(cfg, bottom_up)
 
 
-def _build(cfg: CfgNode, input_shape: ShapeSpec, out_features: Sequence[str], key: str) -> "TimmBackbone":
+def timm_backbone_of(cfg: CfgNode, input_shape: ShapeSpec, out_features: Sequence[str], key: str) -> "TimmBackbone":
+    """The backbone that gives `out_features`, the value of the configuration key `key`: see `build_timm_backbone`."""
     settings = TimmSettings.from_config(cfg, input_shape)
     # With random weights first: which maps there are, the model itself says.
-    info = create_timm_model(settings, load=False, features_only=True).feature_info.info
-    reductions = [level["reduction"] for level in info]
+    info: Any = create_timm_model(settings, load=False, features_only=True).feature_info
+    reductions = [level["reduction"] for level in info.info]
     if len(reductions) > 1 and len(set(reductions)) == 1:
         raise UserError(
-            f"MODEL.TIMM.NAME is {settings.name!r}, a vision transformer whose maps all have stride {reductions[0]}: set "
-            "MODEL.BACKBONE.NAME to 'build_timm_vit_pyramid_backbone'"
+            f"MODEL.TIMM.NAME is {settings.name!r}, a vision transformer whose maps all have stride {reductions[0]}: "
+            "set MODEL.BACKBONE.NAME to 'build_timm_vit_pyramid_backbone'"
         )
     levels = level_names(reductions)
     unknown = [name for name in out_features if name not in levels]
@@ -57,7 +59,7 @@ def _build(cfg: CfgNode, input_shape: ShapeSpec, out_features: Sequence[str], ke
     names = list(levels)[: 1 + max(list(levels).index(name) for name in out_features)]
     # Nothing is made of what comes after the last map, and it would not learn.
     model = create_timm_model(settings, features_only=True, out_indices=tuple(levels[name] for name in names))
-    options = {"freeze_at": cfg.MODEL.BACKBONE.FREEZE_AT, "freeze_norm": cfg.MODEL.TIMM.FREEZE_NORM}
+    options: dict[str, Any] = {"freeze_at": cfg.MODEL.BACKBONE.FREEZE_AT, "freeze_norm": cfg.MODEL.TIMM.FREEZE_NORM}
     parts = chain_of(model)
     if parts is None:
         return TimmBackbone(model, names, out_features, **options)
@@ -200,7 +202,7 @@ class StagedTimmBackbone(TimmBackbone):
         levels: Sequence[str],
         out_features: Sequence[str],
         parts: Sequence[Sequence[nn.Module]],
-        **options: bool | int,
+        **options: Any,
     ) -> None:
         # A plain list: `model` has registered the modules
         self._modules_of_parts = [list(part) for part in parts]
@@ -216,7 +218,7 @@ class StagedTimmBackbone(TimmBackbone):
 
     @torch.no_grad()
     def _probe(self) -> dict[str, ShapeSpec]:
-        """Makes the stages, block by block, too."""
+        """As in `TimmBackbone`; makes the stages, block by block, too."""
         training = self.model.training
         self.model.eval()
         x, source, shapes = _probe_image(self.model), "images", {}
@@ -264,7 +266,7 @@ class _Block(CNNBlockBase):
         return self.run(x)
 
 
-def chain_of(model: nn.Module) -> list[list[nn.Module]] | None:
+def chain_of(model: Any) -> list[list[nn.Module]] | None:
     """The modules of a model with `features_only`, [those of the stem, of its first map, of its second ...].
 
     None for a model whose modules do not run one after the other.

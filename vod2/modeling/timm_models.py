@@ -71,7 +71,9 @@ def import_timm() -> ModuleType:
     try:
         import timm
     except ImportError as error:
-        raise UserError(f"backbones of timm need it, and it does not import ({error}): pip install 'vod2[timm]'") from error
+        raise UserError(
+            f"backbones of timm need it, and it does not import ({error}): pip install 'vod2[timm]'"
+        ) from error
     return timm
 
 
