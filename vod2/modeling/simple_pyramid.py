@@ -119,8 +119,8 @@ class SimplePyramid(Backbone):
     Args:
         bottom_up: a backbone that gives one map, of stride 16.
         channels: of every level.
-        norm: normalisation after every convolution but the last of a transposed one, "LN" in the paper; as in
-            Detectron2.
+        norm: normalisation after the 1x1 and 3x3 convolutions and between the two transposed ones of p2, as
+            Detectron2 names it; "LN" in the paper.
 
     Example:
         >>> import torch
