@@ -43,9 +43,8 @@ def named_as_timm(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def make(keys: dict) -> Backbone:
-    cfg = tiny_cfg(
-        {"MODEL.RESNETS.NORM": "BN", "MODEL.RESNETS.OUT_FEATURES": LEVELS, "MODEL.TIMM.OUT_FEATURES": LEVELS} | keys
-    )
+    levels = {"MODEL.RESNETS.OUT_FEATURES": LEVELS, "MODEL.TIMM.OUT_FEATURES": LEVELS}
+    cfg = tiny_cfg(levels | {"MODEL.RESNETS.NORM": "BN", "MODEL.RESNETS.RES5_DILATION": 1} | keys)
     return BACKBONE_REGISTRY.get(cfg.MODEL.BACKBONE.NAME)(cfg, ShapeSpec(channels=3)).eval()
 
 
