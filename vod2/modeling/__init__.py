@@ -27,6 +27,8 @@ from vod2.modeling.roi_heads import (
     asks_for_ids,
     build_relations,
 )
+from vod2.modeling.simple_pyramid import build_timm_vit_pyramid_backbone
+from vod2.modeling.timm_backbone import build_timm_backbone, build_timm_fpn_backbone
 from vod2.modeling.video_detector import VideoDetector
 from vod2.modeling.video_rcnn import VideoRCNN
 from vod2.modeling.video_rpn import VideoRPN
@@ -62,6 +64,9 @@ __all__ = [
     "build_narrow_resnet_backbone",
     "build_pyramid_backbone",
     "build_relations",
+    "build_timm_backbone",
+    "build_timm_fpn_backbone",
+    "build_timm_vit_pyramid_backbone",
     "propose_clips",
     "propose_frames",
 ]

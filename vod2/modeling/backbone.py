@@ -10,16 +10,15 @@ from torch import Tensor, nn
 
 from vod2.d2 import (
     BACKBONE_REGISTRY,
-    FPN,
     Backbone,
     BasicBlock,
     BasicStem,
     CfgNode,
     CNNBlockBase,
-    LastLevelMaxPool,
     ResNet,
     ShapeSpec,
 )
+from vod2.errors import UserError
 from vod2.layers import init_normal
 
 
@@ -45,23 +44,6 @@ def build_narrow_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet
         )
         before = channels
     return ResNet(stem, stages, out_features=cfg.MODEL.RESNETS.OUT_FEATURES, freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT)
-
-
-@BACKBONE_REGISTRY.register()
-def build_narrow_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """A feature pyramid with p6 on the narrow ResNet, whose stages then have twice the stride of the one before.
-
-    Reads MODEL.FPN and what `build_narrow_resnet_backbone` reads.
-    """
-    node = cfg.MODEL.FPN
-    return FPN(
-        bottom_up=build_narrow_resnet_backbone(cfg, input_shape),
-        in_features=node.IN_FEATURES,
-        out_channels=node.OUT_CHANNELS,
-        norm=node.NORM,
-        top_block=LastLevelMaxPool(),
-        fuse_type=node.FUSE_TYPE,
-    )
 
 
 @BACKBONE_REGISTRY.register()
@@ -131,9 +113,19 @@ _IMAGES, _STEM = "images", "stem"
 
 
 def stages_of(backbone: Any) -> list[Stage]:
-    """The stages of a ResNet, or of a backbone that lists its own (`ordered_stages`), in their order."""
+    """The stages of a ResNet, or of a backbone that lists its own (`ordered_stages`), in their order.
+
+    Raises:
+        UserError: the backbone is none of these.
+    """
     if hasattr(backbone, "ordered_stages"):
         return backbone.ordered_stages()
+    if not hasattr(backbone, "stage_names"):
+        raise UserError(
+            f"{type(backbone).__name__} of MODEL.BACKBONE.NAME does not run stage after stage, as level 1 "
+            "(MODEL.VIDEO.PIXEL_AGGREGATOR) and build_head_map_backbone need it: take a ResNet, a ConvNeXt or a Swin, "
+            "or a MODEL.VIDEO.PROPOSAL_AGGREGATOR instead"
+        )
     # Each stage reads the one before. The last name is the source of none, so the lists differ in length.
     names = [_STEM, *backbone.stage_names]
     sources = [_IMAGES, *names]

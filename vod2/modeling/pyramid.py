@@ -1,4 +1,4 @@
-"""A feature pyramid on any ResNet, for detectors without RoIs (Lin et al., CVPR 2017; FCOS, section 3.2).
+"""Feature pyramids on any backbone (Lin et al., CVPR 2017), and those of detectors without RoIs (FCOS, section 3.2).
 
 B: images, C: channels, H, W: size of a map.
 """
@@ -8,14 +8,15 @@ import math
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vod2.d2 import BACKBONE_REGISTRY, FPN, CfgNode, ShapeSpec
+from vod2.d2 import BACKBONE_REGISTRY, FPN, Backbone, CfgNode, LastLevelMaxPool, ShapeSpec
 from vod2.errors import settings
 from vod2.layers import ModuleList, init_xavier
+from vod2.modeling.backbone import build_narrow_resnet_backbone
 
 
 @BACKBONE_REGISTRY.register()
 def build_pyramid_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """A pyramid on the ResNet that MODEL.PYRAMID.BOTTOM_UP builds, with further levels of stride-2 convolutions.
+    """A pyramid on the backbone that MODEL.PYRAMID.BOTTOM_UP builds, with further levels of stride-2 convolutions.
 
     Reads MODEL.PYRAMID, and of MODEL.FPN what Detectron2's pyramids read.
 
@@ -23,20 +24,50 @@ def build_pyramid_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
         UserError: each of MODEL.FPN.IN_FEATURES must have twice the stride of the one before, and the number of further
             levels must not be negative.
     """
-    options = cfg.MODEL.FPN
     bottom_up = BACKBONE_REGISTRY.get(cfg.MODEL.PYRAMID.BOTTOM_UP)(cfg, input_shape)
-    with settings("MODEL.FPN.IN_FEATURES"):
-        strides = _strides(bottom_up.output_shape(), options.IN_FEATURES)
+    last = pyramid_strides(cfg, bottom_up)[-1]
     with settings("MODEL.PYRAMID"):
-        top = TopLevels(options.OUT_CHANNELS, cfg.MODEL.PYRAMID.TOP_LEVELS, f"p{int(math.log2(strides[-1]))}")
+        top = TopLevels(cfg.MODEL.FPN.OUT_CHANNELS, cfg.MODEL.PYRAMID.TOP_LEVELS, f"p{int(math.log2(last))}")
+    return build_pyramid(cfg, bottom_up, top if top.num_levels else None)
+
+
+@BACKBONE_REGISTRY.register()
+def build_narrow_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
+    """A feature pyramid with p6 on the narrow ResNet, whose stages then have twice the stride of the one before.
+
+    Reads MODEL.FPN and what `build_narrow_resnet_backbone` reads.
+
+    Raises:
+        UserError: MODEL.FPN.IN_FEATURES, as in `build_pyramid_backbone`.
+    """
+    return build_pyramid(cfg, build_narrow_resnet_backbone(cfg, input_shape), LastLevelMaxPool())
+
+
+def build_pyramid(cfg: CfgNode, bottom_up: Backbone, top_block: nn.Module | None) -> FPN:
+    """The feature pyramid of MODEL.FPN on a backbone.
+
+    Args:
+        top_block: makes the levels above the last map; None for none.
+
+    Raises:
+        UserError: MODEL.FPN.IN_FEATURES, as in `build_pyramid_backbone`.
+    """
+    pyramid_strides(cfg, bottom_up)
+    node = cfg.MODEL.FPN
     return FPN(
         bottom_up=bottom_up,
-        in_features=options.IN_FEATURES,
-        out_channels=options.OUT_CHANNELS,
-        norm=options.NORM,
-        top_block=top if top.num_levels else None,
-        fuse_type=options.FUSE_TYPE,
+        in_features=node.IN_FEATURES,
+        out_channels=node.OUT_CHANNELS,
+        norm=node.NORM,
+        top_block=top_block,
+        fuse_type=node.FUSE_TYPE,
     )
+
+
+def pyramid_strides(cfg: CfgNode, bottom_up: Backbone) -> list[int]:
+    """Of the maps MODEL.FPN.IN_FEATURES that a pyramid stands on; raises UserError as `build_pyramid_backbone`."""
+    with settings("MODEL.FPN.IN_FEATURES"):
+        return _strides(bottom_up.output_shape(), cfg.MODEL.FPN.IN_FEATURES)
 
 
 class TopLevels(nn.Module):
@@ -71,11 +102,11 @@ def _strides(shapes: dict[str, ShapeSpec], names: list[str]) -> list[int]:
     """Of the maps that the pyramid stands on."""
     missing = [name for name in names if name not in shapes]
     if missing or not names:
-        raise ValueError(f"expected some of {', '.join(shapes)}, which the ResNet gives, got {list(names)}")
+        raise ValueError(f"expected some of {', '.join(shapes)}, which the backbone gives, got {list(names)}")
     strides = [int(shapes[name].stride or 0) for name in names]
     if strides != [strides[0] * 2**i for i in range(len(strides))]:
         raise ValueError(
             f"{', '.join(names)} have the strides {strides}: expected each twice the one before, leave some out or "
-            "change the strides of the ResNet"
+            "change the strides of the backbone"
         )
     return strides

@@ -12,7 +12,7 @@ from torch import Tensor
 from vod2.d2 import CfgNode, GeneralizedRCNN, Instances, configurable
 from vod2.errors import UserError
 from vod2.modeling.aggregation import Aggregated, mean_losses, merge_disjoint
-from vod2.modeling.backbone import block_shapes, split_maps
+from vod2.modeling.backbone import block_shapes, split_maps, stages_of
 from vod2.modeling.box_source import BoxSource
 from vod2.modeling.clips import images_of, make_clips
 from vod2.modeling.exact_buffers import ExactBuffers
@@ -80,6 +80,8 @@ class VideoDetector(ExactBuffers, PortablePadding, GeneralizedRCNN):
         ret = super().from_config(cfg)
         backbone = ret["backbone"]
         pixel_aggregator = build_pixel_aggregator(cfg, backbone.output_shape() | block_shapes(backbone))
+        if pixel_aggregator is not None:
+            stages_of(backbone)  # an error now, not at the first image
         ret |= {"pixel_aggregator": pixel_aggregator, "conventions": LegacyConventions.from_config(cfg)}
         return ret | {"freeze": cfg.MODEL.FREEZE}
 
