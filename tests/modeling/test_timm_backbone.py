@@ -259,7 +259,8 @@ def test_the_gradient_reaches_every_parameter_that_learns(name):
 @pytest.mark.parametrize("method", [{}, RDN], ids=["single frame", "RDN"])
 def test_a_one_stage_detector_has_its_pyramid_on_it(method):
     keys = FCOS_KEYS | MODELS["ConvNeXt"] | {"MODEL.PYRAMID.BOTTOM_UP": "build_timm_backbone"}
-    model = build_detector(keys | {"MODEL.TIMM.OUT_FEATURES": ["res3", "res4"]} | method, dtype=torch.float64)
+    keys |= {"MODEL.TIMM.OUT_FEATURES": ["res3", "res4"], "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0}
+    model = build_detector(keys | method, dtype=torch.float64)
     assert isinstance(model.backbone.bottom_up, TimmBackbone)
     check_stream_equals_clips(model, SlidingWindow(2) if method else NoWindow(), 1e-8)
 
