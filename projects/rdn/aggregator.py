@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vod2.d2 import CfgNode, configurable
-from vod2.layers import ModuleList, RelationModules, first_rows, stacked_relations
+from vod2.layers import ModuleList, RelationModules, first_rows, remembered_attention, stacked_relations
 from vod2.modeling import PROPOSAL_AGGREGATOR_REGISTRY, Aggregated, ProposalAggregator, build_relations
 from vod2.structures import VALID, ProposalSet, TemporalContext
 
@@ -108,8 +108,11 @@ class RDNAggregator(ProposalAggregator):
         """Equations 5 to 7, with `pool` for R^sa."""
         assert self.refine is not None and self.distill is not None  # who has no advanced stage does not come here
         # Equation 6: the distilled supports look at all of R^s, themselves among them.
-        pair = pool.rows, support.rows, pool.boxes, support.boxes
-        refined = pool.features + self.refine(*pair, support.visible_to(len(pool)))
+        taken = remembered_attention(self.refine, pool, support)
+        if taken is None:
+            pair = pool.rows, support.rows, pool.boxes, support.boxes
+            taken = self.refine(*pair, support.visible_to(len(pool)))
+        refined = pool.features + taken
         if self.refine_transform is not None:
             refined = F.relu(self.refine_transform(refined))
         # Equation 7: the key frame's proposals look at the distilled supports alone.

@@ -1,5 +1,7 @@
 """Image size and anchors that fit somebody's boxes."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -47,7 +49,7 @@ def test_frames_of_two_sizes_are_measured_by_their_own():
 
 def test_the_options_are_keys_of_a_configuration():
     fitted = fit_to_boxes([frame(480, 640, (30, 60), (60, 30))])
-    cfg = load_config("data/RDN.yaml", [*fitted.options(), "MODEL.DEVICE", "cpu"])
+    cfg = load_config("data/RDN.yaml", [*itertools.chain.from_iterable(fitted.items()), "MODEL.DEVICE", "cpu"])
     assert cfg.INPUT.MIN_SIZE_TRAIN == (fitted.min_size,) and cfg.INPUT.MAX_SIZE_TEST == fitted.max_size
     assert cfg.MODEL.ANCHOR_GENERATOR.SIZES == [fitted.anchor_sizes]
     assert cfg.MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS == [fitted.aspect_ratios] == [[0.5, 2.0]]

@@ -1,5 +1,6 @@
 """Copies whose frames are all keyframes."""
 
+import itertools
 import logging
 import os
 import time
@@ -56,7 +57,8 @@ def test_what_cannot_be_copied_exactly_is_not_copied(film, tmp_path, monkeypatch
         container.mux(stream.encode(None))
     for path in (broken, tmp_path / "text.mp4", ten_bits):
         assert not write_keyframe_copy(path, tmp_path / "copy.mp4"), path
-    monkeypatch.setattr(module, "_are_equal", lambda *given: False)
+    counter = itertools.count()
+    monkeypatch.setattr(module, "_digest", lambda frame: next(counter))
     assert not write_keyframe_copy(film, tmp_path / "copy.mp4")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["broken.mp4", "film.mp4", "ten.mkv", "text.mp4"]
 
@@ -88,6 +90,16 @@ def test_no_folder_is_made_where_no_copy_helps_or_the_disk_is_full(film, tmp_pat
     assert "1 of 1 videos are read as they are" in caplog.text and (tmp_path / "copies" / "film.mp4").is_symlink()
     with pytest.raises(VideoError, match="two of 2 video files have the same name"):
         quick_to_read([film, tmp_path / "film.avi"], tmp_path / "copies")
+
+
+def test_a_file_of_which_little_is_read_is_not_copied(tmp_path):
+    films = [write_video(tmp_path / f"film{number}.mp4", moving_frames(30), gop=30) for number in range(2)]
+    # A read decodes 15 frames, and the copy of a file takes as long as 8 x 30: with 16 reads of each it is worth it.
+    assert not quick_to_read(films, tmp_path / "few", reads=30) and not (tmp_path / "few").exists()
+    assert quick_to_read(films, tmp_path / "many", reads=34)
+    # Of one file alone more is read.
+    assert quick_to_read(films, tmp_path / "one", unchanged=films[1:], reads=30)
+    assert not (tmp_path / "one" / "film0.mp4").is_symlink() and (tmp_path / "one" / "film1.mp4").is_symlink()
 
 
 def test_several_are_copied_at_the_same_time(tmp_path):

@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from tabulate import tabulate
 
 from vod2 import package_files
 from vod2.atomic import replacing
 from vod2.commands.steps import run_step, train_step
-from vod2.d2 import MetadataCatalog
+from vod2.d2 import CfgNode, MetadataCatalog
 from vod2.data.datasets.readings import reading_once
 from vod2.data.discovery import (
     REGISTER,
@@ -26,10 +27,12 @@ from vod2.data.discovery import (
     registration_text,
     video_lengths,
 )
-from vod2.engine.recipe import fit_to_boxes
+from vod2.engine import load_config
+from vod2.engine.recipe import Fitted, fit_to_boxes
 from vod2.engine.rows import config_name
 from vod2.errors import UserError
 from vod2.package_files import command_line
+from vod2.temporal.training import build_training_schedule
 from vod2.video import images_in, quick_to_read
 
 ITERATIONS = 600
@@ -89,6 +92,22 @@ def refuse_data_options(args: argparse.Namespace) -> None:
         raise UserError(f"--{given[0].replace('_', '-')} is for --data PATH: give it, too, or leave it out")
 
 
+class Training(NamedTuple):
+    """One of the trainings.
+
+    Attributes:
+        name: in headings and reports.
+        folder: its OUTPUT_DIR, in that of everything.
+        config: its configuration.
+        keys: configuration keys and values that it gets, beside those of the task.
+    """
+
+    name: str
+    folder: str
+    config: str | Path
+    keys: list[str]
+
+
 class Task(NamedTuple):
     """What is to be done.
 
@@ -97,16 +116,14 @@ class Task(NamedTuple):
         output: folder of everything.
         words: options that every training gets.
         keys: configuration keys and values that every training gets.
-        fitted: those that suit the configurations of configs/data only: image size and anchors.
-        iterations: of all trainings together; None for those of the configuration.
+        trainings: one after the other, each from the weights of the one before.
     """
 
     name: str
     output: Path
     words: list[str]
     keys: list[str]
-    fitted: list[str]
-    iterations: int | None
+    trainings: list[Training]
 
     @property
     def registration(self) -> Path:
@@ -125,8 +142,7 @@ def train_on_data(args: argparse.Namespace) -> None:
     # The annotations may have gigabytes, which are not kept while processes that read them train.
     with reading_once():
         task, held_out, length = _prepare(args)
-    runs = _train_given(task, args.config_file) if args.config_file else _train_both(task)
-    _finish(task, runs, held_out, length)
+    _finish(task, _train(task), held_out, length)
 
 
 def _prepare(args: argparse.Namespace) -> tuple[Task, dict, int]:
@@ -144,14 +160,17 @@ def _prepare(args: argparse.Namespace) -> tuple[Task, dict, int]:
         )
     fitted = fit_to_boxes(parts["train"])
     _refuse_other_data(output, _marks(args, parts))  # before a copy takes the place of one of another training
-    layout = layout if args.no_copies else _with_copies(layout, parts, output)
-    _write_registration(output, name, layout, args, parts)
     keys = [
         *("DATASETS.TRAIN", str((f"{name}_train",))),
         *("DATASETS.TEST", str((f"{name}_val",))),
         *("MODEL.ROI_HEADS.NUM_CLASSES", str(len(classes))),
         *args.opts,
     ]
+    trainings = _trainings(args, fitted)
+    if not args.no_copies:
+        configs = [load_config(str(training.config), [*keys, *training.keys]) for training in trainings]
+        layout = _with_copies(layout, parts, output, sum(map(_frames_read, configs)))
+    _write_registration(output, name, layout, args, parts)
     words = ["--num-gpus", str(args.num_gpus)]
     for file in [*(args.register or []), str(output / REGISTRATION)]:
         words += ["--register", file]
@@ -161,8 +180,39 @@ def _prepare(args: argparse.Namespace) -> tuple[Task, dict, int]:
             f"height / width {fitted.aspect_ratios}."
         )
     held_out = parts["val"][0]
-    task = Task(name, output, words, keys, fitted.options(), args.iterations)
+    task = Task(name, output, words, keys, trainings)
     return task, held_out, video_lengths(name)[held_out["video_id"]]
+
+
+def _trainings(args: argparse.Namespace, fitted: Fitted) -> list[Training]:
+    """The detector of --config-file, or the single frame, then RDN from its weights."""
+    if args.config_file:
+        name = config_name(args.config_file)
+        iterations = [] if args.iterations is None else ["SOLVER.MAX_ITER", str(args.iterations)]
+        return [Training(name, re.sub(r"\W", "_", name), args.config_file, iterations)]
+    total = ITERATIONS if args.iterations is None else args.iterations
+    # RDN's own part is a third: what it starts with is the detector itself.
+    of_rdn = max(total // 3, 1)
+    steps = [
+        ("single frame", "single_frame", "FasterRCNN.yaml", total - of_rdn),
+        ("RDN", "rdn", "RDN.yaml", of_rdn),
+    ]
+    given = args.opts[::2]
+    trainings = []
+    for name, folder, config, share in steps:
+        keys = ["SOLVER.MAX_ITER", str(share)]
+        for key, value in fitted.items():
+            if key not in given:
+                keys += [key, value]
+        trainings.append(Training(name, folder, package_files.CONFIGS / "data" / config, keys))
+    return trainings
+
+
+def _frames_read(cfg: CfgNode) -> int:
+    """About how many frames a training reads: of each clip the key frame and its supports."""
+    length = 1000  # frames of a video in which a schedule finds all that it looks for
+    supports = build_training_schedule(cfg).sample(length // 2, length, np.random.default_rng(0))
+    return cfg.SOLVER.MAX_ITER * cfg.SOLVER.IMS_PER_BATCH * (1 + len(supports))
 
 
 def _refuse_other_options(args: argparse.Namespace) -> None:
@@ -200,8 +250,8 @@ def _find(args: argparse.Namespace) -> tuple[Layout, str]:
     return common, name
 
 
-def _with_copies(layout: Layout, parts: Mapping[str, Sequence[dict]], output: Path) -> Layout:
-    """The layout with copies of its video files to train on, where these are slow to read in any order."""
+def _with_copies(layout: Layout, parts: Mapping[str, Sequence[dict]], output: Path, reads: int) -> Layout:
+    """The layout with copies of its video files to train on, where `reads` frames of these in any order take longer."""
     role = "train" if "train" in layout.parts else ""
     arguments = layout.parts[role]
     trained = {record["video_file"] for record in parts["train"] if "video_file" in record}
@@ -215,7 +265,7 @@ def _with_copies(layout: Layout, parts: Mapping[str, Sequence[dict]], output: Pa
     if not files or not is_flat or (not suffix and any(Path(file).suffix != ".mp4" for file in files)):
         return layout
     folder = (output / "videos").resolve()
-    if not quick_to_read(files, folder, unchanged=others):
+    if not quick_to_read(files, folder, unchanged=others, reads=reads):
         return layout
     copies = {"video_root": str(folder), "video_suffix": suffix and ".mp4"}
     return layout._replace(parts={**layout.parts, role: {**arguments, **copies}})
@@ -282,29 +332,16 @@ def _write_registration(
         temporary.write_text(text, encoding="utf-8")
 
 
-def _train_both(task: Task) -> dict[str, Path]:
-    """The single frame, then RDN from its weights; returns their folders by name."""
-    total = ITERATIONS if task.iterations is None else task.iterations
-    runs = {"single frame": task.output / "single_frame", "RDN": task.output / "rdn"}
-    # RDN's own part is a third: what it starts with is the detector itself.
-    of_rdn = max(total // 3, 1)
-    steps = [("single frame", "FasterRCNN.yaml", total - of_rdn), ("RDN", "RDN.yaml", of_rdn)]
+def _train(task: Task) -> dict[str, Path]:
+    """All trainings, one after the other; returns their folders by name."""
+    runs: dict[str, Path] = {}
     weights: list[str] = []
-    for name, config, iterations in steps:
-        keys = [*task.fitted, *task.keys, "SOLVER.MAX_ITER", str(iterations), *weights]
-        file = package_files.CONFIGS / "data" / config
-        train_step(f"{name}: train and evaluate", runs[name], task.val, file, keys, task.words)
-        weights = ["MODEL.WEIGHTS", str(runs[name] / "model_final.safetensors")]
+    for training in task.trainings:
+        run = runs[training.name] = task.output / training.folder
+        keys = [*task.keys, *training.keys, *weights]
+        train_step(f"{training.name}: train and evaluate", run, task.val, training.config, keys, task.words)
+        weights = ["MODEL.WEIGHTS", str(run / "model_final.safetensors")]
     return runs
-
-
-def _train_given(task: Task, config: str) -> dict[str, Path]:
-    """The detector of the configuration that was given; returns its folder by its name."""
-    name = config_name(config)
-    run = task.output / re.sub(r"\W", "_", name)
-    iterations = [] if task.iterations is None else ["SOLVER.MAX_ITER", str(task.iterations)]
-    train_step(f"{name}: train and evaluate", run, task.val, config, [*task.keys, *iterations], task.words)
-    return {name: run}
 
 
 def _finish(task: Task, runs: dict[str, Path], held_out: dict, length: int) -> None:

@@ -32,8 +32,8 @@ class Fitted(NamedTuple):
     aspect_ratios: list[float]
     stride: int
 
-    def options(self) -> list[str]:
-        """Configuration keys and values, as words of a command line."""
+    def items(self) -> list[tuple[str, str]]:
+        """Configuration keys and values, as a command line has them."""
         keys: dict[str, Any] = {
             "INPUT.MIN_SIZE_TRAIN": (self.min_size,),
             "INPUT.MAX_SIZE_TRAIN": self.max_size,
@@ -45,7 +45,7 @@ class Fitted(NamedTuple):
         if self.stride == 8:
             # As configs/drones has it: the third stage keeps the resolution, and has one more block.
             keys |= {"MODEL.NARROW_RESNET.STRIDES": [1, 2, 1, 1], "MODEL.NARROW_RESNET.BLOCKS": [1, 1, 2, 1]}
-        return [word for key, value in keys.items() for word in (key, str(value))]
+        return [(key, str(value)) for key, value in keys.items()]
 
 
 def fit_to_boxes(records: Sequence[dict]) -> Fitted:

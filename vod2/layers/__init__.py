@@ -4,6 +4,7 @@ from vod2.layers.box_coding import PreciseBoxTransform, clip_boxes, half_open, i
 from vod2.layers.deform_align import DeformAlign
 from vod2.layers.fixed_size import first_rows
 from vod2.layers.flow_warp import FlowNetS, FlowOutput, warp
+from vod2.layers.frame_pairs import remembered_attention
 from vod2.layers.geometry import GeometryBias
 from vod2.layers.ignore_regions import covered
 from vod2.layers.initialisation import init_he, init_normal, init_xavier, zero_bias
@@ -40,6 +41,7 @@ __all__ = [
     "init_normal",
     "init_xavier",
     "poolable",
+    "remembered_attention",
     "stacked_relations",
     "warp",
     "zero_bias",

@@ -81,10 +81,10 @@ class RelationAttention(nn.Module):
         Of `FeatureRows`, proposals of frames that a memory holds, the projections are computed once a frame.
         `mask` (N, M) bool is True where query i may look at key j; a query that may look at none gets 0.
         """
-        q, k = self._projected(query, self.query), self._projected(key, self.key)
+        q, k = self.in_heads(query, self.query), self.in_heads(key, self.key)
         # The weights of a query sum to 1, so a single head may project after the sum: N rows instead of M.
         project_late = self.num_heads == 1 and len(query) < len(key)
-        v = as_tensor(key).to(q.dtype)[None] if project_late else self._projected(key, self.value)
+        v = as_tensor(key).to(q.dtype)[None] if project_late else self.in_heads(key, self.value)
         bias = self._bias(query_boxes, key_boxes, mask)
         bias = None if bias is None else bias.to(q.dtype)[None]
         # (1, h, N, d): with a batch axis PyTorch may choose a kernel that never stores the (N, M) weights.
@@ -104,12 +104,17 @@ class RelationAttention(nn.Module):
         self, query: Tensor | FeatureRows, key: Tensor | FeatureRows, query_boxes: Tensor, key_boxes: Tensor
     ) -> Tensor:
         """(h, N, M): the relation weights w of equation 1, for linking and for pictures; rows sum to 1."""
-        q, k = self._projected(query, self.query), self._projected(key, self.key)
+        q, k = self.in_heads(query, self.query), self.in_heads(key, self.key)
+        return self.logits(q, k, query_boxes, key_boxes).softmax(dim=-1)
+
+    def logits(self, q: Tensor, k: Tensor, query_boxes: Tensor, key_boxes: Tensor) -> Tensor:
+        """Queries (h, N, d) and keys (h, M, d) as `in_heads` makes them -> (h, N, M), what the softmax is taken of."""
         logits = q @ k.transpose(1, 2) * self.scale
         bias = self._bias(query_boxes, key_boxes, None)
-        return (logits if bias is None else logits + bias).softmax(dim=-1)
+        return logits if bias is None else logits + bias
 
-    def _projected(self, rows: Tensor | FeatureRows, projection: nn.Linear) -> Tensor:
+    def in_heads(self, rows: Tensor | FeatureRows, projection: nn.Linear) -> Tensor:
+        """Rows (N, D) through one of the projections: (h, N, d)."""
         x = as_tensor(through(rows, projection))
         return x.unflatten(1, (self.num_heads, -1)).transpose(0, 1)  # (N, D) -> (h, N, d)
 

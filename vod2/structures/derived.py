@@ -14,7 +14,7 @@ from torch import Tensor, nn
 Activation = Callable[[Tensor], Tensor]
 
 
-class _LayerState(NamedTuple):
+class LayerState(NamedTuple):
     """What a derived value holds for: a layer's tensors as they were, and the precision of autocast.
 
     Attributes:
@@ -27,7 +27,7 @@ class _LayerState(NamedTuple):
     half: torch.dtype | None
 
     @staticmethod
-    def of(layer: nn.Module) -> "_LayerState | None":
+    def of(layer: nn.Module) -> "LayerState | None":
         """None where nothing may be kept: in training, where gradients flow, of tensors whose writes nobody counts."""
         tensors = (*layer.parameters(), *layer.buffers())
         if layer.training or torch.is_grad_enabled() or any(tensor.is_inference() for tensor in tensors):
@@ -35,9 +35,9 @@ class _LayerState(NamedTuple):
         device = tensors[0].device.type if tensors else "cpu"
         half = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         versions = tuple(tensor._version for tensor in tensors)
-        return _LayerState(tuple(tensor.detach() for tensor in tensors), versions, half)
+        return LayerState(tuple(tensor.detach() for tensor in tensors), versions, half)
 
-    def holds(self, now: "_LayerState") -> bool:
+    def holds(self, now: "LayerState") -> bool:
         if (self.versions, self.half) != (now.versions, now.half):
             return False
         return all(map(_is_same_memory, self.tensors, now.tensors))
@@ -52,10 +52,14 @@ class RememberedFeatures:
 
     Args:
         features: (M, D).
+
+    Attributes:
+        tables: {layer: whatever else is kept of the frame for it}, see `vod2.layers.frame_pairs`.
     """
 
     def __init__(self, features: Tensor) -> None:
         self.features = features
+        self.tables: weakref.WeakKeyDictionary[nn.Module, object] = weakref.WeakKeyDictionary()
         self._derived: weakref.WeakKeyDictionary[nn.Module, dict[tuple[int, Activation | None], _Derived]]
         self._derived = weakref.WeakKeyDictionary()
 
@@ -64,7 +68,7 @@ class RememberedFeatures:
         return RememberedFeatures, (self.features,)
 
     def first_through(
-        self, count: int, layer: nn.Module, before: Activation | None, state: _LayerState
+        self, count: int, layer: nn.Module, before: Activation | None, state: LayerState
     ) -> "RememberedFeatures":
         """The first `count` rows after `before` and `layer`, which must work row by row.
 
@@ -82,11 +86,19 @@ class RememberedFeatures:
     def drop(self, layer: nn.Module) -> None:
         """Forget what the layer has made."""
         self._derived.pop(layer, None)
+        self.tables.pop(layer, None)
 
 
 class _Derived(NamedTuple):
-    state: _LayerState
+    state: LayerState
     value: RememberedFeatures
+
+
+class FirstRows(NamedTuple):
+    """The first `length` rows of a frame."""
+
+    source: RememberedFeatures
+    length: int
 
 
 class FeatureRows:
@@ -148,9 +160,28 @@ class FeatureRows:
         joined = values[0] if len(values) == 1 else torch.cat(values)
         return joined if self._index is None else joined[self._index]
 
+    def first_rows(self) -> list[FirstRows] | None:
+        """What they are where they are the first rows of remembered frames, frame after frame; None where not."""
+        sources = [source for source, _ in self._parts if isinstance(source, RememberedFeatures)]
+        if len(sources) < len(self._parts):
+            return None
+        limits = torch.tensor([count for _, count in self._parts])
+        counts = limits
+        if self._index is not None:
+            # By the frame that each row is of, and its place in it.
+            index = self._index.cpu()
+            last = limits.cumsum(0)
+            frame = torch.searchsorted(last, index, right=True)
+            counts = torch.bincount(frame, minlength=len(sources))
+            firsts = (last - limits).tolist()
+            expected = [torch.arange(count) + first for count, first in zip(counts.tolist(), firsts, strict=True)]
+            if not index.equal(torch.cat(expected)):
+                return None
+        return [FirstRows(*pair) for pair in zip(sources, counts.tolist(), strict=True)]
+
     def through(self, layer: nn.Module, before: Activation | None = None) -> "FeatureRows | Tensor":
         """What `through` returns."""
-        state = _LayerState.of(layer)
+        state = LayerState.of(layer)
         if state is None:
             for source, _ in self._parts:
                 if isinstance(source, RememberedFeatures):

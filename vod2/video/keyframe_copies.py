@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 import threading
+import zlib
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
@@ -16,14 +17,17 @@ from tqdm import tqdm
 
 from vod2.atomic import move_into_place, temporary_path
 from vod2.errors import VideoError
+from vod2.video.decoding import TolerantDecoder
 from vod2.video.reader import VideoReader
 
 _LOGGER = logging.getLogger(__name__)
 
 _PROBED = 250  # packets that are looked at for keyframes
 _ENOUGH = 0.5  # share of keyframes with which a copy is not worth it
+_COST = 8.0  # frames that could be decoded in the time in which one is copied and compared
 _RATE = 25  # of the copies: frames are read by number
 _FREE = 2 * 2**30  # bytes that stay free on the disk
+_COLOURS = ("color_range", "colorspace", "color_primaries", "color_trc")
 _MOST_THREADS = 8  # each holds the frames that its encoder waits for
 
 
@@ -32,13 +36,26 @@ def is_slow_to_seek(path: str | os.PathLike) -> bool:
 
     False for a file that cannot be opened: its reader says what is wrong with it.
     """
+    return _frames_between_keyframes(path) * _ENOUGH > 1
+
+
+def _frames_between_keyframes(path: str | os.PathLike) -> float:
+    """From one keyframe to the next, on average; 0 for a file of one frame, or one that cannot be opened."""
     try:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
             packets = [packet for packet in itertools.islice(container.demux(stream), _PROBED) if packet.size]
     except (av.FFmpegError, OSError, IndexError):
-        return False
-    return len(packets) > 1 and sum(packet.is_keyframe for packet in packets) < _ENOUGH * len(packets)
+        return 0.0
+    return len(packets) / max(sum(packet.is_keyframe for packet in packets), 1) if len(packets) > 1 else 0.0
+
+
+def _frame_count(path: Path) -> int:
+    """About how many frames a file has; 0 for one that cannot be opened."""
+    try:
+        return VideoReader(path).frame_count_hint or 0
+    except VideoError:
+        return 0
 
 
 def write_keyframe_copy(
@@ -46,8 +63,8 @@ def write_keyframe_copy(
 ) -> bool:
     """Write `target`, all of whose frames are keyframes with the pixels of those of `source`, lossless, without sound.
 
-    It takes about fifty times the space, and a tenth of the time to read a frame in its middle. Both are read and
-    compared before `target` appears.
+    It takes about fifty times the space, and a tenth of the time to read a frame in its middle. It is read
+    again, and compared, before `target` appears.
 
     Args:
         source: a video file.
@@ -60,7 +77,8 @@ def write_keyframe_copy(
     """
     temporary = temporary_path(target)
     try:
-        if not _encode(source, temporary, may_go_on) or not _are_equal(source, temporary, may_go_on):
+        pictures = _encode(source, temporary, may_go_on)
+        if pictures is None or not _shows(temporary, pictures, may_go_on):
             return False
         move_into_place(temporary, Path(target))
         return True
@@ -70,41 +88,67 @@ def write_keyframe_copy(
         temporary.unlink(missing_ok=True)
 
 
-def _encode(source: str | os.PathLike, target: Path, may_go_on: Callable[[], bool]) -> bool:
-    with av.open(str(source)) as read, av.open(str(target), "w", format="mp4") as written:
-        given = read.streams.video[0]
-        context = given.codec_context
-        if context.pix_fmt not in ("yuv420p", "yuvj420p") or context.width % 2 or context.height % 2:
-            return False
-        options = {"qp": "0", "preset": "ultrafast", "g": "1"}
-        stream = written.add_stream("libx264", rate=_RATE, options=options)
-        assert isinstance(stream, av.VideoStream)
-        stream.width, stream.height, stream.pix_fmt = context.width, context.height, context.pix_fmt
-        # What colours the numbers mean.
-        for name in ("color_range", "colorspace", "color_primaries", "color_trc"):
-            setattr(stream.codec_context, name, getattr(context, name))
-        for index, frame in enumerate(read.decode(given)):
+def _encode(source: str | os.PathLike, target: Path, may_go_on: Callable[[], bool]) -> list[tuple] | None:
+    """Write the copy; returns what `_digest` makes of each frame of the source, None if it is not to be copied."""
+    decoder = TolerantDecoder(source)
+    pictures = []
+    with av.open(str(target), "w", format="mp4") as written:
+        stream: av.VideoStream | None = None
+        for index, frame in enumerate(decoder):
             if not may_go_on():
-                return False
+                return None
+            if stream is None:
+                if frame.format.name not in ("yuv420p", "yuvj420p") or frame.width % 2 or frame.height % 2:
+                    return None
+                stream = _add_stream(written, frame)
+            pictures.append(_digest(frame))
             frame.pts, frame.time_base = index, Fraction(1, _RATE)
             frame.pict_type = 0  # the encoder's choice, not that of the file
             written.mux(stream.encode(frame))
+        if stream is None:
+            return None
         written.mux(stream.encode(None))
-    return True
+    return pictures if decoder.status().state == "ok" else None
 
 
-def _are_equal(source: str | os.PathLike, copy: Path, may_go_on: Callable[[], bool]) -> bool:
-    readers = [VideoReader(source), VideoReader(copy)]
-    for original, copied in itertools.zip_longest(*readers):
-        if original is None or copied is None or not np.array_equal(original, copied) or not may_go_on():
+def _add_stream(container: av.container.OutputContainer, frame: av.VideoFrame) -> av.VideoStream:
+    """A lossless stream of keyframes for frames such as this one."""
+    options = {"qp": "0", "preset": "ultrafast", "g": "1"}
+    stream = container.add_stream("libx264", rate=_RATE, options=options)
+    assert isinstance(stream, av.VideoStream)
+    stream.width, stream.height, stream.pix_fmt = frame.width, frame.height, frame.format.name
+    # What colours the numbers mean.
+    for name in _COLOURS:
+        setattr(stream.codec_context, name, getattr(frame, name))
+    return stream
+
+
+def _digest(frame: av.VideoFrame) -> tuple:
+    """Equal for two frames that become the same image: the same numbers, which mean the same colours."""
+    meaning = [frame.format.name, frame.width, frame.height, frame.rotation]
+    meaning += [int(getattr(frame, name)) for name in _COLOURS]
+    checksums = []
+    for plane in frame.planes:
+        # A line may be followed by bytes that are no pixels.
+        lines = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width]
+        checksums.append(zlib.crc32(np.ascontiguousarray(lines).data))
+    return *meaning, *checksums
+
+
+def _shows(copy: Path, pictures: list[tuple], may_go_on: Callable[[], bool]) -> bool:
+    """Whether a copy has exactly these frames, told by `_digest`."""
+    decoder = TolerantDecoder(copy)
+    for frame, expected in itertools.zip_longest(decoder, pictures):
+        if frame is None or _digest(frame) != expected or not may_go_on():
             return False
-    return all(reader.status is not None and reader.status.state == "ok" for reader in readers)
+    return decoder.status().state == "ok"
 
 
 def quick_to_read(
     paths: Iterable[str | os.PathLike],
     folder: str | os.PathLike,
     unchanged: Collection[str | os.PathLike] = (),
+    reads: int | None = None,
 ) -> bool:
     """Fill a folder with keyframe copies of video files, <name>.mp4 by the name of each without its suffix.
 
@@ -114,6 +158,8 @@ def quick_to_read(
     Args:
         paths: the files.
         unchanged: those that get a link in any case, since they are read from begin to end.
+        reads: about how many frames of all files will be read, in any order: a file gets a link, too, where copying it
+            takes longer than that. None for any number.
 
     Returns:
         Whether there is a copy; if not, the folder is not made.
@@ -126,6 +172,10 @@ def quick_to_read(
         raise VideoError(f"two of {len(files)} video files have the same name: rename one")
     kept = {Path(path).resolve() for path in unchanged}
     slow = {file for file in files if file not in kept and is_slow_to_seek(file)}
+    if reads is not None:
+        read_of_each = reads / max(sum(_frame_count(file) for file in files if file not in kept), 1)  # per frame of it
+        # On average a read decodes half of the frames from one keyframe to the next.
+        slow = {file for file in slow if read_of_each * _frames_between_keyframes(file) / 2 > _COST}
     if not slow:
         return False
     folder = Path(folder)
