@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from helpers import accumulation
-from vod2.d2 import DatasetCatalog, EventStorage, HookBase, MetadataCatalog
+from vod2.d2 import EventStorage, HookBase
 from vod2.engine import VideoTrainer
 from vod2.engine.bad_steps import BadSteps, TrainingDiverged, gradients_are_finite, undo_statistics
 from vod2.errors import UserError
@@ -24,10 +24,8 @@ KEYS = {
 
 @pytest.fixture(scope="module", autouse=True)
 def videos(tmp_path_factory):
-    accumulation.register_videos(tmp_path_factory.mktemp("videos"))
-    yield
-    DatasetCatalog.remove(accumulation.NAME)
-    MetadataCatalog.remove(accumulation.NAME)
+    with accumulation.registered_videos(tmp_path_factory.mktemp("videos")):
+        yield
 
 
 class Spoil(HookBase):

@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from helpers import accumulation
 from helpers.models import build_detector
-from vod2.d2 import CfgNode, DatasetCatalog, MetadataCatalog
+from vod2.d2 import CfgNode
 from vod2.engine import VideoTrainer
 from vod2.errors import UserError
 from vod2.modeling.freezing import is_of_aggregator
@@ -27,10 +27,8 @@ KEYS = {
 
 @pytest.fixture(scope="module", autouse=True)
 def videos(tmp_path_factory):
-    accumulation.register_videos(tmp_path_factory.mktemp("videos"))
-    yield
-    DatasetCatalog.remove(accumulation.NAME)
-    MetadataCatalog.remove(accumulation.NAME)
+    with accumulation.registered_videos(tmp_path_factory.mktemp("videos")):
+        yield
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +78,17 @@ def register_videos(folder: Path) -> None:
     MetadataCatalog.get(NAME).set(thing_classes=["elf", "gnome"])
 
 
+@contextmanager
+def registered_videos(folder: Path) -> Iterator[None]:
+    """`register_videos` for as long as it lasts."""
+    register_videos(folder)
+    try:
+        yield
+    finally:
+        DatasetCatalog.remove(NAME)
+        MetadataCatalog.remove(NAME)
+
+
 def config(folder: Path, keys: dict) -> CfgNode:
     return tiny_cfg({"MODEL.DEVICE": "cpu"} | BASE | {"OUTPUT_DIR": str(folder / "output")} | keys)
 
@@ -114,12 +127,8 @@ def train(cfg: CfgNode) -> dict:
 
 def train_all(folder: Path, keys: dict) -> dict[str, dict]:
     """Every case with `keys` on top."""
-    register_videos(folder)
-    try:
+    with registered_videos(folder):
         return {name: train(config(folder, case | keys)) for name, case in CASES.items()}
-    finally:
-        DatasetCatalog.remove(NAME)
-        MetadataCatalog.remove(NAME)
 
 
 def _work(folder: str) -> None:

@@ -10,7 +10,7 @@ from vod2.benchmark.comparing import HEADERS, Comparison, measure
 from vod2.benchmark.parts.attention import patch_attention, pixel_attention
 from vod2.benchmark.parts.evaluating import evaluation, evaluation_of_vid
 from vod2.benchmark.parts.operators import geometry_bias, learned_sampling, roi_pooling
-from vod2.benchmark.parts.streams import keyframe_interval, long_stream, long_streams
+from vod2.benchmark.parts.streams import distillation, keyframe_interval, long_stream, long_streams
 from vod2.errors import UserError
 
 BENCHMARKS: dict[str, Callable[[torch.device], list[Comparison]]] = {
@@ -21,6 +21,7 @@ BENCHMARKS: dict[str, Callable[[torch.device], list[Comparison]]] = {
         pixel_attention,
         learned_sampling,
         roi_pooling,
+        distillation,
         keyframe_interval,
         evaluation,
         evaluation_of_vid,

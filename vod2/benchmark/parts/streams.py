@@ -7,13 +7,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from vod2.benchmark.comparing import Comparison
+from vod2.benchmark.comparing import Comparison, assert_same, random_boxes
 from vod2.benchmark.machine import resident_mb
 from vod2.d2 import build_model
 from vod2.engine import VideoPredictor, inference_copy, load_config
 from vod2.engine.random_weights import damp_frozen_normalisation
+from vod2.layers import RelationModules, remembered_attention
 from vod2.package_files import CONFIGS
+from vod2.structures import ProposalSet
 from vod2.temporal import FrameMemory, build_support_schedule
 
 
@@ -46,6 +49,43 @@ def stream_of_ten(config: str, device: torch.device, prepare: Callable[[Any], An
     for _ in range(10):  # what a stream carries is there
         step(next(frames))
     return lambda: [step(next(frames)) for _ in range(10)]
+
+
+def distillation(device: torch.device) -> list[Comparison]:
+    """RDN's refinement in a stream, 555 of the proposals of 37 frames of 75: all pairs against those of new frames."""
+    torch.manual_seed(0)
+    relation, generator = RelationModules(dim=1024, num_heads=16).with_geometry().to(device).eval(), torch.Generator()
+
+    def make_frame() -> ProposalSet:
+        scores = torch.randn(75, generator=generator).sort(descending=True).values
+        features = torch.randn(75, 1024, generator=generator)
+        boxes = random_boxes(75, generator)
+        return ProposalSet.of_frame(boxes.to(device), features.to(device), scores.to(device), (600, 1000)).remembered()
+
+    window = [make_frame() for _ in range(37)]
+
+    def step(attend: Callable[[ProposalSet, ProposalSet], Tensor | None]) -> Tensor | None:
+        window[:] = [*window[1:], make_frame()]
+        support = ProposalSet.cat(window)
+        best = support.scores.argsort(descending=True, stable=True)[: round(0.2 * len(support))]
+        return attend(support[best.sort().values], support)
+
+    @torch.no_grad()
+    def plain(pool: ProposalSet, support: ProposalSet) -> Tensor:
+        return relation(pool.rows, support.rows, pool.boxes, support.boxes)
+
+    @torch.no_grad()
+    def ours(pool: ProposalSet, support: ProposalSet) -> Tensor | None:
+        return remembered_attention(relation, pool, support)
+
+    support = ProposalSet.cat(window)
+    pool = support[torch.arange(555) % 15 + 75 * (torch.arange(555) // 15)]
+    found = ours(pool, support)
+    if found is None:
+        print(f"distillation: streams on {device.type} compute all pairs, there is nothing to compare with")
+        return []
+    assert_same(plain(pool, support), found)
+    return [Comparison("step", lambda: step(plain), lambda: step(ours))]
 
 
 STREAM_FRAMES, STREAM_SIZE = 20_000, (64, 96)
