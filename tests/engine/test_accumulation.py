@@ -11,7 +11,7 @@ from torch import nn
 
 from helpers import accumulation
 from helpers.models import ROOT
-from vod2.d2 import AMPTrainer, DatasetCatalog, EventStorage, MetadataCatalog, SimpleTrainer, comm
+from vod2.d2 import AMPTrainer, EventStorage, SimpleTrainer, comm
 from vod2.data import build_video_train_loader
 from vod2.data.clips import build
 from vod2.engine import VideoTrainer, micro_batches, scaled_to_devices
@@ -22,10 +22,8 @@ from vod2.errors import UserError
 
 @pytest.fixture
 def videos(tmp_path):
-    accumulation.register_videos(tmp_path)
-    yield tmp_path
-    DatasetCatalog.remove(accumulation.NAME)
-    MetadataCatalog.remove(accumulation.NAME)
+    with accumulation.registered_videos(tmp_path):
+        yield tmp_path
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from helpers import accumulation
-from vod2.d2 import DatasetCatalog, MetadataCatalog
 from vod2.engine import VideoTrainer, machines
 from vod2.engine.machines import output_for_training
 from vod2.errors import UserError
@@ -49,10 +48,8 @@ def holder():
 
 @pytest.fixture
 def videos(tmp_path):
-    accumulation.register_videos(tmp_path)
-    yield
-    DatasetCatalog.remove(accumulation.NAME)
-    MetadataCatalog.remove(accumulation.NAME)
+    with accumulation.registered_videos(tmp_path):
+        yield
 
 
 @pytest.mark.usefixtures("videos")

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from helpers import accumulation
 from helpers.models import tiny_cfg
-from vod2.d2 import DatasetCatalog, HookBase, MetadataCatalog
+from vod2.d2 import HookBase, MetadataCatalog
 from vod2.engine import VideoTrainer
 from vod2.engine.resume import changed_keys
 from vod2.errors import UserError
@@ -30,10 +30,8 @@ KEYS = {
 @pytest.fixture(scope="module", autouse=True)
 def videos(tmp_path_factory):
     folder = tmp_path_factory.mktemp("videos")
-    accumulation.register_videos(folder)
-    yield
-    DatasetCatalog.remove(accumulation.NAME)
-    MetadataCatalog.remove(accumulation.NAME)
+    with accumulation.registered_videos(folder):
+        yield
 
 
 class Power(Exception):

@@ -10,7 +10,7 @@ import pytest
 from helpers import accumulation
 from helpers.models import tiny_cfg
 from helpers.trackers import FakeMlflow, FakeWandb
-from vod2.d2 import DatasetCatalog, EventStorage, HookBase, MetadataCatalog
+from vod2.d2 import EventStorage, HookBase, MetadataCatalog
 from vod2.engine import VideoTrainer
 from vod2.engine.writers import TRACKERS, build_trackers, check_tracking, start_trackers
 from vod2.errors import UserError
@@ -28,11 +28,9 @@ KEYS = {
 
 @pytest.fixture(scope="module", autouse=True)
 def videos(tmp_path_factory):
-    accumulation.register_videos(tmp_path_factory.mktemp("videos"))
-    MetadataCatalog.get(accumulation.NAME).set(evaluator_type="vid")
-    yield
-    DatasetCatalog.remove(accumulation.NAME)
-    MetadataCatalog.remove(accumulation.NAME)
+    with accumulation.registered_videos(tmp_path_factory.mktemp("videos")):
+        MetadataCatalog.get(accumulation.NAME).set(evaluator_type="vid")
+        yield
 
 
 @pytest.fixture(params=list(FAKES))

@@ -138,7 +138,7 @@ def test_annotations_are_read_once_or_twice_and_forgotten_before_the_training(
         write_layout(root, layout)
     counted = count_readings(monkeypatch)
     kept = []
-    monkeypatch.setattr(train_data, "_train_both", lambda task: kept.append(readings._kept) or {"RDN": task.output})
+    monkeypatch.setattr(train_data, "_train", lambda task: kept.append(readings._kept) or {"RDN": task.output})
     words = ["--data", str(root), "--output", str(tmp_path / "out")]
     train.main(words + (["--video-root", str(root)] if layout == "label_studio" else []))
     for name in files:
