@@ -35,7 +35,7 @@ from vod2.package_files import command_line
 from vod2.temporal.training import build_training_schedule
 from vod2.video import images_in, quick_to_read
 
-ITERATIONS = 600
+ITERATIONS = 500
 VAL_FRAMES = 1000
 VAL_SHARE = 0.25
 REGISTRATION = "datasets.py"

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
+from typing import NamedTuple
 
 import av
 import numpy as np
@@ -18,7 +19,6 @@ from tqdm import tqdm
 from vod2.atomic import move_into_place, temporary_path
 from vod2.errors import VideoError
 from vod2.video.decoding import TolerantDecoder
-from vod2.video.reader import VideoReader
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -36,26 +36,27 @@ def is_slow_to_seek(path: str | os.PathLike) -> bool:
 
     False for a file that cannot be opened: its reader says what is wrong with it.
     """
-    return _frames_between_keyframes(path) * _ENOUGH > 1
+    return _probe(path).interval * _ENOUGH > 1
 
 
-def _frames_between_keyframes(path: str | os.PathLike) -> float:
-    """From one keyframe to the next, on average; 0 for a file of one frame, or one that cannot be opened."""
+class _Probe(NamedTuple):
+    """About how many frames a file has, and how many from one keyframe to the next; zeros if it cannot be opened."""
+
+    frames: int = 0
+    interval: float = 0.0
+
+
+def _probe(path: str | os.PathLike) -> _Probe:
     try:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
             packets = [packet for packet in itertools.islice(container.demux(stream), _PROBED) if packet.size]
+            by_time = (container.duration or 0) * (stream.average_rate or _RATE) / av.time_base
     except (av.FFmpegError, OSError, IndexError):
-        return 0.0
-    return len(packets) / max(sum(packet.is_keyframe for packet in packets), 1) if len(packets) > 1 else 0.0
-
-
-def _frame_count(path: Path) -> int:
-    """About how many frames a file has; 0 for one that cannot be opened."""
-    try:
-        return VideoReader(path).frame_count_hint or 0
-    except VideoError:
-        return 0
+        return _Probe()
+    if len(packets) < 2:  # nothing to seek
+        return _Probe(len(packets))
+    return _Probe(stream.frames or round(by_time), len(packets) / max(sum(packet.is_keyframe for packet in packets), 1))
 
 
 def write_keyframe_copy(
@@ -171,11 +172,12 @@ def quick_to_read(
     if len({file.stem for file in files}) < len(files):
         raise VideoError(f"two of {len(files)} video files have the same name: rename one")
     kept = {Path(path).resolve() for path in unchanged}
-    slow = {file for file in files if file not in kept and is_slow_to_seek(file)}
+    probes = {file: _probe(file) for file in files if file not in kept}
+    slow = {file for file, probe in probes.items() if probe.interval * _ENOUGH > 1}
     if reads is not None:
-        read_of_each = reads / max(sum(_frame_count(file) for file in files if file not in kept), 1)  # per frame of it
+        read_of_each = reads / max(sum(probe.frames for probe in probes.values()), 1)  # times that a frame is read
         # On average a read decodes half of the frames from one keyframe to the next.
-        slow = {file for file in slow if read_of_each * _frames_between_keyframes(file) / 2 > _COST}
+        slow = {file for file in slow if read_of_each * probes[file].interval / 2 > _COST}
     if not slow:
         return False
     folder = Path(folder)
