@@ -68,7 +68,8 @@ def _add_levels(cfg: CfgNode) -> None:
     video.KEEP_RELATIONS = False
     video.OHEM = 0  # RoIs of a key frame that its loss is taken of, those of the highest loss; 0 for all
     # Training: anchors and RoIs of the background with more than this share, in [0, 1], of their area in an ignore
-    # region or a crowd are not sampled; 0 for Detectron2's rule, by which they are background like any other
+    # region or a crowd are not sampled; 0 for Detectron2's rule, by which they are background like any other. FCOS,
+    # whose locations have no area, leaves out those inside of a region, with any number but 0
     video.IGNORE_OVERLAP = 0.5
     video.REDUCE_CHANNELS = 0  # channels of a 1x1 convolution and ReLU before pooling (SELSA: 256); 0 for none
     linker = video.LINKER = CfgNode()  # Level 3, over the detections of a whole video

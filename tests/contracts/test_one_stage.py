@@ -16,9 +16,12 @@ from helpers.contracts import (
     check_stream_equals_clips,
     losses_of_step,
 )
-from helpers.device import batches_round_alike, tolerance
+from helpers.device import autocast, batches_round_alike, tolerance
 from helpers.models import FCOS_KEYS, assert_same_detections, build_detector, make_targets, make_video
 from helpers.streams import window_clip
+from vod2.d2 import build_model
+from vod2.engine import load_config
+from vod2.package_files import CONFIGS
 from vod2.temporal import GlobalSample, SlidingWindow
 
 LEVEL_2 = {
@@ -49,6 +52,7 @@ FGFA = ONE_MAP | {
 CASES = {
     "FCOS": {},
     **LEVEL_2,
+    "shipped head": {"MODEL.FCOS.NORM": "GN", "MODEL.FPN.OUT_CHANNELS": 32} | LEVEL_2["YOLOV"],
     "pixels": FGFA,
     "pixels and proposals": FGFA | LEVEL_2["RDN"],
 }
@@ -149,6 +153,56 @@ def test_every_kind_of_clip_gives_every_parameter_a_gradient(keys, support):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_the_whole_detector_runs_under_autocast(keys, dtype):
     check_autocast(build_detector(keys), SlidingWindow(1), dtype)
+
+
+@EACH_LEVEL_2
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_losses_and_gradients_are_finite_under_autocast(keys, dtype):
+    model, video = build_detector(keys).train(), make_video(2)
+    clip = window_clip(video, 0, SlidingWindow(1)) | {"instances": make_targets()}
+    expected = losses_of_step(model, [clip])
+    with autocast(dtype):
+        losses = losses_of_step(model, [clip])
+    sum(losses.values()).backward()
+    for name, loss in losses.items():
+        torch.testing.assert_close(loss, expected[name], rtol=0.1, atol=0.05, check_dtype=False)
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("topk", [3, 40], ids=["more boxes than columns", "more columns than boxes"])
+def test_relations_to_the_next_frame_are_those_of_the_boxes_that_are_detected(topk):
+    keys = FCOS_KEYS | LEVEL_2["RDN"] | {"MODEL.VIDEO.KEEP_RELATIONS": True, "MODEL.VIDEO.SUPPORT_TOPK": topk}
+    model, video = build_detector(keys, dtype=torch.float64), make_video(3)
+    clip = window_clip(video, 1, SlidingWindow(1))
+    found = model([clip])[0]["instances"]
+    assert len(found) > 0 and found.next_relation.shape == (len(found), topk)
+    # Without the next frame nothing is left of them.
+    clip["support"] = [support for support in clip["support"] if support["frame_index"] != 2]
+    assert model([clip])[0]["instances"].next_relation.abs().max() == 0 < found.next_relation.sum(dim=1).min()
+
+
+def test_a_few_updates_lower_the_losses():
+    model, video = build_detector(FCOS_KEYS | LEVEL_2["YOLOV"]).train(), make_video(2)
+    clip = window_clip(video, 0, SlidingWindow(1)) | {"instances": make_targets()}
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    totals = []
+    for _ in range(12):
+        losses = losses_of_step(model, [clip])
+        totals.append({name: float(loss) for name, loss in losses.items()})
+        optimizer.zero_grad()
+        sum(losses.values()).backward()
+        optimizer.step()
+    assert sum(totals[-1].values()) < 0.7 * sum(totals[0].values())
+    assert totals[-1]["loss_rescore_cls"] < totals[0]["loss_rescore_cls"]
+
+
+@pytest.mark.parametrize("file", sorted(CONFIGS.glob("one_stage/[!B]*.yaml")), ids=lambda file: file.stem)
+def test_the_configurations_are_those_detectors(file):
+    cfg = load_config(str(file), ["MODEL.WEIGHTS", "", "MODEL.DEVICE", "cpu"])
+    model = build_model(cfg)
+    learning = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    assert cfg.MODEL.FCOS.NORM == "GN" and len(model.proposal_generator.head.strides) == 5
+    assert all(name.startswith("roi_heads") for name in learning) == (cfg.MODEL.FREEZE == "detector")
 
 
 @EACH_LEVEL_2

@@ -1,6 +1,12 @@
 """Narrow models of timm as backbones of the tiny VideoRCNN."""
 
-from helpers.models import PYRAMID_KEYS
+import torch
+from torch import Tensor
+
+from helpers.models import PYRAMID_KEYS, tiny_cfg
+from vod2.d2 import BACKBONE_REGISTRY, Backbone, ShapeSpec
+
+LEVELS = ["res2", "res3", "res4", "res5"]
 
 SWIN = [["embed_dim", 16], ["depths", [1, 2, 2, 2]], ["num_heads", [1, 2, 2, 4]], ["window_size", 3]]
 MODELS = {
@@ -37,3 +43,18 @@ DETECTORS = {name: FPN_KEYS | keys for name, keys in MODELS.items()} | {
     name: VIT_KEYS | keys for name, keys in TRANSFORMERS.items()
 }
 """{model: the keys of a tiny VideoRCNN with a pyramid on it}."""
+
+
+def make_backbone(keys: dict, seed: int = 0) -> Backbone:
+    cfg = tiny_cfg(SINGLE_KEYS | {"MODEL.TIMM.OUT_FEATURES": LEVELS} | keys)
+    torch.manual_seed(seed)
+    return BACKBONE_REGISTRY.get(cfg.MODEL.BACKBONE.NAME)(cfg, ShapeSpec(channels=3)).eval()
+
+
+def named_as_timm(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Names of FeatureListNet, "stages_0.blocks", as the model alone has them, "stages.0.blocks"."""
+    names = {
+        name: name.replace("_", ".", 1) if name.split("_")[0] in ("stem", "stages", "layers") else name
+        for name in state
+    }
+    return {names[name]: value for name, value in state.items()}

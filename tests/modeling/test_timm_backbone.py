@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from helpers.contracts import check_gradients, check_stream_equals_clips
 from helpers.models import FCOS_KEYS, LSTS_KEYS, build_detector, make_video, tiny_cfg
 from helpers.streams import detect_as_stream, window_clip
-from helpers.timm_models import DETECTORS, FPN_KEYS, MODELS, SINGLE_KEYS
-from vod2.d2 import BACKBONE_REGISTRY, Backbone, DetectionCheckpointer, ShapeSpec, build_model
+from helpers.timm_models import DETECTORS, FPN_KEYS, LEVELS, MODELS, SINGLE_KEYS, make_backbone, named_as_timm
+from vod2.d2 import DetectionCheckpointer, build_model
 from vod2.errors import UserError
 from vod2.modeling.backbone import forward_stages, stages_of
 from vod2.modeling.timm_backbone import TimmBackbone
@@ -19,19 +19,12 @@ from vod2.temporal import Keyframes, NoWindow, SlidingWindow
 
 timm = pytest.importorskip("timm", reason="timm is not installed")
 
-LEVELS = ["res2", "res3", "res4", "res5"]
 CHANNELS = {
     "ConvNeXt": [24, 32, 48, 64],
     "Swin": [16, 32, 64, 128],
     "EfficientNet": [24, 32, 48, 64],
 }
 UNSTAGED = {"MODEL.TIMM.NAME": "test_convnext", "MODEL.TIMM.OPTIONS": [["feature_cls", "hook"]]}
-
-
-def make_backbone(keys: dict, seed: int = 0) -> Backbone:
-    cfg = tiny_cfg(SINGLE_KEYS | {"MODEL.TIMM.OUT_FEATURES": LEVELS} | keys)
-    torch.manual_seed(seed)
-    return BACKBONE_REGISTRY.get(cfg.MODEL.BACKBONE.NAME)(cfg, ShapeSpec(channels=3)).eval()
 
 
 def images(height: int = 64, width: int = 96) -> Tensor:
@@ -75,15 +68,6 @@ def test_maps_are_those_of_timm_itself(name):
         wanted = plain.forward_intermediates(images(), intermediates_only=True)[-4:]
         for found, expected in zip(model(images()).values(), wanted, strict=True):
             torch.testing.assert_close(found, expected)
-
-
-def named_as_timm(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Names of FeatureListNet, "stages_0.blocks", as the model alone has them, "stages.0.blocks"."""
-    names = {
-        name: name.replace("_", ".", 1) if name.split("_")[0] in ("stem", "stages", "layers") else name
-        for name in state
-    }
-    return {names[name]: value for name, value in state.items()}
 
 
 def test_a_model_ends_with_the_last_map_that_is_read():
@@ -134,7 +118,7 @@ def test_stages_one_after_the_other_are_the_whole(name):
             torch.testing.assert_close(staged[level], whole[level])
 
 
-@pytest.mark.parametrize("name", ["ConvNeXt", "Swin"])
+@pytest.mark.parametrize("name", MODELS)
 def test_a_stage_that_is_cut_goes_on_to_the_same(name):
     model = make_backbone(MODELS[name])
     with torch.no_grad():
@@ -156,7 +140,7 @@ def test_a_copy_has_stages_of_its_own():
         assert forward_stages(model, images())["res5"].ne(0).any()
 
 
-@pytest.mark.parametrize("name", ["ConvNeXt", "Swin"])
+@pytest.mark.parametrize("name", MODELS)
 def test_a_method_of_keyframes_runs_parts_of_it(name):
     keys = SINGLE_KEYS | MODELS[name] | LSTS_KEYS | {"MODEL.VIDEO.PIXEL_AGGREGATOR.NAME": "LSTSAggregator"}
     model = build_detector(keys | {"MODEL.ROI_HEADS.SCORE_THRESH_TEST": 1e-4})
@@ -265,43 +249,6 @@ def test_a_one_stage_detector_has_its_pyramid_on_it(method):
     check_stream_equals_clips(model, SlidingWindow(2) if method else NoWindow(), 1e-8)
 
 
-# Weights
-
-
-def test_a_file_of_timms_weights_is_what_a_new_training_begins_with(tmp_path):
-    path = str(tmp_path / "convnext.pth")
-    plain = timm.create_model("test_convnext")
-    torch.save(plain.state_dict(), path)
-    model = make_backbone(MODELS["ConvNeXt"] | {"MODEL.TIMM.WEIGHTS": path}, seed=1)
-    loaded = named_as_timm(model.model.state_dict())
-    assert all(value.equal(plain.state_dict()[name]) for name, value in loaded.items())
-    with_weights = MODELS["ConvNeXt"] | {"MODEL.TIMM.WEIGHTS": path, "MODEL.WEIGHTS": "detector.pth"}
-    other = named_as_timm(make_backbone(with_weights, seed=1).model.state_dict())
-    assert not all(value.equal(loaded[name]) for name, value in other.items())
-
-
-def test_weights_that_cannot_be_downloaded_are_one_sentence(monkeypatch):
-    def fail(*arguments: object, **options: object) -> None:
-        raise OSError("no network\nhere")
-
-    monkeypatch.setattr("timm.models._builder.load_pretrained", fail)
-    message = refusal({"MODEL.TIMM.PRETRAINED": True})
-    assert "weights of test_convnext could not be downloaded (OSError: no network here): give a file" in message
-
-
-def test_nothing_is_downloaded_for_a_detector_that_has_weights(monkeypatch):
-    monkeypatch.setattr("timm.models._builder.load_pretrained", lambda *arguments, **options: pytest.fail("loaded"))
-    keys = {"MODEL.TIMM.PRETRAINED": True, "MODEL.WEIGHTS": "detector.pth"}
-    assert make_backbone(MODELS["ConvNeXt"] | keys)
-
-
-def test_a_file_that_does_not_fit_is_named(tmp_path):
-    path = str(tmp_path / "other.pth")
-    assert f"MODEL.TIMM.WEIGHTS is '{path}', where no file is" in refusal({"MODEL.TIMM.WEIGHTS": path})
-    torch.save({"stem.0.weight": torch.zeros(1)}, path)
-    assert f"'{path}', which test_convnext does not load" in refusal({"MODEL.TIMM.WEIGHTS": path})
-
-
 # What is refused
 
 
@@ -319,6 +266,10 @@ def test_a_file_that_does_not_fit_is_named(tmp_path):
         (MODELS["Swin"] | {"MODEL.TIMM.OUTPUT_STRIDE": 16}, "OUTPUT_STRIDE is set, but swin.* does not take it"),
         ({"MODEL.TIMM.OUTPUT_STRIDE": 5}, "MODEL.TIMM.NAME is 'test_convnext', which timm does not make"),
         ({"MODEL.TIMM.OPTIONS": [["widths", 3]]}, "OPTIONS is set, but test_convnext of timm does not take 'widths'"),
+        (
+            {"MODEL.TIMM.NAME": "hrnet_w18_small", "MODEL.TIMM.OPTIONS": [["widths", 3]]},
+            "OPTIONS is set, but hrnet_w18",
+        ),
         ({"MODEL.TIMM.OPTIONS": ["dims", 3]}, "OPTIONS has 'dims': expected pairs"),
         ({"MODEL.TIMM.DROP_PATH": 1.0}, "DROP_PATH is 1.0: expected a probability"),
     ],

@@ -54,7 +54,8 @@ PARTS = {
     "relation": "roi_heads.aggregator",
 }
 """Columns of the breakdown, and the sub-modules of a detector whose time they are; a part within another is not counted
-in that one. The rest is pre-processing, the memory, the predictions and their NMS."""
+in that one. Of a one-stage detector "RPN" is the dense head, and "RoI" the rescoring. The rest is pre-processing, the
+memory, the predictions and their NMS."""
 
 _WARM_UP = 2  # frames that are not timed: kernels are chosen, caches filled
 

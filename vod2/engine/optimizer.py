@@ -15,7 +15,8 @@ def build_video_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimiz
     A module may say about parameters of its own, by their names in it:
 
     - `lr_multipliers`, a dict: factors on their learning rate;
-    - `no_weight_decay`, a tuple: those without weight decay.
+    - `no_weight_decay`, a tuple: those without weight decay; or, as timm's models have it, a method that returns the
+      names of such parameters of it and its parts.
 
     SOLVER.CLIP_GRADIENTS.CLIP_TYPE "full_model" clips the norm of all gradients together to CLIP_VALUE, for either
     optimizer; "value" and "norm" are Detectron2's, parameter by parameter.
@@ -91,7 +92,10 @@ def _exceptions(model: nn.Module) -> dict[nn.Parameter, _Exception]:
     for path, module in model.named_modules():
         multipliers = getattr(module, "lr_multipliers", {})
         undecayed = getattr(module, "no_weight_decay", ())
-        parameters = dict(module.named_parameters(recurse=False))
+        parameters = dict(module.named_parameters(recurse=callable(undecayed)))
+        if callable(undecayed):
+            # As timm has it: a method, whose names may be of parts that are not there. Sorted: groups have an order.
+            undecayed = sorted(parameters.keys() & undecayed())
         # A parameter may be named in both
         for name in dict.fromkeys([*multipliers, *undecayed]):
             if name not in parameters:

@@ -65,6 +65,7 @@ from vod2.evaluation.collect import read_confusion
 from vod2.evaluation.mot_metrics import check_mot
 from vod2.keys import default_config
 from vod2.modeling import VideoDetector, asks_for_ids, build_box_linker
+from vod2.modeling.timm_models import load_pretrained
 from vod2.temporal import build_support_schedule
 from vod2.version import __version__
 
@@ -168,7 +169,8 @@ class VideoTrainer(DefaultTrainer):
 
         What has changed in the configuration is logged, and used or refused. Where there is nothing to resume, or
         without `resume`, the model begins with MODEL.WEIGHTS, and what was loaded of it is logged, and returned; flow
-        networks then begin with MODEL.FLOWNET.WEIGHTS.
+        networks then begin with MODEL.FLOWNET.WEIGHTS, and backbones of timm, where MODEL.WEIGHTS is '', with those
+        that MODEL.TIMM names.
 
         Raises:
             UserError: if one of these files cannot be had or read, or is of another backbone or flow network, or lacks
@@ -184,6 +186,8 @@ class VideoTrainer(DefaultTrainer):
         if whole is None:
             report = load_initial_weights(self.checkpointer.model, self.cfg.MODEL.WEIGHTS)
             require_frozen_weights(_without_ddp(self.checkpointer.model), self.cfg.MODEL.FREEZE, report)
+            if not self.cfg.MODEL.WEIGHTS:
+                load_pretrained(self.checkpointer.model)
             if self.cfg.MODEL.FLOWNET.WEIGHTS:
                 load_flow_weights(self.checkpointer.model, self.cfg.MODEL.FLOWNET.WEIGHTS)
             return report

@@ -18,7 +18,7 @@ from vod2.d2 import (
     ResNet,
     ShapeSpec,
 )
-from vod2.errors import UserError
+from vod2.errors import UserError, lookup
 from vod2.layers import init_normal
 
 
@@ -50,7 +50,7 @@ def build_narrow_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet
 def build_head_map_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> "HeadMapBackbone":
     """A ResNet, built by MODEL.HEAD_MAP.BOTTOM_UP, whose res5 ends in one map for the RPN and one for the heads."""
     node = cfg.MODEL.HEAD_MAP
-    bottom_up = BACKBONE_REGISTRY.get(node.BOTTOM_UP)(cfg, input_shape)
+    bottom_up = lookup(BACKBONE_REGISTRY, node.BOTTOM_UP, "MODEL.HEAD_MAP.BOTTOM_UP")(cfg, input_shape)
     return HeadMapBackbone(bottom_up, node.CHANNELS, node.DILATION)
 
 

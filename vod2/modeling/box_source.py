@@ -18,9 +18,13 @@ class BoxSource(nn.Module, ABC):
     in_features: list[str]
 
     @classmethod
-    def maps_read(cls, cfg: CfgNode) -> list[str]:
-        """The maps that it, and the heads after it, read of a backbone: here those of Detectron2's two stages."""
-        return [*cfg.MODEL.RPN.IN_FEATURES, *cfg.MODEL.ROI_HEADS.IN_FEATURES]
+    def maps_read(cls, cfg: CfgNode) -> dict[str, str]:
+        """{map: key}, the maps of a backbone that it and the heads after it read, and the key that names each.
+
+        Here those of Detectron2's two stages.
+        """
+        of_heads = dict.fromkeys(cfg.MODEL.ROI_HEADS.IN_FEATURES, "MODEL.ROI_HEADS.IN_FEATURES")
+        return of_heads | dict.fromkeys(cfg.MODEL.RPN.IN_FEATURES, "MODEL.RPN.IN_FEATURES")
 
     @abstractmethod
     def propose(
@@ -45,8 +49,8 @@ class BoxSource(nn.Module, ABC):
         """
 
 
-def maps_read(cfg: CfgNode) -> list[str]:
-    """The maps of the backbone that the detector of a configuration reads."""
+def maps_read(cfg: CfgNode) -> dict[str, str]:
+    """{map: key}, the maps of the backbone that the detector of a configuration reads, and the key that names each."""
     kind = dict(PROPOSAL_GENERATOR_REGISTRY).get(cfg.MODEL.PROPOSAL_GENERATOR.NAME)
     if isinstance(kind, type) and issubclass(kind, BoxSource):
         return kind.maps_read(cfg)

@@ -20,7 +20,7 @@ def images_of(inputs: Sequence[dict]) -> list[dict]:
     """
     if any("image" not in clip for clip in inputs):
         raise ValueError(
-            "a clip has no image because the stream was sent that frame before: use VideoRCNN.step, or wrap the "
+            "a clip has no image because the stream was sent that frame before: use the model's step(), or wrap the "
             "model in vod2.StreamingModel"
         )
     # Key frames first: `make_clips` finds them at the front, whatever the number of supports.

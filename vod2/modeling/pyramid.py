@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vod2.d2 import BACKBONE_REGISTRY, FPN, Backbone, CfgNode, LastLevelMaxPool, ShapeSpec
-from vod2.errors import settings
+from vod2.errors import lookup, settings
 from vod2.layers import ModuleList, init_xavier
 from vod2.modeling.backbone import build_narrow_resnet_backbone
 
@@ -24,7 +24,7 @@ def build_pyramid_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
         UserError: each of MODEL.FPN.IN_FEATURES must have twice the stride of the one before, and the number of further
             levels must not be negative.
     """
-    bottom_up = BACKBONE_REGISTRY.get(cfg.MODEL.PYRAMID.BOTTOM_UP)(cfg, input_shape)
+    bottom_up = lookup(BACKBONE_REGISTRY, cfg.MODEL.PYRAMID.BOTTOM_UP, "MODEL.PYRAMID.BOTTOM_UP")(cfg, input_shape)
     last = pyramid_strides(cfg, bottom_up)[-1]
     with settings("MODEL.PYRAMID"):
         top = TopLevels(cfg.MODEL.FPN.OUT_CHANNELS, cfg.MODEL.PYRAMID.TOP_LEVELS, f"p{int(math.log2(last))}")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vod2.d2 import BACKBONE_REGISTRY, Backbone, CfgNode, Conv2d, LastLevelMaxPool, ShapeSpec, get_norm
 from vod2.errors import UserError
-from vod2.modeling.timm_models import TimmSettings, create_timm_model
+from vod2.modeling.timm_models import TimmModel, TimmSettings, create_timm_model
 
 _STRIDE = 16
 """Of the map of the transformer, in pixels of the image."""
@@ -41,10 +41,11 @@ def build_timm_vit_pyramid_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> "Si
     if patch not in _PATCHES:
         raise UserError(f"MODEL.TIMM.NAME is {settings.name!r} with patches of {patch} pixels: expected 14 or 16")
     bottom_up = PlainTransformer(model, patch, freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT)
+    bottom_up.settings, bottom_up.arguments = settings, {"num_classes": 0}
     return SimplePyramid(bottom_up, cfg.MODEL.FPN.OUT_CHANNELS, cfg.MODEL.FPN.NORM)
 
 
-class PlainTransformer(Backbone):
+class PlainTransformer(TimmModel):
     """The last map of a vision transformer of timm, normalised, under the name "last", with stride 16.
 
     Position embeddings are interpolated for each size of image. With patches of 14 pixels the image is first made
@@ -55,8 +56,6 @@ class PlainTransformer(Backbone):
         patch: side of its patches, in pixels.
         freeze_at: the first parts that do not learn: 1 the embedding, 2 the first block, too, and so on.
     """
-
-    model: Any
 
     def __init__(self, model: Any, patch: int, freeze_at: int = 0) -> None:
         super().__init__()

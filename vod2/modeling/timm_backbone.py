@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from vod2.d2 import BACKBONE_REGISTRY, FPN, Backbone, CfgNode, CNNBlockBase, LastLevelMaxPool, ShapeSpec
+from vod2.d2 import BACKBONE_REGISTRY, FPN, CfgNode, CNNBlockBase, LastLevelMaxPool, ShapeSpec
 from vod2.errors import UserError
 from vod2.modeling.backbone import Stage
 from vod2.modeling.pyramid import build_pyramid
-from vod2.modeling.timm_models import TimmSettings, create_timm_model
+from vod2.modeling.timm_models import TimmModel, TimmSettings, create_timm_model
 
 _PROBE = 64  # side of the image that a new backbone is shown, in pixels: two cells of stride 32
 
@@ -45,8 +45,8 @@ def build_timm_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
 def timm_backbone_of(cfg: CfgNode, input_shape: ShapeSpec, out_features: Sequence[str], key: str) -> "TimmBackbone":
     """The backbone that gives `out_features`, the value of the configuration key `key`: see `build_timm_backbone`."""
     settings = TimmSettings.from_config(cfg, input_shape)
-    # With random weights first: which maps there are, the model itself says.
-    info: Any = create_timm_model(settings, load=False, features_only=True).feature_info
+    # Which maps there are, the model itself says.
+    info: Any = create_timm_model(settings, features_only=True).feature_info
     reductions = [level["reduction"] for level in info.info]
     if len(reductions) > 1 and len(set(reductions)) == 1:
         raise UserError(
@@ -59,12 +59,17 @@ def timm_backbone_of(cfg: CfgNode, input_shape: ShapeSpec, out_features: Sequenc
         raise UserError(f"{key} is {list(out_features)}: expected one or more of {', '.join(levels)}")
     names = list(levels)[: 1 + max(list(levels).index(name) for name in out_features)]
     # Nothing is made of what comes after the last map, and it would not learn.
-    model = create_timm_model(settings, features_only=True, out_indices=tuple(levels[name] for name in names))
+    arguments: dict[str, Any] = {"features_only": True, "out_indices": tuple(levels[name] for name in names)}
+    model = create_timm_model(settings, **arguments)
     options: dict[str, Any] = {"freeze_at": cfg.MODEL.BACKBONE.FREEZE_AT, "freeze_norm": cfg.MODEL.TIMM.FREEZE_NORM}
     parts = chain_of(model)
+    backbone: TimmBackbone
     if parts is None:
-        return TimmBackbone(model, names, out_features, **options)
-    return StagedTimmBackbone(model, names, out_features, parts, **options)
+        backbone = TimmBackbone(model, names, out_features, **options)
+    else:
+        backbone = StagedTimmBackbone(model, names, out_features, parts, **options)
+    backbone.settings, backbone.arguments = settings, arguments
+    return backbone
 
 
 def level_names(reductions: Sequence[int]) -> dict[str, int]:
@@ -84,7 +89,7 @@ def level_names(reductions: Sequence[int]) -> dict[str, int]:
     return names
 
 
-class TimmBackbone(Backbone):
+class TimmBackbone(TimmModel):
     """A model of timm that gives a list of maps.
 
     Normalisation over a batch, as in ResNets and EfficientNets, keeps the statistics and weights that it has, unless

@@ -1,20 +1,29 @@
 """Models of timm as the configuration names them: what it refuses is told in one sentence."""
 
 import difflib
+import logging
 import os
 import re
-from types import ModuleType
+from collections.abc import Mapping
+from types import MappingProxyType, ModuleType
 from typing import Any, NamedTuple
 
+import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from vod2.d2 import CfgNode, ShapeSpec
+from vod2.d2 import Backbone, CfgNode, ShapeSpec
 from vod2.errors import UserError
 
 # Arguments by which models that expect images of one size take any; a model that knows none of them has no such size
 _ANY_SIZE = {"dynamic_img_size": True, "strict_img_size": False, "always_partition": True}
 _KEY_OF_ARGUMENT = {"drop_path_rate": "DROP_PATH", "output_stride": "OUTPUT_STRIDE"}
 _REFUSED_ARGUMENT = re.compile(r"(?:unexpected keyword argument|multiple values for (?:keyword )?argument) '(\w+)'")
+_REFUSED_ARGUMENTS = re.compile(r"unexpected keyword argument\(s\): \[(.*?)\]")  # as some models of timm say it
+# Of Swin and its like, whose parts do not say it: what timm's own training does not decay
+_UNDECAYED = ("relative_position_bias_table", "absolute_pos_embed", "logit_scale", "cpb_mlp")
+
+_LOGGER = logging.getLogger(__name__)
 
 
 class TimmSettings(NamedTuple):
@@ -23,8 +32,8 @@ class TimmSettings(NamedTuple):
     Attributes:
         name: of the model, with or without the tag of its weights.
         in_channels: of an image.
-        pretrained: whether it begins with the weights that timm downloads.
-        weights: a file of such weights that it begins with; "" for none.
+        pretrained: whether a training begins with the weights that timm downloads.
+        weights: a file of such weights that it begins with instead; "" for none.
         drop_path: probability, in [0, 1), that a block is left out in training.
         output_stride: least of 32 and the stride at which the model stops halving its maps, dilating instead.
         options: further arguments of the model, pairs of name and value.
@@ -50,13 +59,11 @@ class TimmSettings(NamedTuple):
                 raise UserError(f'MODEL.TIMM.OPTIONS has {pair!r}: expected pairs, such as [["embed_dim", 96]]')
         if not 0 <= node.DROP_PATH < 1:
             raise UserError(f"MODEL.TIMM.DROP_PATH is {node.DROP_PATH}: expected a probability, at least 0 and below 1")
-        # Weights of the whole detector would replace them.
-        begins = not cfg.MODEL.WEIGHTS
         return cls(
             name=node.NAME,
             in_channels=input_shape.channels,
-            pretrained=node.PRETRAINED and begins,
-            weights=node.WEIGHTS if begins else "",
+            pretrained=node.PRETRAINED,
+            weights=node.WEIGHTS,
             drop_path=node.DROP_PATH,
             output_stride=node.OUTPUT_STRIDE,
             options=tuple((name, value) for name, value in node.OPTIONS),
@@ -77,12 +84,84 @@ def import_timm() -> ModuleType:
     return timm
 
 
-def create_timm_model(settings: TimmSettings, *, load: bool = True, **arguments: Any) -> nn.Module:
+class TimmModel(Backbone):
+    """What backbones of timm have in common: a training begins with the weights that MODEL.TIMM names.
+
+    Attributes:
+        model: of timm, or the part of it that is used.
+        settings, arguments: of `create_timm_model`, which has made it; None and {} for a model from elsewhere.
+    """
+
+    model: Any
+    settings: TimmSettings | None = None
+    arguments: Mapping[str, Any] = MappingProxyType({})
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters that timm's own training does not decay, where its modules do not say so themselves."""
+        return {name for name, _ in self.named_parameters() if any(part in name for part in _UNDECAYED)}
+
+    def load_pretrained(self) -> bool:
+        """Begin with the weights that the settings name; returns whether they name any.
+
+        Raises:
+            UserError: they cannot be had, or are of another model.
+        """
+        settings = self.settings
+        if settings is None or not (settings.weights or settings.pretrained):
+            return False
+        # From one seed: what no weights are loaded for is equal in both.
+        models = []
+        for load in (True, False):
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                models.append(create_timm_model(settings, load=load, **self.arguments))
+        loaded, random = models
+        begun = random.state_dict()
+        lacking = [
+            name for name, value in loaded.named_parameters() if value.equal(begun[name]) and not _is_constant(value)
+        ]
+        if lacking:
+            given = (
+                f"MODEL.TIMM.WEIGHTS is {settings.weights!r}" if settings.weights else "MODEL.TIMM.PRETRAINED is True"
+            )
+            raise UserError(
+                f"{given}, but there are no weights for {len(lacking)} parameters of {settings.name}, such as "
+                f"{lacking[0]}: give a file of this model as timm names its parameters"
+            )
+        state = loaded.state_dict()
+        self.model.load_state_dict({name: state[name] for name in self.model.state_dict()})
+        return True
+
+
+def _is_constant(value: torch.Tensor) -> bool:
+    """Whether a parameter may have the same values before and after weights were loaded."""
+    return value.numel() < 2 or bool((value == value.flatten()[0]).all())
+
+
+def load_pretrained(model: nn.Module) -> None:
+    """Let the backbones of timm in a model that has no other weights begin with those that MODEL.TIMM names.
+
+    Warns where BatchNorm is frozen as it was drawn.
+
+    Raises:
+        UserError: see `TimmModel.load_pretrained`.
+    """
+    for module in model.modules():
+        if isinstance(module, TimmModel) and not module.load_pretrained():
+            norms = [norm for norm in module.modules() if isinstance(norm, _BatchNorm)]
+            if any(not norm.training and not norm.weight.requires_grad for norm in norms if norm.affine):
+                _LOGGER.warning(
+                    "MODEL.TIMM.FREEZE_NORM is True, and no weights are loaded: BatchNorm keeps a mean of 0 and a "
+                    "variance of 1 for good; set it to False, or MODEL.TIMM.PRETRAINED to True"
+                )
+
+
+def create_timm_model(settings: TimmSettings, *, load: bool = False, **arguments: Any) -> nn.Module:
     """The model that the settings name, for images of any size.
 
     Args:
         settings: of the model.
-        load: False leaves it with random weights, whatever the settings say.
+        load: whether it gets the weights that the settings name; else they are drawn.
         arguments: of `timm.create_model`, such as features_only.
 
     Raises:
@@ -112,10 +191,12 @@ def create_timm_model(settings: TimmSettings, *, load: bool = True, **arguments:
             model = timm.create_model(settings.name, **arguments, **optional, **sources)
             break
         except TypeError as error:
-            refused = _REFUSED_ARGUMENT.search(str(error))
-            if refused is None or refused[1] not in optional:
-                raise _not_taken(settings, refused[1] if refused else None, error) from error
-            del optional[refused[1]]
+            refused = _refused_by(error)
+            unknown = [name for name in refused if name not in optional]
+            if unknown or not refused:
+                raise _not_taken(settings, unknown[0] if unknown else None, error) from error
+            for name in refused:
+                del optional[name]
         # What a download, a file or a model raises is of many kinds; all of it is about these few settings.
         except Exception as error:
             raise _not_made(settings, bool(sources), error) from error
@@ -124,6 +205,14 @@ def create_timm_model(settings: TimmSettings, *, load: bool = True, **arguments:
     }:
         raise UserError(f"MODEL.TIMM.NAME is {settings.name!r}, which takes images of one size alone: choose another")
     return model
+
+
+def _refused_by(error: TypeError) -> list[str]:
+    """The arguments that a model does not take, as far as the error names them."""
+    if one := _REFUSED_ARGUMENT.search(str(error)):
+        return [one[1]]
+    several = _REFUSED_ARGUMENTS.search(str(error))
+    return re.findall(r"\w+", several[1]) if several else []
 
 
 def _sources(settings: TimmSettings) -> dict[str, Any]:

@@ -106,8 +106,11 @@ class VideoDetector(ExactBuffers, PortablePadding, GeneralizedRCNN):
         """
         if not self.training:
             return self.inference(batched_inputs)
-        output = self._detect(self.read_clips(batched_inputs))
-        return with_zero_gradients(output.losses, self.parameters())
+        losses = self._detect(self.read_clips(batched_inputs)).losses
+        if self.frozen:
+            # Those of what stays as it is: nothing can make them smaller.
+            losses = {name: loss for name, loss in losses.items() if loss.requires_grad}
+        return with_zero_gradients(losses, self.parameters())
 
     @torch.no_grad()
     def inference(

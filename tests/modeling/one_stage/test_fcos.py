@@ -188,6 +188,15 @@ def test_what_is_not_finite_is_not_taken(model, maps):
     assert len(whole) == 8
 
 
+ONE_MAP = {
+    "MODEL.BACKBONE.NAME": "build_narrow_resnet_backbone",
+    "MODEL.RESNETS.OUT_FEATURES": ["res3", "res4"],
+    "MODEL.FCOS.SIZES": [],
+    "MODEL.VIDEO.PIXEL_AGGREGATOR.NAME": "FGFAAggregator",
+    "MODEL.FGFA.STAGE": "res4",
+}
+
+
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
@@ -195,6 +204,13 @@ def test_what_is_not_finite_is_not_taken(model, maps):
         ({"MODEL.FCOS.SIZES": [28, 16]}, "MODEL.FCOS: expected SIZES that are positive and ascend"),
         ({"MODEL.FCOS.IN_FEATURES": ["p3", "p9"]}, "MODEL.FCOS.IN_FEATURES is .*expected some of p3, p4, p5"),
         ({"MODEL.FCOS.IN_FEATURES": []}, "MODEL.FCOS.IN_FEATURES is"),
+        ({"MODEL.FCOS.IN_FEATURES": ["p5", "p4", "p3"]}, r"strides \[32, 16, 8\]: expected ascending ones"),
+        ({"MODEL.FCOS.FOCAL_ALPHA": 7.0}, "FOCAL_ALPHA in .0, 1. .* got 7.0, 2.0"),
+        ({"MODEL.FCOS.FOCAL_GAMMA": -1.0}, "FOCAL_GAMMA of at least 0"),
+        (
+            {"MODEL.PYRAMID.BOTTOM_UP": "build_narow"},
+            "MODEL.PYRAMID.BOTTOM_UP is 'build_narow': expected one of .*build",
+        ),
         ({"MODEL.FCOS.NUM_CONVS": 0}, "NUM_CONVS of at least 1"),
         ({"MODEL.FCOS.NORM": "GN"}, "multiple of 32"),
         ({"MODEL.FCOS.PRIOR": 1.0}, "PRIOR between 0 and 1"),
@@ -215,6 +231,7 @@ def test_what_is_not_finite_is_not_taken(model, maps):
         (SPFA | {"MODEL.VIDEO.REDUCE_CHANNELS": 8}, "SPFAAggregator asks for .* RescoringHeads pool nothing"),
         (SPFA, r"MODEL.ROI_HEADS.IN_FEATURES is \['res5'\]"),
         ({"MODEL.VIDEO.PIXEL_AGGREGATOR.NAME": "FGFAAggregator"}, "pyramid"),
+        (ONE_MAP | {"MODEL.FCOS.IN_FEATURES": ["res3"]}, "STAGE is 'res4', but MODEL.FCOS.IN_FEATURES names 'res3'"),
     ],
 )
 def test_settings_that_make_no_detector_are_refused_in_one_sentence(keys, words):

@@ -81,6 +81,16 @@ class FCOS(BoxSource):
                 "expected one less than levels, each the largest distance that the level is for"
             )
         strides = [int(shape.stride or 0) for shape in shapes]
+        if strides != sorted(set(strides)):
+            raise UserError(
+                f"MODEL.FCOS.IN_FEATURES is {list(node.IN_FEATURES)}, maps of the strides {strides}: expected "
+                "ascending ones, as MODEL.FCOS.SIZES belong to them in that order"
+            )
+        if not 0 <= node.FOCAL_ALPHA <= 1 or node.FOCAL_GAMMA < 0:
+            raise UserError(
+                "MODEL.FCOS: expected FOCAL_ALPHA in [0, 1] and FOCAL_GAMMA of at least 0, got "
+                f"{node.FOCAL_ALPHA}, {node.FOCAL_GAMMA}"
+            )
         with settings("MODEL.FCOS"):
             head = FCOSHead(
                 int(shapes[0].channels or 0),
@@ -104,8 +114,8 @@ class FCOS(BoxSource):
         }
 
     @classmethod
-    def maps_read(cls, cfg: CfgNode) -> list[str]:
-        return list(cfg.MODEL.FCOS.IN_FEATURES)
+    def maps_read(cls, cfg: CfgNode) -> dict[str, str]:
+        return dict.fromkeys(cfg.MODEL.FCOS.IN_FEATURES, "MODEL.FCOS.IN_FEATURES")
 
     def propose(
         self,
@@ -194,7 +204,8 @@ class FCOS(BoxSource):
             scores=scores[rows],
         )
         if self.aggregated:
-            taken.tower_features = features_at([tower[row] for tower in dense.towers], rows)
+            of_towers = [features_at([level[row] for level in tower], rows) for tower in dense.towers]
+            taken.tower_features = torch.cat(of_towers, dim=1)
         return taken
 
 

@@ -23,13 +23,13 @@ class Dense(NamedTuple):
         logits: (B, R, K) of the classes.
         distances: (B, R, 4) pixels to the left, top, right and bottom side of the box, positive.
         centerness: (B, R) logits.
-        towers: (B, 2 C, H, W) of each level: the last map of the tower of the classes and of that of the boxes.
+        towers: of the tower of the classes, and of that of the boxes, the last map (B, C, H, W) of each level.
     """
 
     logits: Tensor
     distances: Tensor
     centerness: Tensor
-    towers: list[Tensor]
+    towers: tuple[list[Tensor], list[Tensor]]
 
 
 class FCOSHead(nn.Module):
@@ -69,14 +69,16 @@ class FCOSHead(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> Dense:
         """One map (B, C, H, W) of each level."""
-        logits, distances, centerness, towers = [], [], [], []
+        logits, distances, centerness = [], [], []
+        towers: tuple[list[Tensor], list[Tensor]] = ([], [])
         for x, stride, scale in zip(maps, self.strides, self.scales, strict=True):
             of_classes, of_boxes = self.cls_tower(x), self.box_tower(x)
             logits.append(_cells(self.cls_logits(of_classes)))
             exponent = (scale * _cells(self.bbox_pred(of_boxes))).clamp(max=_LARGEST_EXPONENT)
             distances.append(stride * exponent.exp())
             centerness.append(_cells(self.centerness(of_boxes))[..., 0])
-            towers.append(torch.cat([of_classes, of_boxes], dim=1))
+            towers[0].append(of_classes)
+            towers[1].append(of_boxes)
         return Dense(torch.cat(logits, dim=1), torch.cat(distances, dim=1), torch.cat(centerness, dim=1), towers)
 
 

@@ -133,11 +133,12 @@ def aggregated_stage(cfg: CfgNode, shapes: dict[str, ShapeSpec], stage: str, key
     if stage not in available:
         raise UserError(f"{key} is {stage!r}: the backbone {cfg.MODEL.BACKBONE.NAME} has {', '.join(available)}")
     # A map from before the stage would stay without context, and nothing would say so.
-    before = [level for level in maps_read(cfg) if level in STAGES[: STAGES.index(stage)]]
+    named_by = maps_read(cfg)
+    before = [level for level in named_by if level in STAGES[: STAGES.index(stage)]]
     if before:
         raise UserError(
-            f"{key} is {stage!r}, but MODEL.RPN.IN_FEATURES or MODEL.ROI_HEADS.IN_FEATURES name {before[0]!r}, which "
-            f"the backbone makes before it: set {key} to {before[0]!r}, or let them read later maps"
+            f"{key} is {stage!r}, but {named_by[before[0]]} names {before[0]!r}, which the backbone makes before it: "
+            f"set {key} to {before[0]!r}, or name later maps"
         )
     return stage
 
