@@ -165,7 +165,7 @@ def test_losses_and_gradients_are_finite_under_autocast(keys, dtype):
         losses = losses_of_step(model, [clip])
     sum(losses.values()).backward()
     for name, loss in losses.items():
-        torch.testing.assert_close(loss, expected[name], rtol=0.1, atol=0.05, check_dtype=False)
+        torch.testing.assert_close(loss, expected[name], rtol=0.3, atol=0.05, check_dtype=False)
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
@@ -188,7 +188,7 @@ def test_a_few_updates_lower_the_losses():
     totals = []
     for _ in range(12):
         losses = losses_of_step(model, [clip])
-        totals.append({name: float(loss) for name, loss in losses.items()})
+        totals.append({name: loss.item() for name, loss in losses.items()})
         optimizer.zero_grad()
         sum(losses.values()).backward()
         optimizer.step()

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from helpers import accumulation
+from helpers.contracts import losses_of_step
 from helpers.models import make_targets, make_video, tiny_cfg
 from helpers.streams import window_clip
 from helpers.timm_models import DETECTORS, MODELS, TRANSFORMERS, make_backbone, named_as_timm
@@ -125,7 +126,8 @@ def test_an_update_changes_what_learns_and_tables_of_positions_do_not_decay(name
     assert bool(undecayed) == (name in ("Swin", *TRANSFORMERS))
     assert all(decay[id(learning[name])] == 0 for name in undecayed)
     before = {name: parameter.clone() for name, parameter in learning.items()}
-    sum(model([window_clip(make_video(1), 0, NoWindow()) | {"instances": make_targets()}]).values()).backward()
+    clip = window_clip(make_video(1), 0, NoWindow()) | {"instances": make_targets()}
+    sum(losses_of_step(model, [clip]).values()).backward()
     optimizer.step()
     assert not any(parameter.isnan().any() for parameter in learning.values())
     assert any(not before[name].equal(parameter) for name, parameter in learning.items() if "bottom_up" in name)

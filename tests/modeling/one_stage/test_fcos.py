@@ -152,7 +152,9 @@ def test_the_boxes_are_the_best_after_a_loose_nms(model, maps):
         torch.testing.assert_close(found.proposal_boxes.tensor, torch.tensor([boxes[cell] for cell in kept]).double())
         torch.testing.assert_close(found.scores, torch.tensor([scores[cell] for cell in kept]).double())
         torch.testing.assert_close(found.objectness_logits.sigmoid(), torch.tensor([best[c] for c in kept]).double())
-        expected = [dense.towers[int(locations.level[cell])][row].flatten(1) for cell in kept]
+        expected = [
+            torch.cat([tower[int(locations.level[cell])][row] for tower in dense.towers]).flatten(1) for cell in kept
+        ]
         firsts = [0, 96, 120]
         cells = [cell - firsts[int(locations.level[cell])] for cell in kept]
         wanted = torch.stack([tower[:, cell] for tower, cell in zip(expected, cells, strict=True)])
