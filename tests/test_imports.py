@@ -67,7 +67,7 @@ ALLOWED = {
     "commands": CORE
     | {"temporal", "modeling", "data", "evaluation", "checkpoint", "visualization", "video", "engine", "archive"}
     | {"detections", "serve", "benchmark", "export"},
-    "benchmark": {"d2", "temporal", "ops", "layers", "video", "data", "evaluation", "engine"},
+    "benchmark": {"d2", "structures", "temporal", "ops", "layers", "video", "data", "evaluation", "engine"},
     "model_zoo": {"d2", "checkpoint", "engine"},
     "serve": set(),
     "__main__": {"commands"},
