@@ -94,11 +94,13 @@ def test_no_folder_is_made_where_no_copy_helps_or_the_disk_is_full(film, tmp_pat
 
 def test_a_file_of_which_little_is_read_is_not_copied(tmp_path):
     films = [write_video(tmp_path / f"film{number}.mp4", moving_frames(30), gop=30) for number in range(2)]
-    # A read decodes 15 frames, and the copy of a file takes as long as 8 x 30: with 16 reads of each it is worth it.
-    assert not quick_to_read(films, tmp_path / "few", reads=30) and not (tmp_path / "few").exists()
-    assert quick_to_read(films, tmp_path / "many", reads=34)
+    # A read decodes half of the frames from one keyframe to the next; a copy takes as long as decoding 8 x 60 frames.
+    interval = 30 / sum(keyframes(films[0]))
+    enough = 8 * 60 / (interval / 2)
+    assert not quick_to_read(films, tmp_path / "few", reads=int(0.9 * enough)) and not (tmp_path / "few").exists()
+    assert quick_to_read(films, tmp_path / "many", reads=int(1.1 * enough))
     # Of one file alone more is read.
-    assert quick_to_read(films, tmp_path / "one", unchanged=films[1:], reads=30)
+    assert quick_to_read(films, tmp_path / "one", unchanged=films[1:], reads=int(0.9 * enough))
     assert not (tmp_path / "one" / "film0.mp4").is_symlink() and (tmp_path / "one" / "film1.mp4").is_symlink()
 
 
