@@ -317,6 +317,9 @@ def _add_engine(cfg: CfgNode) -> None:
     cfg.TEST.FRAME_KINDS = ""  # JSON file of deteriorated frames (docs/evaluation.md); "" for that of the metadata
     # What a frame looks at: frames of its "own" video, "none", or "foreign" ones, of another video (docs/ablations.md)
     cfg.TEST.CONTEXT = "own"
+    # Most MiB of encoded frames of a video that are kept for a later window, where a schedule looks at the whole video
+    # (MEGA's global frames): a frame that does not fit is encoded again; 0 for none
+    cfg.TEST.FRAME_STORE_MB = 512
     # An error before the evaluation, in place of a warning after it, where HOTA, IDF1 and MOTA cannot be computed: they
     # need MODEL.VIDEO.LINKER.NAME and the extra "mot"
     cfg.TEST.REQUIRE_HOTA = False

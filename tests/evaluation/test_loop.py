@@ -1,9 +1,11 @@
 """StreamingModel: evaluation with one memory that follows the videos of the loader."""
 
+import pytest
+
 from helpers.models import assert_same_detections, build_detector, make_video
 from helpers.streams import detect_as_stream, loader_clips
 from vod2 import StreamingModel
-from vod2.temporal import SlidingWindow
+from vod2.temporal import RollingGlobal, ScheduleUnion, SlidingWindow
 
 RDN = {"MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME": "RDNAggregator"}
 SCHEDULE = SlidingWindow(2)
@@ -39,3 +41,29 @@ def test_several_frames_of_a_stream_may_come_in_one_batch():
     batch = StreamingModel(model, SCHEDULE).eval()(list(loader_clips(video, SCHEDULE)))
     for found, expected in zip(batch, detect_as_stream(model, video, SCHEDULE), strict=True):
         assert_same_detections(found["instances"], expected)
+
+
+MEGA = {"MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME": "MEGAAggregator", "MODEL.MEGA.MEMORY": 2}
+FGFA = {"MODEL.VIDEO.PIXEL_AGGREGATOR.NAME": "FGFAAggregator", "MODEL.FLOWNET.WIDTH": 0.0625}
+FGFA |= {"MODEL.FGFA.EMBEDDING_DIMS": (8, 8, 16)}
+LOCAL_AND_GLOBAL = ScheduleUnion([SlidingWindow(1, edge="repeat"), RollingGlobal(2)])
+
+
+@pytest.mark.parametrize("store_mb", [0, 1])
+def test_with_a_store_each_frame_is_encoded_once_and_the_detections_are_the_same(monkeypatch, store_mb):
+    model, video, encoded = build_detector(MEGA), make_video(14), []
+    expected = list(detect_as_stream(model, video, LOCAL_AND_GLOBAL))
+    encode = model.encode
+    monkeypatch.setattr(model, "encode", lambda inputs: encoded.extend(inputs) or encode(inputs))
+    streaming = StreamingModel(model, LOCAL_AND_GLOBAL, store_mb=store_mb).eval()
+    for clip, instances in zip(loader_clips(video, LOCAL_AND_GLOBAL), expected, strict=True):
+        assert_same_detections(streaming([clip])[0]["instances"], instances)
+    again = len(encoded) - len(video)
+    assert again == 0 if store_mb else again > 5
+
+
+def test_level_1_and_streams_that_never_look_back_have_no_store():
+    assert StreamingModel(build_detector(RDN), SCHEDULE, store_mb=9).memory.store_bytes == 0
+    assert StreamingModel(build_detector(MEGA), LOCAL_AND_GLOBAL, "foreign", store_mb=9).memory.store_bytes == 0
+    assert StreamingModel(build_detector(FGFA), LOCAL_AND_GLOBAL, store_mb=9).memory.store_bytes == 0
+    assert StreamingModel(build_detector(MEGA), LOCAL_AND_GLOBAL, store_mb=0.5).memory.store_bytes == 2**19

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from vod2.structures import Frame, ProposalSet, Role, through
-from vod2.temporal import FrameMemory, GlobalSample, Keyframes, NoWindow, ScheduleUnion, SlidingWindow
+from vod2.temporal import FrameMemory, GlobalSample, Keyframes, NoWindow, RollingGlobal, ScheduleUnion, SlidingWindow
 
 SIZE = (32, 48)
 
@@ -183,3 +183,86 @@ def test_a_live_stream_without_length_runs_on_a_causal_schedule():
 def test_a_schedule_that_looks_ahead_refuses_a_live_stream():
     with pytest.raises(ValueError, match="2 frames ahead.*unknown length"):
         make_memory(SlidingWindow(2), length=None).missing(0)
+
+
+# The store
+
+
+def put_frames(memory: FrameMemory, t: int) -> list[int]:
+    """Frames of four proposals of 10 numbers, those that are missing at t: 4 x (4 + 10 + 1) x 4 + 4 x 8 bytes each."""
+    missing = memory.missing(t)
+    for index in missing:
+        proposals = ProposalSet.of_frame(torch.rand(4, 4), torch.rand(4, 10), torch.rand(4), SIZE)
+        memory.put(Frame(memory.video, index, SIZE, proposals=proposals))
+    return missing
+
+
+BYTES = 4 * 15 * 4 + 4 * 8
+
+
+def make_store(frames: int, length: int = 12) -> FrameMemory:
+    memory = FrameMemory(ScheduleUnion([SlidingWindow(1), RollingGlobal(2)]), frames * BYTES)
+    memory.start("video", length)
+    return memory
+
+
+def test_each_frame_is_encoded_once_where_all_have_room():
+    memory, encoded, seen = make_store(12), [], {}
+    for t in range(12):
+        encoded += put_frames(memory, t)
+        for frame in memory.context(t).frames:
+            first = seen.setdefault(frame.index, frame.proposals.features)
+            assert frame.proposals.features is first, "the frame that was put"
+    assert sorted(encoded) == list(range(12))
+
+
+def test_without_a_store_frames_are_encoded_again():
+    memory, encoded = make_store(0), []
+    for t in range(12):
+        encoded += put_frames(memory, t)
+        memory.context(t)
+    assert len(encoded) > 15 and set(encoded) == set(range(12))
+
+
+@pytest.mark.parametrize("room", [1, 3])
+def test_a_store_holds_the_frames_that_left_the_window_last(room):
+    memory = make_store(room)
+    left: list[int] = []
+    for t in range(12):
+        put_frames(memory, t)
+        before = {index for index in range(12) if index in memory} - set(left[-room:])
+        window = {frame.index for frame in memory.context(t).frames} | {t}
+        left = [index for index in left if index not in window] + sorted(before - window - set(left))
+        stored = {index for index in range(12) if index in memory} - window
+        assert len(stored) <= room and memory._stored_bytes == len(stored) * BYTES
+        assert len(memory) == len(window)
+
+
+def test_a_frame_that_is_put_anew_takes_the_place_of_the_stored_one_and_start_empties_the_store():
+    memory = make_store(12)
+    for t in range(7):
+        put_frames(memory, t)
+        memory.context(t)
+    stored = next(index for index in range(12) if index in memory and index not in memory._frames)
+    anew = Frame("video", stored, SIZE)
+    memory.put(anew)
+    assert memory.frame(stored) is anew and not memory.restore(stored)
+    copied = memory.copy()
+    assert copied.missing(8) == memory.missing(8) and stored not in memory.without(stored)
+    other = next(index for index in range(12) if index in memory and index not in memory._frames)
+    assert other not in memory.without(other) and other in memory and copied.restore(other) and other in memory._store
+    memory.start("another", 12)
+    assert not any(index in memory for index in range(12)) and memory._stored_bytes == 0
+
+
+def test_what_layers_have_made_is_not_stored():
+    memory, layer = make_store(12), torch.nn.Linear(10, 3).eval()
+    values = []
+    with torch.no_grad():
+        for t in range(12):
+            put_frames(memory, t)
+            for frame in memory.context(t).frames:
+                values.append((frame.index, weakref.ref(through(frame.proposals.rows, layer).tensor)))
+        window = memory._frames.keys()
+    gc.collect()
+    assert not any(value() is not None for index, value in values if index not in window)

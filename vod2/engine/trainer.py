@@ -319,7 +319,7 @@ class VideoTrainer(DefaultTrainer):
         share_buffers(model)
         detector = _without_ddp(model)
         if isinstance(detector, VideoDetector):
-            model = StreamingModel(detector, build_support_schedule(cfg), context)
+            model = StreamingModel(detector, build_support_schedule(cfg), context, cfg.TEST.FRAME_STORE_MB)
         else:
             cfg = cfg.clone()
             cfg.defrost()

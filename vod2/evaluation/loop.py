@@ -25,6 +25,9 @@ class StreamingModel(nn.Module):
         model: the detector.
         schedule: the one that the loader follows.
         context: the TEST.CONTEXT of the loader.
+        store_mb: room in MiB for frames that may come back into the window of a schedule that looks at the whole video,
+            as TEST.FRAME_STORE_MB: those that have room are encoded once. Not with level 1, whose maps depend on when
+            a frame comes.
 
     Raises:
         UserError: for an unknown context.
@@ -38,11 +41,14 @@ class StreamingModel(nn.Module):
         >>> streaming = StreamingModel(build_model(cfg), build_support_schedule(cfg), cfg.TEST.CONTEXT)
     """
 
-    def __init__(self, model: VideoDetector, schedule: SupportSchedule, context: str = "own") -> None:
+    def __init__(
+        self, model: VideoDetector, schedule: SupportSchedule, context: str = "own", store_mb: float = 0
+    ) -> None:
         super().__init__()
         self.model = model
-        self.memory = FrameMemory(schedule)
         self.context = check_context(context)
+        comes_back = schedule.lookahead is None and model.pixel_aggregator is None and context == "own"
+        self.memory = FrameMemory(schedule, int(store_mb * 2**20) if comes_back else 0)
         self._running: str | None = None
         self.train(model.training)  # or restoring this wrapper's mode would change the model's
 

@@ -130,7 +130,7 @@ class VideoDetector(ExactBuffers, PortablePadding, GeneralizedRCNN):
 
     @torch.no_grad()
     def step(self, clip: dict, memory: FrameMemory) -> dict:
-        """One frame of a stream: encode what is new in `clip`, detect in its key frame from memory.
+        """One frame of a stream: encode what is new in `clip` and not in the memory's store, detect in its key frame.
 
         `clip` needs no image where the memory already holds the key frame. The memory must have been started with
         the clip's video. Returns {"instances": Instances} in original pixels; where the aggregator keeps relations they
@@ -144,7 +144,8 @@ class VideoDetector(ExactBuffers, PortablePadding, GeneralizedRCNN):
         if "image" in clip:
             new_frames.insert(0, clip)
         for image in new_frames:  # one by one: the first window of a video may be large
-            self.remember([image], [memory])
+            if not memory.restore(image["frame_index"]):
+                self.remember([image], [memory])
         return self.detect_from(memory, clip)
 
     @torch.no_grad()

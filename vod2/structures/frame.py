@@ -45,6 +45,14 @@ class Frame:
         """Whether there are proposals, and what was pooled from their boxes."""
         return self.proposals is not None and self.proposals.is_embedded
 
+    def num_bytes(self) -> int:
+        """Of its feature maps and the tensors of its proposals."""
+        tensors = [*self.features.values()]
+        if (proposals := self.proposals) is not None:
+            tensors += [proposals.boxes, proposals.features, proposals.scores, proposals.frame]
+            tensors += proposals.fields.values()
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
     def require_proposals(self) -> ProposalSet:
         """`proposals`, of a frame that has them.
 

@@ -91,6 +91,10 @@ class ProposalSet:
         """The same proposals of a frame that enters a memory: from now on `rows` keep what layers make of them."""
         return self._with_rows(FeatureRows.remembered(self.features))
 
+    def forgotten(self) -> "ProposalSet":
+        """The same proposals without what layers have made of them."""
+        return self._with_rows(None)
+
     def _with_rows(self, rows: FeatureRows | None) -> "ProposalSet":
         copy = replace(self)
         object.__setattr__(copy, "_rows", rows)

@@ -1,5 +1,6 @@
-"""What a stream remembers: the frames of the current window, nothing else. No weights."""
+"""What a stream remembers: the frames of the current window, and where asked some that have left it. No weights."""
 
+from collections import OrderedDict
 from collections.abc import Mapping
 
 from torch import Tensor
@@ -12,10 +13,13 @@ from vod2.temporal.schedule import SupportSchedule
 class FrameMemory:
     """The encoded frames of one video that its next detections still need; owned by the caller of `VideoDetector.step`.
 
-    Its size is bounded: after `context(t)` it holds exactly the frames of window(t) and t itself.
+    Its size is bounded: after `context(t)` it holds exactly the frames of window(t) and t itself, and in its store the
+    latest of those that have left the window, up to `store_bytes`. A window that needs one of them again (MEGA's global
+    frames, each of which is a local one at another time) gets it back instead of encoding it again.
 
     Args:
         schedule: names the window of each frame.
+        store_bytes: of the tensors of frames in the store; 0 for no store.
 
     Example:
         >>> from vod2.structures import Frame
@@ -28,14 +32,17 @@ class FrameMemory:
         [0, 1, 2]
     """
 
-    def __init__(self, schedule: SupportSchedule) -> None:
+    def __init__(self, schedule: SupportSchedule, store_bytes: int = 0) -> None:
         self.schedule = schedule
+        self.store_bytes = store_bytes
         self.start("", None)
 
     def start(self, video: str, length: int | None) -> None:
         """Forget everything and begin the video named `video`; length None for a live stream."""
         self.video, self.length = video, length
         self._frames: dict[int, Frame] = {}
+        self._store: OrderedDict[int, Frame] = OrderedDict()  # the frame that left the window last comes last
+        self._stored_bytes = 0
         self._carry: dict[str, Tensor] = {}
 
     def extend(self, frames: int = 1) -> None:
@@ -47,7 +54,16 @@ class FrameMemory:
         return len(self._frames)
 
     def __contains__(self, index: int) -> bool:
-        return index in self._frames
+        return index in self._frames or index in self._store
+
+    def restore(self, index: int) -> bool:
+        """Whether frame `index` was in the store; from there it comes back among the frames of the window."""
+        frame = self._store.pop(index, None)
+        if frame is None:
+            return False
+        self._stored_bytes -= frame.num_bytes()
+        self.put(frame)
+        return True
 
     def put(self, frame: Frame) -> None:
         """Remember an encoded frame.
@@ -63,12 +79,14 @@ class FrameMemory:
             )
         if frame.proposals is not None:
             frame = frame.with_(proposals=frame.proposals.remembered())
+        if (stored := self._store.pop(frame.index, None)) is not None:
+            self._stored_bytes -= stored.num_bytes()
         self._frames[frame.index] = frame
 
     def missing(self, t: int) -> list[int]:
         """Frames that must be put before `context(t)`, ascending."""
         wanted = {support.index for support in self.schedule.window(t, self.length, self.video)} | {t}
-        return sorted(wanted - self._frames.keys())
+        return sorted(wanted - self._frames.keys() - self._store.keys())
 
     def context(self, t: int) -> TemporalContext:
         """The context of frame t; frames that no window from t on needs are dropped.
@@ -82,9 +100,28 @@ class FrameMemory:
         # What leaves the window is not kept for a later one: `SupportSchedule.new` names it again if that needs it.
         window = self.schedule.window(t, self.length, self.video)
         kept = {support.index for support in window} | {t}
-        self._frames = {index: frame for index, frame in self._frames.items() if index in kept}
+        for index in kept:
+            self.restore(index)
+        for index in self._frames.keys() - kept:
+            self._keep(self._frames.pop(index))
         frames = tuple(self._frames[support.index] for support in window)
         return TemporalContext(frames, tuple(support.role for support in window), self._carry)
+
+    def _keep(self, frame: Frame) -> None:
+        """Put a frame that leaves the window into the store, from which the oldest make room for it."""
+        if not self.store_bytes:
+            return
+        # What layers have made of it would take several times the room.
+        if frame.proposals is not None:
+            frame = frame.with_(proposals=frame.proposals.forgotten())
+        size = frame.num_bytes()
+        if size > self.store_bytes:
+            return
+        self._store[frame.index] = frame
+        self._stored_bytes += size
+        while self._stored_bytes > self.store_bytes:
+            _, oldest = self._store.popitem(last=False)
+            self._stored_bytes -= oldest.num_bytes()
 
     def cached_context(self) -> TemporalContext:
         """All frames that are in it at this moment, ascending, as LOCAL ones."""
@@ -99,15 +136,17 @@ class FrameMemory:
 
     def copy(self) -> "FrameMemory":
         """Another memory of the same frames, which carries the same; what is done to it stays in it."""
-        other = FrameMemory(self.schedule)
+        other = FrameMemory(self.schedule, self.store_bytes)
         other.start(self.video, self.length)
         # The tensors are shared: nothing writes into them. So is what layers made of them, the same for both.
         other._frames, other._carry = dict(self._frames), dict(self._carry)
+        other._store, other._stored_bytes = self._store.copy(), self._stored_bytes
         return other
 
     def without(self, index: int) -> "FrameMemory":
         """`copy` without frame `index`."""
         other = self.copy()
+        other.restore(index)
         other._frames.pop(index, None)
         return other
 

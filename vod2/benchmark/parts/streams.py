@@ -140,7 +140,7 @@ def stream_figures(method: str, num_frames: int, device: torch.device) -> str:
     stream = VideoPredictor(cfg).open()
     frames = np.random.default_rng(0).integers(0, 256, (64, 32, 32, 3), dtype=np.uint8)
     seconds = np.ones(num_frames)  # not empty: its memory is there before the first frame
-    settled = most = 0.0
+    settled, most, tenth = 0.0, 0.0, num_frames // 10
     for index in range(num_frames):
         # Of the processor: other work on the machine would make a step last longer.
         start = time.process_time()
@@ -150,8 +150,10 @@ def stream_figures(method: str, num_frames: int, device: torch.device) -> str:
             settled = most = resident_mb("VmRSS")
         elif (index + 1) % 500 == 0:
             most = max(most, resident_mb("VmRSS"))
+        if (index + 1) % tenth == 0:
+            median = 1000 * np.median(seconds[index + 1 - tenth : index + 1])
+            print(f"{method}, frame {index + 1}: {resident_mb('VmRSS'):.1f} MB, {median:.2f} ms a step", flush=True)
     end = resident_mb("VmRSS")
-    tenth = num_frames // 10
     first, last = (1000 * np.median(part) for part in (seconds[:tenth], seconds[-tenth:]))
     return (
         f"{method}, {num_frames} frames: {settled:.1f} MB after 1,000, at most {most - settled:+.1f} MB later, "
