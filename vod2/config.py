@@ -320,6 +320,9 @@ def _add_engine(cfg: CfgNode) -> None:
     # Most MiB of encoded frames of a video that are kept for a later window, where a schedule looks at the whole video
     # (MEGA's global frames): a frame that does not fit is encoded again; 0 for none
     cfg.TEST.FRAME_STORE_MB = 512
+    # What the heavy layers compute in, in an evaluation and in streams: "float32", or, by autocast, "bfloat16" or
+    # "float16"
+    cfg.TEST.PRECISION = "float32"
     # An error before the evaluation, in place of a warning after it, where HOTA, IDF1 and MOTA cannot be computed: they
     # need MODEL.VIDEO.LINKER.NAME and the extra "mot"
     cfg.TEST.REQUIRE_HOTA = False

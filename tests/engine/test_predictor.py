@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from helpers.device import autocast
 from helpers.models import assert_same_detections, make_video, tiny_cfg
 from helpers.streams import detect_as_stream
 from vod2 import UserError, VideoPredictor
@@ -55,6 +56,15 @@ def test_a_stream_detects_what_steps_through_the_whole_video_detect(lookahead, e
     expected = detect_as_stream(predictor.model, make_video(7), schedule)
     for one, wanted in zip(predictor.stream(make_frames(7)), expected, strict=True):
         assert_same_detections(one.output["instances"], wanted, 1e-5)
+
+
+def test_a_stream_in_half_precision_is_the_model_under_autocast():
+    predictor = VideoPredictor(tiny_cfg(KEYS | {"TEST.PRECISION": "bfloat16"}))
+    draw_weights(predictor.model)
+    with autocast(torch.bfloat16):
+        expected = list(detect_as_stream(predictor.model, make_video(5), SlidingWindow(2)))
+    for found, wanted in zip(predictor.stream(make_frames(5)), expected, strict=True):
+        assert_same_detections(found.output["instances"], wanted, 1e-5)
 
 
 def test_detections_are_in_pixels_of_the_frames_that_came_in():

@@ -1,10 +1,13 @@
 """StreamingModel: evaluation with one memory that follows the videos of the loader."""
 
 import pytest
+import torch
 
+from helpers.device import autocast
 from helpers.models import assert_same_detections, build_detector, make_video
 from helpers.streams import detect_as_stream, loader_clips
 from vod2 import StreamingModel
+from vod2.errors import UserError
 from vod2.temporal import RollingGlobal, ScheduleUnion, SlidingWindow
 
 RDN = {"MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME": "RDNAggregator"}
@@ -67,3 +70,20 @@ def test_level_1_and_streams_that_never_look_back_have_no_store():
     assert StreamingModel(build_detector(MEGA), LOCAL_AND_GLOBAL, "foreign", store_mb=9).memory.store_bytes == 0
     assert StreamingModel(build_detector(FGFA), LOCAL_AND_GLOBAL, store_mb=9).memory.store_bytes == 0
     assert StreamingModel(build_detector(MEGA), LOCAL_AND_GLOBAL, store_mb=0.5).memory.store_bytes == 2**19
+
+
+def test_an_evaluation_and_a_stream_in_half_precision_are_those_of_the_model_under_autocast():
+    model, video = build_detector(RDN), make_video(4)
+    with autocast(torch.bfloat16):
+        expected = list(detect_as_stream(model, video, SCHEDULE))
+    streaming = StreamingModel(model, SCHEDULE, precision="bfloat16").eval()
+    found = [streaming([clip])[0]["instances"] for clip in loader_clips(video, SCHEDULE)]
+    for actual, instances in zip(found, expected, strict=True):
+        assert_same_detections(actual, instances)
+    single = list(detect_as_stream(model, video, SCHEDULE))
+    assert any(len(a) != len(b) or not a.scores.equal(b.scores) for a, b in zip(found, single, strict=True))
+
+
+def test_a_precision_that_there_is_not_is_refused():
+    with pytest.raises(UserError, match="TEST.PRECISION is 'half', expected one of float32, bfloat16, float16"):
+        StreamingModel(build_detector(RDN), SCHEDULE, precision="half")

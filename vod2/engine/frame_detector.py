@@ -8,6 +8,7 @@ import torch
 from vod2.d2 import CfgNode, transforms
 from vod2.data.clips.resizing import build_test_resize
 from vod2.modeling import VideoDetector
+from vod2.modeling.precision import check_precision, in_precision
 from vod2.temporal import FrameMemory, SupportSchedule
 
 
@@ -35,7 +36,7 @@ class FrameDetector:
     It holds no state of a stream.
 
     Args:
-        cfg: configuration with INPUT.MIN_SIZE_TEST, MAX_SIZE_TEST and FORMAT.
+        cfg: configuration with INPUT.MIN_SIZE_TEST, MAX_SIZE_TEST and FORMAT, and TEST.PRECISION.
         model: in evaluation mode.
         schedule: names the window of a frame; its lookahead is a number of frames.
         class_names: names by label; empty where they are not known.
@@ -46,6 +47,7 @@ class FrameDetector:
     ) -> None:
         self.model, self.schedule, self.class_names = model, schedule, class_names
         self.prepare = FramePreparation(cfg)
+        self.precision = check_precision(cfg.TEST.PRECISION)
 
     @property
     def resize(self) -> transforms.Augmentation:
@@ -67,8 +69,10 @@ class FrameDetector:
             clip = {"image": image, "frame_index": memory.length}
             groups.setdefault(tuple(image.shape), []).append((clip, memory))
         for group in groups.values():
-            self.model.remember([clip for clip, _ in group], [memory for _, memory in group])
+            with in_precision(self.model, self.precision):
+                self.model.remember([clip for clip, _ in group], [memory for _, memory in group])
 
     def detect(self, memory: FrameMemory, index: int, size: tuple[int, int]) -> dict:
         """{"instances": Instances} in frame `index` of the memory's video, in pixels of an image of (height, width)."""
-        return self.model.detect_from(memory, {"frame_index": index, "height": size[0], "width": size[1]})
+        with in_precision(self.model, self.precision):
+            return self.model.detect_from(memory, {"frame_index": index, "height": size[0], "width": size[1]})

@@ -19,6 +19,7 @@ from vod2.evaluation.evaluated import load_evaluated_dataset
 from vod2.evaluation.frame_kinds import read_frame_kinds
 from vod2.evaluation.mot_metrics import check_mot
 from vod2.modeling import asks_for_ids
+from vod2.modeling.precision import check_precision
 from vod2.package_files import command_line
 
 _LOGGER = logging.getLogger("vod2.engine")
@@ -247,6 +248,7 @@ def _evaluation_faults(cfg: CfgNode, name: str, records: Sequence[dict], sample:
     metadata = MetadataCatalog.get(name)
     try:
         check_context(cfg.TEST.CONTEXT)
+        check_precision(cfg.TEST.PRECISION)
         check_mot(cfg, is_linked=bool(cfg.MODEL.VIDEO.LINKER.NAME) and cfg.TEST.CONTEXT == "own")
         if cfg.TEST.CONTEXT == "foreign" and len({record.get("video_id") for record in records}) < 2:
             faults.append(f"{name}: TEST.CONTEXT is 'foreign', expected at least two videos: there is one")

@@ -319,7 +319,8 @@ class VideoTrainer(DefaultTrainer):
         share_buffers(model)
         detector = _without_ddp(model)
         if isinstance(detector, VideoDetector):
-            model = StreamingModel(detector, build_support_schedule(cfg), context, cfg.TEST.FRAME_STORE_MB)
+            test, schedule = cfg.TEST, build_support_schedule(cfg)
+            model = StreamingModel(detector, schedule, context, test.FRAME_STORE_MB, test.PRECISION)
         else:
             cfg = cfg.clone()
             cfg.defrost()

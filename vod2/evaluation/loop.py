@@ -4,6 +4,7 @@ from torch import nn
 
 from vod2.data import check_context
 from vod2.modeling import VideoDetector
+from vod2.modeling.precision import check_precision, in_precision
 from vod2.temporal import FrameMemory, SupportSchedule
 
 
@@ -28,9 +29,10 @@ class StreamingModel(nn.Module):
         store_mb: room in MiB for frames that may come back into the window of a schedule that looks at the whole video,
             as TEST.FRAME_STORE_MB: those that have room are encoded once. Not with level 1, whose maps depend on when
             a frame comes.
+        precision: the TEST.PRECISION.
 
     Raises:
-        UserError: for an unknown context.
+        UserError: for an unknown context or precision.
 
     Example:
         >>> from vod2 import StreamingModel
@@ -42,11 +44,16 @@ class StreamingModel(nn.Module):
     """
 
     def __init__(
-        self, model: VideoDetector, schedule: SupportSchedule, context: str = "own", store_mb: float = 0
+        self,
+        model: VideoDetector,
+        schedule: SupportSchedule,
+        context: str = "own",
+        store_mb: float = 0,
+        precision: str = "float32",
     ) -> None:
         super().__init__()
         self.model = model
-        self.context = check_context(context)
+        self.context, self.precision = check_context(context), check_precision(precision)
         comes_back = schedule.lookahead is None and model.pixel_aggregator is None and context == "own"
         self.memory = FrameMemory(schedule, int(store_mb * 2**20) if comes_back else 0)
         self._running: str | None = None
@@ -58,7 +65,8 @@ class StreamingModel(nn.Module):
         Raises:
             ValueError: the clips are those of another context.
         """
-        return [self._step(clip) for clip in batched_inputs]
+        with in_precision(self.model, self.precision):
+            return [self._step(clip) for clip in batched_inputs]
 
     def _step(self, clip: dict) -> dict:
         if ("context_video" in clip) != (self.context == "foreign"):
