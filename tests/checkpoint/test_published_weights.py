@@ -76,7 +76,7 @@ def ordered(boxes: Tensor, scores: Tensor, labels: Tensor) -> tuple[np.ndarray, 
 
 
 # A minute each, which needs the outputs of the public code.
-LONG = {"fgfa", "mega", "dff"}
+LONG = {"fgfa", "mega", "dff", "rdn_base", "base"}
 
 
 @pytest.mark.parametrize("method", [pytest.param(m, marks=pytest.mark.slow) if m in LONG else m for m in CONFIGS])
