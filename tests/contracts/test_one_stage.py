@@ -158,14 +158,12 @@ def test_the_whole_detector_runs_under_autocast(keys, dtype):
 @EACH_LEVEL_2
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_losses_and_gradients_are_finite_under_autocast(keys, dtype):
+    # Not compared with those in float32: the boxes that are taken may be others.
     model, video = build_detector(keys).train(), make_video(2)
-    clip = window_clip(video, 0, SlidingWindow(1)) | {"instances": make_targets()}
-    expected = losses_of_step(model, [clip])
     with autocast(dtype):
-        losses = losses_of_step(model, [clip])
+        losses = losses_of_step(model, [window_clip(video, 0, SlidingWindow(1)) | {"instances": make_targets()}])
     sum(losses.values()).backward()
-    for name, loss in losses.items():
-        torch.testing.assert_close(loss, expected[name], rtol=0.3, atol=0.05, check_dtype=False)
+    assert all(loss.isfinite() and loss.dtype == torch.float32 for loss in losses.values())
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
