@@ -218,7 +218,7 @@ def test_a_frame_without_keyframe_is_refused_with_what_to_do():
     "keys, stage, message",
     [
         (KEYS, "head_map", "MODEL.DFF.STAGE is 'head_map': the backbone .* has res4, res5"),
-        (KEYS, "res5", "MODEL.DFF.STAGE is 'res5', but .* name 'res4'.*set MODEL.DFF.STAGE to 'res4'"),
+        (KEYS, "res5", "MODEL.DFF.STAGE is 'res5', but .* names 'res4'.*set MODEL.DFF.STAGE to 'res4'"),
     ],
 )
 def test_a_map_that_rpn_and_heads_would_not_see_is_refused(keys, stage, message):
