@@ -7,8 +7,8 @@ from vod2.d2 import CfgNode
 @register_config
 def add_mamba_config(cfg: CfgNode) -> None:
     """Add MODEL.MAMBA."""
-    node = cfg.MODEL.MAMBA = CfgNode()
     # The instance level; what a frame writes are its best MODEL.VIDEO.SUPPORT_TOPK proposals
+    node = cfg.MODEL.MAMBA = CfgNode()
     node.NUM_LAYERS = 2  # fully connected layers, the box head's included, each followed by an enhancement
     node.NUM_HEADS = 16  # heads of an enhancement
     node.MEMORY = 20000  # features that the bank of a stream holds, of each layer; 0 for no bank
