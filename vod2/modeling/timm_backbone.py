@@ -58,7 +58,7 @@ def timm_backbone_of(cfg: CfgNode, input_shape: ShapeSpec, out_features: Sequenc
     if unknown or not out_features:
         raise UserError(f"{key} is {list(out_features)}: expected one or more of {', '.join(levels)}")
     names = list(levels)[: 1 + max(list(levels).index(name) for name in out_features)]
-    # Nothing is made of what comes after the last map, and it would not learn.
+    # What comes after the last map is not computed, and would not learn.
     arguments: dict[str, Any] = {"features_only": True, "out_indices": tuple(levels[name] for name in names)}
     model = create_timm_model(settings, **arguments)
     options: dict[str, Any] = {"freeze_at": cfg.MODEL.BACKBONE.FREEZE_AT, "freeze_norm": cfg.MODEL.TIMM.FREEZE_NORM}
