@@ -8,7 +8,7 @@ from torch.nn import functional
 from helpers.models import LSTS_KEYS, assert_same_detections, build_detector, make_video, tiny_cfg
 from helpers.streams import detect_as_stream
 from vod2.d2 import Conv2d, FrozenBatchNorm2d, ShapeSpec, build_resnet_backbone, get_cfg
-from vod2.engine import VideoPredictor, inference_copy
+from vod2.engine import VideoPredictor, convert_for_inference, inference_copy
 from vod2.engine.random_weights import draw_weights
 from vod2.temporal import Keyframes, SlidingWindow
 
@@ -126,6 +126,16 @@ def test_the_model_stays_as_it_is():
     assert any(p.requires_grad for p in model.parameters()) and not any(p.requires_grad for p in copied.parameters())
     after = model.state_dict()
     assert before.keys() == after.keys() and all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+@torch.no_grad()
+def test_the_model_itself_can_be_converted():
+    model = build_resnet("bottlenecks", torch.float64)
+    wanted = inference_copy(model)(x := torch.randn(1, 3, 64, 96, dtype=torch.float64))
+    converted = convert_for_inference(model.train())
+    assert converted is model and not model.training
+    for level, value in wanted.items():
+        assert torch.equal(converted(x)[level], value), level
 
 
 @pytest.mark.parametrize("method", METHODS)

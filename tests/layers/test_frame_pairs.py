@@ -138,6 +138,7 @@ def test_a_frame_that_is_not_finite_is_forgotten_when_it_leaves(relation, dtype)
 
 
 def test_after_an_error_all_is_computed_that_is_missing(relation, dtype, monkeypatch):
+    monkeypatch.setattr(frame_pairs, "_BATCH", 1)  # a call for each frame
     frames = [make_frame(dtype) for _ in range(5)]
     real, calls = relation.logits, []
 

@@ -9,6 +9,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, NamedTuple
 
 from vod2.archive.tasks import Ended, Failed, MakeRunner, Task
+from vod2.engine.allocator import keep_freed_memory
 from vod2.engine.machines import end_with_parent
 from vod2.errors import UserError
 
@@ -165,6 +166,7 @@ def _serve(connection: Connection, make_runner: MakeRunner, device: str, inherit
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     end_with_parent()
+    keep_freed_memory()
     try:
         runner = make_runner(device)
     except UserError as error:

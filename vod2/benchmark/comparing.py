@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vod2.benchmark.machine import resident_mb, synchronize
+from vod2.engine.allocator import release_freed_memory
 from vod2.errors import UserError
 from vod2.ops import compiled_device_types
 
@@ -41,6 +42,7 @@ def peak_megabytes(run: Callable[[], object], device: torch.device) -> float:
         torch.cuda.reset_peak_memory_stats()
         run()
         return (torch.cuda.max_memory_allocated() - allocated) / 2**20
+    release_freed_memory()
     before = resident_mb("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts over from the present
     run()

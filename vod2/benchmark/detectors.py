@@ -21,7 +21,7 @@ from vod2.atomic import write_json
 from vod2.benchmark.alone import peak_alone
 from vod2.benchmark.machine import Rates, measure_rates, peak_mb, synchronize
 from vod2.d2 import build_model
-from vod2.engine import inference_copy, load_config
+from vod2.engine import convert_for_inference, load_config
 from vod2.engine.analysis import RunningStream, analyze
 from vod2.engine.random_weights import damp_frozen_normalisation
 from vod2.errors import UserError
@@ -91,9 +91,9 @@ class Detector:
         cfg = load_config(config, ["MODEL.WEIGHTS", "", "MODEL.DEVICE", str(device)])
         torch.manual_seed(0)
         model = build_model(cfg).eval().requires_grad_(False)
-        # Before the copy, which folds normalisation into convolutions.
+        # Before normalisation is folded into convolutions.
         damp_frozen_normalisation(model.backbone)
-        self.model = inference_copy(model)
+        self.model = convert_for_inference(model)
         self._schedule = build_support_schedule(cfg)
         self.stream = RunningStream(self.model, self._schedule, size)
         self.seconds: list[float] = []

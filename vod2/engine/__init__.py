@@ -1,7 +1,8 @@
 """Training, evaluation and prediction."""
 
 from vod2.engine.accumulation import AccumulatingTrainer, micro_batches, scaled_to_devices
-from vod2.engine.fuse import inference_copy
+from vod2.engine.allocator import keep_freed_memory
+from vod2.engine.fuse import convert_for_inference, inference_copy
 from vod2.engine.predictor import VideoPredictor
 from vod2.engine.preflight import check_datasets, check_evaluation, check_training
 from vod2.engine.setup import load_config, setup
@@ -19,8 +20,10 @@ __all__ = [
     "check_datasets",
     "check_evaluation",
     "check_training",
+    "convert_for_inference",
     "inference_copy",
     "inference_folder",
+    "keep_freed_memory",
     "load_config",
     "micro_batches",
     "scaled_to_devices",

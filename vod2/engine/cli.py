@@ -12,6 +12,7 @@ from torch.multiprocessing.spawn import ProcessRaisedException
 
 from vod2.atomic import full_disk_errno, full_disk_file
 from vod2.data.datasets.common import require_registered
+from vod2.engine.allocator import keep_freed_memory
 from vod2.engine.registration import register_files
 from vod2.errors import UserError
 
@@ -28,6 +29,7 @@ def run(main: Callable[[], None]) -> None:
     what was there before still is. All other exceptions are bugs and keep their traceback.
     """
     try:
+        keep_freed_memory()
         register_files()
         main()
         sys.stdout.flush()  # not only at the interpreter's end, where an error is past catching

@@ -21,6 +21,7 @@ import torch.multiprocessing as mp
 
 from vod2.atomic import full_disk_errno, full_disk_file
 from vod2.d2 import comm
+from vod2.engine.allocator import keep_freed_memory
 from vod2.engine.interruption import EXIT_CODE, TrainingInterrupted
 from vod2.engine.machines import end_with_parent
 from vod2.errors import UserError
@@ -123,6 +124,7 @@ def _work_in_process(
     local_rank: int, work: Callable[[Any, Namespace], Any], cfg: Any, args: Namespace, url: str, failures: Any
 ) -> None:
     end_with_parent()
+    keep_freed_memory()
     rank = args.machine_rank * args.num_gpus + local_rank
     try:
         group = {"init_method": url, "rank": rank, "world_size": args.num_machines * args.num_gpus}

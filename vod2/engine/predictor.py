@@ -7,7 +7,7 @@ from vod2.checkpoint import load_weights
 from vod2.d2 import CfgNode, build_model
 from vod2.engine.class_names import class_names_of
 from vod2.engine.frame_detector import FrameDetector
-from vod2.engine.fuse import inference_copy
+from vod2.engine.fuse import convert_for_inference
 from vod2.engine.rows import split_row
 from vod2.engine.setup import load_config
 from vod2.engine.stream_predictor import StreamPredictor
@@ -36,7 +36,7 @@ class VideoPredictor(StreamPredictor):
         weights: instead of MODEL.WEIGHTS; "" for random ones.
         lookahead: how many frames after t frame t waits for: 0 is causal, for live pictures; up to the window's radius.
             None is what the configuration says (in the papers, the radius), and 0 where it asks for the whole video.
-        fused: run a faster copy of the model, which gives the same to rounding, see `inference_copy`.
+        fused: run the model in a faster form, which gives the same to rounding, see `inference_copy`.
 
     Raises:
         UserError: if the weights are not those of the model, or the schedule cannot have this lookahead.
@@ -72,7 +72,7 @@ class VideoPredictor(StreamPredictor):
             )
         load_weights(model, config.MODEL.WEIGHTS)
         if fused:
-            model = inference_copy(model)
+            convert_for_inference(model)
         super().__init__(FrameDetector(config, model, schedule, _class_names(config)))
 
     @property

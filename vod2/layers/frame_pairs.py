@@ -1,6 +1,7 @@
 """Attention between the proposals of a stream's frames, of which each pair of frames is computed once.
 
-N: queries, M: keys, R: queries of one frame, K: keys of one frame, S: slots of a table, h: heads, d: numbers of a head.
+N: queries, M: keys, R: queries of one frame, K: keys of one frame, F: frames,
+S: slots of a table, h: heads, d: numbers of a head.
 """
 
 import threading
@@ -18,6 +19,9 @@ from vod2.structures.derived import FeatureRows, FirstRows, LayerState, Remember
 
 WORTH_IT = 2**17
 """Pairs of a query and a key below which all of them are computed in less time than the tables take."""
+
+_BATCH = 2**20
+"""Logits that are computed at once: all those of a step, few enough to stay in a cache when a window is filled."""
 
 _SPARE = 8  # slots of a table that grows, beside those that are needed
 _lock = threading.Lock()  # streams of several threads may share frames, whose tables are written in place
@@ -86,12 +90,12 @@ def _attend(relation: RelationAttention, state: LayerState, query: _Frames, key:
             if start < count:
                 missing[name].append(_Span(table, start, count))
 
-    for name, spans in missing.items():
-        if spans:
-            rows, first = places[name]
-            of_frame = FeatureRows([rows])
-            k, v = (relation.in_heads(of_frame, layer) for layer in (relation.key, relation.value))
-            _add(relation, name, spans, k, v, key[0].boxes[first : first + rows.length])
+    for spans, names in _batches(missing, relation.num_heads):
+        at = [places[name] for name in names]
+        of_frames = FeatureRows([rows for rows, _ in at])
+        k, v = (relation.in_heads(of_frames, layer) for layer in (relation.key, relation.value))
+        boxes = torch.cat([key[0].boxes[first : first + rows.length] for rows, first in at])
+        _add(relation, names, spans, k, v, boxes)
     # At last: after an error in between, rows that lack some keys are computed anew.
     for source, (count, _) in queries.items():
         tables[source].rows = count
@@ -99,20 +103,42 @@ def _attend(relation: RelationAttention, state: LayerState, query: _Frames, key:
     return torch.cat([merged[rows.source][: rows.length] for rows, _ in _with_places(query[1])])
 
 
+def _batches(
+    missing: Mapping[_Name, Sequence["_Span"]], num_heads: int
+) -> Iterator[tuple[tuple["_Span", ...], list[_Name]]]:
+    """Frames of as many keys that the same rows lack, as many at once as make at most `_BATCH` numbers, or one."""
+    groups: dict[tuple[tuple[_Span, ...], int], list[_Name]] = {}
+    for name, spans in missing.items():
+        if spans:
+            groups.setdefault((tuple(spans), name[1]), []).append(name)
+    for (spans, keys), names in groups.items():
+        rows = sum(span.stop - span.start for span in spans)
+        size = max(1, _BATCH // (num_heads * rows * keys))
+        for first in range(0, len(names), size):
+            yield spans, names[first : first + size]
+
+
 def _add(
-    relation: RelationAttention, name: _Name, spans: Sequence["_Span"], k: Tensor, v: Tensor, boxes: Tensor
+    relation: RelationAttention,
+    names: Sequence[_Name],
+    spans: Sequence["_Span"],
+    k: Tensor,
+    v: Tensor,
+    boxes: Tensor,
 ) -> None:
-    """Write what the rows of `spans` take of the keys `name`: k, v (h, K, d), boxes (K, 4)."""
+    """Write what the rows of `spans` take of the F frames `names` of K keys: k, v (h, F K, d), boxes (F K, 4)."""
     q = torch.cat([span.table.q[span.start : span.stop] for span in spans]).transpose(0, 1)
     query_boxes = torch.cat([span.table.boxes[span.start : span.stop] for span in spans])
-    logits = relation.logits(q, k, query_boxes, boxes)  # (h, R, K)
-    largest = logits.amax(dim=2)
+    frames = len(names), -1  # (F, K)
+    logits = relation.logits(q, k, query_boxes, boxes).unflatten(2, frames)  # (h, R, F, K)
+    largest = logits.amax(dim=3)
     weights = (logits - largest[..., None]).exp()
-    sums = torch.cat([weights @ v, weights.sum(dim=2, keepdim=True)], dim=2)  # (h, R, d + 1)
+    values = (weights.transpose(1, 2) @ v.unflatten(1, frames)).transpose(1, 2)  # (h, R, F, d)
+    sums = torch.cat([values, weights.sum(dim=3, keepdim=True)], dim=3)
     lengths = [span.stop - span.start for span in spans]
-    of_spans = zip(sums.transpose(0, 1).split(lengths), largest.T.split(lengths), strict=True)
-    for span, values in zip(spans, of_spans, strict=True):
-        span.table.write(name, span.start, span.stop, *values)
+    of_spans = zip(sums.transpose(0, 1).split(lengths), largest.transpose(0, 1).split(lengths), strict=True)
+    for span, of_span in zip(spans, of_spans, strict=True):
+        span.table.write(names, span.start, span.stop, *of_span)
 
 
 class _Span(NamedTuple):
@@ -191,12 +217,16 @@ class _Table:
         self.q = torch.cat([self.q[: self.rows], q.transpose(0, 1)])
         self.boxes = torch.cat([self.boxes[: self.rows].to(boxes), boxes])
 
-    def write(self, name: _Name, start: int, stop: int, sums: Tensor, largest: Tensor) -> None:
-        """The sums (R, h, d + 1) and largest logits (R, h) of rows from `start` to `stop` over the keys `name`."""
-        slot = self.slots.index(name if name in self.slots else None)
-        self.sums[start:stop, :, slot] = sums
-        self.largest[start:stop, :, slot] = largest
-        self.slots[slot] = name
+    def write(self, names: Sequence[_Name], start: int, stop: int, sums: Tensor, largest: Tensor) -> None:
+        """What rows from `start` to `stop` take of the keys `names`: sums (R, h, F, d + 1), largest logits (R, h, F)."""
+        slots = []
+        for name in names:
+            slot = self.slots.index(name if name in self.slots else None)
+            self.slots[slot] = name
+            slots.append(slot)
+        places = torch.tensor(slots, device=sums.device)
+        self.sums[start:stop].index_copy_(2, places, sums)
+        self.largest[start:stop].index_copy_(2, places, largest)
 
     def merged(self, counts: Mapping[_Name, int]) -> Tensor:
         """(R, h d): the softmax over all frames, each as often as `counts` says, 0 for those that are not there."""

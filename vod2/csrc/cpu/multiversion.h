@@ -12,3 +12,17 @@
 #define VOD2_MULTIVERSION
 #endif
 #define VOD2_INLINE inline __attribute__((always_inline))
+
+namespace vod2 {
+
+// Whether there are 32 vector registers, those of AVX-512, or 16: what a loop may keep in them.
+inline bool has_many_registers() {
+#if defined(__x86_64__) && defined(__GNUC__)
+  static const bool found = __builtin_cpu_supports("avx512f");
+  return found;
+#else
+  return true;  // ARM has 32
+#endif
+}
+
+}  // namespace vod2
