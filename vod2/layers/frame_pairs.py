@@ -218,7 +218,7 @@ class _Table:
         self.boxes = torch.cat([self.boxes[: self.rows].to(boxes), boxes])
 
     def write(self, names: Sequence[_Name], start: int, stop: int, sums: Tensor, largest: Tensor) -> None:
-        """What rows from `start` to `stop` take of the keys `names`: sums (R, h, F, d + 1), largest logits (R, h, F)."""
+        """What rows from `start` to `stop` take of `names`: sums (R, h, F, d + 1) and largest logits (R, h, F)."""
         slots = []
         for name in names:
             slot = self.slots.index(name if name in self.slots else None)
