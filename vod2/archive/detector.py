@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,7 +34,7 @@ from vod2.engine import VideoPredictor
 from vod2.engine.streams import DetectedFrame, link_stream
 from vod2.errors import UserError, VideoError
 from vod2.modeling import OnlineLinker, SeqNMS, build_box_linker
-from vod2.video import MAX_PIXELS, VideoReader
+from vod2.video import MAX_PIXELS, VideoReader, read_ahead
 from vod2.video.seeking import open_video, read_table
 from vod2.video.untrusted import common_container
 
@@ -149,9 +150,10 @@ class ArchiveDetector:
             reader.close()
             if length > self.settings.segment_frames:
                 return Long(length, signature)
-        stream = self.predictor.stream(reader.with_gaps(), task.video)
-        records = self._records(task.path, self._linked(self._sure(stream)), 0)
-        done = self._write(task.video, records, signature)
+        with closing(read_ahead(reader.with_gaps())) as decoded:
+            stream = self.predictor.stream(decoded, task.video)
+            records = self._records(task.path, self._linked(self._sure(stream)), 0)
+            done = self._write(task.video, records, signature)
         if signature_of(task.path) != signature:
             return Failed(f"{task.path!r} was changed while it was read")
         status = reader.status
@@ -167,9 +169,9 @@ class ArchiveDetector:
         reader = VideoReader(task.path)
         frames = _Frames(reader, range(segment.begin, segment.end))
         try:
-            stream = self._sure(self.predictor.stream(frames, task.video))
-            whole = (frame for frame in stream if segment.first <= segment.begin + frame.index < segment.last)
-            with result_file(path, layout.temporary) as file:
+            with closing(read_ahead(frames)) as decoded, result_file(path, layout.temporary) as file:
+                stream = self._sure(self.predictor.stream(decoded, task.video))
+                whole = (frame for frame in stream if segment.first <= segment.begin + frame.index < segment.last)
                 for record in self._records(task.path, self._linked(whole), segment.begin):
                     file.write(record)
         except VideoError:

@@ -22,7 +22,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,7 +46,7 @@ from vod2.evaluation.detection_files import FORMATS, DetectionFile, VideoFacts
 from vod2.image_files import write_image
 from vod2.modeling import OnlineLinker, SeqNMS, build_box_linker
 from vod2.package_files import find_config
-from vod2.video import Camera, VideoReader, VideoWriter, without_path
+from vod2.video import Camera, VideoReader, VideoWriter, read_ahead, without_path
 from vod2.visualization import (
     ReportWriter,
     Trails,
@@ -353,7 +353,7 @@ def run(
     with ExitStack() as stack:
         _open_all(job, stack)
         try:
-            finished = detect_frames(job, times, args, detectors, predictors, watch)
+            finished = detect_frames(job, times, args, detectors, predictors, watch, stack)
             for frames in watched(finished, job.source.frame_count_hint):
                 index, image = frames[0].index, frames[0].image  # the same for all detectors
                 time = times.take(index)
@@ -418,11 +418,20 @@ def detect_frames(
     detectors: Sequence[Detector],
     predictors: Sequence[VideoPredictor],
     watch: RelationWatch | None,
+    stack: ExitStack,
 ) -> Iterator[tuple[DetectedFrame, ...]]:
-    """The frames of a video, each as all predictors have finished it; one that looks ahead holds up the others."""
-    frames = job.source if isinstance(job.source, Camera) else job.source.with_gaps()
+    """The frames of a video, each as all predictors have finished it; one that looks ahead holds up the others.
+
+    `stack` ends the decoding.
+    """
+    # A camera has a thread of its own, which leaves frames out where the detector is slower.
+    frames: Iterable[np.ndarray | None]
+    if isinstance(job.source, Camera):
+        frames = times.watch(job.source)
+    else:
+        frames = stack.enter_context(closing(read_ahead(times.watch(job.source.with_gaps()))))
     # A frame is decoded once, and kept until the last predictor has taken it.
-    copies = list(itertools.tee(times.watch(frames), len(predictors)))
+    copies = list(itertools.tee(frames, len(predictors)))
     if watch:
         copies[0] = watch.frames(copies[0])
     streams = []
@@ -483,9 +492,9 @@ def main(words: Sequence[str] | None = None) -> None:
     args = parse_args(words)
     detectors = detectors_of(args)
     jobs = jobs_of(args, detectors)
-    predictors = [VideoPredictor(detectors[0].cfg, lookahead=args.lookahead)]
+    predictors = [VideoPredictor(detectors[0].cfg, lookahead=args.lookahead, fused=True)]
     # --lookahead is for the detector: another one may have no window to choose it from.
-    predictors += [VideoPredictor(detector.cfg) for detector in detectors[1:]]
+    predictors += [VideoPredictor(detector.cfg, fused=True) for detector in detectors[1:]]
     if args.webcam and len(jobs) > 1:
         run_together(jobs, lambda job, watched: run(job, args, detectors, predictors, watched))
         return

@@ -181,7 +181,7 @@ def main(words: Sequence[str] | None = None) -> None:
     with work_folder(args.work) as folder:
         store = JobStore(folder, limits)
         with open_server(args, store, detectors[0].title) as server:  # before the model, whose loading may take long
-            predictor = VideoPredictor(detectors[0].cfg, lookahead=args.lookahead)
+            predictor = VideoPredictor(detectors[0].cfg, lookahead=args.lookahead, fused=True)
             with Worker(store, UploadDetector(args, detectors[0], predictor)):
                 print(f"{address_of(server, args.host)}\nCtrl-C ends the server and deletes all results", flush=True)
                 server.serve_forever()

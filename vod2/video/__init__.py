@@ -4,6 +4,7 @@ from vod2.video.browser import BrowserVideo, EmbeddedVideo
 from vod2.video.camera import Camera
 from vod2.video.decoding import Gap, VideoStatus
 from vod2.video.keyframe_copies import is_slow_to_seek, quick_to_read, write_keyframe_copy
+from vod2.video.read_ahead import read_ahead
 from vod2.video.reader import VideoReader, images_in, natural_key, video_status
 from vod2.video.sources import MAX_PIXELS
 from vod2.video.untrusted import UntrustedVideo, VideoLimits, without_path
@@ -24,6 +25,7 @@ __all__ = [
     "is_slow_to_seek",
     "natural_key",
     "quick_to_read",
+    "read_ahead",
     "video_status",
     "write_keyframe_copy",
     "without_path",
