@@ -107,3 +107,13 @@ def test_a_running_stream_detects_each_frame_of_a_period_once(keyframes_of_four,
     stream.advance()
     stream.advance()
     assert frames == list(range(frames[0], frames[0] + 8)) and frames[0] % 4 == 0
+
+
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_attention_costs_two_products_on_the_cpu(with_bias):
+    heads, queries, keys, dim = 2, 30, 70, 16
+    q, k, v = (torch.rand(1, heads, count, dim) for count in (queries, keys, keys))
+    bias = torch.rand(1, heads, queries, keys) if with_bias else None
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=_operators()) as counter:
+        torch.nn.functional.scaled_dot_product_attention(q, k, v, bias)
+    assert counter.get_total_flops() == 2 * 2 * heads * queries * keys * dim

@@ -207,8 +207,14 @@ def _operators() -> dict:
         heads, dim = weight_shape
         return 2 * query_shape[0] * key_shape[0] * heads * dim
 
+    def attention(query_shape: Any, key_shape: Any, value_shape: Any, *_: Any, **__: Any) -> int:
+        *rows, dim = query_shape
+        return 2 * math.prod(rows) * key_shape[-2] * (dim + value_shape[-1])
+
     compiled = {torch.ops.vod2.relation_geometry_bias: geometry_bias} if compiled_device_types() else {}
-    return {torch.ops.torchvision.deform_conv2d: deform_conv2d} | compiled
+    # PyTorch knows the attention kernels of a GPU alone.
+    attention_on_cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    return {torch.ops.torchvision.deform_conv2d: deform_conv2d, attention_on_cpu: attention} | compiled
 
 
 class _Step(nn.Module):
