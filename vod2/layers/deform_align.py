@@ -5,9 +5,9 @@ B: pairs of frames, C: channels of a map, W: width of the module, H, W': size of
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import deform_conv2d
 
 from vod2.layers.initialisation import init_he, zero_bias
+from vod2.ops import deform_conv2d
 
 _TAPS = 9  # of a 3x3 kernel
 
@@ -42,7 +42,7 @@ class ModulatedDeformConv(nn.Module):
         offsets = sampling[:, : 2 * _TAPS]
         # The layer begins with 0, whose sigmoid is 1/2: twice that leaves the taps as they are.
         mask = 2 * sampling[:, 2 * _TAPS :].sigmoid() if self.modulated else None
-        # deform_conv2d reads outside of the map where an offset is NaN; all taps that leave the map are alike.
+        # torchvision's operator reads outside of the map where an offset is NaN; all taps that leave the map are alike.
         unknown, outside = offsets.isnan().any(dim=1, keepdim=True), max(x.shape[2:]) + 2
         offsets = offsets.masked_fill(unknown, 0).clamp(-outside, outside)
         out = deform_conv2d(x, offsets, self.weight, self.bias, padding=1, mask=mask)

@@ -3,6 +3,7 @@
 `compiled_device_types` says for which devices there are kernels; the functions here work without any.
 """
 
+from vod2.ops.deform_conv import deform_conv2d
 from vod2.ops.library import compiled_device_types
 from vod2.ops.portable import is_portable, portable
 from vod2.ops.relation_geometry_bias import relation_geometry_bias, relation_geometry_bias_reference
@@ -12,6 +13,7 @@ from vod2.ops.st_sampling import st_sampling, st_sampling_reference
 __all__ = [
     "ROIAlign",
     "compiled_device_types",
+    "deform_conv2d",
     "is_portable",
     "portable",
     "relation_geometry_bias",
