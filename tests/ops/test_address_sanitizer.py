@@ -78,7 +78,8 @@ def test_the_ops_stay_inside_of_their_tensors(tmp_path):
     probe = "import vod2.ops as ops; print(ops.__file__, *ops.compiled_device_types())"
     said = watched(["-c", probe], preloaded, tmp_path).stdout
     assert str(tmp_path) in said and "cpu" in said
-    tests = ["tests/ops/test_wild_coordinates.py", "tests/ops/test_roi_align.py", "tests/ops/test_st_sampling.py"]
+    names = ("wild_coordinates", "roi_align", "st_sampling", "deform_conv")
+    tests = [f"tests/ops/test_{name}.py" for name in names]
     run = watched(["-m", "pytest", "-q", "-p", "no:xdist", *tests], preloaded, tmp_path)
     assert findings(tmp_path) == ""
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]

@@ -9,7 +9,7 @@ from tabulate import tabulate
 from vod2.benchmark.comparing import HEADERS, Comparison, measure
 from vod2.benchmark.parts.attention import patch_attention, pixel_attention
 from vod2.benchmark.parts.evaluating import evaluation, evaluation_of_vid
-from vod2.benchmark.parts.operators import geometry_bias, learned_sampling, roi_pooling
+from vod2.benchmark.parts.operators import deformable_convolution, geometry_bias, learned_sampling, roi_pooling
 from vod2.benchmark.parts.streams import distillation, keyframe_interval, long_stream, long_streams
 from vod2.errors import UserError
 
@@ -21,6 +21,7 @@ BENCHMARKS: dict[str, Callable[[torch.device], list[Comparison]]] = {
         pixel_attention,
         learned_sampling,
         roi_pooling,
+        deformable_convolution,
         distillation,
         keyframe_interval,
         evaluation,

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vod2.benchmark.comparing import Comparison, assert_same, random_boxes, require_kernels
 from vod2.ops import (
+    deform_conv2d,
     relation_geometry_bias,
     relation_geometry_bias_reference,
     roi_align,
@@ -125,3 +126,19 @@ def _pooling(
         plain, ours = partial(step, torchvision.ops.roi_align), partial(step, roi_align)
         rows.append(Comparison(f"{name}, {step.__name__}", plain, ours))
     return rows
+
+
+def deformable_convolution(device: torch.device) -> list[Comparison]:
+    """3x3, 256 channels, 36 maps of 20 x 32 cells, as MST aligns at 320 x 512, no gradients: against torchvision."""
+    require_kernels(device)
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"input": (36, 256, 20, 32), "offset": (36, 18, 20, 32), "weight": (256, 256, 3, 3), "bias": (256,)}
+    given = {name: torch.randn(shape, generator=generator).to(device) for name, shape in shapes.items()}
+    given["mask"] = torch.rand(36, 9, 20, 32, generator=generator).to(device)
+
+    def forward(function: Callable[..., Tensor]) -> Tensor:
+        with torch.no_grad():
+            return function(**given, padding=1)
+
+    assert_same(forward(torchvision.ops.deform_conv2d), forward(deform_conv2d))
+    return [Comparison("forward", partial(forward, torchvision.ops.deform_conv2d), partial(forward, deform_conv2d))]
