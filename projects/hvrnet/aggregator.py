@@ -16,7 +16,18 @@ from vod2.modeling import PROPOSAL_AGGREGATOR_REGISTRY, Aggregated, ProposalAggr
 from vod2.modeling.roi_heads import require_linear_box_head
 from vod2.projects.hvrnet.auxiliary import AuxiliaryHead
 from vod2.projects.hvrnet.inter import InterVideo, RelatedClip, attend, attention_shares, rois_of, within_video
-from vod2.structures import Clip, ProposalSet, Role, TemporalContext, as_tensor, cat_rows, through, with_rows
+from vod2.structures import (
+    Clip,
+    FeatureRows,
+    ProposalSet,
+    Role,
+    TemporalContext,
+    as_tensor,
+    cat_rows,
+    remembered_together,
+    through,
+    with_rows,
+)
 
 
 class Intra(NamedTuple):
@@ -31,7 +42,7 @@ class Intra(NamedTuple):
 
     middle: Tensor
     last: Tensor
-    supports: Tensor | None
+    supports: FeatureRows | Tensor | None
     relations: Tensor | None
 
 
@@ -159,7 +170,8 @@ class HVRAggregator(ProposalAggregator):
             if not self.looks_within:
                 x = F.relu(x)
                 continue
-            supports = transform(supports)
+            assert supports is not None  # `_intra` was asked for them
+            supports = through(supports, transform)
             is_last = number == len(layers)
             if self.keep_relations and is_last:
                 relations = attention_shares(relation, x, supports)
@@ -181,7 +193,8 @@ class HVRAggregator(ProposalAggregator):
             intra = self._intra(clip.key.require_proposals(), clip.context, _is_key(clip), also_supports)
             values.append(intra.last)
             losses.append({} if self.auxiliary is None else self.auxiliary.losses(intra.middle, rois_of(clip)))
-            related.append(RelatedClip(clip, intra.last, intra.supports))
+            supports = None if intra.supports is None else as_tensor(intra.supports)
+            related.append(RelatedClip(clip, intra.last, supports))
 
         # Between the videos of the batch.
         if self.inter is not None:
@@ -202,37 +215,40 @@ class HVRAggregator(ProposalAggregator):
         # s stays as it is: the third relation looks at the initial supports.
         first = self.relation[0]
         x, s = query.features, support.rows
-        x, a = F.relu(x + attend(first, x, s)), F.relu(as_tensor(s) + attend(first, s, s))
+        x, dtype = F.relu(x + attend(first, x, s)), support.features.dtype
+        a = remembered_together(s, first, lambda: F.relu(as_tensor(s) + attend(first, s, s)).to(dtype))
 
         # The second.
         second = self.relation[1]
-        x, s2 = self.transform[0](x), self.transform[0](a)
+        x, s2 = self.transform[0](x), through(a, self.transform[0])
         middle = F.relu(x + attend(second, x, s2))
         if self.num_intra == 2:
             if keeps_relations:
                 relations = attention_shares(second, x, s2)
             if also_supports:
-                supports = F.relu(s2 + attend(second, s2, s2))
+                supports = remembered_together(s2, second, lambda: F.relu(as_tensor(s2) + attend(second, s2, s2)))
             return Intra(middle, middle, supports, relations)
 
         # The third looks at the supports as they were initially, but at the key frame's own as the second left them, b;
         # with `skips_both` also at the other supports as the first left them.
         third = self.relation[2]
         of_key = _marked(support, context, is_key)
-        b = F.relu(s2[of_key] + attend(second, s2[of_key], s2))
-        initial = with_rows(s, of_key.nonzero()[:, 0], b.to(support.features.dtype))
+        initial, transformed, others = s, a, (~of_key).nonzero()[:, 0]
+        if len(others) < len(of_key):
+            own = s2[of_key]
+            b = F.relu(as_tensor(own) + attend(second, own, s2))
+            initial, transformed = with_rows(s, of_key.nonzero()[:, 0], b.to(dtype)), a[others]
         x, s3 = self.transform[1](middle), through(initial, self.transform[1])
         pool = s3
-        others = (~of_key).nonzero()[:, 0]
         if self.skips_both:
-            pool = cat_rows([s3, self.transform[1](a[others].to(support.features.dtype))])
+            pool = cat_rows([s3, through(transformed, self.transform[1])])
         last = F.relu(x + attend(third, x, pool))
         if keeps_relations:
             relations = attention_shares(third, x, pool)
             if self.skips_both:  # the other supports stand in the pool twice: what is taken of them adds up
                 relations = relations[:, : len(s3)].index_add(1, others, relations[:, len(s3) :])
         if also_supports:
-            supports = F.relu(as_tensor(s3) + attend(third, s3, pool))
+            supports = remembered_together(pool, third, lambda: F.relu(as_tensor(s3) + attend(third, s3, pool)))
         return Intra(middle, last, supports, relations)
 
     def _inter_layers(self) -> list[tuple[nn.Linear, RelationAttention]]:

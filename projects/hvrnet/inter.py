@@ -21,7 +21,7 @@ from vod2.projects.hvrnet.mining import (
     select_videos,
     similarities,
 )
-from vod2.structures import Clip, FeatureRows, Frame
+from vod2.structures import Clip, FeatureRows, Frame, as_tensor, remembered_together
 
 
 def attend(
@@ -44,14 +44,18 @@ def attention_shares(relation: RelationAttention, query: Tensor | FeatureRows, k
 
 
 def within_video(
-    relation: RelationAttention, x: Tensor, supports: Tensor, *, is_last: bool
-) -> tuple[Tensor, Tensor | None]:
+    relation: RelationAttention, x: Tensor, supports: FeatureRows | Tensor, *, is_last: bool
+) -> tuple[Tensor, FeatureRows | Tensor | None]:
     """A relation between videos that looks at the same video: (n, D), (M, D) -> (n, D), (M, D) after ReLU.
 
     What it makes of the supports is None if it `is_last`: nothing looks at them again.
     """
     related = F.relu(x + attend(relation, x, supports))
-    return related, None if is_last else F.relu(supports + attend(relation, supports, supports))
+    if is_last:
+        return related, None
+    return related, remembered_together(
+        supports, relation, lambda: F.relu(as_tensor(supports) + attend(relation, supports, supports))
+    )
 
 
 def classes_of(clip: Clip) -> frozenset[int]:
@@ -179,9 +183,10 @@ class InterVideo:
                     others = [embedded[number] for number in partners[target]]
                     values[target] = self._related(relation, embedded[target], others, mined[target])
                 elif supports[target] is not None:
-                    values[target], supports[target] = within_video(
+                    values[target], of_supports = within_video(
                         relation, embedded[target], transform(supports[target]), is_last=depth == len(layers)
                     )
+                    supports[target] = None if of_supports is None else as_tensor(of_supports)
                 else:
                     values[target] = self._related(relation, embedded[target], [], None)
 

@@ -120,3 +120,32 @@ def test_what_is_remembered_of_a_stream_does_not_grow(name):
         alive.append(sum(value() is not None for value in values))
     frames = 5 + 2  # of the window, with those of the sample
     assert 0 < max(alive) <= frames * len(CASES[name][1])
+
+
+@pytest.mark.parametrize("test_inter", ["video", "none"])
+@torch.no_grad()
+def test_hvrnet_relates_the_supports_of_a_whole_video_once(test_inter, monkeypatch):
+    name = "HVRAggregator"
+    monkeypatch.setitem(CASES[name][0], "MODEL.HVRNET.TEST_INTER", test_inter)
+    monkeypatch.setitem(CASES[name][0], "MODEL.HVRNET.NUM_INTER", 1)
+    aggregator, stream = make_aggregator(name), Stream()
+    stream.memory = FrameMemory(GlobalSample(3))
+    stream.memory.start("video", LENGTH)
+    supports = []
+
+    def count(module, args, output):
+        if len(args[0]) > PROPOSALS:
+            supports.append(module)
+
+    for relation in aggregator.relation:
+        relation.register_forward_hook(count)
+    for t in range(LENGTH):
+        query, context = stream.step(t)
+        before = len(supports)
+        actual = aggregator(query, context).value
+        own, at_step = t in [frame.index for frame in context.frames], len(supports) - before
+        expected = aggregator(*forgotten(query, context)).value
+        assert (actual - expected).norm() <= tolerance(1e-12, 1e-11) * expected.norm()
+        if t >= 6 and not own:
+            # Three key frames ago at the latest all was computed.
+            assert at_step == 0, t

@@ -10,7 +10,15 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from vod2.structures import FeatureRows, ProposalSet, as_tensor, cat_rows, through, with_rows
+from vod2.structures import (
+    FeatureRows,
+    ProposalSet,
+    as_tensor,
+    cat_rows,
+    remembered_together,
+    through,
+    with_rows,
+)
 
 DIM = 8
 
@@ -208,3 +216,71 @@ def test_replaced_rows_are_computed_and_the_others_are_not(layer, computed):
 def test_joined_tensors_are_a_tensor():
     joined = cat_rows([make_features(2), make_features(1, 1)])
     assert isinstance(joined, torch.Tensor) and len(joined) == 3
+
+
+class TestRememberedTogether:
+    """What a layer makes of several frames side by side."""
+
+    def setup_method(self):
+        generator = torch.Generator().manual_seed(0)
+        self.frames = [FeatureRows.remembered(torch.rand(3, 4, generator=generator)) for _ in range(3)]
+        self.layer, self.calls = nn.Linear(4, 4).eval(), 0
+
+    def made(self, rows):
+        def work():
+            self.calls += 1
+            x = self.layer(as_tensor(rows))
+            return x.flip(0)
+
+        return as_tensor(remembered_together(rows, self.layer, work))
+
+    def test_it_is_computed_twice_and_then_remembered(self):
+        rows = FeatureRows.cat(self.frames)
+        expected = self.layer(rows.tensor).flip(0)
+        for calls in (1, 2, 2, 2):
+            assert torch.equal(self.made(rows), expected) and self.calls == calls
+
+    def test_what_layers_make_of_it_is_remembered_too(self):
+        rows, other = FeatureRows.cat(self.frames), nn.Linear(4, 2).eval()
+        kept = [through(remembered_together(rows, self.layer, lambda: rows.tensor), other) for _ in range(3)]
+        assert isinstance(kept[0], torch.Tensor)  # the frames may never come together again
+        assert as_tensor(kept[1]).data_ptr() == as_tensor(kept[2]).data_ptr()
+
+    def test_other_frames_or_another_order_begin_anew(self):
+        first, second, third = self.frames
+        for frames in ((first, second), (first, third), (first, second), (second, first), (first, second)):
+            rows = FeatureRows.cat(frames)
+            assert torch.equal(self.made(rows), self.layer(rows.tensor).flip(0))
+        assert self.calls == 5
+
+    def test_a_layer_that_has_learned_computes_anew(self):
+        rows = FeatureRows.cat(self.frames)
+        for _ in range(3):
+            self.made(rows)
+        self.layer.weight.add_(1)
+        assert torch.equal(self.made(rows), self.layer(rows.tensor).flip(0)) and self.calls == 3
+
+    def test_nothing_is_kept_where_gradients_flow_or_of_a_selection(self):
+        rows = FeatureRows.cat(self.frames)
+        with torch.enable_grad():
+            for _ in range(3):
+                self.made(rows)
+        assert self.calls == 3
+        for _ in range(3):
+            self.made(rows[torch.tensor([5, 0])])
+            self.made(rows.tensor)
+        assert self.calls == 9
+
+    def test_it_goes_with_its_first_frame(self):
+        rows = FeatureRows.cat(self.frames)
+        for _ in range(2):
+            self.made(rows)
+        source = rows.first_rows()[0].source
+        kept = weakref.ref(source.together[self.layer].value)
+        gc.disable()
+        try:
+            del rows, source
+            self.frames.clear()
+            assert kept() is None
+        finally:
+            gc.enable()

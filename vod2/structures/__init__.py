@@ -3,7 +3,7 @@
 from vod2.structures.boxes import PreciseBoxes
 from vod2.structures.clip import Clip
 from vod2.structures.context import TemporalContext
-from vod2.structures.derived import FeatureRows, as_tensor, cat_rows, through, with_rows
+from vod2.structures.derived import FeatureRows, as_tensor, cat_rows, remembered_together, through, with_rows
 from vod2.structures.frame import Frame
 from vod2.structures.proposals import BACKGROUND, POOLED_MAPS, TRACK_IDS, UNKNOWN, VALID, ProposalSet
 from vod2.structures.role import Role, Support
@@ -24,6 +24,7 @@ __all__ = [
     "TemporalContext",
     "as_tensor",
     "cat_rows",
+    "remembered_together",
     "through",
     "with_rows",
 ]

@@ -55,11 +55,13 @@ class RememberedFeatures:
 
     Attributes:
         tables: {layer: whatever else is kept of the frame for it}, see `vod2.layers.frame_pairs`.
+        together: {layer: what it made of several frames of which this is the first}, see `remembered_together`.
     """
 
     def __init__(self, features: Tensor) -> None:
         self.features = features
         self.tables: weakref.WeakKeyDictionary[nn.Module, object] = weakref.WeakKeyDictionary()
+        self.together: weakref.WeakKeyDictionary[nn.Module, _Together] = weakref.WeakKeyDictionary()
         self._derived: weakref.WeakKeyDictionary[nn.Module, dict[tuple[int, Activation | None], _Derived]]
         self._derived = weakref.WeakKeyDictionary()
 
@@ -87,11 +89,26 @@ class RememberedFeatures:
         """Forget what the layer has made."""
         self._derived.pop(layer, None)
         self.tables.pop(layer, None)
+        self.together.pop(layer, None)
 
 
 class _Derived(NamedTuple):
     state: LayerState
     value: RememberedFeatures
+
+
+class _Together(NamedTuple):
+    """What a layer made of frames side by side.
+
+    Attributes:
+        state: of the layer.
+        names: (frame, number of its first rows), in their order. Weak: the value goes with the first frame.
+        value: None until they stand side by side for the second time.
+    """
+
+    state: LayerState
+    names: tuple[tuple[weakref.ref, int], ...]
+    value: RememberedFeatures | None
 
 
 class FirstRows(NamedTuple):
@@ -217,6 +234,40 @@ def through(rows: FeatureRows | Tensor, layer: nn.Module, before: Activation | N
     if isinstance(rows, FeatureRows):
         return rows.through(layer, before)
     return layer(rows if before is None else before(rows))
+
+
+def remembered_together(
+    rows: FeatureRows | Tensor, layer: nn.Module, work: Callable[[], Tensor]
+) -> FeatureRows | Tensor:
+    """What `work` makes of all rows by a layer that relates them to each other, computed once for the same frames.
+
+    Supports of the whole video are the same at every key frame. Where the same frames stand in the same order for the
+    second time, the result is remembered, and what layers make of it (`through`), until the first of them leaves the
+    memory, or others stand beside it. In a window that moves on nothing is kept.
+
+    Args:
+        rows: (M, D), all that the result depends on, but for the layer.
+        layer: all of whose parameters `work` may use; no other layer's.
+        work: returns (M', D').
+    """
+    state = LayerState.of(layer)
+    frames = rows.first_rows() if isinstance(rows, FeatureRows) else None
+    if not frames:
+        return work()
+    first = frames[0].source
+    if state is None:
+        first.together.pop(layer, None)
+        return work()
+    names = tuple((weakref.ref(frame.source), frame.length) for frame in frames)
+    known = first.together.get(layer)
+    if known is None or known.names != names or not known.state.holds(state):
+        first.together[layer] = _Together(state, names, None)
+        return work()
+    value = known.value
+    if value is None:
+        value = RememberedFeatures(work())
+        first.together[layer] = known._replace(value=value)
+    return FeatureRows([(value, len(value.features))])
 
 
 def cat_rows(rows: Sequence[FeatureRows | Tensor]) -> FeatureRows | Tensor:
