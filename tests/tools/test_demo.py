@@ -34,7 +34,7 @@ class FakePredictor:
     has_tracks = False
     gaps = 0
 
-    def __init__(self, cfg, lookahead=None):
+    def __init__(self, cfg, lookahead=None, *, fused=False):
         assert cfg.MODEL.DEVICE == "cpu" or torch.cuda.is_available()
         self.lookahead = lookahead
         self.made.append(self)
