@@ -425,11 +425,9 @@ def detect_frames(
     `stack` ends the decoding.
     """
     # A camera has a thread of its own, which leaves frames out where the detector is slower.
-    frames: Iterable[np.ndarray | None]
-    if isinstance(job.source, Camera):
-        frames = times.watch(job.source)
-    else:
-        frames = stack.enter_context(closing(read_ahead(times.watch(job.source.with_gaps()))))
+    frames = times.watch(job.source if isinstance(job.source, Camera) else job.source.with_gaps())
+    if not isinstance(job.source, Camera):
+        frames = stack.enter_context(closing(read_ahead(frames)))
     # A frame is decoded once, and kept until the last predictor has taken it.
     copies = list(itertools.tee(frames, len(predictors)))
     if watch:
