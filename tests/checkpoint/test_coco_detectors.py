@@ -71,12 +71,18 @@ def pair() -> tuple[FasterRCNN, VideoRCNN]:
     return theirs, converted(theirs, V1)
 
 
+AT_A_THRESHOLD = 2
+"""Of 100 boxes, those that one side may lack: an overlap that rounds to the other side of a threshold of NMS."""
+
+
 def assert_same_boxes(theirs: dict[str, Tensor], ours: Instances, pixels: float, scores: float) -> None:
-    labels = [COCO_IDS.index(number) for number in theirs["labels"].tolist()]
-    assert len(labels) == 100 and len(set(labels)) > 10, "boxes of few classes prove little"
-    assert ours.pred_classes.tolist() == labels
-    torch.testing.assert_close(ours.pred_boxes.tensor, theirs["boxes"], rtol=0, atol=pixels)
-    torch.testing.assert_close(ours.scores, theirs["scores"], rtol=0, atol=scores)
+    labels = torch.tensor([COCO_IDS.index(number) for number in theirs["labels"].tolist()])
+    assert len(labels) == len(ours) == 100 and len(labels.unique()) > 10, "boxes of few classes prove little"
+    same_label = labels[:, None] == ours.pred_classes
+    same_box = ((theirs["boxes"][:, None] - ours.pred_boxes.tensor).abs() <= pixels).all(2)
+    same_score = (theirs["scores"][:, None] - ours.scores).abs() <= scores
+    same = same_label & same_box & same_score
+    assert same.any(1).sum() >= 100 - AT_A_THRESHOLD and same.any(0).sum() >= 100 - AT_A_THRESHOLD
 
 
 # torchvision

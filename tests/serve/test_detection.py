@@ -5,7 +5,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,7 @@ from vod2.commands import serve
 from vod2.commands.detect import detectors_of
 from vod2.engine import VideoPredictor
 from vod2.errors import UserError
-from vod2.serve import RESULTS, JobStore, ServerLimits
+from vod2.serve import RESULTS, DetectionServer, JobStore, ServerLimits
 
 LENGTH = 8
 
@@ -174,6 +176,33 @@ def test_it_ends_on_a_signal_and_deletes_everything(words, video, tmp_path, sent
             process.kill()
     assert process.returncode == code and "Traceback" not in errors
     assert list(tmp_path.iterdir()) == []
+
+
+class LockThatIsInterrupted(threading.Condition):
+    """A signal comes right after the lock has been acquired, before the block that would release it has begun."""
+
+    sent: int | None = None
+
+    def __enter__(self):
+        entered = super().__enter__()
+        if self.sent is not None:
+            number, self.sent = self.sent, None
+            signal.raise_signal(number)
+        return entered
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_leaves_no_lock_behind(tmp_path, sent, code):
+    store = JobStore(tmp_path, ServerLimits())
+    store._changed = LockThatIsInterrupted()
+    before = signal.getsignal(sent)
+    with DetectionServer(("127.0.0.1", 0), store) as server:
+        with pytest.raises(SystemExit) as ended, serve.ended_by_signals(server):
+            store._changed.sent = sent
+            server.serve_forever(poll_interval=0.01)
+    assert ended.value.code == code and signal.getsignal(sent) is before
+    with ThreadPoolExecutor(1) as another:
+        assert another.submit(store._changed.acquire, timeout=5).result()
 
 
 @pytest.mark.slow

@@ -170,6 +170,25 @@ def _terminated(number: int, frame: FrameType | None) -> NoReturn:
     sys.exit(128 + number)  # an exception: what is to be deleted at the end is deleted
 
 
+@contextmanager
+def ended_by_signals(server: DetectionServer) -> Iterator[None]:
+    """SIGINT and SIGTERM end `serve_forever` between two requests.
+
+    An exception out of the handler itself may come where a lock has just been acquired, which nobody would release
+    then: the worker would wait for it, and the end of the program for the worker.
+    """
+
+    def note(number: int, frame: FrameType | None) -> None:
+        server.end_code = 128 + number
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def main(words: Sequence[str] | None = None) -> None:
     args = parse_args(words)
     args.compare, args.show_relations, args.output = [], None, None  # of `vod2 detect`, and not of the page
@@ -182,6 +201,7 @@ def main(words: Sequence[str] | None = None) -> None:
         store = JobStore(folder, limits)
         with open_server(args, store, detectors[0].title) as server:  # before the model, whose loading may take long
             predictor = VideoPredictor(detectors[0].cfg, lookahead=args.lookahead, fused=True)
-            with Worker(store, UploadDetector(args, detectors[0], predictor)):
+            worker = Worker(store, UploadDetector(args, detectors[0], predictor))
+            with worker, ended_by_signals(server):
                 print(f"{address_of(server, args.host)}\nCtrl-C ends the server and deletes all results", flush=True)
                 server.serve_forever()

@@ -62,6 +62,7 @@ class DetectionServer(ThreadingHTTPServer):
 
     Attributes:
         access: with the token.
+        end_code: of the program, once `serve_forever` is to end by SystemExit; None before.
 
     Raises:
         OSError: the address cannot be bound to.
@@ -89,6 +90,7 @@ class DetectionServer(ThreadingHTTPServer):
         self.page = page()
         self.page_policy = page_policy(self.page)
         self._places = threading.BoundedSemaphore(store.limits.connections)
+        self.end_code: int | None = None
 
     @property
     def port(self) -> int:
@@ -121,6 +123,9 @@ class DetectionServer(ThreadingHTTPServer):
             self._places.release()
 
     def service_actions(self) -> None:
+        """Called by `serve_forever` at least twice a second."""
+        if self.end_code is not None:
+            sys.exit(self.end_code)
         self.store.sweep()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
