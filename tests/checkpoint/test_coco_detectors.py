@@ -72,7 +72,7 @@ def pair() -> tuple[FasterRCNN, VideoRCNN]:
 
 
 AT_A_THRESHOLD = 2
-"""Of 100 boxes, those without a partner: an overlap may round to the other side of NMS's threshold on another processor."""
+"""Of 100 boxes, those without a partner: on another processor an overlap may round past the threshold of NMS."""
 
 
 def assert_same_boxes(theirs: dict[str, Tensor], ours: Instances, pixels: float, scores: float) -> None:
