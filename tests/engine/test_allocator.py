@@ -6,18 +6,20 @@ import sys
 
 import pytest
 
-# Page faults of filling a block of 64 MiB for the second time.
+# Page faults of filling a block of 64 MiB again: the fewest of seven times, as the C library may place the first few blocks
+# behind one another where something small that lives on was allocated between them.
 CODE = """
 import resource, sys
 import torch
 from vod2.engine import keep_freed_memory
 
 kept = keep_freed_memory() if sys.argv[1] == "keep" else None
-for _ in range(3):
+faults = []
+for _ in range(8):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     torch.zeros(2**24)
-    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-print(kept, faults)
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(kept, min(faults[1:]))
 """
 
 
