@@ -6,8 +6,10 @@ import sys
 
 import pytest
 
-# Page faults of filling a block of 64 MiB again: the fewest of seven times, as the C library may place the first few blocks
-# behind one another where something small that lives on was allocated between them.
+from vod2.engine import keep_freed_memory
+
+# Page faults of filling a block of 64 MiB again: the fewest of seven times, as the C library may place the first few
+# blocks behind one another where something small that lives on was allocated between them.
 CODE = """
 import resource, sys
 import torch
@@ -46,6 +48,4 @@ def test_settings_of_the_user_stay(name):
 
 def test_it_does_nothing_elsewhere(monkeypatch):
     monkeypatch.setattr(sys, "platform", "win32")
-    from vod2.engine import keep_freed_memory
-
     assert not keep_freed_memory()
