@@ -102,6 +102,10 @@ class StCIE(PixelAggregator):
         # The frame itself is one of its sources, as the key frame is in its window.
         return self(frame, TemporalContext((*context.frames, frame), (*context.roles, Role.LOCAL))).value
 
+    def features_in_context(self, context: TemporalContext, supports: Sequence[int]) -> list[dict[str, Tensor]] | None:
+        """The supports take from the frames of the context, of which the key frame is none."""
+        return self._encoded([context.frames[i] for i in supports], context) if self.per_key_frame else None
+
     def forward_clip(
         self, key: Frame, context: TemporalContext, supports: Sequence[int]
     ) -> tuple[Aggregated[dict[str, Tensor]], list[dict[str, Tensor]]]:

@@ -6,9 +6,18 @@ import pytest
 import torch
 
 import vod2
-from helpers.models import DIM, ROOT, build_detector, freeze_statistics, make_targets, make_video, tiny_cfg
+from helpers.models import (
+    DIM,
+    ROOT,
+    assert_same_detections,
+    build_detector,
+    freeze_statistics,
+    make_targets,
+    make_video,
+    tiny_cfg,
+)
 from helpers.proposals import MAP_SHAPE, random_context, random_proposals
-from helpers.streams import detect_as_stream
+from helpers.streams import detect_as_stream, window_clip
 from reference.csmn import encoded_map, encoded_sample, patch_weights, patches_of, spfa_head
 from reference.selsa import selsa_head
 from vod2.d2 import EventStorage, ShapeSpec, get_cfg
@@ -364,6 +373,40 @@ class TestTogether:
         first, second = (calls[t][1].frames[0].proposals for t in (1, 2))  # frame 0 as a support of frames 1 and 2
         assert first.boxes.equal(second.boxes)
         assert first.features.equal(second.features) != changes
+
+    @pytest.mark.parametrize(
+        "keys",
+        [{}, ON_RES4, ON_RES4 | {"MODEL.CSMN.STCIE.RPN": False}],
+        ids=["res5", "res4", "res4, RPN on plain res4"],
+    )
+    def test_a_sample_without_the_key_frame_is_embedded_once_for_all_that_look_at_it(self, keys):
+        """Frames are those of clips with the whole sample; a key frame that is one of the sample makes its own."""
+        model, images = build_detector(CSMN | keys, dtype=torch.float64), make_video(6)
+        schedule = GlobalSample(2, include_key=False)
+        sample = [support.index for support in schedule.window(0, len(images), "video")]
+        outside = [t for t in range(len(images)) if t not in sample]
+        counts = []
+        embed = model.roi_heads.embed
+        model.roi_heads.embed = lambda features, boxes: counts.append(len(boxes)) or embed(features, boxes)
+        found = list(detect_as_stream(model, images, schedule))
+        # A key frame of the sample is embedded once, as key frame and as its own support.
+        assert len(outside) == 4 and sum(counts) == len(sample) + len(outside) + 2 * len(sample)
+
+        for t, detections in enumerate(found):
+            with torch.no_grad():
+                (whole,) = model([window_clip(images, t, schedule)])
+            assert_same_detections(detections, whole["instances"], 1e-9)
+
+    def test_another_sample_is_embedded_anew(self):
+        """What a live stream has seen grows, and with it the frame that is drawn of it."""
+        model, images = build_detector(CSMN, dtype=torch.float64), make_video(6)
+        schedule = GlobalSample(1, include_key=False, lookahead=0)
+        drawn = {schedule.window(t, None, "video")[0].index for t in range(len(images))}
+        assert len(drawn) > 1
+        for t, detections in enumerate(detect_as_stream(model, images, schedule)):
+            with torch.no_grad():
+                (whole,) = model([window_clip(images, t, schedule)])
+            assert_same_detections(detections, whole["instances"], 1e-9)
 
     def test_a_support_that_has_entered_is_encoded_and_a_plain_one_is_not(self):
         pooled = {}

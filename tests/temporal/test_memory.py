@@ -6,7 +6,7 @@ import weakref
 import pytest
 import torch
 
-from vod2.structures import Frame, ProposalSet, Role, through
+from vod2.structures import Frame, ProposalSet, Role, TemporalContext, through
 from vod2.temporal import FrameMemory, GlobalSample, Keyframes, NoWindow, RollingGlobal, ScheduleUnion, SlidingWindow
 
 SIZE = (32, 48)
@@ -138,6 +138,35 @@ def test_a_copy_of_a_memory_goes_its_own_way():
     other.extend()
     assert memory.missing(1) == [] and set(memory.context(1).carry) == {"state"}
     assert (memory.video, other.length) == (other.video, memory.length + 1)
+
+
+def test_what_was_made_of_a_context_is_kept_until_another_one_comes():
+    memory = make_memory(GlobalSample(2, include_key=False), 50)
+    sample = [support.index for support in memory.schedule.window(0, 50, memory.video)]
+    made = []
+
+    def make(context: TemporalContext) -> TemporalContext:
+        made.append(TemporalContext(tuple(frame.with_() for frame in context.frames), context.roles, context.carry))
+        return made[-1]
+
+    outside = [t for t in range(6) if t not in sample]
+    for t in outside:
+        put_missing(memory, t)
+        memory.carry({"state": torch.full((1,), float(t))})
+        context = memory.context(t)
+        shared = memory.shared(context, make)
+        assert shared.frames == made[0].frames and shared.roles == context.roles
+        assert shared.carry["state"] == t  # of this step
+    assert len(made) == 1
+    (frame, _), roles = context.frames, context.roles
+    memory.put(frame.with_())  # another frame of the same number
+    assert memory.shared(memory.context(outside[-1]), make) is made[1]
+    assert memory.copy().shared(memory.context(outside[-1]), make).frames == made[1].frames and len(made) == 2
+    memory.start(memory.video, 50)
+    assert memory.shared(TemporalContext((frame,), roles[:1]), make) is made[2]
+    plain = TemporalContext((frame,) * 2, roles)
+    assert memory.shared(plain, lambda context: None) is plain
+    assert memory.shared(plain, make) is made[3], "nothing is no result to be kept"
 
 
 def test_what_layers_make_of_a_support_is_shared_by_copies_and_ends_with_the_last_that_holds_it():

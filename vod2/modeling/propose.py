@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vod2.d2 import Instances
 from vod2.modeling.box_source import BoxSource
 from vod2.modeling.object_ids import with_track_ids
-from vod2.modeling.pixel import PixelAggregator, enhance_supports, keeps_boxes
+from vod2.modeling.pixel import PixelAggregator, enhance_in_context, enhance_supports, keeps_boxes
 from vod2.modeling.roi_heads import VideoHeads
 from vod2.structures import Clip, Frame, PreciseBoxes, ProposalSet, TemporalContext
 
@@ -132,6 +132,24 @@ def prepare_supports(
     proposed, _ = propose_frames(rpn, heads, enhanced)
     # The memory keeps the maps as the backbone made them, with the proposals of what level 1 made of them.
     return [frame.with_(proposals=support.proposals) for frame, support in zip(frames, proposed, strict=True)]
+
+
+def embed_context(
+    backbone: nn.Module, aggregator: PixelAggregator, rpn: BoxSource, heads: VideoHeads, context: TemporalContext
+) -> TemporalContext | None:
+    """The context with the embedded proposals that its frames have for all key frames that are not in it.
+
+    None where these differ from one key frame to the next.
+    """
+    enhanced = enhance_in_context(backbone, aggregator, context)
+    if enhanced is None:
+        return None
+    supports = [_with_top_boxes(frame, heads.support_topk) for frame in enhanced.values()]
+    proposed, _ = propose_frames(rpn, heads, supports)
+    proposals = {frame.index: frame.proposals for frame in proposed}
+    # The maps stay those that `encode` made: the key frame takes from these.
+    frames = tuple(frame.with_(proposals=proposals[frame.index]) for frame in context.frames)
+    return TemporalContext(frames, context.roles, context.carry)
 
 
 def propose_boxes(rpn: BoxSource, frames: Sequence[Frame]) -> list[Frame]:

@@ -21,10 +21,10 @@ from vod2.modeling.legacy import CURRENT_CONVENTIONS, LegacyConventions
 from vod2.modeling.modes import require_eval
 from vod2.modeling.pixel import PixelAggregator, build_pixel_aggregator, enhance_clips
 from vod2.modeling.preprocessing import PortablePadding
-from vod2.modeling.propose import prepare_supports, propose_clips
+from vod2.modeling.propose import embed_context, prepare_supports, propose_clips
 from vod2.modeling.roi_heads import HeadOutput, VideoHeads
 from vod2.modeling.unused import with_zero_gradients
-from vod2.structures import Clip, Frame, Support
+from vod2.structures import Clip, Frame, Role, Support, TemporalContext
 from vod2.temporal import FrameMemory
 
 
@@ -175,10 +175,30 @@ class VideoDetector(ExactBuffers, PortablePadding, GeneralizedRCNN):
         """
         require_eval(self)
         context = memory.context(clip["frame_index"])  # first: it names the frames that are missing
-        output = self._detect([Clip(memory.frame(clip["frame_index"]), context, inputs=clip)])
+        key = memory.frame(clip["frame_index"])
+        if self._key_frames_share(context, key):
+            context = memory.shared(context, self._embed_context)
+        output = self._detect([Clip(key, context, inputs=clip)])
         # A stream has one carry for both levels.
         memory.carry(merge_disjoint(result.carry for result in output.aggregated))
         return {"instances": self._rescale(output.instances[0], clip)}
+
+    def _key_frames_share(self, context: TemporalContext, key: Frame) -> bool:
+        """Whether proposals are still to be made of a context that does not have the key frame in it.
+
+        Level 1 then says whether they are the same for another key frame (`features_in_context`).
+        """
+        if self.pixel_aggregator is None or not self._supports_have_proposals or len(context) == 0:
+            return False
+        of_other_frames = all(
+            role is not Role.KEY and frame.index != key.index and not frame.is_embedded
+            for frame, role in zip(context.frames, context.roles, strict=True)
+        )
+        return self.pixel_aggregator.per_key_frame and of_other_frames
+
+    def _embed_context(self, context: TemporalContext) -> TemporalContext | None:
+        assert self.pixel_aggregator is not None
+        return embed_context(self.backbone, self.pixel_aggregator, self.proposal_generator, self.roi_heads, context)
 
     def _detect(self, clips: Sequence[Clip]) -> HeadOutput:
         """What follows `encode`: encoded clips -> instances, or losses in training, and what both levels returned."""

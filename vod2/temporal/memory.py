@@ -1,7 +1,8 @@
 """What a stream remembers: the frames of the current window, and where asked some that have left it. No weights."""
 
+import operator
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
@@ -15,7 +16,8 @@ class FrameMemory:
 
     Its size is bounded: after `context(t)` it holds exactly the frames of window(t) and t itself, and in its store the
     latest of those that have left the window, up to `store_bytes`. A window that needs one of them again (MEGA's global
-    frames, each of which is a local one at another time) gets it back instead of encoding it again.
+    frames, each of which is a local one at another time) gets it back instead of encoding it again. Of the latest
+    context it keeps what `shared` made of it.
 
     Args:
         schedule: names the window of each frame.
@@ -44,6 +46,8 @@ class FrameMemory:
         self._store: OrderedDict[int, Frame] = OrderedDict()  # the frame that left the window last comes last
         self._stored_bytes = 0
         self._carry: dict[str, Tensor] = {}
+        # The frames of the latest context that was shared, as they were put, and what was made of them.
+        self._shared: tuple[tuple[Frame, ...], TemporalContext] | None = None
 
     def extend(self, frames: int = 1) -> None:
         """The video has turned out to be longer: one that arrives while it is watched grows frame by frame."""
@@ -107,6 +111,24 @@ class FrameMemory:
         frames = tuple(self._frames[support.index] for support in window)
         return TemporalContext(frames, tuple(support.role for support in window), self._carry)
 
+    def shared(
+        self, context: TemporalContext, make: Callable[[TemporalContext], TemporalContext | None]
+    ) -> TemporalContext:
+        """What `make` makes of a context: for one of the same frames and roles as the latest, what it made of that.
+
+        Where it makes None, the context itself.
+        """
+        if self._shared is not None:
+            frames, latest = self._shared
+            if latest.roles == context.roles and all(map(operator.is_, frames, context.frames)):
+                return TemporalContext(latest.frames, latest.roles, context.carry)
+        self._shared = None  # first: both would take twice the room
+        made = make(context)
+        if made is None:
+            return context
+        self._shared = context.frames, made
+        return made
+
     def _keep(self, frame: Frame) -> None:
         """Put a frame that leaves the window into the store, from which the oldest make room for it."""
         if not self.store_bytes:
@@ -140,7 +162,7 @@ class FrameMemory:
         other.start(self.video, self.length)
         # The tensors are shared: nothing writes into them. So is what layers made of them, the same for both.
         other._frames, other._carry = dict(self._frames), dict(self._carry)
-        other._store, other._stored_bytes = self._store.copy(), self._stored_bytes
+        other._store, other._stored_bytes, other._shared = self._store.copy(), self._stored_bytes, self._shared
         return other
 
     def without(self, index: int) -> "FrameMemory":

@@ -10,7 +10,7 @@ from vod2.modeling.pixel.base import (
     build_pixel_aggregator,
 )
 from vod2.modeling.pixel.dalign import DAlign
-from vod2.modeling.pixel.enhance import enhance_clips, enhance_supports, keeps_boxes
+from vod2.modeling.pixel.enhance import enhance_clips, enhance_in_context, enhance_supports, keeps_boxes
 from vod2.modeling.pixel.flow_aligner import FlowNetSAligner, build_flownet
 from vod2.modeling.pixel.st_aligners import LearnedSamplingAligner, MatchTransAligner, NonLocal
 from vod2.moved import moved
@@ -31,6 +31,7 @@ __all__ = [
     "build_flownet",
     "build_pixel_aggregator",
     "enhance_clips",
+    "enhance_in_context",
     "enhance_supports",
     "keeps_boxes",
     "register_aligner",

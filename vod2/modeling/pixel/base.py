@@ -88,6 +88,19 @@ class PixelAggregator(DeprecatedPixelMethods, nn.Module, ABC):
         """
         return {}
 
+    def features_in_context(self, context: TemporalContext, supports: Sequence[int]) -> list[dict[str, Tensor]] | None:
+        """`support_features` of some supports for a key frame that is none of the context's frames.
+
+        Asked for where `per_key_frame`, in inference. One whose supports look at each other, and at the key frame only
+        where that is one of them, returns their maps: key frames that have the same context then share what is made of
+        its frames. None, as here, if they depend on any key frame.
+
+        Args:
+            context: as in `forward`, without role KEY.
+            supports: numbers of those of its frames whose proposals are to be made.
+        """
+        return None
+
     def forward_clip(
         self, key: Frame, context: TemporalContext, supports: Sequence[int]
     ) -> tuple[Aggregated[dict[str, Tensor]], list[dict[str, Tensor]]]:

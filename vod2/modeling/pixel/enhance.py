@@ -57,6 +57,23 @@ def enhance_supports(
     return replace_maps(backbone, aggregator, frames, maps)
 
 
+def enhance_in_context(
+    backbone: nn.Module, aggregator: PixelAggregator, context: TemporalContext
+) -> dict[int, Frame] | None:
+    """{index: frame} of a context, with the maps that proposals are made of for key frames that are not in it.
+
+    None where each key frame makes its own.
+    """
+    # Of several places of a frame the first one stands for all.
+    first = {context.frames[i].index: i for i in reversed(range(len(context)))}
+    numbers = sorted(first.values())
+    maps = aggregator.features_in_context(context, numbers)
+    if maps is None:
+        return None
+    frames = [context.frames[i] for i in numbers]
+    return {frame.index: frame for frame in replace_maps(backbone, aggregator, frames, maps)}
+
+
 def keeps_boxes(backbone: nn.Module, aggregator: PixelAggregator, levels: Sequence[str]) -> bool:
     """Whether an RPN that reads `levels` reads nothing that level 1 changes: no context moves the boxes of a frame."""
     changed = set(outputs_after(backbone, aggregator.stage))
