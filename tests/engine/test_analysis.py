@@ -58,6 +58,17 @@ def test_of_keyframes_and_the_frames_between_the_mean_is_counted(interval):
     assert backbone_flops(interval) == pytest.approx(expected)
 
 
+def test_supports_that_are_related_to_each_other_once_are_not_counted_at_every_frame():
+    """HVR-Net with a sample that the key frame is not in: what is left are the key frame's rows."""
+    totals = {}
+    for include_key in (True, False):
+        keys = ["MODEL.DEVICE", "cpu", "VIDEO.TEST_SCHEDULE.INCLUDE_KEY", include_key]
+        cfg = load_config("configs/quick/HVRNet.yaml", keys)
+        rows = analyze(build_model(cfg), build_support_schedule(cfg), (96, 128))
+        totals[include_key] = {row.part: row.flops for row in rows}["roi_heads.aggregator"]
+    assert totals[False] < 0.6 * totals[True]
+
+
 def test_analysis_leaves_no_gradient_behind(rows):
     model, _ = rows
     assert all(parameter.grad is None for parameter in model.parameters())

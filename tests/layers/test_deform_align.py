@@ -37,6 +37,20 @@ class TestDeformAlign:
         assert counts["expand"] == 128 * 1024 + 1024
         assert sum(counts.values()) == 1_956_460
 
+    def test_a_target_that_all_pairs_share_is_reduced_once_with_the_same_result_and_gradients(self):
+        module, source, target = drawn(DeformAlign(CHANNELS, WIDTH)), make_maps(3), make_maps(1, seed=2)
+        reduced = []
+        module.reduce.register_forward_hook(lambda layer, inputs, output: reduced.append(len(output)))
+        gradients, results = [], []
+        for repeat in (target.expand, lambda *shape: target.repeat(3, 1, 1, 1)):
+            module.zero_grad()
+            results.append(module(source, repeat(3, -1, -1, -1)))
+            results[-1].square().sum().backward()
+            gradients.append([parameter.grad.clone() for parameter in module.parameters()])
+        assert reduced == [3, 1, 3, 3]
+        torch.testing.assert_close(results[0], results[1])
+        torch.testing.assert_close(gradients[0], gradients[1])
+
     def test_without_masks_each_deformable_layer_has_nine_numbers_of_a_cell_less(self):
         less = sum(p.numel() for p in DeformAlign(1024).parameters()) - 9 * (3 * (256 * 9 + 1) + 128 * 9 + 1)
         assert sum(p.numel() for p in DeformAlign(1024, modulated=False).parameters()) == less == 1_883_848

@@ -169,6 +169,7 @@ def frame_seconds(model: VideoDetector, schedule: SupportSchedule, size: tuple[i
 def _stream_flops(model: VideoDetector, schedule: SupportSchedule, size: tuple[int, int]) -> dict[str, float]:
     """{sub-module name: operations}, "" for the whole: the mean over one period of the schedule, far from both ends."""
     stream = RunningStream(model, schedule, size)
+    stream.advance()  # what is made of the same supports is kept from the second time on (`remembered_together`)
     counter = FlopCounterMode(display=False, custom_mapping=_operators())
     with counter:
         stream.advance()

@@ -94,7 +94,7 @@ class DeformAlign(nn.Module):
         """source, target (B, C, H, W') -> (B, C, H, W') in the dtype of `source`; B may be 0."""
         with torch.autocast(source.device.type, enabled=False):
             # One layer for both maps: what the guide compares must be the same features.
-            reduced, wanted = (self.reduce(x.to(self.reduce.weight.dtype)).relu() for x in (source, target))
+            reduced, wanted = self._reduced(source), self._reduced(target)
             guide = torch.cat([wanted, reduced], dim=1)  # (B, 2W, H, W')
             for layer in self.fuse:
                 guide = layer(guide, guide).relu()
@@ -102,3 +102,10 @@ class DeformAlign(nn.Module):
             moved = self.refine(moved, moved).relu()
             aligned = self.expand(moved).to(source.dtype)
             return source + aligned if self.residual else aligned
+
+    def _reduced(self, maps: Tensor) -> Tensor:
+        """(B, C, H, W') -> (B, W, H, W'); an expanded map, the target that all pairs share, is reduced once."""
+        is_one = len(maps) > 1 and maps.stride(0) == 0
+        maps = maps.to(self.reduce.weight.dtype)
+        reduced = self.reduce(maps[:1] if is_one else maps).relu()
+        return reduced.expand(len(maps), -1, -1, -1)
