@@ -53,6 +53,27 @@ def test_every_job_is_run_once_and_after_the_one_that_it_needs(plan, tmp_path):
     assert run(plan, tmp_path) == ({}, [])
 
 
+def test_another_test_setting_runs_after_the_training_that_it_has_the_weights_of_and_again_with_it(tmp_path):
+    rows = [
+        {"name": "RDN", "config": str(QUICK / "RDN.yaml")},
+        {"name": "T3", "config": str(QUICK / "RDN.yaml"), "weights_of": "RDN"},
+    ]
+
+    def made(**overrides):
+        rows[1]["overrides"] = {"VIDEO.TEST_SCHEDULE.RADIUS": 3} | overrides
+        return make_plan(load_suite(write_suite(tmp_path, rows)), "tiny", [0], tmp_path / "out")
+
+    everything = ["RDN/train", "RDN/own", "T3/own"]
+    assert run(made(), tmp_path) == ({}, everything)
+    assert run(made(), tmp_path) == ({}, [])
+    (tmp_path / "out" / "RDN" / "seed0" / "train.json").unlink()
+    assert run(made(), tmp_path) == ({}, everything)
+    results = json.loads((tmp_path / "out" / "results.json").read_text())["rows"]["T3"]
+    assert (results["weights_of"], results["iterations"], set(results["seeds"]["0"])) == ("RDN", None, {"own"})
+    with pytest.raises(UserError, match=r"T3.seed0 was made with other settings: VIDEO.TEST_SCHEDULE.RADIUS .3 before"):
+        Records(made(**{"VIDEO.TEST_SCHEDULE.RADIUS": 5})).check()
+
+
 WAITS_FOR_THE_OTHER = """
 import os, pathlib, sys, time
 own, other = map(pathlib.Path, sys.argv[1:])

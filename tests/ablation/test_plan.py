@@ -77,6 +77,32 @@ def test_of_a_row_that_was_not_asked_for_only_the_needed_training_is_wanted(suit
     assert plan.wanted == {JobKey("single", 0, "train"), JobKey("single", 0, "own")}
 
 
+def test_another_test_setting_is_evaluated_with_the_weights_of_its_row_and_not_trained(tmp_path):
+    rows = [
+        {"name": "single", "config": str(QUICK / "FasterRCNN.yaml"), "contexts": []},
+        {"name": "RDN", "config": str(QUICK / "RDN.yaml"), "base": "single"},
+        {"name": "T3", "config": str(QUICK / "RDN.yaml"), "weights_of": "RDN", "contexts": ["own", "none"]}
+        | {"overrides": {"VIDEO.TEST_SCHEDULE.RADIUS": 3}},
+    ]
+    suite = load_suite(write_suite(tmp_path, rows))
+    plan = make_plan(suite, "tiny", [2], tmp_path / "out", rows=["T3"])
+    assert [tuple(key) for key in plan.jobs if key in plan.wanted] == [
+        ("single", 2, "train"),
+        ("RDN", 2, "train"),
+        ("T3", 2, "own"),
+        ("T3", 2, "none"),
+    ]
+    job = plan.jobs[JobKey("T3", 2, "own")]
+    opts = opts_of(job)
+    assert opts["MODEL.WEIGHTS"] == str(tmp_path / "out" / "RDN" / "seed2" / "model_final.safetensors")
+    assert opts["OUTPUT_DIR"] == str(tmp_path / "out" / "T3" / "seed2") and opts["VIDEO.TEST_SCHEDULE.RADIUS"] == "3"
+    assert job.needs == JobKey("RDN", 2, "train")
+    assert job.settings["VIDEO.TEST_SCHEDULE.RADIUS"] == 3 and job.settings["weights"] == "RDN"
+    assert set(plan.iterations) == {"single", "RDN"} and suite.compared_to("T3") == "RDN"
+    (line,) = (line for line in render_plan(plan, Records(plan), slots=1).splitlines() if "| T3" in line)
+    assert [cell.strip() for cell in line.split("|")][3:6] == ["weights of RDN", "", "own none"]
+
+
 def test_seeds_that_are_in_the_folder_are_in_the_plan_but_not_wanted(suite, tmp_path):
     (tmp_path / "out" / "single" / "seed4").mkdir(parents=True)
     (tmp_path / "out" / "single" / "seed4" / "train.json").write_text("{}")

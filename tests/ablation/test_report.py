@@ -1,12 +1,15 @@
 """Means, deviations, intervals and tables, against numbers of textbooks and by hand."""
 
 import math
+from pathlib import Path
 
 import pytest
 
 from helpers.suites import QUICK, write_suite
 from vod2.ablation import JobKey, load_suite, make_plan, paired_interval, render_report
 from vod2.ablation.report import _t_quantile
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(
@@ -86,3 +89,32 @@ def test_seeds_that_the_two_do_not_share_are_not_compared(plan):
 def test_a_metric_without_a_number_has_no_table(plan):
     metrics = {JobKey("single", 0, "own"): {"synthetic_val": {"vid/AP50": None}}}
     assert "Nothing is evaluated yet." in render_report(plan, metrics)
+
+
+def test_gains_of_a_paper_stand_beside_differences_and_only_an_interval_without_0_has_a_direction(tmp_path):
+    """Single 50, 51, 52; RDN and (c) are always 5 ahead, (b) 5 behind, (a) by -3, 0 and 3; their paper: .9."""
+    rdn = ROOT / "configs" / "ablations" / "rdn.yaml"
+    config = str(QUICK / "FasterRCNN.yaml")
+    paper = {"paper_row": f"{rdn}:Advanced", "paper_baseline": f"{rdn}:Basic"}  # 81.8 and 80.9
+    rows = [{"name": "single", "config": config, "contexts": ["own", "none"]}]
+    rows += [{"name": name, "config": config, "base": "single"} | paper for name in ("RDN", "a", "b")]
+    rows += [{"name": "c", "config": config, "base": "single"}]
+    content = {"metrics": ["vid/AP50", "vid/AP75"]}
+    plan = make_plan(load_suite(write_suite(tmp_path, rows, **content)), "tiny", [0, 1, 2], tmp_path / "out")
+    ahead = {"single": (0, 0, 0), "RDN": (5, 5, 5), "a": (-3, 0, 3), "b": (-5, -5, -5), "c": (5, 5, 5)}
+    metrics = {
+        JobKey(row, seed, "own"): {"synthetic_val": {"vid/AP50": 50.0 + seed + by[seed], "vid/AP75": 1.0}}
+        for row, by in ahead.items()
+        for seed in range(3)
+    }
+    first, second = render_report(plan, metrics).split("AP75")
+    assert "| in the paper" in first and "in the paper" not in second
+    assert [line[-2:] for line in table(first)] == [
+        ["", ""],
+        ["+0.9", "as in the paper"],
+        ["+0.9", "no difference shown"],
+        ["+0.9", "not as in the paper"],
+        ["", ""],
+    ]
+    one_seed = {key: value for key, value in metrics.items() if key.seed == 0}
+    assert [line[-2:] for line in table(render_report(plan, one_seed).split("AP75")[0])][1] == ["+0.9", "one seed"]

@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SUITES = ROOT / "configs" / "suites"
 RDN = ROOT / "configs" / "ablations" / "rdn.yaml"
 SINGLE = {"name": "single", "config": str(QUICK / "FasterRCNN.yaml")}
+OTHER = SINGLE | {"name": "other"}
 
 
 @pytest.mark.parametrize("path", sorted(SUITES.glob("*.yaml")), ids=lambda path: path.stem)
@@ -51,13 +52,65 @@ def test_a_row_of_a_papers_table_is_a_configuration(tmp_path):
     assert suite.rows["T3"].config.name == "rdn.yaml:T3"
 
 
+def test_a_row_that_stands_for_one_of_a_paper_takes_its_overrides_and_its_gain(tmp_path):
+    mst = RDN.parent / "mst.yaml"
+    entry = {"config": str(QUICK / "MST.yaml"), "base": "single", "paper_row": f"{mst}:b", "paper_baseline": f"{mst}:d"}
+    rows = [SINGLE, entry | {"name": "b", "overrides": {"MODEL.ALIGNER.NAME": "DAlign", "SEED": 3}}]
+    row = load_suite(write_suite(tmp_path, rows)).rows["b"]
+    # Row (b) is (d) without alignment, (d) is MST without its proposal level; what the suite says comes last.
+    assert row.overrides == {
+        "MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME": "",
+        "MODEL.ALIGNER.NAME": "DAlign",
+        "SEED": 3,
+    }
+    assert (row.paper_row, row.paper_gain) == ("mst:b", -0.5)  # 78.0 and 78.5
+    rows = [SINGLE, {key: value for key, value in entry.items() if key != "paper_baseline"} | {"name": "b"}]
+    assert load_suite(write_suite(tmp_path, rows)).rows["b"].paper_gain is None
+
+
+def test_a_suite_that_extends_another_has_its_sizes_and_may_name_its_rows(tmp_path):
+    path = SUITES / "vod_synth.yaml"
+    rows = ["FasterRCNN", "RDN", {"name": "T3", "config": f"{RDN}:T3", "weights_of": "RDN", "compared_to": "RDN"}]
+    whole = load_suite(path)
+    suite = load_suite(write_suite(tmp_path, rows, extends=str(path), reference="RDN"))
+    assert suite.sizes == whole.sizes and suite.metrics == whole.metrics and suite.reference == "RDN"
+    assert suite.rows["RDN"] == whole.rows["RDN"] and list(suite.rows) == ["FasterRCNN", "RDN", "T3"]
+    assert [suite.compared_to(name) for name in suite.rows] == ["RDN", None, "RDN"]
+    own = load_suite(
+        write_suite(tmp_path, ["FasterRCNN"], extends=str(path), sizes={"one": {}}, reference="FasterRCNN")
+    )
+    assert list(own.sizes) == ["one"]
+
+
+def test_every_row_of_the_papers_suite_says_what_it_is_compared_to_and_what_its_paper_has():
+    """As many rows of a paper as it has in the suite `decisive`, three each; the gains are those of the tables."""
+    suite = load_suite(SUITES / "decisive.yaml")
+    papers = [row.paper_row.split(":")[0] for row in suite.rows.values() if row.paper_row]
+    assert {paper: papers.count(paper) for paper in papers} == {
+        "rdn": 3,
+        "selsa": 1,
+        "csmn": 2,
+        "hvrnet": 3,
+        "lsts": 3,
+        "mst": 3,
+    }
+    gains = {name: row.paper_gain for name, row in suite.rows.items() if row.paper_gain is not None}
+    assert gains["RDN"] == 0.9 and gains["HVRNet"] == 2.6 and gains["LSTS_a"] == -0.6 and gains["MST"] == 0.5
+    everything = load_suite(SUITES / "papers.yaml")
+    for name, row in everything.rows.items():
+        if row.paper_row:
+            assert row.compared_to, name
+            # A row of a table is compared to the row that the paper's number is of
+            assert row.paper_gain is not None or row.paper_row.startswith(("csmn", "selsa")), name
+
+
 @pytest.mark.parametrize(
     "rows, content, message",
     [
         ([{"name": "a", "config": f"{RDN}:T99"}], {}, "row a: .*rdn.yaml has no row 'T99': expected one of"),
         ([{"name": "a", "config": str(RDN)}], {}, "row a: .*rdn.yaml holds rows: name one"),
         ([{"name": "a", "config": f"{RDN}:T3"}], {}, "rdn:T3 is RDN_R101 with other settings in inference: .* a base"),
-        ([SINGLE | {"contxts": []}], {}, r"row 1: unknown key 'contxts': expected some of base, config, contexts"),
+        ([SINGLE | {"contxts": []}], {}, r"row 1: unknown key 'contxts': expected some of base, compared_to, config"),
         ([{"name": "a"}], {}, "row 1: it has no config"),
         ([SINGLE | {"config": "nowhere.yaml"}], {}, "row single: configuration 'nowhere.yaml' does not exist"),
         ([SINGLE | {"name": "../a"}], {}, "row ../a: its name is that of a folder"),
@@ -70,6 +123,33 @@ def test_a_row_of_a_papers_table_is_a_configuration(tmp_path):
         ([SINGLE | {"iterations": {"tiny": 1.5}}], {}, "iterations of tiny: got 1.5"),
         ([SINGLE | {"overrides": ["A", 1]}], {}, "overrides are .*, expected a mapping"),
         ([SINGLE | {"seconds_per_iteration": -1}], {}, "seconds_per_iteration is -1, expected a number above 0"),
+        ([SINGLE | {"weights_of": "later"}], {}, "weights_of 'later' is no row above it: expected one of none"),
+        ([SINGLE | {"compared_to": "later"}], {}, "compared_to 'later' is no row above it"),
+        (
+            [SINGLE, OTHER | {"weights_of": "single", "base": "single"}],
+            {},
+            "is not trained .weights_of single., but has b",
+        ),
+        ([SINGLE, OTHER | {"weights_of": "single", "iterations": 5}], {}, "but has iterations: leave one of them out"),
+        (
+            [SINGLE, OTHER | {"weights_of": "single"}, OTHER | {"name": "third", "weights_of": "other"}],
+            {},
+            "row third: weights_of other, which has those of single: name that row",
+        ),
+        ([SINGLE | {"paper_row": f"{RDN}:T99"}], {}, "row single: paper_row: .*rdn.yaml has no row 'T99'"),
+        ([SINGLE | {"paper_row": str(RDN)}], {}, "paper_row: got .*rdn.yaml', expected FILE:ROW"),
+        ([SINGLE | {"paper_baseline": f"{RDN}:T3"}], {}, "a paper_baseline, but no paper_row"),
+        (
+            [SINGLE | {"paper_row": f"{RDN}:T3", "paper_baseline": f"{RDN.parent / 'csmn.yaml'}:R101"}],
+            {},
+            "csmn:R101 has no mAP: leave paper_baseline out",
+        ),
+        (["RDN"], {}, "row 1: got 'RDN', expected a mapping"),
+        (["RND"], {"extends": str(SUITES / "vod_synth.yaml")}, "row 1: got 'RND', expected .* one of FasterRCNN, "),
+        (["RDN"], {"extends": str(SUITES / "vod_synth.yaml")}, "row RDN: base 'FasterRCNN' is no row above it"),
+        (["FasterRCNN"] * 2, {"extends": str(SUITES / "vod_synth.yaml")}, "two rows of the name FasterRCNN"),
+        ([SINGLE], {"extends": "mine.yaml"}, "extends: mine.yaml leads back to itself"),
+        ([SINGLE], {"extends": "nowhere.yaml"}, "extends: there is no nowhere.yaml beside the suite"),
         ([], {}, r"rows is \[\], expected a list of rows"),
         ([SINGLE], {"sizes": []}, r"sizes is \[\], expected a mapping"),
         ([SINGLE], {"sizes": {"tiny": {"train": "one"}}}, "size tiny: train: got 'one', expected a list of names"),

@@ -63,5 +63,6 @@ def write_suite(folder: Path, rows: list[dict] | None = None, **content) -> Path
         ]
     sizes = {"tiny": {"iterations": 10}, "full": {}}
     path = folder / "mine.yaml"
-    path.write_text(yaml.safe_dump({"sizes": sizes, "rows": rows} | content, sort_keys=False))
+    whole = ({} if "extends" in content else {"sizes": sizes}) | {"rows": rows} | content
+    path.write_text(yaml.safe_dump(whole, sort_keys=False))
     return path

@@ -98,8 +98,8 @@ def render_plan(plan: Plan, records: Records, slots: int) -> str:
             [
                 name,
                 row.config.name,
-                row.base or "",
-                str(plan.iterations[name]),
+                row.base or (f"weights of {row.weights_of}" if row.weights_of else ""),
+                str(plan.iterations.get(name, "")),
                 " ".join(kinds),
                 str(len({key.seed for key in wanted})),
                 f"{len(row_to_do)} of {len(wanted)}",

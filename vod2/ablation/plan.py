@@ -70,7 +70,7 @@ class Plan:
         output: folder of everything.
         jobs: {key: job}, of all rows, and of all seeds that are asked for or are in the folder already.
         wanted: those that are asked for.
-        iterations: {row: SOLVER.MAX_ITER}.
+        iterations: {row: SOLVER.MAX_ITER} of those that are trained.
     """
 
     suite: Suite
@@ -123,16 +123,19 @@ def make_plan(
     for seed in [*seeds, *sorted(_seeds_in(output) - set(seeds))]:
         for name, row in suite.rows.items():
             seconds = (measured or {}).get(name, row.seconds_per_iteration)
-            training = planner.training(row, configurations[name], seed, seconds)
-            jobs[training.key] = training
-            if seed in seeds and name in trained:
-                wanted.add(training.key)
+            if row.weights_of is None:
+                training = planner.training(row, configurations[name], seed, seconds)
+                jobs[training.key] = training
+                if seed in seeds and name in trained:
+                    wanted.add(training.key)
             for context in row.contexts:
                 evaluation = planner.evaluation(row, configurations[name], seed, context)
                 jobs[evaluation.key] = evaluation
                 if seed in seeds and name in chosen:
                     wanted.add(evaluation.key)
-    iterations = {name: cfg.SOLVER.MAX_ITER for name, cfg in configurations.items()}
+    iterations = {
+        name: cfg.SOLVER.MAX_ITER for name, cfg in configurations.items() if suite.rows[name].weights_of is None
+    }
     return Plan(suite, size, output, jobs, wanted, iterations)
 
 
@@ -144,13 +147,13 @@ def _seeds_in(output: Path) -> set[int]:
 
 
 def _with_bases(suite: Suite, names: Iterable[str]) -> set[str]:
-    """The rows, and those that they start from, and so on."""
+    """The rows, and those that they start from or have the weights of, and so on."""
     rows: set[str] = set()
     for name in names:
         base: str | None = name
         while base is not None and base not in rows:
             rows.add(base)
-            base = suite.rows[base].base
+            base = suite.rows[base].base or suite.rows[base].weights_of
     return rows
 
 
@@ -194,7 +197,8 @@ class _Planner:
 
     def evaluation(self, row: Row, cfg: CfgNode, seed: int, context: str) -> Job:
         folder = self._folder(row.name, seed)
-        opts = ["MODEL.WEIGHTS", str(existing_weights(folder / WEIGHTS))]
+        trained = row.weights_of or row.name
+        opts = ["MODEL.WEIGHTS", str(existing_weights(self._folder(trained, seed) / WEIGHTS))]
         seconds = None
         if self._size.frames and row.seconds_per_frame:
             # The frames of a foreign context are encoded in addition to the key frames
@@ -203,7 +207,9 @@ class _Planner:
             JobKey(row.name, seed, context),
             folder,
             self._words(row, seed, ["--eval-only", "--context", context], opts),
-            needs=JobKey(row.name, seed, TRAIN),
+            needs=JobKey(trained, seed, TRAIN),
+            # Those of other rows are in the record of their training
+            settings={} if row.weights_of is None else _settings(cfg) | {"weights": trained},
             datasets=tuple(cfg.DATASETS.TEST),
             seconds=seconds,
         )

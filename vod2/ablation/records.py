@@ -74,8 +74,8 @@ class Records:
             is_needed = any(other.needs == job.key for other in remaining.values())
             if not self.is_done(job) or (is_needed and not existing_weights(job.folder / WEIGHTS).is_file()):
                 remaining[job.key] = job
-        # Same row and seed only: a row that starts from these weights has been trained with the old ones
-        repeated = {job.key for job in wanted if job.needs in remaining and job.needs[:2] == job.key[:2]}
+        # Evaluations only: a row that starts from these weights has been trained with the old ones
+        repeated = {job.key for job in wanted if job.needs in remaining and job.key.kind != TRAIN}
         return {job.key: job for job in wanted if job.key in remaining or job.key in repeated}
 
     def check(self) -> None:
@@ -132,7 +132,8 @@ class Records:
                 {
                     "config": suite_row.config.name,
                     "base": suite_row.base,
-                    "iterations": self._plan.iterations[name],
+                    "weights_of": suite_row.weights_of,
+                    "iterations": self._plan.iterations.get(name),
                     "seeds": {},
                 },
             )

@@ -58,27 +58,47 @@ def render_report(plan: Plan, metrics: Metrics) -> str:
     """Markdown: for every data set and metric of the suite, each row and context with its mean over the seeds.
 
     The own context of a row is compared to that of the row that `Suite.compared_to` names, its other contexts to its
-    own one; differences are those of equal seeds.
+    own one; differences are those of equal seeds. The first metric of a suite whose rows stand for rows of papers also
+    has the papers' gains in mAP, and whether the difference has their direction (`direction`).
     """
     datasets = sorted({name for job in plan.jobs.values() for name in job.datasets})
     parts = [f"# {plan.suite.name}, {plan.size}"]
     for dataset in datasets:
         for metric in plan.suite.metrics:
-            if lines := _Table(plan, metrics, dataset, metric).lines():
-                parts += [f"## {dataset}: {metric}", tabulate(lines, _HEADERS, "github", disable_numparse=True)]
+            with_papers = metric == plan.suite.metrics[0]
+            table = _Table(plan, metrics, dataset, metric, with_papers)
+            if lines := table.lines():
+                parts += [f"## {dataset}: {metric}", tabulate(lines, table.headers, "github", disable_numparse=True)]
     if len(parts) == 1:
         parts.append("Nothing is evaluated yet.")
     return "\n\n".join(parts) + "\n"
 
 
+def direction(difference: Interval | None, gain: float) -> str:
+    """Whether a difference has the direction of a paper's gain: only where its interval says that it has one.
+
+    Example:
+        >>> direction(Interval(2.0, 0.5, 3.5), 0.9), direction(Interval(2.0, -0.5, 4.5), 0.9)
+        ('as in the paper', 'no difference shown')
+    """
+    if difference is None:
+        return "one seed"
+    if difference.low <= 0 <= difference.high:
+        return "no difference shown"
+    return "as in the paper" if difference.mean * gain > 0 else "not as in the paper"
+
+
 _HEADERS = ["row", "context", "n", "mean (deviation)", "compared to", "difference", "95% interval"]
+_PAPER_HEADERS = ["in the paper", "direction"]
 
 
 class _Table:
     """One metric on one data set."""
 
-    def __init__(self, plan: Plan, metrics: Metrics, dataset: str, metric: str) -> None:
+    def __init__(self, plan: Plan, metrics: Metrics, dataset: str, metric: str, with_papers: bool) -> None:
         self._suite = plan.suite
+        self._with_papers = with_papers and any(row.paper_gain is not None for row in plan.suite.rows.values())
+        self.headers = [*_HEADERS, *(_PAPER_HEADERS if self._with_papers else [])]
         # In the order of the suite, which is that of the table
         evaluations = [job.key for job in plan.jobs.values() if job.key.kind != TRAIN]
         self._pairs = list(dict.fromkeys((key.row, key.kind) for key in evaluations))
@@ -91,7 +111,8 @@ class _Table:
 
     def lines(self) -> list[list[str]]:
         """One for each row and context that has a number."""
-        return [self._line(row, context) for row, context in self._pairs if self._values[row, context]]
+        lines = [self._line(row, context) for row, context in self._pairs if self._values[row, context]]
+        return [line + [""] * (len(self.headers) - len(line)) for line in lines]
 
     def _line(self, row: str, context: str) -> list[str]:
         values = self._values[row, context]
@@ -102,7 +123,11 @@ class _Table:
         # Paired by seed, so that what two runs share cancels
         differences = [value - baseline_values[seed] for seed, value in values.items() if seed in baseline_values]
         if baseline is None or not differences:
-            return [*line, "", "", ""]
+            return line
         interval = paired_interval(differences)
         ends = "" if interval is None else f"[{interval.low:+.2f}, {interval.high:+.2f}]"
-        return [*line, "own" if baseline == row else baseline, f"{mean(differences):+.2f}", ends]
+        line += ["own" if baseline == row else baseline, f"{mean(differences):+.2f}", ends]
+        gain = self._suite.rows[row].paper_gain
+        if self._with_papers and context == "own" and gain is not None:
+            line += [f"{gain:+.1f}", direction(interval, gain)]
+        return line

@@ -175,6 +175,24 @@ def find_test_setting(config_file: str | os.PathLike) -> ConfigRow | None:
     return rows[-1] if rows and rows[-1].kind == TEST else None
 
 
+def overrides_of(config_file: str | os.PathLike) -> dict[str, Any]:
+    """{key: value} in which FILE:ROW differs from the configuration file that it begins with, weights and folder aside.
+
+    What makes a method that row, also on another data set or with another backbone.
+
+    Raises:
+        UserError: as `resolve_rows`.
+
+    Example:
+        >>> overrides_of("configs/ablations/mst.yaml:b")
+        {'MODEL.VIDEO.PROPOSAL_AGGREGATOR.NAME': '', 'MODEL.ALIGNER.NAME': ''}
+    """
+    merged: dict[str, Any] = {}
+    for row in resolve_rows(config_file)[1]:
+        merged |= row.overrides
+    return {key: value for key, value in merged.items() if key not in ("MODEL.WEIGHTS", "OUTPUT_DIR")}
+
+
 def has_rows(path: str | os.PathLike) -> bool:
     """Whether a file that exists is one of rows; what cannot be read is none."""
     try:
