@@ -69,6 +69,24 @@ def test_supports_that_are_related_to_each_other_once_are_not_counted_at_every_f
     assert totals[False] < 0.6 * totals[True]
 
 
+def test_in_an_evaluation_that_keeps_its_frames_a_step_encodes_one_frame(monkeypatch):
+    """MEGA: a stream encodes its newest frame and the one of the whole video that a step draws."""
+    cfg = load_config("configs/quick/MEGA.yaml", ["MODEL.DEVICE", "cpu"])
+    model, schedule = build_model(cfg), build_support_schedule(cfg)
+    encoded, remember = [], model.remember
+    monkeypatch.setattr(
+        model, "remember", lambda frames, memories: encoded.extend(frames) or remember(frames, memories)
+    )
+    counts = {}
+    for encode_once in (False, True):
+        stream = RunningStream(model, schedule, (64, 96), encode_once)
+        encoded.clear()
+        for _ in range(8):
+            stream.step()
+        counts[encode_once] = len(encoded)
+    assert counts[True] == 8 < 12 <= counts[False] <= 16
+
+
 def test_analysis_leaves_no_gradient_behind(rows):
     model, _ = rows
     assert all(parameter.grad is None for parameter in model.parameters())

@@ -84,10 +84,10 @@ class Row(NamedTuple):
 
 
 class Detector:
-    """A detector with random weights in the middle of an endless video."""
+    """A detector with random weights in the middle of an endless video, or of an evaluation that keeps its frames."""
 
-    def __init__(self, config: str, size: tuple[int, int], device: torch.device) -> None:
-        self.config, self.size = config, size
+    def __init__(self, config: str, size: tuple[int, int], device: torch.device, in_evaluation: bool = False) -> None:
+        self.config, self.size, self._in_evaluation = config, size, in_evaluation
         cfg = load_config(config, ["MODEL.WEIGHTS", "", "MODEL.DEVICE", str(device)])
         torch.manual_seed(0)
         model = build_model(cfg).eval().requires_grad_(False)
@@ -95,11 +95,11 @@ class Detector:
         damp_frozen_normalisation(model.backbone)
         self.model = convert_for_inference(model)
         self._schedule = build_support_schedule(cfg)
-        self.stream = RunningStream(self.model, self._schedule, size)
+        self.stream = RunningStream(self.model, self._schedule, size, in_evaluation)
         self.seconds: list[float] = []
 
     def gflop(self) -> float:
-        return analyze(self.model, self._schedule, self.size)[-1].flops / 1e9
+        return analyze(self.model, self._schedule, self.size, self._in_evaluation)[-1].flops / 1e9
 
     def weights(self) -> int:
         """Bytes of them."""
@@ -242,7 +242,7 @@ def run(args: argparse.Namespace) -> None:
     # First, while this process holds little itself.
     peaks = [peak_alone("detectors", config, args) for config in configs]
     rates = measure_rates(device)
-    detectors = [Detector(config, size, device) for config in configs]
+    detectors = [Detector(config, size, device, args.evaluation) for config in configs]
     time_alternating(detectors, args.frames, device)
     rows = [
         make_row(detector, detectors[0], rates, peak, device) for detector, peak in zip(detectors, peaks, strict=True)

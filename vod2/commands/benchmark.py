@@ -58,6 +58,8 @@ def add_whole(commands: Any, name: str, module: ModuleType) -> None:
     parser.add_argument("--peak", action="store_true", help=argparse.SUPPRESS)
     if name == "detectors":
         parser.add_argument("--all", action="store_true", help="the configuration of every method with ResNet-101")
+        what = "each frame is encoded once, as in an evaluation that keeps a video's frames (TEST.FRAME_STORE_MB)"
+        parser.add_argument("--evaluation", action="store_true", help=what)
         parser.add_argument("--frames", default=20, type=positive, metavar="N", help="timed frames of each (20)")
         parser.add_argument("--video", metavar="FILE", help="also time the decoding and resizing of its frames")
     else:

@@ -44,7 +44,9 @@ class PartCost(NamedTuple):
     flops: float
 
 
-def analyze(model: VideoDetector, schedule: SupportSchedule, size: tuple[int, int]) -> list[PartCost]:
+def analyze(
+    model: VideoDetector, schedule: SupportSchedule, size: tuple[int, int], encode_once: bool = False
+) -> list[PartCost]:
     """What one frame of a running stream costs: its new frame is encoded, its window is full.
 
     Where some frames cost more than others (keyframes), the mean over a period.
@@ -58,8 +60,9 @@ def analyze(model: VideoDetector, schedule: SupportSchedule, size: tuple[int, in
         model: the detector.
         schedule: the window of a frame.
         size: (height, width) of the resized image.
+        encode_once: see `RunningStream`.
     """
-    flops = _stream_flops(model, schedule, size)
+    flops = _stream_flops(model, schedule, size, encode_once)
     rows = []
     for part in PARTS:
         module = model.get_submodule(part) if _has(model, part) else None
@@ -103,9 +106,13 @@ class RunningStream:
             the RPN to find its full number of boxes.
         schedule: the window of a frame.
         size: (height, width) of the resized image.
+        encode_once: as in an evaluation that keeps all frames of a video (TEST.FRAME_STORE_MB): a step encodes one
+            frame at most; the others that are new to the window have been encoded before.
     """
 
-    def __init__(self, model: VideoDetector, schedule: SupportSchedule, size: tuple[int, int]) -> None:
+    def __init__(
+        self, model: VideoDetector, schedule: SupportSchedule, size: tuple[int, int], encode_once: bool = False
+    ) -> None:
         # Sets the factor rather than multiplying by it, so that a second stream of the model finds the same weights
         damp_frozen_normalisation(model.backbone)
         self.period = schedule.period
@@ -119,11 +126,18 @@ class RunningStream:
         self._image = torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=generator)
         with torch.no_grad():
             _fill(model, self._memory, self._image, self._next - self.period)
+        self._known = self._memory.frame(self._next - self.period) if encode_once else None
 
     @torch.no_grad()
     def step(self) -> None:
         """Detect in the next frame, which encodes the frames that are new. The first one begins a period."""
-        fresh = [{"image": self._image, "frame_index": index} for index in self._memory.missing(self._next)]
+        missing = self._memory.missing(self._next)
+        if self._known is not None:
+            # One of the images of a video is encoded at each of its frames, whichever it is.
+            for index in missing[:-1]:
+                self._memory.put(self._known.with_(index=index))
+            missing = missing[-1:]
+        fresh = [{"image": self._image, "frame_index": index} for index in missing]
         self._step({"frame_index": self._next, "support": fresh}, self._memory)
         self._next += 1
 
@@ -166,9 +180,11 @@ def frame_seconds(model: VideoDetector, schedule: SupportSchedule, size: tuple[i
     return statistics.median(seconds)
 
 
-def _stream_flops(model: VideoDetector, schedule: SupportSchedule, size: tuple[int, int]) -> dict[str, float]:
+def _stream_flops(
+    model: VideoDetector, schedule: SupportSchedule, size: tuple[int, int], encode_once: bool
+) -> dict[str, float]:
     """{sub-module name: operations}, "" for the whole: the mean over one period of the schedule, far from both ends."""
-    stream = RunningStream(model, schedule, size)
+    stream = RunningStream(model, schedule, size, encode_once)
     stream.advance()  # what is made of the same supports is kept from the second time on (`remembered_together`)
     counter = FlopCounterMode(display=False, custom_mapping=_operators())
     with counter:
