@@ -104,7 +104,10 @@ class StCIE(PixelAggregator):
 
     def features_in_context(self, context: TemporalContext, supports: Sequence[int]) -> list[dict[str, Tensor]] | None:
         """The supports take from the frames of the context, of which the key frame is none."""
-        return self._encoded([context.frames[i] for i in supports], context) if self.per_key_frame else None
+        # A subclass may make them in another way for each key frame.
+        if not self.per_key_frame or type(self).forward_clip is not StCIE.forward_clip:
+            return None
+        return self._encoded([context.frames[i] for i in supports], context)
 
     def forward_clip(
         self, key: Frame, context: TemporalContext, supports: Sequence[int]

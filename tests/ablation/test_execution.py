@@ -70,8 +70,25 @@ def test_another_test_setting_runs_after_the_training_that_it_has_the_weights_of
     assert run(made(), tmp_path) == ({}, everything)
     results = json.loads((tmp_path / "out" / "results.json").read_text())["rows"]["T3"]
     assert (results["weights_of"], results["iterations"], set(results["seeds"]["0"])) == ("RDN", None, {"own"})
+    # A training that is run again leaves evaluations of other weights behind, also those that were not asked for.
+    (tmp_path / "out" / "RDN" / "seed0" / "train.json").unlink()
+    alone = make_plan(load_suite(write_suite(tmp_path, rows)), "tiny", [0], tmp_path / "out", rows=["RDN"])
+    assert run(alone, tmp_path) == ({}, ["RDN/train", "RDN/own"])
+    assert "T3" not in (tmp_path / "out" / "results.md").read_text()
+    assert run(made(), tmp_path) == ({}, ["T3/own"])
     with pytest.raises(UserError, match=r"T3.seed0 was made with other settings: VIDEO.TEST_SCHEDULE.RADIUS .3 before"):
         Records(made(**{"VIDEO.TEST_SCHEDULE.RADIUS": 5})).check()
+
+
+def test_a_row_that_was_trained_itself_is_evaluated_again_with_the_weights_of_another(tmp_path):
+    rows = [{"name": name, "config": str(QUICK / "RDN.yaml")} for name in ("RDN", "T3")]
+
+    def made():
+        return make_plan(load_suite(write_suite(tmp_path, rows)), "tiny", [0], tmp_path / "out")
+
+    assert run(made(), tmp_path) == ({}, ["RDN/train", "RDN/own", "T3/train", "T3/own"])
+    rows[1]["weights_of"] = "RDN"
+    assert run(made(), tmp_path) == ({}, ["T3/own"])
 
 
 WAITS_FOR_THE_OTHER = """

@@ -85,6 +85,10 @@ def test_in_an_evaluation_that_keeps_its_frames_a_step_encodes_one_frame(monkeyp
             stream.step()
         counts[encode_once] = len(encoded)
     assert counts[True] == 8 < 12 <= counts[False] <= 16
+    single = {row.part: row.flops for row in analyze(model, NoWindow(), (64, 96))}["backbone"]
+    for encode_once, frames in ((False, 2), (True, 1)):
+        parts = {row.part: row.flops for row in analyze(model, schedule, (64, 96), encode_once)}
+        assert parts["backbone"] == frames * single
 
 
 def test_analysis_leaves_no_gradient_behind(rows):

@@ -28,7 +28,7 @@ from vod2.modeling import propose_frames
 from vod2.projects.csmn import SPFAAggregator, StCIE
 from vod2.projects.selsa import SELSAAggregator
 from vod2.structures import POOLED_MAPS, Clip, Frame, Role, TemporalContext
-from vod2.temporal import GlobalSample, SlidingWindow
+from vod2.temporal import FrameMemory, GlobalSample, SlidingWindow
 
 SMALL, CHANNELS = 8, 6
 STCIE = {"MODEL.VIDEO.PIXEL_AGGREGATOR.NAME": "StCIE", "MODEL.CSMN.STCIE.RELATION_DIM": 8}
@@ -393,6 +393,44 @@ class TestTogether:
         assert len(outside) == 4 and sum(counts) == len(sample) + len(outside) + 2 * len(sample)
 
         for t, detections in enumerate(found):
+            with torch.no_grad():
+                (whole,) = model([window_clip(images, t, schedule)])
+            assert_same_detections(detections, whole["instances"], 1e-9)
+
+    def test_other_weights_or_another_precision_make_the_supports_anew(self):
+        model, images = build_detector(CSMN), make_video(6)
+        schedule = GlobalSample(2, include_key=False)
+        outside = [t for t in range(6) if t not in {support.index for support in schedule.window(0, 6, "video")}]
+
+        def detected(shares: bool):
+            memory = FrameMemory(schedule)
+            memory.start("video", 6)
+            found = []
+            for number, t in enumerate(outside[:3]):
+                if not shares:
+                    memory.start("video", 6)
+                for index in memory.missing(t):
+                    model.remember([{"image": images[index], "frame_index": index}], [memory])
+                with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=number == 0):
+                    model.roi_heads.box_head.fc1.weight.mul_(1.5 if number == 2 else 1)
+                    found.append(model.detect_from(memory, {"frame_index": t})["instances"])
+            with torch.no_grad():
+                model.roi_heads.box_head.fc1.weight.div_(1.5)
+            return found
+
+        for one, other in zip(detected(shares=True), detected(shares=False), strict=True):
+            assert_same_detections(one, other, 1e-5)
+
+    def test_a_subclass_with_its_own_supports_has_them_in_a_stream_too(self):
+        class Mine(StCIE):
+            def forward_clip(self, key, context, supports):
+                result, maps = super().forward_clip(key, context, supports)
+                return result, [{name: x + key.index for name, x in each.items()} for each in maps]
+
+        model, images = build_detector(CSMN, dtype=torch.float64), make_video(5)
+        model.pixel_aggregator.__class__ = Mine
+        schedule = GlobalSample(2, include_key=False)
+        for t, detections in enumerate(detect_as_stream(model, images, schedule)):
             with torch.no_grad():
                 (whole,) = model([window_clip(images, t, schedule)])
             assert_same_detections(detections, whole["instances"], 1e-9)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from vod2.structures import Frame, ProposalSet, Role, TemporalContext, through
+from vod2.structures.derived import LayerState
 from vod2.temporal import FrameMemory, GlobalSample, Keyframes, NoWindow, RollingGlobal, ScheduleUnion, SlidingWindow
 
 SIZE = (32, 48)
@@ -140,6 +141,10 @@ def test_a_copy_of_a_memory_goes_its_own_way():
     assert (memory.video, other.length) == (other.video, memory.length + 1)
 
 
+def fail(context: TemporalContext) -> TemporalContext:
+    raise RuntimeError("no luck")
+
+
 def test_what_was_made_of_a_context_is_kept_until_another_one_comes():
     memory = make_memory(GlobalSample(2, include_key=False), 50)
     sample = [support.index for support in memory.schedule.window(0, 50, memory.video)]
@@ -149,24 +154,38 @@ def test_what_was_made_of_a_context_is_kept_until_another_one_comes():
         made.append(TemporalContext(tuple(frame.with_() for frame in context.frames), context.roles, context.carry))
         return made[-1]
 
+    layer = torch.nn.Linear(2, 2).eval()
+
+    def state() -> LayerState:
+        with torch.no_grad():
+            return LayerState.of(layer)
+
     outside = [t for t in range(6) if t not in sample]
     for t in outside:
         put_missing(memory, t)
         memory.carry({"state": torch.full((1,), float(t))})
         context = memory.context(t)
-        shared = memory.shared(context, make)
+        shared = memory.shared(context, state(), make)
         assert shared.frames == made[0].frames and shared.roles == context.roles
         assert shared.carry["state"] == t  # of this step
     assert len(made) == 1
     (frame, _), roles = context.frames, context.roles
     memory.put(frame.with_())  # another frame of the same number
-    assert memory.shared(memory.context(outside[-1]), make) is made[1]
-    assert memory.copy().shared(memory.context(outside[-1]), make).frames == made[1].frames and len(made) == 2
+    assert memory.shared(memory.context(outside[-1]), state(), make).frames == made[1].frames
+    assert memory.copy().shared(memory.context(outside[-1]), state(), make).frames == made[1].frames and len(made) == 2
     memory.start(memory.video, 50)
-    assert memory.shared(TemporalContext((frame,), roles[:1]), make) is made[2]
+    one = TemporalContext((frame,), roles[:1])
+    assert memory.shared(one, state(), make).frames == made[2].frames
     plain = TemporalContext((frame,) * 2, roles)
-    assert memory.shared(plain, lambda context: None) is plain
-    assert memory.shared(plain, make) is made[3], "nothing is no result to be kept"
+    assert memory.shared(plain, state(), lambda context: None) is plain
+    assert memory.shared(plain, state(), make).frames == made[3].frames, "nothing is no result to be kept"
+    with torch.no_grad():
+        layer.weight.add_(1)
+    for number in (4, 5):  # of other weights, then without a state that could be compared
+        assert memory.shared(plain, state() if number == 4 else None, make).frames == made[number].frames
+    with pytest.raises(RuntimeError, match="no luck"):
+        memory.shared(one, state(), fail)
+    assert memory.shared(one, state(), make).frames == made[6].frames and len(made) == 7
 
 
 def test_what_layers_make_of_a_support_is_shared_by_copies_and_ends_with_the_last_that_holds_it():

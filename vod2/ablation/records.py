@@ -6,6 +6,7 @@ import platform
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from importlib import metadata
@@ -58,8 +59,17 @@ class Records:
             raise UserError(f"{job.record} is no record of a job ({error}): delete it to do that job again") from error
 
     def is_done(self, job: Job) -> bool:
-        """Whether the job has succeeded."""
-        return self.read(job).get("state") == DONE
+        """Whether the job has succeeded; an evaluation with the weights that its training has left by now."""
+        record = self.read(job)
+        if record.get("state") != DONE:
+            return False
+        if job.key.kind == TRAIN:
+            return True
+        # A record without settings is that of a time when the row was trained itself.
+        if job.settings and "settings" not in record:
+            return False
+        training = self._training(job)
+        return training is None or record.get("training") == training
 
     def left(self) -> dict[JobKey, Job]:
         """The wanted jobs that are to be run, each after the one that it needs.
@@ -111,9 +121,11 @@ class Records:
         """
         record = {"state": DONE, "seconds": round(seconds, 3), **provenance}
         if job.key.kind == TRAIN:
+            record["training"] = f"{time.time_ns():x}"  # its name: another run of it leaves other weights
             if not existing_weights(job.folder / WEIGHTS).is_file():
                 raise UserError(f"{job.key}: it ended well, but left no {job.folder / WEIGHTS}")
         else:
+            record["training"] = self._training(job)
             record["metrics"] = {name: _metrics(job, name) for name in job.datasets}
         self._write(job, {"attempts": self.read(job).get("attempts", 1)} | record)
 
@@ -155,11 +167,15 @@ class Records:
         with replacing(self._plan.output / TABLE) as path:
             path.write_text(self.report(), encoding="utf-8")
 
+    def _training(self, job: Job) -> str | None:
+        """Which run of its training an evaluation is of; None where the record does not say, as older ones."""
+        return None if job.needs is None else self.read(self._plan.jobs[job.needs]).get("training")
+
     def _metrics(self, job: Job) -> dict[str, dict[str, float | None]]:
         """{data set: {"task/metric": value}} of an evaluation that is done; else {}."""
-        record = self.read(job)
-        if record.get("state") != DONE:
+        if not self.is_done(job):
             return {}
+        record = self.read(job)
         metrics: dict[str, dict[str, float | None]] = {}
         for dataset, tasks in record.get("metrics", {}).items():
             metrics[dataset] = {}

@@ -26,7 +26,8 @@ class Row:
             without a training. None for a row that is trained.
         compared_to: row that this one is compared to; None for the reference of the suite, or the base.
         paper_row: FILE:ROW of configs/ablations that this row stands for: it takes what that row overrides.
-        paper_gain: mAP of that row minus that of the row of its paper that it is compared to; None if not told.
+        paper_baseline: FILE:ROW of the same paper that its gain is over; None if not told.
+        paper_gain: mAP of that row minus that of paper_baseline; None without one.
         overrides: {configuration key: value}, after those of the size; those of paper_row come first.
         iterations: SOLVER.MAX_ITER: one number, or {size: number}; None for that of the size or of the configuration.
         contexts: of `vod2.data.CONTEXTS`, to be evaluated.
@@ -40,6 +41,7 @@ class Row:
     weights_of: str | None = None
     compared_to: str | None = None
     paper_row: str | None = None
+    paper_baseline: str | None = None
     paper_gain: float | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
     iterations: int | Mapping[str, int] | None = None
@@ -140,7 +142,7 @@ class _Reader:
         rows: dict[str, Row] = {}
         for number, entry in enumerate(content["rows"], 1):
             if isinstance(entry, str):
-                row = self._row_of(extended, entry, f"row {number}", rows)
+                row = self._row_of(extended, entry, f"row {number}", sizes, rows)
             else:
                 row = self._row(entry, f"row {number}", sizes, rows)
             rows[row.name] = row
@@ -165,7 +167,9 @@ class _Reader:
             self._fail("extends", f"there is no {content['extends']} beside the suite")
         return _load(path, self._chain)
 
-    def _row_of(self, extended: Suite | None, name: str, where: str, above: Mapping[str, Row]) -> Row:
+    def _row_of(
+        self, extended: Suite | None, name: str, where: str, sizes: Mapping[str, Size], above: Mapping[str, Row]
+    ) -> Row:
         """A row of the suite that this one extends."""
         if extended is None or name not in extended.rows:
             known = "a mapping" if extended is None else f"a mapping, or one of {', '.join(extended.rows)}"
@@ -175,6 +179,7 @@ class _Reader:
             self._fail(where, f"there are two rows of the name {name}")
         for key in ("base", "weights_of", "compared_to"):
             self._above(getattr(row, key), key, f"row {name}", above)
+        self._iterations(row.iterations, f"row {name}", sizes)
         return row
 
     def _size(self, entry: Any, where: str) -> Size:
@@ -189,7 +194,7 @@ class _Reader:
         return Size(**values)
 
     def _row(self, entry: Any, where: str, sizes: Mapping[str, Size], above: Mapping[str, Row]) -> Row:
-        self._keys(entry, where, Row, excluded={"paper_gain"}, added={"paper_baseline"}, required={"name", "config"})
+        self._keys(entry, where, Row, excluded={"paper_gain"}, required={"name", "config"})
         name = str(entry["name"])
         where = f"row {name}"
         if not re.fullmatch(r"\w[\w.+-]*", name):
@@ -206,6 +211,9 @@ class _Reader:
         values = dict(entry) | {"name": name, "config": config, "contexts": contexts}
         self._overrides(values, where)
         self._paper(values, where)
+        if trained := values.get("weights_of"):
+            # What the other was trained with holds here, too.
+            values["overrides"] = dict(above[trained].overrides) | values["overrides"]
         self._iterations(values.get("iterations"), where, sizes)
         for key in ("seconds_per_iteration", "seconds_per_frame"):
             seconds = values.get(key)
@@ -240,6 +248,9 @@ class _Reader:
         if baseline is None:
             return
         other = self._paper_row(baseline, f"{where}: paper_baseline")
+        if other.file != row.file:
+            self._fail(where, f"paper_baseline is of {other.file.name}, paper_row of {row.file.name}: name one paper")
+        values["paper_baseline"] = config_name(str(other))
         for each in (row, other):
             if "mAP" not in each.paper:
                 self._fail(where, f"{config_name(str(each))} has no mAP: leave paper_baseline out")

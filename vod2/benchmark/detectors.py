@@ -87,7 +87,7 @@ class Detector:
     """A detector with random weights in the middle of an endless video, or of an evaluation that keeps its frames."""
 
     def __init__(self, config: str, size: tuple[int, int], device: torch.device, in_evaluation: bool = False) -> None:
-        self.config, self.size, self._in_evaluation = config, size, in_evaluation
+        self.config, self.size = config, size
         cfg = load_config(config, ["MODEL.WEIGHTS", "", "MODEL.DEVICE", str(device)])
         torch.manual_seed(0)
         model = build_model(cfg).eval().requires_grad_(False)
@@ -95,11 +95,13 @@ class Detector:
         damp_frozen_normalisation(model.backbone)
         self.model = convert_for_inference(model)
         self._schedule = build_support_schedule(cfg)
-        self.stream = RunningStream(self.model, self._schedule, size, in_evaluation)
+        # As `StreamingModel` keeps frames: of schedules that look at the whole video, without level 1.
+        self._encode_once = in_evaluation and model.pixel_aggregator is None and self._schedule.lookahead is None
+        self.stream = RunningStream(self.model, self._schedule, size, self._encode_once)
         self.seconds: list[float] = []
 
     def gflop(self) -> float:
-        return analyze(self.model, self._schedule, self.size, self._in_evaluation)[-1].flops / 1e9
+        return analyze(self.model, self._schedule, self.size, self._encode_once)[-1].flops / 1e9
 
     def weights(self) -> int:
         """Bytes of them."""
@@ -236,11 +238,12 @@ def run(args: argparse.Namespace) -> None:
     if not configs:
         raise UserError("there is no detector to measure: give --config-file FILE ... or --all")
     if args.peak:
-        Detector(configs[0], size, device).stream.advance()
+        Detector(configs[0], size, device, args.evaluation).stream.advance()
         print(peak_mb(device))
         return
     # First, while this process holds little itself.
-    peaks = [peak_alone("detectors", config, args) for config in configs]
+    more = ["--evaluation"] if args.evaluation else []
+    peaks = [peak_alone("detectors", config, args, *more) for config in configs]
     rates = measure_rates(device)
     detectors = [Detector(config, size, device, args.evaluation) for config in configs]
     time_alternating(detectors, args.frames, device)
@@ -251,6 +254,7 @@ def run(args: argparse.Namespace) -> None:
         "device": str(device),
         "threads": args.threads,
         "size": list(size),
+        "evaluation": args.evaluation,
         "product_gflops": rates.flops / 1e9,
         "copy_gbytes": rates.bytes / 1e9,
         "rows": [row._asdict() for row in rows],

@@ -185,7 +185,6 @@ def _stream_flops(
 ) -> dict[str, float]:
     """{sub-module name: operations}, "" for the whole: the mean over one period of the schedule, far from both ends."""
     stream = RunningStream(model, schedule, size, encode_once)
-    stream.advance()  # what is made of the same supports is kept from the second time on (`remembered_together`)
     counter = FlopCounterMode(display=False, custom_mapping=_operators())
     with counter:
         stream.advance()
@@ -212,6 +211,8 @@ def _fill(model: VideoDetector, memory: FrameMemory, image: torch.Tensor, last: 
             continue
         last_carry_size = carry_size
         model.detect_from(memory, {"frame_index": now})
+    # What is made of the same supports is kept from the second time on (`remembered_together`).
+    model.detect_from(memory, {"frame_index": last})
 
 
 def _operators() -> dict:

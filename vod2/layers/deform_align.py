@@ -106,6 +106,6 @@ class DeformAlign(nn.Module):
     def _reduced(self, maps: Tensor) -> Tensor:
         """(B, C, H, W') -> (B, W, H, W'); an expanded map, the target that all pairs share, is reduced once."""
         is_one = len(maps) > 1 and maps.stride(0) == 0
-        maps = maps.to(self.reduce.weight.dtype)
-        reduced = self.reduce(maps[:1] if is_one else maps).relu()
+        different = maps[:1] if is_one else maps
+        reduced = self.reduce(different.to(self.reduce.weight.dtype)).relu()
         return reduced.expand(len(maps), -1, -1, -1)

@@ -141,6 +141,7 @@ def embed_context(
 
     None where these differ from one key frame to the next.
     """
+    context = TemporalContext(context.frames, context.roles)  # what is carried changes from frame to frame
     enhanced = enhance_in_context(backbone, aggregator, context)
     if enhanced is None:
         return None
@@ -149,7 +150,7 @@ def embed_context(
     proposals = {frame.index: frame.proposals for frame in proposed}
     # The maps stay those that `encode` made: the key frame takes from these.
     frames = tuple(frame.with_(proposals=proposals[frame.index]) for frame in context.frames)
-    return TemporalContext(frames, context.roles, context.carry)
+    return TemporalContext(frames, context.roles)
 
 
 def propose_boxes(rpn: BoxSource, frames: Sequence[Frame]) -> list[Frame]:

@@ -25,6 +25,7 @@ from vod2.modeling.propose import embed_context, prepare_supports, propose_clips
 from vod2.modeling.roi_heads import HeadOutput, VideoHeads
 from vod2.modeling.unused import with_zero_gradients
 from vod2.structures import Clip, Frame, Role, Support, TemporalContext
+from vod2.structures.derived import LayerState
 from vod2.temporal import FrameMemory
 
 
@@ -177,7 +178,7 @@ class VideoDetector(ExactBuffers, PortablePadding, GeneralizedRCNN):
         context = memory.context(clip["frame_index"])  # first: it names the frames that are missing
         key = memory.frame(clip["frame_index"])
         if self._key_frames_share(context, key):
-            context = memory.shared(context, self._embed_context)
+            context = memory.shared(context, LayerState.of(self), self._embed_context)
         output = self._detect([Clip(key, context, inputs=clip)])
         # A stream has one carry for both levels.
         memory.carry(merge_disjoint(result.carry for result in output.aggregated))

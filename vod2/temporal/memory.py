@@ -3,12 +3,26 @@
 import operator
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from torch import Tensor
 
 from vod2.moved import renamed_method
 from vod2.structures import Frame, Role, TemporalContext
+from vod2.structures.derived import LayerState
 from vod2.temporal.schedule import SupportSchedule
+
+
+class _Shared(NamedTuple):
+    """The frames of a context as they were put, and what layers in some state made of them."""
+
+    frames: tuple[Frame, ...]
+    state: LayerState
+    made: TemporalContext
+
+    def holds(self, context: TemporalContext, state: LayerState) -> bool:
+        same = self.made.roles == context.roles and all(map(operator.is_, self.frames, context.frames))
+        return same and self.state.holds(state)
 
 
 class FrameMemory:
@@ -16,8 +30,8 @@ class FrameMemory:
 
     Its size is bounded: after `context(t)` it holds exactly the frames of window(t) and t itself, and in its store the
     latest of those that have left the window, up to `store_bytes`. A window that needs one of them again (MEGA's global
-    frames, each of which is a local one at another time) gets it back instead of encoding it again. Of the latest
-    context it keeps what `shared` made of it.
+    frames, each of which is a local one at another time) gets it back instead of encoding it again. It also
+    keeps the latest context that was `shared`, with what was made of it, until another one is.
 
     Args:
         schedule: names the window of each frame.
@@ -46,8 +60,7 @@ class FrameMemory:
         self._store: OrderedDict[int, Frame] = OrderedDict()  # the frame that left the window last comes last
         self._stored_bytes = 0
         self._carry: dict[str, Tensor] = {}
-        # The frames of the latest context that was shared, as they were put, and what was made of them.
-        self._shared: tuple[tuple[Frame, ...], TemporalContext] | None = None
+        self._shared: _Shared | None = None
 
     def extend(self, frames: int = 1) -> None:
         """The video has turned out to be longer: one that arrives while it is watched grows frame by frame."""
@@ -112,22 +125,29 @@ class FrameMemory:
         return TemporalContext(frames, tuple(support.role for support in window), self._carry)
 
     def shared(
-        self, context: TemporalContext, make: Callable[[TemporalContext], TemporalContext | None]
+        self,
+        context: TemporalContext,
+        state: LayerState | None,
+        make: Callable[[TemporalContext], TemporalContext | None],
     ) -> TemporalContext:
         """What `make` makes of a context: for one of the same frames and roles as the latest, what it made of that.
 
-        Where it makes None, the context itself.
+        Where it makes None, the context itself. What is carried is that of the context in any case.
+
+        Args:
+            context: of the next key frame.
+            state: of all layers that `make` uses; where it has changed, or is None, nothing older counts.
+            make: does not look at what is carried.
         """
-        if self._shared is not None:
-            frames, latest = self._shared
-            if latest.roles == context.roles and all(map(operator.is_, frames, context.frames)):
-                return TemporalContext(latest.frames, latest.roles, context.carry)
-        self._shared = None  # first: both would take twice the room
-        made = make(context)
-        if made is None:
-            return context
-        self._shared = context.frames, made
-        return made
+        made: TemporalContext | None
+        if self._shared is not None and state is not None and self._shared.holds(context, state):
+            made = self._shared.made
+        else:
+            self._shared = None  # first: both would take twice the room
+            made = make(context)
+            if made is not None and state is not None:
+                self._shared = _Shared(context.frames, state, made)
+        return context if made is None else TemporalContext(made.frames, made.roles, context.carry)
 
     def _keep(self, frame: Frame) -> None:
         """Put a frame that leaves the window into the store, from which the oldest make room for it."""

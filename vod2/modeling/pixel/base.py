@@ -96,7 +96,7 @@ class PixelAggregator(DeprecatedPixelMethods, nn.Module, ABC):
         its frames. None, as here, if they depend on any key frame.
 
         Args:
-            context: as in `forward`, without role KEY.
+            context: as in `forward`, without role KEY and without what is carried.
             supports: numbers of those of its frames whose proposals are to be made.
         """
         return None
