@@ -22,6 +22,7 @@ from vod2.ablation import (
     measure,
     measured_seconds,
 )
+from vod2.ablation.comparison import comparisons
 from vod2.errors import UserError
 
 ALL = [
@@ -89,6 +90,16 @@ def test_a_row_that_was_trained_itself_is_evaluated_again_with_the_weights_of_an
     assert run(made(), tmp_path) == ({}, ["RDN/train", "RDN/own", "T3/train", "T3/own"])
     rows[1]["weights_of"] = "RDN"
     assert run(made(), tmp_path) == ({}, ["T3/own"])
+
+
+def test_rows_are_compared_to_the_reference_and_those_that_name_another_row_to_that(tmp_path):
+    config = str(QUICK / "RDN.yaml")
+    rows = [{"name": name, "config": config} for name in ("single", "longer", "RDN")]
+    rows += [{"name": "T3", "config": config, "weights_of": "RDN", "compared_to": "RDN"}]
+    plan = make_plan(load_suite(write_suite(tmp_path, rows, reference="longer")), "tiny", [0], tmp_path / "out")
+    assert run(plan, tmp_path)[0] == {}
+    names = {c.folder.name: [word.split("=")[0] for word in c.words] for c in comparisons(plan, Records(plan))}
+    assert names == {"rows": ["longer", "single", "RDN"], "rows_RDN": ["RDN", "T3"]}
 
 
 WAITS_FOR_THE_OTHER = """

@@ -98,6 +98,9 @@ class PixelAggregator(DeprecatedPixelMethods, nn.Module, ABC):
         Args:
             context: as in `forward`, without role KEY and without what is carried.
             supports: numbers of those of its frames whose proposals are to be made.
+
+        Returns:
+            {stage: (1, C, H, W)} of each of the supports, or None.
         """
         return None
 

@@ -64,9 +64,7 @@ def enhance_in_context(
 
     None where each key frame makes its own.
     """
-    # Of several places of a frame the first one stands for all.
-    first = {context.frames[i].index: i for i in reversed(range(len(context)))}
-    numbers = sorted(first.values())
+    numbers = sorted(_first_places(context, range(len(context))).values())
     maps = aggregator.features_in_context(context, numbers)
     if maps is None:
         return None
@@ -115,9 +113,14 @@ def _waiting(clip: Clip, aggregator: PixelAggregator) -> list[int]:
     numbers = [i for i, role in enumerate(context.roles) if role is not Role.KEY and not context.frames[i].is_embedded]
     if not _once_per_frame(aggregator):
         return numbers
-    # Of several places of a frame the first one wins, which comes last here. The key frame is enhanced as such.
-    first = {context.frames[i].index: i for i in reversed(numbers)}
-    return sorted(i for index, i in first.items() if index != clip.key.index)
+    # The key frame is enhanced as such.
+    return sorted(i for index, i in _first_places(context, numbers).items() if index != clip.key.index)
+
+
+def _first_places(context: TemporalContext, numbers: Sequence[int]) -> dict[int, int]:
+    """{index of a frame: the first of the ascending numbers at which it stands}: one place stands for all of them."""
+    # The first one comes last here, and wins.
+    return {context.frames[i].index: i for i in reversed(numbers)}
 
 
 def _once_per_frame(aggregator: PixelAggregator) -> bool:
